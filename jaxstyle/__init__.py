@@ -1,0 +1,41 @@
+"""jaxstyle: many Gatys-style transfers as one batch, in JAX.
+
+    import jaxstyle
+
+    run = jaxstyle.run_sweep(jaxstyle.Sweep(content=("a.jpg",), style=("b.jpg",), seed=("0:4",)))
+    run = jaxstyle.open_run("runs/0001-sweep")
+
+Importing this package imports no JAX; `run_sweep` does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxstyle.config import JaxstyleError, RunOptions, Sweep
+    from jaxstyle.run import Run, open_run, run_sweep
+
+_HOMES = {
+    "JaxstyleError": "config",
+    "RunOptions": "config",
+    "Sweep": "config",
+    "Run": "run",
+    "open_run": "run",
+    "run_sweep": "run",
+}
+
+__all__ = ["JaxstyleError", "Run", "RunOptions", "Sweep", "__version__", "open_run", "run_sweep"]
+
+try:
+    __version__ = importlib.metadata.version("jaxstyle")
+except importlib.metadata.PackageNotFoundError:  # a checkout that was not installed
+    __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"jaxstyle.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'jaxstyle' has no attribute {name!r}")

@@ -1,0 +1,36 @@
+"""The `jaxstyle` command: the same commands as `python -m jaxstyle.NAME`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+COMMANDS = {
+    "sweep": "run a grid of style transfers; without arguments, the demo",
+    "report": "rebuild the tables, pictures and contact sheets of a run",
+}
+
+
+def main() -> None:
+    """Run the command that the first argument names with the rest of them."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in COMMANDS:
+        importlib.import_module(f"jaxstyle.{name}").main(sys.argv[2:])
+        return
+    if name in ("-h", "--help"):
+        print("usage: jaxstyle COMMAND [--help] [flags]\n\ncommands:")
+        for command, text in COMMANDS.items():
+            print(f"  {command:10}{text}")
+        raise SystemExit(0)
+    if name == "--version":
+        from jaxstyle import __version__
+
+        print(f"jaxstyle {__version__}")
+        raise SystemExit(0)
+    known = " or ".join(COMMANDS)
+    print(f"jaxstyle: error: {name}: no such command; use {known}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,587 @@
+"""What a run is asked for: the axes of its grid and its settings, from flags, TOML or Python.
+
+`Sweep` holds what the numbers of a run depend on, `RunOptions` what they do not (where to write, how
+to report). Both are written by users; `resolve` turns a `Sweep` into one whose every value has been
+checked and put into one form. Each error is a `JaxstyleError` whose text is a single line:
+`<what>: <why, with the value, the limit and the mend>`.
+
+Nothing here needs JAX.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import math
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from jaxstyle import layers
+
+PACKAGE = Path(__file__).resolve().parent
+EXAMPLES = PACKAGE / "examples"
+PRESETS = PACKAGE / "presets"
+
+AXES = (
+    "content",
+    "style",
+    "content_layer",
+    "style_layers",
+    "init",
+    "alpha_beta",
+    "learning_rate",
+    "seed",
+)
+"""The axes of a grid in the order of their product, the last one fastest."""
+
+PATH_AXES = ("content", "style", "init")
+INIT_KINDS = ("noise", "content", "style")
+MIN_SIZE_PX, MAX_SIZE_PX = 32, 8192
+MIN_EDGE_PX = 16
+"""The shortest edge of an image, given or resized: four poolings leave one position of conv5_1."""
+MAX_STEPS = 10_000_000
+FLOAT32_MAX = 3.4028234663852886e38
+
+PLANNED = {
+    "resume": "resuming a run is not in this version; start a new one",
+    "extend": "adding cells to a run is not in this version; start a new one",
+    "checkpoint_every": "checkpoints are not in this version",
+    "shard": "sharding over machines is not in this version",
+    "cluster": "clusters are not in this version",
+    "lbfgs_memory": "L-BFGS is not in this version; the optimizer is adam",
+    "pyramid": "coarse-to-fine stages are not in this version",
+    "schedule": "learning-rate schedules are not in this version; the rate is constant",
+    "keep": "keeping the best iterate is not in this version; the last one is kept",
+    "canvas": "canvases are not in this version; every image shape is a program of its own",
+    "conv": "choosing the convolution is not in this version",
+    "tolerance": "early stopping is not in this version",
+    "style_weights": "balanced style weights are not in this version; weigh layers by name:weight",
+}
+"""Settings of later versions: naming one is an error that says so, never a silent no-op."""
+
+
+class JaxstyleError(ValueError):
+    """Bad input or configuration: one line for the user, exit code 2."""
+
+    exit_code = 2
+
+    def __init__(self, what: str, why: str):
+        super().__init__(" ".join(f"{what}: {why}".split()))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A grid of style transfers: its axes (each takes several values) and its settings."""
+
+    content: tuple[str, ...] = ()
+    """Content images. With neither --content nor --style nor --spec, the demo preset."""
+    style: tuple[str, ...] = ()
+    """Style images."""
+    content_layer: tuple[str, ...] = (layers.CONTENT_LAYER,)
+    """Layer of the content loss, after its ReLU."""
+    style_layers: tuple[str, ...] = ("+".join(layers.STYLE_LAYERS),)
+    """Sets of layers of the style loss: conv1_1+conv2_1 (equal weights, sum 1) or
+    conv1_1:20+conv4_1:0.05."""
+    init: tuple[str, ...] = ("noise",)
+    """Starting images: noise, content, style, or a path to any image."""
+    alpha_beta: tuple[float | str, ...] = (1e-3,)
+    """Ratios of content to style weight; 0 is texture synthesis."""
+    learning_rate: tuple[float, ...] = (10.0,)
+    """Adam's learning rates, in grey levels."""
+    seed: tuple[int | str, ...] = (0,)
+    """Seeds of the noise, 0 to 4294967295; 0:32 is a range."""
+
+    steps: tuple[int, ...] = (500,)
+    """Optimisation steps. Several values are snapshots of one trajectory."""
+    size: str = "256"
+    """Longest edge of the content, or WxH to fill and crop."""
+    style_size: int | None = None
+    """Longest edge of the style images (default: the longest edge of the content's target size)."""
+    pool: str = "avg"
+    """Pooling of the network: avg or max."""
+    network: str = "raw"
+    """Scaling of the network's weights: raw."""
+    optimizer: str = "adam"
+    """How the pixels are optimised: adam."""
+    noise_std: float = 1.0
+    """Standard deviation of the noise start about the mean colour, in grey levels."""
+    precision: str = "f32"
+    """Arithmetic: f32."""
+    beta: float = 1.0
+    """Weight of the style loss; the content loss has beta times alpha-beta."""
+    tv_weight: float = 0.0
+    """Weight of the total variation."""
+    weights: str | None = None
+    """VGG19 weights: a converted file or Keras' notop file (default: the packaged ones)."""
+    trace_every: int = 1
+    """Keep every N-th entry of the loss curves (the first and the last always)."""
+    max_cells: int = 100_000
+    """Refuse a grid of more cells than this."""
+    split_depth: bool = False
+    """Compile cells of shallower layers apart from deeper ones instead of together."""
+    deterministic: bool = False
+    """Ask a GPU for the same bytes in every process (a CPU gives them anyway)."""
+
+    grid: Annotated[tuple[Mapping[str, Any], ...], tyro.conf.Suppress] = ()
+    """Tables of axis values, the run being their union; axes absent from one come from above."""
+    digests: Annotated[Mapping[str, str], tyro.conf.Suppress] = field(default_factory=dict)
+    """SHA-256 of files by path; a file that differs is an error."""
+    given: Annotated[Mapping[tuple[str, str], str], tyro.conf.Suppress] = field(default_factory=dict)
+    """The text a user gave for a path, by axis and absolute path."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where a run goes and what it says: nothing that its numbers depend on."""
+
+    preset: str | None = None
+    """Start from a named set of settings: demo."""
+    spec: str | None = None
+    """Read settings from a TOML file whose keys are these flags with _ for -."""
+    out: str | None = None
+    """Run directory, new or empty (default: runs/NNNN-NAME)."""
+    dry_run: bool = False
+    """Print the plan and its cost, and write nothing."""
+    json: bool = False
+    """With --dry-run: print the plan as JSON."""
+    devices: int | None = None
+    """Devices to use; 1 in this version."""
+    no_compile_cache: bool = False
+    """Keep no compiled programs in the user's cache directory."""
+    quiet: bool = False
+    """Print nothing but errors."""
+    log_format: str = "text"
+    """Lines on standard output: text or json."""
+
+
+SWEEP_KEYS = tuple(f.name for f in dataclasses.fields(Sweep) if f.name != "given")
+OPTION_KEYS = tuple(f.name for f in dataclasses.fields(RunOptions))
+
+
+def unknown_key(key: str, known: Iterable[str], *, what: str) -> JaxstyleError:
+    """The error for a name that does not exist: the nearest one that does, or what is to come."""
+    if key in PLANNED:
+        return JaxstyleError(what, PLANNED[key])
+    near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
+    return JaxstyleError(what, "no such setting" + (f"; did you mean {near[0]}?" if near else ""))
+
+
+# --- one value ------------------------------------------------------------------------------------
+
+
+def _number(what: str, value: Any, *, minimum: float, above: bool = False) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise JaxstyleError(what, f"{value!r} is not a number")
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        raise JaxstyleError(what, f"{value!r} is not a number") from None
+    if not math.isfinite(number):
+        raise JaxstyleError(what, f"{value} is not finite; give a finite number")
+    if number < minimum or (above and number == minimum):
+        bound = f"above {minimum:g}" if above else f"at least {minimum:g}"
+        raise JaxstyleError(what, f"{value} is out of range; it must be {bound}")
+    if number > FLOAT32_MAX:
+        raise JaxstyleError(what, f"{value} is beyond float32; the largest is 3.4e38")
+    return number
+
+
+def _integer(what: str, value: Any, *, minimum: int, maximum: int) -> int:
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,30}", value.strip()):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise JaxstyleError(what, f"{value!r} is not a whole number")
+    if not minimum <= value <= maximum:
+        raise JaxstyleError(what, f"{value} is out of range; it must be {minimum} to {maximum}")
+    return value
+
+
+def _choice(what: str, value: Any, allowed: Sequence[str], later: Sequence[str] = ()) -> str:
+    if value in allowed:
+        return value
+    if value in later:
+        raise JaxstyleError(what, f"{value} is not in this version; use {' or '.join(allowed)}")
+    raise JaxstyleError(what, f"{value!r} is not known; use {' or '.join(allowed)}")
+
+
+def _text(what: str, value: Any) -> str:
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise JaxstyleError(what, f"{value!r} is not a text; give a name or a path")
+    text = str(os.fspath(value))
+    if any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) <= 0xDFFF for c in text):
+        raise JaxstyleError(what, f"{text!r} holds control characters or is not UTF-8; rename it")
+    return text
+
+
+def _flag(what: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise JaxstyleError(what, f"{value!r} is neither true nor false")
+    return value
+
+
+def layer_name(what: str, value: Any) -> str:
+    """`value` if it names a layer of VGG19; otherwise the error with the nearest name."""
+    if value in layers.NAMES:
+        return value
+    near = difflib.get_close_matches(str(value), layers.NAMES, n=1, cutoff=0.3)
+    hint = f"did you mean {near[0]}?" if near else f"they run from {layers.NAMES[0]} to conv5_4"
+    raise JaxstyleError(what, f"VGG19 has no layer {value!r}; {hint}")
+
+
+@functools.cache
+def style_set(text: str) -> tuple[tuple[str, float], ...]:
+    """The layers and weights that a set such as `conv1_1+conv2_1` or `conv1_1:20+conv4_1:0.05` names.
+
+    Returns:
+        `(name, w_l)` from the image downwards. Without weights they are equal and sum to 1.
+    """
+    what = "style_layers"
+    weights: dict[str, float | None] = {}
+    for part in _text(what, text).split("+"):
+        name, colon, weight = part.strip().partition(":")
+        layer_name(what, name)
+        if name in weights:
+            raise JaxstyleError(what, f"{text!r} names {name} twice; name each layer once")
+        weights[name] = _number(what, weight, minimum=0.0) if colon else None
+    if len({weight is None for weight in weights.values()}) > 1:
+        raise JaxstyleError(what, f"{text!r}: either every layer of a set carries a weight or none")
+    names = layers.in_order(weights)
+    return tuple((n, 1.0 / len(names) if (w := weights[n]) is None else w) for n in names)
+
+
+def parse_size(value: Any) -> int | tuple[int, int]:
+    """`256` as the longest edge in px, or `192x256` as (width, height) = (192, 256)."""
+    text = str(value)
+    if match := re.fullmatch(r"(\d{1,9})x(\d{1,9})", text):
+        w, h = (_integer("size", n, minimum=MIN_SIZE_PX, maximum=MAX_SIZE_PX) for n in match.groups())
+        return w, h
+    if isinstance(value, bool) or not re.fullmatch(r"-?\d{1,9}", text):
+        raise JaxstyleError("size", f"{text!r} is neither a longest edge (256) nor WxH (256x192)")
+    return _integer("size", int(text), minimum=MIN_SIZE_PX, maximum=MAX_SIZE_PX)
+
+
+# --- one axis -------------------------------------------------------------------------------------
+
+
+def _seeds(value: Any, limit: int) -> list[int]:
+    bounds = {"minimum": 0, "maximum": 2**32 - 1}
+    if isinstance(value, str) and ":" in value:
+        match = re.fullmatch(r"(\d{1,10}):(\d{1,10})", value.strip())
+        if not match:
+            raise JaxstyleError("seed", f"{value!r} is not a range; write 0:32 for 0 to 31")
+        first, end = int(match[1]), int(match[2])
+        if end <= first:
+            raise JaxstyleError("seed", f"{value} is empty; the end must be above the start")
+        _integer("seed", first, **bounds)
+        _integer("seed", end - 1, **bounds)
+        if end - first > limit:
+            raise JaxstyleError("seed", f"{value} has more than {limit} values; see --max-cells")
+        return list(range(first, end))
+    return [_integer("seed", value, **bounds)]
+
+
+def _ratio(value: Any) -> float:
+    if isinstance(value, str) and re.fullmatch(r"[0-9.eE+-]+x", value):
+        raise JaxstyleError(
+            "alpha_beta",
+            f"{value}: multiples of the balance are not in this version; give a number",
+        )
+    return _number("alpha_beta", value, minimum=0.0)
+
+
+def axis_values(axis: str, raw: Any, *, max_cells: int) -> tuple[Any, ...]:
+    """The checked values of one axis: numbers as numbers, paths absolute, ranges of seeds written out.
+
+    Raises:
+        JaxstyleError: for an empty axis, a value out of its range, or a value that is there twice.
+    """
+    items = list(raw) if isinstance(raw, list | tuple | range) else [raw]
+    if not items:
+        raise JaxstyleError(axis, "the axis is empty; give at least one value")
+    parse: dict[str, Callable[[Any], list[Any]]] = {
+        "content": lambda v: [os.path.abspath(_text(axis, v))],
+        "style": lambda v: [os.path.abspath(_text(axis, v))],
+        "init": lambda v: [v if v in INIT_KINDS else os.path.abspath(_text(axis, v))],
+        "content_layer": lambda v: [layer_name(axis, v)],
+        "style_layers": lambda v: ["+".join(part.strip() for part in _text(axis, v).split("+"))],
+        "alpha_beta": lambda v: [_ratio(v)],
+        "learning_rate": lambda v: [_number(axis, v, minimum=0.0, above=True)],
+        "seed": lambda v: _seeds(v, max_cells),
+    }
+    values = [value for item in items for value in parse[axis](item)]
+    seen: set[Any] = set()
+    for value in values:
+        key = style_set(value) if axis == "style_layers" else value
+        if key in seen:
+            raise JaxstyleError(axis, f"{value} is there twice; give each value once")
+        seen.add(key)
+    return tuple(values)
+
+
+# --- a whole sweep --------------------------------------------------------------------------------
+
+
+def _resolve_grid(table: Mapping[str, Any], sweep: Sweep) -> dict[str, Any]:
+    if not isinstance(table, Mapping):
+        raise JaxstyleError("grid", "a grid is a table of axes; write [[grid]]")
+    for key in table:
+        if key != "zip" and key not in AXES:
+            raise unknown_key(key, (*AXES, "zip"), what=f"grid.{key}")
+    grid: dict[str, Any] = {
+        axis: axis_values(axis, table[axis], max_cells=sweep.max_cells) for axis in AXES if axis in table
+    }
+    zipped = table.get("zip", ())
+    if not isinstance(zipped, list | tuple) or any(axis not in AXES for axis in zipped):
+        raise JaxstyleError("grid.zip", f'{zipped!r} must list axes, as in zip = ["content", "style"]')
+    if len(set(zipped)) != len(zipped) or len(zipped) == 1:
+        raise JaxstyleError("grid.zip", f"{list(zipped)} must name two or more different axes")
+    lengths = {axis: len(grid.get(axis, getattr(sweep, axis))) for axis in zipped}
+    if len(set(lengths.values())) > 1:
+        counts = ", ".join(f"{axis} has {n}" for axis, n in lengths.items())
+        raise JaxstyleError("grid.zip", f"zipped axes need equally many values: {counts}")
+    if zipped:
+        grid["zip"] = tuple(zipped)
+    return grid
+
+
+def resolve(sweep: Sweep) -> Sweep:
+    """`sweep` with every value checked and in one form: what planning and `spec.toml` start from.
+
+    Relative paths are taken from the current directory; files are not looked at.
+
+    Raises:
+        JaxstyleError: naming the first setting that is wrong.
+    """
+    max_cells = _integer("max_cells", sweep.max_cells, minimum=1, maximum=10**9)
+    given = dict(sweep.given)
+    for table in ({axis: getattr(sweep, axis) for axis in AXES}, *sweep.grid):
+        if isinstance(table, Mapping):
+            _note_given(given, table, Path.cwd())
+    needed = [a for a in AXES if not sweep.grid or any(a not in g for g in sweep.grid)]
+    for axis in ("content", "style"):
+        if axis in needed and not getattr(sweep, axis):
+            raise JaxstyleError(axis, f"no {axis} image; give --{axis} PATH or --preset demo")
+    axes = {a: axis_values(a, getattr(sweep, a), max_cells=max_cells) for a in needed}
+    steps = sweep.steps if isinstance(sweep.steps, list | tuple) else (sweep.steps,)
+    steps = tuple(_integer("steps", n, minimum=1, maximum=MAX_STEPS) for n in steps)
+    if not steps:
+        raise JaxstyleError("steps", "no value; give at least one")
+    if len(set(steps)) != len(steps):
+        raise JaxstyleError("steps", f"{list(steps)} repeats a value; give each once")
+    size = parse_size(sweep.size)
+    style_size = sweep.style_size
+    if style_size is not None:
+        style_size = _integer("style_size", style_size, minimum=MIN_SIZE_PX, maximum=MAX_SIZE_PX)
+    beta = _number("beta", sweep.beta, minimum=0.0, above=True)
+    resolved = dataclasses.replace(
+        sweep,
+        **axes,
+        steps=tuple(sorted(steps)),
+        size=str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}",
+        style_size=style_size,
+        pool=_choice("pool", sweep.pool, ("avg", "max")),
+        network=_choice("network", sweep.network, ("raw",), ("normalised",)),
+        optimizer=_choice("optimizer", sweep.optimizer, ("adam",), ("lbfgs",)),
+        precision=_choice("precision", sweep.precision, ("f32",), ("tf32", "bf16")),
+        noise_std=_number("noise_std", sweep.noise_std, minimum=0.0),
+        beta=beta,
+        tv_weight=_number("tv_weight", sweep.tv_weight, minimum=0.0),
+        weights=None if sweep.weights is None else os.path.abspath(_text("weights", sweep.weights)),
+        trace_every=_integer("trace_every", sweep.trace_every, minimum=1, maximum=MAX_STEPS),
+        max_cells=max_cells,
+        split_depth=_flag("split_depth", sweep.split_depth),
+        deterministic=_flag("deterministic", sweep.deterministic),
+        given=given,
+    )
+    grids = tuple(_resolve_grid(table, resolved) for table in sweep.grid)
+    for values in (axes, *grids):
+        for ratio in values.get("alpha_beta", ()):
+            if ratio * beta > FLOAT32_MAX:
+                raise JaxstyleError("alpha_beta", f"{ratio} x beta {beta} is beyond float32")
+    return dataclasses.replace(resolved, grid=grids)
+
+
+def check_options(options: RunOptions) -> RunOptions:
+    """`options` with every value checked. Raises JaxstyleError naming the first that is wrong."""
+    if options.devices is not None:
+        _integer("devices", options.devices, minimum=1, maximum=2**20)
+        if options.devices > 1:
+            raise JaxstyleError("devices", f"{options.devices}: this version uses one device")
+    if options.out is not None:
+        _text("out", options.out)
+    _choice("log_format", options.log_format, ("text", "json"))
+    for name in ("dry_run", "json", "quiet", "no_compile_cache"):
+        _flag(name, getattr(options, name))
+    if options.json and not options.dry_run:
+        raise JaxstyleError("json", "it prints the plan; give it together with --dry-run")
+    return options
+
+
+# --- tables: presets, specs, flags ----------------------------------------------------------------
+
+
+def _note_given(given: dict[tuple[str, str], str], table: Mapping[str, Any], base: Path) -> None:
+    """Record under its absolute path what was written for every path in `table`."""
+    for axis in PATH_AXES:
+        values = table.get(axis, ())
+        values = [values] if isinstance(values, str | os.PathLike) else list(values or ())
+        for value in values:
+            if isinstance(value, str | os.PathLike) and not (axis == "init" and value in INIT_KINDS):
+                text = os.fspath(value)
+                given.setdefault((axis, os.path.abspath(base / text)), text)
+
+
+def _absolute(table: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """`table` with its relative paths taken from `base`."""
+
+    def one(axis: str, value: Any) -> Any:
+        if not isinstance(value, str) or not value or (axis == "init" and value in INIT_KINDS):
+            return value
+        return os.path.abspath(base / value)
+
+    out = dict(table)
+    for key in (*PATH_AXES, "weights", "out"):
+        if key in out:
+            value = out[key]
+            out[key] = [one(key, v) for v in value] if isinstance(value, list | tuple) else one(key, value)
+    return out
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The table of a TOML file. Raises JaxstyleError if it cannot be read or is not TOML."""
+    what = str(path)
+    try:
+        if not path.is_file():
+            raise JaxstyleError(what, "no such file" if not path.exists() else "not a regular file")
+        if path.stat().st_size > 16 * 2**20:
+            raise JaxstyleError(what, "a spec of over 16 MiB; list fewer values")
+        return tomllib.loads(path.read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise JaxstyleError(what, error.strerror or "cannot be read") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise JaxstyleError(what, f"not a TOML file in UTF-8: {error}") from None
+
+
+def preset_path(name: Any) -> Path:
+    """The TOML file of a preset. Raises JaxstyleError for a name that is none."""
+    names = sorted(path.stem for path in PRESETS.glob("*.toml"))
+    if name not in names:
+        raise JaxstyleError("preset", f"{name!r} is not known in this version; use {', '.join(names)}")
+    return PRESETS / f"{name}.toml"
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A sweep and its run options, put together from everything that names settings."""
+
+    sweep: Sweep
+    options: RunOptions
+    name: str
+    """What a run directory is called after: the preset, else the spec file's stem, else `sweep`."""
+
+
+def assemble(flags: Mapping[str, Any], *, cwd: Path | None = None) -> Assembled:
+    """Settings from all sources: defaults < preset < spec < flags.
+
+    An axis named by a stronger source replaces that axis in every `[[grid]]` of a weaker one. When
+    nothing names an image, a preset or a spec, the preset is `demo`. Paths in flags are relative to
+    `cwd`, in a spec to its file, in a preset to the example images.
+
+    Raises:
+        JaxstyleError: for a key that does not exist, a file that cannot be read, or a wrong value.
+    """
+    cwd = cwd or Path.cwd()
+    sources: list[tuple[Mapping[str, Any], Path]] = [(flags, cwd)]
+    spec, preset = flags.get("spec"), flags.get("preset")
+    if spec is not None:
+        path = cwd / _text("spec", spec)
+        table = read_toml(path)
+        if "spec" in table:
+            raise JaxstyleError(f"{path}: spec", "a spec cannot name another spec")
+        sources.insert(0, (table, path.parent))
+        preset = preset if preset is not None else table.get("preset")
+    elif preset is None and "content" not in flags and "style" not in flags:
+        preset = "demo"
+    if preset is not None:
+        sources.insert(0, (read_toml(preset_path(preset)), EXAMPLES))
+
+    values: dict[str, Any] = {}
+    grids: list[dict[str, Any]] = []
+    digests: dict[str, str] = {}
+    given: dict[tuple[str, str], str] = {}
+    for table, base in sources:
+        for key in table:
+            if key not in SWEEP_KEYS and key not in OPTION_KEYS:
+                raise unknown_key(key, (*SWEEP_KEYS, *OPTION_KEYS), what=key)
+        own_grids = table.get("grid")
+        if own_grids is not None and (
+            not isinstance(own_grids, list) or not all(isinstance(g, dict) for g in own_grids)
+        ):
+            raise JaxstyleError("grid", "a grid is a table of axes; write [[grid]]")
+        if own_grids:
+            grids = [_absolute(g, base) for g in own_grids]
+        else:
+            grids = [{k: v for k, v in g.items() if k not in table} for g in grids]
+        own_digests = table.get("digests", {})
+        if not isinstance(own_digests, dict):
+            raise JaxstyleError("digests", 'write a table: [digests] "path" = "sha256"')
+        digests |= {os.path.abspath(base / path): d for path, d in own_digests.items()}
+        for source in (table, *(own_grids or ())):
+            _note_given(given, source, base)
+        values |= {k: v for k, v in _absolute(table, base).items() if k not in ("grid", "digests", "spec")}
+
+    name = "sweep"
+    if spec is not None:
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(str(spec)).stem).strip(".-")[:60] or "spec"
+    elif preset is not None:
+        name = str(preset)
+    options = RunOptions(**{k: v for k, v in values.items() if k in OPTION_KEYS and k != "spec"})
+    sweep = Sweep(
+        **{k: v for k, v in values.items() if k in SWEEP_KEYS},
+        grid=tuple(grids),
+        digests=digests,
+        given=given,
+    )
+    return Assembled(resolve(sweep), check_options(options), name)
+
+
+# --- spec.toml ------------------------------------------------------------------------------------
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        escaped = "".join(
+            f"\\{c}" if c in '"\\' else c if c.isprintable() else f"\\U{ord(c):08X}" for c in value
+        )
+        return f'"{escaped}"'
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    return repr(value)
+
+
+def to_toml(sweep: Sweep, digests: Mapping[str, str]) -> str:
+    """The text of `spec.toml`: the resolved `sweep` and the digests of its files; running it repeats it."""
+    lines = ["# Run again with: python -m jaxstyle.sweep --spec spec.toml"]
+    for f in dataclasses.fields(Sweep):
+        value = getattr(sweep, f.name)
+        if f.name in ("grid", "digests", "given") or value is None:
+            continue
+        if f.name in AXES and sweep.grid and all(f.name in g for g in sweep.grid):
+            continue
+        lines.append(f"{f.name} = {_toml_value(value)}")
+    for table in sweep.grid:
+        lines += ["", "[[grid]]"]
+        lines += [f"{key} = {_toml_value(value)}" for key, value in table.items()]
+    lines += ["", "[digests]"]
+    lines += [f"{_toml_value(path)} = {_toml_value(d)}" for path, d in sorted(digests.items())]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,289 @@
+"""Runs cells on a device: the only place that compiles, batches, donates and chooses a width.
+
+One launch advances `program.width` cells together: a `fori_loop` over passes with *traced* bounds,
+around the one `vmap` over cells, on donated state. A launch is driven in segments of about a second;
+snapshots and the last step fall on segment ends. Neither the number of steps nor where segments end
+changes the compiled program or a byte of the result.
+
+Weights are arguments of every program. Compiled programs are kept for the life of the process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from jaxstyle import layers, step, vgg19
+from jaxstyle.grid import NOMINAL_FLOPS, Program
+from jaxstyle.step import Info, Knobs, State, Targets
+
+SEGMENT_PASSES = 1024
+"""The length of the buffer that a segment writes its losses into: the longest a segment can be."""
+SEGMENT_SECONDS = 1.0
+MAX_WIDTH = 64
+INDEXABLE = 2**31
+"""Elements a tensor may have: cuDNN falls off a cliff past 32-bit indices."""
+MEMORY_SHARE = 0.5
+"""The part of a device's memory that the cells of a launch may plan to take."""
+
+
+class Launch(NamedTuple):
+    """The cells of one launch, as host arrays with a leading axis of at most `program.width`."""
+
+    knobs: Knobs
+    start: Float[np.ndarray, "cells h w 3"]
+    """The images the cells start from, before their noise. RGB."""
+    targets: Targets
+
+
+class Outcome(NamedTuple):
+    """What one launch came to, in the order of its cells."""
+
+    images: Float[np.ndarray, "cells snapshots h w 3"]
+    info: Info
+    """Losses of steps 0 to N: arrays (cells, N+1) and (cells, N+1, style taps)."""
+    diverged_step: Int[np.ndarray, " cells"]
+    """The first step without a finite loss, or -1."""
+
+
+@dataclass
+class Compiled:
+    """The programs of one `Program` on one device."""
+
+    init: Any
+    segment: Any
+    step_traces: int
+    """How often the body of the per-cell step was traced to make them."""
+    compile_s: float
+    device_bytes: int
+    """Of a launch: temporaries + arguments + outputs - what is reused, by the compiler's account."""
+
+
+_compiled: dict[Any, Compiled] = {}
+_target_programs: dict[Any, Any] = {}
+
+
+def choose_width(program: Program, cells: int, device: jax.Device) -> int:
+    """Cells per launch: 1 on a CPU, elsewhere the power of two that memory and use allow.
+
+    On a CPU a width of 1 is the fastest, needs the least memory and makes a cell's bytes independent
+    of every other. Elsewhere: `MEMORY_SHARE` of the device over the planned bytes of a cell, no tensor
+    past 2^31 elements, at most `MAX_WIDTH`, and no wider than the cells there are.
+    """
+    if device.platform == "cpu":
+        return 1
+    stats = device.memory_stats() or {}
+    memory = stats.get("bytes_limit", 8 * 2**30) * MEMORY_SHARE
+    widest = max(h * w * c for h, w, c in _activation_shapes(program))
+    limit = min(
+        memory / program.bytes_per_cell(),
+        (INDEXABLE - 1) / widest,
+        MAX_WIDTH,
+        2 ** (cells - 1).bit_length(),
+    )
+    return 2 ** (max(1, int(limit)).bit_length() - 1)
+
+
+def _activation_shapes(program: Program) -> list[tuple[int, int, int]]:
+    rows = layers.up_to(program.taps)
+    return [layers.feature_shape(row.name, program.height_px, program.width_px) for row in rows]
+
+
+class Engine:
+    """A device with VGG19 on it.
+
+    Args:
+        weights: (kernel, bias) by layer name, HWIO.
+        device: where to run; JAX's first device if not given.
+    """
+
+    def __init__(
+        self,
+        weights: dict[str, tuple[np.ndarray, np.ndarray]],
+        *,
+        device: jax.Device | None = None,
+    ):
+        self.device = jax.devices()[0] if device is None else device
+        self._weights = weights
+        self._networks: dict[Any, vgg19.Bound] = {}
+        self.target_traces = 0
+        """How many target programs this engine had to trace."""
+
+    def _network(self, program: Program) -> vgg19.Bound:
+        key = (program.taps, program.pool)
+        if key not in self._networks:
+            bound = vgg19.bind(self._weights, taps=program.taps, pool=program.pool)
+            params = jax.device_put(bound.params, self.device)
+            self._networks[key] = vgg19.Bound(params, bound.features)
+        return self._networks[key]
+
+    def _key(self, program: Program | tuple) -> Any:
+        shapes = tuple(kernel.shape for kernel, _ in self._weights.values())
+        return program, shapes, self.device
+
+    def compile(self, program: Program) -> tuple[Compiled, bool]:
+        """The programs for `program`, and whether they had to be made now."""
+        key = self._key(program)
+        if fresh := key not in _compiled:
+            _compiled[key] = _compile(program, self._network(program), self.device)
+        return _compiled[key], fresh
+
+    def target_rows(self, program: Program, pixels: np.ndarray) -> Targets:
+        """P and A of one image, as host arrays: one target program per shape of image.
+
+        Args:
+            pixels: RGB, 0 to 255, (h, w, 3), of any size the network can take.
+        """
+        network = self._network(program)
+        taps = program.content_taps, program.style_taps, program.pool
+        key = self._key((pixels.shape, *taps))
+        if key not in _target_programs:
+            self.target_traces += 1
+            _target_programs[key] = jax.jit(
+                lambda params, image: step.target_rows(network.features, params, program, image)
+            )
+        image = jax.device_put(np.asarray(pixels, np.float32), self.device)
+        return jax.tree.map(np.array, _target_programs[key](network.params, image))
+
+    def run(
+        self,
+        program: Program,
+        launch: Launch,
+        steps: Sequence[int],
+        *,
+        on_segment: Callable[[int], None] = lambda passes: None,
+    ) -> Outcome:
+        """Compute the cells of `launch`: step 0 to the last of `steps`, an image at each of them.
+
+        Args:
+            launch: at most `program.width` cells; fewer are padded with copies of the last.
+            steps: snapshots, ascending; the last is the length of the trajectory.
+            on_segment: called after every segment with the passes done in it.
+        """
+        compiled, _ = self.compile(program)
+        params = self._network(program).params
+        count = len(launch.start)
+        put = lambda tree: jax.device_put(_pad(tree, program.width), self.device)  # noqa: E731
+        knobs, targets = put(launch.knobs), put(launch.targets)
+        state = compiled.init(knobs, put(launch.start))
+
+        infos: list[Info] = []
+        images: list[np.ndarray] = []
+        launch_flops = program.width * program.step_flops
+        passes = NOMINAL_FLOPS[_platform(self.device)] * SEGMENT_SECONDS / launch_flops
+        done = 0
+        for snapshot in steps:
+            # Pass k evaluates x_k, so x_k and its loss are both known once pass k is done.
+            while done <= snapshot:
+                stop = min(snapshot + 1, done + int(np.clip(passes, 1, SEGMENT_PASSES)))
+                began = time.perf_counter()
+                state, trace = compiled.segment(
+                    params, knobs, targets, state, np.int32(done), np.int32(stop)
+                )
+                infos.append(jax.tree.map(lambda t, n=stop - done: np.array(t[:n]), jax.device_get(trace)))
+                seconds = time.perf_counter() - began
+                passes = (stop - done) * SEGMENT_SECONDS / max(seconds, 1e-4)
+                on_segment(stop - done)
+                done = stop
+            images.append(np.array(state.evaluated))
+        info = jax.tree.map(lambda *parts: np.swapaxes(np.concatenate(parts), 0, 1)[:count], *infos)
+        diverged = np.array(state.diverged_step)[:count]
+        return Outcome(
+            images=np.stack(images, axis=1)[:count],
+            info=info,
+            # A step past the last one was never asked for: failing to reach it is no divergence.
+            diverged_step=np.where(diverged > steps[-1], -1, diverged),
+        )
+
+
+def _platform(device: jax.Device) -> str:
+    return device.platform if device.platform in NOMINAL_FLOPS else "gpu"
+
+
+def _pad(tree: Any, width: int) -> Any:
+    """Every array of `tree` with its leading axis filled up to `width` by its last row."""
+    return jax.tree.map(lambda a: np.concatenate([a, np.repeat(a[-1:], width - len(a), axis=0)]), tree)
+
+
+def _compile(program: Program, network: vgg19.Bound, device: jax.Device) -> Compiled:
+    traces = 0
+
+    def segment(
+        params: vgg19.Params,
+        knobs: Knobs,
+        targets: Targets,
+        state: State,
+        start: Int[Array, ""],
+        stop: Int[Array, ""],
+    ) -> tuple[State, Info]:
+        def one(knobs: Knobs, state: State, k: Int[Array, ""]) -> tuple[State, Info]:
+            nonlocal traces
+            traces += 1
+            return step.step(network.features, params, program, knobs, targets, state, k)
+
+        def body(k: Int[Array, ""], carry: tuple[State, Info]) -> tuple[State, Info]:
+            state, trace = carry
+            state, info = jax.vmap(one, in_axes=(0, 0, None))(knobs, state, k)
+            return state, jax.tree.map(lambda t, v: t.at[k - start].set(v), trace, info)
+
+        scalar = jnp.full((SEGMENT_PASSES, program.width), jnp.nan, jnp.float32)
+        per_layer = jnp.full((*scalar.shape, len(program.style_taps)), jnp.nan, jnp.float32)
+        return lax.fori_loop(start, stop, body, (state, Info(scalar, scalar, scalar, per_layer)))
+
+    began = time.perf_counter()
+    with jax.default_device(device):
+        knobs, start_images, targets = _shapes(program, network)
+        init = jax.jit(jax.vmap(step.init)).lower(knobs, start_images).compile()
+        state = jax.eval_shape(jax.vmap(step.init), knobs, start_images)
+        bound = jax.ShapeDtypeStruct((), jnp.int32)
+        compiled = (
+            jax.jit(segment, donate_argnums=3)
+            .lower(network.params, knobs, targets, state, bound, bound)
+            .compile()
+        )
+    seconds = time.perf_counter() - began
+    memory = compiled.memory_analysis()
+    used = 0
+    if memory is not None:
+        used = (
+            memory.temp_size_in_bytes
+            + memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes
+        )
+    return Compiled(init, compiled, traces, seconds, used)
+
+
+def _shapes(program: Program, network: vgg19.Bound) -> tuple[Knobs, jax.ShapeDtypeStruct, Targets]:
+    """The shapes of a launch's arguments; the channel counts are those of the network at hand."""
+    width = program.width
+    array = jax.ShapeDtypeStruct
+    scalar = array((width,), jnp.float32)
+    image = array((program.height_px, program.width_px, 3), jnp.float32)
+    knobs = Knobs(
+        content_weight=scalar,
+        style_weight=scalar,
+        tv_weight=scalar,
+        content_layer_weights=array((width, len(program.content_taps)), jnp.float32),
+        style_layer_weights=array((width, len(program.style_taps)), jnp.float32),
+        learning_rate=scalar,
+        seed=array((width,), jnp.uint32),
+        noise_std=scalar,
+        content_row=array((width,), jnp.int32),
+        style_row=array((width,), jnp.int32),
+    )
+    rows = jax.eval_shape(
+        lambda params, image: step.target_rows(network.features, params, program, image),
+        network.params,
+        image,
+    )
+    stack = lambda leaf: array((width, *leaf.shape), leaf.dtype)  # noqa: E731
+    return knobs, stack(image), jax.tree.map(stack, rows)

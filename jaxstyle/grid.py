@@ -1,0 +1,267 @@
+"""From a `Sweep` to its cells, the programs they need and the chunks they are computed in.
+
+A *cell* is one style transfer. A *program* is what must be compiled apart: an image shape, pooling,
+optimizer, precision, taps and width. A *chunk* is a run of cells of one program that is computed and
+committed together. All three follow from the settings and the images' sizes alone, never from a
+timing, so that the same spec gives the same files.
+
+Nothing here needs JAX.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from jaxstyle import layers
+from jaxstyle.config import AXES, JaxstyleError, Sweep, style_set
+
+CHUNK_SECONDS = 60.0
+"""How long a chunk should take at most, at the nominal rate below."""
+NOMINAL_FLOPS = {"cpu": 2e11, "gpu": 1e14, "tpu": 1e14}
+"""Rates that plans are made with, in FLOP/s: fixed numbers, so that a plan never depends on a timing."""
+CHUNK_BYTES = 256 * 2**20
+"""How much a chunk's images and curves may hold on the host."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One style transfer of a sweep. `id` counts from 0 in grid order."""
+
+    id: int
+    content: str
+    style: str
+    content_layer: str
+    style_layers: str
+    init: str
+    alpha_beta: float
+    learning_rate: float
+    seed: int
+
+    @property
+    def style_weights(self) -> dict[str, float]:
+        """w_l of the cell's own style layers, by name."""
+        return dict(style_set(self.style_layers))
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """The layers this cell needs, from the image downwards."""
+        return layers.in_order((self.content_layer, *self.style_weights))
+
+
+def _combinations(grid: Mapping[str, Sequence], zipped: Sequence[str]) -> Iterator[dict[str, object]]:
+    """Every combination of one grid, the last axis fastest; zipped axes move together.
+
+    The zipped group stands where the first of its axes stands in the order of the product.
+    """
+    groups: list[tuple[str, ...]] = []
+    for axis in AXES:
+        if axis not in zipped:
+            groups.append((axis,))
+        elif not any(axis in group for group in groups):
+            groups.append(tuple(a for a in AXES if a in zipped))
+    options = [list(zip(*(grid[axis] for axis in group), strict=True)) for group in groups]
+    for choice in itertools.product(*options):
+        yield {
+            axis: value
+            for group, values in zip(groups, choice, strict=True)
+            for axis, value in zip(group, values, strict=True)
+        }
+
+
+def cells(sweep: Sweep) -> tuple[Cell, ...]:
+    """The cells of a resolved sweep: the union of its grids in order, each combination once.
+
+    Raises:
+        JaxstyleError: if the product is larger than `sweep.max_cells`.
+    """
+    top = {axis: getattr(sweep, axis) for axis in AXES}
+    tables = [({**top, **grid}, grid.get("zip", ())) for grid in sweep.grid] or [(top, ())]
+    total = 0
+    for table, zipped in tables:
+        free = math.prod(len(table[axis]) for axis in AXES if axis not in zipped)
+        total += free * (len(table[zipped[0]]) if zipped else 1)
+    if total > sweep.max_cells:
+        raise JaxstyleError(
+            "grid",
+            f"{total} cells are more than --max-cells {sweep.max_cells}; raise it or cut an axis",
+        )
+    found: dict[tuple, Cell] = {}
+    for table, zipped in tables:
+        for choice in _combinations(table, zipped):
+            identity = tuple(
+                style_set(value) if axis == "style_layers" else value for axis, value in choice.items()
+            )
+            if identity not in found:
+                found[identity] = Cell(id=len(found), **choice)  # pyright: ignore[reportArgumentType]
+    return tuple(found.values())
+
+
+@dataclass(frozen=True)
+class Program:
+    """What one compiled step is made for. Hashable: two equal programs share one compilation."""
+
+    height_px: int
+    width_px: int
+    pool: str
+    optimizer: str
+    precision: str
+    content_taps: tuple[str, ...]
+    """Layers that some cell's content loss uses, from the image downwards."""
+    style_taps: tuple[str, ...]
+    """Layers that some cell's style loss uses, from the image downwards."""
+    width: int
+    """Cells per launch."""
+
+    @property
+    def shape(self) -> str:
+        """`HxW`, the name of its group in `results.h5`."""
+        return f"{self.height_px}x{self.width_px}"
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """Every layer it looks at, from the image downwards."""
+        return layers.in_order(self.content_taps + self.style_taps)
+
+    @property
+    def step_flops(self) -> float:
+        """FLOPs of one step of one cell."""
+        return layers.evaluation_flops(self.height_px, self.width_px, self.content_taps, self.style_taps)
+
+    def bytes_per_cell(self) -> int:
+        """About how many bytes of device memory one cell of a launch takes while it is optimised.
+
+        # Twice the float32 activations: XLA's own account of the step at 256 px on a CPU is 166 MB of
+        # temporaries for 75 MB of activations down to conv5_1.
+        """
+        return 2 * 4 * layers.activation_floats(self.height_px, self.width_px, self.taps)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Cells of one program that are computed one launch after another and committed together."""
+
+    number: int
+    program: int
+    """Index of the program in the plan."""
+    cells: tuple[int, ...]
+    """Ids, ascending."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run will do, in order."""
+
+    cells: tuple[Cell, ...]
+    programs: tuple[Program, ...]
+    chunks: tuple[Chunk, ...]
+    steps: tuple[int, ...]
+    """Snapshots, ascending; the last one is the length of a trajectory."""
+    trace_steps: tuple[int, ...]
+    """The steps whose losses are kept."""
+
+    @property
+    def image_steps(self) -> int:
+        """Steps of all cells together."""
+        return len(self.cells) * self.steps[-1]
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of all steps of all cells, the evaluation of the last image included."""
+        per_chunk = (len(c.cells) * self.programs[c.program].step_flops for c in self.chunks)
+        return (self.steps[-1] + 1) * sum(per_chunk)
+
+    def program_cells(self, index: int) -> int:
+        """How many cells the program at `index` computes."""
+        return sum(len(chunk.cells) for chunk in self.chunks if chunk.program == index)
+
+    def result_bytes(self) -> int:
+        """About how many bytes the chunks and `results.h5` take together."""
+        total = 0
+        for chunk in self.chunks:
+            program = self.programs[chunk.program]
+            image = program.height_px * program.width_px * 3 * len(self.steps)
+            curve = 4 * len(self.trace_steps) * (3 + len(program.style_taps))
+            total += 2 * len(chunk.cells) * (image + curve)
+        return total
+
+
+def trace_steps(last: int, every: int) -> tuple[int, ...]:
+    """Every `every`-th step from 0, and always the last."""
+    return (*range(0, last, every), last)
+
+
+def plan(
+    sweep: Sweep,
+    cells: Sequence[Cell],
+    shapes: Mapping[str, tuple[int, int]],
+    *,
+    platform: str,
+    choose_width: Callable[[Program, int], int],
+) -> Plan:
+    """The programs and chunks for `cells`.
+
+    Args:
+        sweep: a resolved sweep.
+        cells: its cells.
+        shapes: (height, width) in px of the target image of every content.
+        platform: `cpu`, `gpu` or `tpu`; decides the nominal rate chunks are cut by.
+        choose_width: cells per launch, from a program of width 1 and the cells that it has.
+    """
+
+    def depth(cell: Cell) -> str:
+        return cell.taps[-1] if sweep.split_depth else ""
+
+    # The taps are those of the whole run, so that a cell's program does not depend on which of its
+    # neighbours have its shape.
+    by_depth: dict[str, list[Cell]] = {}
+    by_program: dict[tuple[tuple[int, int], str], list[Cell]] = {}
+    for cell in cells:
+        by_depth.setdefault(depth(cell), []).append(cell)
+        by_program.setdefault((shapes[cell.content], depth(cell)), []).append(cell)
+    taps = {
+        key: (
+            layers.in_order(cell.content_layer for cell in members),
+            layers.in_order(name for cell in members for name in cell.style_weights),
+        )
+        for key, members in by_depth.items()
+    }
+    programs: list[Program] = []
+    chunks: list[Chunk] = []
+    for ((height_px, width_px), key), members in by_program.items():
+        program = Program(
+            height_px=height_px,
+            width_px=width_px,
+            pool=sweep.pool,
+            optimizer=sweep.optimizer,
+            precision=sweep.precision,
+            content_taps=taps[key][0],
+            style_taps=taps[key][1],
+            width=1,
+        )
+        program = replace(program, width=choose_width(program, len(members)))
+        size = _chunk_cells(program, sweep, platform)
+        for start in range(0, len(members), size):
+            ids = tuple(cell.id for cell in members[start : start + size])
+            chunks.append(Chunk(number=len(chunks), program=len(programs), cells=ids))
+        programs.append(program)
+    last = sweep.steps[-1]
+    return Plan(
+        cells=tuple(cells),
+        programs=tuple(programs),
+        chunks=tuple(chunks),
+        steps=sweep.steps,
+        trace_steps=trace_steps(last, sweep.trace_every),
+    )
+
+
+def _chunk_cells(program: Program, sweep: Sweep, platform: str) -> int:
+    """Cells per chunk: whole launches that should take `CHUNK_SECONDS` and fit `CHUNK_BYTES`."""
+    steps = sweep.steps[-1]
+    launch_s = program.width * (steps + 1) * program.step_flops / NOMINAL_FLOPS[platform]
+    cell_bytes = program.height_px * program.width_px * 3 * (1 + 4) * len(sweep.steps)
+    cell_bytes += 4 * (steps + 1) * (3 + len(program.style_taps))
+    launches = min(CHUNK_SECONDS / launch_s, CHUNK_BYTES / (cell_bytes * program.width))
+    return program.width * max(1, int(launches))

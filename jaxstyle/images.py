@@ -1,0 +1,306 @@
+"""Images at the edge of the program: decoded, resized, shifted into the network's space, encoded.
+
+The only file that knows pixel ranges, channel means and channel order. Outside the network an image
+is RGB, 0 to 255, (h, w, 3): uint8 as decoded or saved, float32 and not clamped while it is
+optimised. Inside it is BGR minus the mean pixel of VGG19's training set.
+
+Nothing here needs JAX; `to_network` and `mean_image` also take and give JAX arrays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+import struct
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from jaxstyle.config import MIN_EDGE_PX, JaxstyleError, Sweep, parse_size
+from jaxstyle.grid import Cell
+
+MEAN_RGB = np.array([123.68, 116.779, 103.939], np.float32)
+"""The mean pixel, R, G, B: the network's zero."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+"""The decoders that may see a file; Pillow's others start programs or parse documents."""
+MAX_FILE_BYTES = 512 * 2**20
+MAX_PIXELS = 64 * 2**20
+
+_DECODE_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    MemoryError,
+    OverflowError,
+    TypeError,
+    KeyError,
+    IndexError,
+    struct.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+"""What Pillow 12 and 13 raise for damaged files."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image file."""
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    sha256: str
+    """Of the file."""
+    notes: tuple[str, ...] = ()
+    """What was done to it that a user might not expect."""
+
+
+def to_network(image: Float[Any, "h w 3"]) -> Float[Any, "h w 3"]:
+    """RGB pixels, 0 to 255, as VGG19 sees them: minus the mean pixel, channels in BGR order."""
+    return (image - MEAN_RGB)[..., ::-1]
+
+
+def mean_image(height_px: int, width_px: int) -> Float[np.ndarray, "h w 3"]:
+    """The image that is zero to the network, which a noise start is centred on."""
+    return np.broadcast_to(MEAN_RGB, (height_px, width_px, 3)).astype(np.float32)
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def _read_bytes(path: str) -> bytes:
+    try:
+        status = os.stat(path)  # before opening: a FIFO would block for ever
+        if stat.S_ISDIR(status.st_mode):
+            raise JaxstyleError(path, "is a directory; give an image file")
+        if not stat.S_ISREG(status.st_mode):
+            raise JaxstyleError(path, "is not a regular file; give an image file")
+        if status.st_size == 0:
+            raise JaxstyleError(path, "is empty; give an image file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise JaxstyleError(path, f"has {status.st_size} bytes; the limit is {MAX_FILE_BYTES}")
+        return Path(path).read_bytes()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise JaxstyleError(path, f"cannot be read: {reason}") from None
+
+
+def _open(path: str, data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if getattr(image, "n_frames", 1) != 1:
+        raise JaxstyleError(path, "holds several frames; save one of them as an image of its own")
+    check_edges(path, image.height, image.width)
+    if image.width * image.height > MAX_PIXELS:
+        size = f"{image.width}x{image.height}"
+        raise JaxstyleError(path, f"{size} is over {MAX_PIXELS} pixels; make it smaller first")
+    if image.mode in ("F", "I"):
+        kind = "floating-point" if image.mode == "F" else "32-bit"
+        raise JaxstyleError(path, f"has {kind} pixels of unknown range; save it with 8 or 16 bits")
+    image.load()
+    return image
+
+
+def check_edges(what: str, height_px: int, width_px: int) -> None:
+    """Raise JaxstyleError if an image is too small for four poolings."""
+    if min(height_px, width_px) < MIN_EDGE_PX:
+        size = f"{width_px}x{height_px}"
+        raise JaxstyleError(what, f"{size} px is too small; both edges need {MIN_EDGE_PX} px")
+
+
+def _to_rgb(path: str, image: Image.Image, notes: list[str]) -> Image.Image:
+    profile = image.info.get("icc_profile")
+    if image.getexif().get(0x0112, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+        notes.append("turned as its EXIF orientation says")
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion to 8 bits clips at 255 instead of scaling.
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
+        notes.append("reduced from 16 to 8 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema() == (0, 0):
+            raise JaxstyleError(path, "is fully transparent; there is nothing to see in it")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image).convert("RGB")
+        notes.append("its transparent parts laid on white")
+    if profile:
+        image = _to_srgb(image, profile, notes)
+    return image.convert("RGB")
+
+
+def _to_srgb(image: Image.Image, profile: bytes, notes: list[str]) -> Image.Image:
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(source).lower():
+            return image
+        srgb = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        notes.append("its colour profile could not be used and is ignored")
+        return image
+    if converted is None:
+        return image
+    notes.append("converted from its colour profile to sRGB")
+    return converted
+
+
+def read(path: str) -> Picture:
+    """Decode an image file to RGB, 8 bits.
+
+    Orientation from EXIF is applied, transparency laid on white, 16 bits are divided by 257, other
+    colour spaces converted to sRGB; `Picture.notes` says when.
+
+    Raises:
+        JaxstyleError: for anything but one readable, reasonably sized still image.
+    """
+    data = _read_bytes(path)
+    notes: list[str] = []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = _to_rgb(path, _open(path, data), notes)
+    except JaxstyleError:
+        raise
+    except UnidentifiedImageError:
+        raise JaxstyleError(path, f"is not an image of a known kind ({', '.join(FORMATS)})") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError):
+        raise JaxstyleError(path, f"is over {MAX_PIXELS} pixels; make it smaller first") from None
+    except _DECODE_ERRORS as error:
+        raise JaxstyleError(path, f"is damaged or cut short: {error}") from None
+    return Picture(np.asarray(image), hashlib.sha256(data).hexdigest(), tuple(notes))
+
+
+# --- sizes ----------------------------------------------------------------------------------------
+
+
+def target_shape(size: int | tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]:
+    """(h, w) of an image of `shape` once resized to `size`: a longest edge, or an exact (w, h)."""
+    if not isinstance(size, int):
+        return size[1], size[0]
+    longest = max(shape)
+    h, w = (max(1, round(edge * size / longest)) for edge in shape)
+    return h, w
+
+
+def resize(pixels: UInt8[np.ndarray, "h w 3"], size: int | tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """`pixels` at `size`: a longest edge in px, or (w, h) filled and cropped about the centre.
+
+    LANCZOS in 8-bit sRGB; an image that already has its target size is returned as it is.
+    """
+    h, w = target_shape(size, pixels.shape[:2])
+    if not isinstance(size, int):
+        return fit(pixels, h, w)
+    if (h, w) == pixels.shape[:2]:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((w, h), Image.Resampling.LANCZOS))
+
+
+def fit(pixels: UInt8[np.ndarray, "h w 3"], height_px: int, width_px: int) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """`pixels` scaled to fill exactly `height_px` x `width_px` and cropped about the centre."""
+    if (height_px, width_px) == pixels.shape[:2]:
+        return pixels
+    fitted = ImageOps.fit(
+        Image.fromarray(pixels),
+        (width_px, height_px),
+        Image.Resampling.LANCZOS,
+        centering=(0.5, 0.5),
+    )
+    return np.asarray(fitted)
+
+
+# --- the images of a sweep ------------------------------------------------------------------------
+
+
+class Pictures:
+    """Every image file of a sweep, read once, checked, and brought to the sizes it is used at.
+
+    Raises:
+        JaxstyleError: for a file that cannot be used, is too small, or is not the one of `digests`.
+    """
+
+    def __init__(self, sweep: Sweep, cells: Iterable[Cell]):
+        size = parse_size(sweep.size)
+        longest = size if isinstance(size, int) else max(size)
+        style_size = sweep.style_size or longest
+        self.sha256: dict[str, str] = {}
+        """Of every file, by path."""
+        self.notes: dict[str, tuple[str, ...]] = {}
+        """What was done to a file that a user might not expect, by path."""
+        self.content: dict[str, UInt8[np.ndarray, "h w 3"]] = {}
+        """Every content at its target size, by path."""
+        self.style: dict[str, UInt8[np.ndarray, "h w 3"]] = {}
+        """Every style at its target size, by path."""
+        self._starts: dict[tuple[str, tuple[int, int]], UInt8[np.ndarray, "h w 3"]] = {}
+
+        cells = tuple(cells)
+        for path in dict.fromkeys(cell.content for cell in cells):
+            self.content[path] = self._sized(path, self._read(sweep, path), size)
+        starts: dict[str, set[tuple[int, int]]] = {}
+        for cell in cells:
+            if cell.init not in ("noise", "content"):
+                path = cell.style if cell.init == "style" else cell.init
+                starts.setdefault(path, set()).add(self.shape(cell))
+        styles = dict.fromkeys(cell.style for cell in cells)
+        for path in (*styles, *(path for path in starts if path not in styles)):
+            pixels = self._read(sweep, path)
+            if path in styles:
+                self.style[path] = self._sized(path, pixels, style_size)
+            for shape in starts.get(path, ()):
+                self._starts[path, shape] = fit(pixels, *shape)
+
+    def _read(self, sweep: Sweep, path: str) -> UInt8[np.ndarray, "h w 3"]:
+        picture = read(path)
+        check_digest(path, picture.sha256, sweep.digests.get(path))
+        self.sha256[path] = picture.sha256
+        if picture.notes:
+            self.notes[path] = picture.notes
+        return picture.pixels
+
+    def _sized(self, path: str, pixels: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
+        check_edges(f"{path} at size {size}", *target_shape(size, pixels.shape[:2]))
+        return resize(pixels, size)
+
+    def shape(self, cell: Cell) -> tuple[int, int]:
+        """(height, width) in px of a cell's image."""
+        return self.content[cell.content].shape[:2]
+
+    def start(self, cell: Cell) -> Float[np.ndarray, "h w 3"]:
+        """The image a cell starts from, before noise: for a noise start, the mean pixel everywhere."""
+        if cell.init == "noise":
+            return mean_image(*self.shape(cell))
+        if cell.init == "content":
+            return self.content[cell.content].astype(np.float32)
+        path = cell.style if cell.init == "style" else cell.init
+        return self._starts[path, self.shape(cell)].astype(np.float32)
+
+
+def check_digest(path: str, sha256: str, expected: str | None) -> None:
+    """Raise JaxstyleError if a file is not the one whose digest a spec gives."""
+    if expected is not None and sha256 != expected:
+        raise JaxstyleError(
+            path, f"has sha256 {sha256}, not {expected}; restore it or drop it from [digests]"
+        )
+
+
+# --- saving ---------------------------------------------------------------------------------------
+
+
+def to_uint8(image: Float[np.ndarray, "*n h w 3"]) -> UInt8[np.ndarray, "*n h w 3"]:
+    """Pixels as they are saved: rounded half to even, then clipped to 0 to 255."""
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def png_bytes(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """The PNG file of `pixels`."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

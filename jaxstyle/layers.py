@@ -1,0 +1,92 @@
+"""The table of VGG19: what each convolution is called, what it costs and where it stands.
+
+Simonyan & Zisserman (2015), configuration E, without the fully connected head: sixteen 3x3
+convolutions of stride 1 in five blocks, a 2x2 pooling of stride 2 between two blocks. A layer is
+named as in Gatys et al. (2016), `conv4_2`, and stands for the activation *after* its ReLU.
+
+Nothing here needs JAX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Conv(NamedTuple):
+    """One convolution of VGG19: its name, its channels, and the pools in front of it."""
+
+    name: str
+    in_channels: int
+    out_channels: int
+    pools: int
+    """How many 2x2 poolings lie between the image and this layer: 0 for block 1, 4 for block 5."""
+
+
+def _table() -> tuple[Conv, ...]:
+    convs: list[Conv] = []
+    channels = 3
+    for block, (count, width) in enumerate(((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))):
+        for index in range(count):
+            convs.append(Conv(f"conv{block + 1}_{index + 1}", channels, width, block))
+            channels = width
+    return tuple(convs)
+
+
+VGG19 = _table()
+NAMES = tuple(conv.name for conv in VGG19)
+_BY_NAME = {conv.name: conv for conv in VGG19}
+
+CONTENT_LAYER = "conv4_2"
+STYLE_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
+
+
+def conv(name: str) -> Conv:
+    """The row of the table that `name` stands for. Raises KeyError for an unknown name."""
+    return _BY_NAME[name]
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """The distinct `names`, from the image downwards."""
+    chosen = set(names)
+    return tuple(name for name in NAMES if name in chosen)
+
+
+def up_to(names: Iterable[str]) -> tuple[Conv, ...]:
+    """The convolutions that must run to reach the deepest of `names`."""
+    depth = max(NAMES.index(name) for name in names)
+    return VGG19[: depth + 1]
+
+
+def feature_shape(name: str, height: int, width: int) -> tuple[int, int, int]:
+    """(h, w, c) of a layer for an image of `height` x `width`: every pool drops an odd edge."""
+    row = conv(name)
+    return height >> row.pools, width >> row.pools, row.out_channels
+
+
+def evaluation_flops(
+    height: int, width: int, content_taps: Iterable[str], style_taps: Iterable[str]
+) -> float:
+    """FLOPs (2 per multiply-add) of one loss and its gradient with respect to the image.
+
+    Counts each convolution forward and its input gradient, and each Gram matrix with its gradient,
+    as direct products; pointwise work is left out.
+    """
+    content_taps, style_taps = tuple(content_taps), tuple(style_taps)
+    macs = 0
+    for row in up_to(content_taps + style_taps):
+        h, w, c = feature_shape(row.name, height, width)
+        macs += 9 * row.in_channels * c * h * w
+    for name in style_taps:
+        h, w, c = feature_shape(name, height, width)
+        macs += c * c * h * w
+    return 2.0 * 2.0 * macs
+
+
+def activation_floats(height: int, width: int, taps: Iterable[str]) -> int:
+    """How many numbers the layers down to the deepest of `taps` hold for one image."""
+    total = 0
+    for row in up_to(taps):
+        h, w, c = feature_shape(row.name, height, width)
+        total += h * w * c
+    return total

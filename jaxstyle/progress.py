@@ -1,0 +1,126 @@
+"""What a run says while it works: a bar on a terminal, plain lines elsewhere, events in a file.
+
+Nothing here needs JAX.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+PLAIN_EVERY_S = 10.0
+"""How often plain lines report progress."""
+
+
+def duration(seconds: float) -> str:
+    """`95` as `1 min 35 s`."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{seconds:.1f} s"
+
+
+class Display:
+    """The one place that a run prints from.
+
+    Args:
+        quiet: print nothing.
+        log_format: `text`, or `json` for one object a line.
+        events: a file that every event is appended to, as JSON lines.
+    """
+
+    def __init__(self, *, quiet: bool = False, log_format: str = "text", events: Path | None = None):
+        self._json = log_format == "json"
+        self._console = Console(file=sys.stdout, quiet=quiet or self._json, highlight=False, soft_wrap=True)
+        self._quiet = quiet
+        self._events = open(events, "a", encoding="utf-8") if events else None  # noqa: SIM115
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._total = self._done = self._cells = self._cells_done = 0
+        self._began = self._said = time.monotonic()
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        if self._events is not None:
+            self._events.close()
+
+    def event(self, name: str, line: str | None = None, **values: Any) -> None:
+        """Record an event in the file and, if it has a `line` for people, print it."""
+        record = {"time": time.time(), "event": name, **values}
+        if self._events is not None:
+            self._events.write(json.dumps(record) + "\n")
+            self._events.flush()
+        if self._json and not self._quiet:
+            self._guard(lambda: print(json.dumps(record), flush=True))
+        elif line is not None:
+            self._guard(lambda: self._console.print(line, markup=False))
+
+    def _guard(self, say: Any) -> None:
+        """A reader that went away must not stop a run."""
+        try:
+            say()
+        except OSError:
+            self._quiet = True
+            self._console = Console(file=open(os.devnull, "w"), quiet=True)  # noqa: SIM115
+
+    def start(self, *, image_steps: int, cells: int) -> None:
+        """Begin to show progress towards `image_steps` steps of `cells` cells."""
+        self._total, self._cells = image_steps, cells
+        self._began = self._said = time.monotonic()
+        if self._console.is_terminal and not self._quiet and not self._json:
+            self._bar = Progress(
+                SpinnerColumn(),
+                BarColumn(),
+                TextColumn("{task.percentage:3.0f}%"),
+                TextColumn("{task.fields[rate]}"),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._task = self._bar.add_task("", total=image_steps, rate="")
+            self._bar.start()
+
+    def advance(self, image_steps: int) -> None:
+        """Count steps that have been done."""
+        self._done += image_steps
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(self._task, advance=image_steps, rate=self._rate(now))
+        elif now - self._said >= PLAIN_EVERY_S and self._done:
+            left = (now - self._began) * (self._total - self._done) / self._done
+            self._said = now
+            share = 100 * self._done / self._total
+            self.event(
+                "progress",
+                f"{share:3.0f} %  {self._rate(now)}  ETA {duration(left)}",
+                image_steps=self._done,
+                of=self._total,
+                cells=self._cells_done,
+                eta_s=round(left, 1),
+            )
+
+    def cells_done(self, count: int) -> None:
+        """Count cells that have been committed."""
+        self._cells_done += count
+
+    def _rate(self, now: float) -> str:
+        rate = self._done / max(now - self._began, 1e-9)
+        return f"{self._cells_done}/{self._cells} cells  {rate:.2f} image-steps/s"
+
+    def finish(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

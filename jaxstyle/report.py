@@ -1,0 +1,409 @@
+"""Everything in a run that is derived from its chunks: tables, PNGs and contact sheets.
+
+`python -m jaxstyle.report RUN` rebuilds all of it. Nothing here needs JAX.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import h5py
+import numpy as np
+import tyro
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from jaxstyle import cli, config, images, store
+from jaxstyle.config import JaxstyleError
+from jaxstyle.grid import Cell
+from jaxstyle.store import Record, RunDirectory
+
+THUMBNAIL_PX = 256
+"""The longest edge of a picture on a sheet; smaller pictures stand there pixel for pixel."""
+HEADER_PX = 112
+"""The longest edge of a content or style image beside its row or above its column."""
+SHEET_PX = 12_000
+"""The widest and the highest a sheet gets."""
+MAX_ROWS, MAX_COLUMNS = 24, 40
+PAD_PX = 8
+FONT_PX = 15
+PAPER, INK = (250, 249, 246), (32, 32, 36)
+
+
+# --- which picture stands where -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One picture of a run and where it stands in the grid."""
+
+    cell: int
+    snapshot: int
+    """Index of its step among the snapshots."""
+    place: dict[str, str]
+    """Its value, as text, on every axis that has several."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """The head of a row or a column of a sheet."""
+
+    label: str
+    pictures: tuple[str, ...] = ()
+    """Paths of the contents and styles that the line stands for."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One page: pictures in rows and columns."""
+
+    rows: tuple[Line, ...]
+    columns: tuple[Line, ...]
+    tiles: dict[tuple[int, int], Tile]
+    """By (row, column); a place may be empty."""
+    captions: dict[tuple[int, int], str]
+    """Texts under single pictures, where rows and columns stand for nothing."""
+
+
+def _short(axis: str, value: Any) -> str:
+    if axis in config.PATH_AXES and value not in config.INIT_KINDS:
+        return Path(value).stem
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _names(record: Record, axis: str) -> dict[Any, str]:
+    """A short text for every value of an axis; the full one where short ones are the same."""
+    values = dict.fromkeys(getattr(cell, axis) for cell in record.cells)
+    short = {value: _short(axis, value) for value in values}
+    if len(set(short.values())) < len(short):
+        short = {v: record.given(axis, v) if isinstance(v, str) else repr(v) for v in values}
+    return short
+
+
+def place_tiles(record: Record, present: Iterable[int]) -> list[Tile]:
+    """The pictures of the cells in `present`, each with its values on the axes that vary."""
+    names = {axis: _names(record, axis) for axis in config.AXES}
+    varying = [axis for axis in config.AXES if len(names[axis]) > 1]
+    steps = record.sweep.steps
+    found = []
+    for number in sorted(present):
+        cell = record.cells[number]
+        place = {axis: names[axis][getattr(cell, axis)] for axis in varying}
+        for index, step in enumerate(steps):
+            found.append(Tile(number, index, place | ({"steps": str(step)} if len(steps) > 1 else {})))
+    return found
+
+
+def group_axes(tiles: Sequence[Tile]) -> list[tuple[str, ...]]:
+    """The axes of `tiles`, slowest first; those that always move together (zipped ones) are one."""
+    groups: list[tuple[str, ...]] = []
+    for axis in tiles[0].place:
+        for i, group in enumerate(groups):
+            pairs = {(tile.place[group[0]], tile.place[axis]) for tile in tiles}
+            if len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs}):
+                groups[i] = (*group, axis)
+                break
+        else:
+            groups.append((axis,))
+    return groups
+
+
+_PLAIN_AXES = ("content", "style", "content_layer", "style_layers")
+_WORDS = {"alpha_beta": "alpha/beta", "learning_rate": "rate", "init": "from"}
+
+
+def _text(place: dict[str, str], axes: Iterable[str]) -> str:
+    """`place` on some axes as words: names by themselves, numbers with what they count."""
+    parts = []
+    for axis in axes:
+        text = place[axis].replace("+", " +\n") if axis == "style_layers" else place[axis]
+        parts.append(text if axis in _PLAIN_AXES else f"{_WORDS.get(axis, axis)} {text}")
+    return "\n".join(parts)
+
+
+def _line(tile: Tile, cell: Cell, axes: Sequence[str]) -> Line:
+    pictures = tuple(getattr(cell, axis) for axis in ("content", "style") if axis in axes)
+    return Line(_text(tile.place, axes), pictures)
+
+
+def _pages(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def lay_out(record: Record, tiles: Sequence[Tile]) -> list[Sheet]:
+    """Pages for `tiles`: the fastest axis across, all others down; one axis alone wraps like text."""
+    groups = group_axes(tiles) if tiles else []
+    if len(groups) < 2:
+        return _wrapped(tiles, groups)
+    across, down = groups[-1], [axis for group in groups[:-1] for axis in group]
+
+    def key(tile: Tile, axes: Sequence[str]) -> tuple[str, ...]:
+        return tuple(tile.place[axis] for axis in axes)
+
+    cells = record.cells
+    columns = {key(t, across): _line(t, cells[t.cell], across) for t in reversed(tiles)}
+    rows = {key(t, down): _line(t, cells[t.cell], down) for t in reversed(tiles)}
+    by_place = {(key(t, down), key(t, across)): t for t in tiles}
+    # `reversed` made the first tile win; sorting by first appearance restores the grid's order.
+    row_order = list(dict.fromkeys(key(t, down) for t in tiles))
+    column_order = list(dict.fromkeys(key(t, across) for t in tiles))
+    found = []
+    for row_keys in _pages(row_order, MAX_ROWS):
+        for column_keys in _pages(column_order, MAX_COLUMNS):
+            placed = {
+                (i, j): by_place[r, c]
+                for i, r in enumerate(row_keys)
+                for j, c in enumerate(column_keys)
+                if (r, c) in by_place
+            }
+            found.append(
+                Sheet(
+                    tuple(rows[r] for r in row_keys),
+                    tuple(columns[c] for c in column_keys),
+                    placed,
+                    {},
+                )
+            )
+    return found
+
+
+def _wrapped(tiles: Sequence[Tile], groups: Sequence[tuple[str, ...]]) -> list[Sheet]:
+    across = max(1, math.ceil(math.sqrt(1.6 * min(len(tiles), MAX_ROWS * MAX_COLUMNS))))
+    across = min(across, len(tiles), MAX_COLUMNS)
+    found = []
+    for page in _pages(tiles, max(1, across * MAX_ROWS)):
+        places = [divmod(i, across) for i in range(len(page))]
+        captions = {
+            at: _text(tile.place, groups[0]) for at, tile in zip(places, page, strict=True) if groups
+        }
+        found.append(
+            Sheet(
+                rows=(Line(""),) * math.ceil(len(page) / across),
+                columns=(Line(""),) * across,
+                tiles=dict(zip(places, page, strict=True)),
+                captions=captions,
+            )
+        )
+    return found
+
+
+def heading(record: Record) -> str:
+    """What all cells of a run have in common, in one line."""
+    sweep = record.sweep
+    words = []
+    for axis in config.AXES:
+        names = list(_names(record, axis).values())
+        if len(names) == 1:
+            words.append(_text({axis: names[0]}, [axis]).replace(" +\n", "+"))
+    if len(sweep.steps) == 1:
+        words.append(f"{sweep.steps[0]} steps")
+    return "   ".join([*words, f"{sweep.pool} pooling"])
+
+
+# --- drawing --------------------------------------------------------------------------------------
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(FONT_PX)
+
+
+def _extent(text: str, font: Any) -> tuple[int, int]:
+    if not text:
+        return 0, 0
+    left, top, right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).multiline_textbbox(
+        (0, 0), text, font=font
+    )
+    return math.ceil(right - min(left, 0)), math.ceil(bottom - min(top, 0))
+
+
+def _scaled(pixels: UInt8[np.ndarray, "h w 3"], longest: int) -> Image.Image:
+    image = Image.fromarray(pixels)
+    if max(image.size) > longest:
+        image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    return image
+
+
+def _head(line: Line, font: Any, picture: Callable[[str], np.ndarray | None]) -> Image.Image:
+    """The label of a row or column with its contents and styles in small."""
+    small = [_scaled(p, HEADER_PX) for path in line.pictures if (p := picture(path)) is not None]
+    text_w, text_h = _extent(line.label, font)
+    width = max([text_w, sum(s.width for s in small) + PAD_PX * max(0, len(small) - 1), 1])
+    height = text_h + (max(s.height for s in small) + PAD_PX if small else 0)
+    head = Image.new("RGB", (width, max(height, 1)), PAPER)
+    x = 0
+    for s in small:
+        head.paste(s, (x, 0))
+        x += s.width + PAD_PX
+    ImageDraw.Draw(head).multiline_text((0, height - text_h), line.label, fill=INK, font=font)
+    return head
+
+
+def draw(
+    sheet: Sheet,
+    *,
+    title: str,
+    tile: Callable[[Tile], UInt8[np.ndarray, "h w 3"]],
+    picture: Callable[[str], np.ndarray | None],
+) -> Image.Image:
+    """The page as an image.
+
+    Args:
+        title: a line above everything.
+        tile: the pixels of a tile.
+        picture: the pixels of a content or style by its path, None where it is gone.
+    """
+    font = _font()
+    longest = min(
+        THUMBNAIL_PX,
+        SHEET_PX // (len(sheet.columns) + 1) - PAD_PX,
+        SHEET_PX // (len(sheet.rows) + 1) - PAD_PX,
+    )
+    pictures = {place: _scaled(tile(t), longest) for place, t in sheet.tiles.items()}
+    rows = [_head(line, font, picture) for line in sheet.rows]
+    columns = [_head(line, font, picture) for line in sheet.columns]
+    captions = {place: _extent(text, font) for place, text in sheet.captions.items()}
+
+    def widest(j: int) -> int:
+        tiles = [p.width for (_, column), p in pictures.items() if column == j]
+        texts = [w for (_, column), (w, _) in captions.items() if column == j]
+        return max([columns[j].width, *tiles, *texts])
+
+    def highest(i: int) -> int:
+        both = [p.height + captions.get(at, (0, -4))[1] + 4 for at, p in pictures.items() if at[0] == i]
+        return max([rows[i].height, *both])
+
+    xs, ys = (
+        [PAD_PX + (max(r.width for r in rows) + PAD_PX if any(s.label for s in sheet.rows) else 0)],
+        [],
+    )
+    for j in range(len(columns)):
+        xs.append(xs[-1] + widest(j) + PAD_PX)
+    title_w, title_h = _extent(title, font)
+    top = PAD_PX + title_h + PAD_PX
+    ys.append(top + (max(c.height for c in columns) + PAD_PX if any(s.label for s in sheet.columns) else 0))
+    for i in range(len(rows)):
+        ys.append(ys[-1] + highest(i) + PAD_PX)
+
+    page = Image.new("RGB", (max(xs[-1], title_w + 2 * PAD_PX), ys[-1]), PAPER)
+    pen = ImageDraw.Draw(page)
+    pen.text((PAD_PX, PAD_PX), title, fill=INK, font=font)
+    for j, head in enumerate(columns):
+        page.paste(head, (xs[j], ys[0] - PAD_PX - head.height))
+    for i, head in enumerate(rows):
+        page.paste(head, (PAD_PX, ys[i]))
+    for (i, j), image in pictures.items():
+        page.paste(image, (xs[j], ys[i]))
+        if text := sheet.captions.get((i, j)):
+            pen.multiline_text((xs[j], ys[i] + image.height + 4), text, fill=INK, font=font)
+    return page
+
+
+# --- a whole run ----------------------------------------------------------------------------------
+
+
+class _Sources:
+    """The contents and styles of a run, as long as their files are still there and the same."""
+
+    def __init__(self, record: Record):
+        self._digests = record.sweep.digests
+        self._found: dict[str, np.ndarray | None] = {}
+
+    def __call__(self, path: str) -> np.ndarray | None:
+        if path not in self._found:
+            try:
+                picture = images.read(path)
+            except JaxstyleError:
+                self._found[path] = None
+            else:
+                same = picture.sha256 == self._digests.get(path, picture.sha256)
+                self._found[path] = np.asarray(_scaled(picture.pixels, 2 * HEADER_PX)) if same else None
+        return self._found[path]
+
+
+def write_sheets(run: RunDirectory, record: Record) -> list[Path]:
+    """The contact sheets of a merged run: `sheets/contact.png`, or numbered ones when they are many."""
+    written = []
+    with h5py.File(run.path / "results.h5", "r") as file:
+        where = {
+            int(cell): (file[shape]["image"], i)
+            for shape in file
+            for i, cell in enumerate(file[shape]["cell"])
+        }
+        pages = lay_out(record, place_tiles(record, where))
+        source = _Sources(record)
+        for number, sheet in enumerate(pages, 1):
+
+            def tile(t: Tile) -> np.ndarray:
+                images, index = where[t.cell]
+                return images[index, t.snapshot]
+
+            page = draw(sheet, title=heading(record), tile=tile, picture=source)
+            name = "contact.png" if len(pages) == 1 else f"contact-{number:03d}.png"
+            written.append(run.write(f"sheets/{name}", images.png_bytes(np.asarray(page)), durable=False))
+    return written
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a report came to."""
+
+    record: Record
+    rows: list[dict[str, Any]]
+    """The lines of `results.csv`."""
+    sheets: list[Path]
+
+
+def build(run: RunDirectory, *, pictures: bool = True) -> Built:
+    """Rebuild the derived files of a run from its chunks.
+
+    Args:
+        run: the directory, held.
+        pictures: also write the PNG of every cell.
+
+    Raises:
+        JaxstyleError: if it is no run, or a chunk is damaged.
+    """
+    record = store.open_record(run.path)
+    if not record.chunk_paths:
+        raise JaxstyleError(str(run.path), "no chunk has been computed yet; there is nothing to report")
+    store.merge(record)
+    if pictures:
+        for chunk in record.chunks():
+            store.write_images(run, chunk)
+    rows = store.rows(record)
+    run.write("results.csv", store.csv_text(rows))
+    return Built(record, rows, write_sheets(run, record))
+
+
+@dataclass(frozen=True)
+class Report:
+    """Rebuild everything that is derived from a run's chunks: tables, pictures, contact sheets."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """The run directory."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """`python -m jaxstyle.report RUN`."""
+
+    def command() -> int:
+        parsed = cli.parse(Report, sys.argv[1:] if arguments is None else arguments, "jaxstyle.report")
+        path = Path(parsed.value.run)
+        store.open_record(path)  # before the lock, which would make the directory look like a run
+        with RunDirectory(path) as run:
+            built = build(run)
+        print(f"{len(built.rows)} of {len(built.record.cells)} cells: {path / 'results.csv'}")
+        for sheet in built.sheets:
+            print(f"contact sheet: {sheet}")
+        return 1 if any(row["status"] == "diverged" for row in built.rows) else 0
+
+    cli.run(command)
+
+
+if __name__ == "__main__":
+    main()

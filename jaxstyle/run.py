@@ -1,0 +1,501 @@
+"""The composition root: plan, targets, engine, store and report, wired once.
+
+Also the Python API. What needs JAX is imported inside the functions that need it, after the settings
+and the images have been found right.
+"""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import importlib.metadata
+import json
+import os
+import platform as host
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxstyle import config, grid, images, report, store, weights
+from jaxstyle.config import JaxstyleError, RunOptions, Sweep
+from jaxstyle.grid import Cell, Chunk, Plan, Program
+from jaxstyle.images import Pictures
+from jaxstyle.progress import Display, duration
+from jaxstyle.store import ChunkResult, Record, RunDirectory
+
+if TYPE_CHECKING:
+    from jaxstyle.engine import Engine, Outcome
+    from jaxstyle.step import Targets
+
+DETERMINISTIC_FLAGS = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
+VERSIONED = ("jaxstyle", "jax", "jaxlib", "flax", "optax", "numpy", "h5py", "pillow", "tyro")
+NOMINAL_COMPILE_S = 5.0
+"""What a plan assumes that a program takes to compile."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, or one that was opened."""
+
+    path: Path
+    rows: list[dict[str, Any]]
+    """The lines of `results.csv`, a dictionary per cell."""
+    sheets: list[Path]
+    """Its contact sheets."""
+
+    @property
+    def diverged(self) -> int:
+        """How many cells diverged."""
+        return sum(row["status"] == "diverged" for row in self.rows)
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every cell is done, 1 if some diverged."""
+        return 1 if self.diverged else 0
+
+    def image(self, cell: int) -> np.ndarray:
+        """The final picture of a cell, uint8 (h, w, 3), RGB."""
+        names = {row["cell"]: row["image"] for row in self.rows}
+        if cell not in names:
+            raise JaxstyleError(str(self.path), f"has no cell {cell}; it has {len(names)}")
+        return images.read(str(self.path / names[cell])).pixels
+
+
+# --- before a run ---------------------------------------------------------------------------------
+
+
+def _start_jax(sweep: Sweep, options: RunOptions) -> Any:
+    """Import JAX with the settings a run needs and return its first device.
+
+    A cache directory that the user chose for JAX is left alone.
+    """
+    if sweep.deterministic and "jax" not in sys.modules:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC_FLAGS}".strip()
+    import jax
+
+    if not options.no_compile_cache and jax.config.jax_compilation_cache_dir is None:  # pyright: ignore
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(base, "jaxstyle", "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    device = jax.devices()[0]
+    asked = "--xla_gpu_deterministic_ops=true" in os.environ.get("XLA_FLAGS", "")
+    if sweep.deterministic and device.platform == "gpu" and not asked:
+        raise JaxstyleError(
+            "deterministic",
+            f"JAX is already running; set XLA_FLAGS='{DETERMINISTIC_FLAGS}' before",
+        )
+    return device
+
+
+def _plan(sweep: Sweep, cells: Sequence[Cell], pictures: Pictures, device: Any) -> Plan:
+    from jaxstyle import engine
+
+    return grid.plan(
+        sweep,
+        cells,
+        {cell.content: pictures.shape(cell) for cell in cells},
+        platform=device.platform if device.platform in grid.NOMINAL_FLOPS else "gpu",
+        choose_width=lambda program, count: engine.choose_width(program, count, device),
+    )
+
+
+def describe(plan: Plan, platform: str) -> dict[str, Any]:
+    """What `--dry-run` says: the plan and its cost, before anything has been measured."""
+    rate = grid.NOMINAL_FLOPS[platform]
+    programs = [
+        {
+            "shape": program.shape,
+            "pool": program.pool,
+            "optimizer": program.optimizer,
+            "precision": program.precision,
+            "taps": list(program.taps),
+            "width": program.width,
+            "cells": plan.program_cells(i),
+            "memory_bytes": program.width * program.bytes_per_cell(),
+            "flops_per_step": program.step_flops,
+        }
+        for i, program in enumerate(plan.programs)
+    ]
+    return {
+        "cells": len(plan.cells),
+        "image_steps": plan.image_steps,
+        "chunks": len(plan.chunks),
+        "programs": programs,
+        "batch_width": max(program.width for program in plan.programs),
+        "memory_bytes": max(program["memory_bytes"] for program in programs),
+        "flops": plan.flops,
+        "disk_bytes": plan.result_bytes(),
+        "time_s": round(plan.flops / rate + NOMINAL_COMPILE_S * len(programs), 1),
+    }
+
+
+def _describe_text(values: dict[str, Any]) -> Iterator[str]:
+    yield f"{values['cells']} cells, {values['image_steps']} image-steps, {values['chunks']} chunks"
+    for p in values["programs"]:
+        yield (
+            f"program {p['shape']}: {p['cells']} cells, batch width {p['width']},"
+            f" about {p['memory_bytes'] / 1e6:.0f} MB, {p['flops_per_step'] / 1e9:.1f} GFLOP per"
+            f" image-step, {p['optimizer']}, {p['precision']}, {p['pool']} pooling,"
+            f" taps {' '.join(p['taps'])}"
+        )
+    yield f"{values['flops'] / 1e12:.2f} TFLOP in all, about {values['disk_bytes'] / 1e6:.0f} MB on disk"
+    yield f"about {duration(values['time_s'])} at this kind of device's nominal rate"
+
+
+def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
+    """Print the plan of a sweep, as text or with `options.json` as JSON, and write nothing."""
+    sweep, cells, pictures, path = _check(sweep, options, name)
+    device = _start_jax(sweep, options)
+    platform = device.platform if device.platform in grid.NOMINAL_FLOPS else "gpu"
+    values = describe(_plan(sweep, cells, pictures, device), platform)
+    if options.json:
+        print(json.dumps(values))
+        return
+    for line in _describe_text(values):
+        print(line)
+    print(f"would write {path}")
+
+
+def _check(sweep: Sweep, options: RunOptions, name: str) -> tuple[Sweep, tuple[Cell, ...], Pictures, Path]:
+    """Everything that can be found wrong before a run starts, without JAX and without writing."""
+    sweep, options = config.resolve(sweep), config.check_options(options)
+    cells = grid.cells(sweep)
+    path = Path(options.out) if options.out else store.fresh_path(name, root=Path("runs"))
+    store.check_free(path)
+    return sweep, cells, Pictures(sweep, cells), path
+
+
+# --- a run ----------------------------------------------------------------------------------------
+
+
+def run_sweep(sweep: Sweep, options: RunOptions | None = None, *, name: str = "sweep") -> Run:
+    """Compute every cell of a sweep and leave a run directory.
+
+    Args:
+        sweep: the grid and its settings.
+        options: where to write and what to print.
+        name: what a fresh directory under `runs/` is called after.
+
+    Returns:
+        The run; `Run.exit_code` is 1 if some cells diverged.
+
+    Raises:
+        JaxstyleError: for bad settings or input, before anything is written, or a full disk.
+    """
+    options = options or RunOptions()
+    sweep, cells, pictures, path = _check(sweep, options, name)
+    loaded = weights.load(sweep.weights, taps={tap for cell in cells for tap in cell.taps})
+    images.check_digest(loaded.path, loaded.sha256, sweep.digests.get(loaded.path))
+    device = _start_jax(sweep, options)
+    plan = _plan(sweep, cells, pictures, device)
+    store.check_space(path, plan.result_bytes())
+    with (
+        RunDirectory(path, create=True) as run,
+        Display(
+            quiet=options.quiet, log_format=options.log_format, events=path / "events.jsonl"
+        ) as display,
+    ):
+        job = _Job(sweep, plan, pictures, loaded, device, run, display)
+        return job.execute()
+
+
+def open_run(path: str | os.PathLike[str]) -> Run:
+    """The run in a directory: the cells that have been computed, and its contact sheets.
+
+    Raises:
+        JaxstyleError: if it holds no run.
+    """
+    record = store.open_record(Path(path))
+    sheets = sorted((record.path / "sheets").glob("*.png"))
+    return Run(record.path, store.rows(record), sheets)
+
+
+class _Job:
+    """One run in progress: what it works on, and how long each stage took."""
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        plan: Plan,
+        pictures: Pictures,
+        loaded: weights.Weights,
+        device: Any,
+        run: RunDirectory,
+        display: Display,
+    ):
+        from jaxstyle.engine import Engine
+
+        self.sweep, self.plan, self.pictures, self.loaded = sweep, plan, pictures, loaded
+        self.device, self.run, self.display = device, run, display
+        self.engine: Engine = Engine(loaded.layers, device=device)
+        self.seconds: dict[str, float] = collections.defaultdict(float)
+        self.programs: list[dict[str, Any]] = []
+        self.targets: dict[tuple[str, str, Program], Targets] = {}
+        self.began = datetime.datetime.now(datetime.UTC)
+
+    def execute(self) -> Run:
+        """All chunks, then everything that is derived from them."""
+        clock = time.perf_counter()
+        digests = dict(self.pictures.sha256)
+        if self.sweep.weights is not None:
+            digests[self.loaded.path] = self.loaded.sha256
+        self.run.write("spec.toml", config.to_toml(self.sweep, digests))
+        self._write_manifest("running")
+        plan, say = self.plan, self.display
+        values = describe(
+            plan, self.device.platform if self.device.platform in grid.NOMINAL_FLOPS else "gpu"
+        )
+        say.event("plan", "\n".join(_describe_text(values)), **values)
+        for path, notes in self.pictures.notes.items():
+            say.event("note", f"{path}: {', '.join(notes)}", path=path, notes=notes)
+        if self.loaded.origin == "unknown":
+            say.event("note", f"{self.loaded.path}: weights of a digest that is not known here")
+        last_use = {
+            (role, getattr(plan.cells[i], role), plan.programs[chunk.program]): chunk.number
+            for chunk in plan.chunks
+            for i in chunk.cells
+            for role in ("content", "style")
+        }
+        for index, program in enumerate(plan.programs):
+            self._compile(program, plan.program_cells(index))
+            self._write_manifest("running")
+            if index == 0:
+                say.start(image_steps=plan.image_steps, cells=len(plan.cells))
+            for chunk in plan.chunks:
+                if chunk.program == index:
+                    self._chunk(chunk, program)
+                    for key in [k for k in self.targets if last_use[k] <= chunk.number]:
+                        del self.targets[key]
+        say.finish()
+        with self._timed("report_s"):
+            built = report.build(self.run, pictures=False)
+        result = Run(self.run.path, built.rows, built.sheets)
+        self.seconds["wall_s"] = time.perf_counter() - clock
+        self._write_manifest("done")
+        self._say_done(result)
+        return result
+
+    def _timed(self, name: str) -> _Timer:
+        return _Timer(self.seconds, name)
+
+    def _compile(self, program: Program, cells: int) -> None:
+        self.display.event("compile", f"compiling the {program.shape} step", shape=program.shape)
+        compiled, fresh = self.engine.compile(program)
+        seconds = compiled.compile_s if fresh else 0.0
+        self.seconds["compile_s"] += seconds
+        self.programs.append(
+            {
+                "shape": program.shape,
+                "pool": program.pool,
+                "optimizer": program.optimizer,
+                "precision": program.precision,
+                "taps": list(program.taps),
+                "content_taps": list(program.content_taps),
+                "style_taps": list(program.style_taps),
+                "width": program.width,
+                "step_traces": compiled.step_traces if fresh else 0,
+                "target_traces": 0,
+                "compile_s": round(seconds, 3),
+                "device_bytes": compiled.device_bytes,
+                "cells": cells,
+            }
+        )
+
+    def _target(self, role: str, cell: Cell, program: Program) -> Targets:
+        key = (role, getattr(cell, role), program)
+        if key not in self.targets:
+            pixels = getattr(self.pictures, role)[key[1]]
+            with self._timed("targets_s"):
+                before = self.engine.target_traces
+                rows = self.engine.target_rows(program, pixels)
+                self.programs[-1]["target_traces"] += self.engine.target_traces - before
+            # Of a content only P is ever used, of a style only A.
+            unused = {"style": ()} if role == "content" else {"content": ()}
+            self.targets[key] = rows._replace(**unused)
+        return self.targets[key]
+
+    def _chunk(self, chunk: Chunk, program: Program) -> None:
+        parts = []
+        for start in range(0, len(chunk.cells), program.width):
+            cells = [self.plan.cells[i] for i in chunk.cells[start : start + program.width]]
+            parts.append((cells, self._launch(cells, program)))
+        with self._timed("store_s"):
+            result = _chunk_result(self.plan, program, parts)
+            self.run.write(store.chunk_name(chunk.number), store.chunk_bytes(result))
+            store.write_images(self.run, result)
+        self.display.cells_done(len(chunk.cells))
+        self.display.event("chunk", chunk=chunk.number, cells=list(chunk.cells))
+        for index in np.flatnonzero(result.diverged_step >= 0):
+            cell, step = int(result.cell[index]), int(result.diverged_step[index])
+            self.display.event("diverged", f"cell {cell} diverged at step {step}", cell=cell, step=step)
+
+    def _launch(self, cells: list[Cell], program: Program) -> Outcome:
+        import jax
+
+        from jaxstyle import step
+        from jaxstyle.engine import Launch
+
+        contents = list(dict.fromkeys(cell.content for cell in cells))
+        styles = list(dict.fromkeys(cell.style for cell in cells))
+        by_path = {(role, getattr(c, role)): c for c in cells for role in ("content", "style")}
+        p = [self._target("content", by_path["content", path], program).content for path in contents]
+        a = [self._target("style", by_path["style", path], program).style for path in styles]
+        knobs = [
+            step.knobs(
+                cell,
+                program,
+                self.sweep,
+                content_row=contents.index(cell.content),
+                style_row=styles.index(cell.style),
+            )
+            for cell in cells
+        ]
+        launch = Launch(
+            knobs=jax.tree.map(lambda *rows: np.stack(rows), *knobs),
+            start=np.stack([self.pictures.start(cell) for cell in cells]),
+            targets=step.Targets(
+                content=tuple(np.stack(rows) for rows in zip(*p, strict=True)),
+                style=tuple(np.stack(rows) for rows in zip(*a, strict=True)),
+            ),
+        )
+        count, last = len(cells), self.plan.steps[-1]
+        passes_left = last  # the pass that evaluates the last image is no step
+
+        def on_segment(passes: int) -> None:
+            nonlocal passes_left
+            steps = min(passes, passes_left)
+            passes_left -= steps
+            self.display.advance(count * steps)
+
+        with self._timed("compute_s"):
+            return self.engine.run(program, launch, self.plan.steps, on_segment=on_segment)
+
+    def _write_manifest(self, status: str) -> None:
+        plan = self.plan
+        seconds = {name: round(value, 3) for name, value in self.seconds.items()}
+        if self.seconds["compute_s"]:
+            seconds["image_steps_per_s"] = round(plan.image_steps / self.seconds["compute_s"], 3)
+        values = {
+            "schema": store.SCHEMA,
+            "status": status,
+            "began": self.began.isoformat(timespec="seconds"),
+            "command": sys.argv,
+            "versions": _versions(),
+            "device": {
+                "platform": self.device.platform,
+                "kind": self.device.device_kind,
+                "used": 1,
+            },
+            "host": {"machine": host.machine(), "system": host.platform()},
+            "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(("XLA_", "JAX_"))},
+            "precision": self.sweep.precision,
+            "prng": "threefry2x32",
+            "weights": {
+                "path": self.loaded.path,
+                "sha256": self.loaded.sha256,
+                "origin": self.loaded.origin,
+            },
+            "images": {
+                path: {"sha256": digest, "notes": self.pictures.notes.get(path, ())}
+                for path, digest in self.pictures.sha256.items()
+            },
+            "given": _given(self.sweep),
+            "plan": {
+                "cells": len(plan.cells),
+                "chunks": len(plan.chunks),
+                "image_steps": plan.image_steps,
+                "flops": plan.flops,
+            },
+            "programs": self.programs,
+            "timings": seconds,
+        }
+        self.run.write("manifest.json", json.dumps(values, indent=1) + "\n")
+
+    def _say_done(self, result: Run) -> None:
+        spent = self.seconds
+        rate = self.plan.image_steps / max(spent["compute_s"], 1e-9)
+        self.display.event(
+            "done",
+            f"{len(result.rows)} cells in {duration(spent['wall_s'])}"
+            f" (compiling {duration(spent['compile_s'])}): {rate:.2f} image-steps/s"
+            + (f", {result.diverged} diverged" if result.diverged else "")
+            + f"\nresults: {self.run.path / 'results.csv'}",
+            cells=len(result.rows),
+            diverged=result.diverged,
+            path=str(self.run.path),
+            **{name: round(value, 3) for name, value in spent.items()},
+        )
+        for sheet in result.sheets:
+            self.display.event("sheet", f"contact sheet: {sheet}", path=str(sheet))
+
+
+class _Timer:
+    """Adds the time spent inside a `with` to a named sum."""
+
+    def __init__(self, seconds: dict[str, float], name: str):
+        self._seconds, self._name = seconds, name
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds[self._name] += time.perf_counter() - self._began
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": host.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def _given(sweep: Sweep) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for (axis, path), text in sweep.given.items():
+        found.setdefault(axis, {})[path] = text
+    return found
+
+
+def _chunk_result(plan: Plan, program: Program, parts: Sequence[tuple[list[Cell], Outcome]]) -> ChunkResult:
+    """The launches of a chunk in the form that is stored."""
+    cells = [cell for members, _ in parts for cell in members]
+    outcomes = [outcome for _, outcome in parts]
+    joined = {
+        name: np.concatenate([getattr(o.info, name) for o in outcomes])
+        for name in (*store.LOSSES, "style_layer_loss")
+    }
+    own = np.array([[tap in cell.style_weights for tap in program.style_taps] for cell in cells])
+    joined["style_layer_loss"] = np.where(own[:, None, :], joined["style_layer_loss"], np.nan)
+    diverged = np.concatenate([o.diverged_step for o in outcomes]).astype(np.int64)
+    total = np.where(np.isnan(joined["loss_total"]), np.inf, joined["loss_total"])
+    best = total.argmin(axis=1)
+    never = np.isinf(total.min(axis=1))
+    # The image of a cell that diverged at step d is that of step d - 1; at step 0 nothing was finite.
+    final = np.where(diverged < 0, plan.steps[-1], np.maximum(diverged - 1, 0))
+    rows = np.arange(len(cells))
+    kept = list(plan.trace_steps)
+    return ChunkResult(
+        cell=np.array([cell.id for cell in cells], np.int64),
+        image=images.to_uint8(np.concatenate([o.images for o in outcomes])),
+        snapshot=plan.steps,
+        step=plan.trace_steps,
+        layer=program.style_taps,
+        diverged_step=diverged,
+        loss_best=np.where(never, np.nan, total.min(axis=1)).astype(np.float32),
+        step_best=np.where(never, -1, best).astype(np.int64),
+        loss_final=np.stack([joined[name][rows, final] for name in store.LOSSES], axis=1),
+        **{name: values[:, kept].astype(np.float32) for name, values in joined.items()},
+    )
+
+
+__all__ = ["Record", "Run", "describe", "dry_run", "open_run", "run_sweep"]

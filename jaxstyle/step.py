@@ -1,0 +1,195 @@
+"""One cell of a sweep: what it is made of, how it starts, and one step of it.
+
+Every value has one home (see the classes); everything here is about a single image. The batch axis
+is added by the one `vmap` in `engine.py`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt
+
+from jaxstyle import images, losses, optimizers
+from jaxstyle.config import Sweep
+from jaxstyle.grid import Cell, Program
+from jaxstyle.vgg19 import Features, Params
+
+
+class Knobs(NamedTuple):
+    """What may differ between the cells of one program. Made by `knobs` alone."""
+
+    content_weight: Float[Array, ""]
+    """alpha."""
+    style_weight: Float[Array, ""]
+    """beta."""
+    tv_weight: Float[Array, ""]
+    content_layer_weights: Float[Array, " content_taps"]
+    """1 at the cell's content layer, 0 elsewhere."""
+    style_layer_weights: Float[Array, " style_taps"]
+    """w_l; 0 for layers outside the cell's own set."""
+    learning_rate: Float[Array, ""]
+    seed: UInt[Array, ""]
+    noise_std: Float[Array, ""]
+    """Grey levels; 0 for a start that is an image."""
+    content_row: Int[Array, ""]
+    """The cell's row in `Targets.content`."""
+    style_row: Int[Array, ""]
+    """The cell's row in `Targets.style`."""
+
+
+class Targets(NamedTuple):
+    """What the images of a launch are compared with: a row per distinct content and style."""
+
+    content: tuple[Float[Array, "rows _h _w _c"], ...]
+    """P at every content tap."""
+    style: tuple[Float[Array, "rows _c _c"], ...]
+    """A, over its own pixel count, at every style tap."""
+
+
+class State(NamedTuple):
+    """What a cell carries from one pass to the next."""
+
+    image: Float[Array, "h w 3"]
+    """x_k, to be evaluated next. RGB."""
+    evaluated: Float[Array, "h w 3"]
+    """The last image whose loss was seen and finite: the result, whenever one is asked for."""
+    optimizer: optimizers.OptimizerState
+    diverged_step: Int[Array, ""]
+    """The first step that has no finite loss; -1 while there is none."""
+
+
+class Info(NamedTuple):
+    """What one pass reports of x_k; NaN from the step a cell diverged at."""
+
+    loss_total: Float[Array, ""]
+    """alpha L_content + beta L_style + tv_weight TV."""
+    loss_content: Float[Array, ""]
+    """Without alpha."""
+    loss_style: Float[Array, ""]
+    """sum_l w_l E_l, without beta."""
+    style_layer_loss: Float[Array, " style_taps"]
+    """E_l, without w_l, of every tap of the program."""
+
+
+def knobs(cell: Cell, program: Program, sweep: Sweep, *, content_row: int, style_row: int) -> Knobs:
+    """The knobs of `cell`, as NumPy arrays of the types the program was compiled for."""
+    style_weights = cell.style_weights
+    return Knobs(
+        content_weight=np.float32(sweep.beta * cell.alpha_beta),
+        style_weight=np.float32(sweep.beta),
+        tv_weight=np.float32(sweep.tv_weight),
+        content_layer_weights=np.array(
+            [name == cell.content_layer for name in program.content_taps], np.float32
+        ),
+        style_layer_weights=np.array(
+            [style_weights.get(name, 0.0) for name in program.style_taps], np.float32
+        ),
+        learning_rate=np.float32(cell.learning_rate),
+        seed=np.uint32(cell.seed),
+        noise_std=np.float32(sweep.noise_std if cell.init == "noise" else 0.0),
+        content_row=np.int32(content_row),
+        style_row=np.int32(style_row),
+    )
+
+
+def noise(seed: UInt[Array, ""], shape: tuple[int, ...]) -> Float[Array, "h w 3"]:
+    """N(0, 1) for a seed: the same numbers wherever a cell stands in a batch, and for every setting."""
+    return jax.random.normal(jax.random.key(seed, impl="threefry2x32"), shape, jnp.float32)
+
+
+def init(knobs: Knobs, start: Float[Array, "h w 3"]) -> State:
+    """The state before the first pass: `start` plus noise of the cell's own strength, not rounded."""
+    image = start + knobs.noise_std * noise(knobs.seed, start.shape)
+    return State(image, image, optimizers.init(image), jnp.int32(-1))
+
+
+def loss(
+    features: Features,
+    params: Params,
+    program: Program,
+    knobs: Knobs,
+    targets: Targets,
+    image: Float[Array, "h w 3"],
+) -> tuple[Float[Array, ""], Info]:
+    """L = alpha L_content + beta sum_l w_l E_l + tv_weight TV of one image (Gatys et al. 2016, eq. 7)."""
+    found = features(params, images.to_network(image))
+    content = jnp.stack(
+        [
+            losses.content_loss(found[name], table[knobs.content_row])
+            for name, table in zip(program.content_taps, targets.content, strict=True)
+        ]
+    )
+    style = jnp.stack(
+        [
+            losses.style_layer_loss(found[name], table[knobs.style_row])
+            for name, table in zip(program.style_taps, targets.style, strict=True)
+        ]
+    )
+    loss_content = jnp.sum(knobs.content_layer_weights * content)
+    loss_style = jnp.sum(knobs.style_layer_weights * style)
+    total = (
+        knobs.content_weight * loss_content
+        + knobs.style_weight * loss_style
+        + knobs.tv_weight * losses.total_variation(image)
+    )
+    return total, Info(total, loss_content, loss_style, style)
+
+
+def _all_finite(tree) -> jax.Array:
+    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(leaves))
+
+
+def _choose(condition: jax.Array, yes, no):
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def step(
+    features: Features,
+    params: Params,
+    program: Program,
+    knobs: Knobs,
+    targets: Targets,
+    state: State,
+    k: Int[Array, ""],
+) -> tuple[State, Info]:
+    """Pass k: evaluate x_k, report its loss, move to x_{k+1}.
+
+    A cell whose loss is not finite keeps the image before it; one whose gradient, next image or
+    optimizer state is not finite keeps x_k, and step k+1 is the first without a loss. From then on it
+    stands still, whatever its neighbours do.
+    """
+    (total, info), gradient = jax.value_and_grad(
+        lambda image: loss(features, params, program, knobs, targets, image), has_aux=True
+    )(state.image)
+    change, optimizer = optimizers.update(gradient, state.optimizer, knobs.learning_rate)
+    following = state.image + change
+
+    alive = state.diverged_step < 0
+    seen = alive & jnp.isfinite(total)
+    moved = seen & _all_finite((gradient, following, optimizer))
+    stopped = jnp.where(alive & ~seen, k, jnp.where(seen & ~moved, k + 1, state.diverged_step))
+    return (
+        State(
+            image=jnp.where(moved, following, state.image),
+            evaluated=jnp.where(seen, state.image, state.evaluated),
+            optimizer=_choose(moved, optimizer, state.optimizer),
+            diverged_step=stopped.astype(jnp.int32),
+        ),
+        _choose(seen, info, jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), info)),
+    )
+
+
+def target_rows(
+    features: Features, params: Params, program: Program, image: Float[Array, "h w 3"]
+) -> Targets:
+    """P at the content taps and A at the style taps of one image, without the axis of rows."""
+    found = features(params, images.to_network(image))
+    return Targets(
+        content=tuple(found[name] for name in program.content_taps),
+        style=tuple(losses.gram(found[name]) for name in program.style_taps),
+    )

