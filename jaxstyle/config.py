@@ -432,8 +432,7 @@ def _note_given(given: dict[tuple[str, str], str], table: Mapping[str, Any], bas
     """Record under its absolute path what was written for every path in `table`."""
     for axis in PATH_AXES:
         values = table.get(axis, ())
-        values = [values] if isinstance(values, str | os.PathLike) else list(values or ())
-        for value in values:
+        for value in values if isinstance(values, list | tuple) else [values]:
             if isinstance(value, str | os.PathLike) and not (axis == "init" and value in INIT_KINDS):
                 text = os.fspath(value)
                 given.setdefault((axis, os.path.abspath(base / text)), text)

@@ -33,6 +33,8 @@ INDEXABLE = 2**31
 """Elements a tensor may have: cuDNN falls off a cliff past 32-bit indices."""
 MEMORY_SHARE = 0.5
 """The part of a device's memory that the cells of a launch may plan to take."""
+UNKNOWN_MEMORY = 8 * 2**30
+"""What a device that does not tell its memory is taken to have."""
 
 
 class Launch(NamedTuple):
@@ -71,20 +73,23 @@ _compiled: dict[Any, Compiled] = {}
 _target_programs: dict[Any, Any] = {}
 
 
-def choose_width(program: Program, cells: int, device: jax.Device) -> int:
+def device_memory(device: jax.Device) -> int:
+    """Bytes that programs may use on a device; 0 where it does not say, as on a CPU."""
+    return (device.memory_stats() or {}).get("bytes_limit", 0)
+
+
+def choose_width(program: Program, cells: int, *, platform: str, memory_bytes: int) -> int:
     """Cells per launch: 1 on a CPU, elsewhere the power of two that memory and use allow.
 
     On a CPU a width of 1 is the fastest, needs the least memory and makes a cell's bytes independent
     of every other. Elsewhere: `MEMORY_SHARE` of the device over the planned bytes of a cell, no tensor
     past 2^31 elements, at most `MAX_WIDTH`, and no wider than the cells there are.
     """
-    if device.platform == "cpu":
+    if platform == "cpu":
         return 1
-    stats = device.memory_stats() or {}
-    memory = stats.get("bytes_limit", 8 * 2**30) * MEMORY_SHARE
     widest = max(h * w * c for h, w, c in _activation_shapes(program))
     limit = min(
-        memory / program.bytes_per_cell(),
+        (memory_bytes or UNKNOWN_MEMORY) * MEMORY_SHARE / program.bytes_per_cell(),
         (INDEXABLE - 1) / widest,
         MAX_WIDTH,
         2 ** (cells - 1).bit_length(),

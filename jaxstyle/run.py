@@ -93,15 +93,23 @@ def _start_jax(sweep: Sweep, options: RunOptions) -> Any:
     return device
 
 
+def _platform(device: Any) -> str:
+    """The kind of device that plans know a rate for; what is neither CPU nor TPU counts as a GPU."""
+    return device.platform if device.platform in grid.NOMINAL_FLOPS else "gpu"
+
+
 def _plan(sweep: Sweep, cells: Sequence[Cell], pictures: Pictures, device: Any) -> Plan:
     from jaxstyle import engine
 
+    platform, memory = _platform(device), engine.device_memory(device)
     return grid.plan(
         sweep,
         cells,
         {cell.content: pictures.shape(cell) for cell in cells},
-        platform=device.platform if device.platform in grid.NOMINAL_FLOPS else "gpu",
-        choose_width=lambda program, count: engine.choose_width(program, count, device),
+        platform=platform,
+        choose_width=lambda program, count: engine.choose_width(
+            program, count, platform=platform, memory_bytes=memory
+        ),
     )
 
 
@@ -152,7 +160,7 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
     """Print the plan of a sweep, as text or with `options.json` as JSON, and write nothing."""
     sweep, cells, pictures, path = _check(sweep, options, name)
     device = _start_jax(sweep, options)
-    platform = device.platform if device.platform in grid.NOMINAL_FLOPS else "gpu"
+    platform = _platform(device)
     values = describe(_plan(sweep, cells, pictures, device), platform)
     if options.json:
         print(json.dumps(values))
@@ -248,9 +256,7 @@ class _Job:
         self.run.write("spec.toml", config.to_toml(self.sweep, digests))
         self._write_manifest("running")
         plan, say = self.plan, self.display
-        values = describe(
-            plan, self.device.platform if self.device.platform in grid.NOMINAL_FLOPS else "gpu"
-        )
+        values = describe(plan, _platform(self.device))
         say.event("plan", "\n".join(_describe_text(values)), **values)
         for path, notes in self.pictures.notes.items():
             say.event("note", f"{path}: {', '.join(notes)}", path=path, notes=notes)

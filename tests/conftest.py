@@ -1,0 +1,82 @@
+"""Shared fixtures. Shapes in annotations are checked here, and only here, by jaxtyping and beartype."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+sys.path.insert(0, str(Path(__file__).parent))
+
+from jaxtyping import install_import_hook
+
+CHECKED = [f"jaxstyle.{name}" for name in ("conv", "engine", "images", "losses", "optimizers")]
+CHECKED += [f"jaxstyle.{name}" for name in ("run", "step", "store", "vgg19", "weights")]
+install_import_hook(CHECKED, "beartype.beartype")
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxstyle import layers, weights
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def narrow_weights(factor=16, seed=0):
+    """A VGG19 with `factor` times fewer channels and He-scaled random weights."""
+    random = np.random.default_rng(seed)
+    made = {}
+    for row in layers.VGG19:
+        i = 3 if row.in_channels == 3 else row.in_channels // factor
+        o = row.out_channels // factor
+        kernel = random.normal(0, np.sqrt(2 / (9 * i)), (3, 3, i, o)).astype(np.float32)
+        made[row.name] = kernel, random.normal(0, 1, o).astype(np.float32)
+    return made
+
+
+def random_image(height, width, seed):
+    """Smooth random colours with some detail, uint8: close enough to a photo for the network."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (max(2, height // 8), max(2, width // 8), 3), dtype=np.uint8)
+    smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), int)
+    return np.clip(smooth + random.integers(-20, 21, smooth.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def narrow():
+    return narrow_weights()
+
+
+@pytest.fixture(scope="session")
+def vgg19_weights():
+    """The real, packaged weights."""
+    return weights.load().layers
+
+
+@pytest.fixture
+def save_image(tmp_path):
+    """Write a random image of a size as PNG and give its path."""
+
+    def save(name, height, width, seed=0):
+        path = tmp_path / name
+        Image.fromarray(random_image(height, width, seed)).save(path)
+        return path
+
+    return save
+
+
+def run_python(*arguments, cwd=None, check=False, **environment):
+    """Run `python` with `arguments` in a process of its own."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done

@@ -1,0 +1,145 @@
+"""Gatys-style transfer in plain NumPy float64: network, loss, gradient, Adam. An independent reading.
+
+Shares no code and no constants with the package; slow and short. Images are RGB, 0 to 255, (h, w, 3);
+weights map `conv4_2` to (kernel HWIO, bias).
+"""
+
+import numpy as np
+
+ARCHITECTURE = """
+conv1_1 conv1_2 pool
+conv2_1 conv2_2 pool
+conv3_1 conv3_2 conv3_3 conv3_4 pool
+conv4_1 conv4_2 conv4_3 conv4_4 pool
+conv5_1 conv5_2 conv5_3 conv5_4
+""".split()  # noqa: SIM905
+B, G, R = 103.939, 116.779, 123.68
+
+
+def correlate(x, kernel):
+    """SAME correlation, stride 1: the sum over nine shifts."""
+    h, w, _ = x.shape
+    padded = np.zeros((h + 2, w + 2, x.shape[2]))
+    padded[1:-1, 1:-1] = x
+    return sum(padded[i : i + h, j : j + w] @ kernel[i, j] for i in range(3) for j in range(3))
+
+
+def pool_forward(x, kind):
+    h, w = x.shape[0] // 2 * 2, x.shape[1] // 2 * 2
+    four = np.stack([x[i:h:2, j:w:2] for i in (0, 1) for j in (0, 1)])
+    return four.mean(0) if kind == "avg" else four.max(0)
+
+
+def pool_backward(x, kind, g):
+    h, w = x.shape[0] // 2 * 2, x.shape[1] // 2 * 2
+    out = np.zeros_like(x)
+    top = pool_forward(x, "max")
+    places = [(i, j) for i in (0, 1) for j in (0, 1)]
+    ties = sum(x[i:h:2, j:w:2] == top for i, j in places)
+    for i, j in places:
+        share = 0.25 if kind == "avg" else (x[i:h:2, j:w:2] == top) / ties
+        out[i:h:2, j:w:2] = share * g
+    return out
+
+
+def network(weights, image, pool, deepest):
+    """The input of every stage, and every activation, down to `deepest`."""
+    x = np.stack([image[..., 2] - B, image[..., 1] - G, image[..., 0] - R], -1).astype(np.float64)
+    tape, found = [], {}
+    for stage in ARCHITECTURE:
+        if stage == "pool":
+            tape.append((stage, x))
+            x = pool_forward(x, pool)
+            continue
+        kernel, bias = (np.asarray(a, np.float64) for a in weights[stage])
+        x = np.maximum(correlate(x, kernel) + bias, 0.0)
+        tape.append((stage, x))
+        found[stage] = x
+        if stage == deepest:
+            return tape, found
+    raise KeyError(deepest)
+
+
+def deepest_of(names):
+    return max(names, key=ARCHITECTURE.index)
+
+
+def style_grams(weights, style, names, pool):
+    """A_l / M_a of a style image of any size."""
+    _, found = network(weights, style, pool, deepest_of(names))
+    flat = {n: found[n].reshape(-1, found[n].shape[-1]) for n in names}
+    return {n: f.T @ f / len(f) for n, f in flat.items()}
+
+
+def loss_and_gradient(
+    weights,
+    image,
+    content,
+    style,
+    *,
+    alpha=1.0,
+    beta=1.0,
+    tv_weight=0.0,
+    content_layer="conv4_2",
+    style_weights=None,
+    pool="avg",
+):
+    """(terms, dL/d image): terms has total, content, style, layers (E_l) and reference (half sum P^2)."""
+    if style_weights is None:
+        style_weights = dict.fromkeys(("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1"), 0.2)
+    image = np.asarray(image, np.float64)
+    deepest = deepest_of([content_layer, *style_weights])
+    tape, found = network(weights, image, pool, deepest)
+    target = network(weights, content, pool, content_layer)[1][content_layer]
+    grams = style_grams(weights, style, style_weights, pool)
+
+    seeds = {}
+    difference = found[content_layer] - target
+    content_loss = 0.5 * (difference**2).sum()
+    seeds[content_layer] = alpha * difference
+    layers = {}
+    for name, w in style_weights.items():
+        f = found[name].reshape(-1, found[name].shape[-1])
+        m, n = f.shape
+        gap = f.T @ f / m - grams[name]
+        layers[name] = (gap**2).sum() / (4 * n**2)
+        g = (beta * w * (f @ gap) / (n**2 * m)).reshape(found[name].shape)
+        seeds[name] = seeds.get(name, 0) + g
+    style_loss = sum(w * layers[name] for name, w in style_weights.items())
+
+    g = 0.0
+    for stage, value in reversed(tape):
+        if stage == "pool":
+            g = pool_backward(value, pool, g)
+            continue
+        g = (g + seeds.get(stage, 0.0)) * (value > 0)
+        kernel = np.asarray(weights[stage][0], np.float64)
+        g = correlate(g, kernel[::-1, ::-1].transpose(0, 1, 3, 2))
+    gradient = g[..., ::-1].copy()
+
+    dx, dy = np.diff(image, axis=1), np.diff(image, axis=0)
+    tv = (dx**2).sum() + (dy**2).sum()
+    gradient[:, 1:] += 2 * tv_weight * dx
+    gradient[:, :-1] -= 2 * tv_weight * dx
+    gradient[1:] += 2 * tv_weight * dy
+    gradient[:-1] -= 2 * tv_weight * dy
+    terms = {
+        "total": alpha * content_loss + beta * style_loss + tv_weight * tv,
+        "content": content_loss,
+        "style": style_loss,
+        "layers": layers,
+        "reference": 0.5 * (target**2).sum(),
+    }
+    return terms, gradient
+
+
+def adam(gradient_at, image, steps, rate):
+    """`steps` steps of Adam (b1 .9, b2 .999, eps 1e-8) from `image`."""
+    x = np.asarray(image, np.float64)
+    m = v = 0.0
+    for t in range(1, steps + 1):
+        g = gradient_at(x)
+        m = 0.9 * m + 0.1 * g
+        v = 0.999 * v + 0.001 * g**2
+        x = x - rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+    return x

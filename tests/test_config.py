@@ -1,0 +1,224 @@
+"""Settings: what is accepted, what is refused and how, and which source wins."""
+
+import tomllib
+
+import pytest
+
+from jaxstyle import config, layers
+from jaxstyle.config import JaxstyleError, RunOptions, Sweep, assemble, resolve
+
+IMAGES = {"content": ("c.png",), "style": ("s.png",)}
+
+
+def test_defaults_are_the_contracts():
+    sweep = resolve(Sweep(**IMAGES))
+    assert sweep.content_layer == ("conv4_2",)
+    assert sweep.style_layers == ("conv1_1+conv2_1+conv3_1+conv4_1+conv5_1",)
+    assert (sweep.init, sweep.alpha_beta, sweep.learning_rate) == (("noise",), (1e-3,), (10.0,))
+    assert (sweep.seed, sweep.steps, sweep.size, sweep.pool) == ((0,), (500,), "256", "avg")
+    assert (sweep.noise_std, sweep.beta, sweep.tv_weight) == (1.0, 1.0, 0.0)
+
+
+WRONG = {
+    "no content": ({"content": ()}, "content: no content image"),
+    "no style": ({"style": ()}, "style: no style image"),
+    "empty axis": ({"alpha_beta": ()}, "alpha_beta: the axis is empty"),
+    "NaN": ({"alpha_beta": (float("nan"),)}, "alpha_beta: nan is not finite"),
+    "infinite": ({"learning_rate": (float("inf"),)}, "learning_rate: inf is not finite"),
+    "negative ratio": ({"alpha_beta": (-1.0,)}, "alpha_beta: -1.0 is out of range"),
+    "zero rate": ({"learning_rate": (0.0,)}, "learning_rate: 0.0 is out of range; it must be above 0"),
+    "beyond float32": ({"alpha_beta": (1e39,)}, "alpha_beta: 1e+39 is beyond float32"),
+    "product beyond float32": ({"alpha_beta": (1e30,), "beta": 1e10}, "alpha_beta: 1e+30 x beta"),
+    "balance": ({"alpha_beta": ("0.1x",)}, "alpha_beta: 0.1x: multiples of the balance are not in this"),
+    "twice": ({"alpha_beta": (1e-3, 0.001)}, "alpha_beta: 0.001 is there twice"),
+    "path twice": ({"content": ("a.png", "./a.png")}, "there twice"),
+    "set twice": ({"style_layers": ("conv1_1+conv2_1", "conv2_1+conv1_1")}, "there twice"),
+    "negative seed": ({"seed": (-1,)}, "seed: -1 is out of range; it must be 0 to 4294967295"),
+    "large seed": ({"seed": (2**32,)}, "seed: 4294967296 is out of range"),
+    "huge seed": ({"seed": (10**20,)}, "seed: 100000000000000000000 is out of range"),
+    "seed no number": ({"seed": ("1.5",)}, "seed: '1.5' is not a whole number"),
+    "seed range empty": ({"seed": ("4:4",)}, "seed: 4:4 is empty"),
+    "seed range too large": ({"seed": ("0:4294967296",)}, "more than 100000 values"),
+    "seed overlap": ({"seed": ("0:4", 3)}, "seed: 3 is there twice"),
+    "unknown layer": ({"content_layer": ("conv9_1",)}, "content_layer: VGG19 has no layer 'conv9_1'"),
+    "unknown style layer": ({"style_layers": ("conv1_1+conv4-1",)}, "did you mean conv4_1?"),
+    "layer twice in a set": ({"style_layers": ("conv1_1+conv1_1",)}, "names conv1_1 twice"),
+    "half a set weighted": ({"style_layers": ("conv1_1:2+conv2_1",)}, "either every layer of a set"),
+    "negative layer weight": ({"style_layers": ("conv1_1:-2",)}, "-2 is out of range"),
+    "no steps": ({"steps": ()}, "steps: no value"),
+    "zero steps": ({"steps": (0,)}, "steps: 0 is out of range"),
+    "steps twice": ({"steps": (5, 5)}, "steps: [5, 5] repeats a value"),
+    "bool as number": ({"steps": (True,)}, "steps: True is not a whole number"),
+    "size too small": ({"size": "31"}, "size: 31 is out of range; it must be 32 to 8192"),
+    "size too large": ({"size": "9000x64"}, "size: 9000 is out of range"),
+    "size no size": ({"size": "big"}, "size: 'big' is neither"),
+    "style size": ({"style_size": 8}, "style_size: 8 is out of range"),
+    "pool": ({"pool": "median"}, "pool: 'median' is not known; use avg or max"),
+    "precision": ({"precision": "bf16"}, "precision: bf16 is not in this version; use f32"),
+    "optimizer": ({"optimizer": "lbfgs"}, "optimizer: lbfgs is not in this version"),
+    "network": ({"network": "normalised"}, "network: normalised is not in this version"),
+    "noise": ({"noise_std": -1.0}, "noise_std: -1.0 is out of range"),
+    "beta": ({"beta": 0.0}, "beta: 0.0 is out of range; it must be above 0"),
+    "control character": ({"content": ("a\nb.png",)}, "control characters"),
+    "unknown grid key": ({"grid": ({"sede": [1]},)}, "grid.sede: no such setting; did you mean seed?"),
+    "zip of unequal axes": (
+        {"grid": ({"seed": [1, 2], "alpha_beta": [1.0], "zip": ["seed", "alpha_beta"]},)},
+        "zipped axes need equally many values: seed has 2, alpha_beta has 1",
+    ),
+    "zip of one axis": ({"grid": ({"zip": ["seed"]},)}, "two or more different axes"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_setting_is_one_line_with_the_value_and_the_mend(name):
+    settings, expected = WRONG[name]
+    with pytest.raises(JaxstyleError) as error:
+        resolve(Sweep(**{**IMAGES, **settings}))
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_ranges_of_seeds_are_written_out():
+    assert resolve(Sweep(**IMAGES, seed=("0:3", 7))).seed == (0, 1, 2, 7)
+    assert resolve(Sweep(**IMAGES, seed=(2**32 - 1,))).seed == (4294967295,)
+
+
+def test_steps_are_sorted_snapshots():
+    assert resolve(Sweep(**IMAGES, steps=(50, 5, 10))).steps == (5, 10, 50)
+
+
+def test_style_sets_without_weights_are_equal_and_sum_to_one():
+    assert config.style_set("conv2_1+conv1_1") == (("conv1_1", 0.5), ("conv2_1", 0.5))
+    assert config.style_set("conv4_1:0.05+conv1_1:20") == (("conv1_1", 20.0), ("conv4_1", 0.05))
+
+
+def test_alpha_beta_zero_and_an_image_as_start_are_accepted():
+    sweep = resolve(Sweep(**IMAGES, alpha_beta=(0,), init=("noise", "start.png")))
+    assert sweep.alpha_beta == (0.0,)
+    assert sweep.init[1].endswith("/start.png")
+
+
+# --- sources ---------------------------------------------------------------------------------------
+
+
+def write_spec(tmp_path, text):
+    path = tmp_path / "study.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_flags_beat_the_spec_which_beats_the_preset(tmp_path):
+    spec = write_spec(tmp_path, 'preset = "demo"\nsteps = [7]\nsize = 64\n')
+    sweep = assemble({"spec": spec, "size": "96"}, cwd=tmp_path).sweep
+    assert sweep.size == "96"
+    assert sweep.steps == (7,)
+    assert sweep.init == ("content",)  # the preset's
+
+
+def test_nothing_named_is_the_demo_on_images_that_exist():
+    assembled = assemble({})
+    assert assembled.name == "demo"
+    for path in assembled.sweep.content + assembled.sweep.style:
+        assert config.Path(path).is_file()
+    assert assembled.sweep.given["content", assembled.sweep.content[0]] == "astronaut.jpg"
+
+
+def test_relative_paths_in_a_spec_are_relative_to_it(tmp_path):
+    (tmp_path / "sub").mkdir()
+    spec = write_spec(
+        tmp_path / "sub", 'content = "../c.png"\nstyle = ["s.png"]\ninit = ["noise", "i.png"]\n'
+    )
+    sweep = assemble({"spec": spec}, cwd=tmp_path).sweep
+    assert sweep.content == (str(tmp_path / "c.png"),)
+    assert sweep.style == (str(tmp_path / "sub" / "s.png"),)
+    assert sweep.init == ("noise", str(tmp_path / "sub" / "i.png"))
+    assert sweep.given["content", sweep.content[0]] == "../c.png"
+
+
+def test_a_flag_replaces_its_axis_in_every_grid(tmp_path):
+    spec = write_spec(
+        tmp_path,
+        'content = "c"\nstyle = "s"\n[[grid]]\nseed = [1, 2]\nalpha_beta = [1e-1]\n[[grid]]\nseed = [3]\n',
+    )
+    sweep = assemble({"spec": spec, "seed": (9,)}, cwd=tmp_path).sweep
+    assert all("seed" not in grid for grid in sweep.grid)
+    assert sweep.seed == (9,)
+    assert sweep.grid[0]["alpha_beta"] == (0.1,)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("sede = [1]", "sede: no such setting; did you mean seed?"),
+        ("resume = true", "resume: resuming a run is not in this version"),
+        ("pyramid = 2", "pyramid: coarse-to-fine stages are not in this version"),
+        ("seed = [", "not a TOML file"),
+        ('spec = "other.toml"', "a spec cannot name another spec"),
+        ("grid = 3", "write [[grid]]"),
+        ("seed = 2026-01-01", "seed: datetime.date(2026, 1, 1) is not a whole number"),
+        ("content = 5", "content: 5 is not a text"),
+        ('preset = "nothing"', "preset: 'nothing' is not known in this version; use demo"),
+        ("devices = 2", "devices: 2: this version uses one device"),
+        ('log_format = "xml"', "log_format: 'xml' is not known; use text or json"),
+        ("json = true", "json: it prints the plan; give it together with --dry-run"),
+    ],
+)
+def test_a_wrong_spec_is_one_line(tmp_path, text, expected):
+    head = 'style = "s"\n' if "content" in text else 'content = "c"\nstyle = "s"\n'
+    with pytest.raises(JaxstyleError) as error:
+        assemble({"spec": write_spec(tmp_path, head + text)}, cwd=tmp_path)
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"\xef\xbb\xbfseed = 1", b"a = 1\na = 2"])
+def test_a_spec_that_is_no_toml_is_one_line(tmp_path, data):
+    path = tmp_path / "bad.toml"
+    path.write_bytes(data)
+    with pytest.raises(JaxstyleError, match="not a TOML file"):
+        assemble({"spec": str(path)})
+
+
+def test_a_missing_spec_is_one_line(tmp_path):
+    with pytest.raises(JaxstyleError, match="no such file"):
+        assemble({"spec": "missing.toml"}, cwd=tmp_path)
+
+
+def test_spec_toml_reads_back_as_the_same_sweep(tmp_path):
+    nasty = 'a "quoted" \\ back.png'
+    sweep = resolve(
+        Sweep(
+            content=(str(tmp_path / nasty),),
+            style=(str(tmp_path / "ü.png"),),
+            seed=("0:3",),
+            alpha_beta=(1e-3, 0.1),
+            steps=(3, 9),
+            size="64x48",
+            grid=(
+                {"init": ["noise"], "zip": ["seed", "learning_rate"], "learning_rate": [1, 2, 3]},
+                {"content_layer": ["conv2_2"]},
+            ),
+        )
+    )
+    digests = {sweep.content[0]: "0" * 64}
+    path = tmp_path / "spec.toml"
+    path.write_text(config.to_toml(sweep, digests))
+    tomllib.loads(path.read_text())
+    again = assemble({"spec": str(path)}).sweep
+    for name in config.SWEEP_KEYS:
+        if name != "digests":
+            assert getattr(again, name) == getattr(sweep, name), name
+    assert again.digests == digests
+
+
+def test_every_setting_has_a_help_text():
+    for kind in (Sweep, RunOptions):
+        source = config.Path(config.__file__).read_text()
+        body = source[source.index(f"class {kind.__name__}:") :]
+        for name in kind.__dataclass_fields__:
+            after = body[body.index(f"    {name}:") :].split("\n", 1)[1]
+            assert after.lstrip().startswith('"""'), name
+
+
+def test_layer_names_are_the_papers():
+    assert all(config.layer_name("x", name) == name for name in layers.NAMES)

@@ -1,0 +1,247 @@
+"""The engine: one trace, and bytes that depend on nothing they should not depend on."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from conftest import random_image
+
+from jaxstyle import config, engine, grid, images, step
+
+STYLE_SIZES = {"/s0": (40, 50), "/s1": (33, 64), "/s2": (48, 32)}
+
+
+class Bench:
+    """A sweep of random images, run on a narrow or a real network without any file."""
+
+    def __init__(self, weights, *, width=1, shape=(32, 40), **settings):
+        settings = {"content": ("/c0",), "style": ("/s0",), "steps": (4,), **settings}
+        self.sweep = config.resolve(config.Sweep(**settings))
+        self.cells = grid.cells(self.sweep)
+        self.engine = engine.Engine(weights)
+        self.content = {p: random_image(*shape, seed=10 + i) for i, p in enumerate(self.sweep.content)}
+        self.style = {p: random_image(*STYLE_SIZES[p], seed=20 + i) for i, p in enumerate(self.sweep.style)}
+        self.plan = grid.plan(
+            self.sweep,
+            self.cells,
+            dict.fromkeys(self.content, shape),
+            platform="cpu",
+            choose_width=lambda p, n: width,
+        )
+        (self.program,) = self.plan.programs
+
+    def launch(self, ids):
+        cells = [self.cells[i] for i in ids]
+        contents = list(dict.fromkeys(c.content for c in cells))
+        styles = list(dict.fromkeys(c.style for c in cells))
+        p = [self.engine.target_rows(self.program, self.content[x]).content for x in contents]
+        a = [self.engine.target_rows(self.program, self.style[x]).style for x in styles]
+        knobs = [
+            step.knobs(
+                c,
+                self.program,
+                self.sweep,
+                content_row=contents.index(c.content),
+                style_row=styles.index(c.style),
+            )
+            for c in cells
+        ]
+        start = [
+            images.mean_image(*self.content[c.content].shape[:2])
+            if c.init == "noise"
+            else self.content[c.content].astype(np.float32)
+            for c in cells
+        ]
+        return engine.Launch(
+            jax.tree.map(lambda *rows: np.stack(rows), *knobs),
+            np.stack(start),
+            step.Targets(
+                tuple(np.stack(rows) for rows in zip(*p, strict=True)),
+                tuple(np.stack(rows) for rows in zip(*a, strict=True)),
+            ),
+        )
+
+    def run(self, ids, steps=None, **options):
+        return self.engine.run(self.program, self.launch(ids), steps or self.sweep.steps, **options)
+
+
+def same(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+FULL_GRID = {
+    "content": ("/c0", "/c1", "/c2"),
+    "style": ("/s0", "/s1", "/s2"),
+    "alpha_beta": (0.0, 1e-3),
+    "content_layer": ("conv2_2", "conv4_2"),
+    "style_layers": ("conv2_1", "conv1_1:20+conv4_1:0.05"),
+    "learning_rate": (1.0, 10.0),
+    "init": ("noise", "content"),
+    "seed": (0, 7),
+}
+
+
+def test_a_grid_over_every_axis_traces_the_step_once(narrow):
+    # Another height than any other test's, so that no program of this process is reused.
+    bench = Bench(narrow, shape=(34, 40), **FULL_GRID)
+    assert len(bench.cells) == 3**2 * 2**6
+    compiled, fresh = bench.engine.compile(bench.program)
+    assert fresh
+    picked = [0, 1, 2, 4, 8, 16, 32, 64, 128, 200, 400, len(bench.cells) - 1]
+    for ids, steps in zip(picked, itertools.cycle([(1,), (2, 3), (4,)]), strict=False):
+        bench.run([ids], steps)
+    again, fresh = bench.engine.compile(bench.program)
+    assert again is compiled
+    assert not fresh
+    assert compiled.step_traces == 1
+    # A program for the contents' shape and one for each of the three shapes of style.
+    assert bench.engine.target_traces == 4
+
+
+def test_other_settings_of_a_run_do_not_retrace_either(narrow):
+    bench = Bench(narrow, shape=(35, 40))
+    compiled, _ = bench.engine.compile(bench.program)
+    for settings in ({"tv_weight": 2.0}, {"noise_std": 30.0}, {"beta": 3.0}, {"steps": (1, 2, 9)}):
+        other = Bench(narrow, shape=(35, 40), **settings)
+        again, fresh = other.engine.compile(other.program)
+        assert again is compiled
+        assert not fresh
+        other.run([0])
+
+
+def test_n_steps_give_n_plus_one_losses_and_an_image_at_every_snapshot(narrow):
+    outcome = Bench(narrow).run([0], (2, 5))
+    assert outcome.images.shape == (1, 2, 32, 40, 3)
+    assert outcome.info.loss_total.shape == (1, 6)
+    assert outcome.info.style_layer_loss.shape == (1, 6, 5)
+    assert np.isfinite(outcome.info.loss_total).all()
+    assert outcome.diverged_step == [-1]
+
+
+def test_the_loss_at_step_k_is_the_loss_of_the_image_after_k_updates(narrow):
+    bench = Bench(narrow)
+    outcome = bench.run([0], (3, 4))
+    launch = bench.launch([0])
+    for index, k in enumerate((3, 4)):
+        start = launch._replace(
+            start=outcome.images[:, index], knobs=launch.knobs._replace(noise_std=np.zeros(1, np.float32))
+        )
+        fresh = bench.engine.run(bench.program, start, (1,))
+        np.testing.assert_array_equal(fresh.info.loss_total[0, 0], outcome.info.loss_total[0, k])
+
+
+def test_snapshots_are_the_runs_of_fewer_steps(narrow):
+    bench = Bench(narrow)
+    outcome = bench.run([0], (2, 4, 7))
+    for index, steps in enumerate((2, 4, 7)):
+        shorter = bench.run([0], (steps,))
+        np.testing.assert_array_equal(shorter.images[:, 0], outcome.images[:, index])
+        np.testing.assert_array_equal(shorter.info.loss_total, outcome.info.loss_total[:, : steps + 1])
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_where_segments_end_changes_no_byte(narrow, monkeypatch, length):
+    bench = Bench(narrow)
+    whole = bench.run([0], (7,))
+    ends = []
+    monkeypatch.setattr(np, "clip", lambda value, low, high: length, raising=True)
+    parts = bench.run([0], (7,), on_segment=ends.append)
+    monkeypatch.undo()
+    assert sum(ends) == 8
+    assert max(ends) == length
+    same(whole, parts)
+
+
+def test_real_cells_are_the_same_bytes_in_any_place_order_and_padding(vgg19_weights):
+    bench = Bench(vgg19_weights, width=4, seed=("0:4",), alpha_beta=(1e-3, 1e-2), steps=(2,))
+    full = bench.run([0, 1, 2, 3])
+    mixed = bench.run([5, 3, 6, 0])
+    padded = bench.run([3])
+    for name in ("images", "diverged_step"):
+        np.testing.assert_array_equal(getattr(full, name)[3], getattr(mixed, name)[1])
+        np.testing.assert_array_equal(getattr(full, name)[3], getattr(padded, name)[0])
+    for a, b, c in zip(full.info, mixed.info, padded.info, strict=True):
+        np.testing.assert_array_equal(a[3], b[1])
+        np.testing.assert_array_equal(a[3], c[0])
+    same(full, bench.run([0, 1, 2, 3]))
+
+
+def test_a_batch_agrees_with_single_cells(narrow):
+    wide = Bench(narrow, width=4, **FULL_GRID)
+    single = Bench(narrow, width=1, **FULL_GRID)
+    ids = [0, 77, 300, 501]
+    batch = wide.run(ids)
+    for place, i in enumerate(ids):
+        alone = single.run([i])
+        # Widths may differ in the last bits; step 0 agrees to 1e-5 (contract).
+        np.testing.assert_allclose(batch.info.loss_total[place, 0], alone.info.loss_total[0, 0], rtol=1e-5)
+        np.testing.assert_allclose(batch.images[place], alone.images[0], atol=0.5)
+
+
+def test_a_diverging_cell_leaves_its_neighbours_alone(narrow):
+    good = Bench(narrow, width=2, alpha_beta=(1e-3,), seed=(0, 1), init=("noise",))
+    bad = Bench(narrow, width=2, alpha_beta=(1e-3, 1e36), seed=(0,), init=("noise",))
+    assert good.program == bad.program
+    with_neighbour, with_bad = good.run([0, 1]), bad.run([0, 1])
+    assert list(with_bad.diverged_step) == [-1, 0]
+    np.testing.assert_array_equal(with_neighbour.images[0], with_bad.images[0])
+    np.testing.assert_array_equal(with_neighbour.info.loss_total[0], with_bad.info.loss_total[0])
+    assert np.isfinite(with_bad.images[1]).all()
+    assert np.isnan(with_bad.info.loss_total[1]).all()
+
+
+def test_a_divergence_past_the_last_step_is_none(narrow):
+    bench = Bench(narrow, learning_rate=(1e12,), init=("content",))
+    assert bench.run([0], (3,)).diverged_step == [1]
+    # The update that follows the last loss is discarded, whatever it would have been.
+    bench = Bench(narrow, alpha_beta=(1e-3,), learning_rate=(3e38,), init=("content",))
+    assert bench.run([0], (2,)).diverged_step == [1]
+
+
+def test_targets_are_taken_once_per_image_and_gathered_by_row(narrow):
+    bench = Bench(narrow, width=4, content=("/c0", "/c1"), style=("/s0", "/s1"))
+    launch = bench.launch([0, 1, 2, 3])
+    assert launch.targets.content[0].shape[0] == 2
+    assert launch.targets.style[0].shape[0] == 2
+    assert list(launch.knobs.content_row) == [0, 0, 1, 1]
+    assert list(launch.knobs.style_row) == [0, 1, 0, 1]
+
+
+def test_lowered_step_has_one_loop_and_no_select_and_scatter(narrow):
+    bench = Bench(narrow, pool="max", shape=(36, 40))
+    text = bench.engine.compile(bench.program)[0].segment.as_text()
+    assert "select-and-scatter" not in text
+
+
+def test_width_is_1_on_a_cpu_and_a_power_of_two_within_memory_elsewhere(narrow):
+    program = Bench(narrow).program
+    assert engine.choose_width(program, 1000, platform="cpu", memory_bytes=10**12) == 1
+
+    def width(cells, memory):
+        return engine.choose_width(program, cells, platform="gpu", memory_bytes=int(memory))
+
+    per_cell = program.bytes_per_cell() / engine.MEMORY_SHARE
+    assert width(1000, 1.5 * per_cell) == 1
+    assert width(1000, 2.5 * per_cell) == 2
+    assert width(1000, 20 * per_cell) == 16
+    assert width(1000, 10_000 * per_cell) == engine.MAX_WIDTH
+    assert width(3, 1e12) == 4
+    assert width(1, 1e12) == 1
+    assert width(8, 1000) == 1  # the floor is one cell, however small the device
+
+
+def test_noise_of_a_seed_does_not_depend_on_the_cell(narrow):
+    bench = Bench(narrow, **{**FULL_GRID, "init": ("noise",)})
+    by_seed = {}
+    for i in (0, 1, 2, 7, 40, 41, 100, 101):
+        compiled, _ = bench.engine.compile(bench.program)
+        launch = bench.launch([i])
+        state = compiled.init(launch.knobs, launch.start)
+        by_seed.setdefault(bench.cells[i].seed, []).append(np.asarray(state.image))
+    assert set(by_seed) == {0, 7}
+    for starts in by_seed.values():
+        for start in starts:
+            np.testing.assert_array_equal(start, starts[0])
+    assert np.abs(by_seed[0][0] - by_seed[7][0]).max() > 1

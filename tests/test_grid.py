@@ -1,0 +1,129 @@
+"""Cells, programs and chunks."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxstyle import config, grid
+from jaxstyle.config import JaxstyleError, Sweep
+
+IMAGES = {"content": ("/c.png",), "style": ("/s.png",)}
+
+
+def cells_of(**settings):
+    return grid.cells(config.resolve(Sweep(**{**IMAGES, **settings})))
+
+
+def plan_of(width=1, shapes=None, platform="cpu", **settings):
+    sweep = config.resolve(Sweep(**{**IMAGES, **settings}))
+    cells = grid.cells(sweep)
+    shapes = shapes or dict.fromkeys(sweep.content, (48, 64))
+    return grid.plan(sweep, cells, shapes, platform=platform, choose_width=lambda p, n: width)
+
+
+def test_the_last_axis_is_the_fastest():
+    found = cells_of(content=("/a", "/b"), alpha_beta=(1.0, 2.0), seed=(0, 1))
+    assert [c.id for c in found] == list(range(8))
+    assert [(c.content, c.alpha_beta, c.seed) for c in found[:4]] == [
+        ("/a", 1.0, 0),
+        ("/a", 1.0, 1),
+        ("/a", 2.0, 0),
+        ("/a", 2.0, 1),
+    ]
+    assert found[4].content == "/b"
+
+
+def test_grids_are_united_in_order_without_repeats():
+    found = cells_of(grid=({"seed": [0, 1]}, {"seed": [1, 2]}, {"alpha_beta": [5.0]}))
+    assert [(c.seed, c.alpha_beta) for c in found] == [(0, 1e-3), (1, 1e-3), (2, 1e-3), (0, 5.0)]
+
+
+def test_zipped_axes_move_together():
+    found = cells_of(
+        grid=(
+            {"content": ["/a", "/b"], "style": ["/x", "/y"], "zip": ["content", "style"], "seed": [0, 1]},
+        )
+    )
+    assert [(c.content, c.style, c.seed) for c in found] == [
+        ("/a", "/x", 0),
+        ("/a", "/x", 1),
+        ("/b", "/y", 0),
+        ("/b", "/y", 1),
+    ]
+
+
+def test_a_grid_over_max_cells_is_refused_before_it_is_made():
+    seeds = tuple(range(1000))
+    with pytest.raises(JaxstyleError, match="1000000 cells are more than --max-cells 5000"):
+        cells_of(seed=seeds, alpha_beta=tuple(float(i) for i in range(1000)), max_cells=5000)
+
+
+def test_one_program_for_everything_of_one_shape():
+    plan = plan_of(
+        content=("/a", "/b", "/c"),
+        style=("/x", "/y"),
+        alpha_beta=(0.1, 0.01),
+        content_layer=("conv2_2", "conv4_2"),
+        style_layers=("conv2_1", "conv4_1:3+conv5_1:1"),
+        init=("noise", "content"),
+        seed=("0:3",),
+        steps=(5, 10),
+    )
+    assert len(plan.programs) == 1
+    assert plan.programs[0].content_taps == ("conv2_2", "conv4_2")
+    assert plan.programs[0].style_taps == ("conv2_1", "conv4_1", "conv5_1")
+
+
+def test_shapes_make_programs_and_taps_are_the_whole_runs():
+    plan = plan_of(
+        shapes={"/a": (48, 64), "/b": (64, 48)},
+        grid=({"content": ["/a"], "content_layer": ["conv2_2"]}, {"content": ["/b"]}),
+    )
+    assert [p.shape for p in plan.programs] == ["48x64", "64x48"]
+    assert plan.programs[0].taps == plan.programs[1].taps
+
+
+def test_split_depth_makes_a_program_per_depth():
+    settings = {"style_layers": ("conv1_1", "conv5_1"), "content_layer": ("conv1_2",)}
+    assert len(plan_of(**settings).programs) == 1
+    split = plan_of(**settings, split_depth=True)
+    assert [p.taps[-1] for p in split.programs] == ["conv1_2", "conv5_1"]
+
+
+@given(
+    seeds=st.integers(1, 60),
+    width=st.sampled_from([1, 2, 8]),
+    steps=st.sampled_from([1, 100, 100_000]),
+    contents=st.integers(1, 3),
+)
+def test_chunks_hold_every_cell_once_in_order(seeds, width, steps, contents):
+    names = tuple(f"/c{i}" for i in range(contents))
+    shapes = {name: (48 + 16 * (i % 2), 64) for i, name in enumerate(names)}
+    plan = plan_of(width=width, shapes=shapes, content=names, seed=(f"0:{seeds}",), steps=(steps,))
+    assert sorted(i for chunk in plan.chunks for i in chunk.cells) == list(range(len(plan.cells)))
+    assert [chunk.number for chunk in plan.chunks] == list(range(len(plan.chunks)))
+    for chunk in plan.chunks:
+        assert list(chunk.cells) == sorted(chunk.cells)
+        program = plan.programs[chunk.program]
+        assert {shapes[plan.cells[i].content] for i in chunk.cells} == {
+            (program.height_px, program.width_px)
+        }
+    # Only the last chunk of a program may end in a launch that is not full.
+    for index in range(len(plan.programs)):
+        own = [chunk for chunk in plan.chunks if chunk.program == index]
+        assert all(len(chunk.cells) % width == 0 for chunk in own[:-1])
+
+
+def test_chunks_follow_from_work_not_from_time():
+    assert len(plan_of(seed=("0:16",), steps=(10,)).chunks) == 1
+    long = plan_of(seed=("0:16",), steps=(600,))
+    launch_s = 601 * long.programs[0].step_flops / grid.NOMINAL_FLOPS["cpu"]
+    assert len(long.chunks[0].cells) == int(grid.CHUNK_SECONDS / launch_s) > 1
+
+
+@pytest.mark.parametrize(
+    ("last", "every", "expected"),
+    [(4, 1, (0, 1, 2, 3, 4)), (10, 4, (0, 4, 8, 10)), (8, 4, (0, 4, 8)), (3, 100, (0, 3))],
+)
+def test_traces_keep_the_first_and_the_last(last, every, expected):
+    assert grid.trace_steps(last, every) == expected

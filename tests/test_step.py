@@ -1,0 +1,221 @@
+"""One cell: its loss and gradient with the real weights against float64, its start, its steps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from conftest import random_image
+
+from jaxstyle import config, grid, images, layers, step, vgg19
+
+
+def make(sweep, weights, content, style):
+    """Everything one cell needs, from arrays instead of files."""
+    sweep = config.resolve(sweep)
+    cell = grid.cells(sweep)[0]
+    plan = grid.plan(
+        sweep, [cell], {cell.content: content.shape[:2]}, platform="cpu", choose_width=lambda p, n: 1
+    )
+    program = plan.programs[0]
+    network = vgg19.bind(weights, taps=program.taps, pool=program.pool)
+    rows = [
+        step.target_rows(network.features, network.params, program, jnp.asarray(x, jnp.float32))
+        for x in (content, style)
+    ]
+    targets = step.Targets(
+        content=tuple(p[None] for p in rows[0].content), style=tuple(a[None] for a in rows[1].style)
+    )
+    knobs = step.knobs(cell, program, sweep, content_row=0, style_row=0)
+    return network, program, jax.tree.map(jnp.asarray, knobs), targets
+
+
+def sweep(**settings):
+    return config.Sweep(**{"content": ("/c.png",), "style": ("/s.png",), **settings})
+
+
+CASES = {
+    "defaults": {},
+    "max pooling": {"pool": "max"},
+    "texture synthesis": {"alpha_beta": (0.0,)},
+    "content above style": {"alpha_beta": (10.0,), "content_layer": ("conv2_2",)},
+    "one style layer": {"style_layers": ("conv2_1",), "alpha_beta": (1e-2,)},
+    "weighted layers": {"style_layers": ("conv1_1:20+conv4_1:0.05",), "beta": 0.5},
+    "shared tap": {"content_layer": ("conv4_1",), "style_layers": ("conv3_4+conv4_1",), "pool": "max"},
+    "deepest layer": {"style_layers": ("conv5_4",)},
+    "total variation": {"tv_weight": 3.0},
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_loss_and_gradient_of_the_real_network_match_float64(vgg19_weights, name):
+    settings = sweep(**CASES[name])
+    content, style, image = (random_image(h, w, s) for h, w, s in ((48, 64, 1), (70, 51, 2), (48, 64, 3)))
+    network, program, knobs, targets = make(settings, vgg19_weights, content, style)
+    x = jnp.asarray(image, jnp.float32)
+    (total, info), gradient = jax.jit(
+        jax.value_and_grad(
+            lambda x: step.loss(network.features, network.params, program, knobs, targets, x), has_aux=True
+        )
+    )(x)
+    cell = grid.cells(config.resolve(settings))[0]
+    expected, slope = oracle.loss_and_gradient(
+        vgg19_weights,
+        image,
+        content,
+        style,
+        alpha=settings.beta * cell.alpha_beta,
+        beta=settings.beta,
+        tv_weight=settings.tv_weight,
+        content_layer=cell.content_layer,
+        style_weights=cell.style_weights,
+        pool=settings.pool,
+    )
+    # Float32 sums of 1e5 terms through 13 layers: measured 2e-7 to 2e-6.
+    assert total == pytest.approx(expected["total"], rel=1e-5)
+    assert info.loss_content == pytest.approx(expected["content"], rel=1e-5)
+    assert info.loss_style == pytest.approx(expected["style"], rel=1e-5)
+    for tap, value in zip(program.style_taps, info.style_layer_loss, strict=True):
+        assert value == pytest.approx(expected["layers"][tap], rel=1e-5)
+    # A unit that float32 puts on the other side of zero moves a patch of the gradient, not its direction.
+    g = np.asarray(gradient, np.float64)
+    cosine = (g * slope).sum() / np.sqrt((g**2).sum() * (slope**2).sum())
+    assert 1 - cosine < 1e-6
+    wrong = np.abs(g - slope).max(-1) > 1e-4 * np.abs(slope).max()
+    assert wrong.mean() < 0.02
+
+
+def test_content_start_has_no_content_loss(vgg19_weights):
+    content, style = random_image(48, 64, 1), random_image(48, 64, 2)
+    network, program, knobs, targets = make(sweep(), vgg19_weights, content, style)
+    _, info = step.loss(
+        network.features, network.params, program, knobs, targets, jnp.asarray(content, jnp.float32)
+    )
+    reference = oracle.loss_and_gradient(vgg19_weights, content, content, style)[0]["reference"]
+    assert info.loss_content <= 1e-6 * reference
+
+
+def test_noise_of_a_seed_is_golden():
+    # Seeds must mean the same on every version of JAX. Other libraries can check these: threefry2x32.
+    drawn = np.asarray(step.noise(jnp.uint32(12345), (2, 2, 3))).ravel()
+    expected = GOLDEN_NOISE
+    np.testing.assert_allclose(drawn, expected, rtol=1e-6)
+
+
+GOLDEN_NOISE = [
+    -0.4624713659286499,
+    0.939555823802948,
+    0.38572221994400024,
+    -0.5645861625671387,
+    -0.7546625733375549,
+    -0.603997528553009,
+    0.09625434130430222,
+    0.22779475152492523,
+    -0.6102163791656494,
+    0.8054882884025574,
+    -0.044462159276008606,
+    2.121656894683838,
+]
+
+
+def test_noise_is_standard_normal_and_differs_between_seeds():
+    a, b = (np.asarray(step.noise(jnp.uint32(s), (64, 64, 3))) for s in (0, 2**32 - 1))
+    assert abs(a.mean()) < 0.03
+    assert abs(a.std() - 1) < 0.03
+    assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.03
+
+
+def test_noise_start_is_the_mean_pixel_plus_noise_whatever_alpha_beta(narrow):
+    content, style = random_image(32, 40, 1), random_image(32, 40, 2)
+    starts = []
+    for settings in ({"alpha_beta": (1.0,)}, {"alpha_beta": (0.0,), "learning_rate": (3.0,)}):
+        _, _, knobs, _ = make(sweep(noise_std=2.0, **settings), narrow, content, style)
+        starts.append(np.asarray(step.init(knobs, jnp.asarray(images.mean_image(32, 40))).image))
+    np.testing.assert_array_equal(starts[0], starts[1])
+    expected = images.MEAN_RGB + 2 * np.asarray(step.noise(jnp.uint32(0), (32, 40, 3)))
+    np.testing.assert_allclose(starts[0], expected, rtol=1e-6)
+
+
+def test_image_starts_are_exact(narrow):
+    content = random_image(32, 40, 1)
+    _, _, knobs, _ = make(sweep(init=("content",)), narrow, content, content)
+    state = step.init(knobs, jnp.asarray(content, jnp.float32))
+    np.testing.assert_array_equal(state.image, content.astype(np.float32))
+
+
+def test_five_adam_steps_match_float64(vgg19_weights):
+    content, style = random_image(48, 64, 1), random_image(60, 40, 2)
+    settings = sweep(init=("content",), learning_rate=(5.0,))
+    network, program, knobs, targets = make(settings, vgg19_weights, content, style)
+    state = step.init(knobs, jnp.asarray(content, jnp.float32))
+    one = jax.jit(
+        lambda state, k: step.step(network.features, network.params, program, knobs, targets, state, k)
+    )
+    for k in range(6):
+        state, _ = one(state, jnp.int32(k))
+    expected = oracle.adam(
+        lambda x: oracle.loss_and_gradient(vgg19_weights, x, content, style, alpha=1e-3)[1], content, 5, 5.0
+    )
+    near = np.abs(np.asarray(state.evaluated, np.float64) - expected) <= 1
+    assert near.mean() >= 0.99
+
+
+def advance(network, program, knobs, targets, state, passes):
+    infos = []
+    for k in range(passes):
+        state, info = step.step(
+            network.features, network.params, program, knobs, targets, state, jnp.int32(k)
+        )
+        infos.append(info)
+    return state, infos
+
+
+def test_a_loss_that_overflows_keeps_the_image_before_it(narrow):
+    content, style = random_image(32, 32, 1), random_image(32, 32, 2)
+    settings = sweep(init=("content",), learning_rate=(1e12,))
+    network, program, knobs, targets = make(settings, narrow, content, style)
+    state, infos = advance(
+        network, program, knobs, targets, step.init(knobs, jnp.asarray(content, jnp.float32)), 4
+    )
+    assert state.diverged_step == 1
+    np.testing.assert_array_equal(state.evaluated, content.astype(np.float32))
+    assert np.isfinite(infos[0].loss_total)
+    assert all(np.isnan(value).all() for info in infos[1:] for value in info)
+
+
+def test_an_update_that_overflows_keeps_the_image_it_started_from(narrow):
+    # The loss is finite but its gradient's square is not: Adam's second moment would be infinite and
+    # the image would silently stand still.
+    content, style = random_image(32, 32, 1), random_image(32, 32, 2)
+    settings = sweep(init=("style",), alpha_beta=(1e25,))
+    network, program, knobs, targets = make(settings, narrow, content, style)
+    state, infos = advance(
+        network, program, knobs, targets, step.init(knobs, jnp.asarray(style, jnp.float32)), 3
+    )
+    assert np.isfinite(infos[0].loss_total)
+    assert state.diverged_step == 1
+    np.testing.assert_array_equal(state.evaluated, style.astype(np.float32))
+
+
+def test_a_loss_that_is_never_finite_diverges_at_step_0(narrow):
+    content, style = random_image(32, 32, 1), random_image(32, 32, 2)
+    settings = sweep(init=("style",), alpha_beta=(1e35,))
+    network, program, knobs, targets = make(settings, narrow, content, style)
+    state, infos = advance(
+        network, program, knobs, targets, step.init(knobs, jnp.asarray(style, jnp.float32)), 2
+    )
+    assert state.diverged_step == 0
+    np.testing.assert_array_equal(state.evaluated, style.astype(np.float32))
+    assert np.isnan(infos[0].loss_total)
+
+
+def test_style_layers_outside_a_set_weigh_nothing(narrow):
+    content, style = random_image(32, 32, 1), random_image(32, 32, 2)
+    network, program, knobs, targets = make(
+        sweep(style_layers=("conv1_1:1+conv2_1:0",)), narrow, content, style
+    )
+    _, info = step.loss(
+        network.features, network.params, program, knobs, targets, jnp.asarray(content, jnp.float32)
+    )
+    assert info.loss_style == info.style_layer_loss[0]
+    assert layers.in_order(program.style_taps) == ("conv1_1", "conv2_1")

@@ -1,0 +1,259 @@
+"""Files of a run: whole or absent, the same bytes for the same result, readable by others."""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import xarray
+
+from jaxstyle import config, grid, store
+from jaxstyle.config import JaxstyleError, Sweep
+from jaxstyle.store import ChunkResult, DirectoryInUse, RunDirectory
+
+
+def result(cells, shape=(16, 24), snapshot=(2, 5), layer=("conv1_1", "conv4_1"), diverged=()):
+    """A chunk of made-up numbers, different for every cell."""
+    random = np.random.default_rng(list(cells))
+    n, steps = len(cells), snapshot[-1] + 1
+    curves = random.random((3, n, steps), np.float32)
+    return ChunkResult(
+        cell=np.array(cells, np.int64),
+        image=random.integers(0, 256, (n, len(snapshot), *shape, 3)).astype(np.uint8),
+        snapshot=snapshot,
+        step=tuple(range(steps)),
+        layer=layer,
+        loss_total=curves[0],
+        loss_content=curves[1],
+        loss_style=curves[2],
+        style_layer_loss=random.random((n, steps, len(layer)), np.float32),
+        diverged_step=np.array([3 if c in diverged else -1 for c in cells], np.int64),
+        loss_best=curves[0].min(1),
+        step_best=curves[0].argmin(1).astype(np.int64),
+        loss_final=curves[:, :, -1].T.copy(),
+    )
+
+
+def fill(path, chunks, **settings):
+    """A run directory with the spec, manifest and `chunks` of a sweep."""
+    settings = {"content": ("/a b.png", "/c.png"), "style": ("/s.png",), "seed": (0, 1), **settings}
+    sweep = config.resolve(Sweep(**settings, steps=(2, 5)))
+    run = RunDirectory(path, create=True)
+    with run:
+        run.write("spec.toml", config.to_toml(sweep, {}))
+        run.write("manifest.json", json.dumps({"given": {"content": {"/a b.png": "a b.png"}}}))
+        for number, chunk in enumerate(chunks):
+            run.write(store.chunk_name(number), store.chunk_bytes(chunk))
+    return store.open_record(path)
+
+
+def test_chunks_read_back_as_they_were_written(tmp_path):
+    chunk = result([3, 7])
+    store.write_atomic(tmp_path / "c.h5", store.chunk_bytes(chunk))
+    again = store.read_chunk(tmp_path / "c.h5")
+    for f in dataclasses.fields(ChunkResult):
+        np.testing.assert_array_equal(getattr(again, f.name), getattr(chunk, f.name), err_msg=f.name)
+
+
+def test_equal_results_are_equal_bytes():
+    assert store.chunk_bytes(result([0, 1])) == store.chunk_bytes(result([0, 1]))
+    assert store.chunk_bytes(result([0, 1])) != store.chunk_bytes(result([0, 2]))
+
+
+def test_a_damaged_chunk_is_named(tmp_path):
+    data = bytearray(store.chunk_bytes(result([0, 1])))
+    pixels = bytes(result([0, 1]).image[0].tobytes())
+    at = bytes(data).index(pixels)
+    data[at + 10] ^= 1
+    (tmp_path / "000000.h5").write_bytes(bytes(data))
+    with pytest.raises(JaxstyleError, match=r"000000\.h5: is damaged"):
+        store.read_chunk(tmp_path / "000000.h5")
+    (tmp_path / "000001.h5").write_bytes(bytes(data[:500]))
+    with pytest.raises(JaxstyleError, match=r"000001\.h5: is damaged"):
+        store.read_chunk(tmp_path / "000001.h5")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    store.write_atomic(path, b"old")
+
+    def full(handle, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.write_atomic(path, b"new")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def _write_for_ever(path, started):
+    data = [bytes([i]) * 2_000_000 for i in range(4)]
+    started.set()
+    while True:
+        for block in data:
+            store.write_atomic(Path(path), block)
+
+
+def test_a_killed_writer_leaves_a_whole_file(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    for delay in (0.0, 0.01, 0.02, 0.05, 0.1):
+        started = context.Event()
+        writer = context.Process(target=_write_for_ever, args=(str(tmp_path / "file"), started))
+        writer.start()
+        assert started.wait(60)
+        writer.join(0.05 + delay)  # still at work: this only lets time pass
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+        data = (tmp_path / "file").read_bytes()
+        assert len(data) == 2_000_000
+        assert len(set(data)) == 1
+
+
+def _hold(path, held, release):
+    with RunDirectory(Path(path), create=True):
+        held.set()
+        release.wait(60)
+
+
+def test_a_held_directory_is_in_use_until_its_holder_is_gone(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    holder = context.Process(target=_hold, args=(str(tmp_path / "run"), held, release))
+    holder.start()
+    assert held.wait(60)
+    with pytest.raises(DirectoryInUse) as error, RunDirectory(tmp_path / "run"):
+        pass
+    assert f"process {holder.pid}" in str(error.value)
+    assert error.value.exit_code == 3
+    with pytest.raises(DirectoryInUse):
+        store.check_free(tmp_path / "run")
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    with RunDirectory(tmp_path / "run"):
+        pass
+
+
+def test_only_a_new_or_an_empty_directory_is_free(tmp_path):
+    store.check_free(tmp_path / "new" / "deep")
+    (tmp_path / "empty").mkdir()
+    store.check_free(tmp_path / "empty")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    (tmp_path / "file").touch()
+    for name, expected in (
+        ("full", "is not empty"),
+        ("file", "is a file"),
+        ("file/sub", "is a file|Not a dir"),
+    ):
+        with pytest.raises(JaxstyleError, match=expected):
+            store.check_free(tmp_path / name)
+    assert not (tmp_path / "new").exists()
+
+
+def test_fresh_paths_count_up(tmp_path):
+    assert store.fresh_path("demo", root=tmp_path / "runs").name == "0001-demo"
+    for name in ("0001-demo", "0007-x", "notes"):
+        (tmp_path / name).mkdir()
+    assert store.fresh_path("demo", root=tmp_path).name == "0008-demo"
+
+
+def test_too_little_space_is_one_line(tmp_path):
+    with pytest.raises(JaxstyleError, match="MB are needed"):
+        store.check_space(tmp_path / "not" / "there", 10**18)
+
+
+def test_merged_rows_stand_in_cell_order_whatever_the_chunks(tmp_path):
+    # Cells 0 and 2 in one chunk, 3 and 1 computed before them in others, as programs interleave.
+    chunks = [result([1, 3]), result([0]), result([2])]
+    record = fill(tmp_path / "run", chunks)
+    store.merge(record)
+    with h5py.File(tmp_path / "run" / "results.h5") as file:
+        group = file["16x24"]
+        assert group["cell"].dtype == np.int64
+        assert list(group["cell"]) == [0, 1, 2, 3]
+        for chunk in chunks:
+            for i, cell in enumerate(chunk.cell):
+                np.testing.assert_array_equal(group["image"][cell], chunk.image[i])
+                np.testing.assert_array_equal(group["loss_style"][cell], chunk.loss_style[i])
+                np.testing.assert_array_equal(group["style_layer_loss"][cell], chunk.style_layer_loss[i])
+    lines = store.csv_text(store.rows(record)).splitlines()
+    assert [line.split(",")[0] for line in lines] == ["cell", "0", "1", "2", "3"]
+    assert not list((tmp_path / "run").glob(".*tmp*"))
+
+
+def test_merging_twice_gives_the_same_bytes(tmp_path):
+    record = fill(tmp_path / "run", [result([0, 1]), result([2, 3])])
+    store.merge(record)
+    first = (tmp_path / "run" / "results.h5").read_bytes()
+    store.merge(record)
+    assert (tmp_path / "run" / "results.h5").read_bytes() == first
+
+
+def test_xarray_reads_the_results_with_their_coordinates(tmp_path):
+    chunks = [result([0, 1]), result([2, 3], shape=(24, 16), layer=("conv2_1",))]
+    store.merge(fill(tmp_path / "run", chunks))
+    path = tmp_path / "run" / "results.h5"
+    with xarray.open_dataset(path, group="16x24", engine="h5netcdf") as data:
+        assert dict(data.sizes) == {
+            "cell": 2, "snapshot": 2, "step": 6, "layer": 2, "y": 16, "x": 24, "channel": 3,
+        }  # fmt: skip
+        assert data.image.dims == ("cell", "snapshot", "y", "x", "channel")
+        assert data.loss_total.dims == ("cell", "step")
+        assert data.style_layer_loss.dims == ("cell", "step", "layer")
+        assert data.image.dtype == np.uint8
+        assert data.loss_total.dtype == np.float32
+        assert list(data.snapshot.values) == [2, 5]
+        assert list(data.layer.values) == ["conv1_1", "conv4_1"]
+        assert list(data.content.values) == ["a b.png", "a b.png"]
+        assert set(config.AXES) <= set(data.coords)
+        assert list(data.seed.values) == [0, 1]
+        by_seed = data.set_index(cell="seed").sel(cell=1).loss_total
+        np.testing.assert_array_equal(by_seed.values, chunks[0].loss_total[1])
+    with xarray.open_dataset(path, group="24x16", engine="h5netcdf") as data:
+        assert list(data.cell.values) == [2, 3]
+        assert list(data.layer.values) == ["conv2_1"]
+
+
+def test_layers_of_programs_of_one_shape_are_united_with_nan(tmp_path):
+    chunks = [result([0, 1], layer=("conv1_1",)), result([2, 3], layer=("conv1_1", "conv5_1"))]
+    store.merge(fill(tmp_path / "run", chunks))
+    with h5py.File(tmp_path / "run" / "results.h5") as file:
+        values = file["16x24/style_layer_loss"][()]
+        assert [s.decode() for s in file["16x24/layer"]] == ["conv1_1", "conv5_1"]
+    assert np.isnan(values[:2, :, 1]).all()
+    assert np.isfinite(values[2:]).all()
+
+
+def test_csv_numbers_read_back_as_the_same_float32(tmp_path):
+    record = fill(tmp_path / "run", [result([0, 1, 2, 3], diverged=(2,))])
+    lines = store.csv_text(store.rows(record)).splitlines()
+    head = lines[0].split(",")
+    assert tuple(head[: len(config.AXES) + 11]) == (
+        "cell", *config.AXES, "steps", "height", "width", "status",
+        "loss_total", "loss_content", "loss_style", "image", "diverged_step", "loss_best", "step_best",
+    )[: len(config.AXES) + 11]  # fmt: skip
+    chunk = next(record.chunks())
+    for i, line in enumerate(lines[1:]):
+        row = dict(zip(head, line.split(","), strict=True))
+        assert np.float32(row["loss_style"]) == chunk.loss_final[i, 2]
+        assert row["status"] == ("diverged" if i == 2 else "done")
+        assert row["diverged_step"] == ("3" if i == 2 else "")
+        assert row["image"] == f"images/{i:06d}.png"
+
+
+def test_a_directory_without_a_run_is_refused(tmp_path):
+    with pytest.raises(JaxstyleError, match="is no run directory"):
+        store.open_record(tmp_path)
+
+
+def test_cells_of_a_record_are_those_of_its_spec(tmp_path):
+    record = fill(tmp_path / "run", [result([0])])
+    assert record.cells == grid.cells(record.sweep)
+    assert len(record.cells) == 4

