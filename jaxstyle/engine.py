@@ -122,7 +122,8 @@ class Engine:
         self.target_traces = 0
         """How many target programs this engine had to trace."""
 
-    def _network(self, program: Program) -> vgg19.Bound:
+    def network(self, program: Program) -> vgg19.Bound:
+        """The network of a program, its parameters on the device; shared by programs of equal taps."""
         key = (program.taps, program.pool)
         if key not in self._networks:
             bound = vgg19.bind(self._weights, taps=program.taps, pool=program.pool)
@@ -138,7 +139,7 @@ class Engine:
         """The programs for `program`, and whether they had to be made now."""
         key = self._key(program)
         if fresh := key not in _compiled:
-            _compiled[key] = _compile(program, self._network(program), self.device)
+            _compiled[key] = _compile(program, self.network(program), self.device)
         return _compiled[key], fresh
 
     def target_rows(self, program: Program, pixels: np.ndarray) -> Targets:
@@ -147,7 +148,7 @@ class Engine:
         Args:
             pixels: RGB, 0 to 255, (h, w, 3), of any size the network can take.
         """
-        network = self._network(program)
+        network = self.network(program)
         taps = program.content_taps, program.style_taps, program.pool
         key = self._key((pixels.shape, *taps))
         if key not in _target_programs:
@@ -174,7 +175,7 @@ class Engine:
             on_segment: called after every segment with the passes done in it.
         """
         compiled, _ = self.compile(program)
-        params = self._network(program).params
+        params = self.network(program).params
         count = len(launch.start)
         put = lambda tree: jax.device_put(_pad(tree, program.width), self.device)  # noqa: E731
         knobs, targets = put(launch.knobs), put(launch.targets)

@@ -136,11 +136,13 @@ def _pages(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
 
 
 def lay_out(record: Record, tiles: Sequence[Tile]) -> list[Sheet]:
-    """Pages for `tiles`: the fastest axis across, all others down; one axis alone wraps like text."""
+    """Pages for `tiles`: faster axes across, slower ones down; one axis alone wraps like text."""
     groups = group_axes(tiles) if tiles else []
     if len(groups) < 2:
         return _wrapped(tiles, groups)
-    across, down = groups[-1], [axis for group in groups[:-1] for axis in group]
+    split = _split(tiles, groups)
+    down = [axis for group in groups[:split] for axis in group]
+    across = [axis for group in groups[split:] for axis in group]
 
     def key(tile: Tile, axes: Sequence[str]) -> tuple[str, ...]:
         return tuple(tile.place[axis] for axis in axes)
@@ -170,6 +172,18 @@ def lay_out(record: Record, tiles: Sequence[Tile]) -> list[Sheet]:
                 )
             )
     return found
+
+
+def _split(tiles: Sequence[Tile], groups: Sequence[tuple[str, ...]]) -> int:
+    """How many groups of axes go down: so that the page is as square as can be, wide if in doubt."""
+
+    def count(part: Sequence[tuple[str, ...]]) -> int:
+        return len({tuple(t.place[axis] for group in part for axis in group) for t in tiles})
+
+    return min(
+        range(1, len(groups)),
+        key=lambda split: abs(math.log(count(groups[split:]) / count(groups[:split]))),
+    )
 
 
 def _wrapped(tiles: Sequence[Tile], groups: Sequence[tuple[str, ...]]) -> list[Sheet]:
@@ -384,7 +398,7 @@ def build(run: RunDirectory, *, pictures: bool = True) -> Built:
 class Report:
     """Rebuild everything that is derived from a run's chunks: tables, pictures, contact sheets."""
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run directory."""
 
 

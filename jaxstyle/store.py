@@ -277,7 +277,7 @@ def open_record(path: Path) -> Record:
     spec, manifest = path / "spec.toml", path / "manifest.json"
     if not spec.is_file() or not manifest.is_file():
         raise JaxstyleError(str(path), "is no run directory; it has no spec.toml and manifest.json")
-    sweep = config.assemble({"spec": str(spec)}, cwd=path).sweep
+    sweep = config.assemble({"spec": str(spec.absolute())}).sweep
     try:
         values = json.loads(manifest.read_text("utf-8"))
     except (OSError, ValueError) as error:

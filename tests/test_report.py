@@ -1,0 +1,137 @@
+"""Contact sheets: which picture stands where, and that reports need no JAX and no lock-step."""
+
+import numpy as np
+import pytest
+from conftest import ROOT, run_python
+from PIL import Image
+from test_store import fill, result
+
+from jaxstyle import report, store
+from jaxstyle.store import RunDirectory
+
+
+def layout(tmp_path, chunks_of, **settings):
+    record = fill(tmp_path / "run", chunks_of, **settings)
+    present = [int(c) for chunk in chunks_of for c in chunk.cell]
+    return record, report.lay_out(record, report.place_tiles(record, present))
+
+
+def test_slower_axes_go_down_and_faster_ones_across(tmp_path):
+    _, (sheet,) = layout(tmp_path, [result(range(4))])
+    # Contents are the slowest axis, then seeds, then the two snapshots.
+    assert [line.label for line in sheet.rows] == ["a b", "c"]
+    assert [line.label for line in sheet.columns] == [
+        "seed 0\nsteps 2",
+        "seed 0\nsteps 5",
+        "seed 1\nsteps 2",
+        "seed 1\nsteps 5",
+    ]
+    assert sheet.rows[0].pictures == ("/a b.png",)
+    assert [sheet.tiles[i, j].cell for i in range(2) for j in (0, 2)] == [0, 1, 2, 3]
+    assert [sheet.tiles[1, j].snapshot for j in range(4)] == [0, 1, 0, 1]
+
+
+def test_a_page_is_as_square_as_its_axes_allow(tmp_path):
+    record = fill(tmp_path / "run", [], seed=("0:3",), alpha_beta=(1.0, 2.0, 3.0, 4.0))
+    (sheet,) = report.lay_out(record, report.place_tiles(record, range(24)))
+    assert (len(sheet.rows), len(sheet.columns)) == (8, 6)
+
+
+def test_zipped_axes_are_one(tmp_path):
+    settings = {
+        "grid": ({"content": ["/a", "/b"], "style": ["/x", "/y"], "zip": ["content", "style"]},),
+        "seed": (0, 1, 2),
+    }
+    record, _ = layout(tmp_path, [result(range(6))], **settings)
+    tiles = report.place_tiles(record, range(6))
+    assert report.group_axes(tiles) == [("content", "style"), ("seed",), ("steps",)]
+
+
+def test_cells_that_are_not_there_leave_a_gap(tmp_path):
+    _, (sheet,) = layout(tmp_path, [result([0, 1, 3])])
+    assert len(sheet.tiles) == 6
+    assert len(sheet.rows) * len(sheet.columns) == 8
+    assert {t.cell for t in sheet.tiles.values()} == {0, 1, 3}
+
+
+def test_one_axis_alone_is_wrapped_with_captions(tmp_path):
+    record = fill(tmp_path / "run", [], content=("/a",), seed=("0:10",))
+    tiles = [
+        report.Tile(cell=i, snapshot=0, place={"seed": str(i)}) for i in range(10)
+    ]  # as for one snapshot
+    (sheet,) = report.lay_out(record, tiles)
+    assert len(sheet.columns) == 4
+    assert len(sheet.rows) == 3
+    assert sheet.captions[2, 1] == "seed 9"
+
+
+def test_large_grids_are_split_into_pages(tmp_path):
+    record = fill(tmp_path / "run", [], seed=("0:100",), alpha_beta=tuple(float(i) for i in range(50)))
+    pages = report.lay_out(record, report.place_tiles(record, range(2 * 100 * 50)))
+    assert all(len(p.rows) <= report.MAX_ROWS and len(p.columns) <= report.MAX_COLUMNS for p in pages)
+    found = [(t.cell, t.snapshot) for p in pages for t in p.tiles.values()]
+    assert len(found) == len(set(found)) == 2 * 2 * 100 * 50
+
+
+def test_names_that_collide_are_given_in_full(tmp_path):
+    record = fill(tmp_path / "run", [], content=("/x/cat.png", "/y/cat.png"))
+    assert set(report._names(record, "content").values()) == {"/x/cat.png", "/y/cat.png"}
+
+
+def test_sheets_show_small_pictures_pixel_for_pixel(tmp_path):
+    chunk = result(range(4), shape=(40, 60))
+    record = fill(tmp_path / "run", [chunk])
+    with RunDirectory(tmp_path / "run") as run:
+        built = report.build(run)
+    assert [p.name for p in built.sheets] == ["contact.png"]
+    page = np.asarray(Image.open(built.sheets[0]))
+    windows = np.lib.stride_tricks.sliding_window_view(page[:, :, 0], (1, 60))[:, :, 0]
+    for pixels in chunk.image.reshape(-1, 40, 60, 3):
+        assert (windows == pixels[0, :, 0]).all(-1).any()
+    for cell in range(4):
+        saved = np.asarray(Image.open(tmp_path / "run" / "images" / f"{cell:06d}.png"))
+        np.testing.assert_array_equal(saved, chunk.image[cell, 1])
+        early = np.asarray(Image.open(tmp_path / "run" / "images" / f"{cell:06d}-step000002.png"))
+        np.testing.assert_array_equal(early, chunk.image[cell, 0])
+    assert len(store.rows(record)) == 4
+
+
+def test_report_rebuilds_the_same_bytes_without_jax(tmp_path):
+    fill(tmp_path / "run", [result([0, 1]), result([2, 3])])
+    code = (
+        "import sys; sys.argv = ['report', sys.argv[1]]\n"
+        "from jaxstyle import report\n"
+        "try: report.main()\n"
+        "except SystemExit as stop: assert stop.code == 0, stop.code\n"
+        "assert not any(m.split('.')[0] in ('jax', 'jaxlib', 'flax') for m in sys.modules)\n"
+    )
+    derived = ("results.csv", "results.h5", "sheets/contact.png", "images/000003.png")
+    run_python("-c", code, tmp_path / "run", check=True)
+    first = [(tmp_path / "run" / name).read_bytes() for name in derived]
+    for name in derived:
+        (tmp_path / "run" / name).unlink()
+    run_python("-c", code, tmp_path / "run", check=True)
+    assert first == [(tmp_path / "run" / name).read_bytes() for name in derived]
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "expected"),
+    [
+        (lambda path: None, 2, "is no run directory"),
+        (lambda path: fill(path, []), 2, "no chunk has been computed yet"),
+        (lambda path: fill(path, [result([0, 1, 2, 3], diverged=(1,))]), 1, ""),
+    ],
+)
+def test_report_exits_as_promised(tmp_path, capsys, make, code, expected):
+    make(tmp_path / "run")
+    with pytest.raises(SystemExit) as stop:
+        report.main([str(tmp_path / "run")])
+    assert stop.value.code == code
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == (1 if expected else 0)
+    assert all(line.startswith("jaxstyle: error: ") and expected in line for line in lines)
+
+
+def test_report_command_has_help():
+    done = run_python("-m", "jaxstyle.report", "--help", check=True, cwd=ROOT)
+    assert "RUN" in done.stdout

@@ -1,0 +1,371 @@
+"""The main command on the real network: results against float64, files, plans, and refusals."""
+
+import csv
+import json
+import os
+import tomllib
+
+import h5py
+import numpy as np
+import oracle
+import pytest
+from conftest import ROOT, random_image, run_python
+from PIL import Image, ImageOps
+
+import jaxstyle
+from jaxstyle import sweep
+
+
+def command(*arguments):
+    """Run `jaxstyle.sweep` in this process and give its exit code."""
+    with pytest.raises(SystemExit) as stop:
+        sweep.main([str(a) for a in arguments])
+    return stop.value.code
+
+
+def rows(run):
+    with open(run / "results.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """Two contents of 64x48 px, styles of other sizes, and a start image."""
+    folder = tmp_path_factory.mktemp("inputs")
+    for name, (h, w) in {
+        "c0": (48, 64), "c1": (48, 64), "s0": (64, 50), "s1": (33, 64), "start": (90, 100),
+    }.items():  # fmt: skip
+        Image.fromarray(random_image(h, w, seed=sum(name.encode()))).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def grid_run(inputs, tmp_path_factory):
+    """A grid over most axes, five steps, on the real network: 64 cells of one program."""
+    out = tmp_path_factory.mktemp("runs") / "grid"
+    code = command(
+        "--content", inputs / "c0.png", inputs / "c1.png",
+        "--style", inputs / "s0.png", inputs / "s1.png",
+        "--content-layer", "conv2_2", "conv4_2",
+        "--style-layers", "conv2_1", "conv1_1:20+conv4_1:0.05",
+        "--init", "content", "noise",
+        "--alpha-beta", "1e-3", "0",
+        "--size", "64", "--steps", "5", "--learning-rate", "5", "--out", out, "--quiet",
+    )  # fmt: skip
+    assert code == 0
+    return out
+
+
+def test_step_0_of_every_cell_matches_float64(grid_run, inputs, vgg19_weights):
+    found = rows(grid_run)
+    assert len(found) == 64
+    with h5py.File(grid_run / "results.h5") as file:
+        group = file["48x64"]
+        curves = {name: group[name][()] for name in ("loss_total", "loss_content", "loss_style")}
+        per_layer, layers = group["style_layer_loss"][()], [s.decode() for s in group["layer"]]
+        first_images = {}
+        for i, row in enumerate(found):
+            if row["init"] != "content":
+                continue
+            content, style = (np.asarray(Image.open(row[axis])) for axis in ("content", "style"))
+            weights = {
+                "conv2_1": {"conv2_1": 1.0},
+                "conv1_1:20+conv4_1:0.05": {"conv1_1": 20.0, "conv4_1": 0.05},
+            }[row["style_layers"]]
+            alpha = float(row["alpha_beta"])
+            expected, _ = oracle.loss_and_gradient(
+                vgg19_weights, content, content, style, alpha=alpha,
+                content_layer=row["content_layer"], style_weights=weights,
+            )  # fmt: skip
+            floor = 1e-6 * expected["reference"]
+            assert curves["loss_content"][i, 0] == pytest.approx(expected["content"], rel=1e-4, abs=floor)
+            assert curves["loss_style"][i, 0] == pytest.approx(expected["style"], rel=1e-4)
+            assert curves["loss_total"][i, 0] == pytest.approx(
+                expected["total"], rel=1e-4, abs=alpha * floor
+            )
+            for k, layer in enumerate(layers):
+                if layer in weights:
+                    assert per_layer[i, 0, k] == pytest.approx(expected["layers"][layer], rel=1e-4)
+                else:
+                    assert np.isnan(per_layer[i, :, k]).all()
+            first_images[row["content"]] = True
+    assert len(first_images) == 2
+
+
+def test_the_saved_picture_matches_five_steps_of_float64_adam(grid_run, inputs, vgg19_weights):
+    (row,) = [
+        r for r in rows(grid_run)
+        if (r["content"], r["style"], r["init"], r["alpha_beta"], r["content_layer"], r["style_layers"])
+        == (str(inputs / "c1.png"), str(inputs / "s0.png"), "content", "0.001", "conv4_2", "conv2_1")
+    ]  # fmt: skip
+    content, style = (np.asarray(Image.open(inputs / name)) for name in ("c1.png", "s0.png"))
+    expected = oracle.adam(
+        lambda x: oracle.loss_and_gradient(
+            vgg19_weights, x, content, style, alpha=1e-3, style_weights={"conv2_1": 1.0}
+        )[1],
+        content,
+        5,
+        5.0,
+    )
+    saved = np.asarray(Image.open(grid_run / row["image"]), float)
+    assert (np.abs(saved - np.clip(expected, 0, 255)) <= 1).mean() >= 0.99
+
+
+def test_one_program_was_compiled_for_the_whole_grid(grid_run):
+    manifest = json.loads((grid_run / "manifest.json").read_text())
+    (program,) = manifest["programs"]
+    assert program["step_traces"] == 1
+    assert program["target_traces"] == 3  # 48x64, 64x50 and 33x64
+    assert program["cells"] == 64
+    assert (program["shape"], program["width"], program["pool"]) == ("48x64", 1, "avg")
+    assert manifest["status"] == "done"
+    assert manifest["weights"]["origin"] == "packaged"
+    assert set(manifest["versions"]) >= {"jax", "jaxlib", "flax", "numpy", "python", "jaxstyle"}
+
+
+def test_noise_of_a_seed_is_the_same_for_every_other_setting(grid_run):
+    # Content and style loss of a noise start depend on the image alone: equal for both alpha/beta.
+    found = rows(grid_run)
+    with h5py.File(grid_run / "results.h5") as file:
+        style = file["48x64/loss_style"][:, 0]
+        content = file["48x64/loss_content"][:, 0]
+    by_setting = {}
+    for i, row in enumerate(found):
+        if row["init"] == "noise":
+            key = tuple(row[k] for k in ("content", "style", "content_layer", "style_layers"))
+            by_setting.setdefault(key, []).append((style[i], content[i]))
+    assert len(by_setting) == 16
+    assert all(len(set(values)) == 1 for values in by_setting.values())
+
+
+def test_the_csv_gives_the_loss_of_the_image_it_names(grid_run):
+    with h5py.File(grid_run / "results.h5") as file:
+        last = file["48x64/loss_total"][:, -1]
+        images = file["48x64/image"][:, 0]
+    for i, row in enumerate(rows(grid_run)):
+        assert np.float32(row["loss_total"]) == last[i]
+        np.testing.assert_array_equal(np.asarray(Image.open(grid_run / row["image"])), images[i])
+
+
+def test_running_the_spec_again_gives_the_same_chunks(grid_run, tmp_path):
+    assert command("--spec", grid_run / "spec.toml", "--out", tmp_path / "again", "--quiet") == 0
+    names = sorted(p.name for p in (grid_run / "chunks").iterdir())
+    for name in names:
+        assert (tmp_path / "again" / "chunks" / name).read_bytes() == (
+            grid_run / "chunks" / name
+        ).read_bytes()
+    manifest = json.loads((tmp_path / "again" / "manifest.json").read_text())
+    assert manifest["programs"][0]["step_traces"] == 0  # this process had the program
+
+
+def test_a_changed_image_is_refused_by_its_digest(grid_run, tmp_path, capsys):
+    spec = tomllib.loads((grid_run / "spec.toml").read_text())
+    path = tmp_path / "other.png"
+    Image.fromarray(random_image(48, 64, 99)).save(path)
+    text = (grid_run / "spec.toml").read_text().replace(spec["content"][0], str(path))
+    (tmp_path / "spec.toml").write_text(text)
+    assert command("--spec", tmp_path / "spec.toml", "--out", tmp_path / "out") == 2
+    assert "has sha256" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_run_opens_from_python(grid_run):
+    run = jaxstyle.open_run(grid_run)
+    assert len(run.rows) == 64
+    assert run.exit_code == 0
+    assert run.image(5).shape == (48, 64, 3)
+    assert [p.name for p in run.sheets] == ["contact.png"]
+
+
+def test_starts_and_snapshots_from_python(inputs, tmp_path):
+    settings = jaxstyle.Sweep(
+        content=(str(inputs / "c0.png"),),
+        style=(str(inputs / "s0.png"),),
+        init=("style", str(inputs / "start.png")),
+        steps=(1, 3),
+        size="64",
+        learning_rate=(1e-3,),  # so small that the saved image is the start
+        pool="max",
+        trace_every=2,
+        tv_weight=0.1,
+    )
+    run = jaxstyle.run_sweep(settings, jaxstyle.RunOptions(out=str(tmp_path / "run"), quiet=True))
+    for cell, name in enumerate(("s0.png", "start.png")):
+        fitted = ImageOps.fit(Image.open(inputs / name), (64, 48), Image.Resampling.LANCZOS)
+        assert np.abs(run.image(cell).astype(int) - np.asarray(fitted)).max() <= 1
+    with h5py.File(run.path / "results.h5") as file:
+        assert list(file["48x64/step"]) == [0, 2, 3]
+        assert list(file["48x64/snapshot"]) == [1, 3]
+        assert file["48x64/image"].shape == (2, 2, 48, 64, 3)
+
+
+def test_a_diverging_cell_is_marked_and_its_neighbour_is_not(inputs, tmp_path, capsys):
+    out = tmp_path / "run"
+    code = command(
+        "--content", inputs / "c0.png", "--style", inputs / "s0.png", "--size", "64", "--steps", "4",
+        "--alpha-beta", "1e-3", "1e35", "--out", out,
+    )  # fmt: skip
+    assert code == 1
+    good, bad = rows(out)
+    assert (good["status"], bad["status"]) == ("done", "diverged")
+    assert bad["diverged_step"] == "0"
+    assert "cell 1 diverged at step 0" in capsys.readouterr().out
+    with h5py.File(out / "results.h5") as file:
+        assert np.isfinite(file["48x64/loss_total"][0]).all()
+        assert np.isnan(file["48x64/loss_total"][1]).all()
+
+
+def test_a_whole_run_may_diverge(inputs, tmp_path):
+    out = tmp_path / "run"
+    code = command(
+        "--content", inputs / "c0.png", "--style", inputs / "s0.png", "--size", "64", "--steps", "3",
+        "--learning-rate", "1e10", "--init", "content", "--out", out, "--quiet",
+    )  # fmt: skip
+    assert code == 1
+    (row,) = rows(out)
+    step = int(row["diverged_step"])
+    with h5py.File(out / "results.h5") as file:
+        total = file["48x64/loss_total"][0]
+    assert np.isfinite(total[:step]).all()
+    assert np.isnan(total[step:]).all()
+    assert np.float32(row["loss_total"]) == total[step - 1]
+    if step == 1:  # then the picture is the start
+        np.testing.assert_array_equal(
+            np.asarray(Image.open(out / row["image"])), np.asarray(Image.open(inputs / "c0.png"))
+        )
+
+
+def test_dry_run_tells_the_plan_and_writes_nothing(inputs, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--content", inputs / "c0.png", "--style", inputs / "s0.png", "--seed", "0:6", "--dry-run")
+    assert command(*arguments, "--size", "64", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["cells"], plan["image_steps"], plan["batch_width"]) == (6, 3000, 1)
+    assert plan["programs"][0]["shape"] == "48x64"
+    assert min(plan[k] for k in ("memory_bytes", "flops", "disk_bytes", "time_s")) > 0
+    assert command(*arguments) == 0
+    text = capsys.readouterr().out
+    assert "6 cells, 3000 image-steps" in text
+    assert "would write runs/0001-sweep" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_directory_is_accepted_and_a_full_one_is_not(inputs, tmp_path, capsys):
+    arguments = (
+        "--content", inputs / "c0.png", "--style", inputs / "s0.png", "--size", "64", "--steps", "1",
+        "--quiet", "--out", tmp_path / "run",
+    )  # fmt: skip
+    (tmp_path / "run").mkdir()
+    assert command(*arguments) == 0
+    before = sorted((p, p.stat().st_mtime_ns) for p in (tmp_path / "run").rglob("*"))
+    assert command(*arguments) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert sorted((p, p.stat().st_mtime_ns) for p in (tmp_path / "run").rglob("*")) == before
+
+
+REFUSED = {
+    "missing image": (["--content", "nope.png", "--style", "s0.png"], "nope.png: cannot be read"),
+    "no style": (["--content", "c0.png"], "style: no style image"),
+    "unknown flag": (["--sede", "1"], "--sede: no such setting; did you mean seed?"),
+    "flag of a later version": (["--resume"], "--resume: resuming a run is not in this version"),
+    "flag with a value of a later version": (["--pyramid", "2"], "--pyramid: coarse-to-fine"),
+    "flag twice": (["--seed", "1", "--seed", "2"], "--seed: is given twice"),
+    "axis without values": (["--alpha-beta"], "alpha_beta: the axis is empty"),
+    "NaN": (["--alpha-beta", "nan"], "alpha_beta: nan is not finite"),
+    "seed out of range": (["--seed", "4294967296"], "seed: 4294967296 is out of range"),
+    "negative seed": (["--seed", "-1"], "seed: -1 is out of range"),
+    "steps under 1": (["--steps", "0"], "steps: 0 is out of range"),
+    "steps no number": (["--steps", "many"], "command line: "),
+    "flag without a value": (["--pool"], "command line: "),
+    "stray word": (["stray"], "command line: "),
+    "unknown layer": (["--content-layer", "conv6_1"], "content_layer: VGG19 has no layer"),
+    "precision": (["--precision", "tf32"], "precision: tf32 is not in this version"),
+    "balance": (["--alpha-beta", "0.1x"], "0.1x: multiples of the balance"),
+    "preset": (["--preset", "tradeoff"], "preset: 'tradeoff' is not known in this version"),
+    "devices": (["--devices", "2"], "devices: 2: this version uses one device"),
+    "too many cells": (["--seed", "0:50", "--max-cells", "10"], "seed: 0:50 has more than 10 values"),
+    "missing weights": (["--weights", "none.h5"], "none.h5: no such file"),
+    "weights that are none": (["--weights", "s0.png"], "is not an HDF5 file"),
+    "output in a file": (["--out", "s0.png/run"], "s0.png"),
+    "too small when resized": (["--content", "sliver.png", "--style", "s0.png"], "too small"),
+    "missing spec": (["--spec", "none.toml"], "none.toml: no such file"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_input_is_one_line_exit_2_and_nothing_written(inputs, tmp_path, capsys, monkeypatch, name):
+    arguments, expected = REFUSED[name]
+    Image.fromarray(random_image(16, 400, 0)).save(inputs / "sliver.png")
+    monkeypatch.chdir(inputs)
+    before = sorted(inputs.iterdir())
+    out = [] if "--out" in arguments else ["--out", tmp_path / "out"]
+    assert command(*arguments, *out) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("jaxstyle: error: ")
+    assert expected in line
+    assert sorted(inputs.iterdir()) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_answers_without_jax():
+    code = (
+        "import sys; sys.argv = ['sweep', '--help']\n"
+        "from jaxstyle import sweep\n"
+        "try: sweep.main()\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "assert not any(m.split('.')[0] in ('jax', 'jaxlib', 'flax', 'optax') for m in sys.modules)\n"
+    )
+    done = run_python("-c", code, check=True)
+    for flag in ("--content", "--alpha-beta", "--style-layers", "--dry-run", "--spec"):
+        assert flag in done.stdout
+    for later in ("--resume", "--pyramid", "--shard"):
+        assert later not in done.stdout
+
+
+def test_errors_leave_before_jax_is_imported(tmp_path):
+    code = (
+        "import sys; sys.argv = ['sweep', '--content', 'nope.png', '--style', 'nope.png']\n"
+        "from jaxstyle import sweep\n"
+        "try: sweep.main()\n"
+        "except SystemExit as stop: assert stop.code == 2\n"
+        "assert 'jax' not in sys.modules\n"
+    )
+    run_python("-c", code, check=True, cwd=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_in_a_process_of_its_own(inputs, tmp_path):
+    """As a user runs it: relative paths, events, plain lines, no warnings."""
+    os.symlink(inputs, tmp_path / "in")
+    arguments = (
+        "--content", "in/c0.png", "--style", "in/s0.png", "--size", "64", "--steps", "2", "--seed", "0:2",
+        "--log-format", "json",
+    )  # fmt: skip
+    done = run_python(
+        "-m", "jaxstyle", "sweep", *arguments, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path / "cache")
+    )
+    assert done.returncode == 0
+    assert done.stderr == ""
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [e["event"] for e in events][-2:] == ["done", "sheet"]
+    run = tmp_path / "runs" / "0001-sweep"
+    assert [r["content"] for r in rows(run)] == ["in/c0.png"] * 2
+    assert tomllib.loads((run / "spec.toml").read_text())["content"] == [str(tmp_path / "in" / "c0.png")]
+    assert len((run / "events.jsonl").read_text().splitlines()) == len(events)
+    assert (tmp_path / "cache" / "jaxstyle").is_dir()
+    assert sorted(p.name for p in run.iterdir()) == [
+        "chunks", "events.jsonl", "images", "manifest.json", "results.csv", "results.h5", "run.lock",
+        "sheets", "spec.toml",
+    ]  # fmt: skip
+
+
+def test_the_jaxstyle_command_lists_what_there_is():
+    done = run_python("-m", "jaxstyle", "--help", check=True, cwd=ROOT)
+    assert "sweep" in done.stdout
+    assert "report" in done.stdout
+    assert "variance" not in done.stdout
+    wrong = run_python("-m", "jaxstyle", "paint", cwd=ROOT)
+    assert wrong.returncode == 2
+    assert len(wrong.stderr.splitlines()) == 1
