@@ -126,7 +126,12 @@ class Engine:
         """The network of a program, its parameters on the device; shared by programs of equal taps."""
         key = (program.taps, program.pool)
         if key not in self._networks:
-            bound = vgg19.bind(self._weights, taps=program.taps, pool=program.pool)
+            bound = vgg19.bind(
+                self._weights,
+                taps=program.taps,
+                pool=program.pool,
+                winograd=self.device.platform == "cpu",
+            )
             params = jax.device_put(bound.params, self.device)
             self._networks[key] = vgg19.Bound(params, bound.features)
         return self._networks[key]

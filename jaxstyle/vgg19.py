@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxstyle import layers
-from jaxstyle.conv import POOLS, conv_relu
+from jaxstyle.conv import POOLS, Kernel, conv_relu, prepare
 
 Params = Any
 """The module's parameters as a pytree: what `Bound.params` holds and `Bound.features` takes."""
@@ -27,14 +27,20 @@ Features = Callable[[Params, Float[Array, "h w 3"]], dict[str, Float[Array, "_h 
 
 
 class ConvReLU(nnx.Module):
-    """One 3x3 convolution with its bias and its ReLU."""
+    """One 3x3 convolution with its bias and its ReLU.
 
-    def __init__(self, kernel: np.ndarray, bias: np.ndarray):
-        self.kernel = nnx.Param(jnp.asarray(kernel, jnp.float32))
+    Args:
+        winograd: hold the kernel transformed for Winograd's algorithm (`conv.prepare`).
+    """
+
+    def __init__(self, kernel: np.ndarray, bias: np.ndarray, *, winograd: bool):
+        prepared = prepare(kernel, winograd=winograd)
+        self.forward = nnx.Param(jnp.asarray(prepared.forward))
+        self.backward = nnx.Param(jnp.asarray(prepared.backward))
         self.bias = nnx.Param(jnp.asarray(bias, jnp.float32))
 
     def __call__(self, x: Float[Array, "h w i"]) -> Float[Array, "h w o"]:
-        return conv_relu(x, self.kernel[...], self.bias[...])
+        return conv_relu(x, Kernel(self.forward[...], self.backward[...]), self.bias[...])
 
 
 class VGG19(nnx.Module):
@@ -45,6 +51,8 @@ class VGG19(nnx.Module):
             of the arrays, so that a narrow network can be built from narrow arrays.
         taps: the layers wanted. Nothing below the deepest of them is held or computed.
         pool: `avg` or `max`.
+        winograd: run the layers of block 2 and below by Winograd's algorithm. In block 1 the images are
+            large and the channels few, and its linear maps cost more than the products they save.
     """
 
     def __init__(
@@ -53,11 +61,13 @@ class VGG19(nnx.Module):
         *,
         taps: tuple[str, ...],
         pool: str,
+        winograd: bool = False,
     ):
         self.taps = taps
         self.pool = pool
         for row in layers.up_to(taps):
-            setattr(self, row.name, ConvReLU(*weights[row.name]))
+            layer = ConvReLU(*weights[row.name], winograd=winograd and row.pools > 0)
+            setattr(self, row.name, layer)
 
     def __call__(self, x: Float[Array, "h w 3"]) -> dict[str, Float[Array, "_h _w _c"]]:
         found: dict[str, Array] = {}
@@ -79,10 +89,14 @@ class Bound(NamedTuple):
 
 
 def bind(
-    weights: Mapping[str, tuple[np.ndarray, np.ndarray]], *, taps: tuple[str, ...], pool: str
+    weights: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    *,
+    taps: tuple[str, ...],
+    pool: str,
+    winograd: bool = False,
 ) -> Bound:
     """The network of `weights` cut at the deepest of `taps`, split into parameters and function."""
-    graph, params = nnx.split(VGG19(weights, taps=taps, pool=pool))
+    graph, params = nnx.split(VGG19(weights, taps=taps, pool=pool, winograd=winograd))
 
     def features(params: Params, image: Float[Array, "h w 3"]) -> dict[str, Array]:
         return nnx.merge(graph, params)(image)
