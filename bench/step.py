@@ -62,7 +62,7 @@ def jaxstyle_side(pipe: Connection, size: int) -> None:
     (cell,) = grid.cells(sweep)
     plan = grid.plan(sweep, [cell], {cell.content: (size, size)}, platform="cpu", choose_width=lambda *_: 1)
     program = plan.programs[0]
-    machine = engine.Engine(weights.load(taps=program.taps).layers)
+    machine = engine.Engine(weights.load(taps=program.taps).layers, cell_shapes=[(size, size)])
     compiled, _ = machine.compile(program)
     rows = [machine.target_rows(program, pixels) for pixels in (content, style)]
     targets = step.Targets(tuple(p[None] for p in rows[0].content), tuple(a[None] for a in rows[1].style))
@@ -141,6 +141,7 @@ def torch_side(pipe: Connection, size: int, channels_last: bool) -> None:
         return loss.detach()
 
     pipe.send({"device": "cpu", "threads": torch.get_num_threads()})
+    loss = 0.0
     while steps := pipe.recv():
         began = time.perf_counter()
         for _ in range(steps):
@@ -148,7 +149,7 @@ def torch_side(pipe: Connection, size: int, channels_last: bool) -> None:
         pipe.send((float(loss), time.perf_counter() - began))
 
 
-def start(side: str, size: int) -> tuple[Any, Connection]:
+def start(side: str, size: int) -> tuple[Any, Any]:
     """A process for one side, and the pipe to it."""
     mine, other = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")

@@ -50,8 +50,8 @@ WINOGRAD_AT = (
 class Kernel(NamedTuple):
     """A 3x3 kernel in the form its layer runs in: plain, k k = 3 3, or transformed, k k = 6 6."""
 
-    forward: Float[Array, "k k i o"]
-    backward: Float[Array, "k k o i"]
+    forward: Float[Array | np.ndarray, "k k i o"]
+    backward: Float[Array | np.ndarray, "k k o i"]
     """Of the input gradient: the kernel turned by 180 degrees, its channels exchanged."""
 
 
@@ -70,15 +70,17 @@ def _transform(kernel: Float[np.ndarray, "3 3 i o"]) -> Float[np.ndarray, "6 6 i
     return np.tensordot(g, columns, (1, 1)).swapaxes(0, 1).astype(np.float32)
 
 
-def conv3x3(x: Float[Array, "h w i"], kernel: Float[Array, "k k i o"]) -> Float[Array, "h w o"]:
+def conv3x3(
+    x: Float[Array, "h w i"], kernel: Float[Array | np.ndarray, "k k i o"]
+) -> Float[Array, "h w o"]:
     """Correlation of one image with a 3x3 kernel in either form, stride 1, zeros outside the image."""
     return _plain(x, kernel) if kernel.shape[0] == 3 else _winograd(x, kernel)
 
 
-def _plain(x: Float[Array, "h w i"], kernel: Float[Array, "3 3 i o"]) -> Float[Array, "h w o"]:
+def _plain(x: Float[Array, "h w i"], kernel: Float[Array | np.ndarray, "3 3 i o"]) -> Float[Array, "h w o"]:
     return lax.conv_general_dilated(
         x[None],
-        kernel,
+        jnp.asarray(kernel),
         window_strides=(1, 1),
         padding="SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -87,7 +89,7 @@ def _plain(x: Float[Array, "h w i"], kernel: Float[Array, "3 3 i o"]) -> Float[A
     )[0]
 
 
-def _combine(coefficients: Sequence[float], parts: Sequence[Array]) -> Array:
+def _combine(coefficients: Sequence[float | int], parts: Sequence[Array]) -> Array:
     """The sum of `parts`, each times its coefficient, skipping zeros and multiplications by one."""
     terms = []
     for c, part in zip(coefficients, parts, strict=True):
@@ -96,7 +98,7 @@ def _combine(coefficients: Sequence[float], parts: Sequence[Array]) -> Array:
     return sum(terms[1:], start=terms[0])
 
 
-def _winograd(x: Float[Array, "h w i"], u: Float[Array, "6 6 i o"]) -> Float[Array, "h w o"]:
+def _winograd(x: Float[Array, "h w i"], u: Float[Array | np.ndarray, "6 6 i o"]) -> Float[Array, "h w o"]:
     """F(4x4, 3x3): 36 matrix products over all tiles, between linear maps of rows and of columns.
 
     The barriers keep the passes apart. Without them XLA fuses a row pass into its column pass and

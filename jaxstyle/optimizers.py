@@ -28,5 +28,6 @@ def update(
     learning_rate: Float[Array, ""],
 ) -> tuple[Float[Array, "h w 3"], OptimizerState]:
     """What to add to the image, and the state after it."""
+    direction: Any
     direction, state = _ADAM.update(gradient, state)
     return -learning_rate * direction, state

@@ -344,9 +344,9 @@ def write_sheets(run: RunDirectory, record: Record) -> list[Path]:
     written = []
     with h5py.File(run.path / "results.h5", "r") as file:
         where = {
-            int(cell): (file[shape]["image"], i)
+            int(cell): (store.dataset(file, f"{shape}/image"), i)
             for shape in file
-            for i, cell in enumerate(file[shape]["cell"])
+            for i, cell in enumerate(store.dataset(file, f"{shape}/cell"))
         }
         pages = lay_out(record, place_tiles(record, where))
         source = _Sources(record)

@@ -241,7 +241,8 @@ class _Job:
 
         self.sweep, self.plan, self.pictures, self.loaded = sweep, plan, pictures, loaded
         self.device, self.run, self.display = device, run, display
-        self.engine: Engine = Engine(loaded.layers, device=device)
+        shapes = {(program.height_px, program.width_px) for program in plan.programs}
+        self.engine: Engine = Engine(loaded.layers, cell_shapes=shapes, device=device)
         self.seconds: dict[str, float] = collections.defaultdict(float)
         self.programs: list[dict[str, Any]] = []
         self.targets: dict[tuple[str, str, Program], Targets] = {}

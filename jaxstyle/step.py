@@ -18,35 +18,38 @@ from jaxstyle.config import Sweep
 from jaxstyle.grid import Cell, Program
 from jaxstyle.vgg19 import Features, Params
 
+Value = Array | np.ndarray
+"""On its way to the device or there."""
+
 
 class Knobs(NamedTuple):
     """What may differ between the cells of one program. Made by `knobs` alone."""
 
-    content_weight: Float[Array, ""]
+    content_weight: Float[Value, ""]
     """alpha."""
-    style_weight: Float[Array, ""]
+    style_weight: Float[Value, ""]
     """beta."""
-    tv_weight: Float[Array, ""]
-    content_layer_weights: Float[Array, " content_taps"]
+    tv_weight: Float[Value, ""]
+    content_layer_weights: Float[Value, " content_taps"]
     """1 at the cell's content layer, 0 elsewhere."""
-    style_layer_weights: Float[Array, " style_taps"]
+    style_layer_weights: Float[Value, " style_taps"]
     """w_l; 0 for layers outside the cell's own set."""
-    learning_rate: Float[Array, ""]
-    seed: UInt[Array, ""]
-    noise_std: Float[Array, ""]
+    learning_rate: Float[Value, ""]
+    seed: UInt[Value, ""]
+    noise_std: Float[Value, ""]
     """Grey levels; 0 for a start that is an image."""
-    content_row: Int[Array, ""]
+    content_row: Int[Value, ""]
     """The cell's row in `Targets.content`."""
-    style_row: Int[Array, ""]
+    style_row: Int[Value, ""]
     """The cell's row in `Targets.style`."""
 
 
 class Targets(NamedTuple):
     """What the images of a launch are compared with: a row per distinct content and style."""
 
-    content: tuple[Float[Array, "rows _h _w _c"], ...]
+    content: tuple[Float[Value, "rows _h _w _c"], ...]
     """P at every content tap."""
-    style: tuple[Float[Array, "rows _c _c"], ...]
+    style: tuple[Float[Value, "rows _c _c"], ...]
     """A, over its own pixel count, at every style tap."""
 
 
@@ -78,25 +81,29 @@ class Info(NamedTuple):
 def knobs(cell: Cell, program: Program, sweep: Sweep, *, content_row: int, style_row: int) -> Knobs:
     """The knobs of `cell`, as NumPy arrays of the types the program was compiled for."""
     style_weights = cell.style_weights
+
+    def number(value: float) -> np.ndarray:
+        return np.asarray(value, np.float32)
+
     return Knobs(
-        content_weight=np.float32(sweep.beta * cell.alpha_beta),
-        style_weight=np.float32(sweep.beta),
-        tv_weight=np.float32(sweep.tv_weight),
+        content_weight=number(sweep.beta * cell.alpha_beta),
+        style_weight=number(sweep.beta),
+        tv_weight=number(sweep.tv_weight),
         content_layer_weights=np.array(
             [name == cell.content_layer for name in program.content_taps], np.float32
         ),
         style_layer_weights=np.array(
-            [style_weights.get(name, 0.0) for name in program.style_taps], np.float32
+            [style_weights.get(name, 0) for name in program.style_taps], np.float32
         ),
-        learning_rate=np.float32(cell.learning_rate),
-        seed=np.uint32(cell.seed),
-        noise_std=np.float32(sweep.noise_std if cell.init == "noise" else 0.0),
-        content_row=np.int32(content_row),
-        style_row=np.int32(style_row),
+        learning_rate=number(cell.learning_rate),
+        seed=np.asarray(cell.seed, np.uint32),
+        noise_std=number(sweep.noise_std if cell.init == "noise" else 0),
+        content_row=np.asarray(content_row, np.int32),
+        style_row=np.asarray(style_row, np.int32),
     )
 
 
-def noise(seed: UInt[Array, ""], shape: tuple[int, ...]) -> Float[Array, "h w 3"]:
+def noise(seed: UInt[Value, ""], shape: tuple[int, ...]) -> Float[Array, "h w 3"]:
     """N(0, 1) for a seed: the same numbers wherever a cell stands in a batch, and for every setting."""
     return jax.random.normal(jax.random.key(seed, impl="threefry2x32"), shape, jnp.float32)
 
@@ -131,7 +138,7 @@ def loss(
     )
     loss_content = jnp.sum(knobs.content_layer_weights * content)
     loss_style = jnp.sum(knobs.style_layer_weights * style)
-    total = (
+    total = jnp.asarray(
         knobs.content_weight * loss_content
         + knobs.style_weight * loss_style
         + knobs.tv_weight * losses.total_variation(image)
@@ -166,7 +173,7 @@ def step(
     (total, info), gradient = jax.value_and_grad(
         lambda image: loss(features, params, program, knobs, targets, image), has_aux=True
     )(state.image)
-    change, optimizer = optimizers.update(gradient, state.optimizer, knobs.learning_rate)
+    change, optimizer = optimizers.update(gradient, state.optimizer, jnp.asarray(knobs.learning_rate))
     following = state.image + change
 
     alive = state.diverged_step < 0

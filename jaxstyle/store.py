@@ -201,6 +201,14 @@ def fresh_path(name: str, *, root: Path) -> Path:
 # --- chunks ---------------------------------------------------------------------------------------
 
 
+def dataset(node: h5py.File | h5py.Group, name: str) -> h5py.Dataset:
+    """The dataset `name` of `node`. Raises KeyError if there is none."""
+    found = node[name]
+    if not isinstance(found, h5py.Dataset):
+        raise KeyError(name)
+    return found
+
+
 def chunk_name(number: int) -> str:
     """The file of a chunk, relative to its run."""
     return f"chunks/{number:06d}.h5"
@@ -236,14 +244,14 @@ def read_chunk(path: Path) -> ChunkResult:
     try:
         with h5py.File(io.BytesIO(path.read_bytes()), "r") as file:
             values = {
-                name: file[name][()]
+                name: dataset(file, name)[()]
                 for name in ChunkResult.__dataclass_fields__
                 if name not in ("snapshot", "step", "layer")
             }
             return ChunkResult(
-                snapshot=tuple(int(n) for n in file["snapshot"]),
-                step=tuple(int(n) for n in file["step"]),
-                layer=tuple(file.attrs["layer"].split(",")),
+                snapshot=tuple(int(n) for n in dataset(file, "snapshot")),
+                step=tuple(int(n) for n in dataset(file, "step")),
+                layer=tuple(str(file.attrs["layer"]).split(",")),
                 **values,
             )
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
@@ -343,9 +351,8 @@ def csv_text(lines: Sequence[Mapping[str, Any]]) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(
-        {k: str(v) if isinstance(v, np.floating) else v for k, v in line.items()} for line in lines
-    )
+    for line in lines:
+        writer.writerow({k: str(line[k]) if isinstance(line[k], np.floating) else line[k] for k in COLUMNS})
     return buffer.getvalue()
 
 
@@ -374,8 +381,7 @@ def _survey(record: Record) -> dict[str, _Group]:
 
 
 def _coordinate(group: h5py.Group, name: str, values: Any) -> None:
-    group.create_dataset(name, data=values)
-    group[name].make_scale(name)
+    group.create_dataset(name, data=values).make_scale(name)
 
 
 def _texts(values: Sequence[str]) -> np.ndarray:
@@ -408,8 +414,7 @@ def _create_group(file: h5py.File, shape: str, group: _Group, record: Record) ->
         if axis in config.PATH_AXES:
             values = [record.given(axis, value) for value in values]
         data = _texts(values) if isinstance(values[0], str) else np.array(values)
-        h5.create_dataset(axis, data=data)
-        h5[axis].dims[0].attach_scale(h5["cell"])
+        h5.create_dataset(axis, data=data).dims[0].attach_scale(h5["cell"])
     _variable(h5, "image", (n, s, height, width, 3), np.uint8, "cell snapshot y x channel")
     for name in LOSSES:
         _variable(h5, name, (n, t), np.float32, "cell step")
@@ -443,10 +448,12 @@ def merge(record: Record) -> None:
                 for start, stop in _runs(where):
                     target = slice(int(where[start]), int(where[start]) + stop - start)
                     for name in ("image", *LOSSES, "diverged_step", "loss_best", "step_best"):
-                        h5[name][target] = getattr(chunk, name)[start:stop]
+                        dataset(h5, name)[target] = getattr(chunk, name)[start:stop]
                     for i, layer in enumerate(chunk.layer):
                         at = group.layers.index(layer)
-                        h5["style_layer_loss"][target, :, at] = chunk.style_layer_loss[start:stop, :, i]
+                        dataset(h5, "style_layer_loss")[target, :, at] = chunk.style_layer_loss[
+                            start:stop, :, i
+                        ]
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, record.path / "results.h5")

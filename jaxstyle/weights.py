@@ -21,6 +21,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -70,7 +71,7 @@ def _read_file(path: Path) -> bytes:
 
 def _dataset(what: str, file: h5py.File, name: str) -> h5py.Dataset | None:
     """The dataset called `name`, or None if there is none; nothing but plain data in this very file."""
-    node: h5py.Group | h5py.Dataset = file
+    node: Any = file
     for part in name.strip("/").split("/"):
         # The link is asked for before the node: even `part in node` would follow an external one.
         link = node.get(part, getlink=True) if isinstance(node, h5py.Group) else None

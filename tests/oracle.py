@@ -32,7 +32,7 @@ def pool_forward(x, kind):
 
 def pool_backward(x, kind, g):
     h, w = x.shape[0] // 2 * 2, x.shape[1] // 2 * 2
-    out = np.zeros_like(x)
+    out = np.zeros(x.shape)
     top = pool_forward(x, "max")
     places = [(i, j) for i in (0, 1) for j in (0, 1)]
     ties = sum(x[i:h:2, j:w:2] == top for i, j in places)
@@ -83,8 +83,14 @@ def loss_and_gradient(
     content_layer="conv4_2",
     style_weights=None,
     pool="avg",
+    sides=None,
 ):
-    """(terms, dL/d image): terms has total, content, style, layers (E_l) and reference (half sum P^2)."""
+    """(terms, dL/d image): terms has total, content, style, layers (E_l) and reference (half sum P^2).
+
+    With `sides`, activations by layer, the gradient takes the side of every ReLU and the maximum of
+    every pool from them instead of from float64's own; terms then also has `units`, `flips` (how many
+    take another side) and `largest_flip` (relative to the largest activation of its layer).
+    """
     if style_weights is None:
         style_weights = dict.fromkeys(("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1"), 0.2)
     image = np.asarray(image, np.float64)
@@ -108,11 +114,20 @@ def loss_and_gradient(
     style_loss = sum(w * layers[name] for name, w in style_weights.items())
 
     g = 0.0
-    for stage, value in reversed(tape):
+    units = flips = largest = 0
+    for index in range(len(tape) - 1, -1, -1):
+        stage, value = tape[index]
         if stage == "pool":
+            if sides is not None:
+                value = sides[tape[index - 1][0]]
             g = pool_backward(value, pool, g)
             continue
-        g = (g + seeds.get(stage, 0.0)) * (value > 0)
+        side = value if sides is None else sides[stage]
+        other = (side > 0) != (value > 0)
+        units, flips = units + value.size, flips + other.sum()
+        if other.any():
+            largest = max(largest, np.maximum(np.abs(value), np.abs(side))[other].max() / value.max())
+        g = (g + seeds.get(stage, 0.0)) * (side > 0)
         kernel = np.asarray(weights[stage][0], np.float64)
         g = correlate(g, kernel[::-1, ::-1].transpose(0, 1, 3, 2))
     gradient = g[..., ::-1].copy()
@@ -129,6 +144,9 @@ def loss_and_gradient(
         "style": style_loss,
         "layers": layers,
         "reference": 0.5 * (target**2).sum(),
+        "units": units,
+        "flips": flips,
+        "largest_flip": largest,
     }
     return terms, gradient
 

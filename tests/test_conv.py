@@ -17,36 +17,72 @@ def draw(*shape):
 
 
 X, KERNEL, BIAS = draw(9, 11, 5), draw(3, 3, 5, 7), draw(7)
+FORMS = pytest.mark.parametrize("winograd", [False, True], ids=["plain", "winograd"])
 
 
-def test_conv_relu_is_the_correlation_with_zero_padding():
-    expected = np.maximum(
-        oracle.correlate(np.asarray(X, np.float64), np.asarray(KERNEL, np.float64)) + BIAS, 0
+def prepared(winograd, kernel=KERNEL):
+    return conv.Kernel(*map(jnp.asarray, conv.prepare(np.asarray(kernel), winograd=winograd)))
+
+
+@FORMS
+@pytest.mark.parametrize("shape", [(9, 11), (8, 8), (1, 1), (2, 13), (4, 5), (31, 3)])
+def test_convolution_is_the_correlation_with_zero_padding(winograd, shape):
+    x = draw(*shape, 5)
+    expected = oracle.correlate(np.asarray(x, np.float64), np.asarray(KERNEL, np.float64))
+    # Winograd's transforms have coefficients up to 8 and divide by up to 24: a few more digits go.
+    np.testing.assert_allclose(
+        conv.conv3x3(x, prepared(winograd).forward), expected, atol=1e-4 if winograd else 2e-5
     )
-    np.testing.assert_allclose(conv.conv_relu(X, KERNEL, BIAS), expected, rtol=1e-5, atol=1e-4)
 
 
-def test_conv_relu_gradient_is_jaxs_own():
+@FORMS
+def test_conv_relu_gradient_is_jaxs_own(winograd):
     def plain(x):
         return jnp.maximum(conv.conv3x3(x, KERNEL) + BIAS, 0)
 
     g = draw(9, 11, 7)
-    (mine,) = jax.vjp(lambda x: conv.conv_relu(x, KERNEL, BIAS), X)[1](g)
+    (mine,) = jax.vjp(lambda x: conv.conv_relu(x, prepared(winograd), BIAS), X)[1](g)
     (jaxs,) = jax.vjp(plain, X)[1](g)
-    np.testing.assert_allclose(mine, jaxs, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(mine, jaxs, atol=1e-4 if winograd else 1e-5)
 
 
-def test_conv_relu_gradient_is_zero_where_the_output_is():
+def test_winograd_of_many_channels_keeps_float32s_digits():
+    random = np.random.default_rng(5)
+    x = random.uniform(0, 1, (16, 16, 256))
+    kernel = random.normal(size=(3, 3, 256, 32)) / 48
+    expected = oracle.correlate(x.astype(np.float32).astype(float), kernel.astype(np.float32).astype(float))
+    found = {}
+    for winograd in (False, True):
+        form = prepared(winograd, kernel.astype(np.float32)).forward
+        found[winograd] = np.asarray(conv.conv3x3(jnp.asarray(x, jnp.float32), form)) - expected
+    scale = np.sqrt((expected**2).mean())
+    assert np.sqrt((found[False] ** 2).mean()) < 1e-6 * scale
+    assert np.sqrt((found[True] ** 2).mean()) < 5e-6 * scale
+
+
+@FORMS
+def test_conv_relu_gradient_is_zero_where_the_output_is(winograd):
     bias = jnp.full(7, -1e6)
-    (gradient,) = jax.vjp(lambda x: conv.conv_relu(x, KERNEL, bias), X)[1](jnp.ones((9, 11, 7)))
+    (gradient,) = jax.vjp(lambda x: conv.conv_relu(x, prepared(winograd), bias), X)[1](jnp.ones((9, 11, 7)))
     assert not np.any(gradient)
 
 
-def test_conv_relu_under_vmap_is_the_single_one():
+@FORMS
+def test_conv_relu_under_vmap_is_the_single_one(winograd):
     batch = jnp.stack([X, 2 * X, -X])
-    batched = jax.vmap(lambda x: conv.conv_relu(x, KERNEL, BIAS))(batch)
+    batched = jax.vmap(lambda x: conv.conv_relu(x, prepared(winograd), BIAS))(batch)
     for one, x in zip(batched, batch, strict=True):
-        np.testing.assert_allclose(one, conv.conv_relu(x, KERNEL, BIAS), rtol=1e-6, atol=1e-5)
+        np.testing.assert_allclose(one, conv.conv_relu(x, prepared(winograd), BIAS), atol=1e-4)
+
+
+def test_winograd_multiplies_a_quarter_as_often():
+    def products(winograd):
+        form = conv.prepare(np.zeros((3, 3, 64, 64), np.float32), winograd=winograd).forward
+        text = jax.jit(conv.conv3x3).lower(jnp.zeros((32, 32, 64)), jnp.asarray(form)).as_text()
+        return text.count("stablehlo.convolution"), text.count("stablehlo.dot_general")
+
+    assert products(False) == (1, 0)
+    assert products(True) == (0, 1)
 
 
 @pytest.mark.parametrize("kind", ["avg", "max"])

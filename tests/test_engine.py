@@ -19,7 +19,7 @@ class Bench:
         settings = {"content": ("/c0",), "style": ("/s0",), "steps": (4,), **settings}
         self.sweep = config.resolve(config.Sweep(**settings))
         self.cells = grid.cells(self.sweep)
-        self.engine = engine.Engine(weights)
+        self.engine = engine.Engine(weights, cell_shapes=[shape])
         self.content = {p: random_image(*shape, seed=10 + i) for i, p in enumerate(self.sweep.content)}
         self.style = {p: random_image(*STYLE_SIZES[p], seed=20 + i) for i, p in enumerate(self.sweep.style)}
         self.plan = grid.plan(
@@ -139,6 +139,11 @@ def test_snapshots_are_the_runs_of_fewer_steps(narrow):
         shorter = bench.run([0], (steps,))
         np.testing.assert_array_equal(shorter.images[:, 0], outcome.images[:, index])
         np.testing.assert_array_equal(shorter.info.loss_total, outcome.info.loss_total[:, : steps + 1])
+
+
+def test_a_content_start_has_no_content_loss_at_all(vgg19_weights):
+    bench = Bench(vgg19_weights, init=("content",), steps=(1,))
+    assert bench.run([0]).info.loss_content[0, 0] == 0
 
 
 @pytest.mark.parametrize("length", [1, 2, 3])

@@ -7,7 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from jaxstyle import losses
-from jaxstyle.conv import conv_relu
+from jaxstyle.conv import Kernel, conv_relu, prepare
 
 RANDOM = np.random.default_rng(1)
 F, P = (jnp.asarray(np.maximum(RANDOM.normal(size=(6, 5, 8)), 0), jnp.float32) for _ in range(2))
@@ -40,7 +40,7 @@ def test_gradients_vanish_where_features_do():
     # The deck: dL/dF = 0 where F <= 0. F is the output of a ReLU, which is where the zero comes from.
     kernel = np.zeros((3, 3, 8, 8), np.float32)
     kernel[1, 1] = np.eye(8)
-    kernel, bias = jnp.asarray(kernel), jnp.zeros(8)
+    kernel, bias = Kernel(*map(jnp.asarray, prepare(kernel, winograd=False))), jnp.zeros(8)
     x = jnp.asarray(RANDOM.normal(size=(6, 5, 8)).astype(np.float32))
     a = jnp.asarray(gram64(P), jnp.float32)
 

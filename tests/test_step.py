@@ -10,7 +10,7 @@ from conftest import random_image
 from jaxstyle import config, grid, images, layers, step, vgg19
 
 
-def make(sweep, weights, content, style):
+def make(sweep, weights, content, style, winograd=False):
     """Everything one cell needs, from arrays instead of files."""
     sweep = config.resolve(sweep)
     cell = grid.cells(sweep)[0]
@@ -18,10 +18,13 @@ def make(sweep, weights, content, style):
         sweep, [cell], {cell.content: content.shape[:2]}, platform="cpu", choose_width=lambda p, n: 1
     )
     program = plan.programs[0]
-    network = vgg19.bind(weights, taps=program.taps, pool=program.pool)
+    network = vgg19.bind(weights, taps=program.taps, pool=program.pool, winograd=winograd)
+    plain = vgg19.bind(weights, taps=program.taps, pool=program.pool)
     rows = [
-        step.target_rows(network.features, network.params, program, jnp.asarray(x, jnp.float32))
-        for x in (content, style)
+        jax.jit(lambda params, x, f=f: step.target_rows(f, params, program, x))(
+            params, jnp.asarray(x, "f4")
+        )
+        for (params, f), x in ((network, content), (plain, style))
     ]
     targets = step.Targets(
         content=tuple(p[None] for p in rows[0].content), style=tuple(a[None] for a in rows[1].style)
@@ -47,18 +50,31 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_loss_and_gradient_of_the_real_network_match_float64(vgg19_weights, name):
+def every_activation(weights, image, pool, deepest, winograd):
+    """What float32 makes of every layer down to `deepest`."""
+    taps = tuple(row.name for row in layers.up_to([deepest]))
+    network = vgg19.bind(weights, taps=taps, pool=pool, winograd=winograd)
+    return jax.jit(network.features)(network.params, jnp.asarray(images.to_network(image)))
+
+
+@pytest.mark.parametrize(
+    ("name", "winograd"),
+    [(name, False) for name in CASES] + [(n, True) for n in ("defaults", "max pooling")],
+)
+def test_loss_and_gradient_of_the_real_network_match_float64(vgg19_weights, name, winograd):
     settings = sweep(**CASES[name])
     content, style, image = (random_image(h, w, s) for h, w, s in ((48, 64, 1), (70, 51, 2), (48, 64, 3)))
-    network, program, knobs, targets = make(settings, vgg19_weights, content, style)
-    x = jnp.asarray(image, jnp.float32)
+    network, program, knobs, targets = make(settings, vgg19_weights, content, style, winograd)
     (total, info), gradient = jax.jit(
         jax.value_and_grad(
             lambda x: step.loss(network.features, network.params, program, knobs, targets, x), has_aux=True
         )
-    )(x)
+    )(jnp.asarray(image, jnp.float32))
     cell = grid.cells(config.resolve(settings))[0]
+    # A unit that float32 puts on the other side of zero (or of its neighbour, where maxima are pooled)
+    # moves a patch of the gradient by far more than rounding does. That is no error: the oracle takes
+    # the same side, and how few and how near to zero such units are is checked by itself.
+    seen = every_activation(vgg19_weights, image.astype(np.float32), settings.pool, cell.taps[-1], winograd)
     expected, slope = oracle.loss_and_gradient(
         vgg19_weights,
         image,
@@ -70,19 +86,18 @@ def test_loss_and_gradient_of_the_real_network_match_float64(vgg19_weights, name
         content_layer=cell.content_layer,
         style_weights=cell.style_weights,
         pool=settings.pool,
+        sides={name: np.asarray(value, np.float64) for name, value in seen.items()},
     )
-    # Float32 sums of 1e5 terms through 13 layers: measured 2e-7 to 2e-6.
-    assert total == pytest.approx(expected["total"], rel=1e-5)
-    assert info.loss_content == pytest.approx(expected["content"], rel=1e-5)
-    assert info.loss_style == pytest.approx(expected["style"], rel=1e-5)
+    # Float32 through 13 layers: measured up to 3e-7 and 1e-6, by Winograd 6e-7 and 2e-6.
+    assert total == pytest.approx(expected["total"], rel=5e-6)
+    assert info.loss_content == pytest.approx(expected["content"], rel=5e-6)
+    assert info.loss_style == pytest.approx(expected["style"], rel=5e-6)
     for tap, value in zip(program.style_taps, info.style_layer_loss, strict=True):
-        assert value == pytest.approx(expected["layers"][tap], rel=1e-5)
-    # A unit that float32 puts on the other side of zero moves a patch of the gradient, not its direction.
-    g = np.asarray(gradient, np.float64)
-    cosine = (g * slope).sum() / np.sqrt((g**2).sum() * (slope**2).sum())
-    assert 1 - cosine < 1e-6
-    wrong = np.abs(g - slope).max(-1) > 1e-4 * np.abs(slope).max()
-    assert wrong.mean() < 0.02
+        assert value == pytest.approx(expected["layers"][tap], rel=5e-6)
+    error = np.linalg.norm(np.asarray(gradient, np.float64) - slope) / np.linalg.norm(slope)
+    assert error < 5e-6
+    assert expected["flips"] < 1e-5 * expected["units"]
+    assert expected["largest_flip"] < 1e-5
 
 
 def test_content_start_has_no_content_loss(vgg19_weights):
@@ -162,10 +177,11 @@ def test_five_adam_steps_match_float64(vgg19_weights):
 
 def advance(network, program, knobs, targets, state, passes):
     infos = []
+    one = jax.jit(
+        lambda state, k: step.step(network.features, network.params, program, knobs, targets, state, k)
+    )
     for k in range(passes):
-        state, info = step.step(
-            network.features, network.params, program, knobs, targets, state, jnp.int32(k)
-        )
+        state, info = one(state, jnp.int32(k))
         infos.append(info)
     return state, infos
 

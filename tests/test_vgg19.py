@@ -10,24 +10,27 @@ from conftest import random_image
 from jaxstyle import images, layers, vgg19
 
 
+@pytest.mark.parametrize("winograd", [False, True], ids=["plain", "winograd"])
 @pytest.mark.parametrize("pool", ["avg", "max"])
 @pytest.mark.parametrize("shape", [(32, 48), (37, 51)])
-def test_every_layer_of_a_narrow_network_matches_numpy(narrow, pool, shape):
+def test_every_layer_of_a_narrow_network_matches_numpy(narrow, pool, shape, winograd):
     image = random_image(*shape, seed=3).astype(np.float32)
-    network = vgg19.bind(narrow, taps=layers.NAMES, pool=pool)
+    network = vgg19.bind(narrow, taps=layers.NAMES, pool=pool, winograd=winograd)
     found = jax.jit(network.features)(network.params, images.to_network(image))
     expected = oracle.network(narrow, image, pool, "conv5_4")[1]
     assert tuple(found) == layers.NAMES
     for name in layers.NAMES:
         scale = np.abs(expected[name]).max()
-        np.testing.assert_allclose(found[name], expected[name], atol=2e-5 * scale, err_msg=name)
+        np.testing.assert_allclose(
+            found[name], expected[name], atol=1e-4 * scale if winograd else 2e-5 * scale, err_msg=name
+        )
         assert np.min(found[name]) >= 0  # taps stand after the ReLU
 
 
 def test_nothing_below_the_deepest_tap_is_held_or_computed(narrow):
     network = vgg19.bind(narrow, taps=("conv1_1", "conv2_1"), pool="avg")
     shapes = [leaf.shape for leaf in jax.tree.leaves(network.params)]
-    assert len(shapes) == 2 * 3
+    assert len(shapes) == 3 * 3
     image = np.zeros((32, 32, 3), np.float32)
     jaxpr = str(jax.make_jaxpr(network.features)(network.params, image))
     assert jaxpr.count("conv_general_dilated[") == 3
