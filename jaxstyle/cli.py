@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar, get_type_hints
 
 import tyro
 
@@ -75,7 +76,7 @@ def parse(command: type[T], arguments: Sequence[str], program: str) -> Parsed[T]
 def _flags(command: type) -> tuple[str, ...]:
     """The names of all flags of `command`, nested dataclasses being flat."""
     names: list[str] = []
-    hints = _hints(command)
+    hints = get_type_hints(command, include_extras=True)
     for f in dataclasses.fields(command):
         inner = hints[f.name]
         if dataclasses.is_dataclass(inner):
@@ -83,12 +84,6 @@ def _flags(command: type) -> tuple[str, ...]:
         elif tyro.conf.Suppress not in getattr(inner, "__metadata__", ()):
             names.append(f.name)
     return tuple(names)
-
-
-def _hints(command: type) -> dict[str, Any]:
-    import typing
-
-    return typing.get_type_hints(command, include_extras=True)
 
 
 def _first_line(box: str) -> str:
@@ -119,6 +114,9 @@ def run(command: Callable[[], int]) -> None:
         code = command()
     except JaxstyleError as error:
         code = _fail(str(error), error.exit_code)
+    except BrokenPipeError:  # the reader of a help text or a plan has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        code = 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         code = _fail(f"{where}{error.strerror or error}", 2)

@@ -22,7 +22,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxstyle import layers, step, vgg19
-from jaxstyle.grid import NOMINAL_FLOPS, Program
+from jaxstyle.grid import NOMINAL_FLOPS, WINOGRAD_PLATFORMS, Program
 from jaxstyle.step import Info, Knobs, State, Targets
 
 Device = Any
@@ -131,9 +131,10 @@ class Engine:
         """The network of a program, its parameters on the device; shared by programs of equal taps.
 
         Args:
-            winograd: whether to use that form of convolution; by default on a CPU only.
+            winograd: whether to use that form of convolution; by default on `WINOGRAD_PLATFORMS` only.
         """
-        winograd = bool(self.device.platform == "cpu" if winograd is None else winograd)
+        if winograd is None:
+            winograd = self.device.platform in WINOGRAD_PLATFORMS
         key = (program.taps, program.pool, winograd)
         if key not in self._networks:
             bound = vgg19.bind(self._weights, taps=program.taps, pool=program.pool, winograd=winograd)

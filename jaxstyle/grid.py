@@ -22,6 +22,8 @@ CHUNK_SECONDS = 60.0
 """How long a chunk should take at most, at the nominal rate below."""
 NOMINAL_FLOPS = {"cpu": 2e11, "gpu": 1e14, "tpu": 1e14}
 """Rates that plans are made with, in FLOP/s: fixed numbers, so that a plan never depends on a timing."""
+WINOGRAD_PLATFORMS = ("cpu",)
+"""Where the convolutions below block 1 run by Winograd's algorithm (`conv`)."""
 CHUNK_BYTES = 256 * 2**20
 """How much a chunk's images and curves may hold on the host."""
 

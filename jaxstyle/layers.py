@@ -83,6 +83,19 @@ def evaluation_flops(
     return 2.0 * 2.0 * macs
 
 
+def parameter_bytes(taps: Iterable[str], *, winograd: bool) -> int:
+    """Bytes of the float32 kernels and biases down to the deepest of `taps`, as a device holds them.
+
+    A kernel is there twice, for the layer and for its input gradient; transformed for Winograd's
+    algorithm, in the blocks below the first, it has 36 numbers instead of 9 for a pair of channels.
+    """
+    total = 0
+    for row in up_to(taps):
+        taps_per_pair = 36 if winograd and row.pools else 9
+        total += 2 * taps_per_pair * row.in_channels * row.out_channels + row.out_channels
+    return 4 * total
+
+
 def activation_floats(height: int, width: int, taps: Iterable[str]) -> int:
     """How many numbers the layers down to the deepest of `taps` hold for one image."""
     total = 0

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxstyle import config, grid, images, report, store, weights
+from jaxstyle import config, grid, images, layers, report, store, weights
 from jaxstyle.config import JaxstyleError, RunOptions, Sweep
 from jaxstyle.grid import Cell, Chunk, Plan, Program
 from jaxstyle.images import Pictures
@@ -125,7 +125,8 @@ def describe(plan: Plan, platform: str) -> dict[str, Any]:
             "taps": list(program.taps),
             "width": program.width,
             "cells": plan.program_cells(i),
-            "memory_bytes": program.width * program.bytes_per_cell(),
+            "memory_bytes": program.width * program.bytes_per_cell()
+            + layers.parameter_bytes(program.taps, winograd=platform in grid.WINOGRAD_PLATFORMS),
             "flops_per_step": program.step_flops,
         }
         for i, program in enumerate(plan.programs)

@@ -1,6 +1,8 @@
 """The table of VGG19."""
 
-from jaxstyle import layers
+import jax
+
+from jaxstyle import layers, vgg19
 
 
 def test_vgg19_has_sixteen_convolutions_in_five_blocks():
@@ -26,6 +28,13 @@ def test_multiply_adds_to_conv5_1_are_361152_per_pixel():
     # poolings divide; forward and gradient, two FLOPs each.
     flops = layers.evaluation_flops(256, 256, (), layers.STYLE_LAYERS)
     assert flops == 4 * (361_152 + 17_408) * 256**2
+
+
+def test_parameters_are_counted_in_the_form_they_are_held_in(vgg19_weights):
+    for winograd in (False, True):
+        network = vgg19.bind(vgg19_weights, taps=("conv3_1",), pool="avg", winograd=winograd)
+        held = sum(leaf.nbytes for leaf in jax.tree.leaves(network.params))
+        assert layers.parameter_bytes(["conv3_1"], winograd=winograd) == held
 
 
 def test_feature_shape_drops_odd_edges():
