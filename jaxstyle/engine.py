@@ -10,6 +10,7 @@ Weights are arguments of every program. Compiled programs are kept for the life 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -76,8 +77,10 @@ _target_programs: dict[Any, Any] = {}
 
 
 def device_memory(device: Device) -> int:
-    """Bytes that programs may use on a device; 0 where it does not say, as on a CPU."""
-    return (device.memory_stats() or {}).get("bytes_limit", 0)
+    """Bytes that programs may use on a device; on a CPU, the machine's memory."""
+    if device.platform == "cpu":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return (device.memory_stats() or {}).get("bytes_limit", UNKNOWN_MEMORY)
 
 
 def choose_width(program: Program, cells: int, *, platform: str, memory_bytes: int) -> int:
@@ -91,7 +94,7 @@ def choose_width(program: Program, cells: int, *, platform: str, memory_bytes: i
         return 1
     widest = max(h * w * c for h, w, c in _activation_shapes(program))
     limit = min(
-        (memory_bytes or UNKNOWN_MEMORY) * MEMORY_SHARE / program.bytes_per_cell(),
+        memory_bytes * MEMORY_SHARE / program.bytes_per_cell(),
         (INDEXABLE - 1) / widest,
         MAX_WIDTH,
         2 ** (cells - 1).bit_length(),
@@ -150,7 +153,8 @@ class Engine:
         """The programs for `program`, and whether they had to be made now."""
         key = self._key(program)
         if fresh := key not in _compiled:
-            _compiled[key] = _compile(program, self.network(program), self.device)
+            network = self.network(program)
+            _compiled[key] = _compile(program, network.features, network.params, self.device)
         return _compiled[key], fresh
 
     def target_rows(self, program: Program, pixels: np.ndarray) -> Targets:
@@ -168,8 +172,9 @@ class Engine:
         key = self._key((pixels.shape, *taps, like_cells))
         if key not in _target_programs:
             self.target_traces += 1
+            features = network.features  # and not the network: its parameters would live as long as this
             _target_programs[key] = jax.jit(
-                lambda params, image: step.target_rows(network.features, params, program, image)
+                lambda params, image: step.target_rows(features, params, program, image)
             )
         image = jax.device_put(np.asarray(pixels, np.float32), self.device)
         return jax.tree.map(np.array, _target_programs[key](network.params, image))
@@ -234,7 +239,7 @@ def _pad(tree: Any, width: int) -> Any:
     return jax.tree.map(lambda a: np.concatenate([a, np.repeat(a[-1:], width - len(a), axis=0)]), tree)
 
 
-def _compile(program: Program, network: vgg19.Bound, device: Device) -> Compiled:
+def _compile(program: Program, features: vgg19.Features, params: vgg19.Params, device: Device) -> Compiled:
     traces = 0
 
     def segment(
@@ -248,7 +253,7 @@ def _compile(program: Program, network: vgg19.Bound, device: Device) -> Compiled
         def one(knobs: Knobs, state: State, k: Int[Array, ""]) -> tuple[State, Info]:
             nonlocal traces
             traces += 1
-            return step.step(network.features, params, program, knobs, targets, state, k)
+            return step.step(features, params, program, knobs, targets, state, k)
 
         def body(k: Int[Array, ""], carry: tuple[State, Info]) -> tuple[State, Info]:
             state, trace = carry
@@ -261,14 +266,12 @@ def _compile(program: Program, network: vgg19.Bound, device: Device) -> Compiled
 
     began = time.perf_counter()
     with jax.default_device(device):
-        knobs, start_images, targets = _shapes(program, network)
+        knobs, start_images, targets = _shapes(program, features, params)
         init = jax.jit(jax.vmap(step.init)).lower(knobs, start_images).compile()
         state = jax.eval_shape(jax.vmap(step.init), knobs, start_images)
         bound = jax.ShapeDtypeStruct((), jnp.int32)
         compiled = (
-            jax.jit(segment, donate_argnums=3)
-            .lower(network.params, knobs, targets, state, bound, bound)
-            .compile()
+            jax.jit(segment, donate_argnums=3).lower(params, knobs, targets, state, bound, bound).compile()
         )
     seconds = time.perf_counter() - began
     memory = compiled.memory_analysis()
@@ -283,7 +286,9 @@ def _compile(program: Program, network: vgg19.Bound, device: Device) -> Compiled
     return Compiled(init, compiled, traces, seconds, used)
 
 
-def _shapes(program: Program, network: vgg19.Bound) -> tuple[Knobs, jax.ShapeDtypeStruct, Targets]:
+def _shapes(
+    program: Program, features: vgg19.Features, params: vgg19.Params
+) -> tuple[Knobs, jax.ShapeDtypeStruct, Targets]:
     """The shapes of a launch's arguments; the channel counts are those of the network at hand."""
     width = program.width
 
@@ -305,8 +310,8 @@ def _shapes(program: Program, network: vgg19.Bound) -> tuple[Knobs, jax.ShapeDty
 
     image = jax.ShapeDtypeStruct((program.height_px, program.width_px, 3), jnp.float32)
     rows = jax.eval_shape(
-        lambda params, image: step.target_rows(network.features, params, program, image),
-        network.params,
+        lambda params, image: step.target_rows(features, params, program, image),
+        params,
         image,
     )
     stack = lambda leaf: jax.ShapeDtypeStruct((width, *leaf.shape), leaf.dtype)  # noqa: E731

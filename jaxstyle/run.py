@@ -144,6 +144,20 @@ def describe(plan: Plan, platform: str) -> dict[str, Any]:
     }
 
 
+def _check_memory(plan: Plan, device: Any) -> None:
+    """Raise JaxstyleError if one launch cannot fit: a CPU would be killed for it, not told."""
+    from jaxstyle import engine
+
+    needed, there = describe(plan, _platform(device))["memory_bytes"], engine.device_memory(device)
+    if needed > there:
+        largest = max(plan.programs, key=Program.bytes_per_cell)
+        raise JaxstyleError(
+            "size",
+            f"a {largest.shape} image needs about {needed / 1e9:.0f} GB of memory and there are"
+            f" {there / 1e9:.0f} GB; give a smaller --size",
+        )
+
+
 def _describe_text(values: dict[str, Any]) -> Iterator[str]:
     yield f"{values['cells']} cells, {values['image_steps']} image-steps, {values['chunks']} chunks"
     for p in values["programs"]:
@@ -203,6 +217,7 @@ def run_sweep(sweep: Sweep, options: RunOptions | None = None, *, name: str = "s
     images.check_digest(loaded.path, loaded.sha256, sweep.digests.get(loaded.path))
     device = _start_jax(sweep, options)
     plan = _plan(sweep, cells, pictures, device)
+    _check_memory(plan, device)
     store.check_space(path, plan.result_bytes())
     with (
         RunDirectory(path, create=True) as run,

@@ -93,11 +93,11 @@ def knobs(cell: Cell, program: Program, sweep: Sweep, *, content_row: int, style
             [name == cell.content_layer for name in program.content_taps], np.float32
         ),
         style_layer_weights=np.array(
-            [style_weights.get(name, 0) for name in program.style_taps], np.float32
+            [style_weights.get(name, 0.0) for name in program.style_taps], np.float32
         ),
         learning_rate=number(cell.learning_rate),
         seed=np.asarray(cell.seed, np.uint32),
-        noise_std=number(sweep.noise_std if cell.init == "noise" else 0),
+        noise_std=number(sweep.noise_std if cell.init == "noise" else 0.0),
         content_row=np.asarray(content_row, np.int32),
         style_row=np.asarray(style_row, np.int32),
     )

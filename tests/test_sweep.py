@@ -3,6 +3,9 @@
 import csv
 import json
 import os
+import signal
+import subprocess
+import sys
 import tomllib
 
 import h5py
@@ -288,6 +291,10 @@ REFUSED = {
     "weights that are none": (["--weights", "s0.png"], "is not an HDF5 file"),
     "output in a file": (["--out", "s0.png/run"], "s0.png"),
     "too small when resized": (["--content", "sliver.png", "--style", "s0.png"], "too small"),
+    "more memory than there is": (
+        ["--content", "c0.png", "--style", "s0.png", "--size", "8192"],
+        "GB of memory",
+    ),
     "missing spec": (["--spec", "none.toml"], "none.toml: no such file"),
 }
 
@@ -359,6 +366,31 @@ def test_the_command_in_a_process_of_its_own(inputs, tmp_path):
         "chunks", "events.jsonl", "images", "manifest.json", "results.csv", "results.h5", "run.lock",
         "sheets", "spec.toml",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_ends_in_one_line_and_keeps_what_is_finished(inputs, tmp_path, number, code):
+    arguments = (
+        "--content", inputs / "c0.png", "--style", inputs / "s0.png", "--size", "64", "--seed", "0:3",
+        "--steps", "20000", "--log-format", "json", "--out", tmp_path / "run",
+    )  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jaxstyle.sweep", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["event"] == "progress":
+            break
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert len(err.splitlines()) == 1
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "running"
+    assert not list((tmp_path / "run").rglob("*.tmp*"))
 
 
 def test_the_jaxstyle_command_lists_what_there_is():
