@@ -114,6 +114,8 @@ class Engine:
         weights: (kernel, bias) by layer name, HWIO.
         cell_shapes: the (height, width) in px that the cells of the run have.
         device: where to run; JAX's first device if not given.
+        winograd: whether the cells' convolutions below block 1 run by Winograd's algorithm; if not
+            given, on `WINOGRAD_PLATFORMS`.
     """
 
     def __init__(
@@ -122,9 +124,11 @@ class Engine:
         *,
         cell_shapes: Iterable[tuple[int, int]],
         device: Device | None = None,
+        winograd: bool | None = None,
     ):
         self._cell_shapes = frozenset(cell_shapes)
         self.device = jax.devices()[0] if device is None else device
+        self.winograd = self.device.platform in WINOGRAD_PLATFORMS if winograd is None else winograd
         self._weights = weights
         self._networks: dict[Any, vgg19.Bound] = {}
         self.target_traces = 0
@@ -134,10 +138,9 @@ class Engine:
         """The network of a program, its parameters on the device; shared by programs of equal taps.
 
         Args:
-            winograd: whether to use that form of convolution; by default on `WINOGRAD_PLATFORMS` only.
+            winograd: which form of convolution; if not given, that of the cells.
         """
-        if winograd is None:
-            winograd = self.device.platform in WINOGRAD_PLATFORMS
+        winograd = self.winograd if winograd is None else winograd
         key = (program.taps, program.pool, winograd)
         if key not in self._networks:
             bound = vgg19.bind(self._weights, taps=program.taps, pool=program.pool, winograd=winograd)
@@ -145,13 +148,13 @@ class Engine:
             self._networks[key] = vgg19.Bound(params, bound.features)
         return self._networks[key]
 
-    def _key(self, program: Program | tuple) -> Any:
+    def _key(self, program: Program | tuple, winograd: bool) -> Any:
         shapes = tuple(kernel.shape for kernel, _ in self._weights.values())
-        return program, shapes, self.device
+        return program, winograd, shapes, self.device
 
     def compile(self, program: Program) -> tuple[Compiled, bool]:
         """The programs for `program`, and whether they had to be made now."""
-        key = self._key(program)
+        key = self._key(program, self.winograd)
         if fresh := key not in _compiled:
             network = self.network(program)
             _compiled[key] = _compile(program, network.features, network.params, self.device)
@@ -167,9 +170,10 @@ class Engine:
         # start has no content loss at all. Other shapes are seen once or twice in a run: XLA's own
         # convolution, which compiles ten times faster, costs them less.
         like_cells = pixels.shape[:2] in self._cell_shapes
-        network = self.network(program, winograd=None if like_cells else False)
+        winograd = self.winograd and like_cells
+        network = self.network(program, winograd=winograd)
         taps = program.content_taps, program.style_taps, program.pool
-        key = self._key((pixels.shape, *taps, like_cells))
+        key = self._key((pixels.shape, *taps), winograd)
         if key not in _target_programs:
             self.target_traces += 1
             features = network.features  # and not the network: its parameters would live as long as this

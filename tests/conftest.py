@@ -3,9 +3,12 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+_CACHE = tempfile.TemporaryDirectory(prefix="jaxstyle-tests-")  # compiled programs, shared by all tests
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
 sys.path.insert(0, str(Path(__file__).parent))
 
 from jaxtyping import install_import_hook
