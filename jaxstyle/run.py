@@ -25,7 +25,7 @@ from jaxstyle import config, grid, images, layers, report, store, weights
 from jaxstyle.config import JaxstyleError, RunOptions, Sweep
 from jaxstyle.grid import Cell, Chunk, Plan, Program
 from jaxstyle.images import Pictures
-from jaxstyle.progress import Display, duration
+from jaxstyle.progress import Display, counted, duration
 from jaxstyle.store import ChunkResult, Record, RunDirectory
 
 if TYPE_CHECKING:
@@ -98,14 +98,14 @@ def _platform(device: Any) -> str:
     return device.platform if device.platform in grid.NOMINAL_FLOPS else "gpu"
 
 
-def _plan(sweep: Sweep, cells: Sequence[Cell], pictures: Pictures, device: Any) -> Plan:
+def _plan(checked: _Checked, device: Any) -> Plan:
     from jaxstyle import engine
 
     platform, memory = _platform(device), engine.device_memory(device)
     return grid.plan(
-        sweep,
-        cells,
-        {cell.content: pictures.shape(cell) for cell in cells},
+        checked.sweep,
+        checked.cells,
+        {cell.content: checked.pictures.shape(cell) for cell in checked.cells},
         platform=platform,
         choose_width=lambda program, count: engine.choose_width(
             program, count, platform=platform, memory_bytes=memory
@@ -159,10 +159,11 @@ def _check_memory(plan: Plan, device: Any) -> None:
 
 
 def _describe_text(values: dict[str, Any]) -> Iterator[str]:
-    yield f"{values['cells']} cells, {values['image_steps']} image-steps, {values['chunks']} chunks"
+    counts = (values["cells"], "cell"), (values["image_steps"], "image-step"), (values["chunks"], "chunk")
+    yield ", ".join(counted(*count) for count in counts)
     for p in values["programs"]:
         yield (
-            f"program {p['shape']}: {p['cells']} cells, batch width {p['width']},"
+            f"program {p['shape']}: {counted(p['cells'], 'cell')}, batch width {p['width']},"
             f" about {p['memory_bytes'] / 1e6:.0f} MB, {p['flops_per_step'] / 1e9:.1f} GFLOP per"
             f" image-step, {p['optimizer']}, {p['precision']}, {p['pool']} pooling,"
             f" taps {' '.join(p['taps'])}"
@@ -173,25 +174,38 @@ def _describe_text(values: dict[str, Any]) -> Iterator[str]:
 
 def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
     """Print the plan of a sweep, as text or with `options.json` as JSON, and write nothing."""
-    sweep, cells, pictures, path = _check(sweep, options, name)
-    device = _start_jax(sweep, options)
-    platform = _platform(device)
-    values = describe(_plan(sweep, cells, pictures, device), platform)
+    checked = _check(sweep, options, name)
+    device = _start_jax(checked.sweep, options)
+    values = describe(_plan(checked, device), _platform(device))
     if options.json:
         print(json.dumps(values))
         return
     for line in _describe_text(values):
         print(line)
-    print(f"would write {path}")
+    print(f"would write {checked.path}")
 
 
-def _check(sweep: Sweep, options: RunOptions, name: str) -> tuple[Sweep, tuple[Cell, ...], Pictures, Path]:
+@dataclass(frozen=True)
+class _Checked:
+    """A run that nothing was found wrong with."""
+
+    sweep: Sweep
+    cells: tuple[Cell, ...]
+    path: Path
+    pictures: Pictures
+    weights: weights.Weights
+
+
+def _check(sweep: Sweep, options: RunOptions, name: str) -> _Checked:
     """Everything that can be found wrong before a run starts, without JAX and without writing."""
     sweep, options = config.resolve(sweep), config.check_options(options)
     cells = grid.cells(sweep)
     path = Path(options.out) if options.out else store.fresh_path(name, root=Path("runs"))
     store.check_free(path)
-    return sweep, cells, Pictures(sweep, cells), path
+    pictures = Pictures(sweep, cells)
+    loaded = weights.load(sweep.weights, taps={tap for cell in cells for tap in cell.taps})
+    images.check_digest(loaded.path, loaded.sha256, sweep.digests.get(loaded.path))
+    return _Checked(sweep, cells, path, pictures, loaded)
 
 
 # --- a run ----------------------------------------------------------------------------------------
@@ -212,12 +226,11 @@ def run_sweep(sweep: Sweep, options: RunOptions | None = None, *, name: str = "s
         JaxstyleError: for bad settings or input, before anything is written, or a full disk.
     """
     options = options or RunOptions()
-    sweep, cells, pictures, path = _check(sweep, options, name)
-    loaded = weights.load(sweep.weights, taps={tap for cell in cells for tap in cell.taps})
-    images.check_digest(loaded.path, loaded.sha256, sweep.digests.get(loaded.path))
-    device = _start_jax(sweep, options)
-    plan = _plan(sweep, cells, pictures, device)
+    checked = _check(sweep, options, name)
+    device = _start_jax(checked.sweep, options)
+    plan = _plan(checked, device)
     _check_memory(plan, device)
+    path = checked.path
     store.check_space(path, plan.result_bytes())
     with (
         RunDirectory(path, create=True) as run,
@@ -225,8 +238,7 @@ def run_sweep(sweep: Sweep, options: RunOptions | None = None, *, name: str = "s
             quiet=options.quiet, log_format=options.log_format, events=path / "events.jsonl"
         ) as display,
     ):
-        job = _Job(sweep, plan, pictures, loaded, device, run, display)
-        return job.execute()
+        return _Job(checked, plan, device, run, display).execute()
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:
@@ -243,22 +255,14 @@ def open_run(path: str | os.PathLike[str]) -> Run:
 class _Job:
     """One run in progress: what it works on, and how long each stage took."""
 
-    def __init__(
-        self,
-        sweep: Sweep,
-        plan: Plan,
-        pictures: Pictures,
-        loaded: weights.Weights,
-        device: Any,
-        run: RunDirectory,
-        display: Display,
-    ):
+    def __init__(self, checked: _Checked, plan: Plan, device: Any, run: RunDirectory, display: Display):
         from jaxstyle.engine import Engine
 
-        self.sweep, self.plan, self.pictures, self.loaded = sweep, plan, pictures, loaded
+        self.sweep, self.pictures, self.loaded = checked.sweep, checked.pictures, checked.weights
+        self.plan = plan
         self.device, self.run, self.display = device, run, display
         shapes = {(program.height_px, program.width_px) for program in plan.programs}
-        self.engine: Engine = Engine(loaded.layers, cell_shapes=shapes, device=device)
+        self.engine: Engine = Engine(self.loaded.layers, cell_shapes=shapes, device=device)
         self.seconds: dict[str, float] = collections.defaultdict(float)
         self.programs: list[dict[str, Any]] = []
         self.targets: dict[tuple[str, str, Program], Targets] = {}
@@ -446,7 +450,7 @@ class _Job:
         rate = self.plan.image_steps / max(spent["compute_s"], 1e-9)
         self.display.event(
             "done",
-            f"{len(result.rows)} cells in {duration(spent['wall_s'])}"
+            f"{counted(len(result.rows), 'cell')} in {duration(spent['wall_s'])}"
             f" (compiling {duration(spent['compile_s'])}): {rate:.2f} image-steps/s"
             + (f", {result.diverged} diverged" if result.diverged else "")
             + f"\nresults: {self.run.path / 'results.csv'}",

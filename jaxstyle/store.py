@@ -132,6 +132,9 @@ class RunDirectory:
             os.close(self._lock)
             who = f"process {holder}" if holder else "another process"
             raise DirectoryInUse(str(self.path), f"is in use by {who}; wait, or give --out") from None
+        if self._create and any(p.name != "run.lock" for p in self.path.iterdir()):
+            os.close(self._lock)  # another run came and went since the directory was found free
+            raise JaxstyleError(str(self.path), "is not empty; give a new or an empty directory")
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
         return self

@@ -1,5 +1,6 @@
 """Shared fixtures. Shapes in annotations are checked here, and only here, by jaxtyping and beartype."""
 
+import atexit
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _CACHE = tempfile.TemporaryDirectory(prefix="jaxstyle-tests-")  # compiled programs, shared by all tests
+atexit.register(_CACHE.cleanup)
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
 sys.path.insert(0, str(Path(__file__).parent))
 

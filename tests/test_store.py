@@ -140,6 +140,14 @@ def test_a_held_directory_is_in_use_until_its_holder_is_gone(tmp_path):
         pass
 
 
+def test_a_directory_that_was_filled_since_it_was_found_free_is_left_alone(tmp_path):
+    (tmp_path / "run").mkdir()
+    store.check_free(tmp_path / "run")
+    (tmp_path / "run" / "results.csv").touch()
+    with pytest.raises(JaxstyleError, match="is not empty"), RunDirectory(tmp_path / "run", create=True):
+        pass
+
+
 def test_only_a_new_or_an_empty_directory_is_free(tmp_path):
     store.check_free(tmp_path / "new" / "deep")
     (tmp_path / "empty").mkdir()

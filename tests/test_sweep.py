@@ -247,6 +247,8 @@ def test_dry_run_tells_the_plan_and_writes_nothing(inputs, tmp_path, capsys, mon
     assert (plan["cells"], plan["image_steps"], plan["batch_width"]) == (6, 3000, 1)
     assert plan["programs"][0]["shape"] == "48x64"
     assert min(plan[k] for k in ("memory_bytes", "flops", "disk_bytes", "time_s")) > 0
+    assert command(*arguments, "--weights", "none.h5") == 2
+    assert "none.h5: no such file" in capsys.readouterr().err
     assert command(*arguments) == 0
     text = capsys.readouterr().out
     assert "6 cells, 3000 image-steps" in text
