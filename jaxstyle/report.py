@@ -242,9 +242,9 @@ def _scaled(pixels: UInt8[np.ndarray, "h w 3"], longest: int) -> Image.Image:
     return image
 
 
-def _head(line: Line, font: Any, picture: Callable[[str], np.ndarray | None]) -> Image.Image:
+def _head(line: Line, font: Any, picture: Callable[[str], np.ndarray | None], longest: int) -> Image.Image:
     """The label of a row or column with its contents and styles in small."""
-    small = [_scaled(p, HEADER_PX) for path in line.pictures if (p := picture(path)) is not None]
+    small = [_scaled(p, longest) for path in line.pictures if (p := picture(path)) is not None]
     text_w, text_h = _extent(line.label, font)
     width = max([text_w, sum(s.width for s in small) + PAD_PX * max(0, len(small) - 1), 1])
     height = text_h + (max(s.height for s in small) + PAD_PX if small else 0)
@@ -278,8 +278,10 @@ def draw(
         SHEET_PX // (len(sheet.rows) + 1) - PAD_PX,
     )
     pictures = {place: _scaled(tile(t), longest) for place, t in sheet.tiles.items()}
-    rows = [_head(line, font, picture) for line in sheet.rows]
-    columns = [_head(line, font, picture) for line in sheet.columns]
+    # Beside small pictures the heads are small too: they must not outweigh what they stand for.
+    head_px = min(HEADER_PX, max(max(image.size) for image in pictures.values()))
+    rows = [_head(line, font, picture, head_px) for line in sheet.rows]
+    columns = [_head(line, font, picture, head_px) for line in sheet.columns]
     captions = {place: _extent(text, font) for place, text in sheet.captions.items()}
 
     def widest(j: int) -> int:
