@@ -364,7 +364,7 @@ def resolve(sweep: Sweep) -> Sweep:
     given = dict(sweep.given)
     for table in ({axis: getattr(sweep, axis) for axis in AXES}, *sweep.grid):
         if isinstance(table, Mapping):
-            _note_given(given, table, Path.cwd())
+            given = _given(table, Path.cwd()) | given
     needed = [a for a in AXES if not sweep.grid or any(a not in g for g in sweep.grid)]
     for axis in ("content", "style"):
         if axis in needed and not getattr(sweep, axis):
@@ -399,6 +399,7 @@ def resolve(sweep: Sweep) -> Sweep:
         max_cells=max_cells,
         split_depth=_flag("split_depth", sweep.split_depth),
         deterministic=_flag("deterministic", sweep.deterministic),
+        digests={os.path.abspath(path): digest for path, digest in sweep.digests.items()},
         given=given,
     )
     grids = tuple(_resolve_grid(table, resolved) for table in sweep.grid)
@@ -428,14 +429,16 @@ def check_options(options: RunOptions) -> RunOptions:
 # --- tables: presets, specs, flags ----------------------------------------------------------------
 
 
-def _note_given(given: dict[tuple[str, str], str], table: Mapping[str, Any], base: Path) -> None:
-    """Record under its absolute path what was written for every path in `table`."""
+def _given(table: Mapping[str, Any], base: Path) -> dict[tuple[str, str], str]:
+    """What was written for every path in `table`, by axis and absolute path."""
+    given = {}
     for axis in PATH_AXES:
         values = table.get(axis, ())
         for value in values if isinstance(values, list | tuple) else [values]:
             if isinstance(value, str | os.PathLike) and not (axis == "init" and value in INIT_KINDS):
                 text = os.fspath(value)
-                given.setdefault((axis, os.path.abspath(base / text)), text)
+                given[axis, os.path.abspath(base / text)] = text
+    return given
 
 
 def _absolute(table: Mapping[str, Any], base: Path) -> dict[str, Any]:
@@ -534,7 +537,7 @@ def assemble(flags: Mapping[str, Any], *, cwd: Path | None = None) -> Assembled:
             raise JaxstyleError("digests", 'write a table: [digests] "path" = "sha256"')
         digests |= {os.path.abspath(base / path): d for path, d in own_digests.items()}
         for source in (table, *(own_grids or ())):
-            _note_given(given, source, base)
+            given |= _given(source, base)
         values |= {k: v for k, v in _absolute(table, base).items() if k not in ("grid", "digests", "spec")}
 
     name = "sweep"

@@ -23,7 +23,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxstyle import layers, step, vgg19
-from jaxstyle.grid import NOMINAL_FLOPS, WINOGRAD_PLATFORMS, Program
+from jaxstyle.grid import NOMINAL_FLOPS, WINOGRAD_PLATFORMS, Program, device_kind
 from jaxstyle.step import Info, Knobs, State, Targets
 
 Device = Any
@@ -208,7 +208,7 @@ class Engine:
         infos: list[Info] = []
         images: list[np.ndarray] = []
         launch_flops = program.width * program.step_flops
-        passes = NOMINAL_FLOPS[_platform(self.device)] * SEGMENT_SECONDS / launch_flops
+        passes = NOMINAL_FLOPS[device_kind(self.device.platform)] * SEGMENT_SECONDS / launch_flops
         done = 0
         for snapshot in steps:
             # Pass k evaluates x_k, so x_k and its loss are both known once pass k is done.
@@ -232,10 +232,6 @@ class Engine:
             # A step past the last one was never asked for: failing to reach it is no divergence.
             diverged_step=np.where(diverged > steps[-1], -1, diverged),
         )
-
-
-def _platform(device: Device) -> str:
-    return device.platform if device.platform in NOMINAL_FLOPS else "gpu"
 
 
 def _pad(tree: Any, width: int) -> Any:

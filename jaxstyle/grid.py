@@ -28,6 +28,11 @@ CHUNK_BYTES = 256 * 2**20
 """How much a chunk's images and curves may hold on the host."""
 
 
+def device_kind(platform: str) -> str:
+    """`platform` as plans know it, with a rate of its own; what is neither CPU nor TPU is a GPU."""
+    return platform if platform in NOMINAL_FLOPS else "gpu"
+
+
 @dataclass(frozen=True)
 class Cell:
     """One style transfer of a sweep. `id` counts from 0 in grid order."""

@@ -26,7 +26,7 @@ from jaxstyle.config import JaxstyleError, RunOptions, Sweep
 from jaxstyle.grid import Cell, Chunk, Plan, Program
 from jaxstyle.images import Pictures
 from jaxstyle.progress import Display, counted, duration
-from jaxstyle.store import ChunkResult, Record, RunDirectory
+from jaxstyle.store import ChunkResult, RunDirectory
 
 if TYPE_CHECKING:
     from jaxstyle.engine import Engine, Outcome
@@ -93,15 +93,10 @@ def _start_jax(sweep: Sweep, options: RunOptions) -> Any:
     return device
 
 
-def _platform(device: Any) -> str:
-    """The kind of device that plans know a rate for; what is neither CPU nor TPU counts as a GPU."""
-    return device.platform if device.platform in grid.NOMINAL_FLOPS else "gpu"
-
-
 def _plan(checked: _Checked, device: Any) -> Plan:
     from jaxstyle import engine
 
-    platform, memory = _platform(device), engine.device_memory(device)
+    platform, memory = grid.device_kind(device.platform), engine.device_memory(device)
     return grid.plan(
         checked.sweep,
         checked.cells,
@@ -148,7 +143,10 @@ def _check_memory(plan: Plan, device: Any) -> None:
     """Raise JaxstyleError if one launch cannot fit: a CPU would be killed for it, not told."""
     from jaxstyle import engine
 
-    needed, there = describe(plan, _platform(device))["memory_bytes"], engine.device_memory(device)
+    needed, there = (
+        describe(plan, grid.device_kind(device.platform))["memory_bytes"],
+        engine.device_memory(device),
+    )
     if needed > there:
         largest = max(plan.programs, key=Program.bytes_per_cell)
         raise JaxstyleError(
@@ -176,7 +174,7 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
     """Print the plan of a sweep, as text or with `options.json` as JSON, and write nothing."""
     checked = _check(sweep, options, name)
     device = _start_jax(checked.sweep, options)
-    values = describe(_plan(checked, device), _platform(device))
+    values = describe(_plan(checked, device), grid.device_kind(device.platform))
     if options.json:
         print(json.dumps(values))
         return
@@ -277,7 +275,7 @@ class _Job:
         self.run.write("spec.toml", config.to_toml(self.sweep, digests))
         self._write_manifest("running")
         plan, say = self.plan, self.display
-        values = describe(plan, _platform(self.device))
+        values = describe(plan, grid.device_kind(self.device.platform))
         say.event("plan", "\n".join(_describe_text(values)), **values)
         for path, notes in self.pictures.notes.items():
             say.event("note", f"{path}: {', '.join(notes)}", path=path, notes=notes)
@@ -334,10 +332,10 @@ class _Job:
             }
         )
 
-    def _target(self, role: str, cell: Cell, program: Program) -> Targets:
-        key = (role, getattr(cell, role), program)
+    def _target(self, role: str, path: str, program: Program) -> Targets:
+        key = (role, path, program)
         if key not in self.targets:
-            pixels = getattr(self.pictures, role)[key[1]]
+            pixels = getattr(self.pictures, role)[path]
             with self._timed("targets_s"):
                 before = self.engine.target_traces
                 rows = self.engine.target_rows(program, pixels)
@@ -370,9 +368,8 @@ class _Job:
 
         contents = list(dict.fromkeys(cell.content for cell in cells))
         styles = list(dict.fromkeys(cell.style for cell in cells))
-        by_path = {(role, getattr(c, role)): c for c in cells for role in ("content", "style")}
-        p = [self._target("content", by_path["content", path], program).content for path in contents]
-        a = [self._target("style", by_path["style", path], program).style for path in styles]
+        p = [self._target("content", path, program).content for path in contents]
+        a = [self._target("style", path, program).style for path in styles]
         knobs = [
             step.knobs(
                 cell,
@@ -523,6 +520,3 @@ def _chunk_result(plan: Plan, program: Program, parts: Sequence[tuple[list[Cell]
         loss_final=np.stack([joined[name][rows, final] for name in store.LOSSES], axis=1),
         **{name: values[:, kept].astype(np.float32) for name, values in joined.items()},
     )
-
-
-__all__ = ["Record", "Run", "describe", "dry_run", "open_run", "run_sweep"]

@@ -135,6 +135,13 @@ def test_relative_paths_in_a_spec_are_relative_to_it(tmp_path):
     assert sweep.given["content", sweep.content[0]] == "../c.png"
 
 
+def test_the_text_of_a_path_is_that_of_the_source_that_won(tmp_path):
+    spec = write_spec(tmp_path, 'content = ["./c.png"]\nstyle = ["./s.png"]\n')
+    sweep = assemble({"spec": spec, "content": ("c.png",)}, cwd=tmp_path).sweep
+    assert sweep.given["content", sweep.content[0]] == "c.png"
+    assert sweep.given["style", sweep.style[0]] == "./s.png"
+
+
 def test_a_flag_replaces_its_axis_in_every_grid(tmp_path):
     spec = write_spec(
         tmp_path,
