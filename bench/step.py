@@ -67,7 +67,8 @@ def jaxstyle_side(pipe: Connection, size: int) -> None:
     rows = [machine.target_rows(program, pixels) for pixels in (content, style)]
     targets = step.Targets(tuple(p[None] for p in rows[0].content), tuple(a[None] for a in rows[1].style))
     knobs = jax.tree.map(
-        lambda x: np.asarray(x)[None], step.knobs(cell, program, sweep, content_row=0, style_row=0)
+        lambda x: np.asarray(x)[None],
+        step.knobs(cell, program, sweep, content_row=0, style_row=0, extent=(size, size)),
     )
     knobs, targets = jax.device_put((knobs, targets))
     params = machine.network(program).params

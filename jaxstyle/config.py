@@ -60,8 +60,6 @@ PLANNED = {
     "pyramid": "coarse-to-fine stages are not in this version",
     "schedule": "learning-rate schedules are not in this version; the rate is constant",
     "keep": "keeping the best iterate is not in this version; the last one is kept",
-    "canvas": "canvases are not in this version; every image shape is a program of its own",
-    "conv": "choosing the convolution is not in this version",
     "tolerance": "early stopping is not in this version",
     "style_weights": "balanced style weights are not in this version; weigh layers by name:weight",
 }
@@ -114,7 +112,12 @@ class Sweep:
     noise_std: float = 1.0
     """Standard deviation of the noise start about the mean colour, in grey levels."""
     precision: str = "f32"
-    """Arithmetic: f32."""
+    """Products of convolutions and Gram matrices: f32, tf32 (NVIDIA GPUs only) or bf16; sums, losses and
+    the image are always float32."""
+    conv: str = "auto"
+    """Convolution: auto, the fastest on the device, or plain, XLA's own everywhere."""
+    canvas: str = "auto"
+    """auto lets images of several shapes share a program where that is predicted to pay; off never."""
     beta: float = 1.0
     """Weight of the style loss; the content loss has beta times alpha-beta."""
     tv_weight: float = 0.0
@@ -390,7 +393,9 @@ def resolve(sweep: Sweep) -> Sweep:
         pool=_choice("pool", sweep.pool, ("avg", "max")),
         network=_choice("network", sweep.network, ("raw",), ("normalised",)),
         optimizer=_choice("optimizer", sweep.optimizer, ("adam",), ("lbfgs",)),
-        precision=_choice("precision", sweep.precision, ("f32",), ("tf32", "bf16")),
+        precision=_choice("precision", sweep.precision, ("f32", "tf32", "bf16")),
+        conv=_choice("conv", sweep.conv, ("auto", "plain")),
+        canvas=_choice("canvas", sweep.canvas, ("auto", "off")),
         noise_std=_number("noise_std", sweep.noise_std, minimum=0.0),
         beta=beta,
         tv_weight=_number("tv_weight", sweep.tv_weight, minimum=0.0),

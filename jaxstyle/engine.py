@@ -10,10 +10,11 @@ Weights are arguments of every program. Compiled programs are kept for the life 
 
 from __future__ import annotations
 
+import functools
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -23,11 +24,14 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxstyle import layers, step, vgg19
-from jaxstyle.grid import NOMINAL_FLOPS, WINOGRAD_PLATFORMS, Program, device_kind
+from jaxstyle.conv import ARITHMETIC
+from jaxstyle.grid import NOMINAL_FLOPS, WINOGRAD_PLATFORMS, Program, canvas_of, device_kind
 from jaxstyle.step import Info, Knobs, State, Targets
 
 Device = Any
 """A `jax.Device`, which is a variable to type checkers."""
+Layers = Mapping[str, tuple[np.ndarray, np.ndarray]]
+"""(kernel, bias) of each layer by name, kernels in HWIO, float32."""
 SEGMENT_PASSES = 1024
 """The length of the buffer that a segment writes its losses into: the longest a segment can be."""
 SEGMENT_SECONDS = 1.0
@@ -36,6 +40,8 @@ INDEXABLE = 2**31
 """Elements a tensor may have: cuDNN falls off a cliff past 32-bit indices."""
 MEMORY_SHARE = 0.5
 """The part of a device's memory that the cells of a launch may plan to take."""
+TARGET_CANVAS_PX = 64
+"""What the edges of the canvases that styles share are multiples of."""
 UNKNOWN_MEMORY = 8 * 2**30
 """What a device that does not tell its memory is taken to have."""
 
@@ -45,7 +51,7 @@ class Launch(NamedTuple):
 
     knobs: Knobs
     start: Float[np.ndarray, "cells h w 3"]
-    """The images the cells start from, before their noise. RGB."""
+    """The images the cells start from, before their noise, on the program's canvas. RGB."""
     targets: Targets
 
 
@@ -53,6 +59,7 @@ class Outcome(NamedTuple):
     """What one launch came to, in the order of its cells."""
 
     images: Float[np.ndarray, "cells snapshots h w 3"]
+    """On the program's canvas; what lies outside a cell's own extent means nothing."""
     info: Info
     """Losses of steps 0 to N: arrays (cells, N+1) and (cells, N+1, style taps)."""
     diverged_step: Int[np.ndarray, " cells"]
@@ -72,6 +79,14 @@ class Compiled:
     """Of a launch: temporaries + arguments + outputs - what is reused, by the compiler's account."""
 
 
+class Memory(NamedTuple):
+    """Bytes that a launch takes: linear in its width."""
+
+    fixed: int
+    """Weights, and what the convolutions work in."""
+    per_cell: int
+
+
 _compiled: dict[Any, Compiled] = {}
 _target_programs: dict[Any, Any] = {}
 
@@ -83,18 +98,25 @@ def device_memory(device: Device) -> int:
     return (device.memory_stats() or {}).get("bytes_limit", UNKNOWN_MEMORY)
 
 
-def choose_width(program: Program, cells: int, *, platform: str, memory_bytes: int) -> int:
+def choose_width(program: Program, cells: int, *, platform: str, memory: Memory, available: int) -> int:
     """Cells per launch: 1 on a CPU, elsewhere the power of two that memory and use allow.
 
     On a CPU a width of 1 is the fastest, needs the least memory and makes a cell's bytes independent
-    of every other. Elsewhere: `MEMORY_SHARE` of the device over the planned bytes of a cell, no tensor
+    of every other. Elsewhere: what fits beside the weights in `MEMORY_SHARE` of the device, no tensor
     past 2^31 elements, at most `MAX_WIDTH`, and no wider than the cells there are.
+
+    Args:
+        program: of any width.
+        cells: how many it has to compute.
+        platform: `cpu`, `gpu` or `tpu`.
+        memory: what a launch of `program` takes.
+        available: bytes that the device has.
     """
     if platform == "cpu":
         return 1
     widest = max(h * w * c for h, w, c in _activation_shapes(program))
     limit = min(
-        memory_bytes * MEMORY_SHARE / program.bytes_per_cell(),
+        (available * MEMORY_SHARE - memory.fixed) / memory.per_cell,
         (INDEXABLE - 1) / widest,
         MAX_WIDTH,
         2 ** (cells - 1).bit_length(),
@@ -107,26 +129,58 @@ def _activation_shapes(program: Program) -> list[tuple[int, int, int]]:
     return [layers.feature_shape(row.name, program.height_px, program.width_px) for row in rows]
 
 
+def measure_memory(
+    program: Program, weights: Layers, *, device: Device, winograd: bool | None = None
+) -> Memory:
+    """What launches of a program take on a device, by the compiler's account of widths 1 and 2."""
+    engine = Engine(weights, device=device, winograd=winograd)
+    one, two = (engine.compile(replace(program, width=width))[0].device_bytes for width in (1, 2))
+    return Memory(fixed=max(0, 2 * one - two), per_cell=max(1, two - one))
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device ran out of memory: what the run can mend by a narrower launch."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+
+
+def planned_memory(program: Program, *, winograd: bool) -> Memory:
+    """What launches of a program take on a CPU, without compiling it; see `Program.bytes_per_cell`."""
+    operand_bytes = np.dtype(ARITHMETIC[program.precision].dtype).itemsize
+    weights = layers.parameter_bytes(program.taps, winograd=winograd, operand_bytes=operand_bytes)
+    return Memory(weights, program.bytes_per_cell())
+
+
+def can_tf32(device: Device) -> bool:
+    """Whether a device multiplies in TF32: an NVIDIA GPU of compute capability 8.0 or later."""
+    capability = getattr(device, "compute_capability", "")
+    return (
+        device.platform in ("gpu", "cuda") and capability.split(".")[0].isdigit() and float(capability) >= 8
+    )
+
+
 class Engine:
     """A device with VGG19 on it.
 
     Args:
         weights: (kernel, bias) by layer name, HWIO.
-        cell_shapes: the (height, width) in px that the cells of the run have.
+        cell_shapes: the (height, width) in px that cells have whose program is no canvas.
+        canvases: whether styles of other shapes may share target programs.
         device: where to run; JAX's first device if not given.
-        winograd: whether the cells' convolutions below block 1 run by Winograd's algorithm; if not
-            given, on `WINOGRAD_PLATFORMS`.
+        winograd: whether the cells' convolutions run by Winograd's algorithm; if not given, on
+            `WINOGRAD_PLATFORMS`.
     """
 
     def __init__(
         self,
-        weights: dict[str, tuple[np.ndarray, np.ndarray]],
+        weights: Layers,
         *,
-        cell_shapes: Iterable[tuple[int, int]],
+        cell_shapes: Iterable[tuple[int, int]] = (),
+        canvases: bool = True,
         device: Device | None = None,
         winograd: bool | None = None,
     ):
         self._cell_shapes = frozenset(cell_shapes)
+        self._canvases = canvases
         self.device = jax.devices()[0] if device is None else device
         self.winograd = self.device.platform in WINOGRAD_PLATFORMS if winograd is None else winograd
         self._weights = weights
@@ -138,12 +192,19 @@ class Engine:
         """The network of a program, its parameters on the device; shared by programs of equal taps.
 
         Args:
+            program: whose taps, pooling and precision.
             winograd: which form of convolution; if not given, that of the cells.
         """
         winograd = self.winograd if winograd is None else winograd
-        key = (program.taps, program.pool, winograd)
+        key = (program.taps, program.pool, program.precision, winograd)
         if key not in self._networks:
-            bound = vgg19.bind(self._weights, taps=program.taps, pool=program.pool, winograd=winograd)
+            bound = vgg19.bind(
+                self._weights,
+                taps=program.taps,
+                pool=program.pool,
+                winograd=winograd,
+                precision=program.precision,
+            )
             params = jax.device_put(bound.params, self.device)
             self._networks[key] = vgg19.Bound(params, bound.features)
         return self._networks[key]
@@ -160,28 +221,36 @@ class Engine:
             _compiled[key] = _compile(program, network.features, network.params, self.device)
         return _compiled[key], fresh
 
-    def target_rows(self, program: Program, pixels: np.ndarray) -> Targets:
-        """P and A of one image, as host arrays: one target program per shape of image.
+    def target_rows(self, program: Program, pixels: np.ndarray, *, of_cells: bool = False) -> Targets:
+        """P and A of one image, as host arrays.
 
         Args:
+            program: what the targets are for.
             pixels: RGB, 0 to 255, (h, w, 3), of any size the network can take.
+            of_cells: whether it is a content of the program's cells: it is computed as they are, on
+                their canvas if they have one, so that a cell that starts from it has no content loss.
         """
-        # What has the shape of cells goes through the very convolutions of their step, so that a content
-        # start has no content loss at all. Other shapes are seen once or twice in a run: XLA's own
-        # convolution, which compiles ten times faster, costs them less.
-        like_cells = pixels.shape[:2] in self._cell_shapes
+        shape = (pixels.shape[0], pixels.shape[1])
+        like_cells = (of_cells and program.canvas) or shape in self._cell_shapes
+        # What is not like cells is seen once or twice in a run: XLA's own convolution, which compiles
+        # ten times faster, costs it less, and one canvas does for many shapes.
+        if not like_cells:
+            canvas = canvas_of([shape], TARGET_CANVAS_PX) if self._canvases else None
+        else:
+            canvas = (program.height_px, program.width_px) if of_cells and program.canvas else None
         winograd = self.winograd and like_cells
         network = self.network(program, winograd=winograd)
-        taps = program.content_taps, program.style_taps, program.pool
-        key = self._key((pixels.shape, *taps), winograd)
+        taps = program.content_taps, program.style_taps, program.pool, program.precision
+        key = self._key((canvas or shape, canvas is None, *taps), winograd)
         if key not in _target_programs:
             self.target_traces += 1
             features = network.features  # and not the network: its parameters would live as long as this
             _target_programs[key] = jax.jit(
-                lambda params, image: step.target_rows(features, params, program, image)
+                lambda params, image, extent: step.target_rows(features, params, program, image, extent)
             )
-        image = jax.device_put(np.asarray(pixels, np.float32), self.device)
-        return jax.tree.map(np.array, _target_programs[key](network.params, image))
+        extent = None if canvas is None else np.array(shape, np.int32)
+        image = jax.device_put(on_canvas(np.asarray(pixels, np.float32), canvas), self.device)
+        return jax.tree.map(np.array, _target_programs[key](network.params, image, extent))
 
     def run(
         self,
@@ -234,6 +303,14 @@ class Engine:
         )
 
 
+def on_canvas(image: np.ndarray, canvas: tuple[int, int] | None) -> np.ndarray:
+    """`image` (h, w, 3) in the upper left corner of a canvas of zeros, or as it is without one."""
+    if canvas is None:
+        return image
+    down, across = canvas[0] - image.shape[0], canvas[1] - image.shape[1]
+    return np.pad(image, ((0, down), (0, across), (0, 0)))
+
+
 def _pad(tree: Any, width: int) -> Any:
     """Every array of `tree` with its leading axis filled up to `width` by its last row."""
     return jax.tree.map(lambda a: np.concatenate([a, np.repeat(a[-1:], width - len(a), axis=0)]), tree)
@@ -267,8 +344,9 @@ def _compile(program: Program, features: vgg19.Features, params: vgg19.Params, d
     began = time.perf_counter()
     with jax.default_device(device):
         knobs, start_images, targets = _shapes(program, features, params)
-        init = jax.jit(jax.vmap(step.init)).lower(knobs, start_images).compile()
-        state = jax.eval_shape(jax.vmap(step.init), knobs, start_images)
+        start_cells = jax.vmap(functools.partial(step.init, program))
+        init = jax.jit(start_cells).lower(knobs, start_images).compile()
+        state = jax.eval_shape(start_cells, knobs, start_images)
         bound = jax.ShapeDtypeStruct((), jnp.int32)
         compiled = (
             jax.jit(segment, donate_argnums=3).lower(params, knobs, targets, state, bound, bound).compile()
@@ -306,6 +384,7 @@ def _shapes(
             noise_std=one,
             content_row=row,
             style_row=row,
+            extent=jnp.zeros((width, 2), jnp.int32),
         )
 
     image = jax.ShapeDtypeStruct((program.height_px, program.width_px, 3), jnp.float32)

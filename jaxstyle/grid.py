@@ -10,10 +10,13 @@ Nothing here needs JAX.
 
 from __future__ import annotations
 
+import collections
+import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from jaxstyle import layers
 from jaxstyle.config import AXES, JaxstyleError, Sweep, style_set
@@ -23,9 +26,20 @@ CHUNK_SECONDS = 60.0
 NOMINAL_FLOPS = {"cpu": 2e11, "gpu": 1e14, "tpu": 1e14}
 """Rates that plans are made with, in FLOP/s: fixed numbers, so that a plan never depends on a timing."""
 WINOGRAD_PLATFORMS = ("cpu",)
-"""Where the convolutions below block 1 run by Winograd's algorithm (`conv`)."""
+"""Where convolutions run by Winograd's algorithm (`conv`) unless told otherwise."""
+COMPILE_SECONDS = {"cpu": 8.0, "gpu": 20.0, "tpu": 20.0}
+"""What a plan takes a step program to cost before it runs."""
+CANVAS_PX = 32
+"""What the edges of a canvas for cells of several shapes are multiples of."""
+MERGED_ONE_BY_ONE = 48
+"""Up to so many shapes every pair is weighed; of more, those that round to one canvas go together first."""
 CHUNK_BYTES = 256 * 2**20
 """How much a chunk's images and curves may hold on the host."""
+
+
+def uses_winograd(sweep: Sweep, platform: str) -> bool:
+    """Whether the convolutions of a sweep's cells run by Winograd's algorithm."""
+    return sweep.conv == "auto" and platform in WINOGRAD_PLATFORMS
 
 
 def device_kind(platform: str) -> str:
@@ -121,6 +135,8 @@ class Program:
     """Layers that some cell's style loss uses, from the image downwards."""
     width: int
     """Cells per launch."""
+    canvas: bool = False
+    """Whether cells may be smaller than (height_px, width_px), with zeros around them."""
 
     @property
     def shape(self) -> str:
@@ -140,10 +156,12 @@ class Program:
     def bytes_per_cell(self) -> int:
         """About how many bytes of device memory one cell of a launch takes while it is optimised.
 
-        # Twice the float32 activations: XLA's own account of the step at 256 px on a CPU is 166 MB of
-        # temporaries for 75 MB of activations down to conv5_1.
+        # 2.3 times the float32 activations. By XLA's account on a CPU, down to conv5_1, arguments and
+        # results included: 2.71, 2.32, 2.22 and 2.20 times at 64, 128, 256 and 512 px, 2.34 for the
+        # second cell of a launch at 256 px.
         """
-        return 2 * 4 * layers.activation_floats(self.height_px, self.width_px, self.taps)
+        activations = 4 * layers.activation_floats(self.height_px, self.width_px, self.taps)
+        return int(2.3 * activations) + 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -224,10 +242,8 @@ def plan(
     # The taps are those of the whole run, so that a cell's program does not depend on which of its
     # neighbours have its shape.
     by_depth: dict[str, list[Cell]] = {}
-    by_program: dict[tuple[tuple[int, int], str], list[Cell]] = {}
     for cell in cells:
         by_depth.setdefault(depth(cell), []).append(cell)
-        by_program.setdefault((shapes[cell.content], depth(cell)), []).append(cell)
     taps = {
         key: (
             layers.in_order(cell.content_layer for cell in members),
@@ -237,10 +253,11 @@ def plan(
     }
     programs: list[Program] = []
     chunks: list[Chunk] = []
-    for ((height_px, width_px), key), members in by_program.items():
-        program = Program(
-            height_px=height_px,
-            width_px=width_px,
+    for members_of_depth in by_depth.values():
+        key = depth(members_of_depth[0])
+        template = Program(
+            height_px=0,
+            width_px=0,
             pool=sweep.pool,
             optimizer=sweep.optimizer,
             precision=sweep.precision,
@@ -248,12 +265,24 @@ def plan(
             style_taps=taps[key][1],
             width=1,
         )
-        program = replace(program, width=choose_width(program, len(members)))
-        size = _chunk_cells(program, sweep, platform)
-        for start in range(0, len(members), size):
-            ids = tuple(cell.id for cell in members[start : start + size])
-            chunks.append(Chunk(number=len(chunks), program=len(programs), cells=ids))
-        programs.append(program)
+        counts = collections.Counter(shapes[cell.content] for cell in members_of_depth)
+        frames = _frames(
+            counts,
+            lambda frame, count, template=template: _program_seconds(
+                _framed(template, frame, count, choose_width), count, sweep, platform
+            ),
+            canvases=sweep.canvas == "auto",
+        )
+        by_frame: dict[Frame, list[Cell]] = {}
+        for cell in members_of_depth:
+            by_frame.setdefault(frames[shapes[cell.content]], []).append(cell)
+        for frame, members in by_frame.items():
+            program = _framed(template, frame, len(members), choose_width)
+            size = _chunk_cells(program, sweep, platform)
+            for start in range(0, len(members), size):
+                ids = tuple(cell.id for cell in members[start : start + size])
+                chunks.append(Chunk(number=len(chunks), program=len(programs), cells=ids))
+            programs.append(program)
     last = sweep.steps[-1]
     return Plan(
         cells=tuple(cells),
@@ -262,6 +291,88 @@ def plan(
         steps=sweep.steps,
         trace_steps=trace_steps(last, sweep.trace_every),
     )
+
+
+Group = tuple[tuple[int, int], ...]
+"""Image shapes that share a frame, ascending."""
+
+
+class Frame(NamedTuple):
+    """What cells of one or several shapes are computed in."""
+
+    height_px: int
+    width_px: int
+    canvas: bool
+    """Whether it is larger than some of them."""
+
+
+def canvas_of(shapes: Iterable[tuple[int, int]], multiple_px: int) -> tuple[int, int]:
+    """The smallest (height, width) in multiples of `multiple_px` that holds every one of `shapes`."""
+    heights, widths = zip(*shapes, strict=True)
+    return -(-max(heights) // multiple_px) * multiple_px, -(-max(widths) // multiple_px) * multiple_px
+
+
+def _frames(
+    counts: Mapping[tuple[int, int], int], seconds: Callable[[Frame, int], float], *, canvases: bool
+) -> dict[tuple[int, int], Frame]:
+    """The frame of every shape: its own, or a canvas that it shares where that is predicted to pay.
+
+    Starting with every shape for itself, the two groups go together that save the most, as long as any
+    do: a compilation and half-empty launches on one side, wasted pixels on the other.
+
+    Args:
+        counts: cells of each shape.
+        seconds: the predicted time of the cells of a frame, its compilation included.
+        canvases: whether shapes may share at all.
+    """
+
+    def frame(group: Group) -> Frame:
+        if len(group) == 1:
+            return Frame(*group[0], canvas=False)
+        return Frame(*canvas_of(group, CANVAS_PX), canvas=True)
+
+    @functools.cache
+    def cost(group: Group) -> float:
+        return seconds(frame(group), sum(counts[shape] for shape in group))
+
+    def merged(a: Group, b: Group) -> Group:
+        return tuple(sorted((*a, *b)))
+
+    groups: list[Group] = [(shape,) for shape in sorted(counts)]
+    if canvases and len(groups) > MERGED_ONE_BY_ONE:
+        rounded: dict[tuple[int, int], Group] = {}
+        for group in groups:
+            rounded.setdefault(canvas_of(group, CANVAS_PX), ())
+            rounded[canvas_of(group, CANVAS_PX)] += group
+        groups = [
+            part
+            for group in rounded.values()
+            for part in ([group] if cost(group) < sum(cost((g,)) for g in group) else [(g,) for g in group])
+        ]
+    while canvases:
+        saved = {
+            (a, b): cost(a) + cost(b) - cost(merged(a, b)) for a, b in itertools.combinations(groups, 2)
+        }
+        best = max(saved, key=saved.__getitem__, default=None)
+        if best is None or saved[best] <= 0:
+            break
+        groups = [group for group in groups if group not in best] + [merged(*best)]
+    return {shape: frame(group) for group in groups for shape in group}
+
+
+def _framed(
+    template: Program, frame: Frame, cells: int, choose_width: Callable[[Program, int], int]
+) -> Program:
+    """`template` at a frame, its width chosen for so many cells."""
+    program = replace(template, **frame._asdict())
+    return replace(program, width=choose_width(program, cells))
+
+
+def _program_seconds(program: Program, cells: int, sweep: Sweep, platform: str) -> float:
+    """The predicted time of a program and its cells; a launch that is not full takes as long."""
+    launches = -(-cells // program.width)
+    flops = launches * program.width * (sweep.steps[-1] + 1) * program.step_flops
+    return COMPILE_SECONDS[platform] + flops / NOMINAL_FLOPS[platform]
 
 
 def _chunk_cells(program: Program, sweep: Sweep, platform: str) -> int:

@@ -83,17 +83,21 @@ def evaluation_flops(
     return 2.0 * 2.0 * macs
 
 
-def parameter_bytes(taps: Iterable[str], *, winograd: bool) -> int:
-    """Bytes of the float32 kernels and biases down to the deepest of `taps`, as a device holds them.
+def parameter_bytes(taps: Iterable[str], *, winograd: bool, operand_bytes: int = 4) -> int:
+    """Bytes of the kernels and biases down to the deepest of `taps`, as a device holds them.
 
     A kernel is there twice, for the layer and for its input gradient; transformed for Winograd's
-    algorithm, in the blocks below the first, it has 36 numbers instead of 9 for a pair of channels.
+    algorithm, in every layer but the first, it has 36 numbers instead of 9 for a pair of channels.
+
+    Args:
+        winograd: whether they are transformed.
+        operand_bytes: of one number of a kernel.
     """
     total = 0
     for row in up_to(taps):
-        taps_per_pair = 36 if winograd and row.pools else 9
-        total += 2 * taps_per_pair * row.in_channels * row.out_channels + row.out_channels
-    return 4 * total
+        numbers = 36 if winograd and row is not VGG19[0] else 9
+        total += 2 * numbers * row.in_channels * row.out_channels * operand_bytes + 4 * row.out_channels
+    return total
 
 
 def activation_floats(height: int, width: int, taps: Iterable[str]) -> int:

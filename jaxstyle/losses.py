@@ -6,29 +6,43 @@ Symbols:
     G  Gram matrix of F over its pixel count, G = F^T F / M, (N, N)
     A  the same of the style image, over *its* pixel count
 
-Everything is float32 and every product asks for full float32 precision: Gram entries reach 1e7 and
-their differences decide the style loss.
+Losses and sums are float32 whatever the features are. Products of Gram matrices are taken as
+`conv.Arithmetic` says, in full float32 unless told otherwise: their entries reach 1e7, and differences
+of them decide the style loss.
 """
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
+
+from jaxstyle.conv import ARITHMETIC, Arithmetic
 
 
 def content_loss(features: Float[Array, "h w c"], target: Float[Array, "h w c"]) -> Float[Array, ""]:
     """L_content = 1/2 sum (F - P)^2 (Gatys et al. 2016, eq. 1); dL/dF = F - P."""
-    return 0.5 * jnp.sum(jnp.square(features - target))
+    return 0.5 * jnp.sum(jnp.square(features.astype(jnp.float32) - target.astype(jnp.float32)))
 
 
-def _matmul(a: Float[Array, "m k"], b: Float[Array, "k n"]) -> Float[Array, "m n"]:
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
+def _product(a: Float[Array, "m k"], b: Float[Array, "k n"], arithmetic: Arithmetic) -> Float[Array, "m n"]:
+    return lax.dot(
+        a.astype(arithmetic.dtype),
+        b.astype(arithmetic.dtype),
+        precision=arithmetic.precision,
+        preferred_element_type=jnp.float32,
+    )
 
 
-@jax.custom_vjp
-def gram(features: Float[Array, "h w c"]) -> Float[Array, "c c"]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def gram(
+    features: Float[Array, "h w c"],
+    positions: Float[Array, ""] | None = None,
+    arithmetic: Arithmetic = ARITHMETIC["f32"],
+) -> Float[Array, "c c"]:
     """G = F^T F / M, the mean over positions of the products of channels (eq. 3, over M).
 
     # Differs from Gatys et al. (2016): they leave G unscaled and divide the loss by M^2, which has a
@@ -36,34 +50,55 @@ def gram(features: Float[Array, "h w c"]) -> Float[Array, "c c"]:
     # own M the loss is theirs at equal sizes and stays meaningful at others.
 
     The gradient for a cotangent S is F (S + S^T) / M: one product, since S is symmetric in use.
+
+    Args:
+        positions: M, if features are those of an image on a canvas, zero outside it.
+        arithmetic: of the products.
     """
     flat = features.reshape(-1, features.shape[-1])
-    return _matmul(flat.T, flat) / flat.shape[0]
+    return _product(flat.T, flat, arithmetic) / (flat.shape[0] if positions is None else positions)
 
 
-def _gram_forward(features):
-    return gram(features), features
+def _gram_forward(features, positions, arithmetic):
+    return gram(features, positions, arithmetic), (features, positions)
 
 
-def _gram_backward(features, s):
+def _gram_backward(arithmetic, residuals, s):
+    features, positions = residuals
     flat = features.reshape(-1, features.shape[-1])
-    return (_matmul(flat, (s + s.T) / flat.shape[0]).reshape(features.shape),)
+    both = (s + s.T) / (flat.shape[0] if positions is None else positions)
+    gradient = _product(flat, both, arithmetic)
+    return gradient.reshape(features.shape).astype(features.dtype), None
 
 
 gram.defvjp(_gram_forward, _gram_backward)
 
 
-def style_layer_loss(features: Float[Array, "h w c"], target: Float[Array, "c c"]) -> Float[Array, ""]:
+def style_layer_loss(
+    features: Float[Array, "h w c"],
+    target: Float[Array, "c c"],
+    positions: Float[Array, ""] | None = None,
+    arithmetic: Arithmetic = ARITHMETIC["f32"],
+) -> Float[Array, ""]:
     """E_l = 1/(4 N^2) sum (G - A)^2 (eq. 4, with G and A over their own pixel counts).
 
-    dE_l/dF = F (G - A) / (N^2 M).
+    dE_l/dF = F (G - A) / (N^2 M). The other arguments are those of `gram`.
     """
     n = features.shape[-1]
-    return jnp.sum(jnp.square(gram(features) - target)) / (4.0 * n**2)
+    g: Array = gram(features, positions, arithmetic)  # pyright: ignore[reportAssignmentType]
+    return jnp.sum(jnp.square(g - target)) / (4.0 * n**2)
 
 
-def total_variation(image: Float[Array, "h w c"]) -> Float[Array, ""]:
-    """Sum of the squared differences of horizontal and of vertical neighbours, in pixel units."""
+def total_variation(
+    image: Float[Array, "h w c"], inside: Bool[Array, "h w 1"] | None = None
+) -> Float[Array, ""]:
+    """Sum of the squared differences of horizontal and of vertical neighbours, in pixel units.
+
+    Args:
+        inside: where the image is, on a canvas larger than it; pairs that leave it do not count.
+    """
     dx = image[:, 1:] - image[:, :-1]
     dy = image[1:] - image[:-1]
+    if inside is not None:
+        dx, dy = jnp.where(inside[:, 1:], dx, 0), jnp.where(inside[1:], dy, 0)
     return jnp.sum(jnp.square(dx)) + jnp.sum(jnp.square(dy))

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import collections
 import datetime
+import functools
 import importlib.metadata
 import json
 import os
 import platform as host
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxstyle import config, grid, images, layers, report, store, weights
+from jaxstyle import config, grid, images, report, store, weights
 from jaxstyle.config import JaxstyleError, RunOptions, Sweep
 from jaxstyle.grid import Cell, Chunk, Plan, Program
 from jaxstyle.images import Pictures
@@ -29,13 +31,13 @@ from jaxstyle.progress import Display, counted, duration
 from jaxstyle.store import ChunkResult, RunDirectory
 
 if TYPE_CHECKING:
-    from jaxstyle.engine import Engine, Outcome
+    from jaxstyle.engine import Engine, Memory, Outcome
     from jaxstyle.step import Targets
 
+ChunkParts = tuple[Chunk, list[ChunkResult]]
+"""A chunk and what was stored of it."""
 DETERMINISTIC_FLAGS = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
 VERSIONED = ("jaxstyle", "jax", "jaxlib", "flax", "optax", "numpy", "h5py", "pillow", "tyro")
-NOMINAL_COMPILE_S = 5.0
-"""What a plan assumes that a program takes to compile."""
 
 
 @dataclass(frozen=True)
@@ -93,38 +95,68 @@ def _start_jax(sweep: Sweep, options: RunOptions) -> Any:
     return device
 
 
-def _plan(checked: _Checked, device: Any) -> Plan:
+@dataclass(frozen=True)
+class _Planned:
+    """A plan and what its launches take on the device it was made for."""
+
+    plan: Plan
+    memory: tuple[Memory, ...]
+    """Of each program."""
+
+
+def _plan(checked: _Checked, device: Any) -> _Planned:
     from jaxstyle import engine
 
-    platform, memory = grid.device_kind(device.platform), engine.device_memory(device)
-    return grid.plan(
-        checked.sweep,
-        checked.cells,
-        {cell.content: checked.pictures.shape(cell) for cell in checked.cells},
-        platform=platform,
-        choose_width=lambda program, count: engine.choose_width(
-            program, count, platform=platform, memory_bytes=memory
-        ),
+    sweep, platform = checked.sweep, grid.device_kind(device.platform)
+    if sweep.precision == "tf32" and not engine.can_tf32(device):
+        raise JaxstyleError(
+            "precision", f"tf32 is not to be had on this {device.device_kind}; use f32 or bf16"
+        )
+    available = engine.device_memory(device)
+    winograd = grid.uses_winograd(sweep, platform)
+
+    def plan(choose_width: Callable[[Program, int], int]) -> Plan:
+        shapes = {cell.content: checked.pictures.shape(cell) for cell in checked.cells}
+        return grid.plan(sweep, checked.cells, shapes, platform=platform, choose_width=choose_width)
+
+    if platform == "cpu":
+        memory = functools.partial(engine.planned_memory, winograd=winograd)
+    else:
+        # The largest program is measured, the others are taken to need as much by their activations.
+        largest = max(plan(lambda *_: 1).programs, key=lambda p: (p.bytes_per_cell(), p.shape))
+        measured = engine.measure_memory(largest, checked.weights.layers, device=device, winograd=winograd)
+
+        def memory(program: Program) -> Memory:
+            share = program.bytes_per_cell() / largest.bytes_per_cell()
+            return Memory(measured.fixed, int(measured.per_cell * share))
+
+    found = plan(
+        lambda program, count: engine.choose_width(
+            program, count, platform=platform, memory=memory(program), available=available
+        )
     )
+    return _Planned(found, tuple(memory(program) for program in found.programs))
 
 
-def describe(plan: Plan, platform: str) -> dict[str, Any]:
+def describe(planned: _Planned, platform: str) -> dict[str, Any]:
     """What `--dry-run` says: the plan and its cost, before anything has been measured."""
-    rate = grid.NOMINAL_FLOPS[platform]
+    plan = planned.plan
+    rate, compile_s = grid.NOMINAL_FLOPS[platform], grid.COMPILE_SECONDS[platform]
     programs = [
         {
             "shape": program.shape,
+            "canvas": program.canvas,
             "pool": program.pool,
             "optimizer": program.optimizer,
             "precision": program.precision,
             "taps": list(program.taps),
             "width": program.width,
             "cells": plan.program_cells(i),
-            "memory_bytes": program.width * program.bytes_per_cell()
-            + layers.parameter_bytes(program.taps, winograd=platform in grid.WINOGRAD_PLATFORMS),
+            "memory_bytes": memory.fixed + program.width * memory.per_cell,
+            "memory_bytes_per_cell": memory.per_cell,
             "flops_per_step": program.step_flops,
         }
-        for i, program in enumerate(plan.programs)
+        for i, (program, memory) in enumerate(zip(plan.programs, planned.memory, strict=True))
     ]
     return {
         "cells": len(plan.cells),
@@ -135,18 +167,16 @@ def describe(plan: Plan, platform: str) -> dict[str, Any]:
         "memory_bytes": max(program["memory_bytes"] for program in programs),
         "flops": plan.flops,
         "disk_bytes": plan.result_bytes(),
-        "time_s": round(plan.flops / rate + NOMINAL_COMPILE_S * len(programs), 1),
+        "time_s": round(plan.flops / rate + compile_s * len(programs), 1),
     }
 
 
-def _check_memory(plan: Plan, device: Any) -> None:
+def _check_memory(planned: _Planned, device: Any) -> None:
     """Raise JaxstyleError if one launch cannot fit: a CPU would be killed for it, not told."""
     from jaxstyle import engine
 
-    needed, there = (
-        describe(plan, grid.device_kind(device.platform))["memory_bytes"],
-        engine.device_memory(device),
-    )
+    plan, there = planned.plan, engine.device_memory(device)
+    needed = describe(planned, grid.device_kind(device.platform))["memory_bytes"]
     if needed > there:
         largest = max(plan.programs, key=Program.bytes_per_cell)
         raise JaxstyleError(
@@ -161,7 +191,8 @@ def _describe_text(values: dict[str, Any]) -> Iterator[str]:
     yield ", ".join(counted(*count) for count in counts)
     for p in values["programs"]:
         yield (
-            f"program {p['shape']}: {counted(p['cells'], 'cell')}, batch width {p['width']},"
+            f"program {p['shape']}{' (canvas)' if p['canvas'] else ''}:"
+            f" {counted(p['cells'], 'cell')}, batch width {p['width']},"
             f" about {p['memory_bytes'] / 1e6:.0f} MB, {p['flops_per_step'] / 1e9:.1f} GFLOP per"
             f" image-step, {p['optimizer']}, {p['precision']}, {p['pool']} pooling,"
             f" taps {' '.join(p['taps'])}"
@@ -174,7 +205,9 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
     """Print the plan of a sweep, as text or with `options.json` as JSON, and write nothing."""
     checked = _check(sweep, options, name)
     device = _start_jax(checked.sweep, options)
-    values = describe(_plan(checked, device), grid.device_kind(device.platform))
+    planned = _plan(checked, device)
+    _check_memory(planned, device)
+    values = describe(planned, grid.device_kind(device.platform))
     if options.json:
         print(json.dumps(values))
         return
@@ -226,17 +259,17 @@ def run_sweep(sweep: Sweep, options: RunOptions | None = None, *, name: str = "s
     options = options or RunOptions()
     checked = _check(sweep, options, name)
     device = _start_jax(checked.sweep, options)
-    plan = _plan(checked, device)
-    _check_memory(plan, device)
+    planned = _plan(checked, device)
+    _check_memory(planned, device)
     path = checked.path
-    store.check_space(path, plan.result_bytes())
+    store.check_space(path, planned.plan.result_bytes())
     with (
         RunDirectory(path, create=True) as run,
         Display(
             quiet=options.quiet, log_format=options.log_format, events=path / "events.jsonl"
         ) as display,
     ):
-        return _Job(checked, plan, device, run, display).execute()
+        return _Job(checked, planned, device, run, display).execute()
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:
@@ -253,17 +286,25 @@ def open_run(path: str | os.PathLike[str]) -> Run:
 class _Job:
     """One run in progress: what it works on, and how long each stage took."""
 
-    def __init__(self, checked: _Checked, plan: Plan, device: Any, run: RunDirectory, display: Display):
+    def __init__(
+        self, checked: _Checked, planned: _Planned, device: Any, run: RunDirectory, display: Display
+    ):
         from jaxstyle.engine import Engine
 
         self.sweep, self.pictures, self.loaded = checked.sweep, checked.pictures, checked.weights
-        self.plan = plan
+        self.planned, self.plan = planned, planned.plan
         self.device, self.run, self.display = device, run, display
-        shapes = {(program.height_px, program.width_px) for program in plan.programs}
-        self.engine: Engine = Engine(self.loaded.layers, cell_shapes=shapes, device=device)
+        self.platform = grid.device_kind(device.platform)
+        self.engine: Engine = Engine(
+            self.loaded.layers,
+            cell_shapes={(p.height_px, p.width_px) for p in self.plan.programs if not p.canvas},
+            canvases=self.sweep.canvas == "auto",
+            device=device,
+            winograd=grid.uses_winograd(self.sweep, self.platform),
+        )
         self.seconds: dict[str, float] = collections.defaultdict(float)
         self.programs: list[dict[str, Any]] = []
-        self.targets: dict[tuple[str, str, Program], Targets] = {}
+        self.targets: dict[tuple[str, str, Any], Targets] = {}
         self.began = datetime.datetime.now(datetime.UTC)
 
     def execute(self) -> Run:
@@ -275,28 +316,36 @@ class _Job:
         self.run.write("spec.toml", config.to_toml(self.sweep, digests))
         self._write_manifest("running")
         plan, say = self.plan, self.display
-        values = describe(plan, grid.device_kind(self.device.platform))
+        values = describe(self.planned, self.platform)
         say.event("plan", "\n".join(_describe_text(values)), **values)
         for path, notes in self.pictures.notes.items():
             say.event("note", f"{path}: {', '.join(notes)}", path=path, notes=notes)
         if self.loaded.origin == "unknown":
             say.event("note", f"{self.loaded.path}: weights of a digest that is not known here")
         last_use = {
-            (role, getattr(plan.cells[i], role), plan.programs[chunk.program]): chunk.number
+            _target_key(role, getattr(plan.cells[i], role), plan.programs[chunk.program]): chunk.number
             for chunk in plan.chunks
             for i in chunk.cells
             for role in ("content", "style")
         }
-        for index, program in enumerate(plan.programs):
-            self._compile(program, plan.program_cells(index))
-            self._write_manifest("running")
-            if index == 0:
-                say.start(image_steps=plan.image_steps, cells=len(plan.cells))
-            for chunk in plan.chunks:
-                if chunk.program == index:
-                    self._chunk(chunk, program)
+        # While a chunk is written the next one is computed; one may wait, so that memory stays bounded.
+        with ThreadPoolExecutor(1, thread_name_prefix="jaxstyle-store") as writer:
+            pending: Future[ChunkParts] | None = None
+            for index, program in enumerate(plan.programs):
+                chunks = [chunk for chunk in plan.chunks if chunk.program == index]
+                program = self._compile(program, sum(len(chunk.cells) for chunk in chunks))
+                self._write_manifest("running")
+                if index == 0:
+                    say.start(image_steps=plan.image_steps, cells=len(plan.cells))
+                for number, chunk in enumerate(chunks):
+                    program, parts = self._chunk(chunk, program, chunks[number:])
+                    with self._timed("wait_s"):
+                        self._written(pending)
+                    pending = writer.submit(self._store, chunk, program, parts)
                     for key in [k for k in self.targets if last_use[k] <= chunk.number]:
                         del self.targets[key]
+            with self._timed("wait_s"):
+                self._written(pending)
         say.finish()
         with self._timed("report_s"):
             built = report.build(self.run, pictures=False)
@@ -309,14 +358,19 @@ class _Job:
     def _timed(self, name: str) -> _Timer:
         return _Timer(self.seconds, name)
 
-    def _compile(self, program: Program, cells: int) -> None:
+    def _compile(self, program: Program, cells: int) -> Program:
+        """Make `program` ready, narrower if the device has no memory for it; say which it became."""
         self.display.event("compile", f"compiling the {program.shape} step", shape=program.shape)
-        compiled, fresh = self.engine.compile(program)
+        try:
+            compiled, fresh = self.engine.compile(program)
+        except Exception as error:
+            return self._compile(self._narrower(program, error), cells)
         seconds = compiled.compile_s if fresh else 0.0
         self.seconds["compile_s"] += seconds
         self.programs.append(
             {
                 "shape": program.shape,
+                "canvas": program.canvas,
                 "pool": program.pool,
                 "optimizer": program.optimizer,
                 "precision": program.precision,
@@ -331,63 +385,122 @@ class _Job:
                 "cells": cells,
             }
         )
+        return program
+
+    def _narrower(self, program: Program, error: Exception) -> Program:
+        """`program` with half the width, if `error` says that the device ran out of memory.
+
+        Raises:
+            JaxstyleError: if one cell alone does not fit.
+            Exception: `error`, if it says something else.
+        """
+        from jaxstyle import engine
+
+        if not engine.is_out_of_memory(error):
+            raise error
+        if program.width == 1:
+            raise JaxstyleError(
+                "size", f"one {program.shape} image does not fit the device; give a smaller --size"
+            ) from error
+        narrower = replace(program, width=program.width // 2)
+        self.display.event(
+            "back-off",
+            f"out of memory at batch width {program.width}: going on with {narrower.width}",
+            shape=program.shape,
+            width=narrower.width,
+        )
+        return narrower
 
     def _target(self, role: str, path: str, program: Program) -> Targets:
-        key = (role, path, program)
+        key = _target_key(role, path, program)
         if key not in self.targets:
             pixels = getattr(self.pictures, role)[path]
             with self._timed("targets_s"):
                 before = self.engine.target_traces
-                rows = self.engine.target_rows(program, pixels)
+                rows = self.engine.target_rows(program, pixels, of_cells=role == "content")
                 self.programs[-1]["target_traces"] += self.engine.target_traces - before
             # Of a content only P is ever used, of a style only A.
             unused = {"style": ()} if role == "content" else {"content": ()}
             self.targets[key] = rows._replace(**unused)
         return self.targets[key]
 
-    def _chunk(self, chunk: Chunk, program: Program) -> None:
-        parts = []
-        for start in range(0, len(chunk.cells), program.width):
-            cells = [self.plan.cells[i] for i in chunk.cells[start : start + program.width]]
-            parts.append((cells, self._launch(cells, program)))
+    def _chunk(
+        self, chunk: Chunk, program: Program, left: Sequence[Chunk]
+    ) -> tuple[Program, list[tuple[list[Cell], Outcome]]]:
+        """Compute the cells of a chunk, from its start again with half the width if memory runs out.
+
+        Returns:
+            The program that did it, and the cells and the outcome of each launch.
+        """
+        while True:
+            try:
+                parts = []
+                for start in range(0, len(chunk.cells), program.width):
+                    cells = [self.plan.cells[i] for i in chunk.cells[start : start + program.width]]
+                    parts.append((cells, self._launch(cells, program)))
+                return program, parts
+            except Exception as error:
+                program = self._narrower(program, error)
+                count = sum(len(c.cells) for c in left)
+                self.programs[-1]["cells"] -= count
+                program = self._compile(program, count)
+                self._write_manifest("running")
+
+    def _store(
+        self, chunk: Chunk, program: Program, parts: Sequence[tuple[list[Cell], Outcome]]
+    ) -> ChunkParts:
+        """Commit a chunk and write its pictures; runs beside the computation of the next one."""
         with self._timed("store_s"):
-            result = _chunk_result(self.plan, program, parts)
-            self.run.write(store.chunk_name(chunk.number), store.chunk_bytes(result))
-            store.write_images(self.run, result)
+            results = _chunk_parts(self.plan, program, self.pictures, parts)
+            data = store.chunk_bytes(results, width=program.width)
+            self.run.write(store.chunk_name(chunk.number), data)
+            for result in results:
+                store.write_images(self.run, result)
+        return chunk, results
+
+    def _written(self, pending: Future[ChunkParts] | None) -> None:
+        """Wait for a chunk to be on the disk, and tell of it."""
+        if pending is None:
+            return
+        chunk, results = pending.result()
         self.display.cells_done(len(chunk.cells))
         self.display.event("chunk", chunk=chunk.number, cells=list(chunk.cells))
-        for index in np.flatnonzero(result.diverged_step >= 0):
-            cell, step = int(result.cell[index]), int(result.diverged_step[index])
-            self.display.event("diverged", f"cell {cell} diverged at step {step}", cell=cell, step=step)
+        for result in results:
+            for index in np.flatnonzero(result.diverged_step >= 0):
+                cell, step = int(result.cell[index]), int(result.diverged_step[index])
+                self.display.event("diverged", f"cell {cell} diverged at step {step}", cell=cell, step=step)
 
     def _launch(self, cells: list[Cell], program: Program) -> Outcome:
         import jax
 
         from jaxstyle import step
-        from jaxstyle.engine import Launch
+        from jaxstyle.engine import Launch, on_canvas
 
         contents = list(dict.fromkeys(cell.content for cell in cells))
         styles = list(dict.fromkeys(cell.style for cell in cells))
         p = [self._target("content", path, program).content for path in contents]
         a = [self._target("style", path, program).style for path in styles]
-        knobs = [
-            step.knobs(
-                cell,
-                program,
-                self.sweep,
-                content_row=contents.index(cell.content),
-                style_row=styles.index(cell.style),
+        with self._timed("host_s"):
+            knobs = [
+                step.knobs(
+                    cell,
+                    program,
+                    self.sweep,
+                    content_row=contents.index(cell.content),
+                    style_row=styles.index(cell.style),
+                    extent=self.pictures.shape(cell),
+                )
+                for cell in cells
+            ]
+            canvas = (program.height_px, program.width_px) if program.canvas else None
+            launch = Launch(
+                knobs=jax.tree.map(lambda *rows: np.stack(rows), *knobs),
+                start=np.stack([on_canvas(self.pictures.start(cell), canvas) for cell in cells]),
+                targets=step.Targets(
+                    content=tuple(np.stack(rows) for rows in zip(*p, strict=True)),
+                    style=tuple(np.stack(rows) for rows in zip(*a, strict=True)),
+                ),
             )
-            for cell in cells
-        ]
-        launch = Launch(
-            knobs=jax.tree.map(lambda *rows: np.stack(rows), *knobs),
-            start=np.stack([self.pictures.start(cell) for cell in cells]),
-            targets=step.Targets(
-                content=tuple(np.stack(rows) for rows in zip(*p, strict=True)),
-                style=tuple(np.stack(rows) for rows in zip(*a, strict=True)),
-            ),
-        )
         count, last = len(cells), self.plan.steps[-1]
         passes_left = last  # the pass that evaluates the last image is no step
 
@@ -460,6 +573,13 @@ class _Job:
             self.display.event("sheet", f"contact sheet: {sheet}", path=str(sheet))
 
 
+def _target_key(role: str, path: str, program: Program) -> tuple[str, str, Any]:
+    """What a target depends on: never the width, and for a style not the shape of the cells either."""
+    if role == "content":
+        return role, path, replace(program, width=1)
+    return role, path, (program.content_taps, program.style_taps, program.pool, program.precision)
+
+
 class _Timer:
     """Adds the time spent inside a `with` to a named sum."""
 
@@ -490,33 +610,61 @@ def _given(sweep: Sweep) -> dict[str, dict[str, str]]:
     return found
 
 
-def _chunk_result(plan: Plan, program: Program, parts: Sequence[tuple[list[Cell], Outcome]]) -> ChunkResult:
-    """The launches of a chunk in the form that is stored."""
+def _chunk_parts(
+    plan: Plan, program: Program, pictures: Pictures, parts: Sequence[tuple[list[Cell], Outcome]]
+) -> list[ChunkResult]:
+    """The launches of a chunk in the form that is stored: a result for each image shape, in order."""
     cells = [cell for members, _ in parts for cell in members]
     outcomes = [outcome for _, outcome in parts]
-    joined = {
+    pixels = images.to_uint8(np.concatenate([o.images for o in outcomes]))
+    curves = {
         name: np.concatenate([getattr(o.info, name) for o in outcomes])
         for name in (*store.LOSSES, "style_layer_loss")
     }
     own = np.array([[tap in cell.style_weights for tap in program.style_taps] for cell in cells])
-    joined["style_layer_loss"] = np.where(own[:, None, :], joined["style_layer_loss"], np.nan)
+    curves["style_layer_loss"] = np.where(own[:, None, :], curves["style_layer_loss"], np.nan)
     diverged = np.concatenate([o.diverged_step for o in outcomes]).astype(np.int64)
-    total = np.where(np.isnan(joined["loss_total"]), np.inf, joined["loss_total"])
+    shapes = [pictures.shape(cell) for cell in cells]
+    found = []
+    for height, width in dict.fromkeys(shapes):
+        at = np.array([i for i, shape in enumerate(shapes) if shape == (height, width)])
+        found.append(
+            _chunk_result(
+                plan,
+                program,
+                np.array([cells[i].id for i in at], np.int64),
+                pixels[at, :, :height, :width],
+                {name: values[at] for name, values in curves.items()},
+                diverged[at],
+            )
+        )
+    return found
+
+
+def _chunk_result(
+    plan: Plan,
+    program: Program,
+    ids: np.ndarray,
+    pixels: np.ndarray,
+    curves: dict[str, np.ndarray],
+    diverged: np.ndarray,
+) -> ChunkResult:
+    total = np.where(np.isnan(curves["loss_total"]), np.inf, curves["loss_total"])
     best = total.argmin(axis=1)
     never = np.isinf(total.min(axis=1))
     # The image of a cell that diverged at step d is that of step d - 1; at step 0 nothing was finite.
     final = np.where(diverged < 0, plan.steps[-1], np.maximum(diverged - 1, 0))
-    rows = np.arange(len(cells))
+    rows = np.arange(len(ids))
     kept = list(plan.trace_steps)
     return ChunkResult(
-        cell=np.array([cell.id for cell in cells], np.int64),
-        image=images.to_uint8(np.concatenate([o.images for o in outcomes])),
+        cell=ids,
+        image=pixels,
         snapshot=plan.steps,
         step=plan.trace_steps,
         layer=program.style_taps,
         diverged_step=diverged,
         loss_best=np.where(never, np.nan, total.min(axis=1)).astype(np.float32),
         step_best=np.where(never, -1, best).astype(np.int64),
-        loss_final=np.stack([joined[name][rows, final] for name in store.LOSSES], axis=1),
-        **{name: values[:, kept].astype(np.float32) for name, values in joined.items()},
+        loss_final=np.stack([curves[name][rows, final] for name in store.LOSSES], axis=1),
+        **{name: values[:, kept].astype(np.float32) for name, values in curves.items()},
     )

@@ -11,12 +11,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Int, UInt
 
-from jaxstyle import images, losses, optimizers
+from jaxstyle import images, layers, losses, optimizers
 from jaxstyle.config import Sweep
+from jaxstyle.conv import ARITHMETIC
 from jaxstyle.grid import Cell, Program
-from jaxstyle.vgg19 import Features, Params
+from jaxstyle.vgg19 import Extent, Features, Params, within
 
 Value = Array | np.ndarray
 """On its way to the device or there."""
@@ -42,6 +44,8 @@ class Knobs(NamedTuple):
     """The cell's row in `Targets.content`."""
     style_row: Int[Value, ""]
     """The cell's row in `Targets.style`."""
+    extent: Int[Value, 2]
+    """(height, width) in px of the image, which may be smaller than the program's canvas."""
 
 
 class Targets(NamedTuple):
@@ -78,7 +82,15 @@ class Info(NamedTuple):
     """E_l, without w_l, of every tap of the program."""
 
 
-def knobs(cell: Cell, program: Program, sweep: Sweep, *, content_row: int, style_row: int) -> Knobs:
+def knobs(
+    cell: Cell,
+    program: Program,
+    sweep: Sweep,
+    *,
+    content_row: int,
+    style_row: int,
+    extent: tuple[int, int],
+) -> Knobs:
     """The knobs of `cell`, as NumPy arrays of the types the program was compiled for."""
     style_weights = cell.style_weights
 
@@ -100,18 +112,45 @@ def knobs(cell: Cell, program: Program, sweep: Sweep, *, content_row: int, style
         noise_std=number(sweep.noise_std if cell.init == "noise" else 0.0),
         content_row=np.asarray(content_row, np.int32),
         style_row=np.asarray(style_row, np.int32),
+        extent=np.asarray(extent, np.int32),
     )
 
 
-def noise(seed: UInt[Value, ""], shape: tuple[int, ...]) -> Float[Array, "h w 3"]:
-    """N(0, 1) for a seed: the same numbers wherever a cell stands in a batch, and for every setting."""
-    return jax.random.normal(jax.random.key(seed, impl="threefry2x32"), shape, jnp.float32)
+def noise(
+    seed: UInt[Value, ""], shape: tuple[int, ...], extent: Extent | None = None
+) -> Float[Array, "h w 3"]:
+    """N(0, 1) for a seed: the same numbers wherever a cell stands in a batch, and for every setting.
+
+    Args:
+        seed: of the cell.
+        shape: (h, w, 3) of the image, or of its canvas.
+        extent: of the image on its canvas. It gets the numbers that it would get as an array of its own.
+    """
+    key = jax.random.key(seed, impl="threefry2x32")
+    # Partitionable Threefry draws the n-th number from n and the key alone: an array's numbers are the
+    # first ones of every larger array.
+    with jax.threefry_partitionable(True):
+        drawn = jax.random.normal(key, shape, jnp.float32)
+    if extent is None:
+        return drawn
+    down, across, channel = (lax.broadcasted_iota(jnp.int32, shape, axis) for axis in range(3))
+    own = (down * jnp.asarray(extent)[1] + across) * 3 + channel
+    return jnp.where(within(shape[:2], extent), jnp.take(drawn, own, mode="clip"), 0)
 
 
-def init(knobs: Knobs, start: Float[Array, "h w 3"]) -> State:
+def init(program: Program, knobs: Knobs, start: Float[Array, "h w 3"]) -> State:
     """The state before the first pass: `start` plus noise of the cell's own strength, not rounded."""
-    image = start + knobs.noise_std * noise(knobs.seed, start.shape)
+    extent = knobs.extent if program.canvas else None
+    image = start + knobs.noise_std * noise(knobs.seed, start.shape, extent)
     return State(image, image, optimizers.init(image), jnp.int32(-1))
+
+
+def _positions(extent: Extent | None, name: str) -> Float[Array, ""] | None:
+    """M of a layer of an image on a canvas."""
+    if extent is None:
+        return None
+    height, width = jnp.asarray(extent) >> layers.conv(name).pools
+    return (height * width).astype(jnp.float32)
 
 
 def loss(
@@ -123,7 +162,9 @@ def loss(
     image: Float[Array, "h w 3"],
 ) -> tuple[Float[Array, ""], Info]:
     """L = alpha L_content + beta sum_l w_l E_l + tv_weight TV of one image (Gatys et al. 2016, eq. 7)."""
-    found = features(params, images.to_network(image))
+    extent = knobs.extent if program.canvas else None
+    arithmetic = ARITHMETIC[program.precision]
+    found = features(params, images.to_network(image), extent)
     content = jnp.stack(
         [
             losses.content_loss(found[name], table[knobs.content_row])
@@ -132,16 +173,19 @@ def loss(
     )
     style = jnp.stack(
         [
-            losses.style_layer_loss(found[name], table[knobs.style_row])
+            losses.style_layer_loss(
+                found[name], table[knobs.style_row], _positions(extent, name), arithmetic
+            )
             for name, table in zip(program.style_taps, targets.style, strict=True)
         ]
     )
     loss_content = jnp.sum(knobs.content_layer_weights * content)
     loss_style = jnp.sum(knobs.style_layer_weights * style)
+    inside = None if extent is None else within(image.shape[:2], extent)
     total = jnp.asarray(
         knobs.content_weight * loss_content
         + knobs.style_weight * loss_style
-        + knobs.tv_weight * losses.total_variation(image)
+        + knobs.tv_weight * losses.total_variation(image, inside)
     )
     return total, Info(total, loss_content, loss_style, style)
 
@@ -192,11 +236,22 @@ def step(
 
 
 def target_rows(
-    features: Features, params: Params, program: Program, image: Float[Array, "h w 3"]
+    features: Features,
+    params: Params,
+    program: Program,
+    image: Float[Array, "h w 3"],
+    extent: Extent | None = None,
 ) -> Targets:
-    """P at the content taps and A at the style taps of one image, without the axis of rows."""
-    found = features(params, images.to_network(image))
+    """P at the content taps and A at the style taps of one image, without the axis of rows.
+
+    Args:
+        extent: of the image, if it lies on a canvas.
+    """
+    arithmetic = ARITHMETIC[program.precision]
+    found = features(params, images.to_network(image), extent)
     return Targets(
         content=tuple(found[name] for name in program.content_taps),
-        style=tuple(losses.gram(found[name]) for name in program.style_taps),
+        style=tuple(
+            losses.gram(found[name], _positions(extent, name), arithmetic) for name in program.style_taps
+        ),
     )

@@ -30,7 +30,7 @@ from jaxstyle import config, grid, images
 from jaxstyle.config import JaxstyleError, Sweep
 from jaxstyle.grid import Cell
 
-SCHEMA = 1
+SCHEMA = 2
 """Of chunk files, `results.*` and `manifest.json`."""
 LIBVER = ("v110", "v110")
 LOSSES = ("loss_total", "loss_content", "loss_style")
@@ -44,7 +44,7 @@ class DirectoryInUse(JaxstyleError):
 
 @dataclass(frozen=True)
 class ChunkResult:
-    """What was computed for the cells of one chunk."""
+    """What was computed for the cells of one chunk that have one image shape."""
 
     cell: Int[np.ndarray, " cells"]
     image: UInt8[np.ndarray, "cells snapshots h w 3"]
@@ -217,48 +217,60 @@ def chunk_name(number: int) -> str:
     return f"chunks/{number:06d}.h5"
 
 
-def chunk_bytes(result: ChunkResult) -> bytes:
-    """The HDF5 file of a chunk; the same result gives the same bytes."""
+def chunk_bytes(parts: Sequence[ChunkResult], *, width: int) -> bytes:
+    """The HDF5 file of a chunk; the same results give the same bytes.
+
+    Args:
+        parts: a group of the file each, named by its image shape.
+        width: cells per launch that they were computed with, kept as an attribute.
+    """
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", libver=LIBVER) as file:
         file.attrs["schema"] = SCHEMA
-        file.attrs["layer"] = ",".join(result.layer)
-        for name in ("snapshot", "step"):
-            file.create_dataset(name, data=np.array(getattr(result, name), np.int64))
-        for name in (
-            "cell",
-            "image",
-            *LOSSES,
-            "style_layer_loss",
-            "diverged_step",
-            "loss_best",
-            "step_best",
-            "loss_final",
-        ):
-            values = getattr(result, name)
-            # A checksum needs chunked storage, and an HDF5 chunk must stay under 4 GiB.
-            shape = values.shape if values.ndim == 1 else (1, *values.shape[1:])
-            file.create_dataset(name, data=values, chunks=shape, fletcher32=True)
+        file.attrs["width"] = width
+        for result in parts:
+            group = file.create_group(result.shape)
+            group.attrs["layer"] = ",".join(result.layer)
+            for name in ("snapshot", "step"):
+                group.create_dataset(name, data=np.array(getattr(result, name), np.int64))
+            for name in (
+                "cell",
+                "image",
+                *LOSSES,
+                "style_layer_loss",
+                "diverged_step",
+                "loss_best",
+                "step_best",
+                "loss_final",
+            ):
+                values = getattr(result, name)
+                # A checksum needs chunked storage, and an HDF5 chunk must stay under 4 GiB.
+                shape = values.shape if values.ndim == 1 else (1, *values.shape[1:])
+                group.create_dataset(name, data=values, chunks=shape, fletcher32=True)
     return buffer.getvalue()
 
 
-def read_chunk(path: Path) -> ChunkResult:
+def read_chunk(path: Path) -> list[ChunkResult]:
     """The contents of a chunk file. Raises JaxstyleError if it is damaged."""
     try:
         with h5py.File(io.BytesIO(path.read_bytes()), "r") as file:
-            values = {
-                name: dataset(file, name)[()]
-                for name in ChunkResult.__dataclass_fields__
-                if name not in ("snapshot", "step", "layer")
-            }
-            return ChunkResult(
-                snapshot=tuple(int(n) for n in dataset(file, "snapshot")),
-                step=tuple(int(n) for n in dataset(file, "step")),
-                layer=tuple(str(file.attrs["layer"]).split(",")),
-                **values,
-            )
+            return [_read_part(group) for group in file.values()]
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise JaxstyleError(str(path), f"is damaged: {error}") from None
+
+
+def _read_part(group: Any) -> ChunkResult:
+    values = {
+        name: dataset(group, name)[()]
+        for name in ChunkResult.__dataclass_fields__
+        if name not in ("snapshot", "step", "layer")
+    }
+    return ChunkResult(
+        snapshot=tuple(int(n) for n in dataset(group, "snapshot")),
+        step=tuple(int(n) for n in dataset(group, "step")),
+        layer=tuple(str(group.attrs["layer"]).split(",")),
+        **values,
+    )
 
 
 # --- reading a run back ---------------------------------------------------------------------------
@@ -275,8 +287,8 @@ class Record:
     chunk_paths: tuple[Path, ...]
 
     def chunks(self) -> Iterator[ChunkResult]:
-        """The chunks of the run, one at a time, in order."""
-        return (read_chunk(path) for path in self.chunk_paths)
+        """What the chunks of the run hold, one chunk file in memory at a time, in order."""
+        return (part for path in self.chunk_paths for part in read_chunk(path))
 
     def given(self, axis: str, path: str) -> str:
         """The text that the user gave for an image of `axis`."""

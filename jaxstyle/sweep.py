@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if assembled.options.dry_run:
             run.dry_run(assembled.sweep, assembled.options, name=assembled.name)
             return 0
+        cli.keep_freed_memory()
         return run.run_sweep(assembled.sweep, assembled.options, name=assembled.name).exit_code
 
     cli.run(command)

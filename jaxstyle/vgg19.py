@@ -1,9 +1,12 @@
 """VGG19's convolutions as a Flax module, cut off below the deepest layer that is wanted.
 
 The engine never sees the module: `bind` splits it once into its parameters, an ordinary pytree that
-travels as an *argument* of every compiled program, and a pure `features(params, image)`.
+travels as an *argument* of every compiled program, and a pure `features(params, image, extent)`.
 
-The input is one image in the network's own space (`images.to_network`): BGR, mean-subtracted.
+The input is one image in the network's own space (`images.to_network`): BGR, mean-subtracted. It may
+lie in the upper left corner of a *canvas* larger than itself. With zeros outside it after every layer,
+each convolution sees what its padding would show it, so that the activations are those of the image
+alone, bordered by zeros.
 """
 
 from __future__ import annotations
@@ -14,33 +17,45 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxstyle import layers
-from jaxstyle.conv import POOLS, Kernel, conv_relu, prepare
+from jaxstyle.conv import ARITHMETIC, POOLS, Kernel, conv_relu, prepare
 
 Params = Any
 """The module's parameters as a pytree: what `Bound.params` holds and `Bound.features` takes."""
 
-Features = Callable[[Params, Float[Array, "h w 3"]], dict[str, Float[Array, "_h _w _c"]]]
-"""`features(params, image)`: the activation after the ReLU of every tap, by layer name."""
+Extent = Int[Array | np.ndarray, "2"]
+"""(height, width) in px of the image on its canvas."""
+
+Features = Callable[[Params, Float[Array, "h w 3"], Extent | None], dict[str, Float[Array, "_h _w _c"]]]
+"""`features(params, image, extent)`: the activation after the ReLU of every tap, by layer name. Without
+an extent the image is as large as its array."""
 
 
 class ConvReLU(nnx.Module):
     """One 3x3 convolution with its bias and its ReLU.
 
     Args:
+        kernel: HWIO, float32.
+        bias: a number per channel.
         winograd: hold the kernel transformed for Winograd's algorithm (`conv.prepare`).
+        precision: a key of `conv.ARITHMETIC`.
     """
 
-    def __init__(self, kernel: np.ndarray, bias: np.ndarray, *, winograd: bool):
-        prepared = prepare(kernel, winograd=winograd)
+    def __init__(self, kernel: np.ndarray, bias: np.ndarray, *, winograd: bool, precision: str):
+        arithmetic = ARITHMETIC[precision]
+        prepared = prepare(kernel, winograd=winograd, dtype=arithmetic.dtype)
         self.forward = nnx.Param(jnp.asarray(prepared.forward))
         self.backward = nnx.Param(jnp.asarray(prepared.backward))
         self.bias = nnx.Param(jnp.asarray(bias, jnp.float32))
+        self.precision = arithmetic.precision
 
-    def __call__(self, x: Float[Array, "h w i"]) -> Float[Array, "h w o"]:
-        return conv_relu(x, Kernel(self.forward[...], self.backward[...]), self.bias[...])
+    def __call__(
+        self, x: Float[Array, "h w i"], inside: Bool[Array, "h w 1"] | None = None
+    ) -> Float[Array, "h w o"]:
+        kernel = Kernel(self.forward[...], self.backward[...])
+        return conv_relu(x, kernel, self.bias[...].astype(x.dtype), inside, self.precision)
 
 
 class VGG19(nnx.Module):
@@ -51,8 +66,10 @@ class VGG19(nnx.Module):
             of the arrays, so that a narrow network can be built from narrow arrays.
         taps: the layers wanted. Nothing below the deepest of them is held or computed.
         pool: `avg` or `max`.
-        winograd: run the layers of block 2 and below by Winograd's algorithm. In block 1 the images are
-            large and the channels few, and its linear maps cost more than the products they save.
+        winograd: run every layer but the first by Winograd's algorithm. The first has three channels
+            to sum over, and the linear maps would cost more than the products they save.
+        precision: a key of `conv.ARITHMETIC`. In `bf16` the activations are bfloat16 too, but for
+            Winograd's algorithm, whose linear maps work on float32 and round only what they multiply.
     """
 
     def __init__(
@@ -62,23 +79,46 @@ class VGG19(nnx.Module):
         taps: tuple[str, ...],
         pool: str,
         winograd: bool = False,
+        precision: str = "f32",
     ):
         self.taps = taps
         self.pool = pool
+        self.dtype = jnp.float32 if winograd else ARITHMETIC[precision].dtype
         for row in layers.up_to(taps):
-            layer = ConvReLU(*weights[row.name], winograd=winograd and row.pools > 0)
+            first = row is layers.VGG19[0]
+            layer = ConvReLU(
+                *weights[row.name],
+                winograd=winograd and not first,
+                precision="f32" if winograd and first else precision,
+            )
             setattr(self, row.name, layer)
 
-    def __call__(self, x: Float[Array, "h w 3"]) -> dict[str, Float[Array, "_h _w _c"]]:
+    def __call__(
+        self, x: Float[Array, "h w 3"], extent: Extent | None = None
+    ) -> dict[str, Float[Array, "_h _w _c"]]:
         found: dict[str, Array] = {}
-        pools = 0
+        pools, inside = 0, None
+        if extent is not None:
+            inside = within(x.shape[:2], extent)
+            x = jnp.where(inside, x, 0)
+        x = x.astype(self.dtype)
         for row in layers.up_to(self.taps):
             if row.pools > pools:
                 x, pools = POOLS[self.pool](x), row.pools
-            x = getattr(self, row.name)(x)
+                if extent is not None:
+                    # The last row of an odd height is dropped, as it is at the image's own size.
+                    inside = within(x.shape[:2], jnp.asarray(extent) >> pools)
+                    x = jnp.where(inside, x, 0)
+            x = getattr(self, row.name)(x, inside)
             if row.name in self.taps:
                 found[row.name] = x
         return found
+
+
+def within(shape: tuple[int, ...], extent: Extent) -> Bool[Array, "h w 1"]:
+    """Which positions of a canvas of `shape` belong to the image."""
+    down, across = (jnp.arange(n) < extent[axis] for axis, n in enumerate(shape))
+    return (down[:, None] & across[None, :])[..., None]
 
 
 class Bound(NamedTuple):
@@ -94,11 +134,15 @@ def bind(
     taps: tuple[str, ...],
     pool: str,
     winograd: bool = False,
+    precision: str = "f32",
 ) -> Bound:
     """The network of `weights` cut at the deepest of `taps`, split into parameters and function."""
-    graph, params = nnx.split(VGG19(weights, taps=taps, pool=pool, winograd=winograd))
+    network = VGG19(weights, taps=taps, pool=pool, winograd=winograd, precision=precision)
+    graph, params = nnx.split(network)
 
-    def features(params: Params, image: Float[Array, "h w 3"]) -> dict[str, Array]:
-        return nnx.merge(graph, params)(image)
+    def features(
+        params: Params, image: Float[Array, "h w 3"], extent: Extent | None = None
+    ) -> dict[str, Array]:
+        return nnx.merge(graph, params)(image, extent)
 
     return Bound(params, features)

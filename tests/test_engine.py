@@ -46,6 +46,7 @@ class Bench:
                 self.sweep,
                 content_row=contents.index(c.content),
                 style_row=styles.index(c.style),
+                extent=self.content[c.content].shape[:2],
             )
             for c in cells
         ]
@@ -98,8 +99,8 @@ def test_a_grid_over_every_axis_traces_the_step_once(narrow):
     assert again is compiled
     assert not fresh
     assert compiled.step_traces == 1
-    # A program for the contents' shape and one for each of the three shapes of style.
-    assert bench.engine.target_traces == 4
+    # A program for the contents' shape and a canvas of 64x64 for all three shapes of style.
+    assert bench.engine.target_traces == 2
 
 
 def test_other_settings_of_a_run_do_not_retrace_either(narrow):
@@ -223,19 +224,20 @@ def test_lowered_step_has_one_loop_and_no_select_and_scatter(narrow):
 
 def test_width_is_1_on_a_cpu_and_a_power_of_two_within_memory_elsewhere(narrow):
     program = Bench(narrow).program
-    assert engine.choose_width(program, 1000, platform="cpu", memory_bytes=10**12) == 1
+    memory = engine.Memory(fixed=10**8, per_cell=10**7)
+    assert engine.choose_width(program, 1000, platform="cpu", memory=memory, available=10**12) == 1
 
-    def width(cells, memory):
-        return engine.choose_width(program, cells, platform="gpu", memory_bytes=int(memory))
+    def width(cells, bytes_for_cells):
+        available = int((memory.fixed + bytes_for_cells) / engine.MEMORY_SHARE)
+        return engine.choose_width(program, cells, platform="gpu", memory=memory, available=available)
 
-    per_cell = program.bytes_per_cell() / engine.MEMORY_SHARE
-    assert width(1000, 1.5 * per_cell) == 1
-    assert width(1000, 2.5 * per_cell) == 2
-    assert width(1000, 20 * per_cell) == 16
-    assert width(1000, 10_000 * per_cell) == engine.MAX_WIDTH
+    assert width(1000, 1.5e7) == 1
+    assert width(1000, 2.5e7) == 2
+    assert width(1000, 20e7) == 16
+    assert width(1000, 1e12) == engine.MAX_WIDTH
     assert width(3, 1e12) == 4
     assert width(1, 1e12) == 1
-    assert width(8, 1000) == 1  # the floor is one cell, however small the device
+    assert width(8, -memory.fixed) == 1  # the floor is one cell, however small the device
 
 
 def test_noise_of_a_seed_does_not_depend_on_the_cell(narrow):

@@ -29,7 +29,7 @@ def make(sweep, weights, content, style, winograd=False):
     targets = step.Targets(
         content=tuple(p[None] for p in rows[0].content), style=tuple(a[None] for a in rows[1].style)
     )
-    knobs = step.knobs(cell, program, sweep, content_row=0, style_row=0)
+    knobs = step.knobs(cell, program, sweep, content_row=0, style_row=0, extent=content.shape[:2])
     return network, program, jax.tree.map(jnp.asarray, knobs), targets
 
 
@@ -144,8 +144,8 @@ def test_noise_start_is_the_mean_pixel_plus_noise_whatever_alpha_beta(narrow):
     content, style = random_image(32, 40, 1), random_image(32, 40, 2)
     starts = []
     for settings in ({"alpha_beta": (1.0,)}, {"alpha_beta": (0.0,), "learning_rate": (3.0,)}):
-        _, _, knobs, _ = make(sweep(noise_std=2.0, **settings), narrow, content, style)
-        starts.append(np.asarray(step.init(knobs, jnp.asarray(images.mean_image(32, 40))).image))
+        _, program, knobs, _ = make(sweep(noise_std=2.0, **settings), narrow, content, style)
+        starts.append(np.asarray(step.init(program, knobs, jnp.asarray(images.mean_image(32, 40))).image))
     np.testing.assert_array_equal(starts[0], starts[1])
     expected = images.MEAN_RGB + 2 * np.asarray(step.noise(jnp.uint32(0), (32, 40, 3)))
     np.testing.assert_allclose(starts[0], expected, rtol=1e-6)
@@ -153,8 +153,8 @@ def test_noise_start_is_the_mean_pixel_plus_noise_whatever_alpha_beta(narrow):
 
 def test_image_starts_are_exact(narrow):
     content = random_image(32, 40, 1)
-    _, _, knobs, _ = make(sweep(init=("content",)), narrow, content, content)
-    state = step.init(knobs, jnp.asarray(content, jnp.float32))
+    _, program, knobs, _ = make(sweep(init=("content",)), narrow, content, content)
+    state = step.init(program, knobs, jnp.asarray(content, jnp.float32))
     np.testing.assert_array_equal(state.image, content.astype(np.float32))
 
 
@@ -162,7 +162,7 @@ def test_five_adam_steps_match_float64(vgg19_weights):
     content, style = random_image(48, 64, 1), random_image(60, 40, 2)
     settings = sweep(init=("content",), learning_rate=(5.0,))
     network, program, knobs, targets = make(settings, vgg19_weights, content, style)
-    state = step.init(knobs, jnp.asarray(content, jnp.float32))
+    state = step.init(program, knobs, jnp.asarray(content, jnp.float32))
     one = jax.jit(
         lambda state, k: step.step(network.features, network.params, program, knobs, targets, state, k)
     )
@@ -191,7 +191,7 @@ def test_a_loss_that_overflows_keeps_the_image_before_it(narrow):
     settings = sweep(init=("content",), learning_rate=(1e12,))
     network, program, knobs, targets = make(settings, narrow, content, style)
     state, infos = advance(
-        network, program, knobs, targets, step.init(knobs, jnp.asarray(content, jnp.float32)), 4
+        network, program, knobs, targets, step.init(program, knobs, jnp.asarray(content, jnp.float32)), 4
     )
     assert state.diverged_step == 1
     np.testing.assert_array_equal(state.evaluated, content.astype(np.float32))
@@ -206,7 +206,7 @@ def test_an_update_that_overflows_keeps_the_image_it_started_from(narrow):
     settings = sweep(init=("style",), alpha_beta=(1e25,))
     network, program, knobs, targets = make(settings, narrow, content, style)
     state, infos = advance(
-        network, program, knobs, targets, step.init(knobs, jnp.asarray(style, jnp.float32)), 3
+        network, program, knobs, targets, step.init(program, knobs, jnp.asarray(style, jnp.float32)), 3
     )
     assert np.isfinite(infos[0].loss_total)
     assert state.diverged_step == 1
@@ -218,7 +218,7 @@ def test_a_loss_that_is_never_finite_diverges_at_step_0(narrow):
     settings = sweep(init=("style",), alpha_beta=(1e35,))
     network, program, knobs, targets = make(settings, narrow, content, style)
     state, infos = advance(
-        network, program, knobs, targets, step.init(knobs, jnp.asarray(style, jnp.float32)), 2
+        network, program, knobs, targets, step.init(program, knobs, jnp.asarray(style, jnp.float32)), 2
     )
     assert state.diverged_step == 0
     np.testing.assert_array_equal(state.evaluated, style.astype(np.float32))

@@ -48,25 +48,25 @@ def fill(path, chunks, **settings):
         run.write("spec.toml", config.to_toml(sweep, {}))
         run.write("manifest.json", json.dumps({"given": {"content": {"/a b.png": "a b.png"}}}))
         for number, chunk in enumerate(chunks):
-            run.write(store.chunk_name(number), store.chunk_bytes(chunk))
+            run.write(store.chunk_name(number), store.chunk_bytes([chunk], width=1))
     return store.open_record(path)
 
 
 def test_chunks_read_back_as_they_were_written(tmp_path):
     chunk = result([3, 7])
-    store.write_atomic(tmp_path / "c.h5", store.chunk_bytes(chunk))
-    again = store.read_chunk(tmp_path / "c.h5")
+    store.write_atomic(tmp_path / "c.h5", store.chunk_bytes([chunk], width=1))
+    (again,) = store.read_chunk(tmp_path / "c.h5")
     for f in dataclasses.fields(ChunkResult):
         np.testing.assert_array_equal(getattr(again, f.name), getattr(chunk, f.name), err_msg=f.name)
 
 
 def test_equal_results_are_equal_bytes():
-    assert store.chunk_bytes(result([0, 1])) == store.chunk_bytes(result([0, 1]))
-    assert store.chunk_bytes(result([0, 1])) != store.chunk_bytes(result([0, 2]))
+    assert store.chunk_bytes([result([0, 1])], width=1) == store.chunk_bytes([result([0, 1])], width=1)
+    assert store.chunk_bytes([result([0, 1])], width=1) != store.chunk_bytes([result([0, 2])], width=1)
 
 
 def test_a_damaged_chunk_is_named(tmp_path):
-    data = bytearray(store.chunk_bytes(result([0, 1])))
+    data = bytearray(store.chunk_bytes([result([0, 1])], width=1))
     pixels = bytes(result([0, 1]).image[0].tobytes())
     at = bytes(data).index(pixels)
     data[at + 10] ^= 1
