@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import functools
 import io
 import mmap
 import os
@@ -107,6 +108,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 """Of glibc's malloc.h."""
 
 
+@functools.cache
 def keep_freed_memory() -> bool:
     """Have glibc keep freed memory and put it in huge pages; for a process that is all ours.
 

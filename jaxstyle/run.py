@@ -361,10 +361,12 @@ class _Job:
     def _compile(self, program: Program, cells: int) -> Program:
         """Make `program` ready, narrower if the device has no memory for it; say which it became."""
         self.display.event("compile", f"compiling the {program.shape} step", shape=program.shape)
-        try:
-            compiled, fresh = self.engine.compile(program)
-        except Exception as error:
-            return self._compile(self._narrower(program, error), cells)
+        while True:
+            try:
+                compiled, fresh = self.engine.compile(program)
+                break
+            except Exception as error:
+                program = self._narrower(program, error)
         seconds = compiled.compile_s if fresh else 0.0
         self.seconds["compile_s"] += seconds
         self.programs.append(
@@ -441,10 +443,11 @@ class _Job:
                 return program, parts
             except Exception as error:
                 program = self._narrower(program, error)
-                count = sum(len(c.cells) for c in left)
-                self.programs[-1]["cells"] -= count
-                program = self._compile(program, count)
-                self._write_manifest("running")
+            # Only here is the failed launch gone: the error's traceback held what it had allocated.
+            count = sum(len(c.cells) for c in left)
+            self.programs[-1]["cells"] -= count
+            program = self._compile(program, count)
+            self._write_manifest("running")
 
     def _store(
         self, chunk: Chunk, program: Program, parts: Sequence[tuple[list[Cell], Outcome]]

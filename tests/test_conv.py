@@ -1,5 +1,7 @@
 """The convolution, its gradient and the poolings, against NumPy and against JAX's own derivatives."""
 
+from fractions import Fraction
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +35,46 @@ def test_convolution_is_the_correlation_with_zero_padding(winograd, shape):
     np.testing.assert_allclose(
         conv.conv3x3(x, prepared(winograd).forward), expected, atol=1e-4 if winograd else 2e-5
     )
+
+
+@pytest.mark.parametrize("points", [conv.POINTS, [Fraction(n) for n in (0, 1, -1, 2)]])
+def test_toom_cook_matrices_are_a_correlation_exactly(points):
+    bt, g, at = conv.toom_cook(points)
+    m = len(points) - 1
+    d, k = RANDOM.normal(size=m + 2), RANDOM.normal(size=3)
+    expected = [d[i : i + 3] @ k for i in range(m)]
+    np.testing.assert_allclose(at @ ((g @ k) * (bt @ d)), expected, atol=1e-13)
+
+
+def test_bfloat16_products_cost_winograd_no_more_than_a_few_times_what_they_cost_anyway():
+    random = np.random.default_rng(7)
+    x = random.uniform(0, 1, (16, 20, 128)).astype(np.float32)
+    kernel = (random.normal(size=(3, 3, 128, 32)) / 34).astype(np.float32)
+    expected = oracle.correlate(x.astype(float), kernel.astype(float))
+    error = {}
+    for winograd in (False, True):
+        form = conv.prepare(kernel, winograd=winograd, dtype=jnp.bfloat16).forward
+        image = jnp.asarray(x, jnp.float32 if winograd else jnp.bfloat16)
+        y = conv.conv3x3(image, jnp.asarray(form))
+        assert y.dtype == image.dtype
+        error[winograd] = np.sqrt(((np.asarray(y, np.float64) - expected) ** 2).mean() / expected.var())
+    assert 1e-3 < error[False] < 1e-2
+    # The customary points 0, +-1, +-2 give six times the error of the plain form.
+    assert error[True] < 4 * error[False]
+
+
+@FORMS
+def test_conv_relu_is_zero_outside_the_image_and_its_gradient_too(winograd):
+    inside = jnp.asarray(np.indices((9, 11)).sum(0) < 12)[..., None]
+    x = jnp.where(inside, X, 0)
+    y, pull = jax.vjp(lambda x: conv.conv_relu(x, prepared(winograd), BIAS, inside), x)
+    whole = conv.conv_relu(x, prepared(winograd), BIAS)
+    np.testing.assert_array_equal(y, jnp.where(inside, whole, 0))
+    (gradient,) = pull(jnp.ones_like(y))
+    (masked,) = jax.vjp(lambda x: conv.conv_relu(x, prepared(winograd), BIAS), x)[1](
+        jnp.where(inside, jnp.ones_like(y), 0)
+    )
+    np.testing.assert_allclose(gradient, masked, atol=1e-5)
 
 
 @FORMS

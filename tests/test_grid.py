@@ -128,3 +128,58 @@ def test_chunks_follow_from_work_not_from_time():
 )
 def test_traces_keep_the_first_and_the_last(last, every, expected):
     assert grid.trace_steps(last, every) == expected
+
+
+# --- canvases -------------------------------------------------------------------------------------
+
+
+def folder_plan(shapes, *, steps, platform="gpu", **settings):
+    """A cell for every shape, as of a folder of photographs."""
+    named = {f"/p{i}": shape for i, shape in enumerate(shapes)}
+    return named, plan_of(
+        width=16 if platform == "gpu" else 1,
+        platform=platform,
+        shapes=named,
+        content=tuple(named),
+        steps=(steps,),
+        **settings,
+    )
+
+
+def test_two_hundred_shapes_share_a_few_canvases_on_a_gpu():
+    shapes = [(256, 97 + i) for i in range(100)] + [(120 + i, 256) for i in range(100)]
+    named, plan = folder_plan(shapes, steps=500)
+    assert len(plan.programs) <= 16
+    for chunk in plan.chunks:
+        program = plan.programs[chunk.program]
+        for i in chunk.cells:
+            h, w = named[plan.cells[i].content]
+            assert h <= program.height_px
+            assert w <= program.width_px
+    for program in plan.programs:
+        assert not program.canvas or (program.height_px % 32, program.width_px % 32) == (0, 0)
+
+
+def test_canvases_are_used_only_where_they_are_predicted_to_pay():
+    shapes = [(256, 160), (256, 170), (192, 256)]
+    # On a CPU a compilation is dear beside a few steps, and cheap beside the pixels that many would waste.
+    assert [p.shape for p in folder_plan(shapes, steps=5, platform="cpu")[1].programs] == ["256x256"]
+    many = folder_plan(shapes, steps=5000, platform="cpu")[1]
+    assert [(p.shape, p.canvas) for p in many.programs] == [
+        ("256x160", False),
+        ("256x170", False),
+        ("192x256", False),
+    ]
+    assert len(folder_plan(shapes, steps=5, platform="cpu", canvas="off")[1].programs) == 3
+
+
+def test_one_shape_needs_no_canvas():
+    _, plan = folder_plan([(100, 60)] * 5, steps=2)
+    assert [(p.shape, p.canvas) for p in plan.programs] == [("100x60", False)]
+
+
+@given(order=st.permutations([(256, 160), (256, 170), (192, 256), (64, 64), (250, 170), (96, 200)]))
+def test_canvases_do_not_depend_on_the_order_of_the_grid(order):
+    _, plan = folder_plan(order, steps=40, platform="cpu")
+    _, sorted_plan = folder_plan(sorted(order), steps=40, platform="cpu")
+    assert {p.shape for p in plan.programs} == {p.shape for p in sorted_plan.programs}

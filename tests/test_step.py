@@ -1,5 +1,7 @@
 """One cell: its loss and gradient with the real weights against float64, its start, its steps."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,29 +9,34 @@ import oracle
 import pytest
 from conftest import random_image
 
-from jaxstyle import config, grid, images, layers, step, vgg19
+from jaxstyle import config, engine, grid, images, layers, step, vgg19
 
 
-def make(sweep, weights, content, style, winograd=False):
+def make(sweep, weights, content, style, winograd=False, canvas=None):
     """Everything one cell needs, from arrays instead of files."""
     sweep = config.resolve(sweep)
     cell = grid.cells(sweep)[0]
     plan = grid.plan(
         sweep, [cell], {cell.content: content.shape[:2]}, platform="cpu", choose_width=lambda p, n: 1
     )
-    program = plan.programs[0]
-    network = vgg19.bind(weights, taps=program.taps, pool=program.pool, winograd=winograd)
-    plain = vgg19.bind(weights, taps=program.taps, pool=program.pool)
+    program, extent = plan.programs[0], None
+    size = content.shape[:2]
+    if canvas is not None:
+        program = dataclasses.replace(program, height_px=canvas[0], width_px=canvas[1], canvas=True)
+        content, extent = engine.on_canvas(content, canvas), np.array(size, np.int32)
+    options = {"taps": program.taps, "pool": program.pool, "precision": program.precision}
+    network = vgg19.bind(weights, winograd=winograd, **options)
+    plain = vgg19.bind(weights, **options)
     rows = [
-        jax.jit(lambda params, x, f=f: step.target_rows(f, params, program, x))(
-            params, jnp.asarray(x, "f4")
+        jax.jit(lambda params, x, e, f=f: step.target_rows(f, params, program, x, e))(
+            params, jnp.asarray(x, "f4"), e
         )
-        for (params, f), x in ((network, content), (plain, style))
+        for (params, f), x, e in ((network, content, extent), (plain, style, None))
     ]
     targets = step.Targets(
         content=tuple(p[None] for p in rows[0].content), style=tuple(a[None] for a in rows[1].style)
     )
-    knobs = step.knobs(cell, program, sweep, content_row=0, style_row=0, extent=content.shape[:2])
+    knobs = step.knobs(cell, program, sweep, content_row=0, style_row=0, extent=size)
     return network, program, jax.tree.map(jnp.asarray, knobs), targets
 
 
@@ -50,31 +57,48 @@ CASES = {
 }
 
 
-def every_activation(weights, image, pool, deepest, winograd):
-    """What float32 makes of every layer down to `deepest`."""
+def every_activation(weights, image, pool, deepest, winograd, extent):
+    """What float32 makes of every layer down to `deepest`, the image being on a canvas or not."""
     taps = tuple(row.name for row in layers.up_to([deepest]))
     network = vgg19.bind(weights, taps=taps, pool=pool, winograd=winograd)
-    return jax.jit(network.features)(network.params, jnp.asarray(images.to_network(image)))
+    found = jax.jit(network.features)(network.params, jnp.asarray(images.to_network(image)), extent)
+    height, width = image.shape[:2] if extent is None else extent
+    shapes = {name: layers.feature_shape(name, height, width) for name in found}
+    return {name: value[: shapes[name][0], : shapes[name][1]] for name, value in found.items()}
 
 
 @pytest.mark.parametrize(
-    ("name", "winograd"),
-    [(name, False) for name in CASES] + [(n, True) for n in ("defaults", "max pooling")],
+    ("name", "winograd", "size", "canvas"),
+    [
+        *((name, False, (48, 64), None) for name in CASES),
+        ("defaults", True, (48, 64), None),
+        ("max pooling", True, (48, 64), None),
+        ("defaults", True, (48, 64), (64, 96)),
+        ("max pooling", False, (45, 61), (64, 64)),
+        ("total variation", True, (45, 61), (64, 64)),
+    ],
 )
-def test_loss_and_gradient_of_the_real_network_match_float64(vgg19_weights, name, winograd):
+def test_loss_and_gradient_of_the_real_network_match_float64(vgg19_weights, name, winograd, size, canvas):
     settings = sweep(**CASES[name])
-    content, style, image = (random_image(h, w, s) for h, w, s in ((48, 64, 1), (70, 51, 2), (48, 64, 3)))
-    network, program, knobs, targets = make(settings, vgg19_weights, content, style, winograd)
+    content, style, image = (random_image(*shape, s) for shape, s in ((size, 1), ((70, 51), 2), (size, 3)))
+    network, program, knobs, targets = make(settings, vgg19_weights, content, style, winograd, canvas)
+    start = engine.on_canvas(image.astype(np.float32), canvas)
     (total, info), gradient = jax.jit(
         jax.value_and_grad(
             lambda x: step.loss(network.features, network.params, program, knobs, targets, x), has_aux=True
         )
-    )(jnp.asarray(image, jnp.float32))
+    )(jnp.asarray(start))
+    gradient = np.asarray(gradient, np.float64)
+    if canvas is not None:
+        assert not np.any(gradient[size[0] :])
+        assert not np.any(gradient[:, size[1] :])
+        gradient = gradient[: size[0], : size[1]]
     cell = grid.cells(config.resolve(settings))[0]
     # A unit that float32 puts on the other side of zero (or of its neighbour, where maxima are pooled)
     # moves a patch of the gradient by far more than rounding does. That is no error: the oracle takes
     # the same side, and how few and how near to zero such units are is checked by itself.
-    seen = every_activation(vgg19_weights, image.astype(np.float32), settings.pool, cell.taps[-1], winograd)
+    extent = None if canvas is None else np.array(size, np.int32)
+    seen = every_activation(vgg19_weights, start, settings.pool, cell.taps[-1], winograd, extent)
     expected, slope = oracle.loss_and_gradient(
         vgg19_weights,
         image,
@@ -94,7 +118,7 @@ def test_loss_and_gradient_of_the_real_network_match_float64(vgg19_weights, name
     assert info.loss_style == pytest.approx(expected["style"], rel=5e-6)
     for tap, value in zip(program.style_taps, info.style_layer_loss, strict=True):
         assert value == pytest.approx(expected["layers"][tap], rel=5e-6)
-    error = np.linalg.norm(np.asarray(gradient, np.float64) - slope) / np.linalg.norm(slope)
+    error = np.linalg.norm(gradient - slope) / np.linalg.norm(slope)
     assert error < 5e-6
     assert expected["flips"] < 1e-5 * expected["units"]
     assert expected["largest_flip"] < 1e-5
@@ -138,6 +162,46 @@ def test_noise_is_standard_normal_and_differs_between_seeds():
     assert abs(a.mean()) < 0.03
     assert abs(a.std() - 1) < 0.03
     assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("size", "canvas"), [((32, 40), (64, 64)), ((45, 61), (64, 96)), ((64, 64), (64, 64))]
+)
+def test_noise_on_a_canvas_is_that_of_the_image_alone(size, canvas):
+    alone = np.asarray(step.noise(jnp.uint32(7), (*size, 3)))
+    on = np.asarray(jax.jit(lambda e: step.noise(jnp.uint32(7), (*canvas, 3), e))(np.array(size, np.int32)))
+    np.testing.assert_array_equal(on[: size[0], : size[1]], alone)
+    assert not np.any(on[size[0] :])
+    assert not np.any(on[:, size[1] :])
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+@pytest.mark.parametrize("winograd", [False, True], ids=["plain", "winograd"])
+def test_lower_precisions_stay_near_float32(vgg19_weights, precision, winograd):
+    content, style, image = (random_image(48, 64, s) for s in (1, 2, 3))
+    found = {}
+    for name in ("f32", precision):
+        network, program, knobs, targets = make(
+            sweep(precision=name), vgg19_weights, content, style, winograd
+        )
+        (total, _), gradient = jax.jit(
+            jax.value_and_grad(
+                lambda x, made=(network, program, knobs, targets): step.loss(
+                    made[0].features, made[0].params, *made[1:], x
+                ),
+                has_aux=True,
+            )
+        )(jnp.asarray(image, jnp.float32))
+        assert (total.dtype, gradient.dtype) == (jnp.float32, jnp.float32)
+        found[name] = float(total), np.asarray(gradient)
+    (exact, slope), (total, gradient) = found["f32"], found[precision]
+    error = np.linalg.norm(gradient - slope) / np.linalg.norm(slope)
+    if precision == "tf32":  # a CPU has none and gives float32
+        assert total == exact
+        assert error == 0
+    else:
+        assert total == pytest.approx(exact, rel=1e-2)
+        assert 1e-4 < error < 0.1
 
 
 def test_noise_start_is_the_mean_pixel_plus_noise_whatever_alpha_beta(narrow):

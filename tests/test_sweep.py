@@ -115,6 +115,130 @@ def test_the_saved_picture_matches_five_steps_of_float64_adam(grid_run, inputs, 
     assert (np.abs(saved - np.clip(expected, 0, 255)) <= 1).mean() >= 0.99
 
 
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Three contents of three shapes and two styles of two."""
+    folder = tmp_path_factory.mktemp("photos")
+    for name, (h, w) in {
+        "a": (48, 64), "b": (64, 45), "c": (57, 64), "s": (50, 70), "t": (40, 68),
+    }.items():  # fmt: skip
+        Image.fromarray(random_image(h, w, seed=sum(name.encode()))).save(folder / f"{name}.png")
+    return folder
+
+
+def folder_run(photos, out, *flags):
+    contents, styles = ([photos / f"{n}.png" for n in names] for names in ("abc", "st"))
+    code = command(
+        "--content", *contents, "--style", *styles, "--alpha-beta", "1e-2", "--init", "noise",
+        "--size", "64", "--style-size", "70", "--steps", "2", "--out", out, "--quiet", *flags,
+    )  # fmt: skip
+    assert code == 0
+    return json.loads((out / "manifest.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def canvas_run(photos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "canvas"
+    return out, folder_run(photos, out)
+
+
+def test_shapes_on_a_canvas_come_out_as_each_by_itself(photos, canvas_run, tmp_path):
+    out, manifest = canvas_run
+    (program,) = manifest["programs"]
+    assert (program["shape"], program["canvas"], program["cells"]) == ("64x64", True, 6)
+    assert (program["step_traces"], program["target_traces"]) == (1, 2)  # 64x64, and 64x128 for the styles
+    alone = tmp_path / "alone"
+    apart = folder_run(photos, alone, "--canvas", "off", "--conv", "plain")
+    assert [(p["shape"], p["canvas"]) for p in apart["programs"]] == [
+        ("48x64", False), ("64x45", False), ("57x64", False)
+    ]  # fmt: skip
+    for one, other in zip(rows(out), rows(alone), strict=True):
+        for key in ("cell", "content", "style", "height", "width", "image"):
+            assert one[key] == other[key]
+        a, b = (np.asarray(Image.open(run / one["image"]), int) for run in (out, alone))
+        assert a.shape == (int(one["height"]), int(one["width"]), 3)
+        # A noise start, Winograd beside XLA's convolution: Adam's first steps turn on the gradient's sign.
+        assert (np.abs(a - b) <= 1).mean() > 0.99
+    with h5py.File(out / "results.h5") as one, h5py.File(alone / "results.h5") as other:
+        assert set(one) == set(other) == {"48x64", "64x45", "57x64"}
+        for shape in one:
+            assert list(one[shape]["cell"]) == list(other[shape]["cell"])
+            a, b = one[shape]["loss_total"][()], other[shape]["loss_total"][()]
+            np.testing.assert_allclose(a[:, 0], b[:, 0], rtol=1e-5)
+            np.testing.assert_allclose(a, b, rtol=1e-3)
+
+
+def test_a_chunk_of_several_shapes_is_rebuilt_from_the_disk(canvas_run):
+    out, _ = canvas_run
+    before = {name: (out / name).read_bytes() for name in ("results.csv", "results.h5")}
+    with h5py.File(out / "chunks" / "000000.h5") as chunk:
+        assert set(chunk) == {"48x64", "64x45", "57x64"}
+        assert chunk.attrs["width"] == 1
+    for name in before:
+        (out / name).unlink()
+    run_python("-m", "jaxstyle.report", out, check=True)
+    assert {name: (out / name).read_bytes() for name in before} == before
+
+
+def test_bf16_is_a_setting_that_lands_near_float32(inputs, tmp_path):
+    final = {}
+    for precision in ("f32", "bf16"):
+        out = tmp_path / precision
+        assert command(
+            "--content", inputs / "c0.png", "--style", inputs / "s0.png", "--init", "content",
+            "--size", "64", "--steps", "10", "--precision", precision, "--out", out, "--quiet",
+        ) == 0  # fmt: skip
+        manifest = json.loads((out / "manifest.json").read_text())
+        assert manifest["precision"] == manifest["programs"][0]["precision"] == precision
+        final[precision] = float(rows(out)[0]["loss_total"])
+    assert final["bf16"] != final["f32"]
+    assert final["bf16"] == pytest.approx(final["f32"], rel=0.02)
+
+
+BACK_OFF = """
+import resource, sys
+from dataclasses import replace
+from jaxstyle import engine, sweep
+
+# A CPU plans launches of one cell. Here it plans 32, and then has not the memory for their temporaries.
+engine.choose_width = lambda *_, **__: 32
+make, seen = engine.Engine.compile, []
+
+def compile(self, program):
+    found = make(self, program)
+    seen.append(program.width)
+    if seen == [32]:
+        make(self, replace(program, width=16))
+    if seen == [32, 32]:  # its launch is about to begin
+        size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        temporary = found[0].segment.memory_analysis().temp_size_in_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (size + temporary * 3 // 4,) * 2)
+    return found
+
+engine.Engine.compile = compile
+sweep.main(sys.argv[1:])
+"""
+
+
+def test_a_launch_that_runs_out_of_memory_goes_on_at_half_the_width(inputs, tmp_path):
+    arguments = [
+        "--content", inputs / "c0.png", "--style", inputs / "s0.png", "--seed", "0:34",
+        "--size", "64", "--steps", "1", "--out",
+    ]  # fmt: skip
+    # The allocator is left as it is: memory that it keeps would be memory that the limit spares.
+    done = run_python("-c", BACK_OFF, *arguments, tmp_path / "out", GLIBC_TUNABLES="glibc.malloc.check=0")
+    assert done.returncode == 0, done.stderr
+    assert "out of memory at batch width 32: going on with 16" in done.stdout
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [(p["width"], p["cells"]) for p in manifest["programs"]] == [(32, 0), (16, 34)]
+    with h5py.File(tmp_path / "out" / "chunks" / "000000.h5") as chunk:
+        assert chunk.attrs["width"] == 16
+    assert len(rows(tmp_path / "out")) == 34
+    assert command(*arguments, tmp_path / "one by one", "--quiet") == 0
+    for wide, single in zip(rows(tmp_path / "out"), rows(tmp_path / "one by one"), strict=True):
+        assert float(wide["loss_total"]) == pytest.approx(float(single["loss_total"]), rel=1e-4)
+
+
 def test_one_program_was_compiled_for_the_whole_grid(grid_run):
     manifest = json.loads((grid_run / "manifest.json").read_text())
     (program,) = manifest["programs"]

