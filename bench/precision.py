@@ -15,7 +15,6 @@ import argparse
 import multiprocessing
 import tempfile
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,7 +71,7 @@ def _names() -> list[tuple[str, str]]:
     return pairs
 
 
-def _run(pipe: Connection, variant: Variant, size: int, steps: int, inits: Sequence[str]) -> None:
+def _run(pipe: Any, variant: Variant, size: int, steps: int, inits: Sequence[str]) -> None:
     from jaxstyle import cli
 
     cli.keep_freed_memory()
@@ -112,11 +111,10 @@ def _in_process(target: Any, *arguments: Any) -> Any:
         process.join()
 
 
-def _judge(
-    pipe: Connection, rows: Sequence[dict[str, Any]], pictures: Sequence[Sequence[np.ndarray]]
-) -> None:
+def _judge(pipe: Any, rows: Sequence[dict[str, Any]], pictures: Sequence[Sequence[np.ndarray]]) -> None:
     """Send the float32 loss of every picture of every variant."""
     import jax
+    import jax.numpy as jnp
 
     from jaxstyle import config, grid, images, step, vgg19, weights
 
@@ -134,7 +132,7 @@ def _judge(
         content = images.resize(images.read(row["content"]).pixels, max(height, width))
         style = images.resize(images.read(row["style"]).pixels, max(height, width))
         targets = [
-            step.target_rows(network.features, network.params, program, np.asarray(x, np.float32))
+            step.target_rows(network.features, network.params, program, jnp.asarray(x, jnp.float32))
             for x in (content, style)
         ]
         table = step.Targets(
@@ -151,7 +149,7 @@ def _judge(
     pipe.send(found)
 
 
-def _platform(pipe: Connection) -> None:
+def _platform(pipe: Any) -> None:
     import jax
 
     from jaxstyle import engine

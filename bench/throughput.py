@@ -15,7 +15,6 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
 from typing import Any
 
 from bench import work
@@ -25,7 +24,7 @@ CELLS = (1, 2, 4, 8, 16, 32, 64)
 CEILING_EDGE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
 
 
-def _measure(pipe: Connection, size: int, precision: str, cells: Sequence[int], seconds: float) -> None:
+def _measure(pipe: Any, size: int, precision: str, cells: Sequence[int], seconds: float) -> None:
     """Send a row for every number of cells, ascending; runs in a process of its own."""
     from jaxstyle import cli, grid
 
@@ -94,10 +93,10 @@ HEAD = " size  prec  cells    ms/img  image/s  TFLOP/s  of peak   peak MB  compi
 
 def plot(rows: Sequence[dict[str, Any]], title: str, path: Any) -> None:
     """Cost of a step against cells and of an image-step against pixels; a straight line is linear."""
-    import matplotlib
+    import matplotlib  # pyright: ignore[reportMissingImports]
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot  # pyright: ignore[reportMissingImports]
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     for precision in dict.fromkeys(row["precision"] for row in rows):
@@ -151,8 +150,8 @@ def main(arguments: Sequence[str]) -> None:
     path = work.save("throughput", arguments, about["platform"], {"device": about, "rows": rows})
     print(f"saved {path}")
     try:
-        title = f"jaxstyle on {about['kind'] if about['platform'] != 'cpu' else about['cpu']}, {about['cores']} cores"
-        plot(rows, title, path.with_suffix(".png"))
+        where = f"{about['cpu']}, {about['cores']} cores" if about["platform"] == "cpu" else about["kind"]
+        plot(rows, f"jaxstyle on {where}", path.with_suffix(".png"))
         print(f"saved {path.with_suffix('.png')}")
     except ImportError:
         print("bench: matplotlib is not installed: no plot", file=sys.stderr)

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 ChunkParts = tuple[Chunk, list[ChunkResult]]
 """A chunk and what was stored of it."""
+HOST_WORK = ("host_s", "store_s", "wait_s", "report_s")
+"""Timers of what is no device's work: launches put together, chunks written beside the computation and
+waited for, tables and sheets."""
 DETERMINISTIC_FLAGS = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
 VERSIONED = ("jaxstyle", "jax", "jaxlib", "flax", "optax", "numpy", "h5py", "pillow", "tyro")
 
@@ -315,13 +318,26 @@ class _Job:
             digests[self.loaded.path] = self.loaded.sha256
         self.run.write("spec.toml", config.to_toml(self.sweep, digests))
         self._write_manifest("running")
-        plan, say = self.plan, self.display
+        say = self.display
         values = describe(self.planned, self.platform)
         say.event("plan", "\n".join(_describe_text(values)), **values)
         for path, notes in self.pictures.notes.items():
             say.event("note", f"{path}: {', '.join(notes)}", path=path, notes=notes)
         if self.loaded.origin == "unknown":
             say.event("note", f"{self.loaded.path}: weights of a digest that is not known here")
+        self._compute()
+        say.finish()
+        with self._timed("report_s"):
+            built = report.build(self.run, pictures=False)
+        result = Run(self.run.path, built.rows, built.sheets)
+        self.seconds["wall_s"] = time.perf_counter() - clock
+        self._write_manifest("done")
+        self._say_done(result)
+        return result
+
+    def _compute(self) -> None:
+        """All chunks, in order."""
+        plan = self.plan
         last_use = {
             _target_key(role, getattr(plan.cells[i], role), plan.programs[chunk.program]): chunk.number
             for chunk in plan.chunks
@@ -336,7 +352,7 @@ class _Job:
                 program = self._compile(program, sum(len(chunk.cells) for chunk in chunks))
                 self._write_manifest("running")
                 if index == 0:
-                    say.start(image_steps=plan.image_steps, cells=len(plan.cells))
+                    self.display.start(image_steps=plan.image_steps, cells=len(plan.cells))
                 for number, chunk in enumerate(chunks):
                     program, parts = self._chunk(chunk, program, chunks[number:])
                     with self._timed("wait_s"):
@@ -346,14 +362,6 @@ class _Job:
                         del self.targets[key]
             with self._timed("wait_s"):
                 self._written(pending)
-        say.finish()
-        with self._timed("report_s"):
-            built = report.build(self.run, pictures=False)
-        result = Run(self.run.path, built.rows, built.sheets)
-        self.seconds["wall_s"] = time.perf_counter() - clock
-        self._write_manifest("done")
-        self._say_done(result)
-        return result
 
     def _timed(self, name: str) -> _Timer:
         return _Timer(self.seconds, name)
@@ -519,6 +527,9 @@ class _Job:
     def _write_manifest(self, status: str) -> None:
         plan = self.plan
         seconds = {name: round(value, 3) for name, value in self.seconds.items()}
+        if "wall_s" in seconds:
+            host_s = sum(seconds.get(name, 0.0) for name in HOST_WORK)
+            seconds["host_share"] = round(host_s / seconds["wall_s"], 4)
         if self.seconds["compute_s"]:
             seconds["image_steps_per_s"] = round(plan.image_steps / self.seconds["compute_s"], 3)
         values = {

@@ -1,0 +1,33 @@
+"""What every command line shares."""
+
+import platform
+
+import pytest
+from conftest import run_python
+
+FAULTS = """
+import resource, sys
+import numpy as np
+from jaxstyle import cli
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(16 * 2**20, np.float32)  # 64 MiB, freed at once
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+took = cli.keep_freed_memory() if "keep" in sys.argv else None
+faults()
+print(took, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators are left alone")
+def test_memory_that_was_freed_is_used_again_without_page_faults():
+    taken, again = run_python("-c", FAULTS, "keep", check=True).stdout.split()
+    assert taken == "True"
+    assert int(again) < 50
+    _, by_default = run_python("-c", FAULTS, check=True).stdout.split()
+    assert int(by_default) > int(again)
+    # Who tunes the allocator keeps what was set.
+    tuned = run_python("-c", FAULTS, "keep", check=True, GLIBC_TUNABLES="glibc.malloc.arena_max=2")
+    assert tuned.stdout.split()[0] == "False"
