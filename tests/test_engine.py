@@ -1,5 +1,6 @@
 """The engine: one trace, and bytes that depend on nothing they should not depend on."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import random_image
 
-from jaxstyle import config, engine, grid, images, step
+from jaxstyle import config, engine, grid, images, layers, step
 
 STYLE_SIZES = {"/s0": (40, 50), "/s1": (33, 64), "/s2": (48, 32)}
 
@@ -238,6 +239,42 @@ def test_width_is_1_on_a_cpu_and_a_power_of_two_within_memory_elsewhere(narrow):
     assert width(3, 1e12) == 4
     assert width(1, 1e12) == 1
     assert width(8, -memory.fixed) == 1  # the floor is one cell, however small the device
+
+
+def test_memory_is_linear_in_the_width_as_measured(narrow):
+    bench = Bench(narrow, shape=(96, 128))
+    memory = engine.measure_memory(
+        bench.program, narrow, device=jax.devices()[0], winograd=bench.engine.winograd
+    )
+    assert memory.per_cell > 4 * layers.activation_floats(96, 128, bench.program.taps) / 16
+    for width in (4, 8):
+        compiled, _ = bench.engine.compile(dataclasses.replace(bench.program, width=width))
+        planned = memory.fixed + width * memory.per_cell
+        assert planned == pytest.approx(compiled.device_bytes, rel=0.1)
+
+
+def test_planned_memory_of_the_real_network_is_what_the_compiler_accounts_for(vgg19_weights):
+    bench = Bench(vgg19_weights, shape=(96, 128))
+    planned = engine.planned_memory(bench.program, winograd=True)
+    compiled, _ = bench.engine.compile(bench.program)
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(bench.engine.network(bench.program).params))
+    assert planned.fixed == weights
+    assert planned.per_cell == pytest.approx(compiled.device_bytes - weights, rel=0.15)
+
+
+def test_tf32_is_for_nvidia_gpus_from_ampere_on():
+    class Device:
+        def __init__(self, platform, capability=None):
+            self.platform = platform
+            if capability:
+                self.compute_capability = capability
+
+    assert engine.can_tf32(Device("gpu", "9.0"))
+    assert engine.can_tf32(Device("gpu", "12.0"))
+    assert not engine.can_tf32(Device("gpu", "7.5"))
+    assert not engine.can_tf32(Device("gpu", "gfx942"))
+    assert not engine.can_tf32(Device("tpu"))
+    assert not engine.can_tf32(jax.devices("cpu")[0])
 
 
 def test_noise_of_a_seed_does_not_depend_on_the_cell(narrow):
