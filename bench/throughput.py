@@ -31,6 +31,10 @@ def _measure(pipe: Any, size: int, precision: str, cells: Sequence[int], seconds
     cli.keep_freed_memory()
     import jax
 
+    from jaxstyle import engine
+
+    if precision == "tf32" and not engine.can_tf32(jax.devices()[0]):
+        raise SystemExit("bench: error: this device has no tf32")
     platform = grid.device_kind(jax.devices()[0].platform)
     for count in cells:
         ceiling = work.matmul_ceiling(precision, CEILING_EDGE[platform])
@@ -44,21 +48,23 @@ def _measure(pipe: Any, size: int, precision: str, cells: Sequence[int], seconds
         step_s = statistics.median(times)
         flops = count * job.program.step_flops
         peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+        compiled, program = job.compiled, job.program
+        del job  # before the next one is there
         pipe.send(
             {
                 "size": size,
                 "precision": precision,
                 "cells": count,
-                "width": job.program.width,
+                "width": program.width,
                 "ms_per_image_step": {"min": 1e3 * min(times) / count, "median": 1e3 * step_s / count},
                 "steps_measured": len(times),
                 "image_steps_per_s": count / step_s,
                 "tflops": flops / step_s / 1e12,
                 "ceiling_tflops": ceiling / 1e12,
                 "share_of_ceiling": flops / step_s / ceiling,
-                "program_bytes": job.compiled.device_bytes,
+                "program_bytes": compiled.device_bytes,
                 "peak_bytes": peak or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-                "compile_s": job.compiled.compile_s,
+                "compile_s": compiled.compile_s,
             }
         )
     pipe.send(work.device())

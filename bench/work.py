@@ -175,13 +175,16 @@ def versions() -> dict[str, str]:
 
 def save(name: str, arguments: Sequence[str], platform_name: str, values: dict[str, Any]) -> Path:
     """Write `bench/results/NAME-PLATFORM.json` with what is needed to run it again."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=RESULTS.parent
-    )
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=RESULTS.parent
+        ).stdout.strip()
+    except OSError:
+        described = ""
     record = {
         "command": " ".join(["python -m bench", *([name] if name != "throughput" else []), *arguments]),
         "date": time.strftime("%Y-%m-%d"),
-        "commit": described.stdout.strip() or "unknown",
+        "commit": described or "unknown",
         "versions": versions(),
         **values,
     }

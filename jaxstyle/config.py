@@ -112,8 +112,8 @@ class Sweep:
     noise_std: float = 1.0
     """Standard deviation of the noise start about the mean colour, in grey levels."""
     precision: str = "f32"
-    """Products of convolutions and Gram matrices: f32, tf32 (NVIDIA GPUs only) or bf16; sums, losses and
-    the image are always float32."""
+    """Products of convolutions and Gram matrices: f32, tf32 (NVIDIA GPUs only) or bf16, summed in float32
+    (bf16 also stores activations so); losses and the image are always float32."""
     conv: str = "auto"
     """Convolution: auto, the fastest on the device, or plain, XLA's own everywhere."""
     canvas: str = "auto"

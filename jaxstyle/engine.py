@@ -132,22 +132,48 @@ def _activation_shapes(program: Program) -> list[tuple[int, int, int]]:
 def measure_memory(
     program: Program, weights: Layers, *, device: Device, winograd: bool | None = None
 ) -> Memory:
-    """What launches of a program take on a device, by the compiler's account of widths 1 and 2."""
+    """What launches of a program take on a device, by the compiler's account of widths 1 and 2.
+
+    A device that gives none, or has no memory to compile them, is planned for as a CPU is.
+    """
     engine = Engine(weights, device=device, winograd=winograd)
-    one, two = (engine.compile(replace(program, width=width))[0].device_bytes for width in (1, 2))
-    return Memory(fixed=max(0, 2 * one - two), per_cell=max(1, two - one))
+    planned = planned_memory(program, winograd=engine.winograd)
+    programs = [replace(program, width=width) for width in (1, 2)]
+    try:
+        one, two = (engine.compile(p)[0].device_bytes for p in programs)
+    except jax.errors.JaxRuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return planned
+    finally:
+        for p in programs:  # a run that takes one of these widths says what it costs to compile
+            _compiled.pop(engine._key(p, engine.winograd), None)
+    if not 0 < one < two:
+        return planned
+    return Memory(fixed=max(0, 2 * one - two), per_cell=two - one)
 
 
-def is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether a device ran out of memory: what the run can mend by a narrower launch."""
-    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    return "RESOURCE_EXHAUSTED" in str(error)
+
+
+def compiler_options(program: Program) -> dict[str, str | bool]:
+    """What XLA must be told for a program.
+
+    Left alone it drops roundings to bfloat16 between operations that it fuses, and it fuses other ones for
+    targets than for steps: an image would have a loss against itself.
+    """
+    return {"xla_allow_excess_precision": False} if program.precision == "bf16" else {}
 
 
 def planned_memory(program: Program, *, winograd: bool) -> Memory:
     """What launches of a program take on a CPU, without compiling it; see `Program.bytes_per_cell`."""
     operand_bytes = np.dtype(ARITHMETIC[program.precision].dtype).itemsize
     weights = layers.parameter_bytes(program.taps, winograd=winograd, operand_bytes=operand_bytes)
-    return Memory(weights, program.bytes_per_cell())
+    # Beside Winograd's kernels stand plain ones, for styles that have no cell's shape.
+    targets = layers.parameter_bytes(program.taps, winograd=False) if winograd else 0
+    return Memory(weights + targets, program.bytes_per_cell())
 
 
 def can_tf32(device: Device) -> bool:
@@ -164,6 +190,7 @@ class Engine:
     Args:
         weights: (kernel, bias) by layer name, HWIO.
         cell_shapes: the (height, width) in px that cells have whose program is no canvas.
+        cell_canvases: those of the canvases of the others.
         canvases: whether styles of other shapes may share target programs.
         device: where to run; JAX's first device if not given.
         winograd: whether the cells' convolutions run by Winograd's algorithm; if not given, on
@@ -175,11 +202,13 @@ class Engine:
         weights: Layers,
         *,
         cell_shapes: Iterable[tuple[int, int]] = (),
+        cell_canvases: Iterable[tuple[int, int]] = (),
         canvases: bool = True,
         device: Device | None = None,
         winograd: bool | None = None,
     ):
         self._cell_shapes = frozenset(cell_shapes)
+        self._cell_canvases = sorted(cell_canvases, key=lambda c: (c[0] * c[1], c))
         self._canvases = canvases
         self.device = jax.devices()[0] if device is None else device
         self.winograd = self.device.platform in WINOGRAD_PLATFORMS if winograd is None else winograd
@@ -231,14 +260,10 @@ class Engine:
                 their canvas if they have one, so that a cell that starts from it has no content loss.
         """
         shape = (pixels.shape[0], pixels.shape[1])
-        like_cells = (of_cells and program.canvas) or shape in self._cell_shapes
-        # What is not like cells is seen once or twice in a run: XLA's own convolution, which compiles
-        # ten times faster, costs it less, and one canvas does for many shapes.
-        if not like_cells:
-            canvas = canvas_of([shape], TARGET_CANVAS_PX) if self._canvases else None
-        else:
-            canvas = (program.height_px, program.width_px) if of_cells and program.canvas else None
+        canvas, like_cells = self._target_canvas(program, shape, of_cells)
         winograd = self.winograd and like_cells
+        if self.winograd and not like_cells:
+            program = replace(program, precision="f32")  # exact beside cells whose activations are float32
         network = self.network(program, winograd=winograd)
         taps = program.content_taps, program.style_taps, program.pool, program.precision
         key = self._key((canvas or shape, canvas is None, *taps), winograd)
@@ -246,11 +271,32 @@ class Engine:
             self.target_traces += 1
             features = network.features  # and not the network: its parameters would live as long as this
             _target_programs[key] = jax.jit(
-                lambda params, image, extent: step.target_rows(features, params, program, image, extent)
+                lambda params, image, extent: step.target_rows(features, params, program, image, extent),
+                compiler_options=compiler_options(program),
             )
         extent = None if canvas is None else np.array(shape, np.int32)
         image = jax.device_put(on_canvas(np.asarray(pixels, np.float32), canvas), self.device)
         return jax.tree.map(np.array, _target_programs[key](network.params, image, extent))
+
+    def _target_canvas(
+        self, program: Program, shape: tuple[int, int], of_cells: bool
+    ) -> tuple[tuple[int, int] | None, bool]:
+        """The canvas that a target of `shape` is computed on, and whether that is what cells go through.
+
+        A target program for every shape is never exceeded: a style takes the program of a shape or a
+        canvas of cells if one holds it, and otherwise a canvas that it shares with styles of about its
+        shape.
+        """
+        if of_cells and program.canvas:
+            return (program.height_px, program.width_px), True
+        if shape in self._cell_shapes:
+            return None, True
+        if not self._canvases:
+            return None, False
+        for canvas in self._cell_canvases:
+            if shape[0] <= canvas[0] and shape[1] <= canvas[1]:
+                return canvas, True
+        return canvas_of([shape], TARGET_CANVAS_PX), False
 
     def run(
         self,
@@ -348,9 +394,8 @@ def _compile(program: Program, features: vgg19.Features, params: vgg19.Params, d
         init = jax.jit(start_cells).lower(knobs, start_images).compile()
         state = jax.eval_shape(start_cells, knobs, start_images)
         bound = jax.ShapeDtypeStruct((), jnp.int32)
-        compiled = (
-            jax.jit(segment, donate_argnums=3).lower(params, knobs, targets, state, bound, bound).compile()
-        )
+        lowered = jax.jit(segment, donate_argnums=3).lower(params, knobs, targets, state, bound, bound)
+        compiled = lowered.compile(compiler_options(program))
     seconds = time.perf_counter() - began
     memory = compiled.memory_analysis()
     used = 0

@@ -2,8 +2,8 @@
 
 A *cell* is one style transfer. A *program* is what must be compiled apart: an image shape, pooling,
 optimizer, precision, taps and width. A *chunk* is a run of cells of one program that is computed and
-committed together. All three follow from the settings and the images' sizes alone, never from a
-timing, so that the same spec gives the same files.
+committed together. All three follow from the settings, the images' sizes and the device's memory, never
+from a timing, so that the same spec gives the same files on the same kind of machine.
 
 Nothing here needs JAX.
 """
@@ -225,6 +225,7 @@ def plan(
     *,
     platform: str,
     choose_width: Callable[[Program, int], int],
+    fits: Callable[[Program], bool] = lambda program: True,
 ) -> Plan:
     """The programs and chunks for `cells`.
 
@@ -234,6 +235,7 @@ def plan(
         shapes: (height, width) in px of the target image of every content.
         platform: `cpu`, `gpu` or `tpu`; decides the nominal rate chunks are cut by.
         choose_width: cells per launch, from a program of width 1 and the cells that it has.
+        fits: whether the device has the memory for one cell of a program; no canvas is made where not.
     """
 
     def depth(cell: Cell) -> str:
@@ -268,8 +270,10 @@ def plan(
         counts = collections.Counter(shapes[cell.content] for cell in members_of_depth)
         frames = _frames(
             counts,
-            lambda frame, count, template=template: _program_seconds(
-                _framed(template, frame, count, choose_width), count, sweep, platform
+            lambda frame, count, template=template: (
+                math.inf
+                if frame.canvas and not fits(replace(template, **frame._asdict()))
+                else _program_seconds(_framed(template, frame, count, choose_width), count, sweep, platform)
             ),
             canvases=sweep.canvas == "auto",
         )

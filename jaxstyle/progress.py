@@ -97,8 +97,13 @@ class Display:
             self._task = self._bar.add_task("", total=image_steps, rate="")
             self._bar.start()
 
+    @property
+    def steps_done(self) -> int:
+        """Image-steps counted so far."""
+        return self._done
+
     def advance(self, image_steps: int) -> None:
-        """Count steps that have been done."""
+        """Count steps that have been done; a negative number takes back what was lost."""
         self._done += image_steps
         now = time.monotonic()
         if self._bar is not None:

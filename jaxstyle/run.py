@@ -6,7 +6,6 @@ and the images have been found right.
 
 from __future__ import annotations
 
-import collections
 import datetime
 import functools
 import importlib.metadata
@@ -14,12 +13,13 @@ import json
 import os
 import platform as host
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -31,14 +31,16 @@ from jaxstyle.progress import Display, counted, duration
 from jaxstyle.store import ChunkResult, RunDirectory
 
 if TYPE_CHECKING:
-    from jaxstyle.engine import Engine, Memory, Outcome
+    from jaxstyle.engine import Engine, Launch, Memory, Outcome
     from jaxstyle.step import Targets
 
 ChunkParts = tuple[Chunk, list[ChunkResult]]
 """A chunk and what was stored of it."""
-HOST_WORK = ("host_s", "store_s", "wait_s", "report_s")
-"""Timers of what is no device's work: launches put together, chunks written beside the computation and
-waited for, tables and sheets."""
+TIMERS = ("compile_s", "targets_s", "compute_s", "lost_s", "host_s", "store_s", "wait_s", "report_s")
+"""What a run spends its time on. Chunks are stored beside the computation, and waited for at times; lost is
+what ran out of memory."""
+HOST_WORK = ("host_s", "store_s", "report_s")
+"""Timers of what is no device's work: launches put together, chunks written, tables and sheets."""
 DETERMINISTIC_FLAGS = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
 VERSIONED = ("jaxstyle", "jax", "jaxlib", "flax", "optax", "numpy", "h5py", "pillow", "tyro")
 
@@ -118,25 +120,39 @@ def _plan(checked: _Checked, device: Any) -> _Planned:
     available = engine.device_memory(device)
     winograd = grid.uses_winograd(sweep, platform)
 
-    def plan(choose_width: Callable[[Program, int], int]) -> Plan:
-        shapes = {cell.content: checked.pictures.shape(cell) for cell in checked.cells}
-        return grid.plan(sweep, checked.cells, shapes, platform=platform, choose_width=choose_width)
+    def plan(
+        choose_width: Callable[[Program, int], int], memory: Callable[[Program], Memory], **changes: Any
+    ) -> Plan:
+        def fits(program: Program) -> bool:
+            one = memory(program)
+            return one.fixed + one.per_cell <= available * engine.MEMORY_SHARE
 
-    if platform == "cpu":
-        memory = functools.partial(engine.planned_memory, winograd=winograd)
-    else:
+        return grid.plan(
+            replace(sweep, **changes),
+            checked.cells,
+            {cell.content: checked.pictures.shape(cell) for cell in checked.cells},
+            platform=platform,
+            choose_width=choose_width,
+            fits=fits,
+        )
+
+    memory = functools.partial(engine.planned_memory, winograd=winograd)
+    if platform != "cpu":
         # The largest program is measured, the others are taken to need as much by their activations.
-        largest = max(plan(lambda *_: 1).programs, key=lambda p: (p.bytes_per_cell(), p.shape))
+        largest = max(
+            plan(lambda *_: 1, memory, canvas="off").programs, key=lambda p: (p.bytes_per_cell(), p.shape)
+        )
         measured = engine.measure_memory(largest, checked.weights.layers, device=device, winograd=winograd)
 
         def memory(program: Program) -> Memory:
             share = program.bytes_per_cell() / largest.bytes_per_cell()
-            return Memory(measured.fixed, int(measured.per_cell * share))
+            return engine.Memory(measured.fixed, int(measured.per_cell * share))
 
     found = plan(
         lambda program, count: engine.choose_width(
             program, count, platform=platform, memory=memory(program), available=available
-        )
+        ),
+        memory,
     )
     return _Planned(found, tuple(memory(program) for program in found.programs))
 
@@ -301,11 +317,15 @@ class _Job:
         self.engine: Engine = Engine(
             self.loaded.layers,
             cell_shapes={(p.height_px, p.width_px) for p in self.plan.programs if not p.canvas},
+            cell_canvases={(p.height_px, p.width_px) for p in self.plan.programs if p.canvas},
             canvases=self.sweep.canvas == "auto",
             device=device,
             winograd=grid.uses_winograd(self.sweep, self.platform),
         )
-        self.seconds: dict[str, float] = collections.defaultdict(float)
+        self.seconds: dict[str, float] = dict.fromkeys(map(str, TIMERS), 0.0)
+        self.leaving = threading.Event()
+        """Set when the run ends before its time: what can be rebuilt is no longer written."""
+        self.pending: Future[ChunkParts] | None = None
         self.programs: list[dict[str, Any]] = []
         self.targets: dict[tuple[str, str, Any], Targets] = {}
         self.began = datetime.datetime.now(datetime.UTC)
@@ -344,36 +364,43 @@ class _Job:
             for i in chunk.cells
             for role in ("content", "style")
         }
-        # While a chunk is written the next one is computed; one may wait, so that memory stays bounded.
+        # While a chunk is written the next one is computed.
         with ThreadPoolExecutor(1, thread_name_prefix="jaxstyle-store") as writer:
-            pending: Future[ChunkParts] | None = None
-            for index, program in enumerate(plan.programs):
-                chunks = [chunk for chunk in plan.chunks if chunk.program == index]
-                program = self._compile(program, sum(len(chunk.cells) for chunk in chunks))
-                self._write_manifest("running")
-                if index == 0:
-                    self.display.start(image_steps=plan.image_steps, cells=len(plan.cells))
-                for number, chunk in enumerate(chunks):
-                    program, parts = self._chunk(chunk, program, chunks[number:])
-                    with self._timed("wait_s"):
-                        self._written(pending)
-                    pending = writer.submit(self._store, chunk, program, parts)
-                    for key in [k for k in self.targets if last_use[k] <= chunk.number]:
-                        del self.targets[key]
-            with self._timed("wait_s"):
-                self._written(pending)
+            try:
+                for index, program in enumerate(plan.programs):
+                    chunks = [chunk for chunk in plan.chunks if chunk.program == index]
+                    program = self._compile(program, sum(len(chunk.cells) for chunk in chunks))
+                    self._write_manifest("running")
+                    if index == 0:
+                        self.display.start(image_steps=plan.image_steps, cells=len(plan.cells))
+                    for number, chunk in enumerate(chunks):
+                        program, parts = self._chunk(chunk, program, chunks[number:])
+                        before, self.pending = (
+                            self.pending,
+                            writer.submit(self._store, chunk, program, parts),
+                        )
+                        del parts
+                        self._written(before)
+                        for key in [k for k in self.targets if last_use[k] <= chunk.number]:
+                            del self.targets[key]
+                self._written(self.pending)
+            except BaseException:
+                self.leaving.set()
+                raise
 
     def _timed(self, name: str) -> _Timer:
         return _Timer(self.seconds, name)
 
     def _compile(self, program: Program, cells: int) -> Program:
         """Make `program` ready, narrower if the device has no memory for it; say which it became."""
+        import jax
+
         self.display.event("compile", f"compiling the {program.shape} step", shape=program.shape)
         while True:
             try:
                 compiled, fresh = self.engine.compile(program)
                 break
-            except Exception as error:
+            except jax.errors.JaxRuntimeError as error:
                 program = self._narrower(program, error)
         seconds = compiled.compile_s if fresh else 0.0
         self.seconds["compile_s"] += seconds
@@ -397,12 +424,12 @@ class _Job:
         )
         return program
 
-    def _narrower(self, program: Program, error: Exception) -> Program:
+    def _narrower(self, program: Program, error: RuntimeError) -> Program:
         """`program` with half the width, if `error` says that the device ran out of memory.
 
         Raises:
             JaxstyleError: if one cell alone does not fit.
-            Exception: `error`, if it says something else.
+            RuntimeError: `error`, if it says something else.
         """
         from jaxstyle import engine
 
@@ -422,12 +449,25 @@ class _Job:
         return narrower
 
     def _target(self, role: str, path: str, program: Program) -> Targets:
+        import jax
+
+        from jaxstyle import engine
+
         key = _target_key(role, path, program)
         if key not in self.targets:
             pixels = getattr(self.pictures, role)[path]
             with self._timed("targets_s"):
                 before = self.engine.target_traces
-                rows = self.engine.target_rows(program, pixels, of_cells=role == "content")
+                try:
+                    rows = self.engine.target_rows(program, pixels, of_cells=role == "content")
+                except jax.errors.JaxRuntimeError as error:
+                    if not engine.is_out_of_memory(error):
+                        raise
+                    flag = "size" if role == "content" else "style_size"
+                    height, width = pixels.shape[:2]
+                    raise JaxstyleError(
+                        flag, f"{path} at {height}x{width} does not fit the device; give a smaller one"
+                    ) from error
                 self.programs[-1]["target_traces"] += self.engine.target_traces - before
             # Of a content only P is ever used, of a style only A.
             unused = {"style": ()} if role == "content" else {"content": ()}
@@ -436,44 +476,52 @@ class _Job:
 
     def _chunk(
         self, chunk: Chunk, program: Program, left: Sequence[Chunk]
-    ) -> tuple[Program, list[tuple[list[Cell], Outcome]]]:
+    ) -> tuple[Program, list[_Launched]]:
         """Compute the cells of a chunk, from its start again with half the width if memory runs out.
 
         Returns:
-            The program that did it, and the cells and the outcome of each launch.
+            The program that did it, and its launches.
         """
+        import jax
+
         while True:
+            spent, steps_before = self.seconds["compute_s"], self.display.steps_done
+            parts: list[_Launched] = []
             try:
-                parts = []
                 for start in range(0, len(chunk.cells), program.width):
                     cells = [self.plan.cells[i] for i in chunk.cells[start : start + program.width]]
-                    parts.append((cells, self._launch(cells, program)))
+                    launch = self._prepare(cells, program)
+                    outcome = self._advance(launch, program)
+                    pixels = images.to_uint8(outcome.images)
+                    parts.append(_Launched(cells, pixels, outcome.info._asdict(), outcome.diverged_step))
                 return program, parts
-            except Exception as error:
+            except jax.errors.JaxRuntimeError as error:
                 program = self._narrower(program, error)
             # Only here is the failed launch gone: the error's traceback held what it had allocated.
+            self.seconds["lost_s"] += self.seconds["compute_s"] - spent
+            self.seconds["compute_s"] = spent
+            self.display.advance(steps_before - self.display.steps_done)
             count = sum(len(c.cells) for c in left)
             self.programs[-1]["cells"] -= count
             program = self._compile(program, count)
             self._write_manifest("running")
 
-    def _store(
-        self, chunk: Chunk, program: Program, parts: Sequence[tuple[list[Cell], Outcome]]
-    ) -> ChunkParts:
+    def _store(self, chunk: Chunk, program: Program, parts: Sequence[_Launched]) -> ChunkParts:
         """Commit a chunk and write its pictures; runs beside the computation of the next one."""
         with self._timed("store_s"):
             results = _chunk_parts(self.plan, program, self.pictures, parts)
             data = store.chunk_bytes(results, width=program.width)
             self.run.write(store.chunk_name(chunk.number), data)
             for result in results:
-                store.write_images(self.run, result)
+                store.write_images(self.run, result, stop=self.leaving.is_set)
         return chunk, results
 
     def _written(self, pending: Future[ChunkParts] | None) -> None:
         """Wait for a chunk to be on the disk, and tell of it."""
         if pending is None:
             return
-        chunk, results = pending.result()
+        with self._timed("wait_s"):
+            chunk, results = pending.result()
         self.display.cells_done(len(chunk.cells))
         self.display.event("chunk", chunk=chunk.number, cells=list(chunk.cells))
         for result in results:
@@ -481,7 +529,7 @@ class _Job:
                 cell, step = int(result.cell[index]), int(result.diverged_step[index])
                 self.display.event("diverged", f"cell {cell} diverged at step {step}", cell=cell, step=step)
 
-    def _launch(self, cells: list[Cell], program: Program) -> Outcome:
+    def _prepare(self, cells: list[Cell], program: Program) -> Launch:
         import jax
 
         from jaxstyle import step
@@ -504,7 +552,7 @@ class _Job:
                 for cell in cells
             ]
             canvas = (program.height_px, program.width_px) if program.canvas else None
-            launch = Launch(
+            return Launch(
                 knobs=jax.tree.map(lambda *rows: np.stack(rows), *knobs),
                 start=np.stack([on_canvas(self.pictures.start(cell), canvas) for cell in cells]),
                 targets=step.Targets(
@@ -512,14 +560,18 @@ class _Job:
                     style=tuple(np.stack(rows) for rows in zip(*a, strict=True)),
                 ),
             )
-        count, last = len(cells), self.plan.steps[-1]
-        passes_left = last  # the pass that evaluates the last image is no step
+
+    def _advance(self, launch: Launch, program: Program) -> Outcome:
+        count = len(launch.start)
+        passes_left = self.plan.steps[-1]  # the pass that evaluates the last image is no step
 
         def on_segment(passes: int) -> None:
             nonlocal passes_left
             steps = min(passes, passes_left)
             passes_left -= steps
             self.display.advance(count * steps)
+            if self.pending is not None and self.pending.done():
+                self.pending.result()  # a full disk is told of now and not when this chunk is done
 
         with self._timed("compute_s"):
             return self.engine.run(program, launch, self.plan.steps, on_segment=on_segment)
@@ -624,20 +676,29 @@ def _given(sweep: Sweep) -> dict[str, dict[str, str]]:
     return found
 
 
+class _Launched(NamedTuple):
+    """What a launch came to, its pictures as they are saved."""
+
+    cells: list[Cell]
+    pixels: np.ndarray
+    """uint8 (cells, snapshots, h, w, 3), on the program's canvas."""
+    curves: dict[str, np.ndarray]
+    diverged_step: np.ndarray
+
+
 def _chunk_parts(
-    plan: Plan, program: Program, pictures: Pictures, parts: Sequence[tuple[list[Cell], Outcome]]
+    plan: Plan, program: Program, pictures: Pictures, parts: Sequence[_Launched]
 ) -> list[ChunkResult]:
     """The launches of a chunk in the form that is stored: a result for each image shape, in order."""
-    cells = [cell for members, _ in parts for cell in members]
-    outcomes = [outcome for _, outcome in parts]
-    pixels = images.to_uint8(np.concatenate([o.images for o in outcomes]))
+    cells = [cell for part in parts for cell in part.cells]
+    pixels = np.concatenate([part.pixels for part in parts])
     curves = {
-        name: np.concatenate([getattr(o.info, name) for o in outcomes])
+        name: np.concatenate([part.curves[name] for part in parts])
         for name in (*store.LOSSES, "style_layer_loss")
     }
     own = np.array([[tap in cell.style_weights for tap in program.style_taps] for cell in cells])
     curves["style_layer_loss"] = np.where(own[:, None, :], curves["style_layer_loss"], np.nan)
-    diverged = np.concatenate([o.diverged_step for o in outcomes]).astype(np.int64)
+    diverged = np.concatenate([part.diverged_step for part in parts]).astype(np.int64)
     shapes = [pictures.shape(cell) for cell in cells]
     found = []
     for height, width in dict.fromkeys(shapes):

@@ -44,7 +44,7 @@ class Knobs(NamedTuple):
     """The cell's row in `Targets.content`."""
     style_row: Int[Value, ""]
     """The cell's row in `Targets.style`."""
-    extent: Int[Value, 2]
+    extent: Int[Value, " 2"]
     """(height, width) in px of the image, which may be smaller than the program's canvas."""
 
 

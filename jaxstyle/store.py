@@ -17,7 +17,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -254,7 +254,13 @@ def read_chunk(path: Path) -> list[ChunkResult]:
     """The contents of a chunk file. Raises JaxstyleError if it is damaged."""
     try:
         with h5py.File(io.BytesIO(path.read_bytes()), "r") as file:
+            if (schema := str(file.attrs["schema"])) != str(SCHEMA):
+                raise JaxstyleError(
+                    str(path), f"has schema {schema} and this version {SCHEMA}; run it again"
+                )
             return [_read_part(group) for group in file.values()]
+    except JaxstyleError:
+        raise
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise JaxstyleError(str(path), f"is damaged: {error}") from None
 
@@ -482,10 +488,18 @@ def _runs(positions: np.ndarray) -> Iterator[tuple[int, int]]:
     yield from itertools.pairwise([0, *breaks.tolist(), len(positions)])
 
 
-def write_images(run: RunDirectory, chunk: ChunkResult) -> None:
-    """The PNGs of a chunk's cells: the last image, and those of earlier snapshots beside it."""
+def write_images(
+    run: RunDirectory, chunk: ChunkResult, *, stop: Callable[[], bool] = lambda: False
+) -> None:
+    """The PNGs of a chunk's cells: the last image, and those of earlier snapshots beside it.
+
+    Args:
+        stop: asked before each; they can be rebuilt, and a run that is told to end does not wait for them.
+    """
     last = chunk.snapshot[-1]
     for cell, snapshots in zip(chunk.cell, chunk.image, strict=True):
         for step, pixels in zip(chunk.snapshot, snapshots, strict=True):
+            if stop():
+                return
             name = image_name(int(cell), step, last)
             run.write(name, images.png_bytes(pixels), durable=False)

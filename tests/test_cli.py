@@ -12,7 +12,7 @@ from jaxstyle import cli
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    np.ones(16 * 2**20, np.float32)  # 64 MiB, freed at once
+    np.ones(2**28, np.float32)  # 1 GiB, freed at once
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 took = cli.keep_freed_memory() if "keep" in sys.argv else None

@@ -173,6 +173,16 @@ def test_canvases_are_used_only_where_they_are_predicted_to_pay():
     assert len(folder_plan(shapes, steps=5, platform="cpu", canvas="off")[1].programs) == 3
 
 
+def test_no_canvas_is_larger_than_the_device():
+    named = {"/a": (2048, 768), "/b": (768, 2048)}
+    sweep = config.resolve(Sweep(content=tuple(named), style=("/s",), steps=(5,)))
+    arguments = (sweep, grid.cells(sweep), named)
+    options = {"platform": "gpu", "choose_width": lambda p, n: 1}
+    assert len(grid.plan(*arguments, **options).programs) == 1
+    small = grid.plan(*arguments, **options, fits=lambda p: p.bytes_per_cell() < 8e9)
+    assert [p.shape for p in small.programs] == ["2048x768", "768x2048"]
+
+
 def test_one_shape_needs_no_canvas():
     _, plan = folder_plan([(100, 60)] * 5, steps=2)
     assert [(p.shape, p.canvas) for p in plan.programs] == [("100x60", False)]

