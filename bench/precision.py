@@ -60,7 +60,7 @@ def _imitate_tf32() -> None:
         return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=10)
 
     conv._plain = lambda x, kernel, precision: plain(rounded(x), rounded(kernel), precision)
-    losses._product = lambda a, b, arithmetic: product(rounded(a), rounded(b), arithmetic)
+    losses._product = lambda a, b, *rest: product(rounded(a), rounded(b), *rest)
 
 
 def _names() -> list[tuple[str, str]]:

@@ -28,10 +28,17 @@ def content_loss(features: Float[Array, "h w c"], target: Float[Array, "h w c"])
     return 0.5 * jnp.sum(jnp.square(features.astype(jnp.float32) - target.astype(jnp.float32)))
 
 
-def _product(a: Float[Array, "m k"], b: Float[Array, "k n"], arithmetic: Arithmetic) -> Float[Array, "m n"]:
-    return lax.dot(
+def _product(
+    a: Float[Array, "_i _j"], b: Float[Array, "_k _l"], over: tuple[int, int], arithmetic: Arithmetic
+) -> Float[Array, "_m _n"]:
+    """Sum of products over axis `over[0]` of a and `over[1]` of b.
+
+    Never of a transpose: a CPU would write it to memory first, for conv1_1 longer than the product takes.
+    """
+    return lax.dot_general(
         a.astype(arithmetic.dtype),
         b.astype(arithmetic.dtype),
+        (((over[0],), (over[1],)), ((), ())),
         precision=arithmetic.precision,
         preferred_element_type=jnp.float32,
     )
@@ -56,7 +63,7 @@ def gram(
         arithmetic: of the products.
     """
     flat = features.reshape(-1, features.shape[-1])
-    return _product(flat.T, flat, arithmetic) / (flat.shape[0] if positions is None else positions)
+    return _product(flat, flat, (0, 0), arithmetic) / (flat.shape[0] if positions is None else positions)
 
 
 def _gram_forward(features, positions, arithmetic):
@@ -67,7 +74,7 @@ def _gram_backward(arithmetic, residuals, s):
     features, positions = residuals
     flat = features.reshape(-1, features.shape[-1])
     both = (s + s.T) / (flat.shape[0] if positions is None else positions)
-    gradient = _product(flat, both, arithmetic)
+    gradient = _product(flat, both, (1, 0), arithmetic)
     return gradient.reshape(features.shape).astype(features.dtype), None
 
 
