@@ -599,6 +599,7 @@ class _Job:
             "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(("XLA_", "JAX_"))},
             "precision": self.sweep.precision,
+            "convolution": "winograd" if self.engine.winograd else "xla",
             "prng": "threefry2x32",
             "weights": {
                 "path": self.loaded.path,

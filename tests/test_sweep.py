@@ -149,6 +149,7 @@ def test_shapes_on_a_canvas_come_out_as_each_by_itself(photos, canvas_run, tmp_p
     assert (program["step_traces"], program["target_traces"]) == (1, 2)  # 64x64, and 64x128 for the styles
     alone = tmp_path / "alone"
     apart = folder_run(photos, alone, "--canvas", "off", "--conv", "plain")
+    assert (manifest["convolution"], apart["convolution"]) == ("winograd", "xla")
     assert [(p["shape"], p["canvas"]) for p in apart["programs"]] == [
         ("48x64", False), ("64x45", False), ("57x64", False)
     ]  # fmt: skip
