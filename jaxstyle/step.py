@@ -124,7 +124,8 @@ def noise(
     Args:
         seed: of the cell.
         shape: (h, w, 3) of the image, or of its canvas.
-        extent: of the image on its canvas. It gets the numbers that it would get as an array of its own.
+        extent: of the image on its canvas. It gets the numbers that it would get as an array of its own,
+            to the last bits of their rounding.
     """
     key = jax.random.key(seed, impl="threefry2x32")
     # Partitionable Threefry draws the n-th number from n and the key alone: an array's numbers are the

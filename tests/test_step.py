@@ -170,7 +170,8 @@ def test_noise_is_standard_normal_and_differs_between_seeds():
 def test_noise_on_a_canvas_is_that_of_the_image_alone(size, canvas):
     alone = np.asarray(step.noise(jnp.uint32(7), (*size, 3)))
     on = np.asarray(jax.jit(lambda e: step.noise(jnp.uint32(7), (*canvas, 3), e))(np.array(size, np.int32)))
-    np.testing.assert_array_equal(on[: size[0], : size[1]], alone)
+    # The same random bits; XLA may round the inverse error function otherwise at the end of a vector.
+    np.testing.assert_array_max_ulp(on[: size[0], : size[1]], alone, maxulp=4)
     assert not np.any(on[size[0] :])
     assert not np.any(on[:, size[1] :])
 
