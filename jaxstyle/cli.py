@@ -113,9 +113,9 @@ def keep_freed_memory() -> bool:
     """Have glibc keep freed memory and put it in huge pages; for a process that is all ours.
 
     XLA's CPU runtime takes tens of megabytes in every step and gives them back. By default each such
-    piece is mapped anew, and the kernel fills it with zeros page by page: at 256 px some 11,000 page faults
-    a step (`python -m bench peers --allocator default` beside `tuned`). The process then keeps its peak
-    memory to its end. Nothing is done without glibc, or if the user has tuned it.
+    piece is mapped anew, and the kernel fills it with zeros page by page: at 256 px some 13,000 page faults
+    a step (docs/performance.md has the cost and its command). The process then keeps its peak memory to its
+    end. Nothing is done without glibc, or if the user has tuned it.
 
     Returns:
         Whether the allocator took the settings.
