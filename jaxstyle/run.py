@@ -589,7 +589,7 @@ class _Job:
             "status": status,
             "began": self.began.isoformat(timespec="seconds"),
             "command": sys.argv,
-            "versions": _versions(),
+            "versions": versions(*VERSIONED),
             "device": {
                 "platform": self.device.platform,
                 "kind": self.device.device_kind,
@@ -660,9 +660,10 @@ class _Timer:
         self._seconds[self._name] += time.perf_counter() - self._began
 
 
-def _versions() -> dict[str, str]:
+def versions(*names: str) -> dict[str, str]:
+    """The version of Python and of each package in `names`, "unknown" for what is not installed."""
     found = {"python": host.python_version()}
-    for name in VERSIONED:
+    for name in names:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

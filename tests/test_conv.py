@@ -59,8 +59,22 @@ def test_bfloat16_products_cost_winograd_no_more_than_a_few_times_what_they_cost
         assert y.dtype == image.dtype
         error[winograd] = np.sqrt(((np.asarray(y, np.float64) - expected) ** 2).mean() / expected.var())
     assert 1e-3 < error[False] < 1e-2
-    # The customary points 0, +-1, +-2 give six times the error of the plain form.
     assert error[True] < 4 * error[False]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_points_halve_the_rounding_of_the_customary_ones(monkeypatch, dtype):
+    random = np.random.default_rng(7)
+    x = random.uniform(0, 1, (24, 24, 256)).astype(np.float32)
+    kernel = (random.normal(size=(3, 3, 256, 64)) / 48).astype(np.float32)
+    expected = oracle.correlate(x.astype(float), kernel.astype(float))
+    errors = []
+    for points in (conv.POINTS, [Fraction(n) for n in (0, 1, -1, 2, -2)]):
+        for name, matrix in zip(("BT", "G", "AT"), conv.toom_cook(points), strict=True):
+            monkeypatch.setattr(conv, f"WINOGRAD_{name}", matrix)
+        form = conv.prepare(kernel, winograd=True, dtype=dtype).forward
+        errors.append(np.linalg.norm(conv.conv3x3(jnp.asarray(x), jnp.asarray(form)) - expected))
+    assert errors[0] < 0.6 * errors[1]
 
 
 @FORMS

@@ -32,15 +32,17 @@ def rows(run):
         return list(csv.DictReader(file))
 
 
+def write_pictures(folder, **sizes):
+    for name, (h, w) in sizes.items():
+        Image.fromarray(random_image(h, w, seed=sum(name.encode()))).save(folder / f"{name}.png")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     """Two contents of 64x48 px, styles of other sizes, and a start image."""
-    folder = tmp_path_factory.mktemp("inputs")
-    for name, (h, w) in {
-        "c0": (48, 64), "c1": (48, 64), "s0": (64, 50), "s1": (33, 64), "start": (90, 100),
-    }.items():  # fmt: skip
-        Image.fromarray(random_image(h, w, seed=sum(name.encode()))).save(folder / f"{name}.png")
-    return folder
+    sizes = {"c0": (48, 64), "c1": (48, 64), "s0": (64, 50), "s1": (33, 64), "start": (90, 100)}
+    return write_pictures(tmp_path_factory.mktemp("inputs"), **sizes)
 
 
 @pytest.fixture(scope="module")
@@ -118,12 +120,8 @@ def test_the_saved_picture_matches_five_steps_of_float64_adam(grid_run, inputs, 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """Three contents of three shapes and two styles of two."""
-    folder = tmp_path_factory.mktemp("photos")
-    for name, (h, w) in {
-        "a": (48, 64), "b": (64, 45), "c": (57, 64), "s": (50, 70), "t": (40, 68),
-    }.items():  # fmt: skip
-        Image.fromarray(random_image(h, w, seed=sum(name.encode()))).save(folder / f"{name}.png")
-    return folder
+    sizes = {"a": (48, 64), "b": (64, 45), "c": (57, 64), "s": (50, 70), "t": (40, 68)}
+    return write_pictures(tmp_path_factory.mktemp("photos"), **sizes)
 
 
 def folder_run(photos, out, *flags):
