@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from bench import peers, precision, throughput
+from bench import optimizers, peers, precision, throughput
 
-COMMANDS = {"throughput": throughput.main, "peers": peers.main, "precision": precision.main}
+COMMANDS = {
+    "throughput": throughput.main,
+    "peers": peers.main,
+    "precision": precision.main,
+    "optimizers": optimizers.main,
+}
 
 
 def main() -> None:

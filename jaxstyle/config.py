@@ -20,7 +20,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import tyro
 
@@ -48,6 +48,8 @@ MIN_SIZE_PX, MAX_SIZE_PX = 32, 8192
 MIN_EDGE_PX = 16
 """The shortest edge of an image, given or resized: four poolings leave one position of conv5_1."""
 MAX_STEPS = 10_000_000
+MAX_PYRAMID = 8
+MAX_LBFGS_MEMORY = 200
 FLOAT32_MAX = 3.4028234663852886e38
 
 PLANNED = {
@@ -56,14 +58,28 @@ PLANNED = {
     "checkpoint_every": "checkpoints are not in this version",
     "shard": "sharding over machines is not in this version",
     "cluster": "clusters are not in this version",
-    "lbfgs_memory": "L-BFGS is not in this version; the optimizer is adam",
-    "pyramid": "coarse-to-fine stages are not in this version",
-    "schedule": "learning-rate schedules are not in this version; the rate is constant",
-    "keep": "keeping the best iterate is not in this version; the last one is kept",
     "tolerance": "early stopping is not in this version",
     "style_weights": "balanced style weights are not in this version; weigh layers by name:weight",
 }
 """Settings of later versions: naming one is an error that says so, never a silent no-op."""
+
+
+class OptimizerDefaults(NamedTuple):
+    """What a sweep gets that names no more than its optimizer."""
+
+    steps: int
+    pyramid: int
+
+
+OPTIMIZER_DEFAULTS = {
+    "adam": OptimizerDefaults(steps=500, pyramid=0),
+    "lbfgs": OptimizerDefaults(steps=250, pyramid=2),
+}
+"""As measured best; see docs/optimizers.md."""
+FAST_SHARE = 4
+"""How many steps of Adam one of its fast twin stands for."""
+LBFGS_MEMORY = 30
+LEARNING_RATE = 10.0
 
 
 class JaxstyleError(ValueError):
@@ -92,13 +108,15 @@ class Sweep:
     """Starting images: noise, content, style, or a path to any image."""
     alpha_beta: tuple[float | str, ...] = (1e-3,)
     """Ratios of content to style weight; 0 is texture synthesis."""
-    learning_rate: tuple[float, ...] = (10.0,)
-    """Adam's learning rates, in grey levels."""
+    learning_rate: tuple[float, ...] = ()
+    """Adam's learning rates, in grey levels; with lbfgs, how far its first step moves the pixel that it
+    moves farthest (default: 10)."""
     seed: tuple[int | str, ...] = (0,)
     """Seeds of the noise, 0 to 4294967295; 0:32 is a range."""
 
-    steps: tuple[int, ...] = (500,)
-    """Optimisation steps. Several values are snapshots of one trajectory."""
+    steps: tuple[int, ...] = ()
+    """Optimisation steps, one evaluation of the loss and its gradient each. Several values are snapshots of
+    one trajectory (default: 500 for adam, 250 for lbfgs)."""
     size: str = "256"
     """Longest edge of the content, or WxH to fill and crop."""
     style_size: int | None = None
@@ -107,8 +125,20 @@ class Sweep:
     """Pooling of the network: avg or max."""
     network: str = "raw"
     """Scaling of the network's weights: raw."""
-    optimizer: str = "adam"
-    """How the pixels are optimised: adam."""
+    optimizer: str = "auto"
+    """How the pixels are optimised: adam or lbfgs; auto is lbfgs, or adam where a learning rate or decay is
+    given, which are Adam's."""
+    lbfgs_memory: int | None = None
+    """Pairs of steps and gradient changes that L-BFGS remembers (default: 30)."""
+    pyramid: int | None = None
+    """Coarser stages to solve first, each of half the next one's size; those under 32 px are skipped
+    (default: 2 for lbfgs, 0 for adam)."""
+    fast: bool = False
+    """Make of a sweep by Adam its coarse-to-fine twin: lbfgs with a pyramid, and a quarter of the steps."""
+    schedule: str = "constant"
+    """Adam's learning rate: constant, or decay, flat to 70 % of the steps and then linear to 0."""
+    keep: str = "last"
+    """The image that is saved: the last, or the best, that of the lowest loss so far."""
     noise_std: float = 1.0
     """Standard deviation of the noise start about the mean colour, in grey levels."""
     precision: str = "f32"
@@ -355,6 +385,63 @@ def _resolve_grid(table: Mapping[str, Any], sweep: Sweep) -> dict[str, Any]:
     return grid
 
 
+def _twin(sweep: Sweep, optimizer: Mapping[str, Any]) -> dict[str, Any]:
+    """What `fast` makes of a sweep whose own settings of its optimizer are `optimizer`."""
+    if optimizer["optimizer"] != "adam":
+        raise JaxstyleError("fast", "is for sweeps by adam; lbfgs is fast as it is")
+    tables = [table for table in sweep.grid if isinstance(table, Mapping)]
+    rates = [sweep.learning_rate, *(table.get("learning_rate", ()) for table in tables)]
+    if any(isinstance(values, list | tuple) and len(values) > 1 for values in rates):
+        raise JaxstyleError("fast", "several learning rates are Adam's; give one or none")
+    steps = optimizer["steps"]
+    steps = steps if isinstance(steps, list | tuple) else (steps,)
+    return _resolve_optimizer(
+        dataclasses.replace(
+            sweep,
+            fast=False,
+            optimizer="lbfgs",
+            schedule="constant",
+            learning_rate=(),
+            pyramid=sweep.pyramid or None,
+            steps=tuple(-(-n // FAST_SHARE) if isinstance(n, int) else n for n in steps),
+            grid=tuple({k: v for k, v in table.items() if k != "learning_rate"} for table in tables),
+        )
+    )
+
+
+def _resolve_optimizer(sweep: Sweep) -> dict[str, Any]:
+    """The optimizer of a sweep and every setting that depends on it."""
+    rates = sweep.learning_rate != () or any(
+        isinstance(table, Mapping) and "learning_rate" in table for table in sweep.grid
+    )
+    name = _choice("optimizer", sweep.optimizer, ("auto", *OPTIMIZER_DEFAULTS))
+    schedule = _choice("schedule", sweep.schedule, ("constant", "decay"))
+    if name == "auto":
+        adams = schedule == "decay" or (rates and sweep.lbfgs_memory is None)
+        name = "adam" if adams else "lbfgs"
+    defaults = OPTIMIZER_DEFAULTS[name]
+    memory = sweep.lbfgs_memory
+    if name == "lbfgs":
+        memory = LBFGS_MEMORY if memory is None else memory
+        memory = _integer("lbfgs_memory", memory, minimum=1, maximum=MAX_LBFGS_MEMORY)
+        if schedule == "decay":
+            raise JaxstyleError("schedule", "decay is Adam's; leave it out or give --optimizer adam")
+    elif memory is not None:
+        raise JaxstyleError("lbfgs_memory", f"{name} has none; leave it out or give --optimizer lbfgs")
+    pyramid = defaults.pyramid if sweep.pyramid is None else sweep.pyramid
+    found = {
+        "optimizer": name,
+        "lbfgs_memory": memory,
+        "schedule": schedule,
+        "pyramid": _integer("pyramid", pyramid, minimum=0, maximum=MAX_PYRAMID),
+        "learning_rate": (LEARNING_RATE,) if sweep.learning_rate == () else sweep.learning_rate,
+        "steps": (defaults.steps,) if sweep.steps == () else sweep.steps,
+        "grid": sweep.grid,
+        "fast": False,
+    }
+    return _twin(sweep, found) if _flag("fast", sweep.fast) else found
+
+
 def resolve(sweep: Sweep) -> Sweep:
     """`sweep` with every value checked and in one form: what planning and `spec.toml` start from.
 
@@ -364,6 +451,7 @@ def resolve(sweep: Sweep) -> Sweep:
         JaxstyleError: naming the first setting that is wrong.
     """
     max_cells = _integer("max_cells", sweep.max_cells, minimum=1, maximum=10**9)
+    sweep = dataclasses.replace(sweep, **_resolve_optimizer(sweep))
     given = dict(sweep.given)
     for table in ({axis: getattr(sweep, axis) for axis in AXES}, *sweep.grid):
         if isinstance(table, Mapping):
@@ -392,7 +480,7 @@ def resolve(sweep: Sweep) -> Sweep:
         style_size=style_size,
         pool=_choice("pool", sweep.pool, ("avg", "max")),
         network=_choice("network", sweep.network, ("raw",), ("normalised",)),
-        optimizer=_choice("optimizer", sweep.optimizer, ("adam",), ("lbfgs",)),
+        keep=_choice("keep", sweep.keep, ("last", "best")),
         precision=_choice("precision", sweep.precision, ("f32", "tf32", "bf16")),
         conv=_choice("conv", sweep.conv, ("auto", "plain")),
         canvas=_choice("canvas", sweep.canvas, ("auto", "off")),
@@ -525,9 +613,11 @@ def assemble(flags: Mapping[str, Any], *, cwd: Path | None = None) -> Assembled:
     digests: dict[str, str] = {}
     given: dict[tuple[str, str], str] = {}
     for table, base in sources:
-        for key in table:
+        for key, value in table.items():
             if key not in SWEEP_KEYS and key not in OPTION_KEYS:
                 raise unknown_key(key, (*SWEEP_KEYS, *OPTION_KEYS), what=key)
+            if key in ("learning_rate", "steps") and value in ((), []):
+                raise JaxstyleError(key, "no value; give at least one")
         own_grids = table.get("grid")
         if own_grids is not None and (
             not isinstance(own_grids, list) or not all(isinstance(g, dict) for g in own_grids)

@@ -25,7 +25,14 @@ from jaxtyping import Array, Float, Int
 
 from jaxstyle import layers, step, vgg19
 from jaxstyle.conv import ARITHMETIC
-from jaxstyle.grid import NOMINAL_FLOPS, WINOGRAD_PLATFORMS, Program, canvas_of, device_kind
+from jaxstyle.grid import (
+    COARSE_EVALUATIONS,
+    NOMINAL_FLOPS,
+    WINOGRAD_PLATFORMS,
+    Program,
+    canvas_of,
+    device_kind,
+)
 from jaxstyle.step import Info, Knobs, State, Targets
 
 Device = Any
@@ -46,13 +53,22 @@ UNKNOWN_MEMORY = 8 * 2**30
 """What a device that does not tell its memory is taken to have."""
 
 
+class Stage(NamedTuple):
+    """What the cells of a launch need in a stage coarser than the full size."""
+
+    knobs: Knobs
+    targets: Targets
+
+
 class Launch(NamedTuple):
     """The cells of one launch, as host arrays with a leading axis of at most `program.width`."""
 
     knobs: Knobs
     start: Float[np.ndarray, "cells h w 3"]
-    """The images the cells start from, before their noise, on the program's canvas. RGB."""
+    """The images the cells start from, before their noise, on the canvas of their first stage. RGB."""
     targets: Targets
+    coarser: tuple[Stage, ...] = ()
+    """The stages before the full size, the coarsest first."""
 
 
 class Outcome(NamedTuple):
@@ -89,6 +105,7 @@ class Memory(NamedTuple):
 
 _compiled: dict[Any, Compiled] = {}
 _target_programs: dict[Any, Any] = {}
+_refine_programs: dict[Any, Any] = {}
 
 
 def device_memory(device: Device) -> int:
@@ -138,7 +155,7 @@ def measure_memory(
     """
     engine = Engine(weights, device=device, winograd=winograd)
     planned = planned_memory(program, winograd=engine.winograd)
-    programs = [replace(program, width=width) for width in (1, 2)]
+    programs = [replace(program, width=width, coarser=0) for width in (1, 2)]
     try:
         one, two = (engine.compile(p)[0].device_bytes for p in programs)
     except jax.errors.JaxRuntimeError as error:
@@ -243,14 +260,22 @@ class Engine:
         return program, winograd, shapes, self.device
 
     def compile(self, program: Program) -> tuple[Compiled, bool]:
-        """The programs for `program`, and whether they had to be made now."""
+        """The programs for one stage, and whether they had to be made now."""
+        program = replace(program, coarser=0)
         key = self._key(program, self.winograd)
         if fresh := key not in _compiled:
             network = self.network(program)
             _compiled[key] = _compile(program, network.features, network.params, self.device)
         return _compiled[key], fresh
 
-    def target_rows(self, program: Program, pixels: np.ndarray, *, of_cells: bool = False) -> Targets:
+    def target_rows(
+        self,
+        program: Program,
+        pixels: np.ndarray,
+        *,
+        of_cells: bool = False,
+        canvas: tuple[int, int] | None = None,
+    ) -> Targets:
         """P and A of one image, as host arrays.
 
         Args:
@@ -258,9 +283,12 @@ class Engine:
             pixels: RGB, 0 to 255, (h, w, 3), of any size the network can take.
             of_cells: whether it is a content of the program's cells: it is computed as they are, on
                 their canvas if they have one, so that a cell that starts from it has no content loss.
+            canvas: (height, width) of one to compute it on instead; P is cut to the shape of the cells.
         """
         shape = (pixels.shape[0], pixels.shape[1])
-        canvas, like_cells = self._target_canvas(program, shape, of_cells)
+        cut, like_cells = canvas is not None, False
+        if canvas is None:
+            canvas, like_cells = self._target_canvas(program, shape, of_cells)
         winograd = self.winograd and like_cells
         if self.winograd and not like_cells:
             program = replace(program, precision="f32")  # exact beside cells whose activations are float32
@@ -276,7 +304,12 @@ class Engine:
             )
         extent = None if canvas is None else np.array(shape, np.int32)
         image = jax.device_put(on_canvas(np.asarray(pixels, np.float32), canvas), self.device)
-        return jax.tree.map(np.array, _target_programs[key](network.params, image, extent))
+        rows = jax.tree.map(np.array, _target_programs[key](network.params, image, extent))
+        if not cut:
+            return rows
+        ends = [layers.feature_shape(t, program.height_px, program.width_px) for t in program.content_taps]
+        content = (p[:h, :w].copy() for p, (h, w, _) in zip(rows.content, ends, strict=True))
+        return rows._replace(content=tuple(content))
 
     def _target_canvas(
         self, program: Program, shape: tuple[int, int], of_cells: bool
@@ -287,8 +320,8 @@ class Engine:
         canvas of cells if one holds it, and otherwise a canvas that it shares with styles of about its
         shape.
         """
-        if of_cells and program.canvas:
-            return (program.height_px, program.width_px), True
+        if of_cells:
+            return (program.height_px, program.width_px) if program.canvas else None, True
         if shape in self._cell_shapes:
             return None, True
         if not self._canvases:
@@ -304,49 +337,111 @@ class Engine:
         launch: Launch,
         steps: Sequence[int],
         *,
-        on_segment: Callable[[int], None] = lambda passes: None,
+        keep: str = "last",
+        on_segment: Callable[[int, int], None] = lambda coarser, passes: None,
     ) -> Outcome:
         """Compute the cells of `launch`: step 0 to the last of `steps`, an image at each of them.
 
         Args:
+            program: of the full size; its coarser stages go before it.
             launch: at most `program.width` cells; fewer are padded with copies of the last.
             steps: snapshots, ascending; the last is the length of the trajectory.
-            on_segment: called after every segment with the passes done in it.
+            keep: which image is taken at a snapshot, the `last` or the `best` until then.
+            on_segment: called after every segment with by how many halvings its stage is coarser than
+                the full size, and the passes done in it.
         """
-        compiled, _ = self.compile(program)
-        params = self.network(program).params
-        count = len(launch.start)
-        put = lambda tree: jax.device_put(_pad(tree, program.width), self.device)  # noqa: E731
-        knobs, targets = put(launch.knobs), put(launch.targets)
-        state = compiled.init(knobs, put(launch.start))
-
-        infos: list[Info] = []
+        count, drive = len(launch.start), None
+        stages = (*launch.coarser, Stage(launch.knobs, launch.targets))
+        for coarser, stage in zip(range(program.coarser, -1, -1), stages, strict=True):
+            before = launch.start if drive is None else drive
+            drive = self._begin(
+                program.stage(coarser), stage, before, functools.partial(on_segment, coarser)
+            )
+            if coarser:
+                drive.to(COARSE_EVALUATIONS)
+        assert drive is not None
         images: list[np.ndarray] = []
-        launch_flops = program.width * program.step_flops
-        passes = NOMINAL_FLOPS[device_kind(self.device.platform)] * SEGMENT_SECONDS / launch_flops
-        done = 0
         for snapshot in steps:
             # Pass k evaluates x_k, so x_k and its loss are both known once pass k is done.
-            while done <= snapshot:
-                stop = min(snapshot + 1, done + int(np.clip(passes, 1, SEGMENT_PASSES)))
-                began = time.perf_counter()
-                state, trace = compiled.segment(
-                    params, knobs, targets, state, np.int32(done), np.int32(stop)
-                )
-                infos.append(jax.tree.map(lambda t, n=stop - done: np.array(t[:n]), jax.device_get(trace)))
-                seconds = time.perf_counter() - began
-                passes = (stop - done) * SEGMENT_SECONDS / max(seconds, 1e-4)
-                on_segment(stop - done)
-                done = stop
-            images.append(np.array(state.evaluated))
-        info = jax.tree.map(lambda *parts: np.swapaxes(np.concatenate(parts), 0, 1)[:count], *infos)
-        diverged = np.array(state.diverged_step)[:count]
+            state = drive.to(snapshot + 1)
+            images.append(np.array(state.best if keep == "best" else state.evaluated))
+        info = jax.tree.map(lambda *parts: np.swapaxes(np.concatenate(parts), 0, 1)[:count], *drive.infos)
+        diverged = np.array(drive.state.diverged_step)[:count]
         return Outcome(
             images=np.stack(images, axis=1)[:count],
             info=info,
             # A step past the last one was never asked for: failing to reach it is no divergence.
             diverged_step=np.where(diverged > steps[-1], -1, diverged),
         )
+
+    def _begin(
+        self,
+        program: Program,
+        stage: Stage,
+        before: np.ndarray | _Drive,
+        on_segment: Callable[[int], None],
+    ) -> _Drive:
+        """A stage about to start, from given images or from the stage before it."""
+        compiled, _ = self.compile(program)
+        knobs, targets = self._put(stage.knobs, program), self._put(stage.targets, program)
+        if isinstance(before, np.ndarray):
+            state = compiled.init(knobs, self._put(before, program))
+        else:
+            key = before.program, self._key(program, self.winograd)
+            if key not in _refine_programs:
+                _refine_programs[key] = jax.jit(jax.vmap(functools.partial(step.refine, program)))
+            state = _refine_programs[key](knobs, before.state.best, before.knobs.extent)
+        advance = functools.partial(compiled.segment, self.network(program).params, knobs, targets)
+        rate = NOMINAL_FLOPS[device_kind(self.device.platform)]
+        return _Drive(program, knobs, state, advance, rate, on_segment)
+
+    def _put(self, tree: Any, program: Program) -> Any:
+        return jax.device_put(_pad(tree, program.width), self.device)
+
+
+class _Drive:
+    """One stage of a launch, driven in segments.
+
+    Args:
+        program: of the stage.
+        knobs: of its cells, on the device.
+        state: of its cells, there too.
+        advance: from a state, a first and a past-the-last pass to the state after them and their losses.
+        rate: FLOP/s to choose the length of the first segment by.
+        on_segment: called after every segment with the passes done in it.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        knobs: Knobs,
+        state: State,
+        advance: Callable[..., tuple[State, Info]],
+        rate: float,
+        on_segment: Callable[[int], None],
+    ):
+        self.program, self.knobs, self.state = program, knobs, state
+        self.infos: list[Info] = []
+        """The losses of every segment: arrays (passes, cells) and (passes, cells, style taps)."""
+        self._advance, self._on_segment = advance, on_segment
+        self._passes = rate * SEGMENT_SECONDS / (program.width * program.step_flops)
+        self._done = 0
+
+    def to(self, passes: int) -> State:
+        """The state when so many passes have been done since the stage began."""
+        while self._done < passes:
+            start = self._done
+            stop = min(passes, start + int(np.clip(self._passes, 1, SEGMENT_PASSES)))
+            began = time.perf_counter()
+            self.state, trace = self._advance(self.state, np.int32(start), np.int32(stop))
+            self.infos.append(
+                jax.tree.map(lambda t, n=stop - start: np.array(t[:n]), jax.device_get(trace))
+            )
+            seconds = time.perf_counter() - began
+            self._passes = (stop - start) * SEGMENT_SECONDS / max(seconds, 1e-4)
+            self._done = stop
+            self._on_segment(stop - start)
+        return self.state
 
 
 def on_canvas(image: np.ndarray, canvas: tuple[int, int] | None) -> np.ndarray:
@@ -425,6 +520,8 @@ def _shapes(
             content_layer_weights=jnp.zeros((width, len(program.content_taps)), jnp.float32),
             style_layer_weights=jnp.zeros((width, len(program.style_taps)), jnp.float32),
             learning_rate=one,
+            decay_end=one,
+            decay_steps=one,
             seed=jnp.zeros(width, jnp.uint32),
             noise_std=one,
             content_row=row,

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from jaxstyle import layers
-from jaxstyle.config import AXES, JaxstyleError, Sweep, style_set
+from jaxstyle.config import AXES, MIN_EDGE_PX, JaxstyleError, Sweep, style_set
 
 CHUNK_SECONDS = 60.0
 """How long a chunk should take at most, at the nominal rate below."""
@@ -35,6 +35,32 @@ MERGED_ONE_BY_ONE = 48
 """Up to so many shapes every pair is weighed; of more, those that round to one canvas go together first."""
 CHUNK_BYTES = 256 * 2**20
 """How much a chunk's images and curves may hold on the host."""
+COARSE_EVALUATIONS = 60
+"""How many evaluations each coarser stage of a pyramid gets."""
+MIN_STAGE_PX = 32
+"""The longest edge that a coarser stage must have."""
+
+
+def halved(shape: tuple[int, int], times: int) -> tuple[int, int]:
+    """(height, width) in px of a stage that is coarser by so many halvings; odd edges lose a px."""
+    return shape[0] >> times, shape[1] >> times
+
+
+def coarser_stages(shape: tuple[int, int], pyramid: int) -> int:
+    """How many stages of a pyramid an image of `shape` has beside the full size: small ones are skipped."""
+    worth = [
+        times
+        for times in range(1, pyramid + 1)
+        if max(halved(shape, times)) >= MIN_STAGE_PX and min(halved(shape, times)) >= MIN_EDGE_PX
+    ]
+    return len(worth)
+
+
+def evaluations(shape: tuple[int, int], coarser: int, steps: int) -> float:
+    """Evaluations behind `steps` steps, those of coarser stages at their share of pixels."""
+    pixels = shape[0] * shape[1]
+    shares = (math.prod(halved(shape, times)) / pixels for times in range(1, coarser + 1))
+    return steps + 1 + COARSE_EVALUATIONS * sum(shares)
 
 
 def uses_winograd(sweep: Sweep, platform: str) -> bool:
@@ -137,6 +163,10 @@ class Program:
     """Cells per launch."""
     canvas: bool = False
     """Whether cells may be smaller than (height_px, width_px), with zeros around them."""
+    lbfgs_memory: int = 0
+    """Pairs that L-BFGS remembers; 0 for other optimizers."""
+    coarser: int = 0
+    """How many coarser stages a cell goes through first."""
 
     @property
     def shape(self) -> str:
@@ -147,6 +177,25 @@ class Program:
     def taps(self) -> tuple[str, ...]:
         """Every layer it looks at, from the image downwards."""
         return layers.in_order(self.content_taps + self.style_taps)
+
+    def stage(self, coarser: int) -> Program:
+        """The program of one stage: halved so many times, with no stages of its own."""
+        height, width = halved((self.height_px, self.width_px), coarser)
+        return replace(self, height_px=height, width_px=width, coarser=0)
+
+    @property
+    def coarse_image_steps(self) -> float:
+        """What the coarser stages of one cell cost, in steps of the full size."""
+        return COARSE_EVALUATIONS * self.coarse_flops / self.step_flops
+
+    @property
+    def coarse_flops(self) -> float:
+        """FLOPs of one evaluation in every coarser stage of one cell."""
+        return sum(self.stage(times).step_flops for times in range(1, self.coarser + 1))
+
+    def cell_flops(self, steps: int) -> float:
+        """FLOPs of a cell from its first evaluation to that of the image after `steps` steps."""
+        return (steps + 1) * self.step_flops + COARSE_EVALUATIONS * self.coarse_flops
 
     @property
     def step_flops(self) -> float:
@@ -161,7 +210,8 @@ class Program:
         # second cell of a launch at 256 px.
         """
         activations = 4 * layers.activation_floats(self.height_px, self.width_px, self.taps)
-        return int(2.3 * activations) + 4 * 2**20
+        history = 2 * self.lbfgs_memory * 4 * 3 * self.height_px * self.width_px
+        return int(2.3 * activations) + history + 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -193,10 +243,14 @@ class Plan:
         return len(self.cells) * self.steps[-1]
 
     @property
+    def coarse_image_steps(self) -> float:
+        """What the coarser stages of all cells cost, in steps of the full size."""
+        return sum(len(c.cells) * self.programs[c.program].coarse_image_steps for c in self.chunks)
+
+    @property
     def flops(self) -> float:
-        """FLOPs of all steps of all cells, the evaluation of the last image included."""
-        per_chunk = (len(c.cells) * self.programs[c.program].step_flops for c in self.chunks)
-        return (self.steps[-1] + 1) * sum(per_chunk)
+        """FLOPs of all cells, coarser stages and the evaluation of the last image included."""
+        return sum(len(c.cells) * self.programs[c.program].cell_flops(self.steps[-1]) for c in self.chunks)
 
     def program_cells(self, index: int) -> int:
         """How many cells the program at `index` computes."""
@@ -266,17 +320,26 @@ def plan(
             content_taps=taps[key][0],
             style_taps=taps[key][1],
             width=1,
+            lbfgs_memory=sweep.lbfgs_memory or 0,
         )
         counts = collections.Counter(shapes[cell.content] for cell in members_of_depth)
-        frames = _frames(
-            counts,
-            lambda frame, count, template=template: (
-                math.inf
-                if frame.canvas and not fits(replace(template, **frame._asdict()))
-                else _program_seconds(_framed(template, frame, count, choose_width), count, sweep, platform)
-            ),
-            canvases=sweep.canvas == "auto",
-        )
+        frames: dict[tuple[int, int], Frame] = {}
+        stages = {shape: coarser_stages(shape, sweep.pyramid or 0) for shape in counts}
+        for coarser in dict.fromkeys(
+            stages.values()
+        ):  # cells share a program only if they share its stages
+            frames |= _frames(
+                {shape: count for shape, count in counts.items() if stages[shape] == coarser},
+                lambda frame, count, template=template: (
+                    math.inf
+                    if frame.canvas and not fits(replace(template, **frame._asdict()))
+                    else _program_seconds(
+                        _framed(template, frame, count, choose_width), count, sweep, platform
+                    )
+                ),
+                coarser=coarser,
+                canvases=sweep.canvas == "auto",
+            )
         by_frame: dict[Frame, list[Cell]] = {}
         for cell in members_of_depth:
             by_frame.setdefault(frames[shapes[cell.content]], []).append(cell)
@@ -308,6 +371,8 @@ class Frame(NamedTuple):
     width_px: int
     canvas: bool
     """Whether it is larger than some of them."""
+    coarser: int = 0
+    """How many coarser stages they go through first."""
 
 
 def canvas_of(shapes: Iterable[tuple[int, int]], multiple_px: int) -> tuple[int, int]:
@@ -317,7 +382,11 @@ def canvas_of(shapes: Iterable[tuple[int, int]], multiple_px: int) -> tuple[int,
 
 
 def _frames(
-    counts: Mapping[tuple[int, int], int], seconds: Callable[[Frame, int], float], *, canvases: bool
+    counts: Mapping[tuple[int, int], int],
+    seconds: Callable[[Frame, int], float],
+    *,
+    coarser: int,
+    canvases: bool,
 ) -> dict[tuple[int, int], Frame]:
     """The frame of every shape: its own, or a canvas that it shares where that is predicted to pay.
 
@@ -327,13 +396,14 @@ def _frames(
     Args:
         counts: cells of each shape.
         seconds: the predicted time of the cells of a frame, its compilation included.
+        coarser: the stages that they all have beside the full size.
         canvases: whether shapes may share at all.
     """
 
     def frame(group: Group) -> Frame:
         if len(group) == 1:
-            return Frame(*group[0], canvas=False)
-        return Frame(*canvas_of(group, CANVAS_PX), canvas=True)
+            return Frame(*group[0], canvas=False, coarser=coarser)
+        return Frame(*canvas_of(group, CANVAS_PX), canvas=True, coarser=coarser)
 
     @functools.cache
     def cost(group: Group) -> float:
@@ -375,14 +445,14 @@ def _framed(
 def _program_seconds(program: Program, cells: int, sweep: Sweep, platform: str) -> float:
     """The predicted time of a program and its cells; a launch that is not full takes as long."""
     launches = -(-cells // program.width)
-    flops = launches * program.width * (sweep.steps[-1] + 1) * program.step_flops
-    return COMPILE_SECONDS[platform] + flops / NOMINAL_FLOPS[platform]
+    flops = launches * program.width * program.cell_flops(sweep.steps[-1])
+    return COMPILE_SECONDS[platform] * (1 + program.coarser) + flops / NOMINAL_FLOPS[platform]
 
 
 def _chunk_cells(program: Program, sweep: Sweep, platform: str) -> int:
     """Cells per chunk: whole launches that should take `CHUNK_SECONDS` and fit `CHUNK_BYTES`."""
     steps = sweep.steps[-1]
-    launch_s = program.width * (steps + 1) * program.step_flops / NOMINAL_FLOPS[platform]
+    launch_s = program.width * program.cell_flops(steps) / NOMINAL_FLOPS[platform]
     cell_bytes = program.height_px * program.width_px * 3 * (1 + 4) * len(sweep.steps)
     cell_bytes += 4 * (steps + 1) * (3 + len(program.style_taps))
     launches = min(CHUNK_SECONDS / launch_s, CHUNK_BYTES / (cell_bytes * program.width))

@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from jaxstyle import grid
 from jaxstyle.config import MIN_EDGE_PX, JaxstyleError, Sweep, parse_size
 from jaxstyle.grid import Cell
 
@@ -217,6 +218,19 @@ def fit(pixels: UInt8[np.ndarray, "h w 3"], height_px: int, width_px: int) -> UI
     return np.asarray(fitted)
 
 
+def halved(pixels: UInt8[np.ndarray, "h w 3"], times: int) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """`pixels` at the size of a coarser stage (`grid.halved`), by LANCZOS in 8-bit sRGB.
+
+    Never smaller than the network can take: an image that would be is halved less often.
+    """
+    while min(grid.halved((pixels.shape[0], pixels.shape[1]), times)) < MIN_EDGE_PX:
+        times -= 1
+    if times <= 0:
+        return pixels
+    h, w = grid.halved((pixels.shape[0], pixels.shape[1]), times)
+    return np.asarray(Image.fromarray(pixels).resize((w, h), Image.Resampling.LANCZOS))
+
+
 # --- the images of a sweep ------------------------------------------------------------------------
 
 
@@ -229,8 +243,10 @@ class Pictures:
 
     def __init__(self, sweep: Sweep, cells: Iterable[Cell]):
         size = parse_size(sweep.size)
-        longest = size if isinstance(size, int) else max(size)
-        style_size = sweep.style_size or longest
+        self.longest_px = size if isinstance(size, int) else max(size)
+        """The longest edge of a content's target size."""
+        self.style_size_px = sweep.style_size or self.longest_px
+        """The longest edge of a style's."""
         self.sha256: dict[str, str] = {}
         """Of every file, by path."""
         self.notes: dict[str, tuple[str, ...]] = {}
@@ -253,7 +269,7 @@ class Pictures:
         for path in (*styles, *(path for path in starts if path not in styles)):
             pixels = self._read(sweep, path)
             if path in styles:
-                self.style[path] = self._sized(path, pixels, style_size)
+                self.style[path] = self._sized(path, pixels, self.style_size_px)
             for shape in starts.get(path, ()):
                 self._starts[path, shape] = fit(pixels, *shape)
 
@@ -273,14 +289,21 @@ class Pictures:
         """(height, width) in px of a cell's image."""
         return self.content[cell.content].shape[:2]
 
-    def start(self, cell: Cell) -> Float[np.ndarray, "h w 3"]:
-        """The image a cell starts from, before noise: for a noise start, the mean pixel everywhere."""
+    def start(self, cell: Cell, coarser: int = 0) -> Float[np.ndarray, "h w 3"]:
+        """The image a cell starts from, before noise: for a noise start, the mean pixel everywhere.
+
+        Args:
+            cell: which one.
+            coarser: by how many halvings the stage that it starts in is coarser than the full size.
+        """
         if cell.init == "noise":
-            return mean_image(*self.shape(cell))
+            return mean_image(*grid.halved(self.shape(cell), coarser))
         if cell.init == "content":
-            return self.content[cell.content].astype(np.float32)
-        path = cell.style if cell.init == "style" else cell.init
-        return self._starts[path, self.shape(cell)].astype(np.float32)
+            pixels = self.content[cell.content]
+        else:
+            path = cell.style if cell.init == "style" else cell.init
+            pixels = self._starts[path, self.shape(cell)]
+        return halved(pixels, coarser).astype(np.float32)
 
 
 def check_digest(path: str, sha256: str, expected: str | None) -> None:

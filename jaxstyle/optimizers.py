@@ -1,33 +1,236 @@
-"""How an image follows its gradient: `init` and `update` pairs on one image.
+"""How an image follows its gradient: optimizers as `init` and `update` pairs on one image.
 
-Adam (Kingma & Ba 2015) with optax's defaults, b1 0.9, b2 0.999, eps 1e-8. The learning rate is a
-number of the cell, not of the optimizer, so that rates share one program.
+Adam (Kingma & Ba 2015) with optax's defaults, b1 0.9, b2 0.999, eps 1e-8. L-BFGS (Nocedal 1980) with one
+evaluation per step and no line search inside it, so that all cells of a batch stay in step: a trial
+image that is worse is rejected and the next one lies half as far. The learning rate is a number of the
+cell, not of the optimizer, so that rates share one program.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jax import lax
+from jax.custom_batching import custom_vmap
+from jax.scipy.linalg import solve_triangular
+from jaxtyping import Array, Bool, Float, Int
 
 OptimizerState = Any
 """What an optimizer carries between steps: a pytree of arrays."""
 
+MIN_CURVATURE = 1e-10
+"""The smallest s.y worth remembering, gradients being in units of the first one's largest entry."""
+
+
+class Evaluation(NamedTuple):
+    """What is known of the image that was asked for."""
+
+    image: Float[Array, "h w 3"]
+    loss: Float[Array, ""]
+    gradient: Float[Array, "h w 3"]
+
+
+class Move(NamedTuple):
+    """What an optimizer makes of an evaluation."""
+
+    image: Float[Array, "h w 3"]
+    """To be evaluated next."""
+    state: OptimizerState
+    accepted: Bool[Array, ""]
+    """Whether the image evaluated is the result from now on; otherwise the one before it remains."""
+    sound: Bool[Array, ""]
+    """Whether the result has a finite loss."""
+    able: Bool[Array, ""]
+    """Whether everything that the next evaluation starts from is finite."""
+
+
+class Optimizer(NamedTuple):
+    """A way to follow gradients."""
+
+    init: Callable[[Float[Array, "h w 3"]], OptimizerState]
+    """The state before the first evaluation of an image."""
+    update: Callable[..., Move]
+    """From an `Evaluation`, the result so far, the state, the learning rate, and how many evaluations
+    there were before this one."""
+
+
+def make(name: str, memory: int) -> Optimizer:
+    """The optimizer called `name`; `memory` is L-BFGS's."""
+    if name == "adam":
+        return Optimizer(_ADAM.init, _adam)
+    assert name == "lbfgs", name
+    return Optimizer(lambda image: _lbfgs_init(image, memory), _lbfgs)
+
+
+def _all_finite(tree: Any) -> Bool[Array, ""]:
+    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(leaves))
+
+
+# --- Adam -----------------------------------------------------------------------------------------
+
 _ADAM = optax.scale_by_adam()
 
 
-def init(image: Float[Array, "h w 3"]) -> OptimizerState:
-    """The optimizer's state before the first step from `image`."""
-    return _ADAM.init(image)
-
-
-def update(
-    gradient: Float[Array, "h w 3"],
+def _adam(
+    seen: Evaluation,
+    result: Float[Array, "h w 3"],
     state: OptimizerState,
     learning_rate: Float[Array, ""],
-) -> tuple[Float[Array, "h w 3"], OptimizerState]:
-    """What to add to the image, and the state after it."""
+    index: Int[Array, ""],
+) -> Move:
     direction: Any
-    direction, state = _ADAM.update(gradient, state)
-    return -learning_rate * direction, state
+    direction, state = _ADAM.update(seen.gradient, state)
+    following = seen.image - learning_rate * direction
+    finite = jnp.isfinite(seen.loss)
+    return Move(following, state, finite, finite, _all_finite((seen.gradient, following, state)))
+
+
+# --- L-BFGS ---------------------------------------------------------------------------------------
+
+
+class History(NamedTuple):
+    """What L-BFGS knows of the last m steps; pixels and channels are one axis. Gradients are in `unit`s.
+
+    Slots are filled in turn by every step of every cell, so that no cell needs an index of its own; the
+    pair of a step without positive curvature is zero, as if it had not been.
+    """
+
+    pairs: Float[Array, "2 m n"]
+    """s_i, steps between images, and y_i, what gradients changed by."""
+    sy: Float[Array, "m m"]
+    """s_i . y_j; meant only where i is not newer than j."""
+    yy: Float[Array, "m m"]
+    """y_i . y_j."""
+    gamma: Float[Array, ""]
+    """s.y / y.y of the newest pair, the scale of the inverse Hessian; 0 while there is none."""
+    gradient: Float[Array, " n"]
+    """At the result."""
+    loss: Float[Array, ""]
+    """Of the result; infinite while there is none."""
+    length: Float[Array, ""]
+    """t, what the next direction is multiplied by."""
+    unit: Float[Array, ""]
+    """The largest entry of the first gradient. Without it squares of gradients leave float32's range."""
+
+
+def _lbfgs_init(image: Float[Array, "h w 3"], memory: int) -> History:
+    zero = jnp.float32(0)
+    return History(
+        pairs=jnp.zeros((2, memory, image.size), jnp.float32),
+        sy=jnp.zeros((memory, memory), jnp.float32),
+        yy=jnp.zeros((memory, memory), jnp.float32),
+        gamma=zero,
+        gradient=jnp.zeros(image.size, jnp.float32),
+        loss=jnp.float32(jnp.inf),
+        length=jnp.float32(1),
+        unit=zero,
+    )
+
+
+@custom_vmap
+def _write(
+    pairs: Float[Array, "2 m n"], newest: Float[Array, "2 n"], slot: Int[Array, ""]
+) -> Float[Array, "2 m n"]:
+    """`pairs` with `newest` in a slot, in place.
+
+    The slot is the same for all cells. A plain `vmap` does not use that: it makes a scatter, for which XLA
+    copies all pairs in every step.
+    """
+    return lax.dynamic_update_slice(pairs, newest[:, None], (0, slot, 0))
+
+
+@_write.def_vmap
+def _(axis_size: int, batched: list[bool], pairs: Array, newest: Array, slot: Array) -> tuple[Array, bool]:
+    assert batched == [True, True, False], batched
+    return lax.dynamic_update_slice(pairs, newest[:, :, None], (0, 0, slot, 0)), True
+
+
+def _dot(a: Array, b: Array) -> Array:
+    """Sums over the last axis of both, in full float32."""
+    return lax.dot_general(
+        a,
+        b,
+        (((a.ndim - 1,), (b.ndim - 1,)), ((), ())),
+        precision=lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
+
+
+def _sum(weights: Float[Array, "2 m"], pairs: Float[Array, "2 m n"]) -> Float[Array, " n"]:
+    return jnp.einsum("km,kmn->n", weights, pairs, precision=lax.Precision.HIGHEST)
+
+
+def _lbfgs(
+    seen: Evaluation,
+    result: Float[Array, "h w 3"],
+    state: History,
+    learning_rate: Float[Array, ""],
+    index: Int[Array, ""],
+) -> Move:
+    """Accept or reject the image, remember the step, and choose the next direction.
+
+    d = -H g with H of Byrd, Nocedal & Schnabel (1994), eq. 3.1: two passes over the pairs, one for their
+    products with the newest gradient and gradient change, one for the sum that d is, where the two-loop
+    recursion takes as many small steps as there are pairs. While there is no pair, the direction is
+    -g, as long as moves the fastest pixel by `learning_rate` grey levels.
+    """
+    memory = state.pairs.shape[1]
+    first = index == 0
+    given = seen.gradient.reshape(-1)
+    unit = jnp.where(first, jnp.max(jnp.abs(given)), state.unit)
+    given = given / jnp.maximum(unit, jnp.finfo(jnp.float32).tiny)
+    finite = jnp.isfinite(seen.loss) & jnp.isfinite(_dot(given, given))
+    accepted = finite & (first | (seen.loss <= state.loss))
+
+    s, y = (seen.image - result).reshape(-1), given - state.gradient
+    s_y, y_y = _dot(s, y), _dot(y, y)
+    keep = finite & ~first & (s_y > MIN_CURVATURE) & jnp.isfinite(s_y) & jnp.isfinite(y_y)
+    newest = jnp.where(keep, jnp.stack([s, y]), 0.0)
+    gamma = jnp.where(keep, s_y / y_y, state.gamma)
+    g = jnp.where(accepted, given, state.gradient)
+
+    # The pairs are read as they were, and the newest one stands beside them.
+    slot = index % memory
+    ours = jnp.arange(memory) == slot
+    beside = jnp.stack([newest[1], g])
+    products = jnp.where(ours[:, None], _dot(newest, beside)[:, None], _dot(state.pairs, beside))
+    s_g, y_g = products[0, :, 1], products[1, :, 1]
+    sy = jnp.where(ours, products[0, :, :1], state.sy)
+    yy = jnp.where(ours, products[1, :, :1], state.yy)
+    yy = jnp.where(ours[:, None], products[1, :, 0], yy)
+
+    by_age = (index + 1 + jnp.arange(memory)) % memory  # the oldest pair first
+    r = jnp.triu(sy[by_age][:, by_age])
+    d = jnp.diagonal(r)
+    r = r + jnp.diag(jnp.where(d > 0, 0.0, 1.0).astype(jnp.float32))
+    a = solve_triangular(r, s_g[by_age])
+    b = solve_triangular(r, d * a + gamma * (_dot(yy[by_age][:, by_age], a) - y_g[by_age]), trans=1)
+    weights = jnp.zeros((2, memory), jnp.float32).at[:, by_age].set(jnp.stack([b, -gamma * a]))
+
+    g_g = _dot(g, g)
+    slope = gamma * g_g + jnp.sum(weights * jnp.stack([s_g, y_g]))  # g . H g
+    newton = gamma * g + _sum(jnp.where(ours, 0, weights), state.pairs)
+    newton += _sum(jnp.where(ours, weights, 0).sum(1, keepdims=True), newest[:, None])
+    steepest = g * (learning_rate / jnp.maximum(jnp.max(jnp.abs(g)), jnp.finfo(jnp.float32).tiny))
+    descends = (slope > 0) & jnp.isfinite(slope)
+    downhill = jnp.where(gamma > 0, jnp.where(descends, newton, gamma * g), steepest)
+
+    length = jnp.where(accepted, jnp.minimum(1.0, 2 * state.length), state.length / 2)
+    origin = jnp.where(accepted, seen.image, result)
+    following = origin - length * downhill.reshape(origin.shape)
+    loss = jnp.where(accepted, seen.loss, state.loss)
+    able = _all_finite(following)
+    # Written after the pairs have been read, for it needs what comes of them: so XLA makes no copy.
+    pairs = _write(state.pairs, jnp.where(able, newest, 0.0), slot)
+    return Move(
+        following,
+        History(pairs, sy, yy, gamma, g, loss, length, unit),
+        accepted,
+        jnp.isfinite(loss),
+        able,
+    )

@@ -49,7 +49,8 @@ class Display:
         self._events = open(events, "a", encoding="utf-8") if events else None  # noqa: SIM115
         self._bar: Progress | None = None
         self._task: Any = None
-        self._total = self._done = self._cells = self._cells_done = 0
+        self._total = self._done = 0.0
+        self._cells = self._cells_done = 0
         self._began = self._said = time.monotonic()
 
     def __enter__(self) -> Display:
@@ -80,8 +81,8 @@ class Display:
             self._quiet = True
             self._console = Console(file=open(os.devnull, "w"), quiet=True)  # noqa: SIM115
 
-    def start(self, *, image_steps: int, cells: int) -> None:
-        """Begin to show progress towards `image_steps` steps of `cells` cells."""
+    def start(self, *, image_steps: float, cells: int) -> None:
+        """Begin to show progress towards `image_steps` full-size steps' worth of work on `cells` cells."""
         self._total, self._cells = image_steps, cells
         self._began = self._said = time.monotonic()
         if self._console.is_terminal and not self._quiet and not self._json:
@@ -98,11 +99,11 @@ class Display:
             self._bar.start()
 
     @property
-    def steps_done(self) -> int:
+    def steps_done(self) -> float:
         """Image-steps counted so far."""
         return self._done
 
-    def advance(self, image_steps: int) -> None:
+    def advance(self, image_steps: float) -> None:
         """Count steps that have been done; a negative number takes back what was lost."""
         self._done += image_steps
         now = time.monotonic()
@@ -115,8 +116,8 @@ class Display:
             self.event(
                 "progress",
                 f"{share:3.0f} %  {self._rate(now)}  ETA {duration(left)}",
-                image_steps=self._done,
-                of=self._total,
+                image_steps=round(self._done),
+                of=round(self._total),
                 cells=self._cells_done,
                 eta_s=round(left, 1),
             )

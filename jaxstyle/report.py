@@ -216,6 +216,7 @@ def heading(record: Record) -> str:
             words.append(_text({axis: names[0]}, [axis]).replace(" +\n", "+"))
     if len(sweep.steps) == 1:
         words.append(f"{sweep.steps[0]} steps")
+    words.append(sweep.optimizer + (f", {sweep.pyramid} coarser stages" if sweep.pyramid else ""))
     return "   ".join([*words, f"{sweep.pool} pooling"])
 
 

@@ -31,7 +31,7 @@ from jaxstyle.progress import Display, counted, duration
 from jaxstyle.store import ChunkResult, RunDirectory
 
 if TYPE_CHECKING:
-    from jaxstyle.engine import Engine, Launch, Memory, Outcome
+    from jaxstyle.engine import Engine, Launch, Memory, Outcome, Stage
     from jaxstyle.step import Targets
 
 ChunkParts = tuple[Chunk, list[ChunkResult]]
@@ -167,6 +167,7 @@ def describe(planned: _Planned, platform: str) -> dict[str, Any]:
             "canvas": program.canvas,
             "pool": program.pool,
             "optimizer": program.optimizer,
+            "coarser": [program.stage(times).shape for times in range(program.coarser, 0, -1)],
             "precision": program.precision,
             "taps": list(program.taps),
             "width": program.width,
@@ -186,7 +187,7 @@ def describe(planned: _Planned, platform: str) -> dict[str, Any]:
         "memory_bytes": max(program["memory_bytes"] for program in programs),
         "flops": plan.flops,
         "disk_bytes": plan.result_bytes(),
-        "time_s": round(plan.flops / rate + compile_s * len(programs), 1),
+        "time_s": round(plan.flops / rate + compile_s * sum(1 + len(p["coarser"]) for p in programs), 1),
     }
 
 
@@ -213,7 +214,8 @@ def _describe_text(values: dict[str, Any]) -> Iterator[str]:
             f"program {p['shape']}{' (canvas)' if p['canvas'] else ''}:"
             f" {counted(p['cells'], 'cell')}, batch width {p['width']},"
             f" about {p['memory_bytes'] / 1e6:.0f} MB, {p['flops_per_step'] / 1e9:.1f} GFLOP per"
-            f" image-step, {p['optimizer']}, {p['precision']}, {p['pool']} pooling,"
+            f" image-step, {p['optimizer']}{''.join(f', from {shape}' for shape in p['coarser'][:1])},"
+            f" {p['precision']}, {p['pool']} pooling,"
             f" taps {' '.join(p['taps'])}"
         )
     yield f"{values['flops'] / 1e12:.2f} TFLOP in all, about {values['disk_bytes'] / 1e6:.0f} MB on disk"
@@ -308,20 +310,29 @@ class _Job:
     def __init__(
         self, checked: _Checked, planned: _Planned, device: Any, run: RunDirectory, display: Display
     ):
+        from jaxstyle import engine
         from jaxstyle.engine import Engine
 
         self.sweep, self.pictures, self.loaded = checked.sweep, checked.pictures, checked.weights
         self.planned, self.plan = planned, planned.plan
         self.device, self.run, self.display = device, run, display
         self.platform = grid.device_kind(device.platform)
+        stages = [p.stage(times) for p in self.plan.programs for times in range(p.coarser + 1)]
         self.engine: Engine = Engine(
             self.loaded.layers,
-            cell_shapes={(p.height_px, p.width_px) for p in self.plan.programs if not p.canvas},
-            cell_canvases={(p.height_px, p.width_px) for p in self.plan.programs if p.canvas},
+            cell_shapes={(p.height_px, p.width_px) for p in stages if not p.canvas},
+            cell_canvases={(p.height_px, p.width_px) for p in stages if p.canvas},
             canvases=self.sweep.canvas == "auto",
             device=device,
             winograd=grid.uses_winograd(self.sweep, self.platform),
         )
+        edges = self.pictures.style_size_px, self.pictures.longest_px // 2
+        self.coarse_canvas = (
+            grid.canvas_of([(max(edges), max(edges))], engine.TARGET_CANVAS_PX)
+            if self.sweep.canvas == "auto"
+            else None
+        )
+        """What targets of coarser stages are computed on: one program for all of them."""
         self.seconds: dict[str, float] = dict.fromkeys(map(str, TIMERS), 0.0)
         self.leaving = threading.Event()
         """Set when the run ends before its time: what can be rebuilt is no longer written."""
@@ -359,10 +370,12 @@ class _Job:
         """All chunks, in order."""
         plan = self.plan
         last_use = {
-            _target_key(role, getattr(plan.cells[i], role), plan.programs[chunk.program]): chunk.number
+            _target_key(role, getattr(plan.cells[i], role), program, coarser): chunk.number
             for chunk in plan.chunks
+            for program in (plan.programs[chunk.program],)
             for i in chunk.cells
             for role in ("content", "style")
+            for coarser in range(program.coarser + 1)
         }
         # While a chunk is written the next one is computed.
         with ThreadPoolExecutor(1, thread_name_prefix="jaxstyle-store") as writer:
@@ -372,7 +385,9 @@ class _Job:
                     program = self._compile(program, sum(len(chunk.cells) for chunk in chunks))
                     self._write_manifest("running")
                     if index == 0:
-                        self.display.start(image_steps=plan.image_steps, cells=len(plan.cells))
+                        self.display.start(
+                            image_steps=plan.image_steps + plan.coarse_image_steps, cells=len(plan.cells)
+                        )
                     for number, chunk in enumerate(chunks):
                         program, parts = self._chunk(chunk, program, chunks[number:])
                         before, self.pending = (
@@ -398,31 +413,45 @@ class _Job:
         self.display.event("compile", f"compiling the {program.shape} step", shape=program.shape)
         while True:
             try:
-                compiled, fresh = self.engine.compile(program)
+                made = self._stages(program)
                 break
             except jax.errors.JaxRuntimeError as error:
                 program = self._narrower(program, error)
-        seconds = compiled.compile_s if fresh else 0.0
-        self.seconds["compile_s"] += seconds
         self.programs.append(
             {
                 "shape": program.shape,
                 "canvas": program.canvas,
                 "pool": program.pool,
                 "optimizer": program.optimizer,
+                "lbfgs_memory": program.lbfgs_memory,
                 "precision": program.precision,
                 "taps": list(program.taps),
                 "content_taps": list(program.content_taps),
                 "style_taps": list(program.style_taps),
                 "width": program.width,
-                "step_traces": compiled.step_traces if fresh else 0,
-                "target_traces": 0,
-                "compile_s": round(seconds, 3),
-                "device_bytes": compiled.device_bytes,
+                **made[-1],
                 "cells": cells,
+                "coarser": made[:-1],
             }
         )
         return program
+
+    def _stages(self, program: Program) -> list[dict[str, Any]]:
+        """Compile the stages of `program` side by side; what the manifest says of them, coarsest first."""
+        self.engine.network(program)  # which they share
+        stages = [program.stage(times) for times in range(program.coarser, -1, -1)]
+        with self._timed("compile_s"), ThreadPoolExecutor(len(stages)) as pool:
+            made = list(pool.map(self.engine.compile, stages))
+        return [
+            {
+                "shape": stage.shape,
+                "step_traces": compiled.step_traces if fresh else 0,
+                "target_traces": 0,
+                "compile_s": round(compiled.compile_s, 3) if fresh else 0.0,
+                "device_bytes": compiled.device_bytes,
+            }
+            for stage, (compiled, fresh) in zip(stages, made, strict=True)
+        ]
 
     def _narrower(self, program: Program, error: RuntimeError) -> Program:
         """`program` with half the width, if `error` says that the device ran out of memory.
@@ -448,18 +477,20 @@ class _Job:
         )
         return narrower
 
-    def _target(self, role: str, path: str, program: Program) -> Targets:
+    def _target(self, role: str, path: str, program: Program, coarser: int) -> Targets:
         import jax
 
         from jaxstyle import engine
 
-        key = _target_key(role, path, program)
+        key = _target_key(role, path, program, coarser)
         if key not in self.targets:
-            pixels = getattr(self.pictures, role)[path]
+            pixels = images.halved(getattr(self.pictures, role)[path], coarser)
             with self._timed("targets_s"):
                 before = self.engine.target_traces
                 try:
-                    rows = self.engine.target_rows(program, pixels, of_cells=role == "content")
+                    stage, canvas = program.stage(coarser), self.coarse_canvas if coarser else None
+                    exact = role == "content" and canvas is None
+                    rows = self.engine.target_rows(stage, pixels, of_cells=exact, canvas=canvas)
                 except jax.errors.JaxRuntimeError as error:
                     if not engine.is_out_of_memory(error):
                         raise
@@ -468,7 +499,9 @@ class _Job:
                     raise JaxstyleError(
                         flag, f"{path} at {height}x{width} does not fit the device; give a smaller one"
                     ) from error
-                self.programs[-1]["target_traces"] += self.engine.target_traces - before
+                entry = self.programs[-1]
+                own = [*entry["coarser"], entry][-1 - coarser]
+                own["target_traces"] += self.engine.target_traces - before
             # Of a content only P is ever used, of a style only A.
             unused = {"style": ()} if role == "content" else {"content": ()}
             self.targets[key] = rows._replace(**unused)
@@ -509,7 +542,7 @@ class _Job:
     def _store(self, chunk: Chunk, program: Program, parts: Sequence[_Launched]) -> ChunkParts:
         """Commit a chunk and write its pictures; runs beside the computation of the next one."""
         with self._timed("store_s"):
-            results = _chunk_parts(self.plan, program, self.pictures, parts)
+            results = _chunk_parts(self.plan, program, self.sweep.keep, self.pictures, parts)
             data = store.chunk_bytes(results, width=program.width)
             self.run.write(store.chunk_name(chunk.number), data)
             for result in results:
@@ -530,15 +563,26 @@ class _Job:
                 self.display.event("diverged", f"cell {cell} diverged at step {step}", cell=cell, step=step)
 
     def _prepare(self, cells: list[Cell], program: Program) -> Launch:
+        from jaxstyle.engine import Launch, on_canvas
+
+        stages = [self._launch_stage(cells, program, times) for times in range(program.coarser, -1, -1)]
+        with self._timed("host_s"):
+            first = program.stage(program.coarser)
+            canvas = (first.height_px, first.width_px) if first.canvas else None
+            start = [on_canvas(self.pictures.start(cell, program.coarser), canvas) for cell in cells]
+            return Launch(stages[-1].knobs, np.stack(start), stages[-1].targets, tuple(stages[:-1]))
+
+    def _launch_stage(self, cells: list[Cell], program: Program, coarser: int) -> Stage:
+        """Knobs and targets of `cells` in one stage of their program."""
         import jax
 
         from jaxstyle import step
-        from jaxstyle.engine import Launch, on_canvas
+        from jaxstyle.engine import Stage
 
         contents = list(dict.fromkeys(cell.content for cell in cells))
         styles = list(dict.fromkeys(cell.style for cell in cells))
-        p = [self._target("content", path, program).content for path in contents]
-        a = [self._target("style", path, program).style for path in styles]
+        p = [self._target("content", path, program, coarser).content for path in contents]
+        a = [self._target("style", path, program, coarser).style for path in styles]
         with self._timed("host_s"):
             knobs = [
                 step.knobs(
@@ -547,15 +591,15 @@ class _Job:
                     self.sweep,
                     content_row=contents.index(cell.content),
                     style_row=styles.index(cell.style),
-                    extent=self.pictures.shape(cell),
+                    extent=grid.halved(shape, coarser),
+                    full_extent=shape if coarser else None,
                 )
                 for cell in cells
+                for shape in (self.pictures.shape(cell),)
             ]
-            canvas = (program.height_px, program.width_px) if program.canvas else None
-            return Launch(
-                knobs=jax.tree.map(lambda *rows: np.stack(rows), *knobs),
-                start=np.stack([on_canvas(self.pictures.start(cell), canvas) for cell in cells]),
-                targets=step.Targets(
+            return Stage(
+                jax.tree.map(lambda *rows: np.stack(rows), *knobs),
+                step.Targets(
                     content=tuple(np.stack(rows) for rows in zip(*p, strict=True)),
                     style=tuple(np.stack(rows) for rows in zip(*a, strict=True)),
                 ),
@@ -565,16 +609,21 @@ class _Job:
         count = len(launch.start)
         passes_left = self.plan.steps[-1]  # the pass that evaluates the last image is no step
 
-        def on_segment(passes: int) -> None:
+        def on_segment(coarser: int, passes: int) -> None:
             nonlocal passes_left
-            steps = min(passes, passes_left)
-            passes_left -= steps
+            if coarser:
+                steps = passes * program.stage(coarser).step_flops / program.step_flops
+            else:
+                steps = min(passes, passes_left)
+                passes_left -= steps
             self.display.advance(count * steps)
             if self.pending is not None and self.pending.done():
                 self.pending.result()  # a full disk is told of now and not when this chunk is done
 
         with self._timed("compute_s"):
-            return self.engine.run(program, launch, self.plan.steps, on_segment=on_segment)
+            return self.engine.run(
+                program, launch, self.plan.steps, keep=self.sweep.keep, on_segment=on_segment
+            )
 
     def _write_manifest(self, status: str) -> None:
         plan = self.plan
@@ -583,7 +632,8 @@ class _Job:
             host_s = sum(seconds.get(name, 0.0) for name in HOST_WORK)
             seconds["host_share"] = round(host_s / seconds["wall_s"], 4)
         if self.seconds["compute_s"]:
-            seconds["image_steps_per_s"] = round(plan.image_steps / self.seconds["compute_s"], 3)
+            steps = plan.image_steps + plan.coarse_image_steps
+            seconds["image_steps_per_s"] = round(steps / self.seconds["compute_s"], 3)
         values = {
             "schema": store.SCHEMA,
             "status": status,
@@ -615,6 +665,7 @@ class _Job:
                 "cells": len(plan.cells),
                 "chunks": len(plan.chunks),
                 "image_steps": plan.image_steps,
+                "coarse_image_steps": round(plan.coarse_image_steps, 3),
                 "flops": plan.flops,
             },
             "programs": self.programs,
@@ -624,7 +675,8 @@ class _Job:
 
     def _say_done(self, result: Run) -> None:
         spent = self.seconds
-        rate = self.plan.image_steps / max(spent["compute_s"], 1e-9)
+        steps = self.plan.image_steps + self.plan.coarse_image_steps
+        rate = steps / max(spent["compute_s"], 1e-9)
         self.display.event(
             "done",
             f"{counted(len(result.rows), 'cell')} in {duration(spent['wall_s'])}"
@@ -640,11 +692,12 @@ class _Job:
             self.display.event("sheet", f"contact sheet: {sheet}", path=str(sheet))
 
 
-def _target_key(role: str, path: str, program: Program) -> tuple[str, str, Any]:
+def _target_key(role: str, path: str, program: Program, coarser: int) -> tuple[str, str, Any]:
     """What a target depends on: never the width, and for a style not the shape of the cells either."""
     if role == "content":
-        return role, path, replace(program, width=1)
-    return role, path, (program.content_taps, program.style_taps, program.pool, program.precision)
+        return role, path, replace(program.stage(coarser), width=1)
+    taps = program.content_taps, program.style_taps
+    return role, path, (*taps, program.pool, program.precision, coarser)
 
 
 class _Timer:
@@ -689,7 +742,7 @@ class _Launched(NamedTuple):
 
 
 def _chunk_parts(
-    plan: Plan, program: Program, pictures: Pictures, parts: Sequence[_Launched]
+    plan: Plan, program: Program, keep: str, pictures: Pictures, parts: Sequence[_Launched]
 ) -> list[ChunkResult]:
     """The launches of a chunk in the form that is stored: a result for each image shape, in order."""
     cells = [cell for part in parts for cell in part.cells]
@@ -709,6 +762,7 @@ def _chunk_parts(
             _chunk_result(
                 plan,
                 program,
+                keep,
                 np.array([cells[i].id for i in at], np.int64),
                 pixels[at, :, :height, :width],
                 {name: values[at] for name, values in curves.items()},
@@ -721,6 +775,7 @@ def _chunk_parts(
 def _chunk_result(
     plan: Plan,
     program: Program,
+    keep: str,
     ids: np.ndarray,
     pixels: np.ndarray,
     curves: dict[str, np.ndarray],
@@ -730,9 +785,12 @@ def _chunk_result(
     best = total.argmin(axis=1)
     never = np.isinf(total.min(axis=1))
     # The image of a cell that diverged at step d is that of step d - 1; at step 0 nothing was finite.
-    final = np.where(diverged < 0, plan.steps[-1], np.maximum(diverged - 1, 0))
+    last = np.where(diverged < 0, plan.steps[-1], np.maximum(diverged - 1, 0))
+    kept = best if keep == "best" else last
     rows = np.arange(len(ids))
-    kept = list(plan.trace_steps)
+    traced = list(plan.trace_steps)
+    shape = (pixels.shape[2], pixels.shape[3])
+    evaluations = grid.evaluations(shape, program.coarser, plan.steps[-1])
     return ChunkResult(
         cell=ids,
         image=pixels,
@@ -742,6 +800,7 @@ def _chunk_result(
         diverged_step=diverged,
         loss_best=np.where(never, np.nan, total.min(axis=1)).astype(np.float32),
         step_best=np.where(never, -1, best).astype(np.int64),
-        loss_final=np.stack([curves[name][rows, final] for name in store.LOSSES], axis=1),
-        **{name: values[:, kept].astype(np.float32) for name, values in curves.items()},
+        evaluations=np.full(len(ids), evaluations, np.float32),
+        loss_final=np.stack([curves[name][rows, kept] for name in store.LOSSES], axis=1),
+        **{name: values[:, traced].astype(np.float32) for name, values in curves.items()},
     )

@@ -6,6 +6,7 @@ is added by the one `vmap` in `engine.py`.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -15,13 +16,15 @@ from jax import lax
 from jaxtyping import Array, Float, Int, UInt
 
 from jaxstyle import images, layers, losses, optimizers
-from jaxstyle.config import Sweep
+from jaxstyle.config import FLOAT32_MAX, Sweep
 from jaxstyle.conv import ARITHMETIC
 from jaxstyle.grid import Cell, Program
 from jaxstyle.vgg19 import Extent, Features, Params, within
 
 Value = Array | np.ndarray
 """On its way to the device or there."""
+DECAY_SHARE = 0.3
+"""The part of a trajectory over which a decaying learning rate falls to 0."""
 
 
 class Knobs(NamedTuple):
@@ -37,6 +40,10 @@ class Knobs(NamedTuple):
     style_layer_weights: Float[Value, " style_taps"]
     """w_l; 0 for layers outside the cell's own set."""
     learning_rate: Float[Value, ""]
+    decay_end: Float[Value, ""]
+    """The step at which the learning rate would be 0; infinite for a constant one."""
+    decay_steps: Float[Value, ""]
+    """Over how many steps before that it falls from its full value."""
     seed: UInt[Value, ""]
     noise_std: Float[Value, ""]
     """Grey levels; 0 for a start that is an image."""
@@ -57,20 +64,8 @@ class Targets(NamedTuple):
     """A, over its own pixel count, at every style tap."""
 
 
-class State(NamedTuple):
-    """What a cell carries from one pass to the next."""
-
-    image: Float[Array, "h w 3"]
-    """x_k, to be evaluated next. RGB."""
-    evaluated: Float[Array, "h w 3"]
-    """The last image whose loss was seen and finite: the result, whenever one is asked for."""
-    optimizer: optimizers.OptimizerState
-    diverged_step: Int[Array, ""]
-    """The first step that has no finite loss; -1 while there is none."""
-
-
 class Info(NamedTuple):
-    """What one pass reports of x_k; NaN from the step a cell diverged at."""
+    """What one pass reports of x_k, the result after it; NaN from the step a cell diverged at."""
 
     loss_total: Float[Array, ""]
     """alpha L_content + beta L_style + tv_weight TV."""
@@ -82,6 +77,23 @@ class Info(NamedTuple):
     """E_l, without w_l, of every tap of the program."""
 
 
+class State(NamedTuple):
+    """What a cell carries from one pass to the next."""
+
+    image: Float[Array, "h w 3"]
+    """x_k, to be evaluated next. RGB."""
+    evaluated: Float[Array, "h w 3"]
+    """The last image whose loss was seen, finite and accepted: the result, whenever one is asked for."""
+    info: Info
+    """What is known of `evaluated`."""
+    best: Float[Array, "h w 3"]
+    """The image of the lowest loss so far."""
+    loss_best: Float[Array, ""]
+    optimizer: optimizers.OptimizerState
+    diverged_step: Int[Array, ""]
+    """The first step that has no finite loss; -1 while there is none."""
+
+
 def knobs(
     cell: Cell,
     program: Program,
@@ -90,15 +102,29 @@ def knobs(
     content_row: int,
     style_row: int,
     extent: tuple[int, int],
+    full_extent: tuple[int, int] | None = None,
 ) -> Knobs:
-    """The knobs of `cell`, as NumPy arrays of the types the program was compiled for."""
+    """The knobs of `cell`, as NumPy arrays of the types the program was compiled for.
+
+    Args:
+        cell: which one.
+        program: of the stage.
+        sweep: a resolved sweep.
+        content_row: of its content in the launch.
+        style_row: of its style.
+        extent: (height, width) in px of the image in this stage.
+        full_extent: of the full-size image, in a coarser stage. A content loss is a sum over positions: its
+            weight grows by (S/S_k)^2, so that it weighs against the style what it weighs at full size.
+    """
     style_weights = cell.style_weights
+    scale = 1.0 if full_extent is None else (max(full_extent) / max(extent)) ** 2
+    decays = sweep.schedule == "decay" and full_extent is None
 
     def number(value: float) -> np.ndarray:
         return np.asarray(value, np.float32)
 
     return Knobs(
-        content_weight=number(sweep.beta * cell.alpha_beta),
+        content_weight=number(min(sweep.beta * cell.alpha_beta * scale, FLOAT32_MAX)),
         style_weight=number(sweep.beta),
         tv_weight=number(sweep.tv_weight),
         content_layer_weights=np.array(
@@ -108,6 +134,8 @@ def knobs(
             [style_weights.get(name, 0.0) for name in program.style_taps], np.float32
         ),
         learning_rate=number(cell.learning_rate),
+        decay_end=number(float(sweep.steps[-1]) if decays else math.inf),
+        decay_steps=number(DECAY_SHARE * sweep.steps[-1] if decays else 1.0),
         seed=np.asarray(cell.seed, np.uint32),
         noise_std=number(sweep.noise_std if cell.init == "noise" else 0.0),
         content_row=np.asarray(content_row, np.int32),
@@ -142,8 +170,59 @@ def noise(
 def init(program: Program, knobs: Knobs, start: Float[Array, "h w 3"]) -> State:
     """The state before the first pass: `start` plus noise of the cell's own strength, not rounded."""
     extent = knobs.extent if program.canvas else None
-    image = start + knobs.noise_std * noise(knobs.seed, start.shape, extent)
-    return State(image, image, optimizers.init(image), jnp.int32(-1))
+    return _begin(program, start + knobs.noise_std * noise(knobs.seed, start.shape, extent))
+
+
+def refine(
+    program: Program, knobs: Knobs, coarse: Float[Array, "h2 w2 3"], coarse_extent: Int[Value, " 2"]
+) -> State:
+    """The state before the first pass of a finer stage, from the image of the stage before it.
+
+    Args:
+        program: of the finer stage.
+        knobs: of the cell in the finer stage.
+        coarse: the image, on its canvas if it has one.
+        coarse_extent: (height, width) in px of the image.
+    """
+    down, across = (
+        _bicubic(coarse.shape[axis], coarse_extent[axis], size, knobs.extent[axis])
+        for axis, size in enumerate((program.height_px, program.width_px))
+    )
+    image = jnp.einsum("ih,hwc,jw->ijc", down, coarse, across, precision=lax.Precision.HIGHEST)
+    return _begin(program, image)
+
+
+def _bicubic(
+    size: int, extent: Int[Value, ""], to_size: int, to_extent: Int[Value, ""]
+) -> Float[Array, "to_size size"]:
+    """The matrix that enlarges one axis of an image (Keys 1981, a = -1/2); 0 outside the two extents.
+
+    At an edge the weights of what is there are scaled to sum to 1, as in `jax.image.resize`, which does not
+    know where an image on a canvas ends.
+    """
+    at = (jnp.arange(to_size) + 0.5) * (jnp.asarray(extent) / jnp.asarray(to_extent)) - 0.5
+    x = jnp.abs(at[:, None] - jnp.arange(size))
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+    weights = jnp.where(x < 1, near, jnp.where(x < 2, far, 0.0)) * (jnp.arange(size) < extent)
+    weights = weights / jnp.sum(weights, axis=1, keepdims=True)
+    return jnp.where((jnp.arange(to_size) < to_extent)[:, None], weights, 0.0)
+
+
+def _begin(program: Program, image: Float[Array, "h w 3"]) -> State:
+    nan = jnp.float32(jnp.nan)
+    return State(
+        image=image,
+        evaluated=image,
+        info=Info(nan, nan, nan, jnp.full(len(program.style_taps), nan)),
+        best=image,
+        loss_best=jnp.float32(jnp.inf),
+        optimizer=_optimizer(program).init(image),
+        diverged_step=jnp.int32(-1),
+    )
+
+
+def _optimizer(program: Program) -> optimizers.Optimizer:
+    return optimizers.make(program.optimizer, program.lbfgs_memory)
 
 
 def _positions(extent: Extent | None, name: str) -> Float[Array, ""] | None:
@@ -191,13 +270,14 @@ def loss(
     return total, Info(total, loss_content, loss_style, style)
 
 
-def _all_finite(tree) -> jax.Array:
-    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-    return jnp.all(jnp.stack(leaves))
-
-
 def _choose(condition: jax.Array, yes, no):
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def _rate(knobs: Knobs, k: Int[Array, ""]) -> Float[Array, ""]:
+    """The learning rate of the step from x_k to x_{k+1}."""
+    left = (jnp.asarray(knobs.decay_end) - k.astype(jnp.float32)) / knobs.decay_steps
+    return jnp.asarray(knobs.learning_rate) * jnp.clip(left, 0.0, 1.0)
 
 
 def step(
@@ -209,30 +289,36 @@ def step(
     state: State,
     k: Int[Array, ""],
 ) -> tuple[State, Info]:
-    """Pass k: evaluate x_k, report its loss, move to x_{k+1}.
+    """Pass k: evaluate the image asked for, report the loss of the result x_k, ask for the next one.
 
-    A cell whose loss is not finite keeps the image before it; one whose gradient, next image or
-    optimizer state is not finite keeps x_k, and step k+1 is the first without a loss. From then on it
-    stands still, whatever its neighbours do.
+    With Adam x_k is the image evaluated; L-BFGS may reject it, and x_k is the result before it. A cell
+    whose x_k has no finite loss keeps the image before it; one whose gradient, next image or optimizer
+    state is not finite keeps x_k, and step k+1 is the first without a loss. From then on it stands
+    still, whatever its neighbours do.
     """
     (total, info), gradient = jax.value_and_grad(
         lambda image: loss(features, params, program, knobs, targets, image), has_aux=True
     )(state.image)
-    change, optimizer = optimizers.update(gradient, state.optimizer, jnp.asarray(knobs.learning_rate))
-    following = state.image + change
+    seen = optimizers.Evaluation(state.image, total, gradient)
+    move = _optimizer(program).update(seen, state.evaluated, state.optimizer, _rate(knobs, k), k)
 
     alive = state.diverged_step < 0
-    seen = alive & jnp.isfinite(total)
-    moved = seen & _all_finite((gradient, following, optimizer))
-    stopped = jnp.where(alive & ~seen, k, jnp.where(seen & ~moved, k + 1, state.diverged_step))
+    accepted, sound = alive & move.accepted, alive & move.sound
+    able = sound & move.able
+    better = accepted & (total < state.loss_best)
+    info = _choose(accepted, info, state.info)
+    stopped = jnp.where(alive & ~sound, k, jnp.where(sound & ~able, k + 1, state.diverged_step))
     return (
         State(
-            image=jnp.where(moved, following, state.image),
-            evaluated=jnp.where(seen, state.image, state.evaluated),
-            optimizer=_choose(moved, optimizer, state.optimizer),
+            image=jnp.where(able, move.image, state.image),
+            evaluated=jnp.where(accepted, state.image, state.evaluated),
+            info=info,
+            best=jnp.where(better, state.image, state.best),
+            loss_best=jnp.where(better, total, state.loss_best),
+            optimizer=move.state,
             diverged_step=stopped.astype(jnp.int32),
         ),
-        _choose(seen, info, jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), info)),
+        _choose(sound, info, jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), info)),
     )
 
 

@@ -30,10 +30,12 @@ from jaxstyle import config, grid, images
 from jaxstyle.config import JaxstyleError, Sweep
 from jaxstyle.grid import Cell
 
-SCHEMA = 2
+SCHEMA = 3
 """Of chunk files, `results.*` and `manifest.json`."""
 LIBVER = ("v110", "v110")
 LOSSES = ("loss_total", "loss_content", "loss_style")
+PER_CELL = ("diverged_step", "loss_best", "step_best", "evaluations")
+"""Numbers of a cell that stand beside its image and curves."""
 
 
 class DirectoryInUse(JaxstyleError):
@@ -64,8 +66,10 @@ class ChunkResult:
     loss_best: Float[np.ndarray, " cells"]
     """The smallest total over every step, kept in the curves or not."""
     step_best: Int[np.ndarray, " cells"]
+    evaluations: Float[np.ndarray, " cells"]
+    """Of the loss and its gradient; those of coarser stages count by their share of pixels."""
     loss_final: Float[np.ndarray, "cells 3"]
-    """Total, content and style loss of the image kept: the last finite ones."""
+    """Total, content and style loss of the image kept."""
 
     @property
     def shape(self) -> str:
@@ -238,9 +242,7 @@ def chunk_bytes(parts: Sequence[ChunkResult], *, width: int) -> bytes:
                 "image",
                 *LOSSES,
                 "style_layer_loss",
-                "diverged_step",
-                "loss_best",
-                "step_best",
+                *PER_CELL,
                 "loss_final",
             ):
                 values = getattr(result, name)
@@ -331,6 +333,7 @@ COLUMNS = (
     "diverged_step",
     "loss_best",
     "step_best",
+    "evaluations",
 )
 
 
@@ -357,6 +360,7 @@ def row(record: Record, chunk: ChunkResult, index: int) -> dict[str, Any]:
         "diverged_step": "" if diverged < 0 else diverged,
         "loss_best": chunk.loss_best[index],
         "step_best": "" if chunk.step_best[index] < 0 else int(chunk.step_best[index]),
+        "evaluations": chunk.evaluations[index],
     }
     return values
 
@@ -443,8 +447,9 @@ def _create_group(file: h5py.File, shape: str, group: _Group, record: Record) ->
     _variable(h5, "diverged_step", (n,), np.int64, "cell")
     _variable(h5, "loss_best", (n,), np.float32, "cell")
     _variable(h5, "step_best", (n,), np.int64, "cell")
+    _variable(h5, "evaluations", (n,), np.float32, "cell")
     # What makes per-cell axes coordinates in xarray and other readers of the CF conventions.
-    for name in ("image", *LOSSES, "style_layer_loss", "diverged_step", "loss_best", "step_best"):
+    for name in ("image", *LOSSES, "style_layer_loss", *PER_CELL):
         h5[name].attrs["coordinates"] = " ".join(config.AXES)
     return h5
 
@@ -468,7 +473,7 @@ def merge(record: Record) -> None:
                 where = np.searchsorted(group.cells, chunk.cell)
                 for start, stop in _runs(where):
                     target = slice(int(where[start]), int(where[start]) + stop - start)
-                    for name in ("image", *LOSSES, "diverged_step", "loss_best", "step_best"):
+                    for name in ("image", *LOSSES, *PER_CELL):
                         dataset(h5, name)[target] = getattr(chunk, name)[start:stop]
                     for i, layer in enumerate(chunk.layer):
                         at = group.layers.index(layer)

@@ -1,4 +1,4 @@
-"""Gatys-style transfer in plain NumPy float64: network, loss, gradient, Adam. An independent reading.
+"""Gatys-style transfer in plain NumPy float64: network, loss, gradient, optimizers. An independent reading.
 
 Shares no code and no constants with the package; slow and short. Images are RGB, 0 to 255, (h, w, 3);
 weights map `conv4_2` to (kernel HWIO, bias).
@@ -161,3 +161,46 @@ def adam(gradient_at, image, steps, rate):
         v = 0.999 * v + 0.001 * g**2
         x = x - rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
     return x
+
+
+def two_loop(gradient, pairs):
+    """-H g by the two-loop recursion over (s, y), the newest pair last (Nocedal & Wright 2006, 7.4)."""
+    q, kept = gradient.copy(), []
+    for s, y in reversed(pairs):
+        a = (s * q).sum() / (s * y).sum()
+        kept.append(a)
+        q -= a * y
+    s, y = pairs[-1]
+    q *= (s * y).sum() / (y * y).sum()
+    for (s, y), a in zip(pairs, reversed(kept), strict=True):
+        q += (a - (y * q).sum() / (s * y).sum()) * s
+    return -q
+
+
+def lbfgs(evaluate, image, steps, memory, first_px):
+    """Images and losses after 0 to `steps` steps of L-BFGS with one evaluation each, and its rejections.
+
+    A worse trial is rejected and the next one is half as long. Every step takes a slot of the memory,
+    whether its pair is kept or not.
+    """
+    x = np.asarray(image, np.float64)
+    loss, g = evaluate(x)
+    slots, t, images, losses, rejected = [], 1.0, [x], [loss], 0
+    for _ in range(steps):
+        pairs = [pair for pair in slots if pair is not None]
+        d = two_loop(g, pairs) if pairs else -g * first_px / np.abs(g).max()
+        if (d * g).sum() >= 0:
+            s, y = pairs[-1]
+            d = -g * (s * y).sum() / (y * y).sum()
+        trial = x + t * d
+        trial_loss, trial_g = evaluate(trial)
+        s, y = trial - x, trial_g - g
+        curved = np.isfinite(trial_loss) and (s * y).sum() > 1e-10 * np.abs(g).max()
+        slots = [*slots, (s, y) if curved else None][-memory:]
+        if np.isfinite(trial_loss) and trial_loss <= loss:
+            x, loss, g, t = trial, trial_loss, trial_g, min(1.0, 2 * t)
+        else:
+            t, rejected = t / 2, rejected + 1
+        images.append(x)
+        losses.append(loss)
+    return images, losses, rejected

@@ -15,8 +15,43 @@ def test_defaults_are_the_contracts():
     assert sweep.content_layer == ("conv4_2",)
     assert sweep.style_layers == ("conv1_1+conv2_1+conv3_1+conv4_1+conv5_1",)
     assert (sweep.init, sweep.alpha_beta, sweep.learning_rate) == (("noise",), (1e-3,), (10.0,))
-    assert (sweep.seed, sweep.steps, sweep.size, sweep.pool) == ((0,), (500,), "256", "avg")
-    assert (sweep.noise_std, sweep.beta, sweep.tv_weight) == (1.0, 1.0, 0.0)
+    assert (sweep.seed, sweep.size, sweep.pool) == ((0,), "256", "avg")
+    assert (sweep.noise_std, sweep.beta, sweep.tv_weight, sweep.keep) == (1.0, 1.0, 0.0, "last")
+
+
+@pytest.mark.parametrize(
+    ("named", "optimizer", "memory", "pyramid", "steps"),
+    [
+        ({}, "lbfgs", 30, 2, (250,)),
+        ({"init": ("content",)}, "lbfgs", 30, 2, (250,)),
+        ({"optimizer": "lbfgs", "lbfgs_memory": 5, "pyramid": 0, "steps": (9,)}, "lbfgs", 5, 0, (9,)),
+        ({"lbfgs_memory": 5, "learning_rate": (2.0,)}, "lbfgs", 5, 2, (250,)),
+        ({"optimizer": "lbfgs", "learning_rate": (2.0,)}, "lbfgs", 30, 2, (250,)),
+        ({"optimizer": "adam"}, "adam", None, 0, (500,)),
+        ({"optimizer": "adam", "pyramid": 3}, "adam", None, 3, (500,)),
+        ({"learning_rate": (2.0,)}, "adam", None, 0, (500,)),
+        ({"grid": ({"learning_rate": [2.0]},)}, "adam", None, 0, (500,)),
+        ({"schedule": "decay", "steps": (9,)}, "adam", None, 0, (9,)),
+    ],
+)
+def test_the_optimizer_and_what_its_name_decides(named, optimizer, memory, pyramid, steps):
+    sweep = resolve(Sweep(**IMAGES, **named))
+    assert (sweep.optimizer, sweep.lbfgs_memory, sweep.pyramid, sweep.steps) == (
+        optimizer,
+        memory,
+        pyramid,
+        steps,
+    )
+    assert resolve(sweep) == sweep
+
+
+def test_fast_makes_the_twin_of_a_sweep_by_adam():
+    twin = resolve(Sweep(**IMAGES, optimizer="adam", steps=(3000, 10000), fast=True))
+    assert (twin.optimizer, twin.pyramid, twin.steps) == ("lbfgs", 2, (750, 2500))
+    assert twin == resolve(Sweep(**IMAGES, optimizer="lbfgs", steps=(750, 2500)))
+    rated = Sweep(**IMAGES, steps=(10,), schedule="decay", grid=({"learning_rate": [2.0]},), fast=True)
+    assert resolve(rated).grid == ({},)
+    assert (resolve(rated).learning_rate, resolve(rated).steps) == ((10.0,), (3,))
 
 
 WRONG = {
@@ -45,7 +80,7 @@ WRONG = {
     "layer twice in a set": ({"style_layers": ("conv1_1+conv1_1",)}, "names conv1_1 twice"),
     "half a set weighted": ({"style_layers": ("conv1_1:2+conv2_1",)}, "either every layer of a set"),
     "negative layer weight": ({"style_layers": ("conv1_1:-2",)}, "-2 is out of range"),
-    "no steps": ({"steps": ()}, "steps: no value"),
+    "no steps": ({"steps": []}, "steps: no value"),
     "zero steps": ({"steps": (0,)}, "steps: 0 is out of range"),
     "steps twice": ({"steps": (5, 5)}, "steps: [5, 5] repeats a value"),
     "bool as number": ({"steps": (True,)}, "steps: True is not a whole number"),
@@ -57,7 +92,15 @@ WRONG = {
     "precision": ({"precision": "f16"}, "precision: 'f16' is not known; use f32 or tf32 or bf16"),
     "conv": ({"conv": "fft"}, "conv: 'fft' is not known; use auto or plain"),
     "canvas": ({"canvas": "on"}, "canvas: 'on' is not known; use auto or off"),
-    "optimizer": ({"optimizer": "lbfgs"}, "optimizer: lbfgs is not in this version"),
+    "optimizer": ({"optimizer": "sgd"}, "optimizer: 'sgd' is not known; use auto or adam or lbfgs"),
+    "memory without L-BFGS": ({"optimizer": "adam", "lbfgs_memory": 5}, "lbfgs_memory: adam has none"),
+    "no memory": ({"lbfgs_memory": 0}, "lbfgs_memory: 0 is out of range; it must be 1 to 200"),
+    "decay without Adam": ({"optimizer": "lbfgs", "schedule": "decay"}, "schedule: decay is Adam's"),
+    "schedule": ({"schedule": "cosine"}, "schedule: 'cosine' is not known; use constant or decay"),
+    "pyramid": ({"pyramid": -1}, "pyramid: -1 is out of range; it must be 0 to 8"),
+    "fast lbfgs": ({"fast": True}, "fast: is for sweeps by adam"),
+    "fast rates": ({"fast": True, "learning_rate": (1.0, 2.0)}, "fast: several learning rates are Adam's"),
+    "keep": ({"keep": "first"}, "keep: 'first' is not known; use last or best"),
     "network": ({"network": "normalised"}, "network: normalised is not in this version"),
     "noise": ({"noise_std": -1.0}, "noise_std: -1.0 is out of range"),
     "beta": ({"beta": 0.0}, "beta: 0.0 is out of range; it must be above 0"),
@@ -160,7 +203,7 @@ def test_a_flag_replaces_its_axis_in_every_grid(tmp_path):
     [
         ("sede = [1]", "sede: no such setting; did you mean seed?"),
         ("resume = true", "resume: resuming a run is not in this version"),
-        ("pyramid = 2", "pyramid: coarse-to-fine stages are not in this version"),
+        ("tolerance = 2", "tolerance: early stopping is not in this version"),
         ("seed = [", "not a TOML file"),
         ('spec = "other.toml"', "a spec cannot name another spec"),
         ("grid = 3", "write [[grid]]"),

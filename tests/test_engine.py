@@ -17,7 +17,7 @@ class Bench:
     """A sweep of random images, run on a narrow or a real network without any file."""
 
     def __init__(self, weights, *, width=1, shape=(32, 40), **settings):
-        settings = {"content": ("/c0",), "style": ("/s0",), "steps": (4,), **settings}
+        settings = {"content": ("/c0",), "style": ("/s0",), "steps": (4,), "optimizer": "adam", **settings}
         self.sweep = config.resolve(config.Sweep(**settings))
         self.cells = grid.cells(self.sweep)
         # Narrow networks take XLA's convolution, which compiles fast; real ones what a run would take.
@@ -34,37 +34,49 @@ class Bench:
         )
         (self.program,) = self.plan.programs
 
-    def launch(self, ids):
-        cells = [self.cells[i] for i in ids]
+    def stage(self, cells, coarser):
+        """Knobs, targets and starts of cells in one stage."""
+        program = self.program.stage(coarser)
+        content, style = (
+            {path: images.halved(pixels, coarser) for path, pixels in table.items()}
+            for table in (self.content, self.style)
+        )
         contents = list(dict.fromkeys(c.content for c in cells))
         styles = list(dict.fromkeys(c.style for c in cells))
-        p = [self.engine.target_rows(self.program, self.content[x]).content for x in contents]
-        a = [self.engine.target_rows(self.program, self.style[x]).style for x in styles]
+        p = [self.engine.target_rows(program, content[x], of_cells=True).content for x in contents]
+        a = [self.engine.target_rows(program, style[x]).style for x in styles]
         knobs = [
             step.knobs(
                 c,
-                self.program,
+                program,
                 self.sweep,
                 content_row=contents.index(c.content),
                 style_row=styles.index(c.style),
-                extent=self.content[c.content].shape[:2],
+                extent=content[c.content].shape[:2],
+                full_extent=self.content[c.content].shape[:2] if coarser else None,
             )
             for c in cells
         ]
+        targets = step.Targets(
+            tuple(np.stack(rows) for rows in zip(*p, strict=True)),
+            tuple(np.stack(rows) for rows in zip(*a, strict=True)),
+        )
         start = [
-            images.mean_image(*self.content[c.content].shape[:2])
+            images.mean_image(*content[c.content].shape[:2])
             if c.init == "noise"
-            else self.content[c.content].astype(np.float32)
+            else content[c.content].astype(np.float32)
             for c in cells
         ]
-        return engine.Launch(
-            jax.tree.map(lambda *rows: np.stack(rows), *knobs),
-            np.stack(start),
-            step.Targets(
-                tuple(np.stack(rows) for rows in zip(*p, strict=True)),
-                tuple(np.stack(rows) for rows in zip(*a, strict=True)),
-            ),
-        )
+        return engine.Stage(jax.tree.map(lambda *rows: np.stack(rows), *knobs), targets), np.stack(start)
+
+    def launch(self, ids):
+        cells = [self.cells[i] for i in ids]
+        stages = [self.stage(cells, coarser) for coarser in range(self.program.coarser, -1, -1)]
+        (knobs, targets), _ = stages[-1]
+        first = self.program.stage(self.program.coarser)
+        canvas = (first.height_px, first.width_px) if first.canvas else None
+        start = np.stack([engine.on_canvas(image, canvas) for image in stages[0][1]])
+        return engine.Launch(knobs, start, targets, tuple(stage for stage, _ in stages[:-1]))
 
     def run(self, ids, steps=None, **options):
         return self.engine.run(self.program, self.launch(ids), steps or self.sweep.steps, **options)
@@ -156,7 +168,7 @@ def test_where_segments_end_changes_no_byte(narrow, monkeypatch, length):
     whole = bench.run([0], (7,))
     ends = []
     monkeypatch.setattr(engine, "SEGMENT_PASSES", length)  # the program's own buffer stays as it is
-    parts = bench.run([0], (7,), on_segment=ends.append)
+    parts = bench.run([0], (7,), on_segment=lambda coarser, passes: ends.append(passes))
     assert sum(ends) == 8
     assert max(ends) == length
     same(whole, parts)
@@ -291,3 +303,112 @@ def test_noise_of_a_seed_does_not_depend_on_the_cell(narrow):
         for start in starts:
             np.testing.assert_array_equal(start, starts[0])
     assert np.abs(by_seed[0][0] - by_seed[7][0]).max() > 1
+
+
+PYRAMID = {"shape": (40, 64), "optimizer": "lbfgs", "lbfgs_memory": 4, "pyramid": 3}
+
+
+def test_stages_under_32_px_are_skipped(narrow):
+    bench = Bench(narrow, **PYRAMID)
+    assert bench.program.coarser == 1
+    assert bench.program.stage(1).shape == "20x32"
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_a_pyramid_goes_on_from_the_best_image_of_the_stage_before(narrow, optimizer):
+    settings = {**PYRAMID, "optimizer": optimizer, "lbfgs_memory": None, "steps": (3, 6)}
+    bench = Bench(narrow, **settings)
+    passes = []
+    outcome = bench.run([0], on_segment=lambda coarser, n: passes.append((coarser, n)))
+    assert sum(n for coarser, n in passes if coarser) == grid.COARSE_EVALUATIONS
+    assert sum(n for coarser, n in passes if not coarser) == 7
+    # The same two stages as runs of their own: the coarse one from noise, ...
+    (coarse, targets), start = bench.stage(bench.cells[:1], 1)
+    assert coarse.content_weight[0] == pytest.approx(4e-3)
+    first = bench.engine.run(
+        bench.program.stage(1),
+        engine.Launch(coarse, start, targets),
+        (grid.COARSE_EVALUATIONS - 1,),
+        keep="best",
+    )
+    # ... and the full-size one from its best image, enlarged.
+    (full, targets), _ = bench.stage(bench.cells[:1], 0)
+    image = jax.image.resize(first.images[0, 0], (40, 64, 3), "cubic")
+    start = np.asarray(image)[None]
+    full = full._replace(noise_std=np.zeros(1, np.float32))
+    second = bench.engine.run(
+        bench.program.stage(0), engine.Launch(full, start, targets), bench.sweep.steps
+    )
+    np.testing.assert_allclose(outcome.info.loss_total, second.info.loss_total, rtol=2e-4)
+    assert np.abs(outcome.images - second.images).mean() < 0.05
+
+
+def test_targets_of_a_coarser_stage_are_the_same_on_a_canvas_of_all(narrow):
+    bench = Bench(narrow, **PYRAMID, style=("/s0", "/s1"))
+    stage, before = bench.program.stage(1), bench.engine.target_traces
+    pictures = [images.halved(p, 1) for p in (*bench.content.values(), *bench.style.values())]
+    shared = [bench.engine.target_rows(stage, p, canvas=(64, 64)) for p in pictures]
+    assert bench.engine.target_traces == before + 1
+    for pixels, found in zip(pictures, shared, strict=True):
+        alone = engine.Engine(narrow, canvases=False, winograd=False).target_rows(stage, pixels)
+        for a, b in zip(found.style, alone.style, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+    exact = bench.engine.target_rows(stage, pictures[0], of_cells=True)
+    np.testing.assert_allclose(shared[0].content[0], exact.content[0], rtol=1e-4, atol=1e-3)
+
+
+def test_a_pyramid_compiles_a_step_for_every_stage_once(narrow):
+    bench = Bench(narrow, **{**PYRAMID, "shape": (72, 128), "steps": (1,)}, seed=(0, 1))
+    for ids in ([0], [1], [0]):
+        bench.run(ids)
+    made = [bench.engine.compile(bench.program.stage(times)) for times in range(3)]
+    assert [(compiled.step_traces, fresh) for compiled, fresh in made] == [(1, False)] * 3
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_the_image_that_is_kept_has_the_loss_that_is_told(narrow, keep):
+    bench = Bench(narrow, learning_rate=(60.0,), optimizer="adam")
+    outcome = bench.run([0], (5, 20), keep=keep)
+    curve = outcome.info.loss_total[0]
+    expected = [curve[5], curve[20]] if keep == "last" else [curve[:6].min(), curve.min()]
+    assert curve[20] > curve.min()
+    launch = bench.launch([0])
+    for index, loss in enumerate(expected):
+        again = launch._replace(
+            start=outcome.images[:, index], knobs=launch.knobs._replace(noise_std=np.zeros(1, np.float32))
+        )
+        assert bench.engine.run(bench.program, again, (1,)).info.loss_total[0, 0] == loss
+
+
+def test_a_pyramid_on_a_canvas_is_that_of_the_image_alone(narrow, monkeypatch):
+    monkeypatch.setattr(engine, "COARSE_EVALUATIONS", 3)  # more would amplify what rounding leaves
+    settings = {"optimizer": "lbfgs", "lbfgs_memory": 4, "pyramid": 1, "steps": (3,)}
+    alone = Bench(narrow, shape=(45, 64), **settings)
+    expected = alone.run([0])
+    bench = Bench(narrow, shape=(45, 64), **settings)
+    bench.program = dataclasses.replace(bench.program, height_px=64, width_px=96, canvas=True)
+    outcome = bench.run([0])
+    assert outcome.images.shape == (1, 1, 64, 96, 3)
+    np.testing.assert_allclose(outcome.info.loss_total, expected.info.loss_total, rtol=1e-3)
+    assert np.abs(outcome.images[:, :, :45, :64] - expected.images).mean() < 0.05
+
+
+def test_cells_of_a_pyramid_are_the_same_bytes_in_any_place(narrow):
+    bench = Bench(narrow, width=2, **{**PYRAMID, "steps": (3,)}, seed=(0, 1), alpha_beta=(1e-3, 1e-1))
+    forth, back = bench.run([0, 3]), bench.run([3, 0])
+    same(forth.images, back.images[::-1])
+    same(forth.info.loss_total, back.info.loss_total[::-1])
+    alone = bench.run([3])
+    same(alone.images[0], forth.images[1])
+
+
+def test_planned_memory_holds_the_history_of_lbfgs(vgg19_weights):
+    weights_of = {}
+    for memory in (5, 25):
+        bench = Bench(vgg19_weights, shape=(64, 64), optimizer="lbfgs", lbfgs_memory=memory, pyramid=0)
+        compiled, _ = bench.engine.compile(bench.program)
+        planned = engine.planned_memory(bench.program, winograd=True)
+        weights_of[memory] = compiled.device_bytes, planned.per_cell
+    grown = [b - a for a, b in zip(weights_of[5], weights_of[25], strict=True)]
+    assert grown[1] == 20 * 2 * 4 * 3 * 64 * 64
+    assert grown[0] == pytest.approx(grown[1], rel=0.15)

@@ -211,7 +211,13 @@ def test_lower_precisions_stay_near_float32(vgg19_weights, precision, winograd):
 def test_in_bf16_an_image_has_no_loss_against_itself(vgg19_weights, winograd):
     # By the engine's own two programs: what XLA fuses must not decide what is rounded.
     settings = config.resolve(
-        sweep(precision="bf16", init=("content",), steps=(1,), content_layer=("conv3_1",))
+        sweep(
+            precision="bf16",
+            init=("content",),
+            optimizer="adam",
+            steps=(1,),
+            content_layer=("conv3_1",),
+        )
     )
     (cell,) = grid.cells(settings)
     shape = (48, 64)
@@ -263,6 +269,93 @@ def test_five_adam_steps_match_float64(vgg19_weights):
     assert near.mean() >= 0.99
 
 
+def test_five_steps_of_lbfgs_match_float64(vgg19_weights):
+    content, style = random_image(48, 64, 1), random_image(60, 40, 2)
+    settings = sweep(init=("style",), optimizer="lbfgs", lbfgs_memory=3, pyramid=0)
+    network, program, knobs, targets = make(settings, vgg19_weights, content, style)
+    start = random_image(48, 64, 3)
+    state, infos = advance(
+        network, program, knobs, targets, step.init(program, knobs, jnp.asarray(start, jnp.float32)), 6
+    )
+
+    def evaluate(x):
+        terms, slope = oracle.loss_and_gradient(vgg19_weights, x, content, style, alpha=1e-3)
+        return terms["total"], slope
+
+    pictures, losses, _ = oracle.lbfgs(evaluate, start, 5, 3, 10.0)
+    np.testing.assert_allclose([info.loss_total for info in infos], losses, rtol=1e-4)
+    assert np.abs(np.asarray(state.evaluated, np.float64) - pictures[-1]).max() < 0.1
+    np.testing.assert_array_equal(state.best, state.evaluated)
+    assert state.loss_best == infos[-1].loss_total
+
+
+@pytest.mark.parametrize("steps", [10, 1000])
+def test_a_decaying_rate_is_flat_to_70_percent_and_then_falls_to_zero(narrow, steps):
+    content = random_image(32, 40, 1)
+    rates = []
+    for schedule in ("constant", "decay"):
+        settings = sweep(optimizer="adam", learning_rate=(8.0,), schedule=schedule, steps=(3, steps))
+        _, _, knobs, _ = make(settings, narrow, content, content)
+        rates.append([float(step._rate(knobs, jnp.int32(k))) for k in range(steps + 1)])
+    assert set(rates[0]) == {8.0}
+    k = np.arange(steps + 1)
+    expected = 8 * np.minimum(1, (steps - k) / (0.3 * steps))
+    np.testing.assert_allclose(rates[1], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_adam_keeps_the_image_of_its_lowest_loss(narrow):
+    content, style = random_image(32, 40, 1), random_image(32, 32, 2)
+    network, program, knobs, targets = make(
+        sweep(optimizer="adam", learning_rate=(60.0,)), narrow, content, style
+    )
+    state = step.init(program, knobs, jnp.asarray(content, jnp.float32))
+    seen, losses = [], []
+    for k in range(25):
+        seen.append(np.asarray(state.image))
+        state, info = step.step(
+            network.features, network.params, program, knobs, targets, state, jnp.int32(k)
+        )
+        losses.append(float(info.loss_total))
+    best = int(np.argmin(losses))
+    assert best < 24  # at such a rate the last image is not the best
+    np.testing.assert_array_equal(state.best, seen[best])
+    assert state.loss_best == np.float32(losses[best])
+    np.testing.assert_array_equal(state.evaluated, seen[-1])
+
+
+@pytest.mark.parametrize(("coarse", "fine"), [((20, 32), (40, 64)), ((22, 17), (45, 35))])
+def test_an_image_is_enlarged_as_jax_does_it_and_on_a_canvas_alike(narrow, coarse, fine):
+    image = random_image(*coarse, 4).astype(np.float32) * 1.5 - 60  # pixels are not clamped
+    expected = jax.image.resize(image, (*fine, 3), "cubic")
+    settings, content = sweep(optimizer="adam"), random_image(*fine, 1)
+    for canvas, small in ((None, None), ((64, 96), (32, 48))):
+        _, program, knobs, _ = make(settings, narrow, content, content, canvas=canvas)
+        on = engine.on_canvas(image, small)
+        state = jax.jit(lambda k, x, e, p=program: step.refine(p, k, x, e))(
+            knobs, jnp.asarray(on), jnp.array(coarse, jnp.int32)
+        )
+        got = np.asarray(state.image)
+        np.testing.assert_allclose(got[: fine[0], : fine[1]], expected, atol=2e-3)
+        assert not np.any(got[fine[0] :])
+        assert not np.any(got[:, fine[1] :])
+        np.testing.assert_array_equal(state.image, state.best)
+        assert np.isinf(state.loss_best)
+
+
+def test_content_weighs_in_a_coarser_stage_what_it_weighs_at_full_size(narrow):
+    content = random_image(64, 48, 1)
+    settings = config.resolve(sweep(alpha_beta=(0.01,), beta=2.0, schedule="decay"))
+    _, program, full, _ = make(settings, narrow, content, content)
+    (cell,) = grid.cells(settings)
+    coarse = step.knobs(
+        cell, program, settings, content_row=0, style_row=0, extent=(16, 12), full_extent=(64, 48)
+    )
+    assert float(coarse.content_weight) == pytest.approx(16 * float(full.content_weight))
+    assert float(coarse.style_weight) == float(full.style_weight) == 2.0
+    assert np.isinf(coarse.decay_end)
+    assert np.isfinite(full.decay_end)
+
+
 def advance(network, program, knobs, targets, state, passes):
     infos = []
     one = jax.jit(
@@ -291,7 +384,7 @@ def test_an_update_that_overflows_keeps_the_image_it_started_from(narrow):
     # The loss is finite but its gradient's square is not: Adam's second moment would be infinite and
     # the image would silently stand still.
     content, style = random_image(32, 32, 1), random_image(32, 32, 2)
-    settings = sweep(init=("style",), alpha_beta=(1e25,))
+    settings = sweep(init=("style",), alpha_beta=(1e25,), optimizer="adam")
     network, program, knobs, targets = make(settings, narrow, content, style)
     state, infos = advance(
         network, program, knobs, targets, step.init(program, knobs, jnp.asarray(style, jnp.float32)), 3
@@ -301,9 +394,10 @@ def test_an_update_that_overflows_keeps_the_image_it_started_from(narrow):
     np.testing.assert_array_equal(state.evaluated, style.astype(np.float32))
 
 
-def test_a_loss_that_is_never_finite_diverges_at_step_0(narrow):
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_a_loss_that_is_never_finite_diverges_at_step_0(narrow, optimizer):
     content, style = random_image(32, 32, 1), random_image(32, 32, 2)
-    settings = sweep(init=("style",), alpha_beta=(1e35,))
+    settings = sweep(init=("style",), alpha_beta=(1e35,), optimizer=optimizer)
     network, program, knobs, targets = make(settings, narrow, content, style)
     state, infos = advance(
         network, program, knobs, targets, step.init(program, knobs, jnp.asarray(style, jnp.float32)), 2

@@ -35,6 +35,7 @@ def result(cells, shape=(16, 24), snapshot=(2, 5), layer=("conv1_1", "conv4_1"),
         diverged_step=np.array([3 if c in diverged else -1 for c in cells], np.int64),
         loss_best=curves[0].min(1),
         step_best=curves[0].argmin(1).astype(np.int64),
+        evaluations=np.full(n, steps, np.float32),
         loss_final=curves[:, :, -1].T.copy(),
     )
 

@@ -128,7 +128,8 @@ def folder_run(photos, out, *flags):
     contents, styles = ([photos / f"{n}.png" for n in names] for names in ("abc", "st"))
     code = command(
         "--content", *contents, "--style", *styles, "--alpha-beta", "1e-2", "--init", "noise",
-        "--size", "64", "--style-size", "70", "--steps", "2", "--out", out, "--quiet", *flags,
+        "--size", "64", "--style-size", "70", "--optimizer", "adam", "--steps", "2",
+        "--out", out, "--quiet", *flags,
     )  # fmt: skip
     assert code == 0
     return json.loads((out / "manifest.json").read_text())
@@ -211,7 +212,8 @@ def test_bf16_is_a_setting_that_lands_near_float32(inputs, tmp_path):
         out = tmp_path / precision
         assert command(
             "--content", inputs / "c0.png", "--style", inputs / "s0.png", "--init", "content",
-            "--size", "64", "--steps", "10", "--precision", precision, "--out", out, "--quiet",
+            "--size", "64", "--steps", "10", "--optimizer", "adam", "--precision", precision,
+            "--out", out, "--quiet",
         ) == 0  # fmt: skip
         manifest = json.loads((out / "manifest.json").read_text())
         assert manifest["precision"] == manifest["programs"][0]["precision"] == precision
@@ -248,7 +250,7 @@ sweep.main(sys.argv[1:])
 def test_a_launch_that_runs_out_of_memory_goes_on_at_half_the_width(inputs, tmp_path):
     arguments = [
         "--content", inputs / "c0.png", "--style", inputs / "s0.png", "--seed", "0:34",
-        "--size", "64", "--steps", "1", "--out",
+        "--size", "64", "--steps", "1", "--optimizer", "adam", "--out",
     ]  # fmt: skip
     # An allocator that keeps nothing that the limit would spare, and no address space for threads to come.
     tunables = "glibc.malloc.arena_max=1"
@@ -310,6 +312,54 @@ def test_running_the_spec_again_gives_the_same_chunks(grid_run, tmp_path):
         ).read_bytes()
     manifest = json.loads((tmp_path / "again" / "manifest.json").read_text())
     assert manifest["programs"][0]["step_traces"] == 0  # this process had the program
+
+
+def test_a_run_that_names_no_optimizer_goes_from_coarse_to_fine(inputs, tmp_path):
+    out = tmp_path / "run"
+    assert command(
+        "--content", inputs / "c0.png", "--style", inputs / "s0.png", "--seed", "0:2", "--size", "64",
+        "--steps", "2", "4", "--out", out, "--quiet",
+    ) == 0  # fmt: skip
+    manifest = json.loads((out / "manifest.json").read_text())
+    (program,) = manifest["programs"]
+    assert (program["optimizer"], program["lbfgs_memory"], program["cells"]) == ("lbfgs", 30, 2)
+    (coarse,) = program["coarser"]  # 12x16 px would be too small
+    assert (coarse["shape"], program["shape"]) == ("24x32", "48x64")
+    assert max(coarse["step_traces"], program["step_traces"]) <= 1
+    with h5py.File(out / "results.h5") as file:
+        group = file["48x64"]
+        total = group["loss_total"][()]
+        assert group["image"].shape == (2, 2, 48, 64, 3)
+        assert list(group["snapshot"]) == [2, 4]
+        np.testing.assert_array_equal(group["evaluations"], 5 + 60 / 4)
+    # What is reported is the accepted image's: it never rises.
+    assert total.shape == (2, 5)
+    assert np.all(np.diff(total, axis=1) <= 0)
+    for row, curve in zip(rows(out), total, strict=True):
+        assert float(row["evaluations"]) == 20
+        assert np.float32(row["loss_total"]) == np.float32(row["loss_best"]) == curve[-1]
+    assert command("--spec", out / "spec.toml", "--out", tmp_path / "again", "--quiet") == 0
+    chunk = "chunks/000000.h5"
+    assert (tmp_path / "again" / chunk).read_bytes() == (out / chunk).read_bytes()
+
+
+def test_the_best_image_is_kept_where_it_is_asked_for(inputs, tmp_path):
+    kept = {}
+    for keep in ("last", "best"):
+        out = tmp_path / keep
+        assert command(
+            "--content", inputs / "c0.png", "--style", inputs / "s0.png", "--init", "content",
+            "--keep", keep, "--size", "64", "--steps", "12", "--learning-rate", "80",
+            "--out", out, "--quiet",
+        ) == 0  # fmt: skip
+        (kept[keep],) = rows(out)
+    last, best = kept["last"], kept["best"]
+    assert (last["loss_best"], last["step_best"]) == (best["loss_best"], best["step_best"])
+    assert int(best["step_best"]) < 12
+    assert best["loss_total"] == best["loss_best"]
+    assert float(last["loss_total"]) > float(last["loss_best"])
+    picture = np.asarray(Image.open(tmp_path / "best" / best["image"]), float)
+    assert np.abs(picture - np.asarray(Image.open(tmp_path / "last" / last["image"]), float)).mean() > 1
 
 
 def test_a_changed_image_is_refused_by_its_digest(grid_run, tmp_path, capsys):
@@ -394,14 +444,14 @@ def test_dry_run_tells_the_plan_and_writes_nothing(inputs, tmp_path, capsys, mon
     arguments = ("--content", inputs / "c0.png", "--style", inputs / "s0.png", "--seed", "0:6", "--dry-run")
     assert command(*arguments, "--size", "64", "--json") == 0
     plan = json.loads(capsys.readouterr().out)
-    assert (plan["cells"], plan["image_steps"], plan["batch_width"]) == (6, 3000, 1)
+    assert (plan["cells"], plan["image_steps"], plan["batch_width"]) == (6, 1500, 1)
     assert plan["programs"][0]["shape"] == "48x64"
     assert min(plan[k] for k in ("memory_bytes", "flops", "disk_bytes", "time_s")) > 0
     assert command(*arguments, "--weights", "none.h5") == 2
     assert "none.h5: no such file" in capsys.readouterr().err
     assert command(*arguments) == 0
     text = capsys.readouterr().out
-    assert "6 cells, 3000 image-steps" in text
+    assert "6 cells, 1500 image-steps" in text
     assert "would write runs/0001-sweep" in text
     assert list(tmp_path.iterdir()) == []
 
@@ -424,7 +474,7 @@ REFUSED = {
     "no style": (["--content", "c0.png"], "style: no style image"),
     "unknown flag": (["--sede", "1"], "--sede: no such setting; did you mean seed?"),
     "flag of a later version": (["--resume"], "--resume: resuming a run is not in this version"),
-    "flag with a value of a later version": (["--pyramid", "2"], "--pyramid: coarse-to-fine"),
+    "flag with a value of a later version": (["--tolerance", "2"], "--tolerance: early stopping"),
     "flag twice": (["--seed", "1", "--seed", "2"], "--seed: is given twice"),
     "axis without values": (["--alpha-beta"], "alpha_beta: the axis is empty"),
     "NaN": (["--alpha-beta", "nan"], "alpha_beta: nan is not finite"),
@@ -480,7 +530,7 @@ def test_help_answers_without_jax():
     done = run_python("-c", code, check=True)
     for flag in ("--content", "--alpha-beta", "--style-layers", "--dry-run", "--spec"):
         assert flag in done.stdout
-    for later in ("--resume", "--pyramid", "--shard"):
+    for later in ("--resume", "--tolerance", "--shard"):
         assert later not in done.stdout
 
 

@@ -1,0 +1,375 @@
+"""Which optimizer reaches a loss first; `python -m bench optimizers`.
+
+Every scheme runs the same transfers, and what counts is what it takes to come to the lowest loss that
+Adam at a rate of 10 has seen in its first 100, 300, 1000 and 3000 steps: in evaluations of the full size
+(those of coarser stages at their share of pixels), and in seconds, by the median time of a step of each
+stage, all of them measured in turn in one call. Compiling is left out: a sweep compiles once.
+
+Runs are kept in a folder and not repeated, so that a study that was cut short goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+
+from bench import work
+
+REFERENCE = "adam 10"
+LEVELS = (100, 300, 1000, 3000)
+TUNED_ON = ("cat:glass", "cat:brushwork", "astronaut:brushwork", "coffee:glass")
+"""The pairs that defaults were chosen on."""
+
+
+class Scheme(NamedTuple):
+    """A way to optimise: settings of a sweep, and how far it is followed."""
+
+    name: str
+    settings: dict[str, Any]
+    steps: int
+
+
+def schemes(reference: int, others: int) -> list[Scheme]:
+    """All schemes; Adam at 10 goes `reference` steps, the others as far as they may need.
+
+    Args:
+        reference: steps of Adam at a rate of 10.
+        others: steps of the other rates and schedules. L-BFGS goes a quarter of `reference` or less.
+    """
+
+    def adam(rate: float, **settings: Any) -> dict[str, Any]:
+        return {"optimizer": "adam", "learning_rate": (rate,), **settings}
+
+    found = [Scheme(REFERENCE, adam(10.0), reference)]
+    found += [Scheme(f"adam {rate}", adam(float(rate)), others) for rate in (5, 20)]
+    decay = adam(10.0, schedule="decay")
+    found += [Scheme(f"adam 10, decay over {n}", decay, n) for n in (300, 1000) if n <= others]
+    found += [Scheme("adam 10, pyramid 2", adam(10.0, pyramid=2), others)]
+    far, near = reference * 6 // 25, min(others, reference) * 2 // 5
+    for memory, pyramid in itertools.product((10, 30), (0, 1, 2)):
+        settings = {"optimizer": "lbfgs", "lbfgs_memory": memory, "pyramid": pyramid}
+        followed = far if memory == 30 and pyramid != 1 else near
+        found.append(Scheme(f"lbfgs m {memory}, pyramid {pyramid}", settings, followed))
+    return found
+
+
+def _path(name: str, folder: Path | None) -> str:
+    for place in (work.EXAMPLES, folder):
+        for path in sorted(place.glob(f"{name}.*")) if place else ():
+            return str(path)
+    raise SystemExit(f"bench: error: there is no image {name}; give --images FOLDER")
+
+
+def _sweep(
+    scheme: Scheme, pairs: Sequence[tuple[str, str]], size: int, seeds: int, inits: Sequence[str]
+) -> Any:
+    from jaxstyle import Sweep
+
+    # The seed is that of the noise: other starts have one outcome.
+    tables = [
+        {
+            "content": [content],
+            "style": [style],
+            "init": [init],
+            "seed": list(range(seeds if init == "noise" else 1)),
+        }
+        for content, style in pairs
+        for init in inits
+    ]
+    return Sweep(**scheme.settings, grid=tuple(tables), size=str(size), steps=(scheme.steps,), keep="best")
+
+
+def _run(sweep: Any, folder: Path) -> None:
+    from jaxstyle import RunOptions, cli, run_sweep
+
+    cli.keep_freed_memory()
+    run_sweep(sweep, RunOptions(out=str(folder)))
+
+
+def _in_process(target: Any, *arguments: Any) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(process.exitcode)
+
+
+class Curve(NamedTuple):
+    """What one transfer came to."""
+
+    label: tuple[str, str, str, int]
+    """Content, style, init, seed."""
+    loss: np.ndarray
+    """Of the result after every step of the full size."""
+    coarse: float
+    """Evaluations of coarser stages, at their share of pixels."""
+    shape: str
+
+
+def curves(folder: Path) -> list[Curve]:
+    """The loss curves of a finished run."""
+    found = []
+    with h5py.File(folder / "results.h5") as file:
+        for shape, group in file.items():
+            axes = {a: group[a][()] for a in ("content", "style", "init", "seed")}
+            for i, loss in enumerate(group["loss_total"][()]):
+                label = (
+                    Path(axes["content"][i].decode()).stem,
+                    Path(axes["style"][i].decode()).stem,
+                    axes["init"][i].decode(),
+                    int(axes["seed"][i]),
+                )
+                found.append(Curve(label, loss, float(group["evaluations"][i]) - len(loss), shape))
+    return found
+
+
+def steps_to(loss: np.ndarray, level: float) -> int | None:
+    """The first step whose loss is at most `level`."""
+    reached = np.flatnonzero(loss <= level)
+    return int(reached[0]) if len(reached) else None
+
+
+class Timed(NamedTuple):
+    """Seconds of a step in each stage of a scheme."""
+
+    full: float
+    coarse: tuple[float, ...]
+    """Coarsest first."""
+
+
+def _time_steps(pipe: Any, sweeps: Sequence[Any], shapes: Sequence[tuple[int, int]], rounds: int) -> None:
+    """Send, by sweep and shape, the seconds of a step of every stage: medians of rounds in turn."""
+    import jax
+
+    from jaxstyle import cli, config, engine, grid, images, step, weights
+
+    cli.keep_freed_memory()
+    machine = engine.Engine(weights.load().layers)
+    drives: dict[tuple[int, tuple[int, int], int], Any] = {}
+    for index, shape in itertools.product(range(len(sweeps)), shapes):
+        sweep = config.resolve(sweeps[index])
+        cell = grid.cells(sweep)[0]
+        plan = grid.plan(
+            sweep,
+            [cell],
+            {cell.content: shape},
+            platform=machine.device.platform,
+            choose_width=lambda *_: 1,
+        )
+        program = plan.programs[0]
+        for coarser in range(program.coarser + 1):
+            stage = program.stage(coarser)
+            extent = stage.height_px, stage.width_px
+            pixels = images.fit(images.read(cell.content).pixels, *extent)
+            rows = jax.tree.map(lambda x: x[None], machine.target_rows(stage, pixels, of_cells=True))
+            knobs = step.knobs(cell, stage, sweep, content_row=0, style_row=0, extent=extent)
+            launch = engine.Stage(jax.tree.map(lambda x: x[None], knobs), rows)
+            start = images.mean_image(*extent)[None]
+            drives[index, shape, coarser] = machine._begin(stage, launch, start, lambda passes: None)
+    taken: dict[Any, list[float]] = {key: [] for key in drives}
+    done = 2
+    for drive in drives.values():
+        drive.to(done)
+    for turn in range(rounds):
+        for key in list(drives) if turn % 2 == 0 else list(drives)[::-1]:
+            began = time.perf_counter()
+            drives[key].to(done + 4)
+            taken[key].append((time.perf_counter() - began) / 4)
+        done += 4
+    pipe.send({key: statistics.median(values) for key, values in taken.items()})
+
+
+def compare(
+    found: dict[str, list[Curve]], timed: dict[str, dict[str, Timed]], tried: Sequence[Scheme]
+) -> list[dict[str, Any]]:
+    """A line for every scheme, transfer and level: evaluations, and time over Adam's, to come there."""
+    from jaxstyle.grid import COARSE_EVALUATIONS
+
+    reference = {curve.label: curve for curve in found[REFERENCE]}
+    lines = []
+    for scheme in tried:
+        for curve in found[scheme.name]:
+            best = np.minimum.accumulate(reference[curve.label].loss)
+            full_s, coarse_s = timed[scheme.name][curve.shape]
+            before_s = COARSE_EVALUATIONS * sum(coarse_s)
+            for level in (n for n in LEVELS if n < len(best)):
+                steps = steps_to(curve.loss, best[level])
+                # Adam first saw its best of `level` steps earlier, but who asks for so many pays for them.
+                paid = level * timed[REFERENCE][curve.shape].full
+                lines.append(
+                    {
+                        "scheme": scheme.name,
+                        "content": curve.label[0],
+                        "style": curve.label[1],
+                        "init": curve.label[2],
+                        "seed": curve.label[3],
+                        "shape": curve.shape,
+                        "level": level,
+                        "steps": steps,
+                        "evaluations": None if steps is None else round(steps + 1 + curve.coarse, 2),
+                        "time_ratio": None
+                        if steps is None
+                        else round((before_s + (steps + 1) * full_s) / paid, 4),
+                        "loss_at_end": float(np.minimum.accumulate(curve.loss)[-1] / best[level]),
+                        "followed": scheme.steps,
+                    }
+                )
+    return lines
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    """The median, what was not reached counting as beyond everything."""
+    ordered = sorted(np.inf if v is None else v for v in values)
+    middle = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+    return None if not ordered or np.isinf(middle) else float(middle)
+
+
+def summary(lines: Sequence[dict[str, Any]], held_out: bool | None = None) -> list[dict[str, Any]]:
+    """Medians over transfers, by scheme, start and level.
+
+    Args:
+        lines: of `compare`.
+        held_out: only the pairs that defaults were not chosen on, or only those; all if not given.
+    """
+    groups: dict[Any, list[dict[str, Any]]] = {}
+    for line in lines:
+        tuned = f"{line['content']}:{line['style']}" in TUNED_ON
+        if held_out is None or held_out is not tuned:
+            groups.setdefault((line["scheme"], line["init"], line["level"]), []).append(line)
+    return [
+        {
+            "scheme": scheme,
+            "init": init,
+            "level": level,
+            "transfers": len(group),
+            "reached": sum(line["steps"] is not None for line in group),
+            "evaluations": _median([line["evaluations"] for line in group]),
+            "time_ratio": _median([line["time_ratio"] for line in group]),
+        }
+        for (scheme, init, level), group in groups.items()
+    ]
+
+
+def print_table(medians: Sequence[dict[str, Any]], size: int, title: str) -> None:
+    """Medians of evaluations and of time over Adam's, by scheme and level."""
+    for init in dict.fromkeys(line["init"] for line in medians):
+        own = [line for line in medians if line["init"] == init]
+        levels = list(dict.fromkeys(line["level"] for line in own))
+        count = max(line["transfers"] for line in own)
+        print(f"\n{size} px, from {init}, {title}: {count} transfers")
+        print(f"  {'evaluations (time over Adam)':30}" + "".join(f"{f'to A-{n}':>18}" for n in levels))
+        for scheme in dict.fromkeys(line["scheme"] for line in own):
+            texts = []
+            for level in levels:
+                line = next(x for x in own if (x["scheme"], x["level"]) == (scheme, level))
+                if line["evaluations"] is None:
+                    texts.append(f"{line['reached']}/{line['transfers']} reach it")
+                else:
+                    texts.append(f"{line['evaluations']:.0f} ({line['time_ratio']:.2f})")
+            print(f"  {scheme:30}" + "".join(f"{text:>18}" for text in texts))
+    sys.stdout.flush()
+
+
+def plot(found: dict[str, list[Curve]], names: Sequence[str], path: Path, title: str) -> None:
+    """Loss over Adam's best, against evaluations: medians over transfers."""
+    import matplotlib as mpl
+
+    mpl.use("svg" if path.suffix == ".svg" else "agg")
+    from matplotlib import pyplot
+
+    inits = list(dict.fromkeys(curve.label[2] for curve in found[REFERENCE]))
+    figure, axes = pyplot.subplots(1, len(inits), figsize=(6 * len(inits), 4.5), squeeze=False, sharey=True)
+    floor = {curve.label: float(curve.loss.min()) for curve in found[REFERENCE]}
+    for axis, init in zip(axes[0], inits, strict=True):
+        for name in names:
+            own = [curve for curve in found[name] if curve.label[2] == init]
+            ratios = np.median([curve.loss / floor[curve.label] for curve in own], axis=0)
+            at = np.arange(len(ratios)) + 1 + own[0].coarse
+            axis.plot(at, ratios, label=name, linewidth=1.2)
+        axis.set(xscale="log", yscale="log", xlabel="evaluations", title=f"from {init}", xlim=(15, None))
+        axis.set_ylim(0.9, 10)
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("loss / Adam's best")
+    axes[0][-1].legend(fontsize=8)
+    figure.suptitle(title)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run every scheme, print tables, save them and the curves."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench optimizers", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--pairs", nargs="+", default=list(TUNED_ON), help="CONTENT:STYLE, names of images")
+    parser.add_argument("--images", type=Path, help="folder with images that do not come with the package")
+    parser.add_argument("--size", type=int, default=128, help="longest edge in px (default: 128)")
+    parser.add_argument("--seeds", type=int, default=3, help="of noise starts (default: 3)")
+    parser.add_argument("--init", nargs="+", default=["noise", "content"])
+    parser.add_argument("--reference", type=int, default=3000, help="steps of Adam at 10 (default: 3000)")
+    parser.add_argument("--others", type=int, default=1000, help="steps of other schemes (default: 1000)")
+    parser.add_argument("--schemes", nargs="+", help="only these (adam 10 always)")
+    parser.add_argument("--rounds", type=int, default=9, help="of timing steps")
+    parser.add_argument("--keep", type=Path, default=Path("runs/bench-optimizers"), help="where runs stay")
+    parser.add_argument("--name", default="", help="what the results are called after beside the size")
+    args = parser.parse_args(arguments)
+    tried = [s for s in schemes(args.reference, args.others) if not args.schemes or s.name in args.schemes]
+    if all(s.name != REFERENCE for s in tried):
+        tried = [schemes(args.reference, args.others)[0], *tried]
+    pairs = [(_path(c, args.images), _path(s, args.images)) for c, s in (p.split(":") for p in args.pairs)]
+    found, sweeps = {}, []
+    for scheme in tried:
+        sweep = _sweep(scheme, pairs, args.size, args.seeds, args.init)
+        sweeps.append(sweep)
+        key = f"{args.name}{args.size}-{scheme.name}-{scheme.steps}".replace(" ", "-").replace(",", "")
+        folder = args.keep / key
+        manifest = folder / "manifest.json"
+        if not (manifest.is_file() and json.loads(manifest.read_text())["status"] == "done"):
+            print(f"{scheme.name}: {folder}", flush=True)
+            _in_process(_run, sweep, folder)
+        found[scheme.name] = curves(folder)
+    shapes = sorted({curve.shape for curve in found[REFERENCE]})
+    as_shape = [(int(h), int(w)) for h, w in (shape.split("x") for shape in shapes)]
+    mine, other = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(
+        target=_time_steps, args=(other, sweeps, as_shape, args.rounds)
+    )
+    process.start()
+    other.close()
+    seconds = mine.recv()
+    process.join()
+    timed = {}
+    for index, scheme in enumerate(tried):
+        timed[scheme.name] = {}
+        for name, shape in zip(shapes, as_shape, strict=True):
+            own = sorted(((k[2], s) for k, s in seconds.items() if k[:2] == (index, shape)), reverse=True)
+            timed[scheme.name][name] = Timed(own[-1][1], tuple(s for _, s in own[:-1]))
+    lines = compare(found, timed, tried)
+    print_table(summary(lines), args.size, "all pairs")
+    if any(p not in TUNED_ON for p in args.pairs) and any(p in TUNED_ON for p in args.pairs):
+        print_table(summary(lines, held_out=True), args.size, "pairs that nothing was chosen on")
+    about = work.device()
+    name = f"optimizers-{args.name}{args.size}px"
+    values = {
+        "device": about,
+        "step_s": {n: {shape: t._asdict() for shape, t in own.items()} for n, own in timed.items()},
+        "medians": summary(lines),
+        "medians_held_out": summary(lines, held_out=True),
+        "lines": lines,
+    }
+    path = work.save(name, arguments, about["platform"], values)
+    names = [n for n in (s.name for s in tried) if "m 10" not in n]
+    plot(found, names, path.with_suffix(".png"), f"{args.size} px, medians over transfers")
+    print(f"saved {path} and {path.with_suffix('.png').name}")
