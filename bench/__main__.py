@@ -1,16 +1,17 @@
-"""`python -m bench`: throughput on this device; `bench peers`, `bench precision`: see those modules."""
+"""`python -m bench`: throughput on this device; `bench NAME`: see the module of that name."""
 
 from __future__ import annotations
 
 import sys
 
-from bench import optimizers, peers, precision, throughput
+from bench import optimizers, peers, precision, quality, throughput
 
 COMMANDS = {
     "throughput": throughput.main,
     "peers": peers.main,
     "precision": precision.main,
     "optimizers": optimizers.main,
+    "quality": quality.main,
 }
 
 

@@ -18,6 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,7 +65,8 @@ def schemes(reference: int, others: int) -> list[Scheme]:
     return found
 
 
-def _path(name: str, folder: Path | None) -> str:
+def find_image(name: str, folder: Path | None) -> str:
+    """The path of an image by its name without ending: of the package, or in `folder`."""
     for place in (work.EXAMPLES, folder):
         for path in sorted(place.glob(f"{name}.*")) if place else ():
             return str(path)
@@ -281,6 +283,52 @@ def print_table(medians: Sequence[dict[str, Any]], size: int, title: str) -> Non
     sys.stdout.flush()
 
 
+def speckle(pixels: np.ndarray) -> float:
+    """Grey levels (rms) by which the two chroma channels differ from the mean of their 3x3 surroundings."""
+    from PIL import Image
+
+    chroma = np.asarray(Image.fromarray(pixels).convert("YCbCr"), np.float64)[..., 1:]
+    h, w = chroma.shape[0] - 2, chroma.shape[1] - 2
+    mean = sum(chroma[i : i + h, j : j + w] for i in range(3) for j in range(3)) / 9
+    return float(np.sqrt(np.mean((chroma[1:-1, 1:-1] - mean) ** 2)))
+
+
+PICTURES = (
+    ("Adam", {"optimizer": "adam"}, (100, 300, 1000)),
+    ("L-BFGS", {"optimizer": "lbfgs", "pyramid": 0}, (100, 250)),
+    ("default", {}, (100, 250)),
+)
+"""What is shown side by side: settings, and the steps at which."""
+
+
+def pictures(
+    pairs: Sequence[tuple[str, str]], size: int, folder: Path, path: Path
+) -> dict[str, list[float]]:
+    """Write a sheet of noise starts by Adam and by the defaults; the speckle of every column, by row."""
+    from jaxstyle import images, open_run
+
+    columns = {"content": [images.resize(images.read(c).pixels, size) for c, _ in pairs]}
+    columns["style"] = [images.resize(images.read(s).pixels, size) for _, s in pairs]
+    for name, settings, steps in PICTURES:
+        own = folder / f"pictures-{size}-{name}"
+        sweep = _sweep(Scheme(name, settings, steps[-1]), pairs, size, 1, ["noise"])
+        if not _is_done(own):
+            _in_process(_run, replace(sweep, steps=steps, keep="last"), own)
+        run = open_run(own)
+        for n in steps:
+            names = [row["image"].replace(".png", f"-step{n:06d}.png") for row in run.rows]
+            finals = [row["image"] for row in run.rows]
+            chosen = finals if n == steps[-1] else names
+            columns[f"{name} {n}"] = [images.read(str(run.path / x)).pixels for x in chosen]
+    work.sheet(list(columns.values()), list(columns), path)
+    return {name: [round(speckle(p), 2) for p in own] for name, own in columns.items()}
+
+
+def _is_done(folder: Path) -> bool:
+    manifest = folder / "manifest.json"
+    return manifest.is_file() and json.loads(manifest.read_text())["status"] == "done"
+
+
 def plot(found: dict[str, list[Curve]], names: Sequence[str], path: Path, title: str) -> None:
     """Loss over Adam's best, against evaluations: medians over transfers."""
     import matplotlib as mpl
@@ -321,6 +369,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--reference", type=int, default=3000, help="steps of Adam at 10 (default: 3000)")
     parser.add_argument("--others", type=int, default=1000, help="steps of other schemes (default: 1000)")
     parser.add_argument("--schemes", nargs="+", help="only these (adam 10 always)")
+    parser.add_argument("--pictures", nargs="*", help="pairs to make a sheet of")
     parser.add_argument("--rounds", type=int, default=9, help="of timing steps")
     parser.add_argument("--keep", type=Path, default=Path("runs/bench-optimizers"), help="where runs stay")
     parser.add_argument("--name", default="", help="what the results are called after beside the size")
@@ -328,15 +377,17 @@ def main(arguments: Sequence[str]) -> None:
     tried = [s for s in schemes(args.reference, args.others) if not args.schemes or s.name in args.schemes]
     if all(s.name != REFERENCE for s in tried):
         tried = [schemes(args.reference, args.others)[0], *tried]
-    pairs = [(_path(c, args.images), _path(s, args.images)) for c, s in (p.split(":") for p in args.pairs)]
+    pairs = [
+        (find_image(c, args.images), find_image(s, args.images))
+        for c, s in (p.split(":") for p in args.pairs)
+    ]
     found, sweeps = {}, []
     for scheme in tried:
         sweep = _sweep(scheme, pairs, args.size, args.seeds, args.init)
         sweeps.append(sweep)
         key = f"{args.name}{args.size}-{scheme.name}-{scheme.steps}".replace(" ", "-").replace(",", "")
         folder = args.keep / key
-        manifest = folder / "manifest.json"
-        if not (manifest.is_file() and json.loads(manifest.read_text())["status"] == "done"):
+        if not _is_done(folder):
             print(f"{scheme.name}: {folder}", flush=True)
             _in_process(_run, sweep, folder)
         found[scheme.name] = curves(folder)
@@ -373,3 +424,10 @@ def main(arguments: Sequence[str]) -> None:
     names = [n for n in (s.name for s in tried) if "m 10" not in n]
     plot(found, names, path.with_suffix(".png"), f"{args.size} px, medians over transfers")
     print(f"saved {path} and {path.with_suffix('.png').name}")
+    if args.pictures:
+        shown = [pair for p, pair in zip(args.pairs, pairs, strict=True) if p in args.pictures]
+        where = path.with_name(f"{path.stem}-pictures.png")
+        values["speckle"] = pictures(shown, args.size, args.keep, where)
+        for column, own in values["speckle"].items():
+            print(f"  speckle {column:14}" + "".join(f"{s:8.2f}" for s in own))
+        work.save(name, arguments, about["platform"], values)

@@ -90,6 +90,7 @@ def _run(pipe: Any, variant: Variant, size: int, steps: int, inits: Sequence[str
             },
         ),
         size=str(size),
+        optimizer="adam",
         steps=(steps,),
         precision=variant.precision,
         conv=variant.conv,
@@ -157,21 +158,6 @@ def _platform(pipe: Any) -> None:
     pipe.send((work.device(), engine.can_tf32(jax.devices()[0])))
 
 
-def sheet(pictures: Sequence[Sequence[np.ndarray]], names: Sequence[str], path: Path) -> None:
-    """The pictures side by side, a row for each transfer."""
-    from PIL import Image, ImageDraw
-
-    rows = len(pictures[0])
-    height, width = (max(p[i].shape[axis] for p in pictures for i in range(rows)) for axis in (0, 1))
-    canvas = Image.new("RGB", (len(pictures) * (width + 6), rows * (height + 6) + 18), "white")
-    draw = ImageDraw.Draw(canvas)
-    for column, (name, own) in enumerate(zip(names, pictures, strict=True)):
-        draw.text((column * (width + 6) + 2, 3), name, fill="black")
-        for row, pixels in enumerate(own):
-            canvas.paste(Image.fromarray(pixels), (column * (width + 6), 18 + row * (height + 6)))
-    canvas.save(path)
-
-
 def main(arguments: Sequence[str]) -> None:
     """Run every variant, print a table, save it and the pictures."""
     parser = argparse.ArgumentParser(
@@ -212,5 +198,5 @@ def main(arguments: Sequence[str]) -> None:
     path = work.save(
         "precision", arguments, about["platform"], {"device": about, "cells": cells, "rows": rows}
     )
-    sheet(pictures, [v.name for v in tried], path.with_suffix(".png"))
+    work.sheet(pictures, [v.name for v in tried], path.with_suffix(".png"))
     print(f"saved {path} and {path.with_suffix('.png').name}")

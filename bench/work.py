@@ -188,6 +188,21 @@ def save(name: str, arguments: Sequence[str], platform_name: str, values: dict[s
     return path
 
 
+def sheet(pictures: Sequence[Sequence[np.ndarray]], names: Sequence[str], path: Path) -> None:
+    """Pictures side by side: a column for each list in `pictures`, a row for each transfer."""
+    from PIL import Image, ImageDraw
+
+    rows = len(pictures[0])
+    height, width = (max(p[i].shape[axis] for p in pictures for i in range(rows)) for axis in (0, 1))
+    canvas = Image.new("RGB", (len(pictures) * (width + 6), rows * (height + 6) + 18), "white")
+    draw = ImageDraw.Draw(canvas)
+    for column, (name, own) in enumerate(zip(names, pictures, strict=True)):
+        draw.text((column * (width + 6) + 2, 3), name, fill="black")
+        for row, pixels in enumerate(own):
+            canvas.paste(Image.fromarray(pixels), (column * (width + 6), 18 + row * (height + 6)))
+    canvas.save(path)
+
+
 def require(*names: str) -> None:
     """Leave with exit code 2 and one line if a package is missing."""
     for name in names:

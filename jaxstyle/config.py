@@ -176,7 +176,8 @@ class RunOptions:
     """Where a run goes and what it says: nothing that its numbers depend on."""
 
     preset: str | None = None
-    """Start from a named set of settings: demo."""
+    """Start from a named set of settings: demo, or an experiment of the deck by 3000 plain Adam steps (with
+    --fast in a fraction of the time): tradeoff, content-layer, style-layer, initialisation, stochastic."""
     spec: str | None = None
     """Read settings from a TOML file whose keys are these flags with _ for -."""
     out: str | None = None

@@ -25,6 +25,9 @@ OptimizerState = Any
 MIN_CURVATURE = 1e-10
 """The smallest s.y worth remembering, gradients being in units of the first one's largest entry."""
 
+TINY = float(jnp.finfo(jnp.float32).tiny)
+"""In place of a divisor that is 0."""
+
 
 class Evaluation(NamedTuple):
     """What is known of the image that was asked for."""
@@ -165,6 +168,42 @@ def _sum(weights: Float[Array, "2 m"], pairs: Float[Array, "2 m n"]) -> Float[Ar
     return jnp.einsum("km,kmn->n", weights, pairs, precision=lax.Precision.HIGHEST)
 
 
+def _products(
+    state: History, newest: Float[Array, "2 n"], g: Float[Array, " n"], slot: Int[Array, ""]
+) -> tuple[Float[Array, "m m"], Float[Array, "m m"], Float[Array, " m"], Float[Array, " m"]]:
+    """`sy` and `yy` with the newest pair in its slot, and s_i . g and y_i . g: one pass over the pairs.
+
+    The pairs are read as they were, and the newest one stands beside them: see `_lbfgs`.
+    """
+    ours = jnp.arange(len(state.sy)) == slot
+    beside = jnp.stack([newest[1], g])
+    found = jnp.where(ours[:, None], _dot(newest, beside)[:, None], _dot(state.pairs, beside))
+    s_y, y_y = found[:, :, 0]
+    yy = jnp.where(ours, y_y[:, None], jnp.where(ours[:, None], y_y, state.yy))
+    return jnp.where(ours, s_y[:, None], state.sy), yy, found[0, :, 1], found[1, :, 1]
+
+
+def _weights(
+    sy: Float[Array, "m m"],
+    yy: Float[Array, "m m"],
+    s_g: Float[Array, " m"],
+    y_g: Float[Array, " m"],
+    gamma: Float[Array, ""],
+    by_age: Int[Array, " m"],
+) -> Float[Array, "2 m"]:
+    """What s_i and y_i weigh in H g - gamma g, from inner products alone (Byrd et al. 1994, eq. 3.1).
+
+    H g = gamma g + S b - gamma Y a with R a = S'g and R'b = (D + gamma Y'Y) a - gamma Y'g, where R is the
+    upper triangle of S'Y and D its diagonal, the oldest pair first. A pair that is zero gets no weight.
+    """
+    r = jnp.triu(sy[by_age][:, by_age])
+    d = jnp.diagonal(r)
+    r = r + jnp.diag(jnp.where(d > 0, 0.0, 1.0).astype(jnp.float32))
+    a = solve_triangular(r, s_g[by_age])
+    b = solve_triangular(r, d * a + gamma * (_dot(yy[by_age][:, by_age], a) - y_g[by_age]), trans=1)
+    return jnp.zeros((2, len(by_age)), jnp.float32).at[:, by_age].set(jnp.stack([b, -gamma * a]))
+
+
 def _lbfgs(
     seen: Evaluation,
     result: Float[Array, "h w 3"],
@@ -172,18 +211,18 @@ def _lbfgs(
     learning_rate: Float[Array, ""],
     index: Int[Array, ""],
 ) -> Move:
-    """Accept or reject the image, remember the step, and choose the next direction.
+    """Accept or reject the image, remember the step, and choose the next direction, -H g.
 
-    d = -H g with H of Byrd, Nocedal & Schnabel (1994), eq. 3.1: two passes over the pairs, one for their
-    products with the newest gradient and gradient change, one for the sum that d is, where the two-loop
-    recursion takes as many small steps as there are pairs. While there is no pair, the direction is
-    -g, as long as moves the fastest pixel by `learning_rate` grey levels.
+    By the compact form of H, two passes over the pairs are enough, one for their products with the newest
+    gradient and gradient change and one for the sum that the direction is; the two-loop recursion takes
+    as many small steps as there are pairs. While there is no pair, the direction is -g, as long as
+    moves the fastest pixel by `learning_rate` grey levels.
     """
-    memory = state.pairs.shape[1]
+    memory = len(state.sy)
     first = index == 0
     given = seen.gradient.reshape(-1)
     unit = jnp.where(first, jnp.max(jnp.abs(given)), state.unit)
-    given = given / jnp.maximum(unit, jnp.finfo(jnp.float32).tiny)
+    given = given / jnp.maximum(unit, TINY)
     finite = jnp.isfinite(seen.loss) & jnp.isfinite(_dot(given, given))
     accepted = finite & (first | (seen.loss <= state.loss))
 
@@ -194,35 +233,19 @@ def _lbfgs(
     gamma = jnp.where(keep, s_y / y_y, state.gamma)
     g = jnp.where(accepted, given, state.gradient)
 
-    # The pairs are read as they were, and the newest one stands beside them.
     slot = index % memory
-    ours = jnp.arange(memory) == slot
-    beside = jnp.stack([newest[1], g])
-    products = jnp.where(ours[:, None], _dot(newest, beside)[:, None], _dot(state.pairs, beside))
-    s_g, y_g = products[0, :, 1], products[1, :, 1]
-    sy = jnp.where(ours, products[0, :, :1], state.sy)
-    yy = jnp.where(ours, products[1, :, :1], state.yy)
-    yy = jnp.where(ours[:, None], products[1, :, 0], yy)
-
-    by_age = (index + 1 + jnp.arange(memory)) % memory  # the oldest pair first
-    r = jnp.triu(sy[by_age][:, by_age])
-    d = jnp.diagonal(r)
-    r = r + jnp.diag(jnp.where(d > 0, 0.0, 1.0).astype(jnp.float32))
-    a = solve_triangular(r, s_g[by_age])
-    b = solve_triangular(r, d * a + gamma * (_dot(yy[by_age][:, by_age], a) - y_g[by_age]), trans=1)
-    weights = jnp.zeros((2, memory), jnp.float32).at[:, by_age].set(jnp.stack([b, -gamma * a]))
-
-    g_g = _dot(g, g)
-    slope = gamma * g_g + jnp.sum(weights * jnp.stack([s_g, y_g]))  # g . H g
-    newton = gamma * g + _sum(jnp.where(ours, 0, weights), state.pairs)
-    newton += _sum(jnp.where(ours, weights, 0).sum(1, keepdims=True), newest[:, None])
-    steepest = g * (learning_rate / jnp.maximum(jnp.max(jnp.abs(g)), jnp.finfo(jnp.float32).tiny))
+    sy, yy, s_g, y_g = _products(state, newest, g, slot)
+    weights = _weights(sy, yy, s_g, y_g, gamma, (index + 1 + jnp.arange(memory)) % memory)
+    own = weights[:, slot]
+    h_g = gamma * g + _sum(weights.at[:, slot].set(0.0), state.pairs) + _sum(own[:, None], newest[:, None])
+    slope = gamma * _dot(g, g) + jnp.sum(weights * jnp.stack([s_g, y_g]))  # g . H g
     descends = (slope > 0) & jnp.isfinite(slope)
-    downhill = jnp.where(gamma > 0, jnp.where(descends, newton, gamma * g), steepest)
+    steepest = g * (learning_rate / jnp.maximum(jnp.max(jnp.abs(g)), TINY))
+    uphill = jnp.where(gamma > 0, jnp.where(descends, h_g, gamma * g), steepest)
 
     length = jnp.where(accepted, jnp.minimum(1.0, 2 * state.length), state.length / 2)
     origin = jnp.where(accepted, seen.image, result)
-    following = origin - length * downhill.reshape(origin.shape)
+    following = origin - length * uphill.reshape(origin.shape)
     loss = jnp.where(accepted, seen.loss, state.loss)
     able = _all_finite(following)
     # Written after the pairs have been read, for it needs what comes of them: so XLA makes no copy.

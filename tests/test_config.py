@@ -1,6 +1,7 @@
 """Settings: what is accepted, what is refused and how, and which source wins."""
 
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +44,21 @@ def test_the_optimizer_and_what_its_name_decides(named, optimizer, memory, pyram
         steps,
     )
     assert resolve(sweep) == sweep
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in config.PRESETS.glob("*.toml")))
+def test_a_preset_of_the_deck_is_a_plain_optimizer_from_the_full_size(name):
+    assembled = assemble({"preset": name, "out": "/nowhere"})
+    assert assembled.name == name
+    assert all(Path(path).is_file() for path in (*assembled.sweep.content, *assembled.sweep.style))
+    if name == "demo":
+        return
+    sweep = assembled.sweep
+    assert (sweep.optimizer, sweep.schedule, sweep.pyramid, sweep.keep) == ("adam", "constant", 0, "last")
+    assert sweep.steps == (3000,)
+    twin = assemble({"preset": name, "fast": True}).sweep
+    assert (twin.optimizer, twin.pyramid, twin.steps) == ("lbfgs", 2, (750,))
+    assert [getattr(twin, a) for a in config.AXES] == [getattr(sweep, a) for a in config.AXES]
 
 
 def test_fast_makes_the_twin_of_a_sweep_by_adam():
@@ -209,7 +225,7 @@ def test_a_flag_replaces_its_axis_in_every_grid(tmp_path):
         ("grid = 3", "write [[grid]]"),
         ("seed = 2026-01-01", "seed: datetime.date(2026, 1, 1) is not a whole number"),
         ("content = 5", "content: 5 is not a text"),
-        ('preset = "nothing"', "preset: 'nothing' is not known in this version; use demo"),
+        ('preset = "nothing"', "preset: 'nothing' is not known in this version; use content-layer, demo"),
         ("devices = 2", "devices: 2: this version uses one device"),
         ('log_format = "xml"', "log_format: 'xml' is not known; use text or json"),
         ("json = true", "json: it prints the plan; give it together with --dry-run"),

@@ -487,7 +487,7 @@ REFUSED = {
     "unknown layer": (["--content-layer", "conv6_1"], "content_layer: VGG19 has no layer"),
     "precision": (["--precision", "tf32"], "precision: tf32 is not to be had on this cpu"),
     "balance": (["--alpha-beta", "0.1x"], "0.1x: multiples of the balance"),
-    "preset": (["--preset", "tradeoff"], "preset: 'tradeoff' is not known in this version"),
+    "preset": (["--preset", "photo"], "preset: 'photo' is not known in this version"),
     "devices": (["--devices", "2"], "devices: 2: this version uses one device"),
     "too many cells": (["--seed", "0:50", "--max-cells", "10"], "seed: 0:50 has more than 10 values"),
     "missing weights": (["--weights", "none.h5"], "none.h5: no such file"),
