@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import multiprocessing
 import statistics
 import sys
 import time
@@ -92,19 +91,12 @@ def _sweep(
     return Sweep(**scheme.settings, grid=tuple(tables), size=str(size), steps=(scheme.steps,), keep="best")
 
 
-def _run(sweep: Any, folder: Path) -> None:
+def _run(pipe: Any, sweep: Any, folder: Path) -> None:
     from jaxstyle import RunOptions, cli, run_sweep
 
     cli.keep_freed_memory()
     run_sweep(sweep, RunOptions(out=str(folder)))
-
-
-def _in_process(target: Any, *arguments: Any) -> None:
-    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise SystemExit(process.exitcode)
+    pipe.send(None)
 
 
 class Curve(NamedTuple):
@@ -313,7 +305,7 @@ def pictures(
         own = folder / f"pictures-{size}-{name}"
         sweep = _sweep(Scheme(name, settings, steps[-1]), pairs, size, 1, ["noise"])
         if not _is_done(own):
-            _in_process(_run, replace(sweep, steps=steps, keep="last"), own)
+            work.in_process(_run, replace(sweep, steps=steps, keep="last"), own)
         run = open_run(own)
         for n in steps:
             names = [row["image"].replace(".png", f"-step{n:06d}.png") for row in run.rows]
@@ -389,18 +381,11 @@ def main(arguments: Sequence[str]) -> None:
         folder = args.keep / key
         if not _is_done(folder):
             print(f"{scheme.name}: {folder}", flush=True)
-            _in_process(_run, sweep, folder)
+            work.in_process(_run, sweep, folder)
         found[scheme.name] = curves(folder)
     shapes = sorted({curve.shape for curve in found[REFERENCE]})
     as_shape = [(int(h), int(w)) for h, w in (shape.split("x") for shape in shapes)]
-    mine, other = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(
-        target=_time_steps, args=(other, sweeps, as_shape, args.rounds)
-    )
-    process.start()
-    other.close()
-    seconds = mine.recv()
-    process.join()
+    seconds = work.in_process(_time_steps, sweeps, as_shape, args.rounds)
     timed = {}
     for index, scheme in enumerate(tried):
         timed[scheme.name] = {}

@@ -12,7 +12,6 @@ mantissa, sums in float32.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,17 +100,6 @@ def _run(pipe: Any, variant: Variant, size: int, steps: int, inits: Sequence[str
         pipe.send((run.rows, [run.image(row["cell"]) for row in run.rows]))
 
 
-def _in_process(target: Any, *arguments: Any) -> Any:
-    mine, other = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=target, args=(other, *arguments))
-    process.start()
-    other.close()
-    try:
-        return mine.recv()
-    finally:
-        process.join()
-
-
 def _judge(pipe: Any, rows: Sequence[dict[str, Any]], pictures: Sequence[Sequence[np.ndarray]]) -> None:
     """Send the float32 loss of every picture of every variant."""
     import jax
@@ -167,11 +155,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--init", nargs="+", default=["noise", "content"])
     args = parser.parse_args(arguments)
-    about, tf32 = _in_process(_platform)
+    about, tf32 = work.in_process(_platform)
     tried = variants(about["platform"], tf32)
-    runs = [_in_process(_run, variant, args.size, args.steps, args.init) for variant in tried]
+    runs = [work.in_process(_run, variant, args.size, args.steps, args.init) for variant in tried]
     pictures = [pictures for _, pictures in runs]
-    judged = _in_process(_judge, runs[0][0], pictures)
+    judged = work.in_process(_judge, runs[0][0], pictures)
     rows = []
     print(f"{'':20}  final loss over that of f32, plain   grey levels away from it")
     for variant, own, loss in zip(tried, pictures, judged, strict=True):

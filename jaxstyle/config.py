@@ -137,6 +137,9 @@ class Sweep:
     """Make of a sweep by Adam its coarse-to-fine twin: lbfgs with a pyramid, and a quarter of the steps."""
     schedule: str = "constant"
     """Adam's learning rate: constant, or decay, flat to 70 % of the steps and then linear to 0."""
+    warm_steps: int = 0
+    """Start a cell from the finished picture of the cell of the next larger alpha-beta, all else equal, and
+    take so many steps from there (0: every cell by itself)."""
     keep: str = "last"
     """The image that is saved: the last, or the best, that of the lowest loss so far."""
     noise_std: float = 1.0
@@ -468,6 +471,9 @@ def resolve(sweep: Sweep) -> Sweep:
         raise JaxstyleError("steps", "no value; give at least one")
     if len(set(steps)) != len(steps):
         raise JaxstyleError("steps", f"{list(steps)} repeats a value; give each once")
+    warm_steps = _integer("warm_steps", sweep.warm_steps, minimum=0, maximum=max(steps))
+    if warm_steps and len(steps) > 1:
+        raise JaxstyleError("warm_steps", "several --steps are snapshots of one trajectory; give one")
     size = parse_size(sweep.size)
     style_size = sweep.style_size
     if style_size is not None:
@@ -477,6 +483,7 @@ def resolve(sweep: Sweep) -> Sweep:
         sweep,
         **axes,
         steps=tuple(sorted(steps)),
+        warm_steps=warm_steps,
         size=str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}",
         style_size=style_size,
         pool=_choice("pool", sweep.pool, ("avg", "max")),

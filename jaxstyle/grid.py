@@ -146,6 +146,25 @@ def cells(sweep: Sweep) -> tuple[Cell, ...]:
     return tuple(found.values())
 
 
+def chains(cells: Iterable[Cell]) -> list[tuple[int, ...]]:
+    """The ids of `cells` that differ in alpha-beta alone, each chain from the largest to the smallest."""
+    found: dict[tuple, list[Cell]] = {}
+    for cell in cells:
+        others = tuple(getattr(cell, axis) for axis in AXES if axis != "alpha_beta")
+        found.setdefault(others, []).append(cell)
+    return [
+        tuple(cell.id for cell in sorted(chain, key=lambda cell: -cell.alpha_beta))
+        for chain in found.values()
+    ]
+
+
+def predecessors(sweep: Sweep, cells: Iterable[Cell]) -> dict[int, int]:
+    """By the id of every cell with a warm start, the cell from whose finished picture it starts."""
+    if not sweep.warm_steps:
+        return {}
+    return {cell: before for chain in chains(cells) for before, cell in itertools.pairwise(chain)}
+
+
 @dataclass(frozen=True)
 class Program:
     """What one compiled step is made for. Hashable: two equal programs share one compilation."""
@@ -236,21 +255,54 @@ class Plan:
     """Snapshots, ascending; the last one is the length of a trajectory."""
     trace_steps: tuple[int, ...]
     """The steps whose losses are kept."""
+    previous: Mapping[int, int]
+    """By id, the cell from whose finished picture one with a warm start begins; of the same chunk."""
+    warm_steps: int
+    """The steps of a cell with a warm start."""
+
+    def cell_steps(self, cell: int) -> int:
+        """The length of a cell's trajectory."""
+        return self.warm_steps if cell in self.previous else self.steps[-1]
+
+    def waves(self, chunk: Chunk) -> list[list[int]]:
+        """The cells of a chunk in the order of their starts: each after the one that it starts from."""
+        depth: dict[int, int] = {}
+        for cell in chunk.cells:
+            chain = [cell]
+            while chain[-1] in self.previous and chain[-1] not in depth:
+                chain.append(self.previous[chain[-1]])
+            depth.setdefault(chain[-1], 0)
+            for before, after in itertools.pairwise(reversed(chain)):
+                depth[after] = depth[before] + 1
+        waves: list[list[int]] = [[] for _ in range(1 + max(depth.values()))]
+        for cell in chunk.cells:
+            waves[depth[cell]].append(cell)
+        return waves
 
     @property
     def image_steps(self) -> int:
         """Steps of all cells together."""
-        return len(self.cells) * self.steps[-1]
+        return sum(self.cell_steps(cell.id) for cell in self.cells)
+
+    def _sum(self, cold: Callable[[Program], float], warm: Callable[[Program], float]) -> float:
+        return sum(
+            (warm if cell in self.previous else cold)(self.programs[chunk.program])
+            for chunk in self.chunks
+            for cell in chunk.cells
+        )
 
     @property
     def coarse_image_steps(self) -> float:
         """What the coarser stages of all cells cost, in steps of the full size."""
-        return sum(len(c.cells) * self.programs[c.program].coarse_image_steps for c in self.chunks)
+        return self._sum(lambda program: program.coarse_image_steps, lambda _: 0.0)
 
     @property
     def flops(self) -> float:
         """FLOPs of all cells, coarser stages and the evaluation of the last image included."""
-        return sum(len(c.cells) * self.programs[c.program].cell_flops(self.steps[-1]) for c in self.chunks)
+        return self._sum(
+            lambda program: program.cell_flops(self.steps[-1]),
+            lambda program: program.stage(0).cell_flops(self.warm_steps),
+        )
 
     def program_cells(self, index: int) -> int:
         """How many cells the program at `index` computes."""
@@ -267,9 +319,9 @@ class Plan:
         return total
 
 
-def trace_steps(last: int, every: int) -> tuple[int, ...]:
-    """Every `every`-th step from 0, and always the last."""
-    return (*range(0, last, every), last)
+def trace_steps(last: int, every: int, warm: int = 0) -> tuple[int, ...]:
+    """Every `every`-th step from 0, and always the last, of trajectories with a warm start too."""
+    return tuple(sorted({*range(0, last, every), last, *((warm,) if warm else ())}))
 
 
 def plan(
@@ -345,9 +397,13 @@ def plan(
             by_frame.setdefault(frames[shapes[cell.content]], []).append(cell)
         for frame, members in by_frame.items():
             program = _framed(template, frame, len(members), choose_width)
-            size = _chunk_cells(program, sweep, platform)
-            for start in range(0, len(members), size):
-                ids = tuple(cell.id for cell in members[start : start + size])
+            # A chunk depends on no other one: whole chains of cells that start from each other.
+            units = chains(members) if sweep.warm_steps else [(cell.id,) for cell in members]
+            longest = max(len(unit) for unit in units)
+            launches = _chunk_cells(program, sweep, platform) // (longest * program.width)
+            size = program.width * max(1, launches)
+            for start in range(0, len(units), size):
+                ids = tuple(sorted(itertools.chain(*units[start : start + size])))
                 chunks.append(Chunk(number=len(chunks), program=len(programs), cells=ids))
             programs.append(program)
     last = sweep.steps[-1]
@@ -356,7 +412,9 @@ def plan(
         programs=tuple(programs),
         chunks=tuple(chunks),
         steps=sweep.steps,
-        trace_steps=trace_steps(last, sweep.trace_every),
+        trace_steps=trace_steps(last, sweep.trace_every, sweep.warm_steps),
+        previous=predecessors(sweep, cells),
+        warm_steps=sweep.warm_steps,
     )
 
 

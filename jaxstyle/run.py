@@ -521,12 +521,10 @@ class _Job:
             spent, steps_before = self.seconds["compute_s"], self.display.steps_done
             parts: list[_Launched] = []
             try:
-                for start in range(0, len(chunk.cells), program.width):
-                    cells = [self.plan.cells[i] for i in chunk.cells[start : start + program.width]]
-                    launch = self._prepare(cells, program)
-                    outcome = self._advance(launch, program)
-                    pixels = images.to_uint8(outcome.images)
-                    parts.append(_Launched(cells, pixels, outcome.info._asdict(), outcome.diverged_step))
+                for wave in self.plan.waves(chunk):
+                    for start in range(0, len(wave), program.width):
+                        cells = [self.plan.cells[i] for i in wave[start : start + program.width]]
+                        parts.append(self._launch(cells, program, parts))
                 return program, parts
             except jax.errors.JaxRuntimeError as error:
                 program = self._narrower(program, error)
@@ -538,6 +536,19 @@ class _Job:
             self.programs[-1]["cells"] -= count
             program = self._compile(program, count)
             self._write_manifest("running")
+
+    def _launch(self, cells: list[Cell], program: Program, done: Sequence[_Launched]) -> _Launched:
+        """Compute the cells of one launch; those with a warm start from pictures in `done`."""
+        before = [self.plan.previous.get(cell.id) for cell in cells]
+        warm = None
+        steps = self.plan.steps
+        if before[0] is not None:
+            program, steps = program.stage(0), (self.plan.warm_steps,)
+            pictures = {cell.id: part.pixels[i, -1] for part in done for i, cell in enumerate(part.cells)}
+            warm = np.stack([pictures[id] for id in before if id is not None]).astype(np.float32)
+        outcome = self._advance(self._prepare(cells, program, warm), program, steps)
+        pixels = images.to_uint8(outcome.images)
+        return _Launched(cells, pixels, outcome.info._asdict(), outcome.diverged_step)
 
     def _store(self, chunk: Chunk, program: Program, parts: Sequence[_Launched]) -> ChunkParts:
         """Commit a chunk and write its pictures; runs beside the computation of the next one."""
@@ -562,11 +573,15 @@ class _Job:
                 cell, step = int(result.cell[index]), int(result.diverged_step[index])
                 self.display.event("diverged", f"cell {cell} diverged at step {step}", cell=cell, step=step)
 
-    def _prepare(self, cells: list[Cell], program: Program) -> Launch:
+    def _prepare(self, cells: list[Cell], program: Program, warm: np.ndarray | None) -> Launch:
+        """A launch of `cells`, from the images in `warm` or as each cell's own `init` says."""
         from jaxstyle.engine import Launch, on_canvas
 
         stages = [self._launch_stage(cells, program, times) for times in range(program.coarser, -1, -1)]
         with self._timed("host_s"):
+            if warm is not None:
+                quiet = stages[-1].knobs._replace(noise_std=np.zeros(len(cells), np.float32))
+                return Launch(quiet, warm, stages[-1].targets)
             first = program.stage(program.coarser)
             canvas = (first.height_px, first.width_px) if first.canvas else None
             start = [on_canvas(self.pictures.start(cell, program.coarser), canvas) for cell in cells]
@@ -593,6 +608,7 @@ class _Job:
                     style_row=styles.index(cell.style),
                     extent=grid.halved(shape, coarser),
                     full_extent=shape if coarser else None,
+                    steps=self.plan.cell_steps(cell.id),
                 )
                 for cell in cells
                 for shape in (self.pictures.shape(cell),)
@@ -605,25 +621,23 @@ class _Job:
                 ),
             )
 
-    def _advance(self, launch: Launch, program: Program) -> Outcome:
+    def _advance(self, launch: Launch, program: Program, steps: Sequence[int]) -> Outcome:
         count = len(launch.start)
-        passes_left = self.plan.steps[-1]  # the pass that evaluates the last image is no step
+        passes_left = steps[-1]  # the pass that evaluates the last image is no step
 
         def on_segment(coarser: int, passes: int) -> None:
             nonlocal passes_left
             if coarser:
-                steps = passes * program.stage(coarser).step_flops / program.step_flops
+                worth = passes * program.stage(coarser).step_flops / program.step_flops
             else:
-                steps = min(passes, passes_left)
-                passes_left -= steps
-            self.display.advance(count * steps)
+                worth = min(passes, passes_left)
+                passes_left -= worth
+            self.display.advance(count * worth)
             if self.pending is not None and self.pending.done():
                 self.pending.result()  # a full disk is told of now and not when this chunk is done
 
         with self._timed("compute_s"):
-            return self.engine.run(
-                program, launch, self.plan.steps, keep=self.sweep.keep, on_segment=on_segment
-            )
+            return self.engine.run(program, launch, steps, keep=self.sweep.keep, on_segment=on_segment)
 
     def _write_manifest(self, status: str) -> None:
         plan = self.plan
@@ -745,15 +759,17 @@ def _chunk_parts(
     plan: Plan, program: Program, keep: str, pictures: Pictures, parts: Sequence[_Launched]
 ) -> list[ChunkResult]:
     """The launches of a chunk in the form that is stored: a result for each image shape, in order."""
-    cells = [cell for part in parts for cell in part.cells]
-    pixels = np.concatenate([part.pixels for part in parts])
+    unordered = [cell for part in parts for cell in part.cells]
+    order = sorted(range(len(unordered)), key=lambda i: unordered[i].id)
+    cells = [unordered[i] for i in order]
+    pixels = np.concatenate([part.pixels for part in parts])[order]
     curves = {
-        name: np.concatenate([part.curves[name] for part in parts])
+        name: np.concatenate([_filled(part.curves[name], plan.steps[-1] + 1) for part in parts])[order]
         for name in (*store.LOSSES, "style_layer_loss")
     }
     own = np.array([[tap in cell.style_weights for tap in program.style_taps] for cell in cells])
     curves["style_layer_loss"] = np.where(own[:, None, :], curves["style_layer_loss"], np.nan)
-    diverged = np.concatenate([part.diverged_step for part in parts]).astype(np.int64)
+    diverged = np.concatenate([part.diverged_step for part in parts]).astype(np.int64)[order]
     shapes = [pictures.shape(cell) for cell in cells]
     found = []
     for height, width in dict.fromkeys(shapes):
@@ -772,6 +788,12 @@ def _chunk_parts(
     return found
 
 
+def _filled(curve: np.ndarray, steps: int) -> np.ndarray:
+    """`curve` (cells, steps, ...) with NaN for the steps that a shorter trajectory does not have."""
+    missing = np.full((len(curve), steps - curve.shape[1], *curve.shape[2:]), np.nan, curve.dtype)
+    return np.concatenate([curve, missing], axis=1)
+
+
 def _chunk_result(
     plan: Plan,
     program: Program,
@@ -785,12 +807,16 @@ def _chunk_result(
     best = total.argmin(axis=1)
     never = np.isinf(total.min(axis=1))
     # The image of a cell that diverged at step d is that of step d - 1; at step 0 nothing was finite.
-    last = np.where(diverged < 0, plan.steps[-1], np.maximum(diverged - 1, 0))
+    steps = np.array([plan.cell_steps(int(i)) for i in ids], np.int64)
+    last = np.where(diverged < 0, steps, np.maximum(diverged - 1, 0))
     kept = best if keep == "best" else last
     rows = np.arange(len(ids))
     traced = list(plan.trace_steps)
     shape = (pixels.shape[2], pixels.shape[3])
-    evaluations = grid.evaluations(shape, program.coarser, plan.steps[-1])
+    evaluations = [
+        grid.evaluations(shape, 0 if int(i) in plan.previous else program.coarser, n)
+        for i, n in zip(ids, steps, strict=True)
+    ]
     return ChunkResult(
         cell=ids,
         image=pixels,
@@ -800,7 +826,8 @@ def _chunk_result(
         diverged_step=diverged,
         loss_best=np.where(never, np.nan, total.min(axis=1)).astype(np.float32),
         step_best=np.where(never, -1, best).astype(np.int64),
-        evaluations=np.full(len(ids), evaluations, np.float32),
+        evaluations=np.array(evaluations, np.float32),
+        steps=steps,
         loss_final=np.stack([curves[name][rows, kept] for name in store.LOSSES], axis=1),
         **{name: values[:, traced].astype(np.float32) for name, values in curves.items()},
     )

@@ -103,6 +103,7 @@ def knobs(
     style_row: int,
     extent: tuple[int, int],
     full_extent: tuple[int, int] | None = None,
+    steps: int | None = None,
 ) -> Knobs:
     """The knobs of `cell`, as NumPy arrays of the types the program was compiled for.
 
@@ -115,10 +116,12 @@ def knobs(
         extent: (height, width) in px of the image in this stage.
         full_extent: of the full-size image, in a coarser stage. A content loss is a sum over positions: its
             weight grows by (S/S_k)^2, so that it weighs against the style what it weighs at full size.
+        steps: of its trajectory, where that is not the sweep's.
     """
     style_weights = cell.style_weights
     scale = 1.0 if full_extent is None else (max(full_extent) / max(extent)) ** 2
     decays = sweep.schedule == "decay" and full_extent is None
+    length = float(steps or sweep.steps[-1])
 
     def number(value: float) -> np.ndarray:
         return np.asarray(value, np.float32)
@@ -134,8 +137,8 @@ def knobs(
             [style_weights.get(name, 0.0) for name in program.style_taps], np.float32
         ),
         learning_rate=number(cell.learning_rate),
-        decay_end=number(float(sweep.steps[-1]) if decays else math.inf),
-        decay_steps=number(DECAY_SHARE * sweep.steps[-1] if decays else 1.0),
+        decay_end=number(length if decays else math.inf),
+        decay_steps=number(DECAY_SHARE * length if decays else 1.0),
         seed=np.asarray(cell.seed, np.uint32),
         noise_std=number(sweep.noise_std if cell.init == "noise" else 0.0),
         content_row=np.asarray(content_row, np.int32),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import functools
 import io
 import itertools
 import json
@@ -34,7 +35,7 @@ SCHEMA = 3
 """Of chunk files, `results.*` and `manifest.json`."""
 LIBVER = ("v110", "v110")
 LOSSES = ("loss_total", "loss_content", "loss_style")
-PER_CELL = ("diverged_step", "loss_best", "step_best", "evaluations")
+PER_CELL = ("diverged_step", "loss_best", "step_best", "evaluations", "steps")
 """Numbers of a cell that stand beside its image and curves."""
 
 
@@ -68,6 +69,8 @@ class ChunkResult:
     step_best: Int[np.ndarray, " cells"]
     evaluations: Float[np.ndarray, " cells"]
     """Of the loss and its gradient; those of coarser stages count by their share of pixels."""
+    steps: Int[np.ndarray, " cells"]
+    """The length of each cell's trajectory; its curves are NaN after that."""
     loss_final: Float[np.ndarray, "cells 3"]
     """Total, content and style loss of the image kept."""
 
@@ -294,6 +297,11 @@ class Record:
     manifest: Mapping[str, Any]
     chunk_paths: tuple[Path, ...]
 
+    @functools.cached_property
+    def previous(self) -> dict[int, int]:
+        """By id, the cell from whose finished picture a cell with a warm start began."""
+        return grid.predecessors(self.sweep, self.cells)
+
     def chunks(self) -> Iterator[ChunkResult]:
         """What the chunks of the run hold, one chunk file in memory at a time, in order."""
         return (part for path in self.chunk_paths for part in read_chunk(path))
@@ -334,6 +342,7 @@ COLUMNS = (
     "loss_best",
     "step_best",
     "evaluations",
+    "start_cell",
 )
 
 
@@ -351,7 +360,7 @@ def row(record: Record, chunk: ChunkResult, index: int) -> dict[str, Any]:
         value = getattr(cell, axis)
         values[axis] = record.given(axis, value) if axis in config.PATH_AXES else value
     values |= {
-        "steps": chunk.snapshot[-1],
+        "steps": int(chunk.steps[index]),
         "height": chunk.image.shape[2],
         "width": chunk.image.shape[3],
         "status": "done" if diverged < 0 else "diverged",
@@ -361,6 +370,7 @@ def row(record: Record, chunk: ChunkResult, index: int) -> dict[str, Any]:
         "loss_best": chunk.loss_best[index],
         "step_best": "" if chunk.step_best[index] < 0 else int(chunk.step_best[index]),
         "evaluations": chunk.evaluations[index],
+        "start_cell": record.previous.get(cell.id, ""),
     }
     return values
 
@@ -448,6 +458,7 @@ def _create_group(file: h5py.File, shape: str, group: _Group, record: Record) ->
     _variable(h5, "loss_best", (n,), np.float32, "cell")
     _variable(h5, "step_best", (n,), np.int64, "cell")
     _variable(h5, "evaluations", (n,), np.float32, "cell")
+    _variable(h5, "steps", (n,), np.int64, "cell")
     # What makes per-cell axes coordinates in xarray and other readers of the CF conventions.
     for name in ("image", *LOSSES, "style_layer_loss", *PER_CELL):
         h5[name].attrs["coordinates"] = " ".join(config.AXES)

@@ -115,6 +115,89 @@ def test_chunks_hold_every_cell_once_in_order(seeds, width, steps, contents):
         assert all(len(chunk.cells) % width == 0 for chunk in own[:-1])
 
 
+@given(
+    ratios=st.lists(
+        st.sampled_from([0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0]), min_size=1, max_size=6, unique=True
+    ),
+    seeds=st.integers(1, 20),
+    width=st.sampled_from([1, 4]),
+    steps=st.sampled_from([10, 400]),
+)
+def test_a_warm_start_follows_what_it_starts_from_within_its_chunk(ratios, seeds, width, steps):
+    settings = {"alpha_beta": tuple(ratios), "seed": (f"0:{seeds}",), "style": ("/x", "/y")}
+    plan = plan_of(width=width, **settings, steps=(steps,), warm_steps=5)
+    assert sorted(i for chunk in plan.chunks for i in chunk.cells) == list(range(len(plan.cells)))
+    for chunk in plan.chunks:
+        done = set()
+        assert list(chunk.cells) == sorted(chunk.cells)
+        for wave in plan.waves(chunk):
+            starts = {plan.previous.get(cell) for cell in wave}
+            assert starts == {None} if not done else starts <= done
+            done |= set(wave)
+        assert done == set(chunk.cells)
+    for cell in plan.cells:
+        before = plan.previous.get(cell.id)
+        larger = [r for r in ratios if r > cell.alpha_beta]
+        assert (before is None) == (not larger)
+        if before is not None:
+            other = plan.cells[before]
+            assert other.alpha_beta == min(larger)
+            assert (other.seed, other.style) == (cell.seed, cell.style)
+        assert plan.cell_steps(cell.id) == (steps if before is None else 5)
+    assert plan.image_steps == 2 * seeds * (steps + 5 * (len(ratios) - 1))
+
+
+def test_cells_start_by_themselves_unless_asked_otherwise():
+    plan = plan_of(alpha_beta=(1.0, 2.0))
+    assert plan.previous == {}
+    assert [plan.waves(chunk) for chunk in plan.chunks] == [[list(chunk.cells)] for chunk in plan.chunks]
+
+
+def test_a_warm_start_costs_its_own_steps_and_no_coarser_stage():
+    cold = plan_of(alpha_beta=(1.0,), steps=(100,), shapes={"/c.png": (64, 128)})
+    warm = plan_of(alpha_beta=(1.0, 0.1), steps=(100,), warm_steps=20, shapes={"/c.png": (64, 128)})
+    assert cold.programs[0].coarser == 2
+    assert warm.flops - cold.flops == 21 * warm.programs[0].step_flops
+    assert warm.coarse_image_steps == cold.coarse_image_steps > 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "pyramid", "expected"),
+    [
+        ((256, 256), 0, 0),
+        ((256, 256), 2, 2),
+        ((256, 192), 8, 3),
+        ((64, 64), 2, 1),
+        ((63, 63), 2, 0),
+        ((31, 128), 2, 0),  # 15 px is too small for the network
+        ((32, 128), 2, 1),
+    ],
+)
+def test_stages_under_32_px_are_skipped(shape, pyramid, expected):
+    assert grid.coarser_stages(shape, pyramid) == expected
+    plan = plan_of(shapes={"/c.png": shape}, pyramid=pyramid, canvas="off")
+    (program,) = plan.programs
+    assert program.coarser == expected
+    for times in range(expected + 1):
+        stage = program.stage(times)
+        assert (stage.height_px, stage.width_px, stage.coarser) == (*grid.halved(shape, times), 0)
+
+
+def test_evaluations_count_coarser_stages_by_their_pixels():
+    assert grid.evaluations((256, 256), 0, 10) == 11
+    assert grid.evaluations((256, 256), 2, 100) == 101 + 60 / 4 + 60 / 16
+
+
+def test_shapes_of_different_stages_share_no_canvas():
+    shapes = {f"/c{i}": (60 + i, 62 + i) for i in range(5)}  # the longest edges are 62 to 66
+    plan = plan_of(content=tuple(shapes), shapes=shapes, seed=("0:9",), platform="gpu", width=8, pyramid=1)
+    for program in plan.programs:
+        own = [c for chunk in plan.chunks if plan.programs[chunk.program] == program for c in chunk.cells]
+        stages = {grid.coarser_stages(shapes[plan.cells[i].content], 1) for i in own}
+        assert stages == {program.coarser}
+    assert {program.coarser for program in plan.programs} == {0, 1}
+
+
 def test_chunks_follow_from_work_not_from_time():
     assert len(plan_of(seed=("0:16",), steps=(10,)).chunks) == 1
     long = plan_of(seed=("0:16",), steps=(600,))

@@ -36,6 +36,7 @@ def result(cells, shape=(16, 24), snapshot=(2, 5), layer=("conv1_1", "conv4_1"),
         loss_best=curves[0].min(1),
         step_best=curves[0].argmin(1).astype(np.int64),
         evaluations=np.full(n, steps, np.float32),
+        steps=np.full(n, snapshot[-1], np.int64),
         loss_final=curves[:, :, -1].T.copy(),
     )
 

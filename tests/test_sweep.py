@@ -343,6 +343,34 @@ def test_a_run_that_names_no_optimizer_goes_from_coarse_to_fine(inputs, tmp_path
     assert (tmp_path / "again" / chunk).read_bytes() == (out / chunk).read_bytes()
 
 
+def test_a_warm_start_is_a_start_from_the_neighbours_picture(inputs, tmp_path):
+    base = (
+        "--content", inputs / "c0.png", "--style", inputs / "s0.png", inputs / "s1.png", "--size", "64",
+        "--quiet",
+    )  # fmt: skip
+    out = tmp_path / "run"
+    warm = ("--alpha-beta", "1e-3", "1e-1", "1e-2", "--steps", "4", "--warm-steps", "2")
+    assert command(*base, *warm, "--out", out) == 0
+    found = rows(out)
+    assert [row["start_cell"] for row in found] == ["2", "", "1", "5", "", "4"]
+    assert [row["steps"] for row in found] == ["2", "4", "2"] * 2
+    assert [float(row["evaluations"]) for row in found] == [3, 20, 3] * 2
+    with h5py.File(out / "results.h5") as file:
+        total, pictures = file["48x64/loss_total"][()], file["48x64/image"][:, 0]
+    assert np.isnan(total[:, 3:]).all(axis=1).tolist() == [True, False, True] * 2
+    # Each link of a chain as a run of its own, from the picture as it was saved.
+    for cell in (2, 0):
+        start = out / found[int(found[cell]["start_cell"])]["image"]
+        alone = tmp_path / f"alone{cell}"
+        assert command(
+            *base[:4], *base[5:], "--init", start, "--alpha-beta", found[cell]["alpha_beta"],
+            "--pyramid", "0", "--steps", "2", "--out", alone,
+        ) == 0  # fmt: skip
+        with h5py.File(alone / "results.h5") as file:
+            np.testing.assert_array_equal(file["48x64/loss_total"][0], total[cell, :3])
+            np.testing.assert_array_equal(file["48x64/image"][0, 0], pictures[cell])
+
+
 def test_the_best_image_is_kept_where_it_is_asked_for(inputs, tmp_path):
     kept = {}
     for keep in ("last", "best"):
