@@ -347,7 +347,7 @@ def test_targets_of_a_coarser_stage_are_the_same_on_a_canvas_of_all(narrow):
     bench = Bench(narrow, **PYRAMID, style=("/s0", "/s1"))
     stage, before = bench.program.stage(1), bench.engine.target_traces
     pictures = [images.halved(p, 1) for p in (*bench.content.values(), *bench.style.values())]
-    shared = [bench.engine.target_rows(stage, p, canvas=(64, 64)) for p in pictures]
+    shared = [bench.engine.target_rows(stage, p, canvas=(80, 72)) for p in pictures]
     assert bench.engine.target_traces == before + 1
     for pixels, found in zip(pictures, shared, strict=True):
         alone = engine.Engine(narrow, canvases=False, winograd=False).target_rows(stage, pixels)
