@@ -5,15 +5,16 @@
 #   make check    lint, types and tests
 #   make bench    throughput on this device, and beside PyTorch and pastiche (installs torch)
 #   make bench-precision  what each precision does to the result (half an hour on two cores)
+#   make bench-optimizers time to Adam's losses, and to pastiche's (many hours on two cores)
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types format bench bench-precision wheel clean
+.PHONY: help demo test check lint types format bench bench-precision bench-optimizers wheel clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,8p'
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,9p'
 
 $(VENV)/.base: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -55,6 +56,11 @@ bench: $(VENV)/.bench
 
 bench-precision: $(VENV)/.bench
 	$(BIN)/python -m bench precision
+
+bench-optimizers: $(VENV)/.bench
+	$(BIN)/python -m bench optimizers --size 64
+	$(BIN)/python -m bench optimizers --size 128
+	$(BIN)/python -m bench quality
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

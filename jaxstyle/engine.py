@@ -54,7 +54,7 @@ UNKNOWN_MEMORY = 8 * 2**30
 
 
 class Stage(NamedTuple):
-    """What the cells of a launch need in a stage coarser than the full size."""
+    """What the cells of a launch need in one stage, as host arrays with a leading axis of cells."""
 
     knobs: Knobs
     targets: Targets
