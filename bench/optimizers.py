@@ -170,7 +170,7 @@ def _time_steps(pipe: Any, sweeps: Sequence[Any], shapes: Sequence[tuple[int, in
             knobs = step.knobs(cell, stage, sweep, content_row=0, style_row=0, extent=extent)
             launch = engine.Stage(jax.tree.map(lambda x: x[None], knobs), rows)
             start = images.mean_image(*extent)[None]
-            drives[index, shape, coarser] = machine._begin(stage, launch, start, lambda passes: None)
+            drives[index, shape, coarser] = machine._begin(stage, launch, start, lambda drive, passes: None)
     taken: dict[Any, list[float]] = {key: [] for key in drives}
     done = 2
     for drive in drives.values():

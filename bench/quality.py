@@ -1,11 +1,11 @@
 """Time to a finished picture beside pastiche 1.6.0 as shipped; `python -m bench quality`.
 
 pastiche runs its own command's defaults: from the content, max pooling, PyTorch's L-BFGS, 1000 steps.
-jaxstyle is set to the same objective, by pooling, layers and weights, and to nothing else. The PNGs of both
-are scored by one implementation of that objective in NumPy float64, and what counts is the time until
-jaxstyle's score is no worse than that of pastiche's last image. Both get images of the final size, so that
-nobody's resampling is judged. Time is that of the steps, coarser stages included; compiling and loading
-stand apart.
+jaxstyle is set to the same objective, by pooling, layers and weights, and to pixels that a PNG can hold
+(`--clamp`), for PNGs are judged; everything else is its default. The PNGs of both are scored by one
+implementation of that objective in NumPy float64, and what counts is the time until jaxstyle's score is no
+worse than that of pastiche's last image. Both get images of the final size, so that nobody's resampling is
+judged. Time is that of the steps, coarser stages included; compiling and loading stand apart.
 """
 
 from __future__ import annotations
@@ -108,6 +108,7 @@ def _jaxstyle(pipe: Any, content: str, style: str, folder: str, size: int, steps
         style_layers=("+".join(f"{name}:{_layer_weight(name)!r}" for name in layers.STYLE_LAYERS),),
         alpha_beta=(0.02 / (channels * shape[0] * shape[1]),),
         steps=tuple(steps),
+        clamp=True,
     )
     run = run_sweep(sweep, RunOptions(out=folder, quiet=True))
     manifest = json.loads((run.path / "manifest.json").read_text())

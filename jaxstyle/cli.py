@@ -14,19 +14,19 @@ import io
 import mmap
 import os
 import re
+import select
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar, get_type_hints
 
 import tyro
 
-from jaxstyle.config import JaxstyleError, unknown_key
+from jaxstyle.config import JaxstyleError, one_line, unknown_key
 
 T = TypeVar("T")
-
-INTERRUPTED, TERMINATED = 130, 143
 
 
 @dataclass(frozen=True)
@@ -142,35 +142,136 @@ def keep_freed_memory() -> bool:
     return True
 
 
-class _Terminated(BaseException):
-    """SIGTERM, as an exception."""
+# --- signals --------------------------------------------------------------------------------------
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""What asks a command to end; batch schedulers send the last one."""
+GRACE_S = 8.0
+"""How long a command may take to end when it is asked to."""
 
 
-def _terminate(*_: object) -> None:
-    raise _Terminated
+class Interrupted(BaseException):
+    """A signal, as an exception: exit code 128 + its number."""
+
+    def __init__(self, number: int, mend: str = ""):
+        super().__init__(number, mend)
+        self.number, self.mend = number, mend
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the number of the signal."""
+        return 128 + self.number
+
+    def __str__(self) -> str:
+        name = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}.get(
+            signal.Signals(self.number), f"stopped by {signal.Signals(self.number).name}"
+        )
+        return name + (f": {self.mend}" if self.mend else "")
+
+
+class _Signals:
+    """What has been asked for, and whether it can wait.
+
+    A handler written in Python runs when the main thread comes back from compiled code. So that the process
+    ends in time all the same, a thread is woken by the signal itself; it ends the process after `GRACE_S`,
+    or at the second signal.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.held = 0
+
+    def _handle(self, number: int, _: object) -> None:
+        self.number = self.number or number
+        if not self.held:
+            raise Interrupted(number)
+
+    @contextlib.contextmanager
+    def caught(self) -> Iterator[None]:
+        """Catch `SIGNALS` inside; a no-op outside the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self.number, self.held = None, 0
+        before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        watcher = threading.Thread(target=self._watch, args=(reader,), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            self.number = None
+            signal.set_wakeup_fd(wakeup)
+            os.close(writer)
+            watcher.join()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _watch(self, reader: int) -> None:
+        """End the process when it was asked to and did not, or was asked twice."""
+        with open(reader, "rb", buffering=0) as pipe:
+            if not (first := pipe.read(1)):
+                return
+            number, (ready, _, _) = first[0], select.select([pipe], [], [], GRACE_S)
+            if ready and not pipe.read(1):
+                return  # not a second signal but the end of `caught`
+        _fail(str(Interrupted(number, "at once; --resume goes on from what was kept")), 0)
+        os._exit(128 + number)
+
+
+_signals = _Signals()
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[Callable[[], Interrupted | None]]:
+    """Hold back signals inside, where an exception would lose work.
+
+    Yields:
+        What asks for the exception of a signal that has come, to be raised when the work has been saved. It
+        is raised at the end in any case.
+    """
+
+    def asked() -> Interrupted | None:
+        return None if _signals.number is None else Interrupted(_signals.number)
+
+    _signals.held += 1
+    try:
+        yield asked
+    finally:
+        _signals.held -= 1
+    if (stop := asked()) is not None:
+        raise stop
 
 
 def run(command: Callable[[], int]) -> None:
     """Run a command and leave with its exit code; every expected failure is one line on stderr."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed before the start: whoever writes to it writes to nothing
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
     try:
-        code = command()
+        with _signals.caught():
+            code = command()
     except JaxstyleError as error:
         code = _fail(str(error), error.exit_code)
     except BrokenPipeError:  # the reader of a help text or a plan has seen enough
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         code = 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         code = _fail(f"{where}{error.strerror or error}", 2)
+    except Interrupted as stop:
+        code = _fail(str(stop), stop.exit_code)
     except KeyboardInterrupt:
-        code = _fail("interrupted", INTERRUPTED)
-    except _Terminated:
-        code = _fail("terminated", TERMINATED)
+        code = _fail("interrupted", 128 + signal.SIGINT)
+    try:
+        sys.stdout.flush()
+    except OSError:  # nobody is there to read it; the interpreter would complain when it ends
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     raise SystemExit(code)
 
 
 def _fail(line: str, code: int) -> int:
     with contextlib.suppress(OSError):
-        print(f"jaxstyle: error: {' '.join(line.split())}", file=sys.stderr, flush=True)
+        print(f"jaxstyle: error: {one_line(line)}", file=sys.stderr, flush=True)
     return code

@@ -49,13 +49,16 @@ MIN_EDGE_PX = 16
 """The shortest edge of an image, given or resized: four poolings leave one position of conv5_1."""
 MAX_STEPS = 10_000_000
 MAX_PYRAMID = 8
+MIN_CHECKPOINT_S = 0.1
 MAX_LBFGS_MEMORY = 200
 FLOAT32_MAX = 3.4028234663852886e38
+MAX_LINE = 2000
+"""Characters of an error."""
+MAX_SPEC_BYTES = 16 * 2**20
+MAX_SPEC_DEPTH = 8
+"""Tables in tables of a spec; no setting needs more than 3."""
 
 PLANNED = {
-    "resume": "resuming a run is not in this version; start a new one",
-    "extend": "adding cells to a run is not in this version; start a new one",
-    "checkpoint_every": "checkpoints are not in this version",
     "shard": "sharding over machines is not in this version",
     "cluster": "clusters are not in this version",
     "tolerance": "early stopping is not in this version",
@@ -82,13 +85,20 @@ LBFGS_MEMORY = 30
 LEARNING_RATE = 10.0
 
 
+def one_line(text: str) -> str:
+    """`text` for a terminal: on one line, no control characters, the middle of a long one left out."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
+    half = MAX_LINE // 2
+    return text if len(text) <= MAX_LINE else f"{text[:half]} [...] {text[-half:]}"
+
+
 class JaxstyleError(ValueError):
     """Bad input or configuration: one line for the user, exit code 2."""
 
     exit_code = 2
 
     def __init__(self, what: str, why: str):
-        super().__init__(" ".join(f"{what}: {why}".split()))
+        super().__init__(one_line(f"{what}: {why}"))
 
 
 @dataclass(frozen=True)
@@ -142,6 +152,9 @@ class Sweep:
     take so many steps from there (0: every cell by itself)."""
     keep: str = "last"
     """The image that is saved: the last, or the best, that of the lowest loss so far."""
+    clamp: bool = False
+    """Keep pixels in 0 to 255 while they are optimised, so that the picture that is saved is the one whose
+    loss was brought down."""
     noise_std: float = 1.0
     """Standard deviation of the noise start about the mean colour, in grey levels."""
     precision: str = "f32"
@@ -159,6 +172,9 @@ class Sweep:
     """VGG19 weights: a converted file or Keras' notop file (default: the packaged ones)."""
     trace_every: int = 1
     """Keep every N-th entry of the loss curves (the first and the last always)."""
+    checkpoint_every: float = 60.0
+    """Seconds of work that a killed run may have to repeat at most: chunks are cut, and states written, by
+    it."""
     max_cells: int = 100_000
     """Refuse a grid of more cells than this."""
     split_depth: bool = False
@@ -185,6 +201,10 @@ class RunOptions:
     """Read settings from a TOML file whose keys are these flags with _ for -."""
     out: str | None = None
     """Run directory, new or empty (default: runs/NNNN-NAME)."""
+    resume: bool = False
+    """Go on with the run in --out where it ended; settings that are given must be that run's."""
+    extend: bool = False
+    """Add the cells that are not in the run in --out yet; all other settings must be that run's."""
     dry_run: bool = False
     """Print the plan and its cost, and write nothing."""
     json: bool = False
@@ -208,7 +228,7 @@ def unknown_key(key: str, known: Iterable[str], *, what: str) -> JaxstyleError:
     if key in PLANNED:
         return JaxstyleError(what, PLANNED[key])
     near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
-    return JaxstyleError(what, "no such setting" + (f"; did you mean {near[0]}?" if near else ""))
+    return JaxstyleError(what, "no such setting; " + (f"did you mean {near[0]}?" if near else "see --help"))
 
 
 # --- one value ------------------------------------------------------------------------------------
@@ -258,10 +278,24 @@ def _text(what: str, value: Any) -> str:
     return text
 
 
+def _place(value: Any) -> str:
+    """The path of a run directory: any that can be made; it stands in no file of the run."""
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else ""
+    if not text or "\0" in text or any(0xD800 <= ord(c) <= 0xDFFF for c in str(text)):
+        raise JaxstyleError("out", f"{value!r} is no path in UTF-8; give one")
+    return str(text)
+
+
 def _flag(what: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise JaxstyleError(what, f"{value!r} is neither true nor false")
     return value
+
+
+def _sha256(path: str, value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9A-Fa-f]{64}", value):
+        raise JaxstyleError("digests", f"{value!r} of {path} is no SHA-256; give 64 hexadecimal digits")
+    return value.lower()
 
 
 def layer_name(what: str, value: Any) -> str:
@@ -353,7 +387,11 @@ def axis_values(axis: str, raw: Any, *, max_cells: int) -> tuple[Any, ...]:
         "learning_rate": lambda v: [_number(axis, v, minimum=0.0, above=True)],
         "seed": lambda v: _seeds(v, max_cells),
     }
-    values = [value for item in items for value in parse[axis](item)]
+    values: list[Any] = []
+    for item in items:
+        values += parse[axis](item)
+        if len(values) > max_cells:
+            raise JaxstyleError(axis, f"has more than {max_cells} values; see --max-cells")
     seen: set[Any] = set()
     for value in values:
         key = style_set(value) if axis == "style_layers" else value
@@ -454,7 +492,7 @@ def resolve(sweep: Sweep) -> Sweep:
     Raises:
         JaxstyleError: naming the first setting that is wrong.
     """
-    max_cells = _integer("max_cells", sweep.max_cells, minimum=1, maximum=10**9)
+    max_cells = _integer("max_cells", sweep.max_cells, minimum=1, maximum=10**7)
     sweep = dataclasses.replace(sweep, **_resolve_optimizer(sweep))
     given = dict(sweep.given)
     for table in ({axis: getattr(sweep, axis) for axis in AXES}, *sweep.grid):
@@ -492,15 +530,17 @@ def resolve(sweep: Sweep) -> Sweep:
         precision=_choice("precision", sweep.precision, ("f32", "tf32", "bf16")),
         conv=_choice("conv", sweep.conv, ("auto", "plain")),
         canvas=_choice("canvas", sweep.canvas, ("auto", "off")),
+        clamp=_flag("clamp", sweep.clamp),
         noise_std=_number("noise_std", sweep.noise_std, minimum=0.0),
         beta=beta,
         tv_weight=_number("tv_weight", sweep.tv_weight, minimum=0.0),
         weights=None if sweep.weights is None else os.path.abspath(_text("weights", sweep.weights)),
         trace_every=_integer("trace_every", sweep.trace_every, minimum=1, maximum=MAX_STEPS),
+        checkpoint_every=_number("checkpoint_every", sweep.checkpoint_every, minimum=MIN_CHECKPOINT_S),
         max_cells=max_cells,
         split_depth=_flag("split_depth", sweep.split_depth),
         deterministic=_flag("deterministic", sweep.deterministic),
-        digests={os.path.abspath(path): digest for path, digest in sweep.digests.items()},
+        digests={os.path.abspath(path): _sha256(path, text) for path, text in sweep.digests.items()},
         given=given,
     )
     grids = tuple(_resolve_grid(table, resolved) for table in sweep.grid)
@@ -511,17 +551,38 @@ def resolve(sweep: Sweep) -> Sweep:
     return dataclasses.replace(resolved, grid=grids)
 
 
+def differences(own: Sweep, other: Sweep) -> list[str]:
+    """Where two resolved sweeps differ beside their axes, as in `size is 256 there and 192 here`."""
+    return [
+        f"{f.name} is {getattr(own, f.name)} there and {getattr(other, f.name)} here"
+        for f in dataclasses.fields(Sweep)
+        if f.name not in (*AXES, "grid", "digests", "given", "max_cells")
+        and getattr(own, f.name) != getattr(other, f.name)
+    ]
+
+
+def tables(sweep: Sweep) -> tuple[Mapping[str, Any], ...]:
+    """The grids of a resolved sweep, each with every axis written out."""
+    top = {axis: getattr(sweep, axis) for axis in AXES}
+    return tuple({**top, **table} for table in sweep.grid or ({},))
+
+
 def check_options(options: RunOptions) -> RunOptions:
     """`options` with every value checked. Raises JaxstyleError naming the first that is wrong."""
     if options.devices is not None:
-        _integer("devices", options.devices, minimum=1, maximum=2**20)
-        if options.devices > 1:
-            raise JaxstyleError("devices", f"{options.devices}: this version uses one device")
+        devices = _integer("devices", options.devices, minimum=1, maximum=2**20)
+        if devices > 1:
+            raise JaxstyleError("devices", f"{devices}: this version uses one device")
     if options.out is not None:
-        _text("out", options.out)
+        _place(options.out)
     _choice("log_format", options.log_format, ("text", "json"))
-    for name in ("dry_run", "json", "quiet", "no_compile_cache"):
+    for name in ("dry_run", "json", "quiet", "no_compile_cache", "resume", "extend"):
         _flag(name, getattr(options, name))
+    for name in ("resume", "extend"):
+        if getattr(options, name) and options.out is None:
+            raise JaxstyleError(name, "of which run? give its directory with --out")
+    if options.resume and options.extend:
+        raise JaxstyleError("extend", "also goes on with the run; leave --resume out")
     if options.json and not options.dry_run:
         raise JaxstyleError("json", "it prints the plan; give it together with --dry-run")
     return options
@@ -558,19 +619,41 @@ def _absolute(table: Mapping[str, Any], base: Path) -> dict[str, Any]:
     return out
 
 
+def _check_spec(what: str, table: dict[str, Any]) -> dict[str, Any]:
+    """`table` if Python can print all of it: integers of TOML's 64 bits, and few tables in tables."""
+    pending: list[tuple[str, Any, int]] = [("", table, 0)]
+    while pending:
+        key, value, depth = pending.pop()
+        if depth > MAX_SPEC_DEPTH:
+            raise JaxstyleError(f"{what}: {key}", f"is nested deeper than {MAX_SPEC_DEPTH}; write it flat")
+        if isinstance(value, dict):
+            pending += [(key or str(name), inner, depth + 1) for name, inner in value.items()]
+        elif isinstance(value, list):
+            pending += [(key, inner, depth + 1) for inner in value]
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise JaxstyleError(f"{what}: {key}", "an integer of over 64 bits; give a smaller one")
+    return table
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """The table of a TOML file. Raises JaxstyleError if it cannot be read or is not TOML."""
     what = str(path)
     try:
         if not path.is_file():
-            raise JaxstyleError(what, "no such file" if not path.exists() else "not a regular file")
-        if path.stat().st_size > 16 * 2**20:
-            raise JaxstyleError(what, "a spec of over 16 MiB; list fewer values")
-        return tomllib.loads(path.read_bytes().decode("utf-8"))
+            why = "is not a regular file" if path.exists() else "no such file"
+            raise JaxstyleError(what, f"{why}; give the path of a TOML file")
+        if (size := path.stat().st_size) > MAX_SPEC_BYTES:
+            raise JaxstyleError(what, f"has {size} bytes; the limit is {MAX_SPEC_BYTES}: list fewer values")
+        data = path.read_bytes()
+        if data.startswith(b"\xef\xbb\xbf"):
+            raise JaxstyleError(what, "begins with a byte order mark; save it as UTF-8 without one")
+        return _check_spec(what, tomllib.loads(data.decode("utf-8")))
+    except JaxstyleError:
+        raise
     except OSError as error:
-        raise JaxstyleError(what, error.strerror or "cannot be read") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise JaxstyleError(what, f"not a TOML file in UTF-8: {error}") from None
+        raise JaxstyleError(what, f"cannot be read: {error.strerror or error}; give another file") from None
+    except (ValueError, RecursionError) as error:
+        raise JaxstyleError(what, f"not a TOML file in UTF-8; mend it: {error}") from None
 
 
 def preset_path(name: Any) -> Path:
@@ -596,7 +679,8 @@ def assemble(flags: Mapping[str, Any], *, cwd: Path | None = None) -> Assembled:
 
     An axis named by a stronger source replaces that axis in every `[[grid]]` of a weaker one. When
     nothing names an image, a preset or a spec, the preset is `demo`. Paths in flags are relative to
-    `cwd`, in a spec to its file, in a preset to the example images.
+    `cwd`, in a spec to its file, in a preset to the example images. To resume or extend a run without
+    naming images, a preset or a spec is to start from the run's own spec.
 
     Raises:
         JaxstyleError: for a key that does not exist, a file that cannot be read, or a wrong value.
@@ -612,7 +696,11 @@ def assemble(flags: Mapping[str, Any], *, cwd: Path | None = None) -> Assembled:
         sources.insert(0, (table, path.parent))
         preset = preset if preset is not None else table.get("preset")
     elif preset is None and "content" not in flags and "style" not in flags:
-        preset = "demo"
+        run = flags.get("out") if flags.get("resume") or flags.get("extend") else None
+        if run is not None and (own := cwd / _place(run) / "spec.toml").is_file():
+            sources.insert(0, (read_toml(own), own.parent))
+        else:
+            preset = "demo"
     if preset is not None:
         sources.insert(0, (read_toml(preset_path(preset)), EXAMPLES))
 

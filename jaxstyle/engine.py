@@ -71,6 +71,21 @@ class Launch(NamedTuple):
     """The stages before the full size, the coarsest first."""
 
 
+class Progress(NamedTuple):
+    """How far a launch has come: beside the launch, all that it takes to go on to the same bytes."""
+
+    coarser: int
+    """By how many halvings its stage is coarser than the full size."""
+    passes: int
+    """Done in that stage."""
+    state: tuple[np.ndarray, ...]
+    """The leaves of the `State` of its cells."""
+    images: tuple[np.ndarray, ...]
+    """The snapshots it has gone past: arrays (cells, h, w, 3)."""
+    infos: tuple[Info, ...]
+    """The losses of the full size: arrays (passes, cells) and (passes, cells, style taps)."""
+
+
 class Outcome(NamedTuple):
     """What one launch came to, in the order of its cells."""
 
@@ -88,6 +103,8 @@ class Compiled:
 
     init: Any
     segment: Any
+    state: Any
+    """The tree of a `State`, to put one together from its leaves."""
     step_traces: int
     """How often the body of the per-cell step was traced to make them."""
     compile_s: float
@@ -338,7 +355,10 @@ class Engine:
         steps: Sequence[int],
         *,
         keep: str = "last",
-        on_segment: Callable[[int, int], None] = lambda coarser, passes: None,
+        begin: Progress | None = None,
+        on_segment: Callable[[int, int, Callable[[], Progress]], None] = lambda coarser, passes, progress: (
+            None
+        ),
     ) -> Outcome:
         """Compute the cells of `launch`: step 0 to the last of `steps`, an image at each of them.
 
@@ -347,21 +367,29 @@ class Engine:
             launch: at most `program.width` cells; fewer are padded with copies of the last.
             steps: snapshots, ascending; the last is the length of the trajectory.
             keep: which image is taken at a snapshot, the `last` or the `best` until then.
+            begin: where an earlier call for the same launch had come to, to go on from there.
             on_segment: called after every segment with by how many halvings its stage is coarser than
-                the full size, and the passes done in it.
+                the full size, the passes done in it, and what fetches the launch's progress.
         """
         count, drive = len(launch.start), None
+        images: list[np.ndarray] = [] if begin is None else list(begin.images)
         stages = (*launch.coarser, Stage(launch.knobs, launch.targets))
         for coarser, stage in zip(range(program.coarser, -1, -1), stages, strict=True):
-            before = launch.start if drive is None else drive
-            drive = self._begin(
-                program.stage(coarser), stage, before, functools.partial(on_segment, coarser)
-            )
+            if begin is not None and coarser > begin.coarser:
+                continue
+            if begin is not None and coarser == begin.coarser:
+                before = begin
+            else:
+                before = launch.start if drive is None else drive
+
+            def told(drive: _Drive, passes: int, coarser: int = coarser) -> None:
+                on_segment(coarser, passes, lambda: drive.progress(coarser, images))
+
+            drive = self._begin(program.stage(coarser), stage, before, told)
             if coarser:
                 drive.to(COARSE_EVALUATIONS)
         assert drive is not None
-        images: list[np.ndarray] = []
-        for snapshot in steps:
+        for snapshot in steps[len(images) :]:
             # Pass k evaluates x_k, so x_k and its loss are both known once pass k is done.
             state = drive.to(snapshot + 1)
             images.append(np.array(state.best if keep == "best" else state.evaluated))
@@ -378,13 +406,17 @@ class Engine:
         self,
         program: Program,
         stage: Stage,
-        before: np.ndarray | _Drive,
-        on_segment: Callable[[int], None],
+        before: np.ndarray | _Drive | Progress,
+        on_segment: Callable[[_Drive, int], None],
     ) -> _Drive:
-        """A stage about to start, from given images or from the stage before it."""
+        """A stage about to start from given images or the stage before it, or to go on."""
         compiled, _ = self.compile(program)
         knobs, targets = self._put(stage.knobs, program), self._put(stage.targets, program)
-        if isinstance(before, np.ndarray):
+        infos, done = (), 0
+        if isinstance(before, Progress):
+            state = jax.device_put(jax.tree.unflatten(compiled.state, before.state), self.device)
+            infos, done = before.infos, before.passes
+        elif isinstance(before, np.ndarray):
             state = compiled.init(knobs, self._put(before, program))
         else:
             key = before.program, self._key(program, self.winograd)
@@ -393,7 +425,7 @@ class Engine:
             state = _refine_programs[key](knobs, before.state.best, before.knobs.extent)
         advance = functools.partial(compiled.segment, self.network(program).params, knobs, targets)
         rate = NOMINAL_FLOPS[device_kind(self.device.platform)]
-        return _Drive(program, knobs, state, advance, rate, on_segment)
+        return _Drive(program, knobs, state, advance, rate, on_segment, infos, done)
 
     def _put(self, tree: Any, program: Program) -> Any:
         return jax.device_put(_pad(tree, program.width), self.device)
@@ -408,7 +440,9 @@ class _Drive:
         state: of its cells, there too.
         advance: from a state, a first and a past-the-last pass to the state after them and their losses.
         rate: FLOP/s to choose the length of the first segment by.
-        on_segment: called after every segment with the passes done in it.
+        on_segment: called after every segment with this and the passes done in it.
+        infos: the losses of segments that were driven before.
+        done: the passes done before.
     """
 
     def __init__(
@@ -418,14 +452,21 @@ class _Drive:
         state: State,
         advance: Callable[..., tuple[State, Info]],
         rate: float,
-        on_segment: Callable[[int], None],
+        on_segment: Callable[[_Drive, int], None],
+        infos: Iterable[Info] = (),
+        done: int = 0,
     ):
         self.program, self.knobs, self.state = program, knobs, state
-        self.infos: list[Info] = []
+        self.infos: list[Info] = list(infos)
         """The losses of every segment: arrays (passes, cells) and (passes, cells, style taps)."""
         self._advance, self._on_segment = advance, on_segment
         self._passes = rate * SEGMENT_SECONDS / (program.width * program.step_flops)
-        self._done = 0
+        self._done = done
+
+    def progress(self, coarser: int, images: Sequence[np.ndarray]) -> Progress:
+        """How far the launch has come whose stage this is; the curves of a coarser one are not kept."""
+        state = tuple(np.array(leaf) for leaf in jax.tree.leaves(jax.device_get(self.state)))
+        return Progress(coarser, self._done, state, tuple(images), () if coarser else tuple(self.infos))
 
     def to(self, passes: int) -> State:
         """The state when so many passes have been done since the stage began."""
@@ -440,7 +481,7 @@ class _Drive:
             seconds = time.perf_counter() - began
             self._passes = (stop - start) * SEGMENT_SECONDS / max(seconds, 1e-4)
             self._done = stop
-            self._on_segment(stop - start)
+            self._on_segment(self, stop - start)
         return self.state
 
 
@@ -501,7 +542,7 @@ def _compile(program: Program, features: vgg19.Features, params: vgg19.Params, d
             + memory.output_size_in_bytes
             - memory.alias_size_in_bytes
         )
-    return Compiled(init, compiled, traces, seconds, used)
+    return Compiled(init, compiled, jax.tree.structure(state), traces, seconds, used)
 
 
 def _shapes(
@@ -524,6 +565,7 @@ def _shapes(
             decay_steps=one,
             seed=jnp.zeros(width, jnp.uint32),
             noise_std=one,
+            pixel_range=jnp.zeros((width, 2), jnp.float32),
             content_row=row,
             style_row=row,
             extent=jnp.zeros((width, 2), jnp.int32),

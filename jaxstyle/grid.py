@@ -14,15 +14,13 @@ import collections
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
 
 from jaxstyle import layers
 from jaxstyle.config import AXES, MIN_EDGE_PX, JaxstyleError, Sweep, style_set
 
-CHUNK_SECONDS = 60.0
-"""How long a chunk should take at most, at the nominal rate below."""
 NOMINAL_FLOPS = {"cpu": 2e11, "gpu": 1e14, "tpu": 1e14}
 """Rates that plans are made with, in FLOP/s: fixed numbers, so that a plan never depends on a timing."""
 WINOGRAD_PLATFORMS = ("cpu",)
@@ -37,6 +35,10 @@ CHUNK_BYTES = 256 * 2**20
 """How much a chunk's images and curves may hold on the host."""
 COARSE_EVALUATIONS = 60
 """How many evaluations each coarser stage of a pyramid gets."""
+CHECKPOINT_SHARE = 0.02
+"""The part of a run's time that writing checkpoints may take."""
+NOMINAL_WRITE = 2e8
+"""Bytes a second that a checkpoint is planned to be written at."""
 MIN_STAGE_PX = 32
 """The longest edge that a coarser stage must have."""
 
@@ -221,6 +223,15 @@ class Program:
         """FLOPs of one step of one cell."""
         return layers.evaluation_flops(self.height_px, self.width_px, self.content_taps, self.style_taps)
 
+    def state_bytes(self) -> int:
+        """Bytes of the state that a launch carries from step to step: what a checkpoint holds."""
+        pairs = 2 * self.lbfgs_memory + 1 if self.optimizer == "lbfgs" else 2
+        return self.width * (3 + pairs) * 4 * 3 * self.height_px * self.width_px
+
+    def checkpoint_s(self, every: float) -> float:
+        """Seconds between checkpoints: `every`, or longer where writing would take more than its share."""
+        return max(every, self.state_bytes() / NOMINAL_WRITE / CHECKPOINT_SHARE)
+
     def bytes_per_cell(self) -> int:
         """About how many bytes of device memory one cell of a launch takes while it is optimised.
 
@@ -279,10 +290,23 @@ class Plan:
             waves[depth[cell]].append(cell)
         return waves
 
+    def only(self, numbers: Iterable[int]) -> Plan:
+        """The part of the plan that the chunks of these numbers are."""
+        return replace(self, chunks=tuple(self.chunks[number] for number in numbers))
+
+    def narrowed(self, numbers: Collection[int]) -> Plan:
+        """The plan with half the width for the chunks of these numbers, which are all of one program."""
+        (index,) = {self.chunks[number].program for number in numbers}
+        narrower = replace(self.programs[index], width=self.programs[index].width // 2)
+        programs = self.programs if narrower in self.programs else (*self.programs, narrower)
+        to = programs.index(narrower)
+        chunks = (replace(c, program=to) if c.number in numbers else c for c in self.chunks)
+        return replace(self, programs=programs, chunks=tuple(chunks))
+
     @property
     def image_steps(self) -> int:
         """Steps of all cells together."""
-        return sum(self.cell_steps(cell.id) for cell in self.cells)
+        return sum(self.cell_steps(cell) for chunk in self.chunks for cell in chunk.cells)
 
     def _sum(self, cold: Callable[[Program], float], warm: Callable[[Program], float]) -> float:
         return sum(
@@ -319,6 +343,62 @@ class Plan:
         return total
 
 
+def to_record(plan: Plan) -> dict[str, Any]:
+    """The programs and chunks of `plan` in numbers and texts: what `from_record` reads."""
+    return {
+        "programs": [asdict(program) for program in plan.programs],
+        "chunks": [{"program": chunk.program, "cells": _ranges(chunk.cells)} for chunk in plan.chunks],
+    }
+
+
+def from_record(sweep: Sweep, cells: Sequence[Cell], record: Mapping[str, Any]) -> Plan:
+    """The plan of an earlier run of `sweep`: of all of `cells`, or of the first ones.
+
+    Raises:
+        KeyError, TypeError, ValueError: for what is no record of a plan, or not one of `cells`.
+    """
+    rows: list[dict[str, Any]] = [
+        {key: tuple(value) if isinstance(value, list) else value for key, value in program.items()}
+        for program in record["programs"]
+    ]
+    programs = tuple(Program(**row) for row in rows)
+    chunks = tuple(
+        Chunk(number, int(row["program"]), tuple(i for a, b in row["cells"] for i in range(a, b)))
+        for number, row in enumerate(record["chunks"])
+    )
+    planned = sorted(i for chunk in chunks for i in chunk.cells)
+    if not planned or planned != list(range(len(planned))) or len(planned) > len(cells):
+        raise ValueError("its chunks are not those of the cells of its spec")
+    if any(not 0 <= chunk.program < len(programs) for chunk in chunks):
+        raise ValueError("a chunk has no program")
+    return _plan(sweep, cells[: len(planned)], programs, chunks)
+
+
+def _ranges(numbers: Sequence[int]) -> list[list[int]]:
+    """Ascending `numbers` as [start, stop) pairs."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and found[-1][1] == number:
+            found[-1][1] = number + 1
+        else:
+            found.append([number, number + 1])
+    return found
+
+
+def _plan(
+    sweep: Sweep, cells: Sequence[Cell], programs: Sequence[Program], chunks: Sequence[Chunk]
+) -> Plan:
+    return Plan(
+        cells=tuple(cells),
+        programs=tuple(programs),
+        chunks=tuple(chunks),
+        steps=sweep.steps,
+        trace_steps=trace_steps(sweep.steps[-1], sweep.trace_every, sweep.warm_steps),
+        previous=predecessors(sweep, cells),
+        warm_steps=sweep.warm_steps,
+    )
+
+
 def trace_steps(last: int, every: int, warm: int = 0) -> tuple[int, ...]:
     """Every `every`-th step from 0, and always the last, of trajectories with a warm start too."""
     return tuple(sorted({*range(0, last, every), last, *((warm,) if warm else ())}))
@@ -332,6 +412,7 @@ def plan(
     platform: str,
     choose_width: Callable[[Program, int], int],
     fits: Callable[[Program], bool] = lambda program: True,
+    before: Plan | None = None,
 ) -> Plan:
     """The programs and chunks for `cells`.
 
@@ -342,6 +423,7 @@ def plan(
         platform: `cpu`, `gpu` or `tpu`; decides the nominal rate chunks are cut by.
         choose_width: cells per launch, from a program of width 1 and the cells that it has.
         fits: whether the device has the memory for one cell of a program; no canvas is made where not.
+        before: the plan of the first of `cells`, which is kept; the others are planned after it.
     """
 
     def depth(cell: Cell) -> str:
@@ -359,10 +441,11 @@ def plan(
         )
         for key, members in by_depth.items()
     }
-    programs: list[Program] = []
-    chunks: list[Chunk] = []
-    for members_of_depth in by_depth.values():
-        key = depth(members_of_depth[0])
+    programs: list[Program] = list(before.programs) if before else []
+    chunks: list[Chunk] = list(before.chunks) if before else []
+    planned = len(before.cells) if before else 0
+    for key, all_of_depth in by_depth.items():
+        members_of_depth = [cell for cell in all_of_depth if cell.id >= planned]
         template = Program(
             height_px=0,
             width_px=0,
@@ -402,20 +485,12 @@ def plan(
             longest = max(len(unit) for unit in units)
             launches = _chunk_cells(program, sweep, platform) // (longest * program.width)
             size = program.width * max(1, launches)
+            if program not in programs:
+                programs.append(program)
             for start in range(0, len(units), size):
                 ids = tuple(sorted(itertools.chain(*units[start : start + size])))
-                chunks.append(Chunk(number=len(chunks), program=len(programs), cells=ids))
-            programs.append(program)
-    last = sweep.steps[-1]
-    return Plan(
-        cells=tuple(cells),
-        programs=tuple(programs),
-        chunks=tuple(chunks),
-        steps=sweep.steps,
-        trace_steps=trace_steps(last, sweep.trace_every, sweep.warm_steps),
-        previous=predecessors(sweep, cells),
-        warm_steps=sweep.warm_steps,
-    )
+                chunks.append(Chunk(number=len(chunks), program=programs.index(program), cells=ids))
+    return _plan(sweep, cells, programs, chunks)
 
 
 Group = tuple[tuple[int, int], ...]
@@ -508,10 +583,10 @@ def _program_seconds(program: Program, cells: int, sweep: Sweep, platform: str) 
 
 
 def _chunk_cells(program: Program, sweep: Sweep, platform: str) -> int:
-    """Cells per chunk: whole launches that should take `CHUNK_SECONDS` and fit `CHUNK_BYTES`."""
+    """Cells per chunk: whole launches that should take `checkpoint_every` and fit `CHUNK_BYTES`."""
     steps = sweep.steps[-1]
     launch_s = program.width * program.cell_flops(steps) / NOMINAL_FLOPS[platform]
     cell_bytes = program.height_px * program.width_px * 3 * (1 + 4) * len(sweep.steps)
     cell_bytes += 4 * (steps + 1) * (3 + len(program.style_taps))
-    launches = min(CHUNK_SECONDS / launch_s, CHUNK_BYTES / (cell_bytes * program.width))
+    launches = min(sweep.checkpoint_every / launch_s, CHUNK_BYTES / (cell_bytes * program.width))
     return program.width * max(1, int(launches))

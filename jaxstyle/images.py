@@ -9,13 +9,16 @@ Nothing here needs JAX; `to_network` and `mean_image` also take and give JAX arr
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import logging
 import os
+import re
 import stat
 import struct
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,13 +31,29 @@ from jaxstyle import grid
 from jaxstyle.config import MIN_EDGE_PX, JaxstyleError, Sweep, parse_size
 from jaxstyle.grid import Cell
 
+# Pillow logs some of what it also raises; without a handler Python prints that on stderr.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
 MEAN_RGB = np.array([123.68, 116.779, 103.939], np.float32)
 """The mean pixel, R, G, B: the network's zero."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 """The decoders that may see a file; Pillow's others start programs or parse documents."""
+_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"GIF8")
+"""How their files begin."""
 MAX_FILE_BYTES = 512 * 2**20
 MAX_PIXELS = 64 * 2**20
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What puts an image upright, by its EXIF orientation."""
 
 _DECODE_ERRORS = (
     OSError,
@@ -87,53 +106,110 @@ def _read_bytes(path: str) -> bytes:
         if status.st_size == 0:
             raise JaxstyleError(path, "is empty; give an image file")
         if status.st_size > MAX_FILE_BYTES:
-            raise JaxstyleError(path, f"has {status.st_size} bytes; the limit is {MAX_FILE_BYTES}")
+            size = f"has {status.st_size} bytes; the limit is {MAX_FILE_BYTES}"
+            raise JaxstyleError(path, f"{size}: make it smaller first")
         return Path(path).read_bytes()
     except OSError as error:
         reason = error.strerror or str(error)
-        raise JaxstyleError(path, f"cannot be read: {reason}") from None
+        raise JaxstyleError(path, f"cannot be read: {reason}; give an image file") from None
 
 
-def _open(path: str, data: bytes) -> Image.Image:
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """A while in which the process's stderr leads nowhere: libtiff prints there, and then fails as well."""
+    kept = None
+    with contextlib.suppress(OSError):  # closed by who started this
+        kept = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.close(null)
+        if kept is not None:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _open(path: str, data: bytes) -> tuple[Image.Image, bool]:
+    """The image, its pixels decoded, and whether the file has 16 bits for each channel of them."""
     image = Image.open(io.BytesIO(data), formats=FORMATS)
-    if getattr(image, "n_frames", 1) != 1:
-        raise JaxstyleError(path, "holds several frames; save one of them as an image of its own")
+    if (frames := getattr(image, "n_frames", 1)) != 1:
+        raise JaxstyleError(path, f"holds {frames} frames; save one of them as an image of its own")
     check_edges(path, image.height, image.width)
     if image.width * image.height > MAX_PIXELS:
-        size = f"{image.width}x{image.height}"
-        raise JaxstyleError(path, f"{size} is over {MAX_PIXELS} pixels; make it smaller first")
-    if image.mode in ("F", "I"):
-        kind = "floating-point" if image.mode == "F" else "32-bit"
+        raise _too_large(path, image.width * image.height)
+    raw = " ".join(str(tile[3]) for tile in image.tile)  # such as RGB;16B; BGR;16 is 16 for all of them
+    kinds = {"F": "floating-point", "I": "32-bit"}
+    if kind := "12-bit" if "I;12" in raw else kinds.get(image.mode):
         raise JaxstyleError(path, f"has {kind} pixels of unknown range; save it with 8 or 16 bits")
-    image.load()
+    with _quiet() if image.format == "TIFF" else contextlib.nullcontext():
+        image.load()
+    return image, ";16" in raw and "BGR" not in raw
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """The upper 8 of 16 bits: all that Pillow keeps of several channels, and made so here of one."""
+    info = image.info
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion to 8 bits clips at 255 instead of scaling.
+        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+        image.info = info
+    key = info.get("transparency")
+    if isinstance(key, int | tuple):
+        info["transparency"] = key >> 8 if isinstance(key, int) else tuple(part >> 8 for part in key)
     return image
+
+
+def _too_large(path: str, pixels: int | str) -> JaxstyleError:
+    return JaxstyleError(path, f"has {pixels} pixels; the limit is {MAX_PIXELS}: make it smaller first")
 
 
 def check_edges(what: str, height_px: int, width_px: int) -> None:
     """Raise JaxstyleError if an image is too small for four poolings."""
     if min(height_px, width_px) < MIN_EDGE_PX:
         size = f"{width_px}x{height_px}"
-        raise JaxstyleError(what, f"{size} px is too small; both edges need {MIN_EDGE_PX} px")
+        why = f"{size} px is too small; both edges need {MIN_EDGE_PX} px"
+        raise JaxstyleError(what, f"{why}: give a larger or a less narrow image")
 
 
-def _to_rgb(path: str, image: Image.Image, notes: list[str]) -> Image.Image:
-    profile = image.info.get("icc_profile")
-    if image.getexif().get(0x0112, 1) != 1:
-        image = ImageOps.exif_transpose(image)
+def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
+    """`image` turned as its EXIF orientation says, where that can be read and means anything."""
+    try:
+        orientation = image.getexif().get(0x0112, 1)
+    except _DECODE_ERRORS:
+        notes.append("its EXIF data cannot be read and is ignored")
+        return image
+    if orientation in _TURNS:
         notes.append("turned as its EXIF orientation says")
-    if image.mode.startswith("I;16"):
-        # Pillow's own conversion to 8 bits clips at 255 instead of scaling.
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
+        return image.transpose(_TURNS[orientation])
+    if orientation != 1:
+        notes.append(f"its EXIF orientation, {orientation}, has no meaning and is ignored")
+    return image
+
+
+def _to_rgb(path: str, data: bytes, notes: list[str]) -> Image.Image:
+    image, deep = _open(path, data)
+    profile = image.info.get("icc_profile")
+    image = _upright(image, notes)
+    if deep:
+        image = _to_8_bits(image)
         notes.append("reduced from 16 to 8 bits")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        if image.getchannel("A").getextrema() == (0, 0):
-            raise JaxstyleError(path, "is fully transparent; there is nothing to see in it")
+        least, most = image.getchannel("A").getextrema()
+        if most == 0:
+            raise JaxstyleError(path, "is fully transparent; give an image with something to see in it")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image).convert("RGB")
-        notes.append("its transparent parts laid on white")
+        if least != 255:
+            notes.append("its transparent parts laid on white")
+    if image.mode in ("1", "P"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
     if profile:
         image = _to_srgb(image, profile, notes)
+    if image.mode not in ("L", "RGB"):
+        notes.append(f"converted from {image.mode} to sRGB")
     return image.convert("RGB")
 
 
@@ -156,7 +232,7 @@ def _to_srgb(image: Image.Image, profile: bytes, notes: list[str]) -> Image.Imag
 def read(path: str) -> Picture:
     """Decode an image file to RGB, 8 bits.
 
-    Orientation from EXIF is applied, transparency laid on white, 16 bits are divided by 257, other
+    Orientation from EXIF is applied, transparency laid on white, the upper 8 of 16 bits are kept, other
     colour spaces converted to sRGB; `Picture.notes` says when.
 
     Raises:
@@ -168,15 +244,21 @@ def read(path: str) -> Picture:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = _to_rgb(path, _open(path, data), notes)
+            image = _to_rgb(path, data, notes)
     except JaxstyleError:
         raise
     except UnidentifiedImageError:
-        raise JaxstyleError(path, f"is not an image of a known kind ({', '.join(FORMATS)})") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError):
-        raise JaxstyleError(path, f"is over {MAX_PIXELS} pixels; make it smaller first") from None
+        if data.startswith(_SIGNATURES):
+            raise JaxstyleError(path, "is damaged or cut short; save it anew") from None
+        kinds = ", ".join(FORMATS)
+        raise JaxstyleError(path, f"is not an image of a known kind; save it as one of {kinds}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        count = re.search(r"\d+", str(error))
+        raise _too_large(path, count[0] if count else "too many") from None
+    except MemoryError:
+        raise JaxstyleError(path, "needs more memory than there is; make it smaller first") from None
     except _DECODE_ERRORS as error:
-        raise JaxstyleError(path, f"is damaged or cut short: {error}") from None
+        raise JaxstyleError(path, f"is damaged or cut short; save it anew: {error}") from None
     return Picture(np.asarray(image), hashlib.sha256(data).hexdigest(), tuple(notes))
 
 

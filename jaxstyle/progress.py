@@ -33,6 +33,13 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+class _Console(Console):
+    """A console whose reader may go away; rich's own leaves the process then."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Display:
     """The one place that a run prints from.
 
@@ -44,9 +51,12 @@ class Display:
 
     def __init__(self, *, quiet: bool = False, log_format: str = "text", events: Path | None = None):
         self._json = log_format == "json"
-        self._console = Console(file=sys.stdout, quiet=quiet or self._json, highlight=False, soft_wrap=True)
+        self._console = _Console(
+            file=sys.stdout, quiet=quiet or self._json, highlight=False, soft_wrap=True
+        )
         self._quiet = quiet
-        self._events = open(events, "a", encoding="utf-8") if events else None  # noqa: SIM115
+        # Without a buffer: what a full disk refused must not be tried again when the process ends.
+        self._events = open(events, "ab", buffering=0) if events else None  # noqa: SIM115
         self._bar: Progress | None = None
         self._task: Any = None
         self._total = self._done = 0.0
@@ -66,8 +76,7 @@ class Display:
         """Record an event in the file and, if it has a `line` for people, print it."""
         record = {"time": time.time(), "event": name, **values}
         if self._events is not None:
-            self._events.write(json.dumps(record) + "\n")
-            self._events.flush()
+            self._events.write(json.dumps(record).encode() + b"\n")
         if self._json and not self._quiet:
             self._guard(lambda: print(json.dumps(record), flush=True))
         elif line is not None:
@@ -121,6 +130,12 @@ class Display:
                 cells=self._cells_done,
                 eta_s=round(left, 1),
             )
+
+    def skip(self, image_steps: float) -> None:
+        """Take steps from what is to do: an earlier process did them."""
+        self._total -= image_steps
+        if self._bar is not None:
+            self._bar.update(self._task, total=self._total)
 
     def cells_done(self, count: int) -> None:
         """Count cells that have been committed."""

@@ -12,35 +12,47 @@ import importlib.metadata
 import json
 import os
 import platform as host
+import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxstyle import config, grid, images, report, store, weights
+from jaxstyle import cli, config, grid, images, report, resume, store, weights
 from jaxstyle.config import JaxstyleError, RunOptions, Sweep
 from jaxstyle.grid import Cell, Chunk, Plan, Program
 from jaxstyle.images import Pictures
 from jaxstyle.progress import Display, counted, duration
-from jaxstyle.store import ChunkResult, RunDirectory
+from jaxstyle.resume import INFO, Kept, Launched, Sources
+from jaxstyle.store import Checkpoint, ChunkResult, Record, RunDirectory
 
 if TYPE_CHECKING:
-    from jaxstyle.engine import Engine, Launch, Memory, Outcome, Stage
+    from jaxstyle.engine import Engine, Launch, Memory, Outcome, Progress, Stage
     from jaxstyle.step import Targets
 
 ChunkParts = tuple[Chunk, list[ChunkResult]]
 """A chunk and what was stored of it."""
-TIMERS = ("compile_s", "targets_s", "compute_s", "lost_s", "host_s", "store_s", "wait_s", "report_s")
+TIMERS = (
+    "compile_s",
+    "targets_s",
+    "compute_s",
+    "lost_s",
+    "host_s",
+    "checkpoint_s",
+    "store_s",
+    "wait_s",
+    "report_s",
+)
 """What a run spends its time on. Chunks are stored beside the computation, and waited for at times; lost is
 what ran out of memory."""
-HOST_WORK = ("host_s", "store_s", "report_s")
-"""Timers of what is no device's work: launches put together, chunks written, tables and sheets."""
+HOST_WORK = ("host_s", "checkpoint_s", "store_s", "report_s")
+"""Timers of what is no device's work: launches put together, states and chunks written, tables, sheets."""
 DETERMINISTIC_FLAGS = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
 VERSIONED = ("jaxstyle", "jax", "jaxlib", "flax", "optax", "numpy", "h5py", "pillow", "tyro")
 
@@ -76,11 +88,26 @@ class Run:
 # --- before a run ---------------------------------------------------------------------------------
 
 
-def _start_jax(sweep: Sweep, options: RunOptions) -> Any:
+def thread_count() -> int:
+    """How many threads XLA's CPU runtime takes, or took when JAX was imported."""
+    if (asked := os.environ.get("NPROC", "")).isdecimal():  # as XLA reads it
+        return max(1, int(asked))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start_jax(sweep: Sweep, options: RunOptions, before: Mapping[str, Any] | None = None) -> Any:
     """Import JAX with the settings a run needs and return its first device.
 
     A cache directory that the user chose for JAX is left alone.
+
+    Args:
+        sweep: resolved.
+        options: of the run.
+        before: the manifest of the run that is gone on with, whose threads it gets again.
     """
+    threads = before and before.get("threads")
+    if isinstance(threads, int) and threads != thread_count() and "jax" not in sys.modules:
+        os.environ["NPROC"] = str(threads)
     if sweep.deterministic and "jax" not in sys.modules:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC_FLAGS}".strip()
     import jax
@@ -109,7 +136,14 @@ class _Planned:
     """Of each program."""
 
 
-def _plan(checked: _Checked, device: Any) -> _Planned:
+def _plan(checked: _Checked, device: Any, before: Plan | None = None) -> _Planned:
+    """The plan of a run on a device, and what its launches take.
+
+    Args:
+        checked: the run.
+        device: where it is to run.
+        before: the plan of the cells that were there already, if it is gone on with or extended.
+    """
     from jaxstyle import engine
 
     sweep, platform = checked.sweep, grid.device_kind(device.platform)
@@ -119,6 +153,9 @@ def _plan(checked: _Checked, device: Any) -> _Planned:
         )
     available = engine.device_memory(device)
     winograd = grid.uses_winograd(sweep, platform)
+    memory = functools.partial(engine.planned_memory, winograd=winograd)
+    if before is not None and len(before.cells) == len(checked.cells):
+        return _Planned(before, tuple(memory(program) for program in before.programs))
 
     def plan(
         choose_width: Callable[[Program, int], int], memory: Callable[[Program], Memory], **changes: Any
@@ -134,9 +171,9 @@ def _plan(checked: _Checked, device: Any) -> _Planned:
             platform=platform,
             choose_width=choose_width,
             fits=fits,
+            before=before,
         )
 
-    memory = functools.partial(engine.planned_memory, winograd=winograd)
     if platform != "cpu":
         # The largest program is measured, the others are taken to need as much by their activations.
         largest = max(
@@ -157,7 +194,7 @@ def _plan(checked: _Checked, device: Any) -> _Planned:
     return _Planned(found, tuple(memory(program) for program in found.programs))
 
 
-def describe(planned: _Planned, platform: str) -> dict[str, Any]:
+def describe(planned: _Planned, platform: str, checkpoint_every: float) -> dict[str, Any]:
     """What `--dry-run` says: the plan and its cost, before anything has been measured."""
     plan = planned.plan
     rate, compile_s = grid.NOMINAL_FLOPS[platform], grid.COMPILE_SECONDS[platform]
@@ -174,16 +211,18 @@ def describe(planned: _Planned, platform: str) -> dict[str, Any]:
             "cells": plan.program_cells(i),
             "memory_bytes": memory.fixed + program.width * memory.per_cell,
             "memory_bytes_per_cell": memory.per_cell,
+            "checkpoint_s": round(program.checkpoint_s(checkpoint_every), 1),
             "flops_per_step": program.step_flops,
         }
         for i, (program, memory) in enumerate(zip(plan.programs, planned.memory, strict=True))
+        if plan.program_cells(i)
     ]
     return {
-        "cells": len(plan.cells),
+        "cells": sum(len(chunk.cells) for chunk in plan.chunks),
         "image_steps": plan.image_steps,
         "chunks": len(plan.chunks),
         "programs": programs,
-        "batch_width": max(program.width for program in plan.programs),
+        "batch_width": max(program["width"] for program in programs),
         "memory_bytes": max(program["memory_bytes"] for program in programs),
         "flops": plan.flops,
         "disk_bytes": plan.result_bytes(),
@@ -196,9 +235,13 @@ def _check_memory(planned: _Planned, device: Any) -> None:
     from jaxstyle import engine
 
     plan, there = planned.plan, engine.device_memory(device)
-    needed = describe(planned, grid.device_kind(device.platform))["memory_bytes"]
+    if not plan.chunks:
+        return
+    used = {chunk.program for chunk in plan.chunks}
+    takes = {i: planned.memory[i].fixed + plan.programs[i].width * planned.memory[i].per_cell for i in used}
+    needed = max(takes.values())
     if needed > there:
-        largest = max(plan.programs, key=Program.bytes_per_cell)
+        largest = plan.programs[max(takes, key=takes.__getitem__)]
         raise JaxstyleError(
             "size",
             f"a {largest.shape} image needs about {needed / 1e9:.0f} GB of memory and there are"
@@ -218,17 +261,30 @@ def _describe_text(values: dict[str, Any]) -> Iterator[str]:
             f" {p['precision']}, {p['pool']} pooling,"
             f" taps {' '.join(p['taps'])}"
         )
+    every = max(p["checkpoint_s"] for p in values["programs"])
     yield f"{values['flops'] / 1e12:.2f} TFLOP in all, about {values['disk_bytes'] / 1e6:.0f} MB on disk"
+    yield f"a killed run repeats at most {duration(every)} of its work"
     yield f"about {duration(values['time_s'])} at this kind of device's nominal rate"
 
 
 def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
-    """Print the plan of a sweep, as text or with `options.json` as JSON, and write nothing."""
+    """Print the plan of a sweep, as text or with `options.json` as JSON, and write nothing.
+
+    Of a run that is gone on with it is the plan of what is left.
+    """
     checked = _check(sweep, options, name)
-    device = _start_jax(checked.sweep, options)
-    planned = _plan(checked, device)
+    earlier = checked.earlier
+    device = _start_jax(checked.sweep, options, earlier and earlier.manifest)
+    planned = _plan(checked, device, earlier and resume.plan_of(earlier))
+    if earlier is not None:
+        there = {int(path.stem) for path in earlier.chunk_paths}
+        todo = [chunk.number for chunk in planned.plan.chunks if chunk.number not in there]
+        planned = replace(planned, plan=planned.plan.only(todo))
     _check_memory(planned, device)
-    values = describe(planned, grid.device_kind(device.platform))
+    if not planned.plan.chunks:
+        print(f"every cell of {checked.path} is done")
+        return
+    values = describe(planned, grid.device_kind(device.platform), checked.sweep.checkpoint_every)
     if options.json:
         print(json.dumps(values))
         return
@@ -246,18 +302,35 @@ class _Checked:
     path: Path
     pictures: Pictures
     weights: weights.Weights
+    earlier: Record | None
+    """What there is of the run already, if it is gone on with or extended."""
+
+    @property
+    def sources(self) -> Sources:
+        """What its numbers come from."""
+        return Sources(self.sweep, self.pictures.sha256, self.weights.sha256)
 
 
 def _check(sweep: Sweep, options: RunOptions, name: str) -> _Checked:
     """Everything that can be found wrong before a run starts, without JAX and without writing."""
     sweep, options = config.resolve(sweep), config.check_options(options)
-    cells = grid.cells(sweep)
     path = Path(options.out) if options.out else store.fresh_path(name, root=Path("runs"))
-    store.check_free(path)
+    earlier = resume.find(path) if options.resume or options.extend else None
+    if earlier is None:
+        store.check_free(path)
+    else:
+        store.check_writable(path)
+        sweep = resume.joined(earlier, sweep, extend=options.extend)
+    cells = grid.cells(sweep)
     pictures = Pictures(sweep, cells)
     loaded = weights.load(sweep.weights, taps={tap for cell in cells for tap in cell.taps})
     images.check_digest(loaded.path, loaded.sha256, sweep.digests.get(loaded.path))
-    return _Checked(sweep, cells, path, pictures, loaded)
+    if earlier is not None and loaded.sha256 != (had := earlier.manifest["weights"]["sha256"]):
+        raise JaxstyleError(
+            "weights",
+            f"{loaded.path} has sha256 {loaded.sha256} and {path} was begun with {had}; restore it",
+        )
+    return _Checked(sweep, cells, path, pictures, loaded, earlier)
 
 
 # --- a run ----------------------------------------------------------------------------------------
@@ -276,21 +349,70 @@ def run_sweep(sweep: Sweep, options: RunOptions | None = None, *, name: str = "s
 
     Raises:
         JaxstyleError: for bad settings or input, before anything is written, or a full disk.
+        cli.Interrupted: in a command, for a signal; what was computed has been kept.
     """
     options = options or RunOptions()
     checked = _check(sweep, options, name)
-    device = _start_jax(checked.sweep, options)
-    planned = _plan(checked, device)
-    _check_memory(planned, device)
-    path = checked.path
-    store.check_space(path, planned.plan.result_bytes())
-    with (
-        RunDirectory(path, create=True) as run,
-        Display(
-            quiet=options.quiet, log_format=options.log_format, events=path / "events.jsonl"
-        ) as display,
-    ):
-        return _Job(checked, planned, device, run, display).execute()
+    path, earlier = checked.path, checked.earlier
+    try:
+        if earlier is None:
+            device = _start_jax(checked.sweep, options)
+            planned = _plan(checked, device)
+            _check_memory(planned, device)
+            store.check_space(path, planned.plan.result_bytes())
+            with RunDirectory(path, create=True) as run, _display(options, path) as display:
+                return _Job(checked, planned, device, run, display).execute()
+        with RunDirectory(path) as run, _display(options, path) as display:
+            # Now that nobody else works in it, as it stands.
+            checked = replace(checked, earlier=store.open_record(path))
+            return _go_on(checked, options, run, display)
+    except cli.Interrupted as stop:
+        raise cli.Interrupted(stop.number, f"go on with --resume --out {shlex.quote(str(path))}") from None
+
+
+def _display(options: RunOptions, path: Path) -> Display:
+    events = path / "events.jsonl"
+    return Display(quiet=options.quiet, log_format=options.log_format, events=events)
+
+
+def _go_on(checked: _Checked, options: RunOptions, run: RunDirectory, display: Display) -> Run:
+    """Compute what is missing of a run, and rebuild what is derived. JAX starts only if something is."""
+    assert checked.earlier is not None
+    before, manifest = resume.plan_of(checked.earlier), checked.earlier.manifest
+    extended, there = len(checked.cells) > len(before.cells), set()
+    for number, results in resume.whole_chunks(checked.sources, before, run, display):
+        there.add(number)
+        for result in results:
+            store.write_images(run, result, missing=True)
+    if len(there) == len(before.chunks) and not extended:
+        display.event("resume", f"every cell of {run.path} is done", finished=len(there), left=0)
+        built = report.build(run, pictures=False)
+        return Run(run.path, built.rows, built.sheets)
+    device = _start_jax(checked.sweep, options, manifest)
+    was, now = manifest["device"], {"platform": device.platform, "kind": device.device_kind}
+    if was["platform"] != now["platform"]:
+        raise JaxstyleError(
+            str(run.path),
+            f"was begun on a {was['platform']} and this is a {now['platform']}; start a new run",
+        )
+    planned = _plan(checked, device, before)
+    todo = planned.plan.only(set(range(len(planned.plan.chunks))) - there)
+    _check_memory(replace(planned, plan=todo), device)
+    store.check_space(run.path, todo.result_bytes())
+    display.event(
+        "resume",
+        f"going on with {run.path}: {counted(len(there), 'chunk')} of {len(planned.plan.chunks)} done",
+        finished=len(there),
+        left=len(todo.chunks),
+    )
+    changed = {name: (manifest["versions"].get(name), v) for name, v in versions(*VERSIONED).items()}
+    changed |= {"device": (was["kind"], now["kind"]), "threads": (manifest["threads"], thread_count())}
+    for name, (old, new) in changed.items():
+        if old != new:
+            display.event(
+                "note", f"{name} was {old} and is {new}: the last bits of what is left may differ"
+            )
+    return _Job(checked, planned, device, run, display, finished=there).execute()
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:
@@ -305,18 +427,35 @@ def open_run(path: str | os.PathLike[str]) -> Run:
 
 
 class _Job:
-    """One run in progress: what it works on, and how long each stage took."""
+    """One run in progress: what it works on, and how long each stage took.
+
+    Args:
+        checked: the run.
+        planned: everything it will do.
+        device: where.
+        run: the directory, held.
+        display: what tells of it.
+        finished: the numbers of chunks that were there already.
+    """
 
     def __init__(
-        self, checked: _Checked, planned: _Planned, device: Any, run: RunDirectory, display: Display
+        self,
+        checked: _Checked,
+        planned: _Planned,
+        device: Any,
+        run: RunDirectory,
+        display: Display,
+        finished: Collection[int] = (),
     ):
         from jaxstyle import engine
         from jaxstyle.engine import Engine
 
+        self.checked = checked
         self.sweep, self.pictures, self.loaded = checked.sweep, checked.pictures, checked.weights
         self.planned, self.plan = planned, planned.plan
         self.device, self.run, self.display = device, run, display
         self.platform = grid.device_kind(device.platform)
+        self.todo = [chunk.number for chunk in self.plan.chunks if chunk.number not in finished]
         stages = [p.stage(times) for p in self.plan.programs for times in range(p.coarser + 1)]
         self.engine: Engine = Engine(
             self.loaded.layers,
@@ -337,9 +476,11 @@ class _Job:
         self.leaving = threading.Event()
         """Set when the run ends before its time: what can be rebuilt is no longer written."""
         self.pending: Future[ChunkParts] | None = None
-        self.programs: list[dict[str, Any]] = []
+        self.made: dict[Program, list[dict[str, Any]]] = {}
+        """What the manifest says of the stages of each program that is ready, coarsest first."""
         self.targets: dict[tuple[str, str, Any], Targets] = {}
         self.began = datetime.datetime.now(datetime.UTC)
+        self.earlier = checked.earlier.manifest if checked.earlier else {}
 
     def execute(self) -> Run:
         """All chunks, then everything that is derived from them."""
@@ -347,16 +488,22 @@ class _Job:
         digests = dict(self.pictures.sha256)
         if self.sweep.weights is not None:
             digests[self.loaded.path] = self.loaded.sha256
-        self.run.write("spec.toml", config.to_toml(self.sweep, digests))
+        if self.checked.earlier is None or self.checked.earlier.cells != self.checked.cells:
+            self.run.write("spec.toml", config.to_toml(self.sweep, digests))
         self._write_manifest("running")
         say = self.display
-        values = describe(self.planned, self.platform)
+        left = replace(self.planned, plan=self.plan.only(self.todo))
+        values = describe(left, self.platform, self.sweep.checkpoint_every)
         say.event("plan", "\n".join(_describe_text(values)), **values)
         for path, notes in self.pictures.notes.items():
             say.event("note", f"{path}: {', '.join(notes)}", path=path, notes=notes)
         if self.loaded.origin == "unknown":
             say.event("note", f"{self.loaded.path}: weights of a digest that is not known here")
-        self._compute()
+        try:
+            self._compute()
+        except cli.Interrupted:
+            self._write_manifest("interrupted")
+            raise
         say.finish()
         with self._timed("report_s"):
             built = report.build(self.run, pictures=False)
@@ -367,37 +514,32 @@ class _Job:
         return result
 
     def _compute(self) -> None:
-        """All chunks, in order."""
+        """All chunks that are not done, in order."""
         plan = self.plan
         last_use = {
-            _target_key(role, getattr(plan.cells[i], role), program, coarser): chunk.number
-            for chunk in plan.chunks
-            for program in (plan.programs[chunk.program],)
-            for i in chunk.cells
+            _target_key(role, getattr(plan.cells[i], role), program, coarser): number
+            for number in self.todo
+            for program in (plan.programs[plan.chunks[number].program],)
+            for i in plan.chunks[number].cells
             for role in ("content", "style")
             for coarser in range(program.coarser + 1)
         }
+        left = plan.only(self.todo)
         # While a chunk is written the next one is computed.
         with ThreadPoolExecutor(1, thread_name_prefix="jaxstyle-store") as writer:
             try:
-                for index, program in enumerate(plan.programs):
-                    chunks = [chunk for chunk in plan.chunks if chunk.program == index]
-                    program = self._compile(program, sum(len(chunk.cells) for chunk in chunks))
-                    self._write_manifest("running")
-                    if index == 0:
-                        self.display.start(
-                            image_steps=plan.image_steps + plan.coarse_image_steps, cells=len(plan.cells)
-                        )
-                    for number, chunk in enumerate(chunks):
-                        program, parts = self._chunk(chunk, program, chunks[number:])
-                        before, self.pending = (
-                            self.pending,
-                            writer.submit(self._store, chunk, program, parts),
-                        )
-                        del parts
-                        self._written(before)
-                        for key in [k for k in self.targets if last_use[k] <= chunk.number]:
-                            del self.targets[key]
+                for number in self.todo:
+                    self._compile(number)
+                    if number == self.todo[0]:
+                        steps = left.image_steps + left.coarse_image_steps
+                        cells = sum(len(chunk.cells) for chunk in left.chunks)
+                        self.display.start(image_steps=steps, cells=cells)
+                    done = self._chunk(number)
+                    before, self.pending = self.pending, writer.submit(self._store, number, done)
+                    del done
+                    self._written(before)
+                    for key in [k for k in self.targets if last_use[k] <= number]:
+                        del self.targets[key]
                 self._written(self.pending)
             except BaseException:
                 self.leaving.set()
@@ -406,34 +548,22 @@ class _Job:
     def _timed(self, name: str) -> _Timer:
         return _Timer(self.seconds, name)
 
-    def _compile(self, program: Program, cells: int) -> Program:
-        """Make `program` ready, narrower if the device has no memory for it; say which it became."""
+    def _program(self, number: int) -> Program:
+        """The program of a chunk as the plan now is."""
+        return self.plan.programs[self.plan.chunks[number].program]
+
+    def _compile(self, number: int) -> Program:
+        """The program of a chunk, ready to run: narrower if the device has no memory for it."""
         import jax
 
-        self.display.event("compile", f"compiling the {program.shape} step", shape=program.shape)
-        while True:
+        while (program := self._program(number)) not in self.made:
+            self.display.event("compile", f"compiling the {program.shape} step", shape=program.shape)
             try:
-                made = self._stages(program)
-                break
+                self.made[program] = self._stages(program)
             except jax.errors.JaxRuntimeError as error:
-                program = self._narrower(program, error)
-        self.programs.append(
-            {
-                "shape": program.shape,
-                "canvas": program.canvas,
-                "pool": program.pool,
-                "optimizer": program.optimizer,
-                "lbfgs_memory": program.lbfgs_memory,
-                "precision": program.precision,
-                "taps": list(program.taps),
-                "content_taps": list(program.content_taps),
-                "style_taps": list(program.style_taps),
-                "width": program.width,
-                **made[-1],
-                "cells": cells,
-                "coarser": made[:-1],
-            }
-        )
+                self._narrow(number, error)
+            self._write_manifest("running")
+        self.current = program
         return program
 
     def _stages(self, program: Program) -> list[dict[str, Any]]:
@@ -453,8 +583,8 @@ class _Job:
             for stage, (compiled, fresh) in zip(stages, made, strict=True)
         ]
 
-    def _narrower(self, program: Program, error: RuntimeError) -> Program:
-        """`program` with half the width, if `error` says that the device ran out of memory.
+    def _narrow(self, number: int, error: RuntimeError) -> None:
+        """Halve the width of a chunk and of those after it, if `error` says that memory ran out.
 
         Raises:
             JaxstyleError: if one cell alone does not fit.
@@ -464,18 +594,19 @@ class _Job:
 
         if not engine.is_out_of_memory(error):
             raise error
+        program = self._program(number)
         if program.width == 1:
             raise JaxstyleError(
                 "size", f"one {program.shape} image does not fit the device; give a smaller --size"
             ) from error
-        narrower = replace(program, width=program.width // 2)
+        alike = {n for n in self.todo if n >= number and self._program(n) == program}
+        self.plan = self.plan.narrowed(alike)
         self.display.event(
             "back-off",
-            f"out of memory at batch width {program.width}: going on with {narrower.width}",
+            f"out of memory at batch width {program.width}: going on with {program.width // 2}",
             shape=program.shape,
-            width=narrower.width,
+            width=program.width // 2,
         )
-        return narrower
 
     def _target(self, role: str, path: str, program: Program, coarser: int) -> Targets:
         import jax
@@ -499,63 +630,95 @@ class _Job:
                     raise JaxstyleError(
                         flag, f"{path} at {height}x{width} does not fit the device; give a smaller one"
                     ) from error
-                entry = self.programs[-1]
-                own = [*entry["coarser"], entry][-1 - coarser]
-                own["target_traces"] += self.engine.target_traces - before
+                made = self.made[self.current][-1 - coarser]
+                made["target_traces"] += self.engine.target_traces - before
             # Of a content only P is ever used, of a style only A.
             unused = {"style": ()} if role == "content" else {"content": ()}
             self.targets[key] = rows._replace(**unused)
         return self.targets[key]
 
-    def _chunk(
-        self, chunk: Chunk, program: Program, left: Sequence[Chunk]
-    ) -> tuple[Program, list[_Launched]]:
+    def _chunk(self, number: int) -> list[Launched]:
         """Compute the cells of a chunk, from its start again with half the width if memory runs out.
 
         Returns:
-            The program that did it, and its launches.
+            Its launches.
         """
         import jax
 
         while True:
+            program, chunk = self._compile(number), self.plan.chunks[number]
             spent, steps_before = self.seconds["compute_s"], self.display.steps_done
-            parts: list[_Launched] = []
+            launches = [
+                [self.plan.cells[i] for i in wave[start : start + program.width]]
+                for wave in self.plan.waves(chunk)
+                for start in range(0, len(wave), program.width)
+            ]
+            kept = self._kept(number, launches)
             try:
-                for wave in self.plan.waves(chunk):
-                    for start in range(0, len(wave), program.width):
-                        cells = [self.plan.cells[i] for i in wave[start : start + program.width]]
-                        parts.append(self._launch(cells, program, parts))
-                return program, parts
+                while len(kept.done) < len(launches):
+                    kept.finish(self._launch(launches[len(kept.done)], program, kept))
+                return kept.done
             except jax.errors.JaxRuntimeError as error:
-                program = self._narrower(program, error)
+                self._narrow(number, error)
             # Only here is the failed launch gone: the error's traceback held what it had allocated.
             self.seconds["lost_s"] += self.seconds["compute_s"] - spent
             self.seconds["compute_s"] = spent
             self.display.advance(steps_before - self.display.steps_done)
-            count = sum(len(c.cells) for c in left)
-            self.programs[-1]["cells"] -= count
-            program = self._compile(program, count)
             self._write_manifest("running")
 
-    def _launch(self, cells: list[Cell], program: Program, done: Sequence[_Launched]) -> _Launched:
-        """Compute the cells of one launch; those with a warm start from pictures in `done`."""
+    def _checkpoint(self, number: int) -> Checkpoint:
+        return Checkpoint(self.run, number, resume.fingerprint(self.checked.sources, self.plan, number))
+
+    def _kept(self, number: int, launches: list[list[Cell]]) -> Kept:
+        """A chunk as an earlier process left it; from its start where there is nothing that can be used."""
+        program = self._program(number)
+        kept = Kept(self._checkpoint(number), launches, program.checkpoint_s(self.sweep.checkpoint_every))
+        try:
+            kept.load()
+        except JaxstyleError as error:
+            aside = kept.checkpoint.set_aside()
+            self.display.event("set-aside", f"{error}; set aside as {aside.name}", aside=str(aside))
+        if kept.progress is not None:
+            ids, passes = [cell.id for cell in kept.current], kept.progress.passes
+            self.display.event("continue", chunk=number, cells=ids, passes=passes)
+        self.display.skip(self._steps_kept(kept, program))
+        return kept
+
+    def _steps_kept(self, kept: Kept, program: Program) -> float:
+        """Image-steps, of the full size, that need not be done again."""
+        steps = 0.0
+        for cells in kept.launches[: len(kept.done)]:
+            coarse = 0.0 if cells[0].id in self.plan.previous else program.coarse_image_steps
+            steps += len(cells) * (coarse + self.plan.cell_steps(cells[0].id))
+        if (progress := kept.progress) is not None:
+            own = _worth(program, progress.coarser, progress.passes)
+            for coarser in range(progress.coarser + 1, program.coarser + 1):
+                own += _worth(program, coarser, grid.COARSE_EVALUATIONS)
+            steps += len(kept.current) * own
+        return steps
+
+    def _launch(self, cells: list[Cell], program: Program, kept: Kept) -> Launched:
+        """Compute the cells of one launch; those with a warm start from pictures that are `kept`."""
         before = [self.plan.previous.get(cell.id) for cell in cells]
         warm = None
         steps = self.plan.steps
         if before[0] is not None:
             program, steps = program.stage(0), (self.plan.warm_steps,)
-            pictures = {cell.id: part.pixels[i, -1] for part in done for i, cell in enumerate(part.cells)}
+            pictures = {c.id: part.pixels[i, -1] for part in kept.done for i, c in enumerate(part.cells)}
             warm = np.stack([pictures[id] for id in before if id is not None]).astype(np.float32)
-        outcome = self._advance(self._prepare(cells, program, warm), program, steps)
+        outcome = self._advance(self._prepare(cells, program, warm), program, steps, kept)
         pixels = images.to_uint8(outcome.images)
-        return _Launched(cells, pixels, outcome.info._asdict(), outcome.diverged_step)
+        return Launched(cells, pixels, outcome.info._asdict(), outcome.diverged_step)
 
-    def _store(self, chunk: Chunk, program: Program, parts: Sequence[_Launched]) -> ChunkParts:
+    def _store(self, number: int, parts: Sequence[Launched]) -> ChunkParts:
         """Commit a chunk and write its pictures; runs beside the computation of the next one."""
+        chunk, program = self.plan.chunks[number], self._program(number)
         with self._timed("store_s"):
             results = _chunk_parts(self.plan, program, self.sweep.keep, self.pictures, parts)
-            data = store.chunk_bytes(results, width=program.width)
-            self.run.write(store.chunk_name(chunk.number), data)
+            mark = resume.fingerprint(self.checked.sources, self.plan, number)
+            data = store.chunk_bytes(results, width=program.width, fingerprint=mark)
+            self.run.write(store.chunk_name(number), data)
+            self._checkpoint(number).clear()
             for result in results:
                 store.write_images(self.run, result, stop=self.leaving.is_set)
         return chunk, results
@@ -621,23 +784,32 @@ class _Job:
                 ),
             )
 
-    def _advance(self, launch: Launch, program: Program, steps: Sequence[int]) -> Outcome:
-        count = len(launch.start)
+    def _advance(self, launch: Launch, program: Program, steps: Sequence[int], kept: Kept) -> Outcome:
+        count, begin = len(launch.start), kept.progress
         passes_left = steps[-1]  # the pass that evaluates the last image is no step
+        if begin is not None and not begin.coarser:
+            passes_left -= min(begin.passes, passes_left)
 
-        def on_segment(coarser: int, passes: int) -> None:
+        def on_segment(coarser: int, passes: int, progress: Callable[[], Progress]) -> None:
             nonlocal passes_left
-            if coarser:
-                worth = passes * program.stage(coarser).step_flops / program.step_flops
-            else:
-                worth = min(passes, passes_left)
-                passes_left -= worth
-            self.display.advance(count * worth)
+            if not coarser:
+                passes = min(passes, passes_left)
+                passes_left -= passes
+            self.display.advance(count * _worth(program, coarser, passes))
             if self.pending is not None and self.pending.done():
                 self.pending.result()  # a full disk is told of now and not when this chunk is done
+            if kept.is_due() or asked():
+                seconds = kept.save(progress())
+                self.seconds["checkpoint_s"] += seconds
+                self.seconds["compute_s"] -= seconds
+                self.display.event("checkpoint", cells=[cell.id for cell in kept.current], seconds=seconds)
+            if (stop := asked()) is not None:
+                raise stop
 
-        with self._timed("compute_s"):
-            return self.engine.run(program, launch, steps, keep=self.sweep.keep, on_segment=on_segment)
+        with self._timed("compute_s"), cli.signals_held() as asked:
+            return self.engine.run(
+                program, launch, steps, keep=self.sweep.keep, begin=begin, on_segment=on_segment
+            )
 
     def _write_manifest(self, status: str) -> None:
         plan = self.plan
@@ -646,8 +818,12 @@ class _Job:
             host_s = sum(seconds.get(name, 0.0) for name in HOST_WORK)
             seconds["host_share"] = round(host_s / seconds["wall_s"], 4)
         if self.seconds["compute_s"]:
-            steps = plan.image_steps + plan.coarse_image_steps
+            steps = self.display.steps_done
             seconds["image_steps_per_s"] = round(steps / self.seconds["compute_s"], 3)
+        programs: dict[int, dict[str, Any]] = {p["index"]: p for p in self.earlier.get("programs", ())}
+        for index, program in enumerate(plan.programs):
+            if program in self.made:
+                programs[index] = self._about(index, program)
         values = {
             "schema": store.SCHEMA,
             "status": status,
@@ -660,7 +836,7 @@ class _Job:
                 "used": 1,
             },
             "host": {"machine": host.machine(), "system": host.platform()},
-            "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "threads": thread_count(),
             "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(("XLA_", "JAX_"))},
             "precision": self.sweep.precision,
             "convolution": "winograd" if self.engine.winograd else "xla",
@@ -676,21 +852,40 @@ class _Job:
             },
             "given": _given(self.sweep),
             "plan": {
-                "cells": len(plan.cells),
-                "chunks": len(plan.chunks),
                 "image_steps": plan.image_steps,
                 "coarse_image_steps": round(plan.coarse_image_steps, 3),
                 "flops": plan.flops,
+                **grid.to_record(plan),
             },
-            "programs": self.programs,
+            "programs": [programs[index] for index in sorted(programs) if plan.program_cells(index)],
             "timings": seconds,
+            "before": _before(self.earlier),
         }
         self.run.write("manifest.json", json.dumps(values, indent=1) + "\n")
 
+    def _about(self, index: int, program: Program) -> dict[str, Any]:
+        """The manifest's words on a program that is ready."""
+        made = self.made[program]
+        return {
+            "index": index,
+            "shape": program.shape,
+            "canvas": program.canvas,
+            "pool": program.pool,
+            "optimizer": program.optimizer,
+            "lbfgs_memory": program.lbfgs_memory,
+            "precision": program.precision,
+            "taps": list(program.taps),
+            "content_taps": list(program.content_taps),
+            "style_taps": list(program.style_taps),
+            "width": program.width,
+            **made[-1],
+            "cells": self.plan.program_cells(index),
+            "coarser": made[:-1],
+        }
+
     def _say_done(self, result: Run) -> None:
         spent = self.seconds
-        steps = self.plan.image_steps + self.plan.coarse_image_steps
-        rate = steps / max(spent["compute_s"], 1e-9)
+        rate = self.display.steps_done / max(spent["compute_s"], 1e-9)
         self.display.event(
             "done",
             f"{counted(len(result.rows), 'cell')} in {duration(spent['wall_s'])}"
@@ -738,6 +933,19 @@ def versions(*names: str) -> dict[str, str]:
     return found
 
 
+def _before(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What earlier processes of a run said of themselves, the first one first."""
+    if not manifest:
+        return []
+    kept = ("began", "status", "command", "versions", "device", "host", "threads", "environment", "timings")
+    return [*manifest.get("before", []), {key: manifest[key] for key in kept if key in manifest}]
+
+
+def _worth(program: Program, coarser: int, passes: int) -> float:
+    """What passes of a stage of `program` cost, in steps of its full size."""
+    return passes * program.stage(coarser).step_flops / program.step_flops
+
+
 def _given(sweep: Sweep) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for (axis, path), text in sweep.given.items():
@@ -745,18 +953,8 @@ def _given(sweep: Sweep) -> dict[str, dict[str, str]]:
     return found
 
 
-class _Launched(NamedTuple):
-    """What a launch came to, its pictures as they are saved."""
-
-    cells: list[Cell]
-    pixels: np.ndarray
-    """uint8 (cells, snapshots, h, w, 3), on the program's canvas."""
-    curves: dict[str, np.ndarray]
-    diverged_step: np.ndarray
-
-
 def _chunk_parts(
-    plan: Plan, program: Program, keep: str, pictures: Pictures, parts: Sequence[_Launched]
+    plan: Plan, program: Program, keep: str, pictures: Pictures, parts: Sequence[Launched]
 ) -> list[ChunkResult]:
     """The launches of a chunk in the form that is stored: a result for each image shape, in order."""
     unordered = [cell for part in parts for cell in part.cells]
@@ -765,7 +963,7 @@ def _chunk_parts(
     pixels = np.concatenate([part.pixels for part in parts])[order]
     curves = {
         name: np.concatenate([_filled(part.curves[name], plan.steps[-1] + 1) for part in parts])[order]
-        for name in (*store.LOSSES, "style_layer_loss")
+        for name in INFO
     }
     own = np.array([[tap in cell.style_weights for tap in program.style_taps] for cell in cells])
     curves["style_layer_loss"] = np.where(own[:, None, :], curves["style_layer_loss"], np.nan)

@@ -47,6 +47,8 @@ class Knobs(NamedTuple):
     seed: UInt[Value, ""]
     noise_std: Float[Value, ""]
     """Grey levels; 0 for a start that is an image."""
+    pixel_range: Float[Value, " 2"]
+    """The least and the largest value that a pixel may take; infinite where pixels are free."""
     content_row: Int[Value, ""]
     """The cell's row in `Targets.content`."""
     style_row: Int[Value, ""]
@@ -141,6 +143,7 @@ def knobs(
         decay_steps=number(DECAY_SHARE * length if decays else 1.0),
         seed=np.asarray(cell.seed, np.uint32),
         noise_std=number(sweep.noise_std if cell.init == "noise" else 0.0),
+        pixel_range=np.array((0, 255) if sweep.clamp else (-np.inf, np.inf), np.float32),
         content_row=np.asarray(content_row, np.int32),
         style_row=np.asarray(style_row, np.int32),
         extent=np.asarray(extent, np.int32),
@@ -173,7 +176,7 @@ def noise(
 def init(program: Program, knobs: Knobs, start: Float[Array, "h w 3"]) -> State:
     """The state before the first pass: `start` plus noise of the cell's own strength, not rounded."""
     extent = knobs.extent if program.canvas else None
-    return _begin(program, start + knobs.noise_std * noise(knobs.seed, start.shape, extent))
+    return _begin(program, knobs, start + knobs.noise_std * noise(knobs.seed, start.shape, extent))
 
 
 def refine(
@@ -192,7 +195,7 @@ def refine(
         for axis, size in enumerate((program.height_px, program.width_px))
     )
     image = jnp.einsum("ih,hwc,jw->ijc", down, coarse, across, precision=lax.Precision.HIGHEST)
-    return _begin(program, image)
+    return _begin(program, knobs, image)
 
 
 def _bicubic(
@@ -211,8 +214,8 @@ def _bicubic(
     return jnp.where((jnp.arange(to_size) < to_extent)[:, None], weights, 0.0)
 
 
-def _begin(program: Program, image: Float[Array, "h w 3"]) -> State:
-    nan = jnp.float32(jnp.nan)
+def _begin(program: Program, knobs: Knobs, image: Float[Array, "h w 3"]) -> State:
+    nan, image = jnp.float32(jnp.nan), _within_range(knobs, image)
     return State(
         image=image,
         evaluated=image,
@@ -277,6 +280,19 @@ def _choose(condition: jax.Array, yes, no):
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
 
+def _within_range(knobs: Knobs, image: Float[Array, "h w 3"]) -> Float[Array, "h w 3"]:
+    return jnp.clip(image, knobs.pixel_range[0], knobs.pixel_range[1])
+
+
+def _projected(
+    knobs: Knobs, image: Float[Array, "h w 3"], gradient: Float[Array, "h w 3"]
+) -> Float[Array, "h w 3"]:
+    """`gradient` without what would only push pixels out of their range (Bertsekas 1982, section 1)."""
+    low, high = knobs.pixel_range[0], knobs.pixel_range[1]
+    held = ((image <= low) & (gradient > 0)) | ((image >= high) & (gradient < 0))
+    return jnp.where(held, 0.0, gradient)
+
+
 def _rate(knobs: Knobs, k: Int[Array, ""]) -> Float[Array, ""]:
     """The learning rate of the step from x_k to x_{k+1}."""
     left = (jnp.asarray(knobs.decay_end) - k.astype(jnp.float32)) / knobs.decay_steps
@@ -297,12 +313,13 @@ def step(
     With Adam x_k is the image evaluated; L-BFGS may reject it, and x_k is the result before it. A cell
     whose x_k has no finite loss keeps the image before it; one whose gradient, next image or optimizer
     state is not finite keeps x_k, and step k+1 is the first without a loss. From then on it stands
-    still, whatever its neighbours do.
+    still, whatever its neighbours do. Where pixels have a range, the optimizer sees the gradient projected
+    onto it and its images are clipped to it.
     """
     (total, info), gradient = jax.value_and_grad(
         lambda image: loss(features, params, program, knobs, targets, image), has_aux=True
     )(state.image)
-    seen = optimizers.Evaluation(state.image, total, gradient)
+    seen = optimizers.Evaluation(state.image, total, _projected(knobs, state.image, gradient))
     move = _optimizer(program).update(seen, state.evaluated, state.optimizer, _rate(knobs, k), k)
 
     alive = state.diverged_step < 0
@@ -313,7 +330,7 @@ def step(
     stopped = jnp.where(alive & ~sound, k, jnp.where(sound & ~able, k + 1, state.diverged_step))
     return (
         State(
-            image=jnp.where(able, move.image, state.image),
+            image=jnp.where(able, _within_range(knobs, move.image), state.image),
             evaluated=jnp.where(accepted, state.image, state.evaluated),
             info=info,
             best=jnp.where(better, state.image, state.best),

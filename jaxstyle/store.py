@@ -10,7 +10,9 @@ Nothing here needs JAX.
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import ctypes
 import fcntl
 import functools
 import io
@@ -18,6 +20,12 @@ import itertools
 import json
 import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +39,15 @@ from jaxstyle import config, grid, images
 from jaxstyle.config import JaxstyleError, Sweep
 from jaxstyle.grid import Cell
 
-SCHEMA = 3
+LOCK = "run.lock"
+CHECKPOINTS = "checkpoints"
+"""The folder of what has been computed of chunks that are not done."""
+SCHEMA = 4
 """Of chunk files, `results.*` and `manifest.json`."""
 LIBVER = ("v110", "v110")
 LOSSES = ("loss_total", "loss_content", "loss_style")
+MERGED_IN_MEMORY = 64 * 2**20
+"""Bytes of chunks up to which `results.h5` is made in memory."""
 PER_CELL = ("diverged_step", "loss_best", "step_best", "evaluations", "steps")
 """Numbers of a cell that stand beside its image and curves."""
 
@@ -131,19 +144,20 @@ class RunDirectory:
     def __enter__(self) -> RunDirectory:
         if self._create:
             self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.path / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(self._lock, 64, 0).decode("ascii", "replace").strip()
+            _hold(self._lock, self.path)
+            if self._create and not is_unbegun(self.path):
+                # another run came and went since the directory was found free
+                raise JaxstyleError(str(self.path), "is not empty; give a new or an empty directory")
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"{os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            for leftover in _leftovers(self.path):
+                leftover.unlink(missing_ok=True)
+        except BaseException:
             os.close(self._lock)
-            who = f"process {holder}" if holder else "another process"
-            raise DirectoryInUse(str(self.path), f"is in use by {who}; wait, or give --out") from None
-        if self._create and any(p.name != "run.lock" for p in self.path.iterdir()):
-            os.close(self._lock)  # another run came and went since the directory was found free
-            raise JaxstyleError(str(self.path), "is not empty; give a new or an empty directory")
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+            self._lock = None
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -154,9 +168,39 @@ class RunDirectory:
     def write(self, name: str, data: bytes | str, *, durable: bool = True) -> Path:
         """Write a file of the run, whole or not at all (see `write_atomic`)."""
         path = self.path / name
-        path.parent.mkdir(exist_ok=True)
+        for folder in reversed(path.relative_to(self.path).parents[:-1]):
+            (self.path / folder).mkdir(exist_ok=True)  # never the run directory itself, if it has gone
         write_atomic(path, data.encode() if isinstance(data, str) else data, durable=durable)
         return path
+
+
+def _hold(lock: int, path: Path) -> None:
+    """Take the lock of a run directory, or raise DirectoryInUse saying who holds it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(lock, 128, 0).decode("utf-8", "replace").strip()
+        who = f"process {holder}" if holder else "another process"
+        raise DirectoryInUse(str(path), f"is in use by {who}; wait, or give another --out") from None
+
+
+def check_not_held(path: Path) -> None:
+    """Raise DirectoryInUse if a run is at work in the directory at `path`."""
+    if (path / LOCK).is_file():
+        with open(path / LOCK, "rb") as lock:
+            _hold(lock.fileno(), path)
+
+
+def _leftovers(path: Path) -> Iterator[Path]:
+    """The temporary files of writers that were killed."""
+    return itertools.chain(*(path.glob(f"{folder}.*.tmp-*") for folder in ("", "*/", f"{CHECKPOINTS}/*/")))
+
+
+def is_unbegun(path: Path) -> bool:
+    """Whether a directory holds nothing, or no more than a run that was killed before it had a plan."""
+    leftovers, there = set(_leftovers(path)), set(path.iterdir())
+    ours = {path / name for name in (LOCK, "events.jsonl", "spec.toml")} if path / LOCK in there else set()
+    return there <= ours | leftovers
 
 
 def check_free(path: Path) -> None:
@@ -171,14 +215,11 @@ def check_free(path: Path) -> None:
         if path.exists() or path.is_symlink():
             if not path.is_dir():
                 raise JaxstyleError(what, "is a file; give a new or an empty directory")
-            if (path / "run.lock").is_file():
-                with open(path / "run.lock", "rb") as lock:
-                    try:
-                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    except BlockingIOError:
-                        raise DirectoryInUse(what, "another run is at work in it") from None
-            if any(path.iterdir()):
-                raise JaxstyleError(what, "is not empty; give a new or an empty directory")
+            check_not_held(path)
+            if not is_unbegun(path):
+                raise JaxstyleError(
+                    what, "is not empty; give a new or an empty directory, or --resume to go on with it"
+                )
         parent = next(p for p in (path, *path.parents) if p.exists())
         if not parent.is_dir():
             raise JaxstyleError(what, f"{parent} is a file; give a new or an empty directory")
@@ -186,6 +227,12 @@ def check_free(path: Path) -> None:
             raise JaxstyleError(what, f"{parent} is not writable; give --out elsewhere")
     except OSError as error:
         raise JaxstyleError(what, f"cannot be used: {error.strerror or error}") from None
+
+
+def check_writable(path: Path) -> None:
+    """Raise JaxstyleError unless files can be made in the directory at `path`."""
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise JaxstyleError(str(path), "is not writable; change its permissions or give --out elsewhere")
 
 
 def check_space(path: Path, needed: int) -> None:
@@ -203,7 +250,7 @@ def fresh_path(name: str, *, root: Path) -> Path:
     taken = [
         int(p.name[:4])
         for p in (root.iterdir() if root.is_dir() else ())
-        if p.name[:4].isdigit() and p.name[4:5] == "-"
+        if p.name[:4].isdecimal() and p.name[4:5] == "-"
     ]
     return root / f"{max(taken, default=0) + 1:04d}-{name}"
 
@@ -212,9 +259,9 @@ def fresh_path(name: str, *, root: Path) -> Path:
 
 
 def dataset(node: h5py.File | h5py.Group, name: str) -> h5py.Dataset:
-    """The dataset `name` of `node`. Raises KeyError if there is none."""
-    found = node[name]
-    if not isinstance(found, h5py.Dataset):
+    """The dataset `name` of `node`, in this very file. Raises KeyError if there is none."""
+    found = node[name] if isinstance(node.get(name, getlink=True), h5py.HardLink) else None
+    if not isinstance(found, h5py.Dataset) or found.external or found.is_virtual:
         raise KeyError(name)
     return found
 
@@ -224,23 +271,25 @@ def chunk_name(number: int) -> str:
     return f"chunks/{number:06d}.h5"
 
 
-def chunk_bytes(parts: Sequence[ChunkResult], *, width: int) -> bytes:
+def chunk_bytes(parts: Sequence[ChunkResult], *, width: int, fingerprint: str = "") -> bytes:
     """The HDF5 file of a chunk; the same results give the same bytes.
 
     Args:
         parts: a group of the file each, named by its image shape.
         width: cells per launch that they were computed with, kept as an attribute.
+        fingerprint: of everything that decides what they are, kept beside it.
     """
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", libver=LIBVER) as file:
         file.attrs["schema"] = SCHEMA
         file.attrs["width"] = width
+        file.attrs["fingerprint"] = np.bytes_(fingerprint.encode())
         for result in parts:
             group = file.create_group(result.shape)
-            group.attrs["layer"] = ",".join(result.layer)
-            for name in ("snapshot", "step"):
-                group.create_dataset(name, data=np.array(getattr(result, name), np.int64))
+            group.attrs["layer"] = np.bytes_(",".join(result.layer).encode())
             for name in (
+                "snapshot",
+                "step",
                 "cell",
                 "image",
                 *LOSSES,
@@ -248,40 +297,166 @@ def chunk_bytes(parts: Sequence[ChunkResult], *, width: int) -> bytes:
                 *PER_CELL,
                 "loss_final",
             ):
-                values = getattr(result, name)
-                # A checksum needs chunked storage, and an HDF5 chunk must stay under 4 GiB.
+                values = np.asarray(getattr(result, name))
+                # A checksum needs chunked storage, and an HDF5 chunk must stay under 4 GiB. HDF5's own
+                # structures carry theirs (libver v110), but for the heap, where texts of any length go:
+                # texts here have a fixed one, so that no bit can change unseen.
                 shape = values.shape if values.ndim == 1 else (1, *values.shape[1:])
                 group.create_dataset(name, data=values, chunks=shape, fletcher32=True)
     return buffer.getvalue()
 
 
-def read_chunk(path: Path) -> list[ChunkResult]:
-    """The contents of a chunk file. Raises JaxstyleError if it is damaged."""
+def read_chunk(path: Path, *, fingerprint: str | None = None) -> list[ChunkResult]:
+    """The contents of a chunk file.
+
+    Args:
+        path: of the file.
+        fingerprint: what it must carry, if given.
+
+    Raises:
+        JaxstyleError: if it is damaged, of another version, or another run's.
+    """
     try:
         with h5py.File(io.BytesIO(path.read_bytes()), "r") as file:
             if (schema := str(file.attrs["schema"])) != str(SCHEMA):
                 raise JaxstyleError(
                     str(path), f"has schema {schema} and this version {SCHEMA}; run it again"
                 )
+            if fingerprint is not None and _attribute(file, "fingerprint") != fingerprint:
+                raise JaxstyleError(str(path), "is of another run; --resume sets it aside")
+            if any(not isinstance(file.get(name, getlink=True), h5py.HardLink) for name in file):
+                raise KeyError("it holds a link")
             return [_read_part(group) for group in file.values()]
     except JaxstyleError:
         raise
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise JaxstyleError(str(path), f"is damaged: {error}") from None
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
+        raise JaxstyleError(
+            str(path), f"is damaged: {error}; --resume sets it aside and computes it again"
+        ) from None
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file to a name that ends in `.bad`, or `.bad-2` and so on; the new path."""
+    names = itertools.chain([f"{path.name}.bad"], (f"{path.name}.bad-{n}" for n in itertools.count(2)))
+    aside = next(p for p in map(path.with_name, names) if not p.exists())
+    os.replace(path, aside)
+    return aside
+
+
+# --- checkpoints ----------------------------------------------------------------------------------
+
+Arrays = dict[str, np.ndarray]
+_UNREADABLE = (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What NumPy raises for a damaged file of arrays."""
+
+
+class Checkpoint:
+    """What has been computed of a chunk that is not done: arrays that only grow, and a state.
+
+    `part-NNNN.npz` are written once each; `state.npz` is replaced, and says how many parts it stands on. A
+    process that is killed between the two leaves a part that nothing refers to, which is written anew.
+
+    Args:
+        run: the run directory, held.
+        chunk: its number.
+        fingerprint: of everything that decides what it comes to; a checkpoint of another one is none.
+    """
+
+    def __init__(self, run: RunDirectory, chunk: int, fingerprint: str):
+        self._run, self._fingerprint = run, fingerprint
+        self._folder = f"{CHECKPOINTS}/{chunk:06d}"
+        self._parts = 0
+
+    def load(self) -> tuple[list[Arrays], Arrays] | None:
+        """The parts and the state that were saved last, or None where there are none of this chunk.
+
+        Raises:
+            JaxstyleError: if they are damaged.
+        """
+        path = self._run.path / self._folder / "state.npz"
+        if not path.exists():
+            return None
+        try:
+            state = _read_arrays(path)
+            if str(state.pop("fingerprint")) != self._fingerprint:
+                return None
+            count = int(state.pop("parts"))
+            parts = [_read_arrays(self._run.path / self._part(i)) for i in range(count)]
+        except _UNREADABLE as error:
+            raise JaxstyleError(str(path), f"is damaged: {error}") from None
+        self._parts = count
+        return parts, state
+
+    def save(self, part: Arrays, state: Arrays) -> None:
+        """Add a part and replace the state: all of it is on the disk then, or the old state still is."""
+        self._run.write(self._part(self._parts), _array_bytes(part))
+        self._parts += 1
+        whole = {
+            "fingerprint": np.array(self._fingerprint),
+            "parts": np.array(self._parts, np.int64),
+            **state,
+        }
+        self._run.write(f"{self._folder}/state.npz", _array_bytes(whole))
+
+    def _part(self, number: int) -> str:
+        return f"{self._folder}/part-{number:04d}.npz"
+
+    def set_aside(self) -> Path:
+        """Rename the folder of a damaged checkpoint; its new path."""
+        self._parts = 0
+        return set_aside(self._run.path / self._folder)
+
+    def clear(self) -> None:
+        """Remove what was saved: the chunk is done, or begins anew."""
+        self._parts = 0
+        shutil.rmtree(self._run.path / self._folder, ignore_errors=True)
+
+
+def _array_bytes(arrays: Arrays) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)  # pyright: ignore[reportArgumentType]
+    return buffer.getvalue()
+
+
+def _read_arrays(path: Path) -> Arrays:
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _attribute(node: h5py.Group, name: str) -> str:
+    value: Any = node.attrs[name]
+    return bytes(value).decode()
 
 
 def _read_part(group: Any) -> ChunkResult:
+    if not isinstance(group, h5py.Group):
+        raise KeyError("it holds no group")
     values = {
         name: dataset(group, name)[()]
         for name in ChunkResult.__dataclass_fields__
         if name not in ("snapshot", "step", "layer")
     }
-    return ChunkResult(
+    part = ChunkResult(
         snapshot=tuple(int(n) for n in dataset(group, "snapshot")),
         step=tuple(int(n) for n in dataset(group, "step")),
-        layer=tuple(str(group.attrs["layer"]).split(",")),
+        layer=tuple(_attribute(group, "layer").split(",")),
         **values,
     )
+    cells, steps = np.shape(part.cell), (*np.shape(part.cell), len(part.step))
+    shapes = {
+        "image": (*cells, len(part.snapshot), *np.shape(part.image)[2:4], 3),
+        **dict.fromkeys(LOSSES, steps),
+        "style_layer_loss": (*steps, len(part.layer)),
+        **dict.fromkeys(PER_CELL, cells),
+        "loss_final": (*cells, len(LOSSES)),
+    }
+    for name, shape in {"cell": (len(part.cell),), **shapes}.items():
+        found = getattr(part, name)
+        if found.shape != shape or found.dtype.kind not in "iuf":
+            raise ValueError(f"{group.name}/{name} has shape {found.shape} and type {found.dtype}")
+    if part.image.dtype != np.uint8:
+        raise ValueError(f"{group.name}/image has type {part.image.dtype}")
+    return part
 
 
 # --- reading a run back ---------------------------------------------------------------------------
@@ -466,36 +641,100 @@ def _create_group(file: h5py.File, shape: str, group: _Group, record: Record) ->
 
 
 def merge(record: Record) -> None:
-    """Make `results.h5` from the chunks, one chunk in memory at a time.
+    """Make `results.h5` from the chunks.
+
+    A small one is made in memory. A large one is streamed, one chunk in memory at a time, by a process of
+    its own after its space has been reserved: HDF5 brings down the process in which its disk fills up.
 
     Raises:
-        JaxstyleError: if the disk has not the space for it.
+        JaxstyleError: if the disk has not the space for it, or a chunk is damaged.
     """
-    groups = _survey(record)
     size = sum(path.stat().st_size for path in record.chunk_paths)
-    check_space(record.path, int(1.2 * size) + 16 * 2**20)
+    path = record.path / "results.h5"
+    if size <= MERGED_IN_MEMORY:
+        buffer = io.BytesIO()
+        with h5py.File(buffer, "w", libver=LIBVER) as file:
+            _fill(file, record)
+        write_atomic(path, buffer.getvalue())
+        return
     temporary = record.path / f".results.h5.tmp-{os.getpid()}"
     try:
-        with h5py.File(temporary, "w", libver=LIBVER) as file:
-            file.attrs["schema"] = SCHEMA
-            made = {shape: _create_group(file, shape, g, record) for shape, g in groups.items()}
-            for chunk in record.chunks():
-                h5, group = made[chunk.shape], groups[chunk.shape]
-                where = np.searchsorted(group.cells, chunk.cell)
-                for start, stop in _runs(where):
-                    target = slice(int(where[start]), int(where[start]) + stop - start)
-                    for name in ("image", *LOSSES, *PER_CELL):
-                        dataset(h5, name)[target] = getattr(chunk, name)[start:stop]
-                    for i, layer in enumerate(chunk.layer):
-                        at = group.layers.index(layer)
-                        dataset(h5, "style_layer_loss")[target, :, at] = chunk.style_layer_loss[
-                            start:stop, :, i
-                        ]
+        _reserve(temporary, int(1.2 * size) + 16 * 2**20)
+        done = subprocess.run(
+            [sys.executable, "-c", _MERGE, record.path, temporary, str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        if done.returncode:
+            said = done.stderr.strip().splitlines()
+            raise JaxstyleError(
+                str(path),
+                f"could not be made: {said[-1] if said else f'exit code {done.returncode}'};"
+                " the chunks are whole, make space and --resume",
+            )
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, record.path / "results.h5")
+        os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+_MERGE = """
+import sys
+from pathlib import Path
+from jaxstyle import store
+store.end_with(int(sys.argv[3]))
+store.merge_into(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def end_with(parent: int) -> None:
+    """Have the system kill this process when the one with the id `parent` dies, where it can (Linux)."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        raise SystemExit("the process that asked for it is gone")
+
+
+def merge_into(run: Path, temporary: Path) -> None:
+    """Write `results.h5` of the run at `run` to `temporary`."""
+    with h5py.File(temporary, "w", libver=LIBVER) as file:
+        _fill(file, open_record(run))
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Make sure that a file of `size` bytes can be had at `path`, or raise JaxstyleError."""
+    if not hasattr(os, "posix_fallocate"):
+        return check_space(path.parent, size)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        os.posix_fallocate(handle, 0, size)
+    except OSError as error:
+        raise JaxstyleError(
+            str(path.parent),
+            f"{size / 1e6:.0f} MB for results.h5 are not to be had: {error.strerror}; make space",
+        ) from None
+    finally:
+        os.close(handle)
+
+
+def _fill(file: h5py.File, record: Record) -> None:
+    """Everything that `results.h5` holds, one chunk in memory at a time."""
+    groups = _survey(record)
+    file.attrs["schema"] = SCHEMA
+    made = {shape: _create_group(file, shape, g, record) for shape, g in groups.items()}
+    for chunk in record.chunks():
+        h5, group = made[chunk.shape], groups[chunk.shape]
+        where = np.searchsorted(group.cells, chunk.cell)
+        for start, stop in _runs(where):
+            target = slice(int(where[start]), int(where[start]) + stop - start)
+            for name in ("image", *LOSSES, *PER_CELL):
+                dataset(h5, name)[target] = getattr(chunk, name)[start:stop]
+            for i, layer in enumerate(chunk.layer):
+                at = group.layers.index(layer)
+                dataset(h5, "style_layer_loss")[target, :, at] = chunk.style_layer_loss[start:stop, :, i]
 
 
 def _runs(positions: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -505,11 +744,16 @@ def _runs(positions: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 def write_images(
-    run: RunDirectory, chunk: ChunkResult, *, stop: Callable[[], bool] = lambda: False
+    run: RunDirectory,
+    chunk: ChunkResult,
+    *,
+    missing: bool = False,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """The PNGs of a chunk's cells: the last image, and those of earlier snapshots beside it.
 
     Args:
+        missing: only those that are not there.
         stop: asked before each; they can be rebuilt, and a run that is told to end does not wait for them.
     """
     last = chunk.snapshot[-1]
@@ -518,4 +762,5 @@ def write_images(
             if stop():
                 return
             name = image_name(int(cell), step, last)
-            run.write(name, images.png_bytes(pixels), durable=False)
+            if not (missing and (run.path / name).exists()):
+                run.write(name, images.png_bytes(pixels), durable=False)

@@ -17,7 +17,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
+import re
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +38,22 @@ PACKAGED_SHA256 = "de2a6c7651d748f16999a93b76abb36222f133f8b15deb7a3f393ac172c1b
 KERAS_MD5 = "253f8cb515780f3b799900260a226db6"
 """The published digest of Keras' notop file."""
 MAX_FILE_BYTES = 256 * 2**20
+MAX_PIECES = 4096
+"""Chunks of one HDF5 dataset; HDF5's own defaults make some 300 of the largest kernel."""
+FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32)
+"""What the values of a file may be packed by, each at most once."""
+_HDF5_ERRORS = (
+    OSError,
+    KeyError,
+    ValueError,
+    TypeError,
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+    zlib.error,
+)
+"""What h5py and zlib raise for damaged files."""
+MEND = "scripts/convert_weights.py makes a file that fits"
 
 
 @dataclass(frozen=True)
@@ -61,12 +80,15 @@ def _read_file(path: Path) -> bytes:
     what = str(path)
     try:
         if not path.is_file():
-            raise JaxstyleError(what, "is not a regular file" if path.exists() else "no such file")
+            why = "is not a regular file" if path.exists() else "no such file"
+            raise JaxstyleError(what, f"{why}; give a file of VGG19's weights")
         if (size := os.path.getsize(path)) > MAX_FILE_BYTES:
-            raise JaxstyleError(what, f"has {size} bytes; VGG19 without its head has under 81 million")
+            raise JaxstyleError(
+                what, f"has {size} bytes; the limit is {MAX_FILE_BYTES}: give VGG19 without its head"
+            )
         return path.read_bytes()
     except OSError as error:
-        raise JaxstyleError(what, f"cannot be read: {error.strerror or error}") from None
+        raise JaxstyleError(what, f"cannot be read: {error.strerror or error}; give another file") from None
 
 
 def _dataset(what: str, file: h5py.File, name: str) -> h5py.Dataset | None:
@@ -78,27 +100,53 @@ def _dataset(what: str, file: h5py.File, name: str) -> h5py.Dataset | None:
         if link is None:
             return None
         if not isinstance(link, h5py.HardLink):
-            raise JaxstyleError(what, f"{name} is a link; weights must lie in the file itself")
+            raise JaxstyleError(what, f"{name} is a link; weights must lie in the file itself: {MEND}")
         node = node[part]
     if not isinstance(node, h5py.Dataset):
         return None
     if node.external or node.is_virtual:
-        raise JaxstyleError(what, f"{name} is stored outside the file; weights must lie in it")
+        raise JaxstyleError(what, f"{name} is stored outside the file; weights must lie in it: {MEND}")
     return node
+
+
+def _check_packing(what: str, dataset: h5py.Dataset) -> None:
+    """Raise JaxstyleError if a piece of `dataset` unpacks to more than its size.
+
+    HDF5 itself would unpack a few megabytes into any memory there is.
+    """
+    if dataset.chunks is None:
+        return
+    name, plan = dataset.name, dataset.id.get_create_plist()
+    filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
+    if len(set(filters)) != len(filters) or not set(filters) <= set(FILTERS):
+        raise JaxstyleError(what, f"{name} is packed in a way that is not known here; use gzip: {MEND}")
+    size, count = math.prod(dataset.chunks) * dataset.dtype.itemsize, dataset.id.get_num_chunks()
+    if size > MAX_FILE_BYTES or count > MAX_PIECES:
+        most = f"{MAX_PIECES} of {MAX_FILE_BYTES}"
+        raise JaxstyleError(what, f"{name} has {count} pieces of {size} bytes; at most {most}: {MEND}")
+    if h5py.h5z.FILTER_DEFLATE not in filters:
+        return
+    most = size + 4  # a checksum may have been packed too
+    for index in range(count):
+        piece = dataset.id.read_direct_chunk(dataset.id.get_chunk_info(index).chunk_offset)[1]
+        if len(zlib.decompressobj().decompress(piece, most + 1)) > most:
+            raise JaxstyleError(what, f"{name} unpacks to more than its {size} bytes: {MEND}")
 
 
 def _array(what: str, dataset: h5py.Dataset, shape: tuple[int, ...], kind: str) -> np.ndarray:
     """The values of `dataset`, once its shape and type have been found right: sizes before reading."""
     name = dataset.name
     if dataset.shape != shape:
-        raise JaxstyleError(what, f"{name} has shape {dataset.shape}; VGG19 needs {shape}")
+        raise JaxstyleError(what, f"{name} has shape {dataset.shape}; VGG19 needs {shape}: {MEND}")
     if kind == "u1" and dataset.dtype != np.uint8:
-        raise JaxstyleError(what, f"{name} has type {dataset.dtype}; indices are uint8")
+        raise JaxstyleError(what, f"{name} has type {dataset.dtype}; indices are uint8: {MEND}")
     if kind == "f4" and (dataset.dtype.kind != "f" or dataset.dtype.itemsize not in (2, 4, 8)):
-        raise JaxstyleError(what, f"{name} has type {dataset.dtype}; weights are float32")
-    values = np.asarray(dataset[()], np.uint8 if kind == "u1" else np.float32)
+        raise JaxstyleError(what, f"{name} has type {dataset.dtype}; weights are float32: {MEND}")
+    _check_packing(what, dataset)
+    with np.errstate(over="ignore"):  # found below
+        values = np.asarray(dataset[()], np.uint8 if kind == "u1" else np.float32)
     if kind == "f4" and not np.isfinite(values).all():
-        raise JaxstyleError(what, f"{name} holds values that are not finite")
+        raise JaxstyleError(what, f"{name} holds values that are not finite in float32; {MEND}")
     return values
 
 
@@ -122,7 +170,16 @@ def _layer(what: str, file: h5py.File, row: layers.Conv) -> tuple[np.ndarray, np
         kernel, bias = _dataset(what, file, kernel_name), _dataset(what, file, bias_name)
         if kernel is not None and bias is not None:
             return _array(what, kernel, kernel_shape, "f4"), _array(what, bias, bias_shape, "f4")
-    raise JaxstyleError(what, f"has no layer {row.name}; it is not a VGG19 file that is known here")
+    raise JaxstyleError(what, f"has no layer {row.name}; it is not a VGG19 file that is known here: {MEND}")
+
+
+def _check_names(what: str, file: h5py.File) -> None:
+    """Raise JaxstyleError if `file` has convolutions that VGG19 has not: it is another network's."""
+    for name in file:
+        if match := re.fullmatch(r"conv(\d+_\d+)|block(\d+_)conv(\d+)", str(name)):
+            layer = "conv" + "".join(part or "" for part in match.groups())
+            if layer not in layers.NAMES:
+                raise JaxstyleError(what, f"has a layer {name}, which VGG19 has not; {MEND}")
 
 
 def load(path: str | None = None, *, taps: Iterable[str] = layers.NAMES) -> Weights:
@@ -138,15 +195,16 @@ def load(path: str | None = None, *, taps: Iterable[str] = layers.NAMES) -> Weig
     what = str(source)
     data = _read_file(source)
     if data[:8] != b"\x89HDF\r\n\x1a\n":
-        raise JaxstyleError(what, "is not an HDF5 file; scripts/convert_weights.py makes one")
+        raise JaxstyleError(what, f"is not an HDF5 file; {MEND}")
     sha256 = hashlib.sha256(data).hexdigest()
     try:
         with h5py.File(io.BytesIO(data), "r") as file:
+            _check_names(what, file)
             found = {row.name: _layer(what, file, row) for row in layers.up_to(taps)}
     except JaxstyleError:
         raise
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
-        raise JaxstyleError(what, f"is damaged or cut short: {error}") from None
+    except _HDF5_ERRORS as error:
+        raise JaxstyleError(what, f"is damaged or cut short; give another copy: {error}") from None
     origin = "packaged" if sha256 == PACKAGED_SHA256 else "unknown"
     if origin == "unknown" and hashlib.md5(data, usedforsecurity=False).hexdigest() == KERAS_MD5:
         origin = "keras"

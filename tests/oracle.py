@@ -151,15 +151,17 @@ def loss_and_gradient(
     return terms, gradient
 
 
-def adam(gradient_at, image, steps, rate):
-    """`steps` steps of Adam (b1 .9, b2 .999, eps 1e-8) from `image`."""
+def adam(gradient_at, image, steps, rate, low=-np.inf, high=np.inf):
+    """`steps` steps of Adam (b1 .9, b2 .999, eps 1e-8) from `image`, held between two values."""
     x = np.asarray(image, np.float64)
     m = v = 0.0
     for t in range(1, steps + 1):
         g = gradient_at(x)
+        g = g * ~((x <= low) & (g > 0)) * ~((x >= high) & (g < 0))
         m = 0.9 * m + 0.1 * g
         v = 0.999 * v + 0.001 * g**2
         x = x - rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        x = np.minimum(np.maximum(x, low), high)
     return x
 
 

@@ -71,40 +71,10 @@ def test_fast_makes_the_twin_of_a_sweep_by_adam():
 
 
 WRONG = {
-    "no content": ({"content": ()}, "content: no content image"),
-    "no style": ({"style": ()}, "style: no style image"),
-    "empty axis": ({"alpha_beta": ()}, "alpha_beta: the axis is empty"),
-    "NaN": ({"alpha_beta": (float("nan"),)}, "alpha_beta: nan is not finite"),
     "infinite": ({"learning_rate": (float("inf"),)}, "learning_rate: inf is not finite"),
-    "negative ratio": ({"alpha_beta": (-1.0,)}, "alpha_beta: -1.0 is out of range"),
-    "zero rate": ({"learning_rate": (0.0,)}, "learning_rate: 0.0 is out of range; it must be above 0"),
-    "beyond float32": ({"alpha_beta": (1e39,)}, "alpha_beta: 1e+39 is beyond float32"),
     "product beyond float32": ({"alpha_beta": (1e30,), "beta": 1e10}, "alpha_beta: 1e+30 x beta"),
-    "balance": ({"alpha_beta": ("0.1x",)}, "alpha_beta: 0.1x: multiples of the balance are not in this"),
-    "twice": ({"alpha_beta": (1e-3, 0.001)}, "alpha_beta: 0.001 is there twice"),
-    "path twice": ({"content": ("a.png", "./a.png")}, "there twice"),
-    "set twice": ({"style_layers": ("conv1_1+conv2_1", "conv2_1+conv1_1")}, "there twice"),
-    "negative seed": ({"seed": (-1,)}, "seed: -1 is out of range; it must be 0 to 4294967295"),
-    "large seed": ({"seed": (2**32,)}, "seed: 4294967296 is out of range"),
     "huge seed": ({"seed": (10**20,)}, "seed: 100000000000000000000 is out of range"),
-    "seed no number": ({"seed": ("1.5",)}, "seed: '1.5' is not a whole number"),
-    "seed range empty": ({"seed": ("4:4",)}, "seed: 4:4 is empty"),
-    "seed range too large": ({"seed": ("0:4294967296",)}, "more than 100000 values"),
-    "seed overlap": ({"seed": ("0:4", 3)}, "seed: 3 is there twice"),
-    "unknown layer": ({"content_layer": ("conv9_1",)}, "content_layer: VGG19 has no layer 'conv9_1'"),
-    "unknown style layer": ({"style_layers": ("conv1_1+conv4-1",)}, "did you mean conv4_1?"),
-    "layer twice in a set": ({"style_layers": ("conv1_1+conv1_1",)}, "names conv1_1 twice"),
-    "half a set weighted": ({"style_layers": ("conv1_1:2+conv2_1",)}, "either every layer of a set"),
     "negative layer weight": ({"style_layers": ("conv1_1:-2",)}, "-2 is out of range"),
-    "no steps": ({"steps": []}, "steps: no value"),
-    "zero steps": ({"steps": (0,)}, "steps: 0 is out of range"),
-    "steps twice": ({"steps": (5, 5)}, "steps: [5, 5] repeats a value"),
-    "bool as number": ({"steps": (True,)}, "steps: True is not a whole number"),
-    "size too small": ({"size": "31"}, "size: 31 is out of range; it must be 32 to 8192"),
-    "size too large": ({"size": "9000x64"}, "size: 9000 is out of range"),
-    "size no size": ({"size": "big"}, "size: 'big' is neither"),
-    "style size": ({"style_size": 8}, "style_size: 8 is out of range"),
-    "pool": ({"pool": "median"}, "pool: 'median' is not known; use avg or max"),
     "precision": ({"precision": "f16"}, "precision: 'f16' is not known; use f32 or tf32 or bf16"),
     "conv": ({"conv": "fft"}, "conv: 'fft' is not known; use auto or plain"),
     "canvas": ({"canvas": "on"}, "canvas: 'on' is not known; use auto or off"),
@@ -119,9 +89,6 @@ WRONG = {
     "keep": ({"keep": "first"}, "keep: 'first' is not known; use last or best"),
     "network": ({"network": "normalised"}, "network: normalised is not in this version"),
     "noise": ({"noise_std": -1.0}, "noise_std: -1.0 is out of range"),
-    "beta": ({"beta": 0.0}, "beta: 0.0 is out of range; it must be above 0"),
-    "control character": ({"content": ("a\nb.png",)}, "control characters"),
-    "unknown grid key": ({"grid": ({"sede": [1]},)}, "grid.sede: no such setting; did you mean seed?"),
     "zip of unequal axes": (
         {"grid": ({"seed": [1, 2], "alpha_beta": [1.0], "zip": ["seed", "alpha_beta"]},)},
         "zipped axes need equally many values: seed has 2, alpha_beta has 1",
@@ -217,16 +184,10 @@ def test_a_flag_replaces_its_axis_in_every_grid(tmp_path):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("sede = [1]", "sede: no such setting; did you mean seed?"),
-        ("resume = true", "resume: resuming a run is not in this version"),
+        ("resume = true", "of which run? give its directory with --out"),
         ("tolerance = 2", "tolerance: early stopping is not in this version"),
-        ("seed = [", "not a TOML file"),
-        ('spec = "other.toml"', "a spec cannot name another spec"),
-        ("grid = 3", "write [[grid]]"),
-        ("seed = 2026-01-01", "seed: datetime.date(2026, 1, 1) is not a whole number"),
         ("content = 5", "content: 5 is not a text"),
         ('preset = "nothing"', "preset: 'nothing' is not known in this version; use content-layer, demo"),
-        ("devices = 2", "devices: 2: this version uses one device"),
         ('log_format = "xml"', "log_format: 'xml' is not known; use text or json"),
         ("json = true", "json: it prints the plan; give it together with --dry-run"),
     ],
@@ -237,19 +198,6 @@ def test_a_wrong_spec_is_one_line(tmp_path, text, expected):
         assemble({"spec": write_spec(tmp_path, head + text)}, cwd=tmp_path)
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"\xef\xbb\xbfseed = 1", b"a = 1\na = 2"])
-def test_a_spec_that_is_no_toml_is_one_line(tmp_path, data):
-    path = tmp_path / "bad.toml"
-    path.write_bytes(data)
-    with pytest.raises(JaxstyleError, match="not a TOML file"):
-        assemble({"spec": str(path)})
-
-
-def test_a_missing_spec_is_one_line(tmp_path):
-    with pytest.raises(JaxstyleError, match="no such file"):
-        assemble({"spec": "missing.toml"}, cwd=tmp_path)
 
 
 def test_spec_toml_reads_back_as_the_same_sweep(tmp_path):

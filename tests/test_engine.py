@@ -168,10 +168,24 @@ def test_where_segments_end_changes_no_byte(narrow, monkeypatch, length):
     whole = bench.run([0], (7,))
     ends = []
     monkeypatch.setattr(engine, "SEGMENT_PASSES", length)  # the program's own buffer stays as it is
-    parts = bench.run([0], (7,), on_segment=lambda coarser, passes: ends.append(passes))
+    parts = bench.run([0], (7,), on_segment=lambda _, passes, __: ends.append(passes))
     assert sum(ends) == 8
     assert max(ends) == length
     same(whole, parts)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_a_launch_goes_on_from_every_segment_to_the_same_bytes(narrow, monkeypatch, optimizer):
+    settings = {"optimizer": optimizer, "pyramid": 1, "seed": (0, 1, 2), "steps": (2, 7)}
+    bench, kept = Bench(narrow, shape=(48, 64), width=4, **settings), []
+    monkeypatch.setattr(engine, "COARSE_EVALUATIONS", 5)
+    whole = bench.run([0, 1, 2])
+    monkeypatch.setattr(engine, "SEGMENT_PASSES", 2)
+    bench.run([0, 1, 2], on_segment=lambda _, __, progress: kept.append(progress()))
+    assert {(p.coarser, p.passes) for p in kept} >= {(1, 2), (1, 5), (0, 2), (0, 3), (0, 8)}
+    for progress in kept:
+        assert len(progress.images) == (progress.coarser == 0 and progress.passes > 3)
+        same(bench.run([0, 1, 2], begin=progress), whole)
 
 
 def test_real_cells_are_the_same_bytes_in_any_place_order_and_padding(vgg19_weights):
@@ -319,7 +333,7 @@ def test_a_pyramid_goes_on_from_the_best_image_of_the_stage_before(narrow, optim
     settings = {**PYRAMID, "optimizer": optimizer, "lbfgs_memory": None, "steps": (3, 6)}
     bench = Bench(narrow, **settings)
     passes = []
-    outcome = bench.run([0], on_segment=lambda coarser, n: passes.append((coarser, n)))
+    outcome = bench.run([0], on_segment=lambda coarser, n, _: passes.append((coarser, n)))
     assert sum(n for coarser, n in passes if coarser) == grid.COARSE_EVALUATIONS
     assert sum(n for coarser, n in passes if not coarser) == 7
     # The same two stages as runs of their own: the coarse one from noise, ...

@@ -8,7 +8,8 @@ from conftest import ROOT, run_python
 from PIL import Image
 
 ORDER = """
-layers config cli grid images weights conv vgg19 losses optimizers step engine store report progress run
+layers config cli grid images weights conv vgg19 losses optimizers step engine store report progress resume
+run
 """.split()  # noqa: SIM905
 COMMANDS = ("sweep",)
 WITHOUT_JAX = (
@@ -21,6 +22,7 @@ WITHOUT_JAX = (
     "store",
     "report",
     "progress",
+    "resume",
     "sweep",
 )
 

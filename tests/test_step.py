@@ -252,9 +252,12 @@ def test_image_starts_are_exact(narrow):
     np.testing.assert_array_equal(state.image, content.astype(np.float32))
 
 
-def test_five_adam_steps_match_float64(vgg19_weights):
+@pytest.mark.parametrize("clamp", [False, True])
+def test_five_adam_steps_match_float64(vgg19_weights, clamp):
     content, style = random_image(48, 64, 1), random_image(60, 40, 2)
-    settings = sweep(init=("content",), learning_rate=(5.0,))
+    if clamp:  # with much of the start at both ends of the range
+        content = np.clip(content.astype(int) * 3 - 255, 0, 255).astype(np.uint8)
+    settings = sweep(init=("content",), learning_rate=(5.0,), clamp=clamp)
     network, program, knobs, targets = make(settings, vgg19_weights, content, style)
     state = step.init(program, knobs, jnp.asarray(content, jnp.float32))
     one = jax.jit(
@@ -263,10 +266,36 @@ def test_five_adam_steps_match_float64(vgg19_weights):
     for k in range(6):
         state, _ = one(state, jnp.int32(k))
     expected = oracle.adam(
-        lambda x: oracle.loss_and_gradient(vgg19_weights, x, content, style, alpha=1e-3)[1], content, 5, 5.0
+        lambda x: oracle.loss_and_gradient(vgg19_weights, x, content, style, alpha=1e-3)[1],
+        content,
+        5,
+        5.0,
+        *((0, 255) if clamp else ()),
     )
-    near = np.abs(np.asarray(state.evaluated, np.float64) - expected) <= 1
-    assert near.mean() >= 0.99
+    found = np.asarray(state.evaluated, np.float64)
+    assert (np.abs(found - expected) <= 1).mean() >= 0.99
+    if clamp:
+        assert ((found == 0).any(), (found == 255).any(), found.min(), found.max()) == (True, True, 0, 255)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_a_clamped_picture_is_worth_what_its_float_image_is(narrow, optimizer):
+    content, style = random_image(32, 32, 1), random_image(32, 32, 2)
+    style = np.where(style > 120, 255, 0).astype(np.uint8)
+    lost = {}
+    for clamp in (False, True):
+        settings = sweep(init=("style",), optimizer=optimizer, pyramid=0, clamp=clamp, noise_std=30.0)
+        network, program, knobs, targets = make(settings, narrow, content, style)
+        start = step.init(program, knobs, jnp.asarray(content, jnp.float32))
+        state, infos = advance(network, program, knobs, targets, start, 60)
+        saved = images.to_uint8(np.asarray(state.evaluated)).astype(np.float32)
+        total, _ = step.loss(network.features, network.params, program, knobs, targets, jnp.asarray(saved))
+        lost[clamp] = float(total)
+        if clamp:
+            assert state.evaluated.min() >= 0
+            assert state.evaluated.max() <= 255
+            assert lost[True] == pytest.approx(float(infos[-1].loss_total), rel=0.05)  # it is only rounded
+    assert lost[True] < lost[False]
 
 
 def test_five_steps_of_lbfgs_match_float64(vgg19_weights):

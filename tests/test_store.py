@@ -80,6 +80,105 @@ def test_a_damaged_chunk_is_named(tmp_path):
         store.read_chunk(tmp_path / "000001.h5")
 
 
+def test_no_flipped_bit_of_a_chunk_goes_unseen(tmp_path):
+    data, path = (
+        store.chunk_bytes([result([0, 1], shape=(3, 4))], width=1, fingerprint="abc"),
+        tmp_path / "c.h5",
+    )
+    path.write_bytes(data)
+    (expected,) = store.read_chunk(path, fingerprint="abc")
+    random, found = np.random.default_rng(0), 0
+    for _ in range(2000):
+        damaged = bytearray(data)
+        at = int(random.integers(len(data)))
+        damaged[at] ^= 1 << int(random.integers(8))
+        path.write_bytes(damaged)
+        try:
+            (read,) = store.read_chunk(path, fingerprint="abc")
+        except JaxstyleError:
+            found += 1
+            continue
+        for name in ChunkResult.__dataclass_fields__:  # it hit what means nothing
+            np.testing.assert_array_equal(getattr(read, name), getattr(expected, name))
+    assert found > 1000
+
+
+def test_a_chunk_of_another_run_is_refused_by_its_fingerprint(tmp_path):
+    path = tmp_path / "c.h5"
+    path.write_bytes(store.chunk_bytes([result([0])], width=1, fingerprint="this"))
+    assert len(store.read_chunk(path)) == len(store.read_chunk(path, fingerprint="this")) == 1
+    with pytest.raises(JaxstyleError, match="another run"):
+        store.read_chunk(path, fingerprint="that")
+
+
+def test_files_set_aside_keep_each_other(tmp_path):
+    for text in ("first", "second", "third"):
+        (tmp_path / "c.h5").write_text(text)
+        store.set_aside(tmp_path / "c.h5")
+    kept = {p.name: p.read_text() for p in tmp_path.iterdir()}
+    assert kept == {"c.h5.bad": "first", "c.h5.bad-2": "second", "c.h5.bad-3": "third"}
+
+
+def test_a_checkpoint_is_what_was_saved_last(tmp_path):
+    with RunDirectory(tmp_path / "run", create=True) as run:
+        checkpoint = store.Checkpoint(run, 3, "abc")
+        assert checkpoint.load() is None
+        checkpoint.save({"a": np.arange(3)}, {"x": np.array(1.5)})
+        checkpoint.save({"b": np.arange(2.0)}, {"x": np.array(2.5)})
+        # Killed between a part and its state: the part is written anew.
+        run.write("checkpoints/000003/part-0002.npz", b"half")
+        again = store.Checkpoint(run, 3, "abc")
+        parts, state = again.load()
+        assert [sorted(part) for part in parts] == [["a"], ["b"]]
+        assert state == {"x": 2.5}
+        again.save({"c": np.zeros(1)}, {"x": np.array(3.5)})
+        parts, state = store.Checkpoint(run, 3, "abc").load()
+        assert [sorted(part) for part in parts] == [["a"], ["b"], ["c"]]
+        assert store.Checkpoint(run, 3, "other").load() is None
+        assert store.Checkpoint(run, 4, "abc").load() is None
+
+
+@pytest.mark.parametrize("name", ["state.npz", "part-0000.npz"])
+def test_a_damaged_checkpoint_is_named_and_set_aside(tmp_path, name):
+    with RunDirectory(tmp_path / "run", create=True) as run:
+        checkpoint = store.Checkpoint(run, 0, "abc")
+        checkpoint.save({"a": np.arange(300)}, {"x": np.arange(300)})
+        path = run.path / "checkpoints" / "000000" / name
+        data = path.read_bytes()
+        for damaged in (data[:-5], data[:200] + bytes([data[200] ^ 1]) + data[201:], b"", None):
+            path.write_bytes(damaged) if damaged is not None else path.unlink()
+            if damaged is None and name == "state.npz":
+                assert checkpoint.load() is None
+            else:
+                with pytest.raises(JaxstyleError, match="damaged"):
+                    checkpoint.load()
+        assert checkpoint.set_aside().name == "000000.bad"
+        checkpoint.save({"a": np.arange(3)}, {"x": np.array(7)})
+        assert checkpoint.load()[1] == {"x": 7}
+        checkpoint.clear()
+        assert checkpoint.load() is None
+
+
+def test_leftovers_of_killed_writers_go_when_the_directory_is_taken_again(tmp_path):
+    with RunDirectory(tmp_path / "run", create=True) as run:
+        for name in (".spec.toml.tmp-1", "chunks/.000000.h5.tmp-22", "checkpoints/000000/.state.npz.tmp-3"):
+            run.write(name, "half")
+        run.write("chunks/000000.h5", "whole")
+    with RunDirectory(tmp_path / "run"):
+        pass
+    files = {p.name for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    assert files == {"run.lock", "000000.h5"}
+
+
+def test_a_directory_whose_run_was_killed_before_its_plan_is_free(tmp_path):
+    with RunDirectory(tmp_path / "run", create=True) as run:
+        run.write("spec.toml", "")
+    store.check_free(tmp_path / "run")
+    (tmp_path / "run" / "run.lock").unlink()
+    with pytest.raises(JaxstyleError, match="not empty"):  # a spec of the user's own
+        store.check_free(tmp_path / "run")
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "file"
     store.write_atomic(path, b"old")
@@ -196,6 +295,29 @@ def test_merged_rows_stand_in_cell_order_whatever_the_chunks(tmp_path):
     lines = store.csv_text(store.rows(record)).splitlines()
     assert [line.split(",")[0] for line in lines] == ["cell", "0", "1", "2", "3"]
     assert not list((tmp_path / "run").glob(".*tmp*"))
+
+
+def test_a_large_merge_in_a_process_of_its_own_gives_the_same_data(tmp_path, monkeypatch):
+    record = fill(tmp_path / "run", [result([0, 3]), result([1, 2], shape=(8, 8))])
+    store.merge(record)
+    expected = contents(record.path / "results.h5")
+    (record.path / "results.h5").unlink()
+    monkeypatch.setattr(store, "MERGED_IN_MEMORY", 0)
+    store.merge(record)
+    found = contents(record.path / "results.h5")
+    assert sorted(found) == sorted(expected)
+    for name, values in found.items():
+        np.testing.assert_array_equal(values, expected[name])
+    assert not list(record.path.glob("*.tmp*"))
+
+
+def contents(path):
+    values = {}
+    with h5py.File(path) as file:
+        file.visititems(
+            lambda name, node: values.update({name: node[()]}) if isinstance(node, h5py.Dataset) else None
+        )
+    return values
 
 
 def test_merging_twice_gives_the_same_bytes(tmp_path):

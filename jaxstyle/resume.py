@@ -1,0 +1,252 @@
+"""How a run is gone on with: what must be as it was, which chunks are whole, and what is kept of the next.
+
+A run that is killed leaves whole chunks and, of the chunk it was at, a checkpoint: the launches that are
+done, and how far the next one is. Both carry a fingerprint of everything that decides their bytes, so that
+nothing of another run, or of other settings, is taken for this one's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from jaxstyle import config, grid, store
+from jaxstyle.config import JaxstyleError, Sweep
+from jaxstyle.grid import Cell, Plan
+from jaxstyle.progress import Display
+from jaxstyle.store import Arrays, Checkpoint, ChunkResult, Record, RunDirectory
+
+if TYPE_CHECKING:
+    from jaxstyle.engine import Progress
+
+INFO = (*store.LOSSES, "style_layer_loss")
+"""The fields of `step.Info`."""
+
+# --- the same run ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a run computes from."""
+
+    sweep: Sweep
+    images: Mapping[str, str]
+    """SHA-256 of every image, by path."""
+    weights: str
+    """SHA-256 of the network's."""
+
+
+def find(path: Path) -> Record | None:
+    """What there is of a run at `path`; None if none has been planned there yet."""
+    if not path.is_dir() or store.is_unbegun(path):
+        return None
+    store.check_not_held(path)
+    if (path / "spec.toml").is_file() and not (path / "manifest.json").exists():
+        return None  # `check_free` has the word for it
+    return store.open_record(path)
+
+
+def joined(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
+    """The sweep of a run that is gone on with: its own, and with `extend` the cells of `sweep` after them.
+
+    Raises:
+        JaxstyleError: if `sweep` differs in what it must not.
+    """
+    texts = earlier.manifest.get("given", {})
+    given = {(axis, path): text for axis, own in texts.items() for path, text in own.items()}
+    own, what = replace(earlier.sweep, given=given), str(earlier.path)
+    differences = config.differences(own, sweep)
+    if not extend and (cells := grid.cells(sweep)) != earlier.cells:
+        for axis in config.AXES:
+            had, has = (list(dict.fromkeys(getattr(c, axis) for c in of)) for of in (earlier.cells, cells))
+            if had != has:
+                differences.append(f"{axis} is {_listed(had)} there and {_listed(has)} here")
+        differences = differences or ["its cells stand in another order there"]
+    if differences:
+        raise JaxstyleError(what, f"{'; '.join(differences)}; give that run's settings, or none")
+    if not extend:
+        return own
+    if own.warm_steps:
+        raise JaxstyleError("extend", "a run with --warm-steps has chains of cells; start a new run")
+    found = replace(
+        own,
+        grid=(*config.tables(own), *config.tables(sweep)),
+        given={**sweep.given, **given},
+        max_cells=sweep.max_cells,
+    )
+    assert grid.cells(found)[: len(earlier.cells)] == earlier.cells
+    return found
+
+
+def _listed(values: Sequence[Any]) -> str:
+    """The first few of several values."""
+    texts = [str(value) for value in values]
+    return ", ".join(texts[:4]) + (f" and {len(texts) - 4} more" if len(texts) > 4 else "")
+
+
+def plan_of(earlier: Record) -> Plan:
+    """The plan that a run was begun with. Raises JaxstyleError if its manifest has none."""
+    try:
+        return grid.from_record(earlier.sweep, earlier.cells, earlier.manifest["plan"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise JaxstyleError(
+            str(earlier.path / "manifest.json"), f"has no plan to go on with: {error}; start a new run"
+        ) from None
+
+
+def fingerprint(sources: Sources, plan: Plan, number: int) -> str:
+    """The SHA-256 of everything that the bytes of a chunk follow from, but versions and the machine.
+
+    Images and weights count by what is in them, wherever they lie.
+    """
+    chunk, digests = plan.chunks[number], sources.images
+    settings = {f.name: getattr(sources.sweep, f.name) for f in dataclasses.fields(Sweep)}
+    for name in (*config.AXES, *_NO_NUMBERS):
+        del settings[name]
+    values = {
+        "schema": store.SCHEMA,
+        "settings": settings,
+        "program": dataclasses.asdict(plan.programs[chunk.program]),
+        "cells": [
+            {axis: digests.get(value, value) for axis, value in dataclasses.asdict(plan.cells[i]).items()}
+            | {"from": plan.previous.get(i)}
+            for i in chunk.cells
+        ],
+        "weights": sources.weights,
+    }
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+_NO_NUMBERS = ("grid", "digests", "given", "weights", "max_cells", "checkpoint_every", "deterministic")
+"""Settings that decide no number of a cell, or stand in a fingerprint in another form."""
+
+
+def whole_chunks(
+    sources: Sources, plan: Plan, run: RunDirectory, display: Display
+) -> Iterator[tuple[int, list[ChunkResult]]]:
+    """The chunks of a run that are whole; files that are not of this run or damaged are set aside."""
+    for path in sorted((run.path / "chunks").glob("*.h5")):
+        number = int(path.stem) if path.stem.isdecimal() else -1
+        try:
+            if path.name != Path(store.chunk_name(number)).name or number >= len(plan.chunks):
+                raise JaxstyleError(str(path), "is not of this run")
+            yield number, store.read_chunk(path, fingerprint=fingerprint(sources, plan, number))
+        except JaxstyleError as error:
+            aside = store.set_aside(path)
+            display.event(
+                "set-aside", f"{error}; set aside as {aside.name}", path=str(path), aside=str(aside)
+            )
+
+
+# --- a chunk in progress ---------------------------------------------------------------------------
+
+
+class Launched(NamedTuple):
+    """What a launch came to, its pictures as they are saved."""
+
+    cells: list[Cell]
+    pixels: np.ndarray
+    """uint8 (cells, snapshots, h, w, 3), on the program's canvas."""
+    curves: dict[str, np.ndarray]
+    diverged_step: np.ndarray
+
+
+class Kept:
+    """A chunk in progress: the launches that are done and how far the next one is, kept on the disk.
+
+    Args:
+        checkpoint: where.
+        launches: the cells of every launch of the chunk.
+        every_s: seconds of work that may be lost.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, launches: list[list[Cell]], every_s: float):
+        self.checkpoint, self.launches = checkpoint, launches
+        self.done: list[Launched] = []
+        self.progress: Progress | None = None
+        """Where to begin the next launch from, if not from its start."""
+        self._every_s, self._cost_s = every_s, 0.0
+        self._last = self._segment = time.monotonic()
+        self._saved = [0, 0, 0]
+        """Launches that are in the parts; images and infos of the current one that are."""
+
+    @property
+    def current(self) -> list[Cell]:
+        """The cells of the launch that is next or under way."""
+        return self.launches[len(self.done)]
+
+    def finish(self, launched: Launched) -> None:
+        """Take a launch that is done."""
+        self.done.append(launched)
+        self.progress, self._saved[1:] = None, [0, 0]
+
+    def is_due(self) -> bool:
+        """Whether to save now: another segment like the last would be more than may be lost.
+
+        Writing must not take more than its share of the time either, however slow the disk is.
+        """
+        now = time.monotonic()
+        segment_s, self._segment = now - self._segment, now
+        every_s = max(self._every_s, self._cost_s / grid.CHECKPOINT_SHARE)
+        return now - self._last + segment_s > every_s
+
+    def save(self, progress: Progress) -> float:
+        """Put everything that is new on the disk; the seconds that it took."""
+        began = time.monotonic()
+        launches, pictures, infos = self._saved
+        part: Arrays = {"of": np.array(len(self.done))}
+        for index, launched in enumerate(self.done[launches:], launches):
+            named = {"pixels": launched.pixels, "diverged_step": launched.diverged_step, **launched.curves}
+            part |= {f"launch{index}/{name}": values for name, values in named.items()}
+        for index, image in enumerate(progress.images[pictures:]):
+            part[f"image{index}"] = image
+        for name in INFO if len(progress.infos) > infos else ():
+            part[f"info/{name}"] = np.concatenate([getattr(i, name) for i in progress.infos[infos:]])
+        state: Arrays = {name: np.array(getattr(progress, name)) for name in ("coarser", "passes")}
+        state["launch"] = np.array(len(self.done))
+        state |= {f"leaf{index}": leaf for index, leaf in enumerate(progress.state)}
+        self.checkpoint.save(part, state)
+        self._saved = [len(self.done), len(progress.images), len(progress.infos)]
+        self._last = self._segment = time.monotonic()
+        self._cost_s = self._last - began
+        return self._cost_s
+
+    def load(self) -> None:
+        """Take up what an earlier process saved of the same chunk, if it did.
+
+        Raises:
+            JaxstyleError: if it is damaged; then there is nothing.
+        """
+        from jaxstyle.engine import Progress
+        from jaxstyle.step import Info
+
+        found = self.checkpoint.load()
+        if found is None:
+            return
+        parts, state = found
+        launch = int(state["launch"])
+        every = {name: values for part in parts for name, values in part.items() if "launch" in name}
+        for index, cells in enumerate(self.launches[:launch]):
+            own = {name: every[f"launch{index}/{name}"] for name in ("pixels", "diverged_step", *INFO)}
+            pixels, diverged = own.pop("pixels"), own.pop("diverged_step")
+            self.done.append(Launched(cells, pixels, own, diverged))
+        tail = [part for part in parts if int(part["of"]) == launch]
+        pictures = [part[f"image{i}"] for part in tail for i in range(len(part)) if f"image{i}" in part]
+        curves = [{name: part[f"info/{name}"] for name in INFO} for part in tail if _HASINFO in part]
+        infos = [Info(**curve) for curve in curves]  # pyright: ignore[reportArgumentType]
+        leaves = [state[f"leaf{i}"] for i in range(sum(name.startswith("leaf") for name in state))]
+        self.progress = Progress(
+            int(state["coarser"]), int(state["passes"]), tuple(leaves), tuple(pictures), tuple(infos)
+        )
+        self._saved = [launch, len(pictures), len(infos)]
+
+
+_HASINFO = f"info/{INFO[0]}"

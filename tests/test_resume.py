@@ -1,0 +1,343 @@
+"""A run that is killed, starved or tampered with goes on to the same bytes; real kills, real disks."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+import torture
+from conftest import ROOT, random_image, run_python
+from PIL import Image
+
+from jaxstyle import sweep
+
+SWEEP = (*torture.IMAGES, "--seed", "0:2", "--steps", "15", "30", "--checkpoint-every", "0.1")
+"""Two cells in chunks of their own, each of which is kept at least once before it is done."""
+
+
+def command(*arguments):
+    """Run `jaxstyle.sweep` in this process and give its exit code."""
+    with pytest.raises(SystemExit) as stop:
+        sweep.main([str(a) for a in (*arguments, "--quiet")])
+    return stop.value.code
+
+
+def error_of(capsys):
+    """The one line on stderr."""
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("jaxstyle: error: ")
+    return line
+
+
+def events(run, name):
+    lines = map(json.loads, (run / "events.jsonl").read_text().splitlines())
+    return [event for event in lines if event["event"] == name]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The sweep, undisturbed."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert command(*SWEEP, "--out", out) == 0
+    assert {tuple(event["cells"]) for event in events(out, "checkpoint")} == {(0,), (1,)}
+    assert not list((out / "checkpoints").iterdir())
+    return out
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    """A copy of it that a test may spoil."""
+    shutil.copytree(whole, tmp_path / "run")
+    return tmp_path / "run"
+
+
+# --- kills ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("point", "count"),
+    [("checkpoint: half written", 2), ("chunk: before its name", 2), ("merge: half written", 1)],
+)
+def test_a_killed_run_goes_on_to_the_same_bytes(whole, tmp_path, point, count):
+    out = tmp_path / "run"
+    killed = torture.start(out, point=point, count=count, settings=SWEEP)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert not (out / "results.csv").exists()
+    there = torture.digests(out)
+    assert there.items() <= torture.digests(whole).items()
+    assert command(*SWEEP, "--out", out, "--resume") == 0
+    assert torture.digests(out) == torture.digests(whole)
+    # Of a first checkpoint without its state nothing can be used; of a chunk without its name, all.
+    assert len(events(out, "continue")) == point.startswith("chunk")
+
+
+def test_a_run_that_was_killed_before_its_plan_begins_anew(whole, tmp_path):
+    out = tmp_path / "run"
+    killed = torture.start(out, point="start-up", count=1, settings=SWEEP)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert command(*SWEEP, "--out", out, "--resume") == 0
+    assert torture.digests(out) == torture.digests(whole)
+
+
+# --- what must be the same ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["--steps", "30", "31"], "steps is (15, 30) there and (30, 31) here"),
+        (["--size", "48"], "size is 64 there and 48 here"),
+        (["--seed", "0:3"], "seed is 0, 1 there and 0, 1, 2 here"),
+        (["--checkpoint-every", "60"], "checkpoint_every is 0.1 there and 60.0 here"),
+        (["--clamp"], "clamp is False there and True here"),
+    ],
+)
+def test_other_settings_are_refused_and_the_difference_told(whole, capsys, settings, says):
+    before = torture.digests(whole)
+    assert command("--out", whole, "--resume", *settings) == 2
+    assert says in error_of(capsys)
+    assert torture.digests(whole) == before
+
+
+def test_other_images_and_weights_are_refused(tmp_path, capsys):
+    for name, seed in (("c", 1), ("s", 2)):
+        Image.fromarray(random_image(40, 48, seed)).save(tmp_path / f"{name}.png")
+    out = tmp_path / "run"
+    arguments = ["--content", tmp_path / "c.png", "--style", tmp_path / "s.png", "--size", "48"]
+    arguments += ["--steps", "1", "--pyramid", "0", "--out", out]
+    assert command(*arguments) == 0
+    other = tmp_path / "vgg19.h5"
+    shutil.copy(ROOT / "weights" / "vgg19.h5", other)
+    with h5py.File(other, "r+") as file:
+        file.attrs["note"] = "another digest"
+    assert command(*arguments, "--resume", "--weights", other) == 2
+    assert "weights is None there" in error_of(capsys)
+    Image.fromarray(random_image(40, 48, 3)).save(tmp_path / "c.png")
+    assert command(*arguments, "--resume") == 2
+    line = error_of(capsys)
+    assert "c.png" in line
+    assert "sha256" in line
+
+
+def test_a_run_is_gone_on_with_only_where_it_is_named(capsys):
+    for flag in ("--resume", "--extend"):
+        assert command(flag) == 2
+        assert "--out" in error_of(capsys)
+    assert command("--resume", "--extend", "--out", "x") == 2
+    assert "leave --resume out" in error_of(capsys)
+
+
+def test_a_run_without_a_plan_is_no_run_to_go_on_with(copy, capsys):
+    manifest = json.loads((copy / "manifest.json").read_text())
+    for damaged in ("", "[]", json.dumps({**manifest, "plan": {}})):
+        (copy / "manifest.json").write_text(damaged)
+        assert command("--out", copy, "--resume") == 2
+        assert "manifest.json" in error_of(capsys)
+
+
+# --- what is finished -----------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_rebuilt_without_jax(copy, whole):
+    for name in ("results.csv", "images/000001.png"):
+        (copy / name).unlink()
+    code = (
+        "import sys\nfrom jaxstyle import sweep\n"
+        f"try: sweep.main(['--out', {str(copy)!r}, '--resume'])\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "assert 'jax' not in sys.modules"
+    )
+    run_python("-c", code, check=True)
+    assert torture.digests(copy) == torture.digests(whole)
+
+
+def test_damaged_and_foreign_chunks_are_set_aside_named_and_computed_again(copy, whole):
+    chunks = copy / "chunks"
+    data = bytearray((chunks / "000001.h5").read_bytes())
+    data[len(data) // 2] ^= 4
+    (chunks / "000001.h5").write_bytes(data)
+    shutil.copy(chunks / "000000.h5", chunks / "000002.h5")  # a number that the plan does not have
+    done = run_python("-m", "jaxstyle.sweep", "--out", copy, "--resume", check=True)
+    assert "000001.h5: is damaged" in done.stdout
+    assert {p.name for p in chunks.iterdir()} == {
+        *("000000.h5", "000001.h5"),
+        *("000001.h5.bad", "000002.h5.bad"),
+    }
+    assert (chunks / "000001.h5.bad").read_bytes() == data
+    assert torture.digests(copy) == torture.digests(whole)
+    # A chunk of this run under the name of another one.
+    shutil.copy(chunks / "000000.h5", chunks / "000001.h5")
+    assert command("--out", copy, "--resume") == 0
+    assert (chunks / "000001.h5.bad-2").exists()
+    assert torture.digests(copy) == torture.digests(whole)
+
+
+def test_cells_are_added_behind_those_there_are(copy, whole, tmp_path):
+    assert command("--out", copy, "--extend", "--seed", "1:4", "--alpha-beta", "1e-3") == 0
+    lines = (copy / "results.csv").read_text().splitlines()
+    seeds = [line.split(",")[8] for line in lines[1:]]
+    assert seeds == ["0", "1", "2", "3"]
+    assert lines[1:3] == (whole / "results.csv").read_text().splitlines()[1:]
+    with h5py.File(copy / "results.h5") as file:
+        (group,) = file.values()
+        assert list(group["cell"]) == [0, 1, 2, 3]
+        assert list(group["seed"]) == [0, 1, 2, 3]
+        pictures = group["image"][()]
+    # The spec that stands there now makes the same cells from nothing.
+    again = tmp_path / "again"
+    assert command("--spec", copy / "spec.toml", "--out", again) == 0
+    with h5py.File(again / "results.h5") as file:
+        (group,) = file.values()
+        np.testing.assert_array_equal(group["image"][()], pictures)
+    # Nothing that is there already is added.
+    before = torture.digests(copy)
+    assert command("--out", copy, "--extend", "--seed", "0:4") == 0
+    assert torture.digests(copy) == before
+
+
+def test_a_run_with_other_settings_is_not_extended(whole, capsys):
+    assert command("--out", whole, "--extend", "--seed", "5", "--pool", "max") == 2
+    assert "pool is avg there and max here" in error_of(capsys)
+
+
+# --- signals, closed streams, locks ---------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def running(out, *settings, until="checkpoint", **streams):
+    """A run of many steps in a process of its own, once it has told of an event."""
+    arguments = [*torture.IMAGES, "--steps", "20000", "--checkpoint-every", "2", *settings, "--out", out]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jaxstyle.sweep", *map(str, arguments)],
+        **{"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT, **streams},
+    )
+    try:
+        while process.poll() is None and not ((out / "events.jsonl").exists() and events(out, until)):
+            os.sched_yield()
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("number", "until"),
+    [(signal.SIGINT, "checkpoint"), (signal.SIGTERM, "compile"), (signal.SIGUSR1, "checkpoint")],
+)
+def test_a_signal_saves_the_work_and_ends_the_run_within_ten_seconds(tmp_path, number, until):
+    out = tmp_path / "run"
+    with running(out, until=until) as process:
+        began = time.monotonic()
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        took = time.monotonic() - began
+    assert process.returncode == 128 + number
+    assert took < 10
+    assert len(err.splitlines()) == 1
+    assert f"--resume --out {out}" in err or until == "compile"
+    assert not list(out.rglob("*.tmp*"))
+    if until == "checkpoint":
+        assert json.loads((out / "manifest.json").read_text())["status"] == "interrupted"
+        kept = np.load(out / "checkpoints" / "000000" / "state.npz")
+        # The signal came after a checkpoint and had one of its own written.
+        assert len(events(out, "checkpoint")) >= 2
+        assert kept["passes"] > 0
+
+
+def test_a_second_run_is_told_who_holds_the_directory(tmp_path, capsys):
+    out = tmp_path / "run"
+    with running(out, until="plan") as process:
+        for flags in ((), ("--resume",), ("--extend",)):
+            assert command(*SWEEP, "--out", out, *flags) == 3
+            line = error_of(capsys)
+            assert f"process {process.pid} on " in line
+
+
+def test_nobody_needs_to_listen(whole, tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    arguments = [sys.executable, "-m", "jaxstyle.sweep", *SWEEP, "--out"]
+    broken = subprocess.run([*arguments, tmp_path / "a"], stdout=writer, stderr=writer, cwd=ROOT)
+    os.close(writer)
+    line = " ".join(map(str, [*arguments, tmp_path / "b"]))
+    closed = subprocess.run(["sh", "-c", f"{line} <&- >&- 2>&-"], cwd=ROOT)
+    assert (broken.returncode, closed.returncode) == (0, 0)
+    for name in ("a", "b"):
+        assert torture.digests(tmp_path / name) == torture.digests(whole)
+
+
+# --- disks ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own of a few hundred kilobytes, and what gives it more."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(*options):
+        return subprocess.run(["mount", *options, place], capture_output=True).returncode == 0
+
+    if os.geteuid() or not mount("-t", "tmpfs", "-o", "size=96k", "tmpfs"):
+        pytest.skip("no file system can be mounted here")
+    yield place, lambda size: mount("-o", f"remount,size={size}")
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_full_disk_keeps_what_is_finished_and_the_run_goes_on_when_there_is_space(
+    small_disk, whole, tmp_path
+):
+    place, grow = small_disk
+    out = place / "run"
+    # What the tables and a checkpoint take does not fit; the space for the results themselves is there.
+    done = run_python("-m", "jaxstyle.sweep", *SWEEP, "--out", out, cwd=ROOT)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "No space left on device" in line
+    assert not list(out.rglob("*.tmp*"))
+    assert torture.digests(out).items() <= torture.digests(whole).items()
+    assert grow("64m")
+    assert command(*SWEEP, "--out", out, "--resume") == 0
+    assert torture.digests(out) == torture.digests(whole)
+
+
+def test_a_limit_on_the_size_of_files_is_a_full_disk(whole, tmp_path):
+    limit = 15_000
+    assert (whole / "chunks" / "000000.h5").stat().st_size > limit
+    code = (
+        "import resource, sys\nfrom jaxstyle import sweep\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        f"sweep.main({[*SWEEP, '--no-compile-cache', '--out', str(tmp_path / 'run')]})"
+    )
+    done = run_python("-c", code)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "File too large" in line
+    assert command(*SWEEP, "--out", tmp_path / "run", "--resume") == 0
+    assert torture.digests(tmp_path / "run") == torture.digests(whole)
+
+
+def test_a_directory_that_goes_away_ends_the_run_in_one_line(tmp_path):
+    out = tmp_path / "run"
+    with running(out) as process:
+        shutil.rmtree(out)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert len(err.splitlines()) == 1
+    assert not out.exists()
+
+
+def test_the_lock_outlives_no_process(copy):
+    with open(copy / "run.lock", "rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert command("--out", copy, "--resume") == 0

@@ -1,0 +1,210 @@
+"""Kills a real sweep with SIGKILL, again and again, and counts what it cost: `python -m tests.torture`.
+
+Half of the kills come at random moments, half at named points, where the process kills itself: before and
+after files get their names, and with half of one written. After each kill the run is gone on with; when it
+ends, every byte of its chunks, tables and pictures is compared with those of a run that nobody disturbed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+POINTS = (
+    "start-up",
+    "compile",
+    "steps",
+    "checkpoint: half written",
+    "checkpoint: before its name",
+    "checkpoint: after its name",
+    "chunk: half written",
+    "chunk: before its name",
+    "chunk: after its name",
+    "merge: half written",
+    "merge: before its name",
+    "report",
+)
+FILES = {"checkpoint": "checkpoints", "chunk": "chunks", "merge": "results.h5"}
+"""What the path of a file has in it that is written at a point."""
+EXAMPLES = ROOT / "jaxstyle" / "examples"
+IMAGES = ("--content", str(EXAMPLES / "cat.jpg"), "--style", str(EXAMPLES / "glass.jpg"), "--size", "64")
+SWEEP = (*IMAGES, "--seed", "0:3", "--steps", "30", "60", "--checkpoint-every", "1")
+
+
+def arm(point: str, count: int) -> None:
+    """Have this process kill itself when it comes to `point` for the `count`-th time."""
+    from jaxstyle import engine, report, resume, run, store
+
+    hits = 0
+
+    def hit() -> None:
+        nonlocal hits
+        hits += 1
+        if hits == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def before(module, name):
+        real = getattr(module, name)
+
+        def wrapped(*args, **kwargs):
+            hit()
+            return real(*args, **kwargs)
+
+        setattr(module, name, wrapped)
+
+    stage, _, moment = point.partition(": ")
+    if stage == "start-up":
+        before(run, "_start_jax")
+    elif stage == "compile":
+        before(engine, "_compile")
+    elif stage == "steps":
+        before(resume.Kept, "is_due")
+    elif stage == "report":
+        before(report, "write_sheets")
+    elif moment == "half written":
+        write_atomic, write, written = store.write_atomic, os.write, ""
+
+        def remember(path, *args, **kwargs):
+            nonlocal written
+            written = str(path)
+            return write_atomic(path, *args, **kwargs)
+
+        def half(handle, data):
+            nonlocal hits
+            if FILES[stage] in written:
+                if hits + 1 == count:
+                    write(handle, data[: len(data) // 2])
+                hit()
+            return write(handle, data)
+
+        store.write_atomic, os.write = remember, half
+    else:
+        replace = os.replace
+
+        def renamed(source, target, **kwargs):
+            ours = FILES[stage] in str(target)
+            if ours and moment.startswith("before"):
+                hit()
+            replace(source, target, **kwargs)
+            if ours and moment.startswith("after"):
+                hit()
+
+        os.replace = renamed
+
+
+def start(out: Path, *, point: str = "", count: int = 0, settings=SWEEP) -> subprocess.Popen:
+    """A process that runs the sweep into `out`, or goes on with it."""
+    arguments = ["--child", f"{point}={count}"] if point else ["--child", ""]
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.torture", *arguments, *settings, "--out", str(out), "--resume"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def digests(run: Path) -> dict[str, str]:
+    """SHA-256 of everything that must not differ, by its path in the run."""
+    files = [*run.glob("chunks/*.h5"), *run.glob("images/*.png"), *run.glob("results.*")]
+    return {str(p.relative_to(run)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(files)}
+
+
+def repeated(run: Path, began: float, killed: float) -> float:
+    """Seconds between the last thing that a killed process made sure of and its end."""
+    times = [began]
+    for line in (run / "events.jsonl").read_text().splitlines() if (run / "events.jsonl").exists() else ():
+        event = json.loads(line)
+        if event["event"] in ("compile", "checkpoint", "chunk") and began < event["time"] < killed:
+            times.append(event["time"])
+    return killed - times[-1]
+
+
+def torture(kills: int, seed: int) -> int:
+    """Kill so many times, print what it cost, and return how many bytes and cells went wrong."""
+    chance = random.Random(seed)
+    folder = Path(tempfile.mkdtemp(prefix="jaxstyle-torture-"))
+    os.environ.setdefault("XDG_CACHE_HOME", str(folder / "cache"))
+    for _ in range(2):  # the second time with compiled programs, as those that are killed
+        shutil.rmtree(folder / "whole", ignore_errors=True)
+        began = time.time()
+        assert start(folder / "whole").wait() == 0
+        whole_s = time.time() - began
+    expected, cells = digests(folder / "whole"), 3
+    done = runs = lost = wrong = set_aside = 0
+    costs: list[float] = []
+    by_point: dict[str, int] = {}
+    while done < kills or (folder / f"run{runs}").exists():
+        out = folder / f"run{runs}"
+        point, count = "", 0
+        if done < kills and done % 2:
+            point, count = POINTS[done // 2 % len(POINTS)], chance.choice((1, 1, 1, 2, 3))
+        began = time.time()
+        process = start(out, point=point, count=count)
+        if done < kills and not point:
+            try:
+                process.wait(chance.uniform(0.1, 1.1 * whole_s))
+            except subprocess.TimeoutExpired:
+                process.kill()
+        _, said = process.communicate()
+        if process.returncode == -signal.SIGKILL:
+            done += 1
+            by_point[point or "at random"] = by_point.get(point or "at random", 0) + 1
+            costs.append(repeated(out, began, time.time()))
+            for name, digest in digests(out).items() if out.exists() else ():
+                # What is there after a kill is whole; only tables and sheets still grow.
+                wrong += not name.startswith("results") and digest != expected[name]
+            print(f"kill {done}: {point or 'at random'}", flush=True)
+        elif process.returncode == 0:
+            found = digests(out)
+            wrong += sum(found.get(name) != digest for name, digest in expected.items())
+            wrong += len(set(found) - set(expected))
+            lost += cells - len((out / "results.csv").read_text().splitlines()[1:])
+            set_aside += len(list(out.rglob("*.bad*")))
+            shutil.rmtree(out)
+            runs += 1
+        else:
+            print(f"exit code {process.returncode}: {said}")
+            return 1
+    print(
+        f"\nan undisturbed run takes {whole_s:.1f} s, start and compiled programs from the cache included"
+    )
+    for name, number in sorted(by_point.items()):
+        print(f"  {name:30} {number}")
+    print(f"kills {done}, runs {runs}, cells lost {lost}, files that differ {wrong}, set aside {set_aside}")
+    print(f"seconds repeated: {sum(costs):.0f} in all, at most {max(costs):.1f} after one kill")
+    shutil.rmtree(folder)
+    return lost + wrong + set_aside
+
+
+def main() -> None:
+    """`python -m tests.torture --kills 100`."""
+    if sys.argv[1:2] == ["--child"]:
+        point, _, count = sys.argv[2].rpartition("=")
+        if point:
+            arm(point, int(count))
+        from jaxstyle import sweep
+
+        sweep.main(sys.argv[3:])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.torture", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    raise SystemExit(bool(torture(args.kills, args.seed)))
+
+
+if __name__ == "__main__":
+    main()
