@@ -331,6 +331,8 @@ class Pictures:
         """The longest edge of a style's."""
         self.sha256: dict[str, str] = {}
         """Of every file, by path."""
+        self.pixels_sha256: dict[str, str] = {}
+        """Of every image's pixels as they were decoded, by path."""
         self.notes: dict[str, tuple[str, ...]] = {}
         """What was done to a file that a user might not expect, by path."""
         self.content: dict[str, UInt8[np.ndarray, "h w 3"]] = {}
@@ -359,6 +361,7 @@ class Pictures:
         picture = read(path)
         check_digest(path, picture.sha256, sweep.digests.get(path))
         self.sha256[path] = picture.sha256
+        self.pixels_sha256[path] = hashlib.sha256(picture.pixels.tobytes()).hexdigest()
         if picture.notes:
             self.notes[path] = picture.notes
         return picture.pixels

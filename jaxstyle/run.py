@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -16,12 +17,14 @@ import shlex
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import numpy as np
 
 from jaxstyle import cli, config, grid, images, report, resume, store, weights
@@ -54,6 +57,8 @@ what ran out of memory."""
 HOST_WORK = ("host_s", "checkpoint_s", "store_s", "report_s")
 """Timers of what is no device's work: launches put together, states and chunks written, tables, sheets."""
 DETERMINISTIC_FLAGS = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
+ENVIRONMENT = ("XLA_", "JAX_", "TF_", "NVIDIA_TF32", "CUBLAS_", "CUDNN_", "OMP_", "NPROC")
+"""What begins the names of environment variables that can change a result."""
 VERSIONED = ("jaxstyle", "jax", "jaxlib", "flax", "optax", "numpy", "h5py", "pillow", "tyro")
 
 
@@ -481,6 +486,9 @@ class _Job:
         self.targets: dict[tuple[str, str, Any], Targets] = {}
         self.began = datetime.datetime.now(datetime.UTC)
         self.earlier = checked.earlier.manifest if checked.earlier else {}
+        self.id: str = self.earlier.get("id") or uuid.uuid4().hex
+        self.chunks_sha256: dict[str, str] = {}
+        """Of the chunks that this process wrote or, at the end, found there."""
 
     def execute(self) -> Run:
         """All chunks, then everything that is derived from them."""
@@ -507,6 +515,9 @@ class _Job:
         say.finish()
         with self._timed("report_s"):
             built = report.build(self.run, pictures=False)
+            for path in built.record.chunk_paths:
+                if (name := str(path.relative_to(self.run.path))) not in self.chunks_sha256:
+                    self.chunks_sha256[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         result = Run(self.run.path, built.rows, built.sheets)
         self.seconds["wall_s"] = time.perf_counter() - clock
         self._write_manifest("done")
@@ -718,6 +729,7 @@ class _Job:
             mark = resume.fingerprint(self.checked.sources, self.plan, number)
             data = store.chunk_bytes(results, width=program.width, fingerprint=mark)
             self.run.write(store.chunk_name(number), data)
+            self.chunks_sha256[store.chunk_name(number)] = hashlib.sha256(data).hexdigest()
             self._checkpoint(number).clear()
             for result in results:
                 store.write_images(self.run, result, stop=self.leaving.is_set)
@@ -812,6 +824,8 @@ class _Job:
             )
 
     def _write_manifest(self, status: str) -> None:
+        import jax
+
         plan = self.plan
         seconds = {name: round(value, 3) for name, value in self.seconds.items()}
         if "wall_s" in seconds:
@@ -826,28 +840,42 @@ class _Job:
                 programs[index] = self._about(index, program)
         values = {
             "schema": store.SCHEMA,
+            "id": self.id,
             "status": status,
             "began": self.began.isoformat(timespec="seconds"),
             "command": sys.argv,
-            "versions": versions(*VERSIONED),
+            "versions": {**versions(*VERSIONED), "hdf5": h5py.version.hdf5_version},
+            "code_sha256": code_digest(),
             "device": {
                 "platform": self.device.platform,
                 "kind": self.device.device_kind,
+                "runtime": self.device.client.platform_version,
                 "used": 1,
             },
-            "host": {"machine": host.machine(), "system": host.platform()},
+            "host": {
+                "machine": host.machine(),
+                "system": host.platform(),
+                "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            },
             "threads": thread_count(),
-            "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(("XLA_", "JAX_"))},
+            "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(ENVIRONMENT)},
             "precision": self.sweep.precision,
+            "x64": bool(jax.config.read("jax_enable_x64")),
+            "deterministic": self.sweep.deterministic,
             "convolution": "winograd" if self.engine.winograd else "xla",
             "prng": "threefry2x32",
+            "resampling": "Pillow LANCZOS in uint8 sRGB",
             "weights": {
                 "path": self.loaded.path,
                 "sha256": self.loaded.sha256,
                 "origin": self.loaded.origin,
             },
             "images": {
-                path: {"sha256": digest, "notes": self.pictures.notes.get(path, ())}
+                path: {
+                    "sha256": digest,
+                    "pixels_sha256": self.pictures.pixels_sha256[path],
+                    "notes": self.pictures.notes.get(path, ()),
+                }
                 for path, digest in self.pictures.sha256.items()
             },
             "given": _given(self.sweep),
@@ -857,7 +885,12 @@ class _Job:
                 "flops": plan.flops,
                 **grid.to_record(plan),
             },
-            "programs": [programs[index] for index in sorted(programs) if plan.program_cells(index)],
+            "programs": [
+                programs[index] | {"cells": plan.program_cells(index)}
+                for index in sorted(programs)
+                if plan.program_cells(index)
+            ],
+            "chunks_sha256": dict(sorted(self.chunks_sha256.items())),
             "timings": seconds,
             "before": _before(self.earlier),
         }
@@ -933,11 +966,19 @@ def versions(*names: str) -> dict[str, str]:
     return found
 
 
+@functools.cache
+def code_digest() -> str:
+    """The SHA-256 of the package's own source files, whatever its version says."""
+    files = sorted(config.PACKAGE.glob("*.py"))
+    return hashlib.sha256(b"\0".join(path.name.encode() + path.read_bytes() for path in files)).hexdigest()
+
+
 def _before(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What earlier processes of a run said of themselves, the first one first."""
     if not manifest:
         return []
-    kept = ("began", "status", "command", "versions", "device", "host", "threads", "environment", "timings")
+    kept = ("began", "status", "command", "versions", "code_sha256", "device", "host", "threads")
+    kept = (*kept, "environment", "timings")
     return [*manifest.get("before", []), {key: manifest[key] for key in kept if key in manifest}]
 
 

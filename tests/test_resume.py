@@ -161,6 +161,26 @@ def test_a_finished_run_is_rebuilt_without_jax(copy, whole):
     assert torture.digests(copy) == torture.digests(whole)
 
 
+def test_a_run_keeps_the_threads_that_it_was_begun_with(copy, whole):
+    manifest = json.loads((copy / "manifest.json").read_text())
+    assert manifest["threads"] == len(os.sched_getaffinity(0))
+    if manifest["threads"] == 1:
+        pytest.skip("there is one core: it cannot be begun with more threads")
+    (copy / "chunks" / "000001.h5").unlink()
+    core = min(os.sched_getaffinity(0))
+    code = (
+        f"import os\nos.sched_setaffinity(0, [{core}])\n"
+        f"from jaxstyle import sweep\nsweep.main(['--out', {str(copy)!r}, '--resume'])"
+    )
+    run_python("-c", code, check=True)
+    again = json.loads((copy / "manifest.json").read_text())
+    assert again["threads"] == manifest["threads"]
+    assert [before["command"] for before in again["before"]] == [manifest["command"]]
+    assert again["chunks_sha256"] == manifest["chunks_sha256"]
+    assert again["id"] == manifest["id"]
+    assert torture.digests(copy) == torture.digests(whole)
+
+
 def test_damaged_and_foreign_chunks_are_set_aside_named_and_computed_again(copy, whole):
     chunks = copy / "chunks"
     data = bytearray((chunks / "000001.h5").read_bytes())
