@@ -94,10 +94,14 @@ class Run:
 
 
 def thread_count() -> int:
-    """How many threads XLA's CPU runtime takes, or took when JAX was imported."""
+    """How many threads XLA's CPU runtime has, or will have when JAX starts."""
     if (asked := os.environ.get("NPROC", "")).isdecimal():  # as XLA reads it
-        return max(1, int(asked))
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        count = max(1, int(asked))
+    else:
+        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if (jax := sys.modules.get("jax")) is None or jax.default_backend() != "cpu":
+        return count
+    return max(count, jax.local_device_count())
 
 
 def _start_jax(sweep: Sweep, options: RunOptions, before: Mapping[str, Any] | None = None) -> Any:
@@ -111,7 +115,7 @@ def _start_jax(sweep: Sweep, options: RunOptions, before: Mapping[str, Any] | No
         before: the manifest of the run that is gone on with, whose threads it gets again.
     """
     threads = before and before.get("threads")
-    if isinstance(threads, int) and threads != thread_count() and "jax" not in sys.modules:
+    if isinstance(threads, int) and "jax" not in sys.modules and threads != thread_count():
         os.environ["NPROC"] = str(threads)
     if sweep.deterministic and "jax" not in sys.modules:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC_FLAGS}".strip()

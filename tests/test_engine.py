@@ -6,7 +6,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from conftest import random_image
+from conftest import ROOT, random_image, run_python
 
 from jaxstyle import config, engine, grid, images, layers, step
 
@@ -200,6 +200,28 @@ def test_real_cells_are_the_same_bytes_in_any_place_order_and_padding(vgg19_weig
         np.testing.assert_array_equal(a[3], b[1])
         np.testing.assert_array_equal(a[3], c[0])
     same(full, bench.run([0, 1, 2, 3]))
+
+
+def digest_on(devices, threads):
+    """What cells of a narrow network come to on the last of so many devices, in a process of its own."""
+    code = (
+        "import hashlib, jax, numpy as np, test_engine, conftest\n"
+        "from jaxstyle import engine\n"
+        "bench = test_engine.Bench(conftest.narrow_weights(), seed=('0:3',), width=4)\n"
+        f"assert len(jax.devices()) == {devices}\n"
+        "device = jax.devices()[-1]\n"
+        "bench.engine = engine.Engine(conftest.narrow_weights(), device=device, winograd=False)\n"
+        "outcome = bench.run([0, 1, 2])\n"
+        "data = b''.join(np.asarray(x).tobytes() for x in jax.tree.leaves(outcome))\n"
+        "print(hashlib.sha256(data).hexdigest())\n"
+    )
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    paths = f"{ROOT}:{ROOT / 'tests'}"
+    return run_python("-c", code, check=True, XLA_FLAGS=flags, NPROC=str(threads), PYTHONPATH=paths).stdout
+
+
+def test_a_cell_is_the_same_bytes_on_every_device_of_eight_and_on_one():
+    assert digest_on(8, threads=8) == digest_on(1, threads=8)
 
 
 def test_a_batch_agrees_with_single_cells(narrow):

@@ -17,7 +17,7 @@ import torture
 from conftest import ROOT, random_image, run_python
 from PIL import Image
 
-from jaxstyle import sweep
+from jaxstyle import store, sweep
 
 SWEEP = (*torture.IMAGES, "--seed", "0:2", "--steps", "15", "30", "--checkpoint-every", "0.1")
 """Two cells in chunks of their own, each of which is kept at least once before it is done."""
@@ -329,6 +329,36 @@ def test_a_full_disk_keeps_what_is_finished_and_the_run_goes_on_when_there_is_sp
     assert grow("64m")
     assert command(*SWEEP, "--out", out, "--resume") == 0
     assert torture.digests(out) == torture.digests(whole)
+
+
+def test_a_disk_that_is_full_when_the_tables_are_made_costs_no_chunk(
+    small_disk, whole, monkeypatch, capsys
+):
+    place, grow = small_disk
+    assert grow("8m")
+    out = place / "run"
+    shutil.copytree(whole, out)
+    (out / "results.h5").unlink()
+    monkeypatch.setattr(store, "MERGED_IN_MEMORY", 0)  # as a large run's: by a process of its own
+    assert command("--out", out, "--resume") == 2
+    assert "make space" in error_of(capsys)
+    assert not (out / "results.h5").exists()
+    assert not list(out.rglob("*.tmp*"))
+    # There when it was asked for and gone when HDF5 writes: that process dies, and this one does not.
+    monkeypatch.setattr(
+        store, "_reserve", lambda path, size: (place / "other").write_bytes(bytes(fill(place)))
+    )
+    assert command("--out", out, "--resume") == 2
+    assert "the chunks are whole, make space" in error_of(capsys)
+    monkeypatch.undo()
+    (place / "other").unlink()
+    assert command("--out", out, "--resume") == 0
+    assert torture.digests(out) == torture.digests(whole)
+
+
+def fill(place):
+    """How many bytes leave a file system next to nothing."""
+    return shutil.disk_usage(place).free - 2 * 4096
 
 
 def test_a_limit_on_the_size_of_files_is_a_full_disk(whole, tmp_path):
