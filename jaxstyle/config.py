@@ -696,11 +696,14 @@ def assemble(flags: Mapping[str, Any], *, cwd: Path | None = None) -> Assembled:
         sources.insert(0, (table, path.parent))
         preset = preset if preset is not None else table.get("preset")
     elif preset is None and "content" not in flags and "style" not in flags:
-        run = flags.get("out") if flags.get("resume") or flags.get("extend") else None
-        if run is not None and (own := cwd / _place(run) / "spec.toml").is_file():
+        goes_on = next((flag for flag in ("resume", "extend") if flags.get(flag)), None)
+        if goes_on is None or flags.get("out") is None:  # without --out it is refused below
+            preset = "demo"
+        elif (own := cwd / _place(flags["out"]) / "spec.toml").is_file():
             sources.insert(0, (read_toml(own), own.parent))
         else:
-            preset = "demo"
+            where = flags["out"]
+            raise JaxstyleError(goes_on, f"{where} holds no run yet; give the settings of one to begin it")
     if preset is not None:
         sources.insert(0, (read_toml(preset_path(preset)), EXAMPLES))
 

@@ -396,6 +396,8 @@ def _go_on(checked: _Checked, options: RunOptions, run: RunDirectory, display: D
     if len(there) == len(before.chunks) and not extended:
         display.event("resume", f"every cell of {run.path} is done", finished=len(there), left=0)
         built = report.build(run, pictures=False)
+        for sheet in built.sheets:
+            display.event("sheet", f"contact sheet: {sheet}", path=str(sheet))
         return Run(run.path, built.rows, built.sheets)
     device = _start_jax(checked.sweep, options, manifest)
     was, now = manifest["device"], {"platform": device.platform, "kind": device.device_kind}
@@ -890,9 +892,7 @@ class _Job:
                 **grid.to_record(plan),
             },
             "programs": [
-                programs[index] | {"cells": plan.program_cells(index)}
-                for index in sorted(programs)
-                if plan.program_cells(index)
+                programs[index] | {"cells": plan.program_cells(index)} for index in sorted(programs)
             ],
             "chunks_sha256": dict(sorted(self.chunks_sha256.items())),
             "timings": seconds,

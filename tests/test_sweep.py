@@ -256,6 +256,8 @@ def test_a_launch_that_runs_out_of_memory_goes_on_at_half_the_width(inputs, tmp_
     assert "out of memory at batch width 32: going on with 16" in done.stdout
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert [(p["width"], p["cells"]) for p in manifest["programs"]] == [(32, 0), (16, 34)]
+    plan = manifest["plan"]  # as a run that is gone on with will have it
+    assert [plan["programs"][chunk["program"]]["width"] for chunk in plan["chunks"]] == [16]
     with h5py.File(tmp_path / "out" / "chunks" / "000000.h5") as chunk:
         assert chunk.attrs["width"] == 16
     assert len(rows(tmp_path / "out")) == 34
@@ -503,9 +505,9 @@ def test_help_answers_without_jax():
         "assert not any(m.split('.')[0] in ('jax', 'jaxlib', 'flax', 'optax') for m in sys.modules)\n"
     )
     done = run_python("-c", code, check=True)
-    for flag in ("--content", "--alpha-beta", "--style-layers", "--dry-run", "--spec"):
+    for flag in ("--content", "--alpha-beta", "--style-layers", "--dry-run", "--spec", "--resume"):
         assert flag in done.stdout
-    for later in ("--resume", "--tolerance", "--shard"):
+    for later in ("--tolerance", "--shard"):
         assert later not in done.stdout
 
 
