@@ -193,7 +193,8 @@ class _Signals:
             yield
             return
         self.number, self.held = None, 0
-        before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        ours = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self._handle) for number in ours}
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -217,7 +218,7 @@ class _Signals:
             number, (ready, _, _) = first[0], select.select([pipe], [], [], GRACE_S)
             if ready and not pipe.read(1):
                 return  # not a second signal but the end of `caught`
-        _fail(str(Interrupted(number, "at once; --resume goes on from what was kept")), 0)
+        _fail(str(Interrupted(number)), 0)
         os._exit(128 + number)
 
 

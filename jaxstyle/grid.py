@@ -128,22 +128,24 @@ def cells(sweep: Sweep) -> tuple[Cell, ...]:
     """
     top = {axis: getattr(sweep, axis) for axis in AXES}
     tables = [({**top, **grid}, grid.get("zip", ())) for grid in sweep.grid] or [(top, ())]
-    total = 0
-    for table, zipped in tables:
-        free = math.prod(len(table[axis]) for axis in AXES if axis not in zipped)
-        total += free * (len(table[zipped[0]]) if zipped else 1)
-    if total > sweep.max_cells:
-        raise JaxstyleError(
-            "grid",
-            f"{total} cells are more than --max-cells {sweep.max_cells}; raise it or cut an axis",
-        )
+
+    def check(count: int) -> None:
+        if count > sweep.max_cells:
+            raise JaxstyleError(
+                "grid",
+                f"{count} cells are more than --max-cells {sweep.max_cells}; raise it or cut an axis",
+            )
+
     found: dict[tuple, Cell] = {}
     for table, zipped in tables:
+        free = math.prod(len(table[axis]) for axis in AXES if axis not in zipped)
+        check(free * (len(table[zipped[0]]) if zipped else 1))
         for choice in _combinations(table, zipped):
             identity = tuple(
                 style_set(value) if axis == "style_layers" else value for axis, value in choice.items()
             )
             if identity not in found:
+                check(len(found) + 1)
                 found[identity] = Cell(id=len(found), **choice)  # pyright: ignore[reportArgumentType]
     return tuple(found.values())
 

@@ -49,9 +49,18 @@ def find(path: Path) -> Record | None:
     if not path.is_dir() or store.is_unbegun(path):
         return None
     store.check_not_held(path)
-    if (path / "spec.toml").is_file() and not (path / "manifest.json").exists():
-        return None  # `check_free` has the word for it
-    return store.open_record(path)
+    record = store.open_record(path)
+    manifest = record.manifest
+    tables = (manifest.get(key) for key in ("weights", "device", "versions", "plan", "given"))
+    whole = isinstance(manifest.get("programs"), list) and all(isinstance(t, dict) for t in tables)
+    if manifest.get("schema") != store.SCHEMA or not whole:
+        raise _no_plan(record, f"its schema is not {store.SCHEMA}, or it is not whole")
+    return record
+
+
+def _no_plan(record: Record, why: str) -> JaxstyleError:
+    where = str(record.path / "manifest.json")
+    return JaxstyleError(where, f"has no plan to go on with: {why}; start a new run")
 
 
 def joined(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
@@ -64,6 +73,10 @@ def joined(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
     given = {(axis, path): text for axis, own in texts.items() for path, text in own.items()}
     own, what = replace(earlier.sweep, given=given), str(earlier.path)
     differences = config.differences(own, sweep)
+    for image in sorted(own.digests.keys() & sweep.digests.keys()):
+        if own.digests[image] != sweep.digests[image]:
+            differences.append(f"{image} has another digest there")
+    digests = {**sweep.digests, **own.digests}
     if not extend and (cells := grid.cells(sweep)) != earlier.cells:
         for axis in config.AXES:
             had, has = (list(dict.fromkeys(getattr(c, axis) for c in of)) for of in (earlier.cells, cells))
@@ -73,12 +86,17 @@ def joined(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
     if differences:
         raise JaxstyleError(what, f"{'; '.join(differences)}; give that run's settings, or none")
     if not extend:
-        return own
+        return replace(own, digests=digests)
     if own.warm_steps:
         raise JaxstyleError("extend", "a run with --warm-steps has chains of cells; start a new run")
+    grids = list(config.tables(own))
+    for table in config.tables(sweep):
+        if table not in grids:
+            grids.append(table)
     found = replace(
         own,
-        grid=(*config.tables(own), *config.tables(sweep)),
+        grid=tuple(grids),
+        digests=digests,
         given={**sweep.given, **given},
         max_cells=sweep.max_cells,
     )
@@ -96,10 +114,8 @@ def plan_of(earlier: Record) -> Plan:
     """The plan that a run was begun with. Raises JaxstyleError if its manifest has none."""
     try:
         return grid.from_record(earlier.sweep, earlier.cells, earlier.manifest["plan"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise JaxstyleError(
-            str(earlier.path / "manifest.json"), f"has no plan to go on with: {error}; start a new run"
-        ) from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _no_plan(earlier, str(error)) from None
 
 
 def fingerprint(sources: Sources, plan: Plan, number: int) -> str:
@@ -136,7 +152,7 @@ def whole_chunks(
     for path in sorted((run.path / "chunks").glob("*.h5")):
         number = int(path.stem) if path.stem.isdecimal() else -1
         try:
-            if path.name != Path(store.chunk_name(number)).name or number >= len(plan.chunks):
+            if number not in range(len(plan.chunks)) or path.name != Path(store.chunk_name(number)).name:
                 raise JaxstyleError(str(path), "is not of this run")
             yield number, store.read_chunk(path, fingerprint=fingerprint(sources, plan, number))
         except JaxstyleError as error:
@@ -216,8 +232,10 @@ class Kept:
         self.checkpoint.save(part, state)
         self._saved = [len(self.done), len(progress.images), len(progress.infos)]
         self._last = self._segment = time.monotonic()
-        self._cost_s = self._last - began
-        return self._cost_s
+        cost_s = self._last - began
+        # The least that one has cost: a disk that stalls once must not put off all that follow.
+        self._cost_s = min(self._cost_s or cost_s, cost_s)
+        return cost_s
 
     def load(self) -> None:
         """Take up what an earlier process saved of the same chunk, if it did.
@@ -240,13 +258,10 @@ class Kept:
             self.done.append(Launched(cells, pixels, own, diverged))
         tail = [part for part in parts if int(part["of"]) == launch]
         pictures = [part[f"image{i}"] for part in tail for i in range(len(part)) if f"image{i}" in part]
-        curves = [{name: part[f"info/{name}"] for name in INFO} for part in tail if _HASINFO in part]
+        curves = [{n: part[f"info/{n}"] for n in INFO} for part in tail if f"info/{INFO[0]}" in part]
         infos = [Info(**curve) for curve in curves]  # pyright: ignore[reportArgumentType]
         leaves = [state[f"leaf{i}"] for i in range(sum(name.startswith("leaf") for name in state))]
         self.progress = Progress(
             int(state["coarser"]), int(state["passes"]), tuple(leaves), tuple(pictures), tuple(infos)
         )
         self._saved = [launch, len(pictures), len(infos)]
-
-
-_HASINFO = f"info/{INFO[0]}"

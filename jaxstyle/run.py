@@ -286,7 +286,7 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
     device = _start_jax(checked.sweep, options, earlier and earlier.manifest)
     planned = _plan(checked, device, earlier and resume.plan_of(earlier))
     if earlier is not None:
-        there = {int(path.stem) for path in earlier.chunk_paths}
+        there = {int(path.stem) for path in earlier.chunk_paths if path.stem.isdecimal()}
         todo = [chunk.number for chunk in planned.plan.chunks if chunk.number not in there]
         planned = replace(planned, plan=planned.plan.only(todo))
     _check_memory(planned, device)
@@ -334,7 +334,7 @@ def _check(sweep: Sweep, options: RunOptions, name: str) -> _Checked:
     pictures = Pictures(sweep, cells)
     loaded = weights.load(sweep.weights, taps={tap for cell in cells for tap in cell.taps})
     images.check_digest(loaded.path, loaded.sha256, sweep.digests.get(loaded.path))
-    if earlier is not None and loaded.sha256 != (had := earlier.manifest["weights"]["sha256"]):
+    if earlier is not None and loaded.sha256 != (had := earlier.manifest["weights"].get("sha256")):
         raise JaxstyleError(
             "weights",
             f"{loaded.path} has sha256 {loaded.sha256} and {path} was begun with {had}; restore it",
@@ -373,10 +373,13 @@ def run_sweep(sweep: Sweep, options: RunOptions | None = None, *, name: str = "s
                 return _Job(checked, planned, device, run, display).execute()
         with RunDirectory(path) as run, _display(options, path) as display:
             # Now that nobody else works in it, as it stands.
-            checked = replace(checked, earlier=store.open_record(path))
-            return _go_on(checked, options, run, display)
+            if (now := store.open_record(path)).cells != earlier.cells:
+                raise JaxstyleError(str(path), "has been extended meanwhile; give the command again")
+            return _go_on(replace(checked, earlier=now), options, run, display)
     except cli.Interrupted as stop:
-        raise cli.Interrupted(stop.number, f"go on with --resume --out {shlex.quote(str(path))}") from None
+        begun = (path / "manifest.json").exists()
+        mend = f"go on with --resume --out {shlex.quote(str(path))}" if begun else ""
+        raise cli.Interrupted(stop.number, mend) from None
 
 
 def _display(options: RunOptions, path: Path) -> Display:
@@ -391,24 +394,31 @@ def _go_on(checked: _Checked, options: RunOptions, run: RunDirectory, display: D
     extended, there = len(checked.cells) > len(before.cells), set()
     for number, results in resume.whole_chunks(checked.sources, before, run, display):
         there.add(number)
+        Checkpoint(run, number, "").clear()  # of a process that was killed before it could
         for result in results:
             store.write_images(run, result, missing=True)
     if len(there) == len(before.chunks) and not extended:
         display.event("resume", f"every cell of {run.path} is done", finished=len(there), left=0)
         built = report.build(run, pictures=False)
+        ended = {**manifest, "status": "done", "chunks_sha256": _chunk_digests(built.record)}
+        if ended != manifest:
+            run.write("manifest.json", _json(ended))
         for sheet in built.sheets:
             display.event("sheet", f"contact sheet: {sheet}", path=str(sheet))
         return Run(run.path, built.rows, built.sheets)
+    if options.extend and len(there) < len(before.chunks):
+        raise JaxstyleError(str(run.path), "is not done; --resume it before you extend it")
     device = _start_jax(checked.sweep, options, manifest)
-    was, now = manifest["device"], {"platform": device.platform, "kind": device.device_kind}
-    if was["platform"] != now["platform"]:
+    was = {"platform": "?", "kind": "?", **manifest["device"]}
+    if was["platform"] != device.platform:
         raise JaxstyleError(
             str(run.path),
-            f"was begun on a {was['platform']} and this is a {now['platform']}; start a new run",
+            f"was begun on a {was['platform']} and this is a {device.platform}; start a new run",
         )
     planned = _plan(checked, device, before)
     todo = planned.plan.only(set(range(len(planned.plan.chunks))) - there)
-    _check_memory(replace(planned, plan=todo), device)
+    if device.platform == "cpu":  # another device has been measured, and backs off
+        _check_memory(replace(planned, plan=todo), device)
     store.check_space(run.path, todo.result_bytes())
     display.event(
         "resume",
@@ -417,7 +427,12 @@ def _go_on(checked: _Checked, options: RunOptions, run: RunDirectory, display: D
         left=len(todo.chunks),
     )
     changed = {name: (manifest["versions"].get(name), v) for name, v in versions(*VERSIONED).items()}
-    changed |= {"device": (was["kind"], now["kind"]), "threads": (manifest["threads"], thread_count())}
+    changed |= {
+        "device": (was["kind"], device.device_kind),
+        "threads": (manifest.get("threads"), thread_count()),
+    }
+    changed["jaxstyle's code"] = manifest.get("code_sha256"), code_digest()
+    changed["environment"] = manifest.get("environment"), _environment()
     for name, (old, new) in changed.items():
         if old != new:
             display.event(
@@ -515,15 +530,13 @@ class _Job:
             say.event("note", f"{self.loaded.path}: weights of a digest that is not known here")
         try:
             self._compute()
+            say.finish()
+            with self._timed("report_s"):
+                built = report.build(self.run, pictures=False)
+                self.chunks_sha256 = _chunk_digests(built.record, self.chunks_sha256)
         except cli.Interrupted:
             self._write_manifest("interrupted")
             raise
-        say.finish()
-        with self._timed("report_s"):
-            built = report.build(self.run, pictures=False)
-            for path in built.record.chunk_paths:
-                if (name := str(path.relative_to(self.run.path))) not in self.chunks_sha256:
-                    self.chunks_sha256[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         result = Run(self.run.path, built.rows, built.sheets)
         self.seconds["wall_s"] = time.perf_counter() - clock
         self._write_manifest("done")
@@ -684,7 +697,9 @@ class _Job:
             self._write_manifest("running")
 
     def _checkpoint(self, number: int) -> Checkpoint:
-        return Checkpoint(self.run, number, resume.fingerprint(self.checked.sources, self.plan, number))
+        # Another version of the code may keep other things.
+        mark = resume.fingerprint(self.checked.sources, self.plan, number) + code_digest()
+        return Checkpoint(self.run, number, mark)
 
     def _kept(self, number: int, launches: list[list[Cell]]) -> Kept:
         """A chunk as an earlier process left it; from its start where there is nothing that can be used."""
@@ -864,7 +879,7 @@ class _Job:
                 "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             },
             "threads": thread_count(),
-            "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(ENVIRONMENT)},
+            "environment": _environment(),
             "precision": self.sweep.precision,
             "x64": bool(jax.config.read("jax_enable_x64")),
             "deterministic": self.sweep.deterministic,
@@ -898,7 +913,7 @@ class _Job:
             "timings": seconds,
             "before": _before(self.earlier),
         }
-        self.run.write("manifest.json", json.dumps(values, indent=1) + "\n")
+        self.run.write("manifest.json", _json(values))
 
     def _about(self, index: int, program: Program) -> dict[str, Any]:
         """The manifest's words on a program that is ready."""
@@ -975,6 +990,23 @@ def code_digest() -> str:
     """The SHA-256 of the package's own source files, whatever its version says."""
     files = sorted(config.PACKAGE.glob("*.py"))
     return hashlib.sha256(b"\0".join(path.name.encode() + path.read_bytes() for path in files)).hexdigest()
+
+
+def _environment() -> dict[str, str]:
+    return {k: v for k, v in sorted(os.environ.items()) if k.startswith(ENVIRONMENT) and k != "NPROC"}
+
+
+def _chunk_digests(record: Record, known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The SHA-256 of every chunk file, by its path in the run."""
+    names = {str(path.relative_to(record.path)): path for path in record.chunk_paths}
+    return {
+        name: (known or {}).get(name) or hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in names.items()
+    }
+
+
+def _json(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=1) + "\n"
 
 
 def _before(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ import csv
 import ctypes
 import fcntl
 import functools
+import hashlib
 import io
 import itertools
 import json
@@ -25,7 +26,6 @@ import socket
 import subprocess
 import sys
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,10 +174,10 @@ class RunDirectory:
         return path
 
 
-def _hold(lock: int, path: Path) -> None:
+def _hold(lock: int, path: Path, kind: int = fcntl.LOCK_EX) -> None:
     """Take the lock of a run directory, or raise DirectoryInUse saying who holds it."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.pread(lock, 128, 0).decode("utf-8", "replace").strip()
         who = f"process {holder}" if holder else "another process"
@@ -188,7 +188,7 @@ def check_not_held(path: Path) -> None:
     """Raise DirectoryInUse if a run is at work in the directory at `path`."""
     if (path / LOCK).is_file():
         with open(path / LOCK, "rb") as lock:
-            _hold(lock.fileno(), path)
+            _hold(lock.fileno(), path, fcntl.LOCK_SH)  # which no other check minds
 
 
 def _leftovers(path: Path) -> Iterator[Path]:
@@ -346,8 +346,8 @@ def set_aside(path: Path) -> Path:
 # --- checkpoints ----------------------------------------------------------------------------------
 
 Arrays = dict[str, np.ndarray]
-_UNREADABLE = (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
-"""What NumPy raises for a damaged file of arrays."""
+_UNREADABLE = (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile)
+"""What reading a damaged file of arrays raises."""
 
 
 class Checkpoint:
@@ -413,13 +413,18 @@ class Checkpoint:
 
 
 def _array_bytes(arrays: Arrays) -> bytes:
+    """A SHA-256 and the `.npz` it is of: damage to a zip archive's own structures can hide entries."""
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)  # pyright: ignore[reportArgumentType]
-    return buffer.getvalue()
+    data = buffer.getvalue()
+    return hashlib.sha256(data).digest() + data
 
 
 def _read_arrays(path: Path) -> Arrays:
-    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+    data = path.read_bytes()
+    if hashlib.sha256(data[32:]).digest() != data[:32]:
+        raise ValueError(f"{path.name} is not what its SHA-256 says")
+    with np.load(io.BytesIO(data[32:]), allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
 
 
@@ -644,7 +649,7 @@ def merge(record: Record) -> None:
     """Make `results.h5` from the chunks.
 
     A small one is made in memory. A large one is streamed, one chunk in memory at a time, by a process of
-    its own after its space has been reserved: HDF5 brings down the process in which its disk fills up.
+    its own: HDF5 brings down the process in which its disk fills up.
 
     Raises:
         JaxstyleError: if the disk has not the space for it, or a chunk is damaged.
@@ -659,20 +664,20 @@ def merge(record: Record) -> None:
         return
     temporary = record.path / f".results.h5.tmp-{os.getpid()}"
     try:
-        _reserve(temporary, int(1.2 * size) + 16 * 2**20)
+        check_space(record.path, int(1.2 * size) + 16 * 2**20)
         done = subprocess.run(
-            [sys.executable, "-c", _MERGE, record.path, temporary, str(os.getpid())],
+            [sys.executable, "-P", "-c", _MERGE, record.path, temporary, str(os.getpid())],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         if done.returncode:
             said = done.stderr.strip().splitlines()
             raise JaxstyleError(
                 str(path),
                 f"could not be made: {said[-1] if said else f'exit code {done.returncode}'};"
-                " the chunks are whole, make space and --resume",
+                " the chunks are kept, make space and --resume",
             )
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
@@ -686,7 +691,10 @@ import sys
 from pathlib import Path
 from jaxstyle import store
 store.end_with(int(sys.argv[3]))
-store.merge_into(Path(sys.argv[1]), Path(sys.argv[2]))
+try:
+    store.merge_into(Path(sys.argv[1]), Path(sys.argv[2]))
+except store.JaxstyleError as error:
+    raise SystemExit(str(error)) from None
 """
 
 
@@ -702,22 +710,6 @@ def merge_into(run: Path, temporary: Path) -> None:
     """Write `results.h5` of the run at `run` to `temporary`."""
     with h5py.File(temporary, "w", libver=LIBVER) as file:
         _fill(file, open_record(run))
-
-
-def _reserve(path: Path, size: int) -> None:
-    """Make sure that a file of `size` bytes can be had at `path`, or raise JaxstyleError."""
-    if not hasattr(os, "posix_fallocate"):
-        return check_space(path.parent, size)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    try:
-        os.posix_fallocate(handle, 0, size)
-    except OSError as error:
-        raise JaxstyleError(
-            str(path.parent),
-            f"{size / 1e6:.0f} MB for results.h5 are not to be had: {error.strerror}; make space",
-        ) from None
-    finally:
-        os.close(handle)
 
 
 def _fill(file: h5py.File, record: Record) -> None:
@@ -763,4 +755,4 @@ def write_images(
                 return
             name = image_name(int(cell), step, last)
             if not (missing and (run.path / name).exists()):
-                run.write(name, images.png_bytes(pixels), durable=False)
+                run.write(name, images.png_bytes(pixels))

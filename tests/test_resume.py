@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import shutil
@@ -221,10 +222,27 @@ def test_cells_are_added_behind_those_there_are(copy, whole, tmp_path):
     with h5py.File(again / "results.h5") as file:
         (group,) = file.values()
         np.testing.assert_array_equal(group["image"][()], pictures)
-    # Nothing that is there already is added.
+    # Nothing that is there already is added, and the spec does not grow with every call.
     before = torture.digests(copy)
     assert command("--out", copy, "--extend", "--seed", "0:4") == 0
     assert torture.digests(copy) == before
+    assert (copy / "spec.toml").read_text().count("[[grid]]") == 2
+
+
+def test_a_run_that_is_not_done_is_not_extended(copy, capsys):
+    (copy / "chunks" / "000000.h5").unlink()
+    assert command("--out", copy, "--extend", "--seed", "5") == 2
+    assert "is not done; --resume it before" in error_of(capsys)
+
+
+def test_a_digest_that_another_spec_gives_is_checked(copy, tmp_path, capsys):
+    spec = tmp_path / "study.toml"
+    text = (copy / "spec.toml").read_text()
+    digest = next(line for line in text.splitlines() if "cat.jpg" in line and '" = "' in line)
+    spec.write_text(text.replace(digest, digest[:-9] + '00000000"'))
+    for flag in ("--resume", "--extend"):
+        assert command("--spec", spec, "--out", copy, flag) == 2
+        assert "cat.jpg has another digest there" in error_of(capsys)
 
 
 def test_a_run_with_other_settings_is_not_extended(whole, capsys):
@@ -270,7 +288,8 @@ def test_a_signal_saves_the_work_and_ends_the_run_within_ten_seconds(tmp_path, n
     assert not list(out.rglob("*.tmp*"))
     if until == "checkpoint":
         assert json.loads((out / "manifest.json").read_text())["status"] == "interrupted"
-        kept = np.load(out / "checkpoints" / "000000" / "state.npz")
+        data = (out / "checkpoints" / "000000" / "state.npz").read_bytes()
+        kept = np.load(io.BytesIO(data[32:]))  # after its SHA-256
         # The signal came after a checkpoint and had one of its own written.
         assert len(events(out, "checkpoint")) >= 2
         assert kept["passes"] > 0
@@ -348,10 +367,10 @@ def test_a_disk_that_is_full_when_the_tables_are_made_costs_no_chunk(
     assert not list(out.rglob("*.tmp*"))
     # There when it was asked for and gone when HDF5 writes: that process dies, and this one does not.
     monkeypatch.setattr(
-        store, "_reserve", lambda path, size: (place / "other").write_bytes(bytes(fill(place)))
+        store, "check_space", lambda path, size: (place / "other").write_bytes(bytes(fill(place)))
     )
     assert command("--out", out, "--resume") == 2
-    assert "the chunks are whole, make space" in error_of(capsys)
+    assert "the chunks are kept, make space" in error_of(capsys)
     monkeypatch.undo()
     (place / "other").unlink()
     assert command("--out", out, "--resume") == 0
