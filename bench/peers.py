@@ -316,7 +316,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--size", type=int, nargs="+", default=[256], help="px, square (default: 256)")
     parser.add_argument("--cells", type=int, nargs="+", default=[1, 4], help="(default: 1 4)")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
         "--steps", type=int, default=3, help="per side and round, shared by the cells on a CPU"
     )

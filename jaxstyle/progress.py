@@ -37,6 +37,7 @@ class _Console(Console):
     """A console whose reader may go away; rich's own leaves the process then."""
 
     def on_broken_pipe(self) -> None:
+        """Say nothing more."""
         self.quiet = True
 
 

@@ -257,8 +257,13 @@ def test_a_run_with_other_settings_is_not_extended(whole, capsys):
 def running(out, *settings, until="checkpoint", **streams):
     """A run of many steps in a process of its own, once it has told of an event."""
     arguments = [*torture.IMAGES, "--steps", "20000", "--checkpoint-every", "2", *settings, "--out", out]
+    code = (
+        "import signal\nfrom jaxstyle import sweep\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a shell's `&` ignores
+        f"sweep.main({list(map(str, arguments))})"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-m", "jaxstyle.sweep", *map(str, arguments)],
+        [sys.executable, "-c", code],
         **{"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT, **streams},
     )
     try:
