@@ -40,12 +40,13 @@ class Scheme(NamedTuple):
     steps: int
 
 
-def schemes(reference: int, others: int) -> list[Scheme]:
+def schemes(reference: int, others: int, far: int | None = None) -> list[Scheme]:
     """All schemes; Adam at 10 goes `reference` steps, the others as far as they may need.
 
     Args:
         reference: steps of Adam at a rate of 10.
-        others: steps of the other rates and schedules. L-BFGS goes a quarter of `reference` or less.
+        others: steps of the other rates and schedules.
+        far: steps of L-BFGS at m 30; a quarter of `reference` if not given.
     """
 
     def adam(rate: float, **settings: Any) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def schemes(reference: int, others: int) -> list[Scheme]:
     decay = adam(10.0, schedule="decay")
     found += [Scheme(f"adam 10, decay over {n}", decay, n) for n in (300, 1000) if n <= others]
     found += [Scheme("adam 10, pyramid 2", adam(10.0, pyramid=2), others)]
-    far, near = reference * 6 // 25, min(others, reference) * 2 // 5
+    far, near = far or reference * 6 // 25, min(others, reference) * 2 // 5
     for memory, pyramid in itertools.product((10, 30), (0, 1, 2)):
         settings = {"optimizer": "lbfgs", "lbfgs_memory": memory, "pyramid": pyramid}
         followed = far if memory == 30 and pyramid != 1 else near
@@ -364,15 +365,15 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--init", nargs="+", default=["noise", "content"])
     parser.add_argument("--reference", type=int, default=3000, help="steps of Adam at 10 (default: 3000)")
     parser.add_argument("--others", type=int, default=1000, help="steps of other schemes (default: 1000)")
+    parser.add_argument("--far", type=int, help="steps of lbfgs m 30 (default: 6/25 of --reference)")
     parser.add_argument("--schemes", nargs="+", help="only these (adam 10 always)")
     parser.add_argument("--pictures", nargs="*", help="pairs to make a sheet of")
     parser.add_argument("--rounds", type=int, default=9, help="of timing steps")
     parser.add_argument("--keep", type=Path, default=Path("runs/bench-optimizers"), help="where runs stay")
     parser.add_argument("--name", default="", help="what the results are called after beside the size")
     args = parser.parse_args(arguments)
-    tried = [s for s in schemes(args.reference, args.others) if not args.schemes or s.name in args.schemes]
-    if all(s.name != REFERENCE for s in tried):
-        tried = [schemes(args.reference, args.others)[0], *tried]
+    known = schemes(args.reference, args.others, args.far)
+    tried = [s for s in known if not args.schemes or s.name in (REFERENCE, *args.schemes)]
     pairs = [
         (find_image(c, args.images), find_image(s, args.images))
         for c, s in (p.split(":") for p in args.pairs)
