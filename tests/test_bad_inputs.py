@@ -41,12 +41,12 @@ watching: list[list[str]] = []
 
 
 def _watch(event, arguments):
-    if not watching:
+    if not watching or "__pycache__" in str(arguments):  # of modules that are imported for the first time
         return
     if event == "open":
         path, _, flags = arguments
         writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-        if writes and "__pycache__" not in str(path) and path != os.devnull:
+        if writes and not isinstance(path, int) and path != os.devnull:  # a descriptor was opened before
             watching[-1].append(f"wrote {path}")
     elif event in WATCHED:
         watching[-1].append(f"{event}{arguments}")

@@ -20,7 +20,8 @@ from PIL import Image
 
 from jaxstyle import store, sweep
 
-SWEEP = (*torture.IMAGES, "--seed", "0:2", "--steps", "15", "30", "--checkpoint-every", "0.1")
+ONE_STAGE = (*torture.IMAGES, "--pyramid", "0")
+SWEEP = (*ONE_STAGE, "--seed", "0:2", "--steps", "15", "30", "--checkpoint-every", "0.1")
 """Two cells in chunks of their own, each of which is kept at least once before it is done."""
 
 
@@ -256,7 +257,7 @@ def test_a_run_with_other_settings_is_not_extended(whole, capsys):
 @contextlib.contextmanager
 def running(out, *settings, until="checkpoint", **streams):
     """A run of many steps in a process of its own, once it has told of an event."""
-    arguments = [*torture.IMAGES, "--steps", "20000", "--checkpoint-every", "2", *settings, "--out", out]
+    arguments = [*ONE_STAGE, "--steps", "20000", "--checkpoint-every", "2", *settings, "--out", out]
     code = (
         "import signal\nfrom jaxstyle import sweep\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a shell's `&` ignores
