@@ -901,6 +901,7 @@ class _Job:
             },
             "given": _given(self.sweep),
             "plan": {
+                "cells": len(plan.cells),
                 "image_steps": plan.image_steps,
                 "coarse_image_steps": round(plan.coarse_image_steps, 3),
                 "flops": plan.flops,
