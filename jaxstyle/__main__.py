@@ -8,6 +8,7 @@ import sys
 COMMANDS = {
     "sweep": "run a grid of style transfers; without arguments, the demo",
     "report": "rebuild the tables, pictures and contact sheets of a run",
+    "calibrate": "what a ratio of content to style is worth for two images",
 }
 
 

@@ -43,6 +43,10 @@ AXES = (
 """The axes of a grid in the order of their product, the last one fastest."""
 
 PATH_AXES = ("content", "style", "init")
+BALANCED_AXES = ("content", "style", "content_layer", "style_layers")
+"""The axes that a balance depends on."""
+BALANCED_SETTINGS = ("size", "style_size", "pool", "network", "style_weights", "weights")
+"""The settings that it depends on."""
 INIT_KINDS = ("noise", "content", "style")
 MIN_SIZE_PX, MAX_SIZE_PX = 32, 8192
 MIN_EDGE_PX = 16
@@ -62,7 +66,6 @@ PLANNED = {
     "shard": "sharding over machines is not in this version",
     "cluster": "clusters are not in this version",
     "tolerance": "early stopping is not in this version",
-    "style_weights": "balanced style weights are not in this version; weigh layers by name:weight",
 }
 """Settings of later versions: naming one is an error that says so, never a silent no-op."""
 
@@ -117,7 +120,8 @@ class Sweep:
     init: tuple[str, ...] = ("noise",)
     """Starting images: noise, content, style, or a path to any image."""
     alpha_beta: tuple[float | str, ...] = (1e-3,)
-    """Ratios of content to style weight; 0 is texture synthesis."""
+    """Ratios of content to style weight; 0 is texture synthesis. 0.1x is that multiple of the ratio at which
+    pure content and pure style would cost the same, measured first (see python -m jaxstyle.calibrate)."""
     learning_rate: tuple[float, ...] = ()
     """Adam's learning rates, in grey levels; with lbfgs, how far its first step moves the pixel that it
     moves farthest (default: 10)."""
@@ -134,7 +138,11 @@ class Sweep:
     pool: str = "avg"
     """Pooling of the network: avg or max."""
     network: str = "raw"
-    """Scaling of the network's weights: raw."""
+    """Scaling of the network's weights: raw, as published, or normalised, so that every filter's mean
+    activation is 1 (Gatys et al. 2016); ratios mean another thing there, give them as multiples (0.1x)."""
+    style_weights: str = "equal"
+    """Weights of style layers that carry none of their own: equal, or balanced, so that each has the same
+    share of the style loss of the content image."""
     optimizer: str = "auto"
     """How the pixels are optimised: adam or lbfgs; auto is lbfgs, or adam where a learning rate or decay is
     given, which are Adam's."""
@@ -186,6 +194,9 @@ class Sweep:
     """Tables of axis values, the run being their union; axes absent from one come from above."""
     digests: Annotated[Mapping[str, str], tyro.conf.Suppress] = field(default_factory=dict)
     """SHA-256 of files by path; a file that differs is an error."""
+    balance: Annotated[tuple[Mapping[str, Any], ...], tyro.conf.Suppress] = ()
+    """What was measured for relative alpha-beta and balanced style weights: a table for each combination of
+    `BALANCED_AXES`, with `alpha_beta`, the ratio that 1x stands for, and `weights`, w_l by layer."""
     given: Annotated[Mapping[tuple[str, str], str], tyro.conf.Suppress] = field(default_factory=dict)
     """The text a user gave for a path, by axis and absolute path."""
 
@@ -359,13 +370,15 @@ def _seeds(value: Any, limit: int) -> list[int]:
     return [_integer("seed", value, **bounds)]
 
 
-def _ratio(value: Any) -> float:
-    if isinstance(value, str) and re.fullmatch(r"[0-9.eE+-]+x", value):
-        raise JaxstyleError(
-            "alpha_beta",
-            f"{value}: multiples of the balance are not in this version; give a number",
-        )
+def _ratio(value: Any) -> float | str:
+    if isinstance(value, str) and re.fullmatch(r"[0-9.eE+-]+x", value.strip()):
+        return f"{_number('alpha_beta', value.strip()[:-1], minimum=0.0):g}x"
     return _number("alpha_beta", value, minimum=0.0)
+
+
+def multiple(ratio: float | str) -> float | None:
+    """The factor of a relative alpha-beta such as `0.1x`; None for a number."""
+    return float(ratio[:-1]) if isinstance(ratio, str) else None
 
 
 def axis_values(axis: str, raw: Any, *, max_cells: int) -> tuple[Any, ...]:
@@ -425,6 +438,22 @@ def _resolve_grid(table: Mapping[str, Any], sweep: Sweep) -> dict[str, Any]:
     if zipped:
         grid["zip"] = tuple(zipped)
     return grid
+
+
+def _balance(table: Any) -> dict[str, Any]:
+    """One checked table of `Sweep.balance`."""
+    what = "balance"
+    if not isinstance(table, Mapping) or set(table) != {*BALANCED_AXES, "alpha_beta", "weights"}:
+        raise JaxstyleError(what, "a table has another form; leave it out and it is measured again")
+    found = {axis: _text(what, table[axis]) for axis in BALANCED_AXES}
+    layer_name(what, found["content_layer"])
+    found |= {axis: os.path.abspath(found[axis]) for axis in ("content", "style")}
+    names = {name for name, _ in style_set(found["style_layers"])}
+    if not isinstance(table["weights"], Mapping) or set(table["weights"]) != names:
+        raise JaxstyleError(what, f"weights must name {', '.join(sorted(names))}, each once")
+    weights = {name: _number(what, w, minimum=0.0) for name, w in table["weights"].items()}
+    ratio = _number(what, table["alpha_beta"], minimum=0.0)
+    return {**found, "alpha_beta": ratio, "weights": weights}
 
 
 def _twin(sweep: Sweep, optimizer: Mapping[str, Any]) -> dict[str, Any]:
@@ -525,7 +554,8 @@ def resolve(sweep: Sweep) -> Sweep:
         size=str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}",
         style_size=style_size,
         pool=_choice("pool", sweep.pool, ("avg", "max")),
-        network=_choice("network", sweep.network, ("raw",), ("normalised",)),
+        network=_choice("network", sweep.network, ("raw", "normalised")),
+        style_weights=_choice("style_weights", sweep.style_weights, ("equal", "balanced")),
         keep=_choice("keep", sweep.keep, ("last", "best")),
         precision=_choice("precision", sweep.precision, ("f32", "tf32", "bf16")),
         conv=_choice("conv", sweep.conv, ("auto", "plain")),
@@ -541,12 +571,13 @@ def resolve(sweep: Sweep) -> Sweep:
         split_depth=_flag("split_depth", sweep.split_depth),
         deterministic=_flag("deterministic", sweep.deterministic),
         digests={os.path.abspath(path): _sha256(path, text) for path, text in sweep.digests.items()},
+        balance=tuple(_balance(table) for table in sweep.balance),
         given=given,
     )
     grids = tuple(_resolve_grid(table, resolved) for table in sweep.grid)
     for values in (axes, *grids):
         for ratio in values.get("alpha_beta", ()):
-            if ratio * beta > FLOAT32_MAX:
+            if multiple(ratio) is None and ratio * beta > FLOAT32_MAX:
                 raise JaxstyleError("alpha_beta", f"{ratio} x beta {beta} is beyond float32")
     return dataclasses.replace(resolved, grid=grids)
 
@@ -556,7 +587,7 @@ def differences(own: Sweep, other: Sweep) -> list[str]:
     return [
         f"{f.name} is {getattr(own, f.name)} there and {getattr(other, f.name)} here"
         for f in dataclasses.fields(Sweep)
-        if f.name not in (*AXES, "grid", "digests", "given", "max_cells")
+        if f.name not in (*AXES, "grid", "digests", "balance", "given", "max_cells")
         and getattr(own, f.name) != getattr(other, f.name)
     ]
 
@@ -613,7 +644,7 @@ def _absolute(table: Mapping[str, Any], base: Path) -> dict[str, Any]:
 
     out = dict(table)
     for key in (*PATH_AXES, "weights", "out"):
-        if key in out:
+        if key in out and not isinstance(out[key], Mapping):
             value = out[key]
             out[key] = [one(key, v) for v in value] if isinstance(value, list | tuple) else one(key, value)
     return out
@@ -710,6 +741,7 @@ def assemble(flags: Mapping[str, Any], *, cwd: Path | None = None) -> Assembled:
     values: dict[str, Any] = {}
     grids: list[dict[str, Any]] = []
     digests: dict[str, str] = {}
+    balance: list[dict[str, Any]] = []
     given: dict[tuple[str, str], str] = {}
     for table, base in sources:
         for key, value in table.items():
@@ -726,13 +758,17 @@ def assemble(flags: Mapping[str, Any], *, cwd: Path | None = None) -> Assembled:
             grids = [_absolute(g, base) for g in own_grids]
         else:
             grids = [{k: v for k, v in g.items() if k not in table} for g in grids]
+        if isinstance(own := table.get("balance"), list):
+            balance = [_absolute(t, base) if isinstance(t, dict) else t for t in own]
+        elif any(key in table for key in BALANCED_SETTINGS):
+            balance = []
         own_digests = table.get("digests", {})
         if not isinstance(own_digests, dict):
             raise JaxstyleError("digests", 'write a table: [digests] "path" = "sha256"')
         digests |= {os.path.abspath(base / path): d for path, d in own_digests.items()}
         for source in (table, *(own_grids or ())):
             given |= _given(source, base)
-        values |= {k: v for k, v in _absolute(table, base).items() if k not in ("grid", "digests", "spec")}
+        values |= {k: v for k, v in _absolute(table, base).items() if k not in ("grid", "digests", "balance", "spec")}
 
     name = "sweep"
     if spec is not None:
@@ -744,6 +780,7 @@ def assemble(flags: Mapping[str, Any], *, cwd: Path | None = None) -> Assembled:
         **{k: v for k, v in values.items() if k in SWEEP_KEYS},
         grid=tuple(grids),
         digests=digests,
+        balance=tuple(balance),
         given=given,
     )
     return Assembled(resolve(sweep), check_options(options), name)
@@ -760,6 +797,8 @@ def _toml_value(value: Any) -> str:
             f"\\{c}" if c in '"\\' else c if c.isprintable() else f"\\U{ord(c):08X}" for c in value
         )
         return f'"{escaped}"'
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key} = {_toml_value(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml_value(item) for item in value) + "]"
     return repr(value)
@@ -770,13 +809,16 @@ def to_toml(sweep: Sweep, digests: Mapping[str, str]) -> str:
     lines = ["# Run again with: python -m jaxstyle.sweep --spec spec.toml"]
     for f in dataclasses.fields(Sweep):
         value = getattr(sweep, f.name)
-        if f.name in ("grid", "digests", "given") or value is None:
+        if f.name in ("grid", "digests", "balance", "given") or value is None:
             continue
         if f.name in AXES and sweep.grid and all(f.name in g for g in sweep.grid):
             continue
         lines.append(f"{f.name} = {_toml_value(value)}")
     for table in sweep.grid:
         lines += ["", "[[grid]]"]
+        lines += [f"{key} = {_toml_value(value)}" for key, value in table.items()]
+    for table in sweep.balance:
+        lines += ["", "[[balance]]"]
         lines += [f"{key} = {_toml_value(value)}" for key, value in table.items()]
     lines += ["", "[digests]"]
     lines += [f"{_toml_value(path)} = {_toml_value(d)}" for path, d in sorted(digests.items())]

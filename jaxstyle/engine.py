@@ -123,6 +123,7 @@ class Memory(NamedTuple):
 _compiled: dict[Any, Compiled] = {}
 _target_programs: dict[Any, Any] = {}
 _refine_programs: dict[Any, Any] = {}
+_gradient_programs: dict[Any, Any] = {}
 
 
 def device_memory(device: Device) -> int:
@@ -327,6 +328,29 @@ class Engine:
         ends = [layers.feature_shape(t, program.height_px, program.width_px) for t in program.content_taps]
         content = (p[:h, :w].copy() for p, (h, w, _) in zip(rows.content, ends, strict=True))
         return rows._replace(content=tuple(content))
+
+    def gradient(
+        self, program: Program, knobs: Knobs, targets: Targets, image: np.ndarray
+    ) -> Float[np.ndarray, "h w 3"]:
+        """dL/dx of one cell's total loss at `image`: what a step moves along.
+
+        Args:
+            program: of any width and no canvas.
+            knobs: of the cell.
+            targets: with a leading axis of rows.
+            image: RGB, 0 to 255, (h, w, 3).
+        """
+        network = self.network(program)
+        key = self._key(("gradient", replace(program, width=1, coarser=0)), self.winograd)
+        if key not in _gradient_programs:
+            features = network.features
+
+            def gradient(params, knobs, targets, image):
+                return jax.grad(lambda x: step.loss(features, params, program, knobs, targets, x)[0])(image)
+
+            _gradient_programs[key] = jax.jit(gradient, compiler_options=compiler_options(program))
+        start = jax.device_put(np.asarray(image, np.float32), self.device)
+        return np.asarray(_gradient_programs[key](network.params, knobs, targets, start))
 
     def _target_canvas(
         self, program: Program, shape: tuple[int, int], of_cells: bool

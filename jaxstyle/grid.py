@@ -19,7 +19,16 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from jaxstyle import layers
-from jaxstyle.config import AXES, MIN_EDGE_PX, JaxstyleError, Sweep, style_set
+from jaxstyle.config import (
+    AXES,
+    BALANCED_AXES,
+    FLOAT32_MAX,
+    MIN_EDGE_PX,
+    JaxstyleError,
+    Sweep,
+    multiple,
+    style_set,
+)
 
 NOMINAL_FLOPS = {"cpu": 2e11, "gpu": 1e14, "tpu": 1e14}
 """Rates that plans are made with, in FLOP/s: fixed numbers, so that a plan never depends on a timing."""
@@ -86,13 +95,22 @@ class Cell:
     style_layers: str
     init: str
     alpha_beta: float
+    """NaN for a relative one that has not been measured yet."""
     learning_rate: float
     seed: int
+    alpha_beta_given: str = ""
+    """What a relative ratio was given as, `0.1x`; empty for a number."""
+    balanced: tuple[tuple[str, float], ...] = ()
+    """Measured `(name, w_l)`, where style weights are balanced."""
 
     @property
     def style_weights(self) -> dict[str, float]:
         """w_l of the cell's own style layers, by name."""
-        return dict(style_set(self.style_layers))
+        return dict(self.balanced or style_set(self.style_layers))
+
+    def label(self, axis: str) -> Any:
+        """Its value on an axis as the user gave it: `0.1x` and not what that came to."""
+        return (axis == "alpha_beta" and self.alpha_beta_given) or getattr(self, axis)
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -136,6 +154,7 @@ def cells(sweep: Sweep) -> tuple[Cell, ...]:
                 f"{count} cells are more than --max-cells {sweep.max_cells}; raise it or cut an axis",
             )
 
+    measured = {tuple(table[axis] for axis in BALANCED_AXES): table for table in sweep.balance}
     found: dict[tuple, Cell] = {}
     for table, zipped in tables:
         free = math.prod(len(table[axis]) for axis in AXES if axis not in zipped)
@@ -146,8 +165,37 @@ def cells(sweep: Sweep) -> tuple[Cell, ...]:
             )
             if identity not in found:
                 check(len(found) + 1)
-                found[identity] = Cell(id=len(found), **choice)  # pyright: ignore[reportArgumentType]
+                cell = Cell(id=len(found), **choice)  # pyright: ignore[reportArgumentType]
+                found[identity] = _balanced(sweep, cell, measured)
     return tuple(found.values())
+
+
+def balance_key(cell: Cell) -> tuple[str, ...]:
+    """What a cell's balance is measured for."""
+    return tuple(getattr(cell, axis) for axis in BALANCED_AXES)
+
+
+def needs_balance(sweep: Sweep, cell: Cell) -> bool:
+    """Whether a cell's numbers follow from a measured balance."""
+    return bool(cell.alpha_beta_given) or _wants_weights(sweep, cell)
+
+
+def _wants_weights(sweep: Sweep, cell: Cell) -> bool:
+    return sweep.style_weights == "balanced" and ":" not in cell.style_layers
+
+
+def _balanced(sweep: Sweep, cell: Cell, measured: Mapping[tuple[str, ...], Mapping[str, Any]]) -> Cell:
+    """`cell` with its relative ratio and balanced weights as numbers, as far as they have been measured."""
+    changes: dict[str, Any] = {}
+    table = measured.get(balance_key(cell))
+    if (factor := multiple(cell.alpha_beta)) is not None:
+        ratio = math.nan if table is None else factor * table["alpha_beta"]
+        if ratio * sweep.beta > FLOAT32_MAX:
+            raise JaxstyleError("alpha_beta", f"{cell.alpha_beta} is {ratio:g} here, beyond float32")
+        changes = {"alpha_beta": ratio, "alpha_beta_given": str(cell.alpha_beta)}
+    if table is not None and _wants_weights(sweep, cell):
+        changes["balanced"] = tuple((name, table["weights"][name]) for name in cell.style_weights)
+    return replace(cell, **changes) if changes else cell
 
 
 def chains(cells: Iterable[Cell]) -> list[tuple[int, ...]]:

@@ -349,6 +349,8 @@ class Pictures:
             if cell.init not in ("noise", "content"):
                 path = cell.style if cell.init == "style" else cell.init
                 starts.setdefault(path, set()).add(self.shape(cell))
+            if grid.needs_balance(sweep, cell):
+                starts.setdefault(cell.style, set()).add(self.shape(cell))
         styles = dict.fromkeys(cell.style for cell in cells)
         for path in (*styles, *(path for path in starts if path not in styles)):
             pixels = self._read(sweep, path)
@@ -374,6 +376,10 @@ class Pictures:
         """(height, width) in px of a cell's image."""
         return self.content[cell.content].shape[:2]
 
+    def fitted(self, path: str, shape: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+        """A style or a start that some cell of `shape` needs, fitted to it."""
+        return self._starts[path, shape]
+
     def start(self, cell: Cell, coarser: int = 0) -> Float[np.ndarray, "h w 3"]:
         """The image a cell starts from, before noise: for a noise start, the mean pixel everywhere.
 
@@ -387,7 +393,7 @@ class Pictures:
             pixels = self.content[cell.content]
         else:
             path = cell.style if cell.init == "style" else cell.init
-            pixels = self._starts[path, self.shape(cell)]
+            pixels = self.fitted(path, self.shape(cell))
         return halved(pixels, coarser).astype(np.float32)
 
 

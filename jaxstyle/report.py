@@ -78,7 +78,7 @@ def _short(axis: str, value: Any) -> str:
 
 def _names(record: Record, axis: str) -> dict[Any, str]:
     """A short text for every value of an axis; the full one where short ones are the same."""
-    values = dict.fromkeys(getattr(cell, axis) for cell in record.cells)
+    values = dict.fromkeys(cell.label(axis) for cell in record.cells)
     short = {value: _short(axis, value) for value in values}
     if len(set(short.values())) < len(short):
         short = {v: record.given(axis, v) if isinstance(v, str) else repr(v) for v in values}
@@ -93,7 +93,7 @@ def place_tiles(record: Record, present: Iterable[int]) -> list[Tile]:
     found = []
     for number in sorted(present):
         cell = record.cells[number]
-        place = {axis: names[axis][getattr(cell, axis)] for axis in varying}
+        place = {axis: names[axis][cell.label(axis)] for axis in varying}
         for index, step in enumerate(steps):
             found.append(Tile(number, index, place | ({"steps": str(step)} if len(steps) > 1 else {})))
     return found

@@ -72,6 +72,7 @@ def joined(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
     texts = earlier.manifest.get("given", {})
     given = {(axis, path): text for axis, own in texts.items() for path, text in own.items()}
     own, what = replace(earlier.sweep, given=given), str(earlier.path)
+    sweep = replace(sweep, balance=(*own.balance, *sweep.balance))
     differences = config.differences(own, sweep)
     for image in sorted(own.digests.keys() & sweep.digests.keys()):
         if own.digests[image] != sweep.digests[image]:
@@ -127,12 +128,14 @@ def fingerprint(sources: Sources, plan: Plan, number: int) -> str:
     settings = {f.name: getattr(sources.sweep, f.name) for f in dataclasses.fields(Sweep)}
     for name in (*config.AXES, *_NO_NUMBERS):
         del settings[name]
+    if settings["style_weights"] == "equal":  # younger than runs that may still be gone on with
+        del settings["style_weights"]
     values = {
         "schema": store.SCHEMA,
         "settings": settings,
         "program": dataclasses.asdict(plan.programs[chunk.program]),
         "cells": [
-            {axis: digests.get(value, value) for axis, value in dataclasses.asdict(plan.cells[i]).items()}
+            {axis: digests.get(value, value) for axis, value in _settings(plan.cells[i]).items()}
             | {"from": plan.previous.get(i)}
             for i in chunk.cells
         ],
@@ -141,8 +144,15 @@ def fingerprint(sources: Sources, plan: Plan, number: int) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-_NO_NUMBERS = ("grid", "digests", "given", "weights", "max_cells", "checkpoint_every", "deterministic")
+_NO_NUMBERS = ("grid", "digests", "balance", "given", "weights", "max_cells", "checkpoint_every")
+_NO_NUMBERS = (*_NO_NUMBERS, "deterministic")
 """Settings that decide no number of a cell, or stand in a fingerprint in another form."""
+
+
+def _settings(cell: Cell) -> dict[str, Any]:
+    """What tells a cell from others: its axes, and what was measured for it."""
+    values = dataclasses.asdict(cell)
+    return values if cell.balanced or cell.alpha_beta_given else {k: values[k] for k in ("id", *config.AXES)}
 
 
 def whole_chunks(

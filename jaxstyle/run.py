@@ -104,7 +104,7 @@ def thread_count() -> int:
     return max(count, jax.local_device_count())
 
 
-def _start_jax(sweep: Sweep, options: RunOptions, before: Mapping[str, Any] | None = None) -> Any:
+def start_jax(sweep: Sweep, options: RunOptions, before: Mapping[str, Any] | None = None) -> Any:
     """Import JAX with the settings a run needs and return its first device.
 
     A cache directory that the user chose for JAX is left alone.
@@ -283,7 +283,7 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
     """
     checked = _check(sweep, options, name)
     earlier = checked.earlier
-    device = _start_jax(checked.sweep, options, earlier and earlier.manifest)
+    device = start_jax(checked.sweep, options, earlier and earlier.manifest)
     planned = _plan(checked, device, earlier and resume.plan_of(earlier))
     if earlier is not None:
         there = {int(path.stem) for path in earlier.chunk_paths if path.stem.isdecimal()}
@@ -332,7 +332,8 @@ def _check(sweep: Sweep, options: RunOptions, name: str) -> _Checked:
         sweep = resume.joined(earlier, sweep, extend=options.extend)
     cells = grid.cells(sweep)
     pictures = Pictures(sweep, cells)
-    loaded = weights.load(sweep.weights, taps={tap for cell in cells for tap in cell.taps})
+    taps = {tap for cell in cells for tap in cell.taps}
+    loaded = weights.load(sweep.weights, taps=taps, network=sweep.network, pool=sweep.pool)
     images.check_digest(loaded.path, loaded.sha256, sweep.digests.get(loaded.path))
     if earlier is not None and loaded.sha256 != (had := earlier.manifest["weights"].get("sha256")):
         raise JaxstyleError(
@@ -340,6 +341,19 @@ def _check(sweep: Sweep, options: RunOptions, name: str) -> _Checked:
             f"{loaded.path} has sha256 {loaded.sha256} and {path} was begun with {had}; restore it",
         )
     return _Checked(sweep, cells, path, pictures, loaded, earlier)
+
+
+def _calibrated(checked: _Checked, device: Any) -> _Checked:
+    """`checked` with numbers for every relative ratio and every balanced weight."""
+    if not any(grid.needs_balance(checked.sweep, cell) for cell in checked.cells):
+        return checked
+    from jaxstyle import calibration
+    from jaxstyle.engine import Engine
+
+    # Whatever the cells' convolution is: a balance is a property of the images and the network.
+    engine = Engine(checked.weights.layers, device=device, winograd=False)
+    sweep = calibration.measure(checked.sweep, checked.cells, checked.pictures, engine)
+    return replace(checked, sweep=sweep, cells=grid.cells(sweep))
 
 
 # --- a run ----------------------------------------------------------------------------------------
@@ -365,7 +379,8 @@ def run_sweep(sweep: Sweep, options: RunOptions | None = None, *, name: str = "s
     path, earlier = checked.path, checked.earlier
     try:
         if earlier is None:
-            device = _start_jax(checked.sweep, options)
+            device = start_jax(checked.sweep, options)
+            checked = _calibrated(checked, device)
             planned = _plan(checked, device)
             _check_memory(planned, device)
             store.check_space(path, planned.plan.result_bytes())
@@ -408,13 +423,14 @@ def _go_on(checked: _Checked, options: RunOptions, run: RunDirectory, display: D
         return Run(run.path, built.rows, built.sheets)
     if options.extend and len(there) < len(before.chunks):
         raise JaxstyleError(str(run.path), "is not done; --resume it before you extend it")
-    device = _start_jax(checked.sweep, options, manifest)
+    device = start_jax(checked.sweep, options, manifest)
     was = {"platform": "?", "kind": "?", **manifest["device"]}
     if was["platform"] != device.platform:
         raise JaxstyleError(
             str(run.path),
             f"was begun on a {was['platform']} and this is a {device.platform}; start a new run",
         )
+    checked = _calibrated(checked, device)
     planned = _plan(checked, device, before)
     todo = planned.plan.only(set(range(len(planned.plan.chunks))) - there)
     if device.platform == "cpu":  # another device has been measured, and backs off

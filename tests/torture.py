@@ -65,7 +65,7 @@ def arm(point: str, count: int) -> None:
 
     stage, _, moment = point.partition(": ")
     if stage == "start-up":
-        before(run, "_start_jax")
+        before(run, "start_jax")
     elif stage == "compile":
         before(engine, "_compile")
     elif stage == "steps":

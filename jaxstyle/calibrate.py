@@ -1,0 +1,221 @@
+"""`python -m jaxstyle.calibrate CONTENT STYLE`: what a ratio of content to style is worth for two images."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from jaxstyle import cli, config, grid, layers, weights
+from jaxstyle.config import RunOptions, Sweep
+from jaxstyle.images import Pictures
+
+if TYPE_CHECKING:
+    from jaxstyle.calibration import Balance
+
+MOVED_SIZES = (0.5, 1, 2)
+"""The sizes, as multiples of `--size`, that the balance is also taken at."""
+LARGEST_MOVED_PX = 512
+"""No size above this is added, so that the answer comes in seconds."""
+POOLS, NETWORKS = ("avg", "max"), ("raw", "normalised")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What a ratio of content to style is worth for a content and a style image.
+
+    Prints each layer's share of the style loss of the content image, how hard each loss pulls at a noise and
+    at a content start, the alpha/beta at which pure content and pure style would cost the same (what 1x means
+    to --alpha-beta of jaxstyle.sweep), and how that moves with size, pooling and network.
+    """
+
+    content: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CONTENT")]
+    """The content image."""
+    style: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STYLE")]
+    """The style image."""
+    content_layer: str = layers.CONTENT_LAYER
+    """Layer of the content loss, after its ReLU."""
+    style_layers: str = "+".join(layers.STYLE_LAYERS)
+    """Layers of the style loss, as conv1_1+conv2_1 or conv1_1:20+conv4_1:0.05."""
+    style_weights: str = "equal"
+    """Weights of layers that carry none: equal or balanced."""
+    size: str = "256"
+    """Longest edge of the content, or WxH to fill and crop."""
+    style_size: int | None = None
+    """Longest edge of the style (default: the content's)."""
+    pool: str = "avg"
+    """Pooling of the network: avg or max."""
+    network: str = "raw"
+    """Scaling of the network's weights: raw or normalised."""
+    noise_std: float = 1.0
+    """Standard deviation of the noise start, in grey levels."""
+    weights: str | None = None
+    """VGG19 weights (default: the packaged ones)."""
+    json: bool = False
+    """Print JSON instead of tables."""
+
+
+class _Pair:
+    """Two images and a network: everything that is measured of them."""
+
+    def __init__(self, sweep: Sweep, device: Any):
+        from jaxstyle import calibration
+        from jaxstyle.engine import Engine
+
+        self.sweep = config.resolve(sweep)
+        (self.cell,) = grid.cells(self.sweep)
+        self.pictures = Pictures(self.sweep, [self.cell])
+        loaded = weights.load(
+            self.sweep.weights, taps=self.cell.taps, network=self.sweep.network, pool=self.sweep.pool
+        )
+        self.engine = Engine(loaded.layers, device=device, winograd=False)
+        self.scales = calibration.Scales(self.sweep, [self.cell], self.pictures, self.engine)
+
+    def balance(self) -> Balance:
+        return self.scales.of(self.cell)
+
+
+def _moved(sweep: Sweep) -> list[Sweep]:
+    """`sweep` with either pooling: at other sizes, and for the other network at its own."""
+    size = config.parse_size(sweep.size)
+    sizes = [sweep.size]
+    if isinstance(size, int) and sweep.style_size is None:
+        edges = [int(size * times) for times in MOVED_SIZES]
+        allowed = [n for n in edges if config.MIN_SIZE_PX <= n <= max(LARGEST_MOVED_PX, size)]
+        sizes = [str(n) for n in allowed]
+    (other,) = set(NETWORKS) - {sweep.network}
+    at = [(sweep.network, size) for size in sizes] + [(other, sweep.size)]
+    return [
+        dataclasses.replace(sweep, size=size, pool=pool, network=network)
+        for network, size in at
+        for pool in POOLS
+    ]
+
+
+def measure(sweep: Sweep, device: Any) -> dict[str, Any]:
+    """Everything that the command prints, as what JSON can hold."""
+    from jaxstyle import calibration
+
+    pair = _Pair(sweep, device)
+    balance = pair.balance()
+    pulls = calibration.pull(pair.sweep, pair.cell, balance, pair.pictures, pair.engine)
+    found = {
+        "content": sweep.content[0],
+        "style": sweep.style[0],
+        "size": "x".join(map(str, reversed(pair.pictures.shape(pair.cell)))),
+        "pool": sweep.pool,
+        "network": sweep.network,
+        "content_layer": sweep.content_layer[0],
+        "balance": balance.alpha_beta,
+        "style_loss_of_content": balance.style_loss,
+        "content_loss_of_style": balance.content_loss,
+        "layers": [
+            {
+                "layer": name,
+                "weight": balance.weights[name],
+                "layer_loss": balance.layer_loss[name],
+                "share": balance.shares[name],
+                "gram_trace": balance.gram_trace[name],
+                **{f"gradient_from_{start}": pull.layer[name] for start, pull in pulls.items()},
+            }
+            for name in balance.layer_loss
+        ],
+        "pull": {
+            start: {
+                "content": pull.content,
+                "style": pull.style,
+                "alpha_beta": pull.alpha_beta if pull.content else None,
+            }
+            for start, pull in pulls.items()
+        },
+        "moves": [],
+    }
+    for other in _moved(sweep):
+        if other == sweep:
+            found["moves"].append(_move(other) | {"balance": balance.alpha_beta})
+            continue
+        try:
+            ratio = _Pair(other, device).balance().alpha_beta
+        except config.JaxstyleError as error:  # no means beside these weights, or too small an image
+            found["moves"].append(_move(other) | {"balance": None, "why": str(error)})
+        else:
+            found["moves"].append(_move(other) | {"balance": ratio})
+    return found
+
+
+def _move(sweep: Sweep) -> dict[str, Any]:
+    return {"size": sweep.size, "pool": sweep.pool, "network": sweep.network}
+
+
+def _print(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"{found['content']} in {found['style']}: {found['size']}, {found['pool']} pooling,"
+        f" {found['network']} network, content at {found['content_layer']}",
+        markup=False,
+    )
+    table = Table("layer", title="the style loss of the content image", title_justify="left")
+    for head in ("w_l", "E_l", "share", "tr(A_l)", "pull from noise", "pull from content"):
+        table.add_column(head, justify="right")
+    for line in found["layers"]:
+        table.add_row(
+            line["layer"],
+            f"{line['weight']:.3g}",
+            f"{line['layer_loss']:.3g}",
+            f"{100 * line['share']:.1f} %",
+            f"{line['gram_trace']:.3g}",
+            *(f"{line[f'gradient_from_{start}']:.3g}" for start in found["pull"]),
+        )
+    console.print(table)
+    console.print("pull: root mean square of the gradient of w_l E_l, per pixel value\n")
+    console.print(
+        f"balance: alpha/beta {found['balance']:.3g} (1x) = L_style(content) {found['style_loss_of_content']:.3g}"
+        f" / L_content(style) {found['content_loss_of_style']:.3g}"
+    )
+    ratio = found["pull"]["noise"]["alpha_beta"]
+    if ratio is not None:
+        console.print(f"at a noise start both pull equally at alpha/beta {ratio:.3g}")
+    table = Table("network", "size", title="\nwhere else the balance lies", title_justify="left")
+    for pool in POOLS:
+        table.add_column(f"{pool} pooling", justify="right")
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for move in found["moves"]:
+        ratio = "-" if move["balance"] is None else f"{move['balance']:.3g}"
+        rows.setdefault((move["network"], move["size"]), {})[move["pool"]] = ratio
+    for (network, size), ratios in rows.items():
+        table.add_row(network, size, *(ratios[pool] for pool in POOLS))
+    console.print(table)
+    for why in dict.fromkeys(move["why"] for move in found["moves"] if "why" in move):
+        console.print(f"-: {why}", markup=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """`python -m jaxstyle.calibrate`; leaves by SystemExit with the exit code."""
+
+    def command() -> int:
+        given = cli.parse(Arguments, sys.argv[1:] if arguments is None else arguments, "jaxstyle.calibrate")
+        values = {f.name: getattr(given.value, f.name) for f in dataclasses.fields(Arguments)}
+        as_json = values.pop("json")
+        axes = {name: (values.pop(name),) for name in config.BALANCED_AXES}
+        sweep = config.resolve(Sweep(**axes, **values, alpha_beta=("1x",)))
+        Pictures(sweep, grid.cells(sweep))  # what is wrong with an image is told before JAX starts
+
+        from jaxstyle import run
+
+        found = measure(sweep, run.start_jax(sweep, RunOptions()))
+        print(json.dumps(found, indent=1)) if as_json else _print(found)
+        return 0
+
+    cli.run(command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""What a ratio of content to style is worth: the two losses of one pair of images, weighed against each other.
+
+alpha/beta means something only beside the losses it multiplies, and these move by decades with the network's
+scaling, the pooling, the size and the layers. What stays is the *balance*: the ratio at which the two pure
+pictures would cost the same,
+
+    balance = L_style(content image) / L_content(style image, fitted to the content's shape)
+
+for at x = content the total is beta L_style, and at x = style about alpha L_content. Ten times the balance
+is mostly content, a tenth of it mostly style, on any image, at any size, for any network.
+
+Symbols:
+    E_l  the style loss of one layer at x = content, without its weight
+    w_l  its weight
+    A_l  the Gram matrix of the style image over its pixel count
+
+Features come from the plain convolution in float32, sums are taken in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from jaxstyle import grid, images, layers, step
+from jaxstyle.config import BALANCED_AXES, JaxstyleError, Sweep, style_set
+from jaxstyle.engine import Engine
+from jaxstyle.grid import Cell, Program
+from jaxstyle.images import Pictures
+from jaxstyle.step import Targets
+
+KEPT_TARGETS = 64
+"""How many images' features are kept on the host for the next pair."""
+
+
+@dataclass(frozen=True)
+class Balance:
+    """One content and one style, weighed against each other."""
+
+    alpha_beta: float
+    """The ratio at which the pure content and the pure style image would cost the same: what `1x` is."""
+    weights: dict[str, float]
+    """w_l by layer."""
+    layer_loss: dict[str, float]
+    """E_l by layer, at x = content."""
+    gram_trace: dict[str, float]
+    """tr(A_l) by layer: the mean square of a position's features, summed over channels."""
+    content_loss: float
+    """L_content of the style image."""
+
+    @property
+    def style_loss(self) -> float:
+        """L_style of the content image: sum_l w_l E_l."""
+        return sum(self.weights[name] * loss for name, loss in self.layer_loss.items())
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """What part of that each layer has; they sum to 1."""
+        return {name: self.weights[name] * loss / self.style_loss for name, loss in self.layer_loss.items()}
+
+
+def balanced_weights(layer_loss: Mapping[str, float]) -> dict[str, float]:
+    """Weights with which every layer has the same share: w_l = (1/E_l) / sum_k (1/E_k), so that they sum to 1.
+
+    Raises:
+        JaxstyleError: if a layer's loss is 0, or not finite: there is nothing to weigh it by.
+    """
+    for name, loss in layer_loss.items():
+        if not (np.isfinite(loss) and loss > 0):
+            raise JaxstyleError(
+                "style_weights",
+                f"the style loss of {name} is {loss:g} at the content image, so it cannot be balanced;"
+                " leave that layer out or give another style",
+            )
+    total = sum(1.0 / loss for loss in layer_loss.values())
+    return {name: 1.0 / loss / total for name, loss in layer_loss.items()}
+
+
+def weigh(
+    content: Targets,
+    style: Targets,
+    fitted: Targets,
+    program: Program,
+    *,
+    content_layer: str,
+    style_layers: str,
+    balanced: bool,
+) -> Balance:
+    """The balance of one pair for one choice of layers.
+
+    Args:
+        content: P and the Gram matrices of the content image.
+        style: A of the style image.
+        fitted: P of the style image fitted to the content's shape.
+        program: whose taps they are.
+        content_layer: of the content loss.
+        style_layers: a set as in a sweep.
+        balanced: whether its weights are to give each layer the same share, if it has none of its own.
+
+    Raises:
+        JaxstyleError: if one of the losses is 0 or not finite.
+    """
+    at = {name: program.style_taps.index(name) for name, _ in style_set(style_layers)}
+    layer_loss = {name: _layer_loss(content.style[i], style.style[i]) for name, i in at.items()}
+    weights = dict(style_set(style_layers))
+    if balanced and ":" not in style_layers:
+        weights = balanced_weights(layer_loss)
+    layer = program.content_taps.index(content_layer)
+    difference = fitted.content[layer].astype(np.float64) - content.content[layer]
+    content_loss = 0.5 * float(np.square(difference).sum())
+    style_loss = sum(weights[name] * loss for name, loss in layer_loss.items())
+    if not (np.isfinite(style_loss) and np.isfinite(content_loss) and content_loss > 0):
+        raise JaxstyleError(
+            "alpha_beta",
+            f"no balance: the style image's content loss at {content_layer} is {content_loss:g} and the"
+            f" content image's style loss {style_loss:g}; give numbers instead of multiples",
+        )
+    trace = {name: float(np.trace(style.style[i].astype(np.float64))) for name, i in at.items()}
+    return Balance(style_loss / content_loss, weights, layer_loss, trace, content_loss)
+
+
+def _layer_loss(gram: Float[np.ndarray, "c c"], target: Float[np.ndarray, "c c"]) -> float:
+    """E_l = 1/(4 N^2) sum (G - A)^2."""
+    difference = gram.astype(np.float64) - target
+    return float(np.square(difference).sum()) / (4.0 * len(gram) ** 2)
+
+
+def program_of(sweep: Sweep, shape: tuple[int, int], cells: Iterable[Cell]) -> Program:
+    """A program for images of `shape` whose taps are those of `cells`, in full float32."""
+    cells = tuple(cells)
+    content = {cell.content_layer for cell in cells}
+    style = {name for cell in cells for name, _ in style_set(cell.style_layers)}
+    taps = (layers.in_order(names) for names in (content, style))
+    return Program(*shape, sweep.pool, "adam", "f32", *taps, width=1)
+
+
+class Scales:
+    """The balances of a sweep's pairs, each image's features computed once.
+
+    Args:
+        sweep: a resolved sweep.
+        cells: those whose balance may be asked for.
+        pictures: their images.
+        engine: on the device; plain convolutions.
+    """
+
+    def __init__(self, sweep: Sweep, cells: Iterable[Cell], pictures: Pictures, engine: Engine):
+        self._sweep, self._cells, self._pictures, self._engine = sweep, tuple(cells), pictures, engine
+        self._rows: dict[Any, Targets] = {}
+
+    def _targets(self, key: Any, program: Program, pixels: UInt8[np.ndarray, "h w 3"]) -> Targets:
+        if key not in self._rows:
+            while len(self._rows) >= KEPT_TARGETS:
+                del self._rows[next(iter(self._rows))]
+            self._rows[key] = self._engine.target_rows(program, pixels, of_cells=key[0] != "style")
+        return self._rows[key]
+
+    def of(self, cell: Cell) -> Balance:
+        """The balance of a cell's content, style and layers."""
+        shape = self._pictures.shape(cell)
+        program = program_of(self._sweep, shape, self._cells)
+        pixels = {
+            ("content", cell.content): self._pictures.content[cell.content],
+            ("style", cell.style): self._pictures.style[cell.style],
+            ("fitted", cell.style, shape): self._pictures.fitted(cell.style, shape),
+        }
+        content, style, fitted = (self._targets(key, program, image) for key, image in pixels.items())
+        return weigh(
+            content,
+            style,
+            fitted,
+            program,
+            content_layer=cell.content_layer,
+            style_layers=cell.style_layers,
+            balanced=self._sweep.style_weights == "balanced",
+        )
+
+
+def measure(sweep: Sweep, cells: Sequence[Cell], pictures: Pictures, engine: Engine) -> Sweep:
+    """`sweep` with a table in `balance` for every combination that `cells` need and that has none yet."""
+    known = {tuple(table[axis] for axis in BALANCED_AXES) for table in sweep.balance}
+    need = [cell for cell in cells if grid.needs_balance(sweep, cell)]
+    scales, tables = Scales(sweep, need, pictures, engine), list(sweep.balance)
+    for cell in need:
+        key = grid.balance_key(cell)
+        if key in known:
+            continue
+        known.add(key)
+        found = scales.of(cell)
+        about = dict(zip(BALANCED_AXES, key, strict=True))
+        tables.append({**about, "alpha_beta": found.alpha_beta, "weights": found.weights})
+    return replace(sweep, balance=tuple(tables))
+
+
+# --- all there is to say of one pair --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pull:
+    """How hard the losses pull at one image: root mean squares of gradients, per pixel value."""
+
+    content: float
+    """Of L_content, without alpha."""
+    style: float
+    """Of L_style, without beta."""
+    layer: dict[str, float]
+    """Of w_l E_l, by layer."""
+
+    @property
+    def alpha_beta(self) -> float:
+        """The ratio at which content and style pull equally; infinite where the content does not pull."""
+        return self.style / self.content if self.content else math.inf
+
+
+def pull(sweep: Sweep, cell: Cell, balance: Balance, pictures: Pictures, engine: Engine) -> dict[str, Pull]:
+    """How hard the losses of a cell pull at a noise start (seed 0) and at the content image."""
+    shape = pictures.shape(cell)
+    program = program_of(sweep, shape, [cell])
+    content = engine.target_rows(program, pictures.content[cell.content], of_cells=True)
+    style = engine.target_rows(program, pictures.style[cell.style])
+    targets = Targets(tuple(p[None] for p in content.content), tuple(a[None] for a in style.style))
+    base = step.knobs(cell, program, sweep, content_row=0, style_row=0, extent=shape)
+
+    def rms(image: np.ndarray, alpha: float, weights: Mapping[str, float]) -> float:
+        knobs = base._replace(
+            content_weight=np.float32(alpha),
+            style_weight=np.float32(1.0),
+            tv_weight=np.float32(0.0),
+            style_layer_weights=np.array([weights.get(n, 0.0) for n in program.style_taps], np.float32),
+        )
+        gradient = engine.gradient(program, knobs, targets, image).astype(np.float64)
+        return float(np.sqrt(np.square(gradient).mean()))
+
+    noise = np.asarray(step.noise(np.uint32(0), (*shape, 3)))
+    starts = {
+        "noise": images.mean_image(*shape) + sweep.noise_std * noise,
+        "content": pictures.content[cell.content].astype(np.float32),
+    }
+    return {
+        name: Pull(
+            content=rms(image, 1.0, {}),
+            style=rms(image, 0.0, balance.weights),
+            layer={layer: rms(image, 0.0, {layer: w}) for layer, w in balance.weights.items()},
+        )
+        for name, image in starts.items()
+    }
