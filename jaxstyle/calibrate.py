@@ -77,6 +77,7 @@ class _Pair:
         self.scales = calibration.Scales(self.sweep, [self.cell], self.pictures, self.engine)
 
     def balance(self) -> Balance:
+        """Of its two images."""
         return self.scales.of(self.cell)
 
 

@@ -768,7 +768,11 @@ def assemble(flags: Mapping[str, Any], *, cwd: Path | None = None) -> Assembled:
         digests |= {os.path.abspath(base / path): d for path, d in own_digests.items()}
         for source in (table, *(own_grids or ())):
             given |= _given(source, base)
-        values |= {k: v for k, v in _absolute(table, base).items() if k not in ("grid", "digests", "balance", "spec")}
+        values |= {
+            k: v
+            for k, v in _absolute(table, base).items()
+            if k not in ("grid", "digests", "balance", "spec")
+        }
 
     name = "sweep"
     if spec is not None:

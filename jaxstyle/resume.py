@@ -152,7 +152,9 @@ _NO_NUMBERS = (*_NO_NUMBERS, "deterministic")
 def _settings(cell: Cell) -> dict[str, Any]:
     """What tells a cell from others: its axes, and what was measured for it."""
     values = dataclasses.asdict(cell)
-    return values if cell.balanced or cell.alpha_beta_given else {k: values[k] for k in ("id", *config.AXES)}
+    return (
+        values if cell.balanced or cell.alpha_beta_given else {k: values[k] for k in ("id", *config.AXES)}
+    )
 
 
 def whole_chunks(

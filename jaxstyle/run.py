@@ -27,17 +27,16 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from jaxstyle import cli, config, grid, images, report, resume, store, weights
+from jaxstyle import cli, config, grid, images, launches, report, resume, store
 from jaxstyle.config import JaxstyleError, RunOptions, Sweep
 from jaxstyle.grid import Cell, Chunk, Plan, Program
-from jaxstyle.images import Pictures
+from jaxstyle.launches import Inputs, Launcher, timed
 from jaxstyle.progress import Display, counted, duration
-from jaxstyle.resume import INFO, Kept, Launched, Sources
+from jaxstyle.resume import Kept, Launched, Sources
 from jaxstyle.store import Checkpoint, ChunkResult, Record, RunDirectory
 
 if TYPE_CHECKING:
-    from jaxstyle.engine import Engine, Launch, Memory, Outcome, Progress, Stage
-    from jaxstyle.step import Targets
+    from jaxstyle.engine import Memory, Progress
 
 ChunkParts = tuple[Chunk, list[ChunkResult]]
 """A chunk and what was stored of it."""
@@ -145,11 +144,11 @@ class _Planned:
     """Of each program."""
 
 
-def _plan(checked: _Checked, device: Any, before: Plan | None = None) -> _Planned:
+def _plan(checked: Inputs, device: Any, before: Plan | None = None) -> _Planned:
     """The plan of a run on a device, and what its launches take.
 
     Args:
-        checked: the run.
+        checked: what it computes from.
         device: where it is to run.
         before: the plan of the cells that were there already, if it is gone on with or extended.
     """
@@ -303,14 +302,10 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
 
 
 @dataclass(frozen=True)
-class _Checked:
+class _Checked(Inputs):
     """A run that nothing was found wrong with."""
 
-    sweep: Sweep
-    cells: tuple[Cell, ...]
     path: Path
-    pictures: Pictures
-    weights: weights.Weights
     earlier: Record | None
     """What there is of the run already, if it is gone on with or extended."""
 
@@ -330,30 +325,14 @@ def _check(sweep: Sweep, options: RunOptions, name: str) -> _Checked:
     else:
         store.check_writable(path)
         sweep = resume.joined(earlier, sweep, extend=options.extend)
-    cells = grid.cells(sweep)
-    pictures = Pictures(sweep, cells)
-    taps = {tap for cell in cells for tap in cell.taps}
-    loaded = weights.load(sweep.weights, taps=taps, network=sweep.network, pool=sweep.pool)
-    images.check_digest(loaded.path, loaded.sha256, sweep.digests.get(loaded.path))
+    inputs = launches.read_inputs(sweep)
+    loaded = inputs.weights
     if earlier is not None and loaded.sha256 != (had := earlier.manifest["weights"].get("sha256")):
         raise JaxstyleError(
             "weights",
             f"{loaded.path} has sha256 {loaded.sha256} and {path} was begun with {had}; restore it",
         )
-    return _Checked(sweep, cells, path, pictures, loaded, earlier)
-
-
-def _calibrated(checked: _Checked, device: Any) -> _Checked:
-    """`checked` with numbers for every relative ratio and every balanced weight."""
-    if not any(grid.needs_balance(checked.sweep, cell) for cell in checked.cells):
-        return checked
-    from jaxstyle import calibration
-    from jaxstyle.engine import Engine
-
-    # Whatever the cells' convolution is: a balance is a property of the images and the network.
-    engine = Engine(checked.weights.layers, device=device, winograd=False)
-    sweep = calibration.measure(checked.sweep, checked.cells, checked.pictures, engine)
-    return replace(checked, sweep=sweep, cells=grid.cells(sweep))
+    return _Checked(sweep, inputs.cells, inputs.pictures, loaded, path, earlier)
 
 
 # --- a run ----------------------------------------------------------------------------------------
@@ -380,7 +359,7 @@ def run_sweep(sweep: Sweep, options: RunOptions | None = None, *, name: str = "s
     try:
         if earlier is None:
             device = start_jax(checked.sweep, options)
-            checked = _calibrated(checked, device)
+            checked = launches.calibrated(checked, device)
             planned = _plan(checked, device)
             _check_memory(planned, device)
             store.check_space(path, planned.plan.result_bytes())
@@ -430,7 +409,7 @@ def _go_on(checked: _Checked, options: RunOptions, run: RunDirectory, display: D
             str(run.path),
             f"was begun on a {was['platform']} and this is a {device.platform}; start a new run",
         )
-    checked = _calibrated(checked, device)
+    checked = launches.calibrated(checked, device)
     planned = _plan(checked, device, before)
     todo = planned.plan.only(set(range(len(planned.plan.chunks))) - there)
     if device.platform == "cpu":  # another device has been measured, and backs off
@@ -489,43 +468,27 @@ class _Job:
         display: Display,
         finished: Collection[int] = (),
     ):
-        from jaxstyle import engine
-        from jaxstyle.engine import Engine
-
         self.checked = checked
         self.sweep, self.pictures, self.loaded = checked.sweep, checked.pictures, checked.weights
-        self.planned, self.plan = planned, planned.plan
+        self.planned = planned
         self.device, self.run, self.display = device, run, display
         self.platform = grid.device_kind(device.platform)
-        self.todo = [chunk.number for chunk in self.plan.chunks if chunk.number not in finished]
-        stages = [p.stage(times) for p in self.plan.programs for times in range(p.coarser + 1)]
-        self.engine: Engine = Engine(
-            self.loaded.layers,
-            cell_shapes={(p.height_px, p.width_px) for p in stages if not p.canvas},
-            cell_canvases={(p.height_px, p.width_px) for p in stages if p.canvas},
-            canvases=self.sweep.canvas == "auto",
-            device=device,
-            winograd=grid.uses_winograd(self.sweep, self.platform),
-        )
-        edges = self.pictures.style_size_px, self.pictures.longest_px // 2
-        self.coarse_canvas = (
-            grid.canvas_of([(max(edges), max(edges))], engine.TARGET_CANVAS_PX)
-            if self.sweep.canvas == "auto"
-            else None
-        )
-        """What targets of coarser stages are computed on: one program for all of them."""
+        self.todo = [chunk.number for chunk in planned.plan.chunks if chunk.number not in finished]
         self.seconds: dict[str, float] = dict.fromkeys(map(str, TIMERS), 0.0)
+        self.launcher = Launcher(checked, planned.plan, device, self.seconds)
         self.leaving = threading.Event()
         """Set when the run ends before its time: what can be rebuilt is no longer written."""
         self.pending: Future[ChunkParts] | None = None
-        self.made: dict[Program, list[dict[str, Any]]] = {}
-        """What the manifest says of the stages of each program that is ready, coarsest first."""
-        self.targets: dict[tuple[str, str, Any], Targets] = {}
         self.began = datetime.datetime.now(datetime.UTC)
         self.earlier = checked.earlier.manifest if checked.earlier else {}
         self.id: str = self.earlier.get("id") or uuid.uuid4().hex
         self.chunks_sha256: dict[str, str] = {}
         """Of the chunks that this process wrote or, at the end, found there."""
+
+    @property
+    def plan(self) -> Plan:
+        """What is being done, at the widths that there is memory for."""
+        return self.launcher.plan
 
     def execute(self) -> Run:
         """All chunks, then everything that is derived from them."""
@@ -547,7 +510,7 @@ class _Job:
         try:
             self._compute()
             say.finish()
-            with self._timed("report_s"):
+            with timed(self.seconds, "report_s"):
                 built = report.build(self.run, pictures=False)
                 self.chunks_sha256 = _chunk_digests(built.record, self.chunks_sha256)
         except cli.Interrupted:
@@ -562,14 +525,7 @@ class _Job:
     def _compute(self) -> None:
         """All chunks that are not done, in order."""
         plan = self.plan
-        last_use = {
-            _target_key(role, getattr(plan.cells[i], role), program, coarser): number
-            for number in self.todo
-            for program in (plan.programs[plan.chunks[number].program],)
-            for i in plan.chunks[number].cells
-            for role in ("content", "style")
-            for coarser in range(program.coarser + 1)
-        }
+        last_use = {key: number for number in self.todo for key in launches.target_keys(plan, number)}
         left = plan.only(self.todo)
         # While a chunk is written the next one is computed.
         with ThreadPoolExecutor(1, thread_name_prefix="jaxstyle-store") as writer:
@@ -584,50 +540,24 @@ class _Job:
                     before, self.pending = self.pending, writer.submit(self._store, number, done)
                     del done
                     self._written(before)
-                    for key in [k for k in self.targets if last_use[k] <= number]:
-                        del self.targets[key]
+                    self.launcher.drop_targets(lambda key, number=number: last_use[key] <= number)
                 self._written(self.pending)
             except BaseException:
                 self.leaving.set()
                 raise
 
-    def _timed(self, name: str) -> _Timer:
-        return _Timer(self.seconds, name)
-
-    def _program(self, number: int) -> Program:
-        """The program of a chunk as the plan now is."""
-        return self.plan.programs[self.plan.chunks[number].program]
-
     def _compile(self, number: int) -> Program:
         """The program of a chunk, ready to run: narrower if the device has no memory for it."""
         import jax
 
-        while (program := self._program(number)) not in self.made:
+        while (program := self.launcher.program(number)) not in self.launcher.made:
             self.display.event("compile", f"compiling the {program.shape} step", shape=program.shape)
             try:
-                self.made[program] = self._stages(program)
+                self.launcher.compile(program)
             except jax.errors.JaxRuntimeError as error:
                 self._narrow(number, error)
             self._write_manifest("running")
-        self.current = program
         return program
-
-    def _stages(self, program: Program) -> list[dict[str, Any]]:
-        """Compile the stages of `program` side by side; what the manifest says of them, coarsest first."""
-        self.engine.network(program)  # which they share
-        stages = [program.stage(times) for times in range(program.coarser, -1, -1)]
-        with self._timed("compile_s"), ThreadPoolExecutor(len(stages)) as pool:
-            made = list(pool.map(self.engine.compile, stages))
-        return [
-            {
-                "shape": stage.shape,
-                "step_traces": compiled.step_traces if fresh else 0,
-                "target_traces": 0,
-                "compile_s": round(compiled.compile_s, 3) if fresh else 0.0,
-                "device_bytes": compiled.device_bytes,
-            }
-            for stage, (compiled, fresh) in zip(stages, made, strict=True)
-        ]
 
     def _narrow(self, number: int, error: RuntimeError) -> None:
         """Halve the width of a chunk and of those after it, if `error` says that memory ran out.
@@ -636,52 +566,15 @@ class _Job:
             JaxstyleError: if one cell alone does not fit.
             RuntimeError: `error`, if it says something else.
         """
-        from jaxstyle import engine
-
-        if not engine.is_out_of_memory(error):
-            raise error
-        program = self._program(number)
-        if program.width == 1:
-            raise JaxstyleError(
-                "size", f"one {program.shape} image does not fit the device; give a smaller --size"
-            ) from error
-        alike = {n for n in self.todo if n >= number and self._program(n) == program}
-        self.plan = self.plan.narrowed(alike)
+        program = self.launcher.program(number)
+        alike = {n for n in self.todo if n >= number and self.launcher.program(n) == program}
+        self.launcher.narrow(alike, error)
         self.display.event(
             "back-off",
             f"out of memory at batch width {program.width}: going on with {program.width // 2}",
             shape=program.shape,
             width=program.width // 2,
         )
-
-    def _target(self, role: str, path: str, program: Program, coarser: int) -> Targets:
-        import jax
-
-        from jaxstyle import engine
-
-        key = _target_key(role, path, program, coarser)
-        if key not in self.targets:
-            pixels = images.halved(getattr(self.pictures, role)[path], coarser)
-            with self._timed("targets_s"):
-                before = self.engine.target_traces
-                try:
-                    stage, canvas = program.stage(coarser), self.coarse_canvas if coarser else None
-                    exact = role == "content" and canvas is None
-                    rows = self.engine.target_rows(stage, pixels, of_cells=exact, canvas=canvas)
-                except jax.errors.JaxRuntimeError as error:
-                    if not engine.is_out_of_memory(error):
-                        raise
-                    flag = "size" if role == "content" else "style_size"
-                    height, width = pixels.shape[:2]
-                    raise JaxstyleError(
-                        flag, f"{path} at {height}x{width} does not fit the device; give a smaller one"
-                    ) from error
-                made = self.made[self.current][-1 - coarser]
-                made["target_traces"] += self.engine.target_traces - before
-            # Of a content only P is ever used, of a style only A.
-            unused = {"style": ()} if role == "content" else {"content": ()}
-            self.targets[key] = rows._replace(**unused)
-        return self.targets[key]
 
     def _chunk(self, number: int) -> list[Launched]:
         """Compute the cells of a chunk, from its start again with half the width if memory runs out.
@@ -719,7 +612,7 @@ class _Job:
 
     def _kept(self, number: int, launches: list[list[Cell]]) -> Kept:
         """A chunk as an earlier process left it; from its start where there is nothing that can be used."""
-        program = self._program(number)
+        program = self.launcher.program(number)
         kept = Kept(self._checkpoint(number), launches, program.checkpoint_s(self.sweep.checkpoint_every))
         try:
             kept.load()
@@ -739,30 +632,34 @@ class _Job:
             coarse = 0.0 if cells[0].id in self.plan.previous else program.coarse_image_steps
             steps += len(cells) * (coarse + self.plan.cell_steps(cells[0].id))
         if (progress := kept.progress) is not None:
-            own = _worth(program, progress.coarser, progress.passes)
+            own = launches.worth(program, progress.coarser, progress.passes)
             for coarser in range(progress.coarser + 1, program.coarser + 1):
-                own += _worth(program, coarser, grid.COARSE_EVALUATIONS)
+                own += launches.worth(program, coarser, grid.COARSE_EVALUATIONS)
             steps += len(kept.current) * own
         return steps
 
     def _launch(self, cells: list[Cell], program: Program, kept: Kept) -> Launched:
         """Compute the cells of one launch; those with a warm start from pictures that are `kept`."""
-        before = [self.plan.previous.get(cell.id) for cell in cells]
-        warm = None
-        steps = self.plan.steps
-        if before[0] is not None:
-            program, steps = program.stage(0), (self.plan.warm_steps,)
-            pictures = {c.id: part.pixels[i, -1] for part in kept.done for i, c in enumerate(part.cells)}
-            warm = np.stack([pictures[id] for id in before if id is not None]).astype(np.float32)
-        outcome = self._advance(self._prepare(cells, program, warm), program, steps, kept)
-        pixels = images.to_uint8(outcome.images)
-        return Launched(cells, pixels, outcome.info._asdict(), outcome.diverged_step)
+
+        def on_segment(image_steps: float, progress: Callable[[], Progress], ending: bool) -> None:
+            self.display.advance(image_steps)
+            if self.pending is not None and self.pending.done():
+                self.pending.result()  # a full disk is told of now and not when this chunk is done
+            if kept.is_due() or ending:
+                seconds = kept.save(progress())
+                self.seconds["checkpoint_s"] += seconds
+                self.seconds["compute_s"] -= seconds
+                self.display.event("checkpoint", cells=[cell.id for cell in kept.current], seconds=seconds)
+
+        return self.launcher.launch(
+            cells, program, done=kept.done, begin=kept.progress, on_segment=on_segment
+        )
 
     def _store(self, number: int, parts: Sequence[Launched]) -> ChunkParts:
         """Commit a chunk and write its pictures; runs beside the computation of the next one."""
-        chunk, program = self.plan.chunks[number], self._program(number)
-        with self._timed("store_s"):
-            results = _chunk_parts(self.plan, program, self.sweep.keep, self.pictures, parts)
+        chunk, program = self.plan.chunks[number], self.launcher.program(number)
+        with timed(self.seconds, "store_s"):
+            results = launches.chunk_results(self.plan, program, self.sweep.keep, self.pictures, parts)
             mark = resume.fingerprint(self.checked.sources, self.plan, number)
             data = store.chunk_bytes(results, width=program.width, fingerprint=mark)
             self.run.write(store.chunk_name(number), data)
@@ -776,7 +673,7 @@ class _Job:
         """Wait for a chunk to be on the disk, and tell of it."""
         if pending is None:
             return
-        with self._timed("wait_s"):
+        with timed(self.seconds, "wait_s"):
             chunk, results = pending.result()
         self.display.cells_done(len(chunk.cells))
         self.display.event("chunk", chunk=chunk.number, cells=list(chunk.cells))
@@ -784,81 +681,6 @@ class _Job:
             for index in np.flatnonzero(result.diverged_step >= 0):
                 cell, step = int(result.cell[index]), int(result.diverged_step[index])
                 self.display.event("diverged", f"cell {cell} diverged at step {step}", cell=cell, step=step)
-
-    def _prepare(self, cells: list[Cell], program: Program, warm: np.ndarray | None) -> Launch:
-        """A launch of `cells`, from the images in `warm` or as each cell's own `init` says."""
-        from jaxstyle.engine import Launch, on_canvas
-
-        stages = [self._launch_stage(cells, program, times) for times in range(program.coarser, -1, -1)]
-        with self._timed("host_s"):
-            if warm is not None:
-                quiet = stages[-1].knobs._replace(noise_std=np.zeros(len(cells), np.float32))
-                return Launch(quiet, warm, stages[-1].targets)
-            first = program.stage(program.coarser)
-            canvas = (first.height_px, first.width_px) if first.canvas else None
-            start = [on_canvas(self.pictures.start(cell, program.coarser), canvas) for cell in cells]
-            return Launch(stages[-1].knobs, np.stack(start), stages[-1].targets, tuple(stages[:-1]))
-
-    def _launch_stage(self, cells: list[Cell], program: Program, coarser: int) -> Stage:
-        """Knobs and targets of `cells` in one stage of their program."""
-        import jax
-
-        from jaxstyle import step
-        from jaxstyle.engine import Stage
-
-        contents = list(dict.fromkeys(cell.content for cell in cells))
-        styles = list(dict.fromkeys(cell.style for cell in cells))
-        p = [self._target("content", path, program, coarser).content for path in contents]
-        a = [self._target("style", path, program, coarser).style for path in styles]
-        with self._timed("host_s"):
-            knobs = [
-                step.knobs(
-                    cell,
-                    program,
-                    self.sweep,
-                    content_row=contents.index(cell.content),
-                    style_row=styles.index(cell.style),
-                    extent=grid.halved(shape, coarser),
-                    full_extent=shape if coarser else None,
-                    steps=self.plan.cell_steps(cell.id),
-                )
-                for cell in cells
-                for shape in (self.pictures.shape(cell),)
-            ]
-            return Stage(
-                jax.tree.map(lambda *rows: np.stack(rows), *knobs),
-                step.Targets(
-                    content=tuple(np.stack(rows) for rows in zip(*p, strict=True)),
-                    style=tuple(np.stack(rows) for rows in zip(*a, strict=True)),
-                ),
-            )
-
-    def _advance(self, launch: Launch, program: Program, steps: Sequence[int], kept: Kept) -> Outcome:
-        count, begin = len(launch.start), kept.progress
-        passes_left = steps[-1]  # the pass that evaluates the last image is no step
-        if begin is not None and not begin.coarser:
-            passes_left -= min(begin.passes, passes_left)
-
-        def on_segment(coarser: int, passes: int, progress: Callable[[], Progress]) -> None:
-            nonlocal passes_left
-            if not coarser:
-                passes = min(passes, passes_left)
-                passes_left -= passes
-            self.display.advance(count * _worth(program, coarser, passes))
-            if self.pending is not None and self.pending.done():
-                self.pending.result()  # a full disk is told of now and not when this chunk is done
-            if kept.is_due() or asked():
-                seconds = kept.save(progress())
-                self.seconds["checkpoint_s"] += seconds
-                self.seconds["compute_s"] -= seconds
-                self.display.event("checkpoint", cells=[cell.id for cell in kept.current], seconds=seconds)
-            if (stop := asked()) is not None:
-                raise stop
-
-        with self._timed("compute_s"), cli.signals_held() as asked:
-            return self.engine.run(
-                program, launch, steps, keep=self.sweep.keep, begin=begin, on_segment=on_segment
-            )
 
     def _write_manifest(self, status: str) -> None:
         import jax
@@ -873,7 +695,7 @@ class _Job:
             seconds["image_steps_per_s"] = round(steps / self.seconds["compute_s"], 3)
         programs: dict[int, dict[str, Any]] = {p["index"]: p for p in self.earlier.get("programs", ())}
         for index, program in enumerate(plan.programs):
-            if program in self.made:
+            if program in self.launcher.made:
                 programs[index] = self._about(index, program)
         values = {
             "schema": store.SCHEMA,
@@ -899,7 +721,7 @@ class _Job:
             "precision": self.sweep.precision,
             "x64": bool(jax.config.read("jax_enable_x64")),
             "deterministic": self.sweep.deterministic,
-            "convolution": "winograd" if self.engine.winograd else "xla",
+            "convolution": "winograd" if self.launcher.engine.winograd else "xla",
             "prng": "threefry2x32",
             "resampling": "Pillow LANCZOS in uint8 sRGB",
             "weights": {
@@ -934,7 +756,7 @@ class _Job:
 
     def _about(self, index: int, program: Program) -> dict[str, Any]:
         """The manifest's words on a program that is ready."""
-        made = self.made[program]
+        made = self.launcher.made[program]
         return {
             "index": index,
             "shape": program.shape,
@@ -968,27 +790,6 @@ class _Job:
         )
         for sheet in result.sheets:
             self.display.event("sheet", f"contact sheet: {sheet}", path=str(sheet))
-
-
-def _target_key(role: str, path: str, program: Program, coarser: int) -> tuple[str, str, Any]:
-    """What a target depends on: never the width, and for a style not the shape of the cells either."""
-    if role == "content":
-        return role, path, replace(program.stage(coarser), width=1)
-    taps = program.content_taps, program.style_taps
-    return role, path, (*taps, program.pool, program.precision, coarser)
-
-
-class _Timer:
-    """Adds the time spent inside a `with` to a named sum."""
-
-    def __init__(self, seconds: dict[str, float], name: str):
-        self._seconds, self._name = seconds, name
-
-    def __enter__(self) -> None:
-        self._began = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._seconds[self._name] += time.perf_counter() - self._began
 
 
 def versions(*names: str) -> dict[str, str]:
@@ -1035,91 +836,8 @@ def _before(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [*manifest.get("before", []), {key: manifest[key] for key in kept if key in manifest}]
 
 
-def _worth(program: Program, coarser: int, passes: int) -> float:
-    """What passes of a stage of `program` cost, in steps of its full size."""
-    return passes * program.stage(coarser).step_flops / program.step_flops
-
-
 def _given(sweep: Sweep) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for (axis, path), text in sweep.given.items():
         found.setdefault(axis, {})[path] = text
     return found
-
-
-def _chunk_parts(
-    plan: Plan, program: Program, keep: str, pictures: Pictures, parts: Sequence[Launched]
-) -> list[ChunkResult]:
-    """The launches of a chunk in the form that is stored: a result for each image shape, in order."""
-    unordered = [cell for part in parts for cell in part.cells]
-    order = sorted(range(len(unordered)), key=lambda i: unordered[i].id)
-    cells = [unordered[i] for i in order]
-    pixels = np.concatenate([part.pixels for part in parts])[order]
-    curves = {
-        name: np.concatenate([_filled(part.curves[name], plan.steps[-1] + 1) for part in parts])[order]
-        for name in INFO
-    }
-    own = np.array([[tap in cell.style_weights for tap in program.style_taps] for cell in cells])
-    curves["style_layer_loss"] = np.where(own[:, None, :], curves["style_layer_loss"], np.nan)
-    diverged = np.concatenate([part.diverged_step for part in parts]).astype(np.int64)[order]
-    shapes = [pictures.shape(cell) for cell in cells]
-    found = []
-    for height, width in dict.fromkeys(shapes):
-        at = np.array([i for i, shape in enumerate(shapes) if shape == (height, width)])
-        found.append(
-            _chunk_result(
-                plan,
-                program,
-                keep,
-                np.array([cells[i].id for i in at], np.int64),
-                pixels[at, :, :height, :width],
-                {name: values[at] for name, values in curves.items()},
-                diverged[at],
-            )
-        )
-    return found
-
-
-def _filled(curve: np.ndarray, steps: int) -> np.ndarray:
-    """`curve` (cells, steps, ...) with NaN for the steps that a shorter trajectory does not have."""
-    missing = np.full((len(curve), steps - curve.shape[1], *curve.shape[2:]), np.nan, curve.dtype)
-    return np.concatenate([curve, missing], axis=1)
-
-
-def _chunk_result(
-    plan: Plan,
-    program: Program,
-    keep: str,
-    ids: np.ndarray,
-    pixels: np.ndarray,
-    curves: dict[str, np.ndarray],
-    diverged: np.ndarray,
-) -> ChunkResult:
-    total = np.where(np.isnan(curves["loss_total"]), np.inf, curves["loss_total"])
-    best = total.argmin(axis=1)
-    never = np.isinf(total.min(axis=1))
-    # The image of a cell that diverged at step d is that of step d - 1; at step 0 nothing was finite.
-    steps = np.array([plan.cell_steps(int(i)) for i in ids], np.int64)
-    last = np.where(diverged < 0, steps, np.maximum(diverged - 1, 0))
-    kept = best if keep == "best" else last
-    rows = np.arange(len(ids))
-    traced = list(plan.trace_steps)
-    shape = (pixels.shape[2], pixels.shape[3])
-    evaluations = [
-        grid.evaluations(shape, 0 if int(i) in plan.previous else program.coarser, n)
-        for i, n in zip(ids, steps, strict=True)
-    ]
-    return ChunkResult(
-        cell=ids,
-        image=pixels,
-        snapshot=plan.steps,
-        step=plan.trace_steps,
-        layer=program.style_taps,
-        diverged_step=diverged,
-        loss_best=np.where(never, np.nan, total.min(axis=1)).astype(np.float32),
-        step_best=np.where(never, -1, best).astype(np.int64),
-        evaluations=np.array(evaluations, np.float32),
-        steps=steps,
-        loss_final=np.stack([curves[name][rows, kept] for name in store.LOSSES], axis=1),
-        **{name: values[:, traced].astype(np.float32) for name, values in curves.items()},
-    )

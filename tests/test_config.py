@@ -87,7 +87,11 @@ WRONG = {
     "fast lbfgs": ({"fast": True}, "fast: is for sweeps by adam"),
     "fast rates": ({"fast": True, "learning_rate": (1.0, 2.0)}, "fast: several learning rates are Adam's"),
     "keep": ({"keep": "first"}, "keep: 'first' is not known; use last or best"),
-    "network": ({"network": "normalised"}, "network: normalised is not in this version"),
+    "network": ({"network": "whitened"}, "network: 'whitened' is not known; use raw or normalised"),
+    "style_weights": (
+        {"style_weights": "same"},
+        "style_weights: 'same' is not known; use equal or balanced",
+    ),
     "noise": ({"noise_std": -1.0}, "noise_std: -1.0 is out of range"),
     "zip of unequal axes": (
         {"grid": ({"seed": [1, 2], "alpha_beta": [1.0], "zip": ["seed", "alpha_beta"]},)},

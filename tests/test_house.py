@@ -9,9 +9,9 @@ from PIL import Image
 
 ORDER = """
 layers config cli grid images weights conv vgg19 losses optimizers step engine store report progress resume
-run
+calibration launches run
 """.split()  # noqa: SIM905
-COMMANDS = ("sweep",)
+COMMANDS = ("sweep", "calibrate")
 WITHOUT_JAX = (
     "layers",
     "config",
@@ -23,7 +23,9 @@ WITHOUT_JAX = (
     "report",
     "progress",
     "resume",
+    "launches",
     "sweep",
+    "calibrate",
 )
 
 

@@ -1,0 +1,412 @@
+"""From cells to launches: programs compiled, targets computed, knobs put together, cells driven.
+
+What a run and a single transfer have in common: nothing here knows a directory, and nothing is printed. A
+launch's bytes follow from its cells, their inputs and their program, never from who asked for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from jaxstyle import cli, grid, images, store, weights
+from jaxstyle.config import JaxstyleError, Sweep
+from jaxstyle.grid import Cell, Plan, Program
+from jaxstyle.images import Pictures
+from jaxstyle.resume import INFO, Launched
+from jaxstyle.store import ChunkResult
+
+if TYPE_CHECKING:
+    from jaxstyle.engine import Engine, Launch, Outcome, Progress, Stage
+    from jaxstyle.step import Targets
+
+TargetKey = tuple[str, str, Any]
+"""What a target depends on: `content` or `style`, its path, and how it is computed."""
+OnSegment = Callable[[float, "Callable[[], Progress]", bool], None]
+"""Called after every segment of a launch with the image-steps of the full size that it was worth, what
+fetches the launch's progress, and whether a signal asks to end, which is raised as soon as it returns."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What cells are computed from, found right."""
+
+    sweep: Sweep
+    """Resolved."""
+    cells: tuple[Cell, ...]
+    pictures: Pictures
+    weights: weights.Weights
+
+
+def read_inputs(sweep: Sweep) -> Inputs:
+    """The cells of a resolved sweep, its images and its weights.
+
+    Raises:
+        JaxstyleError: for a file that cannot be used or is not the one of `sweep.digests`.
+    """
+    cells = grid.cells(sweep)
+    pictures = Pictures(sweep, cells)
+    taps = {tap for cell in cells for tap in cell.taps}
+    loaded = weights.load(sweep.weights, taps=taps, network=sweep.network, pool=sweep.pool)
+    images.check_digest(loaded.path, loaded.sha256, sweep.digests.get(loaded.path))
+    return Inputs(sweep, cells, pictures, loaded)
+
+
+AnyInputs = TypeVar("AnyInputs", bound=Inputs)
+
+
+def calibrated(inputs: AnyInputs, device: Any) -> AnyInputs:
+    """`inputs` with numbers for every relative ratio and every balanced weight, measured if need be."""
+    if not any(grid.needs_balance(inputs.sweep, cell) for cell in inputs.cells):
+        return inputs
+    from jaxstyle import calibration
+    from jaxstyle.engine import Engine
+
+    # Whatever the cells' convolution is: a balance is a property of the images and the network.
+    engine = Engine(inputs.weights.layers, device=device, winograd=False)
+    sweep = calibration.measure(inputs.sweep, inputs.cells, inputs.pictures, engine)
+    return replace(inputs, sweep=sweep, cells=grid.cells(sweep))
+
+
+class Launcher:
+    """Computes the cells of a plan on a device, a launch at a time.
+
+    Args:
+        inputs: what they are computed from.
+        plan: their programs, widths and trajectories.
+        device: where.
+        seconds: sums by name that the time of every stage is added to: `compile_s`, `targets_s`,
+            `compute_s` and `host_s`.
+    """
+
+    def __init__(self, inputs: Inputs, plan: Plan, device: Any, seconds: dict[str, float]):
+        from jaxstyle import engine
+        from jaxstyle.engine import Engine
+
+        self.sweep, self.pictures = inputs.sweep, inputs.pictures
+        self.plan = plan
+        """As it now is: `narrow` changes it."""
+        self.seconds = seconds
+        stages = [p.stage(times) for p in plan.programs for times in range(p.coarser + 1)]
+        self.engine: Engine = Engine(
+            inputs.weights.layers,
+            cell_shapes={(p.height_px, p.width_px) for p in stages if not p.canvas},
+            cell_canvases={(p.height_px, p.width_px) for p in stages if p.canvas},
+            canvases=self.sweep.canvas == "auto",
+            device=device,
+            winograd=grid.uses_winograd(self.sweep, grid.device_kind(device.platform)),
+        )
+        edges = self.pictures.style_size_px, self.pictures.longest_px // 2
+        self._coarse_canvas = (
+            grid.canvas_of([(max(edges), max(edges))], engine.TARGET_CANVAS_PX)
+            if self.sweep.canvas == "auto"
+            else None
+        )
+        """What targets of coarser stages are computed on: one program for all of them."""
+        self.made: dict[Program, list[dict[str, Any]]] = {}
+        """What there is to say of the stages of each program that is ready, coarsest first."""
+        self._targets: dict[TargetKey, Targets] = {}
+
+    def program(self, number: int) -> Program:
+        """The program of a chunk as the plan now is."""
+        return self.plan.programs[self.plan.chunks[number].program]
+
+    def compile(self, program: Program) -> None:
+        """Compile the stages of `program` side by side."""
+        self.engine.network(program)  # which they share
+        stages = [program.stage(times) for times in range(program.coarser, -1, -1)]
+        with timed(self.seconds, "compile_s"), ThreadPoolExecutor(len(stages)) as pool:
+            made = list(pool.map(self.engine.compile, stages))
+        self.made[program] = [
+            {
+                "shape": stage.shape,
+                "step_traces": compiled.step_traces if fresh else 0,
+                "target_traces": 0,
+                "compile_s": round(compiled.compile_s, 3) if fresh else 0.0,
+                "device_bytes": compiled.device_bytes,
+            }
+            for stage, (compiled, fresh) in zip(stages, made, strict=True)
+        ]
+
+    def narrow(self, numbers: Collection[int], error: RuntimeError) -> None:
+        """Halve the width of the chunks of `numbers`, all of one program, if `error` says memory ran out.
+
+        Raises:
+            JaxstyleError: if one cell alone does not fit.
+            RuntimeError: `error`, if it says something else.
+        """
+        from jaxstyle import engine
+
+        if not engine.is_out_of_memory(error):
+            raise error
+        program = self.program(min(numbers))
+        if program.width == 1:
+            raise JaxstyleError(
+                "size", f"one {program.shape} image does not fit the device; give a smaller --size"
+            ) from error
+        self.plan = self.plan.narrowed(numbers)
+
+    # --- targets ----------------------------------------------------------------------------------
+
+    def drop_targets(self, unused: Callable[[TargetKey], bool]) -> None:
+        """Forget the targets that are not to be used again."""
+        for key in [key for key in self._targets if unused(key)]:
+            del self._targets[key]
+
+    def _target(self, role: str, path: str, program: Program, coarser: int) -> Targets:
+        import jax
+
+        from jaxstyle import engine
+
+        key = _target_key(role, path, program, coarser)
+        if key not in self._targets:
+            pixels = images.halved(getattr(self.pictures, role)[path], coarser)
+            with timed(self.seconds, "targets_s"):
+                before = self.engine.target_traces
+                try:
+                    stage, canvas = program.stage(coarser), self._coarse_canvas if coarser else None
+                    exact = role == "content" and canvas is None
+                    rows = self.engine.target_rows(stage, pixels, of_cells=exact, canvas=canvas)
+                except jax.errors.JaxRuntimeError as error:
+                    if not engine.is_out_of_memory(error):
+                        raise
+                    flag = "size" if role == "content" else "style_size"
+                    height, width = pixels.shape[:2]
+                    raise JaxstyleError(
+                        flag, f"{path} at {height}x{width} does not fit the device; give a smaller one"
+                    ) from error
+                made = self.made[self._current][-1 - coarser]
+                made["target_traces"] += self.engine.target_traces - before
+            # Of a content only P is ever used, of a style only A.
+            unused = {"style": ()} if role == "content" else {"content": ()}
+            self._targets[key] = rows._replace(**unused)
+        return self._targets[key]
+
+    # --- a launch ---------------------------------------------------------------------------------
+
+    def launch(
+        self,
+        cells: list[Cell],
+        program: Program,
+        *,
+        done: Sequence[Launched] = (),
+        begin: Progress | None = None,
+        on_segment: OnSegment = lambda image_steps, progress, ending: None,
+    ) -> Launched:
+        """Compute the cells of one launch.
+
+        Args:
+            cells: at most `program.width`; with a warm start all of them or none.
+            program: theirs, which has been compiled.
+            done: launches of the same chunk, from whose pictures those with a warm start begin.
+            begin: where an earlier process had come to, to go on from there.
+            on_segment: see `OnSegment`.
+
+        Raises:
+            cli.Interrupted: in a command, for a signal.
+        """
+        self._current = program
+        before = [self.plan.previous.get(cell.id) for cell in cells]
+        warm = None
+        steps = self.plan.steps
+        if before[0] is not None:
+            program, steps = program.stage(0), (self.plan.warm_steps,)
+            pictures = {c.id: part.pixels[i, -1] for part in done for i, c in enumerate(part.cells)}
+            warm = np.stack([pictures[id] for id in before if id is not None]).astype(np.float32)
+        outcome = self._advance(self._prepare(cells, program, warm), program, steps, begin, on_segment)
+        pixels = images.to_uint8(outcome.images)
+        return Launched(cells, pixels, outcome.info._asdict(), outcome.diverged_step)
+
+    def _prepare(self, cells: list[Cell], program: Program, warm: np.ndarray | None) -> Launch:
+        """A launch of `cells`, from the images in `warm` or as each cell's own `init` says."""
+        from jaxstyle.engine import Launch, on_canvas
+
+        stages = [self._launch_stage(cells, program, times) for times in range(program.coarser, -1, -1)]
+        with timed(self.seconds, "host_s"):
+            if warm is not None:
+                quiet = stages[-1].knobs._replace(noise_std=np.zeros(len(cells), np.float32))
+                return Launch(quiet, warm, stages[-1].targets)
+            first = program.stage(program.coarser)
+            canvas = (first.height_px, first.width_px) if first.canvas else None
+            start = [on_canvas(self.pictures.start(cell, program.coarser), canvas) for cell in cells]
+            return Launch(stages[-1].knobs, np.stack(start), stages[-1].targets, tuple(stages[:-1]))
+
+    def _launch_stage(self, cells: list[Cell], program: Program, coarser: int) -> Stage:
+        """Knobs and targets of `cells` in one stage of their program."""
+        import jax
+
+        from jaxstyle import step
+        from jaxstyle.engine import Stage
+
+        contents = list(dict.fromkeys(cell.content for cell in cells))
+        styles = list(dict.fromkeys(cell.style for cell in cells))
+        p = [self._target("content", path, program, coarser).content for path in contents]
+        a = [self._target("style", path, program, coarser).style for path in styles]
+        with timed(self.seconds, "host_s"):
+            knobs = [
+                step.knobs(
+                    cell,
+                    program,
+                    self.sweep,
+                    content_row=contents.index(cell.content),
+                    style_row=styles.index(cell.style),
+                    extent=grid.halved(shape, coarser),
+                    full_extent=shape if coarser else None,
+                    steps=self.plan.cell_steps(cell.id),
+                )
+                for cell in cells
+                for shape in (self.pictures.shape(cell),)
+            ]
+            return Stage(
+                jax.tree.map(lambda *rows: np.stack(rows), *knobs),
+                step.Targets(
+                    content=tuple(np.stack(rows) for rows in zip(*p, strict=True)),
+                    style=tuple(np.stack(rows) for rows in zip(*a, strict=True)),
+                ),
+            )
+
+    def _advance(
+        self,
+        launch: Launch,
+        program: Program,
+        steps: Sequence[int],
+        begin: Progress | None,
+        on_segment: OnSegment,
+    ) -> Outcome:
+        count = len(launch.start)
+        passes_left = steps[-1]  # the pass that evaluates the last image is no step
+        if begin is not None and not begin.coarser:
+            passes_left -= min(begin.passes, passes_left)
+
+        def tell(coarser: int, passes: int, progress: Callable[[], Progress]) -> None:
+            nonlocal passes_left
+            if not coarser:
+                passes = min(passes, passes_left)
+                passes_left -= passes
+            on_segment(count * worth(program, coarser, passes), progress, asked() is not None)
+            if (stop := asked()) is not None:
+                raise stop
+
+        with timed(self.seconds, "compute_s"), cli.signals_held() as asked:
+            return self.engine.run(
+                program, launch, steps, keep=self.sweep.keep, begin=begin, on_segment=tell
+            )
+
+
+def _target_key(role: str, path: str, program: Program, coarser: int) -> TargetKey:
+    """What a target depends on: never the width, and for a style not the shape of the cells either."""
+    if role == "content":
+        return role, path, replace(program.stage(coarser), width=1)
+    taps = program.content_taps, program.style_taps
+    return role, path, (*taps, program.pool, program.precision, coarser)
+
+
+def target_keys(plan: Plan, number: int) -> Iterator[TargetKey]:
+    """The targets that the cells of a chunk use."""
+    program = plan.programs[plan.chunks[number].program]
+    for i in plan.chunks[number].cells:
+        for role in ("content", "style"):
+            for coarser in range(program.coarser + 1):
+                yield _target_key(role, getattr(plan.cells[i], role), program, coarser)
+
+
+def worth(program: Program, coarser: int, passes: int) -> float:
+    """What passes of a stage of `program` cost, in steps of its full size."""
+    return passes * program.stage(coarser).step_flops / program.step_flops
+
+
+@contextlib.contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """A while whose length is added to a named sum."""
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[name] += time.perf_counter() - began
+
+
+# --- what launches came to ------------------------------------------------------------------------
+
+
+def chunk_results(
+    plan: Plan, program: Program, keep: str, pictures: Pictures, parts: Sequence[Launched]
+) -> list[ChunkResult]:
+    """The launches of a chunk in the form that is stored: a result for each image shape, in order."""
+    unordered = [cell for part in parts for cell in part.cells]
+    order = sorted(range(len(unordered)), key=lambda i: unordered[i].id)
+    cells = [unordered[i] for i in order]
+    pixels = np.concatenate([part.pixels for part in parts])[order]
+    curves = {
+        name: np.concatenate([_filled(part.curves[name], plan.steps[-1] + 1) for part in parts])[order]
+        for name in INFO
+    }
+    own = np.array([[tap in cell.style_weights for tap in program.style_taps] for cell in cells])
+    curves["style_layer_loss"] = np.where(own[:, None, :], curves["style_layer_loss"], np.nan)
+    diverged = np.concatenate([part.diverged_step for part in parts]).astype(np.int64)[order]
+    shapes = [pictures.shape(cell) for cell in cells]
+    found = []
+    for height, width in dict.fromkeys(shapes):
+        at = np.array([i for i, shape in enumerate(shapes) if shape == (height, width)])
+        found.append(
+            _chunk_result(
+                plan,
+                program,
+                keep,
+                np.array([cells[i].id for i in at], np.int64),
+                pixels[at, :, :height, :width],
+                {name: values[at] for name, values in curves.items()},
+                diverged[at],
+            )
+        )
+    return found
+
+
+def _filled(curve: np.ndarray, steps: int) -> np.ndarray:
+    """`curve` (cells, steps, ...) with NaN for the steps that a shorter trajectory does not have."""
+    missing = np.full((len(curve), steps - curve.shape[1], *curve.shape[2:]), np.nan, curve.dtype)
+    return np.concatenate([curve, missing], axis=1)
+
+
+def _chunk_result(
+    plan: Plan,
+    program: Program,
+    keep: str,
+    ids: np.ndarray,
+    pixels: np.ndarray,
+    curves: dict[str, np.ndarray],
+    diverged: np.ndarray,
+) -> ChunkResult:
+    total = np.where(np.isnan(curves["loss_total"]), np.inf, curves["loss_total"])
+    best = total.argmin(axis=1)
+    never = np.isinf(total.min(axis=1))
+    # The image of a cell that diverged at step d is that of step d - 1; at step 0 nothing was finite.
+    steps = np.array([plan.cell_steps(int(i)) for i in ids], np.int64)
+    last = np.where(diverged < 0, steps, np.maximum(diverged - 1, 0))
+    kept = best if keep == "best" else last
+    rows = np.arange(len(ids))
+    traced = list(plan.trace_steps)
+    shape = (pixels.shape[2], pixels.shape[3])
+    evaluations = [
+        grid.evaluations(shape, 0 if int(i) in plan.previous else program.coarser, n)
+        for i, n in zip(ids, steps, strict=True)
+    ]
+    return ChunkResult(
+        cell=ids,
+        image=pixels,
+        snapshot=plan.steps,
+        step=plan.trace_steps,
+        layer=program.style_taps,
+        diverged_step=diverged,
+        loss_best=np.where(never, np.nan, total.min(axis=1)).astype(np.float32),
+        step_best=np.where(never, -1, best).astype(np.int64),
+        evaluations=np.array(evaluations, np.float32),
+        steps=steps,
+        loss_final=np.stack([curves[name][rows, kept] for name in store.LOSSES], axis=1),
+        **{name: values[:, traced].astype(np.float32) for name, values in curves.items()},
+    )
