@@ -1,4 +1,4 @@
-"""`python -m jaxstyle.calibrate CONTENT STYLE`: what a ratio of content to style is worth for two images."""
+"""`python -m jaxstyle.calibrate CONTENT STYLE`: what a ratio of content to style is worth for them."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ POOLS, NETWORKS = ("avg", "max"), ("raw", "normalised")
 class Arguments:
     """What a ratio of content to style is worth for a content and a style image.
 
-    Prints each layer's share of the style loss of the content image, how hard each loss pulls at a noise and
-    at a content start, the alpha/beta at which pure content and pure style would cost the same (what 1x means
-    to --alpha-beta of jaxstyle.sweep), and how that moves with size, pooling and network.
+    Prints each layer's share of the style loss of the content image, how hard each loss pulls at a noise
+    and at a content start, the alpha/beta at which pure content and pure style would cost the same (what 1x
+    means to --alpha-beta of jaxstyle.sweep), and how that moves with size, pooling and network.
     """
 
     content: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CONTENT")]
@@ -178,7 +178,8 @@ def _print(found: dict[str, Any]) -> None:
     console.print(table)
     console.print("pull: root mean square of the gradient of w_l E_l, per pixel value\n")
     console.print(
-        f"balance: alpha/beta {found['balance']:.3g} (1x) = L_style(content) {found['style_loss_of_content']:.3g}"
+        f"balance: alpha/beta {found['balance']:.3g} (1x)"
+        f" = L_style(content) {found['style_loss_of_content']:.3g}"
         f" / L_content(style) {found['content_loss_of_style']:.3g}"
     )
     ratio = found["pull"]["noise"]["alpha_beta"]

@@ -1,8 +1,8 @@
-"""What a ratio of content to style is worth: the two losses of one pair of images, weighed against each other.
+"""What a ratio of content to style is worth: the losses of one pair of images, weighed against each other.
 
-alpha/beta means something only beside the losses it multiplies, and these move by decades with the network's
-scaling, the pooling, the size and the layers. What stays is the *balance*: the ratio at which the two pure
-pictures would cost the same,
+alpha/beta means something only beside the losses it multiplies, and these move by decades with the
+network's scaling, the pooling, the size and the layers. What stays is the *balance*: the ratio at which the
+two pure pictures would cost the same,
 
     balance = L_style(content image) / L_content(style image, fitted to the content's shape)
 
@@ -65,7 +65,7 @@ class Balance:
 
 
 def balanced_weights(layer_loss: Mapping[str, float]) -> dict[str, float]:
-    """Weights with which every layer has the same share: w_l = (1/E_l) / sum_k (1/E_k), so that they sum to 1.
+    """Weights that give every layer the same share: w_l = (1/E_l) / sum_k (1/E_k); they sum to 1.
 
     Raises:
         JaxstyleError: if a layer's loss is 0, or not finite: there is nothing to weigh it by.
@@ -236,7 +236,7 @@ def pull(sweep: Sweep, cell: Cell, balance: Balance, pictures: Pictures, engine:
         gradient = engine.gradient(program, knobs, targets, image).astype(np.float64)
         return float(np.sqrt(np.square(gradient).mean()))
 
-    noise = np.asarray(step.noise(np.uint32(0), (*shape, 3)))
+    noise = np.asarray(step.noise(np.asarray(0, np.uint32), (*shape, 3)))
     starts = {
         "noise": images.mean_image(*shape) + sweep.noise_std * noise,
         "content": pictures.content[cell.content].astype(np.float32),

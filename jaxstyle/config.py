@@ -120,8 +120,8 @@ class Sweep:
     init: tuple[str, ...] = ("noise",)
     """Starting images: noise, content, style, or a path to any image."""
     alpha_beta: tuple[float | str, ...] = (1e-3,)
-    """Ratios of content to style weight; 0 is texture synthesis. 0.1x is that multiple of the ratio at which
-    pure content and pure style would cost the same, measured first (see python -m jaxstyle.calibrate)."""
+    """Ratios of content to style weight; 0 is texture synthesis. 0.1x is that multiple of the ratio at
+    which pure content and pure style would cost the same, measured first (see jaxstyle.calibrate)."""
     learning_rate: tuple[float, ...] = ()
     """Adam's learning rates, in grey levels; with lbfgs, how far its first step moves the pixel that it
     moves farthest (default: 10)."""

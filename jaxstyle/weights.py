@@ -191,15 +191,15 @@ def normalised(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The network whose activations are those of `raw` over the mean of their filter.
 
-    W'_l[i, o] = W_l[i, o] s_{l-1}[i] / s_l[o] and b'_l = b_l / s_l, with s_l the means of layer l and s_0 = 1
-    for the image (Gatys et al. 2016, section 2: "scaling the weights such that the mean activation of each
-    convolutional filter over images and positions is equal to one"). Rectification and both poolings commute
-    with positive factors, so nothing else changes.
+    W'_l[i, o] = W_l[i, o] s_{l-1}[i] / s_l[o] and b'_l = b_l / s_l, with s_l the means of layer l and
+    s_0 = 1 for the image (Gatys et al. 2016, section 2: "scaling the weights such that the mean activation
+    of each convolutional filter over images and positions is equal to one"). Rectification and both
+    poolings commute with positive factors, so nothing else changes.
 
-    # Differs from Gatys et al. (2016): a filter that is dead over those images (`DEAD`) is not brought to mean
-    # 1. It keeps its place among its layer's others, scaled by the median of their means. Divided by its
-    # own, one filter of conv2_1 would make up all of the style loss wherever an image wakes it: 99 % with
-    # average pooling, 99.99 % with max (`calibrate` on a photograph in The Starry Night).
+    # Differs from Gatys et al. (2016): a filter that is dead over those images (`DEAD`) is not brought to
+    # mean 1. It keeps its place among its layer's others, scaled by the median of their means. Divided by
+    # its own, one filter of conv2_1 would make up all of the style loss wherever an image wakes it: 99 %
+    # with average pooling, 99.99 % with max (`calibrate` on a photograph in The Starry Night).
 
     Args:
         raw: (kernel, bias) by name, from conv1_1 downwards without a gap.

@@ -11,9 +11,9 @@ is read here by an unpickler that knows four names and builds nothing but descri
 The second is Keras' own float32 file, copied as it is into the same layout.
 
 Beside each layer stand the mean activations of its filters with either pooling, over the eight pictures
-among the package's examples that were not drawn: what `--network normalised` is made from (Gatys et al. 2016 took them over
-ImageNet's validation images, which are not ours to ship). They are computed by the package itself and
-rounded to four digits, so that other machines come to the same ones.
+among the package's examples that are not drawn by a script: what `--network normalised` is made from
+(Gatys et al. 2016 took them over ImageNet's validation images, which are not ours to ship). They are
+computed by the package itself and rounded to four digits, so that other machines come to the same ones.
 
 The same source gives the same bytes with one version of h5py, whenever and wherever it is run.
 """

@@ -19,11 +19,15 @@ CHECKED = [f"jaxstyle.{name}" for name in ("conv", "engine", "images", "launches
 CHECKED += [f"jaxstyle.{name}" for name in ("optimizers", "run", "step", "store", "vgg19", "weights")]
 install_import_hook(CHECKED, "beartype.beartype")
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
 
 from jaxstyle import layers, weights
+
+hypothesis.settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("unhurried")
 
 ROOT = Path(__file__).resolve().parent.parent
 

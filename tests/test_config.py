@@ -1,11 +1,12 @@
 """Settings: what is accepted, what is refused and how, and which source wins."""
 
+import os
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from jaxstyle import config, layers
+from jaxstyle import config, grid, layers
 from jaxstyle.config import JaxstyleError, RunOptions, Sweep, assemble, resolve
 
 IMAGES = {"content": ("c.png",), "style": ("s.png",)}
@@ -46,19 +47,60 @@ def test_the_optimizer_and_what_its_name_decides(named, optimizer, memory, pyram
     assert resolve(sweep) == sweep
 
 
+# What the deck says of its experiments, by preset: steps, alpha/beta, layers, starts, seeds.
+FIVE = "conv1_1+conv2_1+conv3_1+conv4_1+conv5_1"
+DECK = {
+    "tradeoff": {"steps": (3000,), "alpha_beta": (1e-1, 1e-2, 1e-3, 1e-4), "init": ("noise",)},
+    "content-layer": {"steps": (3000,), "content_layer": ("conv2_2", "conv4_2"), "alpha_beta": (1e-3,)},
+    "style-layer": {"steps": (3000,), "alpha_beta": (1e-3,), "content_layer": ("conv4_2",)},
+    "initialisation": {"steps": (3000,), "init": ("noise", "content")},
+    "pathological": {"steps": (3000, 10000), "alpha_beta": (1e-3,)},
+    "stochastic": {"steps": (3000,), "alpha_beta": (1e-3,), "seed": (0, 1, 2, 3)},
+    "photorealistic": {"steps": (5000,), "init": ("content",)},
+    "deck": {"steps": (3000,)},
+}
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in config.PRESETS.glob("*.toml")))
-def test_a_preset_of_the_deck_is_a_plain_optimizer_from_the_full_size(name):
-    assembled = assemble({"preset": name, "out": "/nowhere"})
+def test_a_preset_names_images_that_are_there_and_takes_overrides(name):
+    assembled = assemble({"preset": name, "content": ["a.png"], "size": "64", "steps": [7]})
     assert assembled.name == name
-    assert all(Path(path).is_file() for path in (*assembled.sweep.content, *assembled.sweep.style))
-    if name == "demo":
-        return
+    own = assemble({"preset": name}).sweep
+    inits = [init for table in config.tables(own) for init in table["init"] if "/" in init]
+    assert all(Path(path).is_file() for path in (*own.content, *own.style, *inits))
     sweep = assembled.sweep
+    assert (sweep.content, sweep.size, sweep.steps) == ((os.path.abspath("a.png"),), "64", (7,))
+    assert all(table["content"] == sweep.content for table in config.tables(sweep))
+
+
+@pytest.mark.parametrize("name", sorted(DECK))
+def test_a_preset_of_the_deck_is_its_experiment_by_plain_adam(name):
+    sweep = assemble({"preset": name}).sweep
     assert (sweep.optimizer, sweep.schedule, sweep.pyramid, sweep.keep) == ("adam", "constant", 0, "last")
-    assert sweep.steps == (3000,)
+    assert {key: getattr(sweep, key) for key in DECK[name]} == DECK[name]
     twin = assemble({"preset": name, "fast": True}).sweep
-    assert (twin.optimizer, twin.pyramid, twin.steps) == ("lbfgs", 2, (750,))
+    assert (twin.optimizer, twin.pyramid) == ("lbfgs", 2)
+    assert twin.steps == tuple(n // 4 for n in sweep.steps)
     assert [getattr(twin, a) for a in config.AXES] == [getattr(sweep, a) for a in config.AXES]
+
+
+def test_the_deck_as_one_run_is_the_union_of_its_experiments():
+    parts = ("tradeoff", "content-layer", "style-layer", "initialisation", "stochastic")
+
+    def settings(name):
+        return {
+            (*(getattr(cell, axis) for axis in config.AXES[:4]), cell.init, cell.alpha_beta, cell.seed)
+            for cell in grid.cells(assemble({"preset": name}).sweep)
+        }
+
+    assert settings("deck") == set.union(*map(settings, parts))
+
+
+def test_style_layers_are_single_ones_and_the_papers_growing_sets():
+    sets = assemble({"preset": "style-layer"}).sweep.style_layers
+    assert {"conv2_1", "conv4_1", "conv1_1", FIVE} <= set(sets)
+    grown = [text for text in sets if FIVE.startswith(text)]
+    assert [text.count("+") for text in grown] == [0, 1, 2, 3, 4]
 
 
 def test_fast_makes_the_twin_of_a_sweep_by_adam():
@@ -191,7 +233,7 @@ def test_a_flag_replaces_its_axis_in_every_grid(tmp_path):
         ("resume = true", "of which run? give its directory with --out"),
         ("tolerance = 2", "tolerance: early stopping is not in this version"),
         ("content = 5", "content: 5 is not a text"),
-        ('preset = "nothing"', "preset: 'nothing' is not known in this version; use content-layer, demo"),
+        ('preset = "nothing"', "preset: 'nothing' is not known in this version; use content-layer, deck"),
         ('log_format = "xml"', "log_format: 'xml' is not known; use text or json"),
         ("json = true", "json: it prints the plan; give it together with --dry-run"),
     ],

@@ -1,0 +1,207 @@
+"""The balance of content and style: against the oracle, its laws, and what a sweep makes of it."""
+
+import json
+
+import numpy as np
+import oracle
+import pytest
+from conftest import random_image, run_python
+from PIL import Image
+
+from jaxstyle import calibrate, calibration, config, grid, run, step, weights
+from jaxstyle.calibration import balanced_weights
+from jaxstyle.config import JaxstyleError, RunOptions, Sweep
+from jaxstyle.engine import Engine
+from jaxstyle.images import Pictures
+
+FIVE = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A content of 64x48 px and a style of another shape, as files."""
+    folder = tmp_path_factory.mktemp("images")
+    paths = {}
+    for name, height, width, seed in (("content", 48, 64, 1), ("style", 64, 40, 2)):
+        paths[name] = str(folder / f"{name}.png")
+        Image.fromarray(random_image(height, width, seed)).save(paths[name])
+    return paths
+
+
+def weighed(images, loaded, **settings):
+    """The balance of the two images, and everything it was made from."""
+    settings = {"size": "64", "alpha_beta": ("1x",), **settings}
+    sweep = config.resolve(Sweep(content=(images["content"],), style=(images["style"],), **settings))
+    (cell,) = grid.cells(sweep)
+    pictures, engine = Pictures(sweep, [cell]), Engine(loaded, winograd=False)
+    return calibration.Scales(sweep, [cell], pictures, engine).of(cell), sweep, cell, pictures, engine
+
+
+def test_the_balance_is_the_oracles(images, vgg19_weights):
+    found, _, cell, pictures, _ = weighed(images, vgg19_weights)
+    content, style = pictures.content[cell.content], pictures.style[cell.style]
+    fitted = pictures.fitted(cell.style, (48, 64))
+    alone = {"alpha": 0.0, "beta": 1.0}
+    at_content, _ = oracle.loss_and_gradient(vgg19_weights, content, content, style, **alone)
+    at_style, _ = oracle.loss_and_gradient(vgg19_weights, fitted, content, style, **alone)
+    assert found.style_loss == pytest.approx(at_content["style"], rel=1e-4)
+    assert found.content_loss == pytest.approx(at_style["content"], rel=1e-5)
+    assert found.alpha_beta == pytest.approx(at_content["style"] / at_style["content"], rel=1e-4)
+    for name in FIVE:
+        assert found.layer_loss[name] == pytest.approx(at_content["layers"][name], rel=1e-4)
+    grams = oracle.style_grams(vgg19_weights, style, FIVE, "avg")
+    for name in FIVE:
+        assert found.gram_trace[name] == pytest.approx(np.trace(grams[name]), rel=1e-5)
+    assert sum(found.shares.values()) == pytest.approx(1.0)
+    assert found.shares["conv4_1"] > 0.5  # FIELD's and everybody's finding with the raw network
+
+
+@pytest.mark.parametrize("scale", [0.25, 8.0])
+def test_features_times_s_make_the_balance_times_s_squared(images, narrow, scale):
+    """L_content goes with s^2 and L_style with s^4."""
+    first = next(iter(narrow))
+    scaled = {
+        name: (kernel * (scale if name == first else 1), bias * scale)
+        for name, (kernel, bias) in narrow.items()
+    }
+    plain, larger = (weighed(images, loaded)[0].alpha_beta for loaded in (narrow, scaled))
+    assert larger / plain == pytest.approx(scale**2, rel=1e-4)
+
+
+def test_how_hard_losses_pull_is_the_oracles_gradient(images, vgg19_weights):
+    balance, sweep, cell, pictures, engine = weighed(images, vgg19_weights)
+    found = calibration.pull(sweep, cell, balance, pictures, engine)
+    content, style = pictures.content[cell.content], pictures.style[cell.style]
+    noise = np.array([123.68, 116.779, 103.939]) + np.asarray(
+        step.noise(np.asarray(0, np.uint32), (48, 64, 3))
+    )
+
+    def rms(image, **weights):
+        gradient = oracle.loss_and_gradient(vgg19_weights, image, content, style, **weights)[1]
+        return np.sqrt((gradient**2).mean())
+
+    assert found["noise"].content == pytest.approx(rms(noise, alpha=1.0, beta=0.0), rel=1e-3)
+    assert found["noise"].style == pytest.approx(rms(noise, alpha=0.0, beta=1.0), rel=1e-3)
+    only = {"alpha": 0.0, "beta": 1.0, "style_weights": {"conv2_1": 0.2}}
+    assert found["content"].layer["conv2_1"] == pytest.approx(rms(content, **only), rel=1e-3)
+    assert found["content"].content == 0
+    assert found["content"].alpha_beta == np.inf
+
+
+def test_balanced_weights_give_each_layer_its_equal_share(images, vgg19_weights):
+    found = weighed(images, vgg19_weights, style_weights="balanced")[0]
+    assert list(found.shares.values()) == pytest.approx([0.2] * 5)
+    assert sum(found.weights.values()) == pytest.approx(1.0)
+    own = weighed(images, vgg19_weights, style_weights="balanced", style_layers=("conv1_1:2+conv2_1:0.5",))[
+        0
+    ]
+    assert own.weights == {"conv1_1": 2.0, "conv2_1": 0.5}
+
+
+def test_what_cannot_be_balanced_says_so(images, vgg19_weights):
+    with pytest.raises(JaxstyleError, match=r"^style_weights: the style loss of conv2_1 is 0 "):
+        balanced_weights({"conv1_1": 1.0, "conv2_1": 0.0})
+    same = {"content": images["content"], "style": images["content"]}
+    with pytest.raises(JaxstyleError, match=r"^alpha_beta: no balance: the style image's content loss"):
+        weighed(same, vgg19_weights)
+
+
+def test_the_normalised_networks_balance_is_decades_below_the_raw_ones(images, vgg19_weights):
+    raw = weighed(images, vgg19_weights)[0].alpha_beta
+    normalised = weighed(images, weights.load(network="normalised").layers)[0].alpha_beta
+    assert 1e-7 < normalised / raw < 1e-3
+
+
+# --- in a sweep ------------------------------------------------------------------------------------
+
+SMALL = {"size": "32", "steps": (2,), "optimizer": "adam", "style_layers": ("conv1_1+conv2_1",)}
+SMALL |= {"content_layer": ("conv2_2",)}
+
+
+def test_a_relative_ratio_becomes_a_number_that_the_spec_keeps(images, tmp_path, monkeypatch):
+    sweep = Sweep(
+        content=(images["content"],),
+        style=(images["style"],),
+        alpha_beta=("0.1x", 1e-3, "2x"),
+        style_weights="balanced",
+        **SMALL,
+    )
+    first = run.run_sweep(sweep, RunOptions(out=str(tmp_path / "a"), quiet=True))
+    given = [row["alpha_beta_given"] for row in first.rows]
+    assert given == ["0.1x", 1e-3, "2x"]
+    low, plain, high = (row["alpha_beta"] for row in first.rows)
+    assert high / low == pytest.approx(20)
+    assert plain == 1e-3
+
+    # At 2x the balance, pure content costs half of what pure style does: by the oracle, from the CSV alone.
+    recorded = dict(part.split(":") for part in first.rows[0]["style_layer_weights"].split("+"))
+    ours = {name: float(w) for name, w in recorded.items()}
+    assert sum(ours.values()) == pytest.approx(1.0)
+    resolved = config.resolve(sweep)
+    pictures = Pictures(resolved, grid.cells(resolved))
+    content, style = pictures.content[images["content"]], pictures.style[images["style"]]
+    fitted = pictures.fitted(images["style"], content.shape[:2])
+    about = {"content_layer": "conv2_2", "style_weights": ours, "alpha": 0.0}
+    layers = weights.load(taps=["conv2_2"]).layers
+    at_content, _ = oracle.loss_and_gradient(layers, content, content, style, **about)
+    at_style, _ = oracle.loss_and_gradient(layers, fitted, content, style, **about)
+    assert at_content["style"] * 2 == pytest.approx(high * at_style["content"], rel=1e-4)
+    shares = [ours[name] * at_content["layers"][name] for name in ours]
+    assert shares[0] == pytest.approx(shares[1], rel=1e-4)
+
+    # The spec has what was measured: nothing is measured again, and the results are the same bytes.
+    monkeypatch.setattr(calibration.Scales, "of", None)
+    again = config.assemble({"spec": str(tmp_path / "a" / "spec.toml"), "out": str(tmp_path / "b")})
+    run.run_sweep(again.sweep, RunOptions(out=str(tmp_path / "b"), quiet=True))
+    for name in ("results.csv", "results.h5", "spec.toml"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+    resumed = run.run_sweep(sweep, RunOptions(out=str(tmp_path / "a"), resume=True, quiet=True))
+    assert resumed.rows == first.rows
+
+
+def test_what_a_spec_measured_is_dropped_with_what_it_was_measured_for(images, tmp_path):
+    table = {**images, "content_layer": "conv2_2", "style_layers": "conv1_1+conv2_1"}
+    table |= {"alpha_beta": 0.5, "weights": {"conv1_1": 0.25, "conv2_1": 0.75}}
+    sweep = config.resolve(
+        Sweep(content=(images["content"],), style=(images["style"],), alpha_beta=("1x",), balance=(table,))
+    )
+    (tmp_path / "s.toml").write_text(config.to_toml(sweep, {}))
+    spec = {"spec": str(tmp_path / "s.toml")}
+    assert config.assemble(spec).sweep.balance == (table,)
+    assert config.assemble({**spec, "seed": [3]}).sweep.balance == (table,)
+    for changed in ({"size": "48"}, {"pool": "max"}, {"network": "normalised"}):
+        assert config.assemble({**spec, **changed}).sweep.balance == ()
+
+
+def test_a_dry_run_of_relative_ratios_measures_nothing(images, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(calibration.Scales, "of", None)
+    sweep = Sweep(content=(images["content"],), style=(images["style"],), alpha_beta=("1x",), **SMALL)
+    run.dry_run(sweep, RunOptions(out=str(tmp_path / "none"), json=True, dry_run=True))
+    assert json.loads(capsys.readouterr().out)["cells"] == 1
+
+
+def test_the_command_prints_a_table_and_json(images, capsys):
+    flags = [images["content"], images["style"], "--size", "64x48"]
+    for extra in ([], ["--json"]):
+        with pytest.raises(SystemExit) as stop:
+            calibrate.main([*flags, *extra])
+        assert stop.value.code == 0
+    text, _, tail = capsys.readouterr().out.partition("{")
+    found = json.loads("{" + tail)
+    assert f"{found['balance']:.3g} (1x)" in text
+    assert [line["layer"] for line in found["layers"]] == list(FIVE)
+    assert {(m["network"], m["pool"]) for m in found["moves"]} == {
+        (network, pool) for network in ("raw", "normalised") for pool in ("avg", "max")
+    }
+    balances = {(m["network"], m["pool"]): m["balance"] for m in found["moves"]}
+    assert balances["raw", "avg"] == found["balance"]
+    assert balances["raw", "max"] > balances["raw", "avg"]
+
+
+def test_a_wrong_layer_is_one_line(images):
+    done = run_python("-m", "jaxstyle.calibrate", *images.values(), "--style-layers", "conv9_1")
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "jaxstyle: error: style_layers: VGG19 has no layer 'conv9_1'; did you mean"
+    )
+    assert len(done.stderr.splitlines()) == 1
