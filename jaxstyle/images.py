@@ -18,7 +18,7 @@ import re
 import stat
 import struct
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -319,11 +319,23 @@ def halved(pixels: UInt8[np.ndarray, "h w 3"], times: int) -> UInt8[np.ndarray, 
 class Pictures:
     """Every image file of a sweep, read once, checked, and brought to the sizes it is used at.
 
+    Args:
+        sweep: resolved.
+        cells: its cells.
+        in_memory: pixels that are no files, by the absolute path that stands for them.
+
     Raises:
         JaxstyleError: for a file that cannot be used, is too small, or is not the one of `digests`.
     """
 
-    def __init__(self, sweep: Sweep, cells: Iterable[Cell]):
+    def __init__(
+        self,
+        sweep: Sweep,
+        cells: Iterable[Cell],
+        *,
+        in_memory: Mapping[str, UInt8[np.ndarray, "h w 3"]] | None = None,
+    ):
+        self._in_memory = in_memory or {}
         size = parse_size(sweep.size)
         self.longest_px = size if isinstance(size, int) else max(size)
         """The longest edge of a content's target size."""
@@ -360,7 +372,11 @@ class Pictures:
                 self._starts[path, shape] = fit(pixels, *shape)
 
     def _read(self, sweep: Sweep, path: str) -> UInt8[np.ndarray, "h w 3"]:
-        picture = read(path)
+        if (pixels := self._in_memory.get(path)) is not None:
+            check_edges(Path(path).name, *pixels.shape[:2])
+            picture = Picture(pixels, hashlib.sha256(pixels.tobytes()).hexdigest())
+        else:
+            picture = read(path)
         check_digest(path, picture.sha256, sweep.digests.get(path))
         self.sha256[path] = picture.sha256
         self.pixels_sha256[path] = hashlib.sha256(picture.pixels.tobytes()).hexdigest()
@@ -417,4 +433,20 @@ def png_bytes(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
     """The PNG file of `pixels`."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+SAVED: dict[str, dict[str, Any]] = {
+    ".png": {"format": "PNG"},
+    ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+    ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+    ".webp": {"format": "WEBP", "quality": 95},
+}
+"""How a picture is saved, by the end of its file's name."""
+
+
+def file_bytes(pixels: UInt8[np.ndarray, "h w 3"], suffix: str) -> bytes:
+    """The file of `pixels` whose name ends in `suffix`, one of `SAVED`."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, **SAVED[suffix.lower()])
     return buffer.getvalue()

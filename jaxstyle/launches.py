@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -44,14 +44,18 @@ class Inputs:
     weights: weights.Weights
 
 
-def read_inputs(sweep: Sweep) -> Inputs:
+def read_inputs(sweep: Sweep, *, in_memory: Mapping[str, np.ndarray] | None = None) -> Inputs:
     """The cells of a resolved sweep, its images and its weights.
+
+    Args:
+        sweep: resolved.
+        in_memory: see `Pictures`.
 
     Raises:
         JaxstyleError: for a file that cannot be used or is not the one of `sweep.digests`.
     """
     cells = grid.cells(sweep)
-    pictures = Pictures(sweep, cells)
+    pictures = Pictures(sweep, cells, in_memory=in_memory)
     taps = {tap for cell in cells for tap in cell.taps}
     loaded = weights.load(sweep.weights, taps=taps, network=sweep.network, pool=sweep.pool)
     images.check_digest(loaded.path, loaded.sha256, sweep.digests.get(loaded.path))

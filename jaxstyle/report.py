@@ -223,11 +223,13 @@ def heading(record: Record) -> str:
 # --- drawing --------------------------------------------------------------------------------------
 
 
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def page_font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """What sheets are lettered in."""
     return ImageFont.load_default(FONT_PX)
 
 
-def _extent(text: str, font: Any) -> tuple[int, int]:
+def extent(text: str, font: Any) -> tuple[int, int]:
+    """(width, height) in px that a text takes."""
     if not text:
         return 0, 0
     left, top, right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).multiline_textbbox(
@@ -236,7 +238,8 @@ def _extent(text: str, font: Any) -> tuple[int, int]:
     return math.ceil(right - min(left, 0)), math.ceil(bottom - min(top, 0))
 
 
-def _scaled(pixels: UInt8[np.ndarray, "h w 3"], longest: int) -> Image.Image:
+def scaled(pixels: UInt8[np.ndarray, "h w 3"], longest: int) -> Image.Image:
+    """`pixels`, made smaller if an edge is longer than `longest` px."""
     image = Image.fromarray(pixels)
     if max(image.size) > longest:
         image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
@@ -245,8 +248,8 @@ def _scaled(pixels: UInt8[np.ndarray, "h w 3"], longest: int) -> Image.Image:
 
 def _head(line: Line, font: Any, picture: Callable[[str], np.ndarray | None], longest: int) -> Image.Image:
     """The label of a row or column with its contents and styles in small."""
-    small = [_scaled(p, longest) for path in line.pictures if (p := picture(path)) is not None]
-    text_w, text_h = _extent(line.label, font)
+    small = [scaled(p, longest) for path in line.pictures if (p := picture(path)) is not None]
+    text_w, text_h = extent(line.label, font)
     width = max([text_w, sum(s.width for s in small) + PAD_PX * max(0, len(small) - 1), 1])
     height = text_h + (max(s.height for s in small) + PAD_PX if small else 0)
     head = Image.new("RGB", (width, max(height, 1)), PAPER)
@@ -272,18 +275,18 @@ def draw(
         tile: the pixels of a tile.
         picture: the pixels of a content or style by its path, None where it is gone.
     """
-    font = _font()
+    font = page_font()
     longest = min(
         THUMBNAIL_PX,
         SHEET_PX // (len(sheet.columns) + 1) - PAD_PX,
         SHEET_PX // (len(sheet.rows) + 1) - PAD_PX,
     )
-    pictures = {place: _scaled(tile(t), longest) for place, t in sheet.tiles.items()}
+    pictures = {place: scaled(tile(t), longest) for place, t in sheet.tiles.items()}
     # Beside small pictures the heads are small too: they must not outweigh what they stand for.
     head_px = min(HEADER_PX, max(max(image.size) for image in pictures.values()))
     rows = [_head(line, font, picture, head_px) for line in sheet.rows]
     columns = [_head(line, font, picture, head_px) for line in sheet.columns]
-    captions = {place: _extent(text, font) for place, text in sheet.captions.items()}
+    captions = {place: extent(text, font) for place, text in sheet.captions.items()}
 
     def widest(j: int) -> int:
         tiles = [p.width for (_, column), p in pictures.items() if column == j]
@@ -300,7 +303,7 @@ def draw(
     )
     for j in range(len(columns)):
         xs.append(xs[-1] + widest(j) + PAD_PX)
-    title_w, title_h = _extent(title, font)
+    title_w, title_h = extent(title, font)
     top = PAD_PX + title_h + PAD_PX
     ys.append(top + (max(c.height for c in columns) + PAD_PX if any(s.label for s in sheet.columns) else 0))
     for i in range(len(rows)):
@@ -338,7 +341,7 @@ class _Sources:
                 self._found[path] = None
             else:
                 same = picture.sha256 == self._digests.get(path, picture.sha256)
-                self._found[path] = np.asarray(_scaled(picture.pixels, 2 * HEADER_PX)) if same else None
+                self._found[path] = np.asarray(scaled(picture.pixels, 2 * HEADER_PX)) if same else None
         return self._found[path]
 
 
