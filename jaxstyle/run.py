@@ -6,6 +6,7 @@ and the images have been found right.
 
 from __future__ import annotations
 
+import collections
 import datetime
 import functools
 import hashlib
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
+from jaxtyping import UInt8
 
 from jaxstyle import cli, config, grid, images, launches, report, resume, store
 from jaxstyle.config import JaxstyleError, RunOptions, Sweep
@@ -36,6 +38,8 @@ from jaxstyle.resume import Kept, Launched, Sources
 from jaxstyle.store import Checkpoint, ChunkResult, Record, RunDirectory
 
 if TYPE_CHECKING:
+    import xarray
+
     from jaxstyle.engine import Memory, Progress
 
 ChunkParts = tuple[Chunk, list[ChunkResult]]
@@ -81,12 +85,91 @@ class Run:
         """0 if every cell is done, 1 if some diverged."""
         return 1 if self.diverged else 0
 
-    def image(self, cell: int) -> np.ndarray:
-        """The final picture of a cell, uint8 (h, w, 3), RGB."""
-        names = {row["cell"]: row["image"] for row in self.rows}
-        if cell not in names:
-            raise JaxstyleError(str(self.path), f"has no cell {cell}; it has {len(names)}")
-        return images.read(str(self.path / names[cell])).pixels
+    def _row(self, cell: int) -> dict[str, Any]:
+        found = [row for row in self.rows if row["cell"] == cell]
+        if not found:
+            raise JaxstyleError(
+                str(self.path), f"has no cell {cell}; it has {counted(len(self.rows), 'cell')}"
+            )
+        return found[0]
+
+    def image(self, cell: int, step: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
+        """A picture of a cell, RGB.
+
+        Args:
+            cell: its number.
+            step: the snapshot to take, one of the `steps` of the sweep; None for the final picture.
+
+        Raises:
+            JaxstyleError: if there is no such cell or snapshot.
+        """
+        row = self._row(cell)
+        last = int(row["steps"])
+        path = self.path / (row["image"] if step is None else store.image_name(cell, step, last))
+        if step is not None and not path.exists():
+            earlier = sorted(path.parent.glob(f"{cell:06d}-step*.png"))
+            steps = [*(int(p.stem.partition("-step")[2]) for p in earlier), last]
+            raise JaxstyleError(
+                str(self.path),
+                f"cell {cell} has no picture after {step} steps; it has {' and '.join(map(str, steps))}",
+            )
+        return images.read(str(path)).pixels
+
+    def losses(self, cell: int) -> dict[str, np.ndarray]:
+        """The loss curves of a cell: float32 arrays over the steps that are in `step`.
+
+        `loss_total`, `loss_content` and `loss_style`, and E_l of each of its own style layers under the
+        layer's name. Where the cell had diverged they are NaN.
+
+        Raises:
+            JaxstyleError: if there is no such cell, or no `results.h5` yet.
+        """
+        row = self._row(cell)
+        own = [name for name, _ in config.style_set(row["style_layers"])]
+        with self._results() as file:
+            group = file[f"{row['height']}x{row['width']}"]
+            assert isinstance(group, h5py.Group)
+            (at,) = np.flatnonzero(store.dataset(group, "cell")[()] == cell)
+            names = [name.decode() for name in store.dataset(group, "layer")[()]]
+            layers = store.dataset(group, "style_layer_loss")[at]
+            found = {"step": store.dataset(group, "step")[()]}
+            found |= {name: store.dataset(group, name)[at] for name in store.LOSSES}
+            return found | {name: layers[:, names.index(name)] for name in own}
+
+    def dataset(self, shape: str | None = None) -> xarray.Dataset:
+        """All cells of one image shape, read from `results.h5` as they are used; close it after use.
+
+        Its axes are coordinates of the dimension `cell`: `data["loss_total"].groupby("alpha_beta")`.
+
+        Args:
+            shape: `HxW`, such as `192x256`; needed only where a run has several.
+
+        Raises:
+            JaxstyleError: without xarray, for a shape that the run has not, or without `results.h5`.
+        """
+        try:
+            import xarray
+        except ImportError:
+            raise JaxstyleError(
+                "xarray", "is not installed; pip install 'jaxstyle[analysis]', or read results.h5 with h5py"
+            ) from None
+        with self._results() as file:
+            shapes = sorted(map(str, file))
+        if shape is None and len(shapes) > 1:
+            raise JaxstyleError(str(self.path), f"has pictures of {' and '.join(shapes)}; name one of them")
+        if shape is not None and shape not in shapes:
+            raise JaxstyleError(
+                str(self.path), f"has no pictures of {shape}; it has {' and '.join(shapes)}"
+            )
+        path = self.path / "results.h5"
+        return xarray.open_dataset(path, group=shape or shapes[0], engine="h5netcdf")
+
+    def _results(self) -> h5py.File:
+        path = self.path / "results.h5"
+        if not path.is_file():
+            mend = f"python -m jaxstyle.report {shlex.quote(str(self.path))} makes it of what there is"
+            raise JaxstyleError(str(path), f"is not there yet; {mend}")
+        return h5py.File(path, "r")
 
 
 # --- before a run ---------------------------------------------------------------------------------
@@ -144,13 +227,14 @@ class _Planned:
     """Of each program."""
 
 
-def _plan(checked: Inputs, device: Any, before: Plan | None = None) -> _Planned:
+def _plan(checked: Inputs, device: Any, before: Plan | None = None, *, measure: bool = True) -> _Planned:
     """The plan of a run on a device, and what its launches take.
 
     Args:
         checked: what it computes from.
         device: where it is to run.
         before: the plan of the cells that were there already, if it is gone on with or extended.
+        measure: whether a device other than a CPU is asked what a launch takes, by compiling it twice.
     """
     from jaxstyle import engine
 
@@ -182,7 +266,7 @@ def _plan(checked: Inputs, device: Any, before: Plan | None = None) -> _Planned:
             before=before,
         )
 
-    if platform != "cpu":
+    if measure and platform != "cpu":
         # The largest program is measured, the others are taken to need as much by their activations.
         largest = max(
             plan(lambda *_: 1, memory, canvas="off").programs, key=lambda p: (p.bytes_per_cell(), p.shape)
@@ -445,6 +529,14 @@ def open_run(path: str | os.PathLike[str]) -> Run:
     record = store.open_record(Path(path))
     sheets = sorted((record.path / "sheets").glob("*.png"))
     return Run(record.path, store.rows(record), sheets)
+
+
+def launcher(inputs: Inputs, options: RunOptions) -> Launcher:
+    """What computes a few cells without a run directory, on a device that has the memory for one."""
+    device = _start_jax(inputs.sweep, options)
+    planned = _plan(inputs, device, measure=False)
+    _check_memory(planned, device)
+    return Launcher(inputs, planned.plan, device, collections.defaultdict(float))
 
 
 class _Job:
