@@ -2,10 +2,11 @@
 
     import jaxstyle
 
+    picture = jaxstyle.stylize("a.jpg", "b.jpg", size=256, alpha_beta=1e-2)
     run = jaxstyle.run_sweep(jaxstyle.Sweep(content=("a.jpg",), style=("b.jpg",), seed=("0:4",)))
     run = jaxstyle.open_run("runs/0001-sweep")
 
-Importing this package imports no JAX; `run_sweep` does.
+Importing this package imports no JAX; `run_sweep`, `stylize` and `feature_maps` do.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxstyle.config import JaxstyleError, RunOptions, Sweep
     from jaxstyle.run import Run, open_run, run_sweep
+    from jaxstyle.single import feature_maps, stylize
 
 _HOMES = {
     "JaxstyleError": "config",
@@ -25,9 +27,21 @@ _HOMES = {
     "Run": "run",
     "open_run": "run",
     "run_sweep": "run",
+    "feature_maps": "single",
+    "stylize": "single",
 }
 
-__all__ = ["JaxstyleError", "Run", "RunOptions", "Sweep", "__version__", "open_run", "run_sweep"]
+__all__ = [
+    "JaxstyleError",
+    "Run",
+    "RunOptions",
+    "Sweep",
+    "__version__",
+    "feature_maps",
+    "open_run",
+    "run_sweep",
+    "stylize",
+]
 
 try:
     __version__ = importlib.metadata.version("jaxstyle")

@@ -6,9 +6,11 @@ import importlib
 import sys
 
 COMMANDS = {
+    "transfer": "one image in, one image out",
     "sweep": "run a grid of style transfers; without arguments, the demo",
     "report": "rebuild the tables, pictures and contact sheets of a run",
     "calibrate": "what a ratio of content to style is worth for two images",
+    "features": "draw what chosen layers of the network see in an image",
 }
 
 
@@ -28,7 +30,7 @@ def main() -> None:
 
         print(f"jaxstyle {__version__}")
         raise SystemExit(0)
-    known = " or ".join(COMMANDS)
+    known = ", ".join(COMMANDS)
     print(f"jaxstyle: error: {name}: no such command; use {known}", file=sys.stderr)
     raise SystemExit(2)
 

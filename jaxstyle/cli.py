@@ -27,6 +27,8 @@ import tyro
 from jaxstyle.config import JaxstyleError, one_line, unknown_key
 
 T = TypeVar("T")
+SHORT = {"-o": "--out"}
+"""Flags that have a short form, by it."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ def parse(command: type[T], arguments: Sequence[str], program: str) -> Parsed[T]
     flags = _flags(command)
     named = []
     for argument in arguments:
+        argument = SHORT.get(argument, argument)
         if argument == "--help" or not re.match(r"--[A-Za-z]", argument):
             continue
         name = argument[2:].partition("=")[0].replace("-", "_")

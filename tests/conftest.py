@@ -16,7 +16,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from jaxtyping import install_import_hook
 
 CHECKED = [f"jaxstyle.{name}" for name in ("conv", "engine", "images", "launches", "losses")]
-CHECKED += [f"jaxstyle.{name}" for name in ("optimizers", "run", "step", "store", "vgg19", "weights")]
+CHECKED += [
+    f"jaxstyle.{name}" for name in ("optimizers", "run", "single", "step", "store", "vgg19", "weights")
+]
 install_import_hook(CHECKED, "beartype.beartype")
 
 import hypothesis

@@ -9,9 +9,9 @@ from PIL import Image
 
 ORDER = """
 layers config cli grid images weights conv vgg19 losses optimizers step engine store report progress resume
-calibration launches run
+calibration launches run single
 """.split()  # noqa: SIM905
-COMMANDS = ("sweep", "calibrate")
+COMMANDS = ("sweep", "transfer", "calibrate", "features")
 WITHOUT_JAX = (
     "layers",
     "config",
@@ -26,6 +26,8 @@ WITHOUT_JAX = (
     "launches",
     "sweep",
     "calibrate",
+    "transfer",
+    "features",
 )
 
 
@@ -56,7 +58,7 @@ def test_a_module_imports_only_from_above(name):
 
 def test_modules_that_promise_to_need_no_jax_import_none():
     code = "import sys\n" + "".join(f"import jaxstyle.{name}\n" for name in WITHOUT_JAX)
-    code += "import jaxstyle.run\n"  # imports the engine inside its functions
+    code += "import jaxstyle.run, jaxstyle.single\n"  # import the engine inside its functions
     code += "assert not {'jax', 'jaxlib', 'flax', 'optax'} & set(sys.modules), 'JAX was imported'\n"
     run_python("-c", code, check=True)
 

@@ -1,0 +1,233 @@
+"""`python -m jaxstyle.features IMAGE`: what chosen layers of VGG19 see in an image, as a labelled sheet.
+
+A channel's strength is its mean activation over all positions; the strongest come first. Each map has its
+own scale, and its positions are drawn as squares: the few that a high layer has are seen as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from jaxtyping import Float, Int, UInt8
+from PIL import Image, ImageDraw
+
+from jaxstyle import cli, images, report, single, store
+from jaxstyle.config import JaxstyleError, RunOptions
+from jaxstyle.report import INK, PAD_PX, PAPER
+
+TILE_PX = 160
+"""The longest edge of a map on the sheet."""
+GRID_PX = 8 * (TILE_PX + PAD_PX)
+"""How wide the maps may lie side by side."""
+MIN_COLUMN_PX = 128
+"""What the text under a map takes."""
+MAX_NAME = 60
+BOLD: dict[str, Any] = {"stroke_width": 0.3, "stroke_fill": INK}
+MAX_CHANNELS = 512
+COLOUR_BAR_PX = 200
+BRIGHT = 0.99
+"""The part of a map's positions that the colours span; the strongest ones beyond it are drawn alike. Drawn
+up to its maximum, many a map would be dark but for a few positions."""
+PICTURE_PX = 256
+"""The longest edge of the image itself."""
+FAINT = (110, 108, 102)
+GAP_PX = 2 * PAD_PX
+"""Between a layer and the next."""
+RAMP = (
+    (68, 1, 84), (72, 36, 117), (65, 68, 135), (53, 95, 141), (42, 120, 142), (33, 145, 140),
+    (34, 168, 132), (66, 190, 113), (122, 209, 81), (189, 223, 38), (253, 231, 37),
+)  # fmt: skip
+"""viridis at every tenth of its length: lightness rises evenly, so that equal steps look equal."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Draw the feature maps of an image at chosen layers, the strongest channels first."""
+
+    image: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
+    """The image."""
+    layers: tuple[str, ...] = single.FEATURE_LAYERS
+    """Layers to draw, after their ReLU: conv1_1 to conv5_4."""
+    channels: int = 24
+    """How many channels of each: those with the largest mean activation."""
+    size: str = "256"
+    """Longest edge of the image, or WxH to fill and crop."""
+    pool: str = "avg"
+    """Pooling of the network: avg or max."""
+    weights: str | None = None
+    """VGG19 weights: a converted file or Keras' notop file (default: the packaged ones)."""
+    out: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "features.png"
+    """The sheet: a .png, .jpg or .webp file, which is replaced if it is there."""
+    json: bool = False
+    """Print the channels that are drawn, their means and their maxima, as JSON."""
+    no_compile_cache: bool = False
+    """Keep no compiled programs in the user's cache directory."""
+
+
+def strongest(maps: Float[np.ndarray, "h w c"], count: int) -> Int[np.ndarray, " k"]:
+    """The channels of the largest mean activation, at most `count`, the strongest first."""
+    means = maps.mean(axis=(0, 1), dtype=np.float64)
+    return np.argsort(-means, kind="stable")[:count]
+
+
+def coloured(values: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Values from 0 to 1 in colours that grow lighter."""
+    at = np.clip(values, 0, 1)
+    places = np.linspace(0, 1, len(RAMP))
+    bands = [np.interp(at, places, band) for band in zip(*RAMP, strict=True)]
+    return np.rint(np.stack(bands, axis=-1)).astype(np.uint8)
+
+
+def tile(values: Float[np.ndarray, "h w"], tile_px: int) -> Image.Image:
+    """One map from 0 to `BRIGHT` of its values; a small one in whole squares, a large one averaged down."""
+    height, width = values.shape
+    share = tile_px / max(height, width)
+    if share < 1:
+        size = max(1, round(width * share)), max(1, round(height * share))
+        grey = Image.fromarray(np.asarray(values, np.float32)).resize(size, Image.Resampling.BOX)
+        values = np.asarray(grey)
+    top = float(np.quantile(values, BRIGHT, method="higher")) or float(values.max())
+    drawn = Image.fromarray(coloured(values / top if top > 0 else values))
+    times = max(1, int(share))
+    return drawn.resize((drawn.width * times, drawn.height * times), Image.Resampling.NEAREST)
+
+
+def table(image: str, maps: Mapping[str, Float[np.ndarray, "h w c"]], channels: int) -> dict[str, Any]:
+    """What `--json` prints: the channels that are drawn, in numbers."""
+    return {
+        "image": image,
+        "layers": [
+            {
+                "layer": layer,
+                "height": values.shape[0],
+                "width": values.shape[1],
+                "channels": [
+                    {"channel": int(c), "mean": float(one.mean(dtype=np.float64)), "max": float(one.max())}
+                    for c in strongest(values, channels)
+                    for one in (values[:, :, c],)
+                ],
+            }
+            for layer, values in maps.items()
+        ],
+    }
+
+
+def draw(
+    name: str,
+    picture: UInt8[np.ndarray, "h w 3"],
+    maps: Mapping[str, Float[np.ndarray, "h2 w2 c"]],
+    *,
+    channels: int,
+    pool: str,
+) -> Image.Image:
+    """The sheet.
+
+    Args:
+        name: of the image.
+        picture: the image as the network got it.
+        maps: of every layer to draw.
+        channels: how many of each.
+        pool: the network's pooling, for the heading.
+    """
+    font = report.page_font()
+    line_px = report.extent("Ag", font)[1] + 4
+    height_px, width_px = picture.shape[:2]
+    small = report.scaled(picture, PICTURE_PX)
+    head = (
+        (f"What VGG19 sees in {name if len(name) <= MAX_NAME else name[:MAX_NAME] + '...'}", INK),
+        (f"{width_px} x {height_px} px, {pool} pooling, after each layer's ReLU", FAINT),
+        ("", INK),
+        ("Under each map: its channel, and its mean activation over all", FAINT),
+        ("positions; the largest mean comes first.", FAINT),
+    )
+    blocks = []
+    for layer, values in maps.items():
+        order = strongest(values, channels)
+        labels = [(str(c), f"mean {values[:, :, c].mean():.3g}") for c in order]
+        blocks.append((layer, values.shape, [tile(values[:, :, c], TILE_PX) for c in order], labels))
+    column_px = max(MIN_COLUMN_PX, *(tiles[0].width for _, _, tiles, _ in blocks)) + PAD_PX
+    # As many as go across, in rows of one length.
+    most = max(len(tiles) for _, _, tiles, _ in blocks)
+    across = -(-most // -(-most // max(1, GRID_PX // column_px)))
+    row_px = [tiles[0].height + line_px + PAD_PX for _, _, tiles, _ in blocks]
+    heights = [
+        line_px + PAD_PX // 2 + -(-len(tiles) // across) * row + GAP_PX
+        for (_, _, tiles, _), row in zip(blocks, row_px, strict=True)
+    ]
+    left = top = 2 * PAD_PX
+    beside = left + small.width + 2 * PAD_PX
+    below = top + max(small.height, (len(head) + 2) * line_px) + 2 * PAD_PX
+    texts_px = max(report.extent(text, font)[0] for text, _ in head)
+    width = max(left + across * column_px, beside + texts_px) + 2 * PAD_PX
+    page = Image.new("RGB", (width, below + sum(heights)), PAPER)
+    pen = ImageDraw.Draw(page)
+
+    page.paste(small, (left, top))
+    for text, ink in head:
+        pen.text((beside, top), text, fill=ink, font=font)
+        top += line_px
+    ramp = Image.fromarray(coloured(np.linspace(0, 1, COLOUR_BAR_PX)[None]))
+    page.paste(ramp.resize((COLOUR_BAR_PX, line_px // 2)), (beside, top + line_px // 2))
+    pen.text((beside, top + line_px), "0", fill=FAINT, font=font)
+    end = f"its strongest {1 - BRIGHT:.0%}"
+    end_px = beside + COLOUR_BAR_PX - report.extent(end, font)[0]
+    pen.text((end_px, top + line_px), end, fill=FAINT, font=font)
+
+    top = below
+    for (layer, (h, w, count), tiles, labels), row, height in zip(blocks, row_px, heights, strict=True):
+        pen.text((left, top), layer, fill=INK, font=font, **BOLD)
+        few = f", the {len(tiles)} strongest" if len(tiles) < count else ", the strongest first"
+        said = f"{count} channels of {w} x {h} positions{few}"
+        pen.text((left + report.extent(layer, font)[0] + 2 * PAD_PX, top), said, fill=FAINT, font=font)
+        for index, (one, (channel, mean)) in enumerate(zip(tiles, labels, strict=True)):
+            x = left + index % across * column_px
+            y = top + line_px + PAD_PX // 2 + index // across * row
+            page.paste(one, (x, y))
+            pen.text((x, y + one.height + 2), channel, fill=INK, font=font, **BOLD)
+            x += report.extent(channel, font)[0] + PAD_PX
+            pen.text((x, y + one.height + 2), mean, fill=FAINT, font=font)
+        top += height
+    return page
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """`python -m jaxstyle.features IMAGE`; leaves by SystemExit with the exit code."""
+
+    def command() -> int:
+        asked = cli.parse(Arguments, sys.argv[1:] if arguments is None else arguments, "jaxstyle.features")
+        flags = asked.value
+        if not 1 <= flags.channels <= MAX_CHANNELS:
+            why = f"{flags.channels} is out of range; it must be 1 to {MAX_CHANNELS}"
+            raise JaxstyleError("channels", why)
+        out = single.check_out(flags.out, {"the image": flags.image, "the weights": flags.weights})
+        cli.keep_freed_memory()
+        seen = single.look(
+            flags.image,
+            flags.layers,
+            size=flags.size,
+            pool=flags.pool,
+            weights=flags.weights,
+            options=RunOptions(no_compile_cache=flags.no_compile_cache),
+        )
+        page = draw(
+            Path(flags.image).name, seen.pixels, seen.maps, channels=flags.channels, pool=flags.pool
+        )
+        store.write_atomic(out, images.file_bytes(np.asarray(page), out.suffix))
+        if flags.json:
+            print(json.dumps(table(flags.image, seen.maps, flags.channels)))
+        else:
+            print(f"feature maps: {flags.out}")
+        return 0
+
+    cli.run(command)
+
+
+if __name__ == "__main__":
+    main()

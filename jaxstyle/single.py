@@ -1,0 +1,271 @@
+"""One picture at a time: a transfer without a run directory, and what the network sees in an image.
+
+A transfer is a sweep of one cell: the same settings, the same plan and the same launch, hence the same
+bytes. Nothing is written, but compiled programs in the user's cache.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from jaxstyle import config, images, launches, run, store
+from jaxstyle.config import JaxstyleError, RunOptions, Sweep
+from jaxstyle.progress import Display
+
+FEATURE_LAYERS = ("conv1_2", "conv4_2")
+"""A low layer and a high one: edges and colours; parts of things."""
+MAX_NAME_BYTES = 220
+"""Of a file; what it is written under until it is whole is longer."""
+_NOT_SINGLE = {
+    **dict.fromkeys(("max_cells", "split_depth", "warm_steps"), "is for several cells"),
+    **dict.fromkeys(("checkpoint_every", "trace_every", "digests", "given"), "is for run directories"),
+    "grid": "is for several cells",
+}
+"""Settings of a sweep that mean nothing for a single transfer, and why."""
+SETTINGS = tuple(name for name in config.SWEEP_KEYS if name not in (*_NOT_SINGLE, "content", "style"))
+"""What `stylize` takes beside the two images."""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A finished transfer."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+    """The picture, RGB: of a transfer that diverged the last finite one."""
+    losses: Mapping[str, float]
+    """`loss_total`, `loss_content` and `loss_style` of that image."""
+    diverged_step: int
+    """The first step without a finite loss, or -1."""
+
+
+def single_sweep(content: Any, style: Any, settings: Mapping[str, Any]) -> Sweep:
+    """The resolved sweep of one cell: names and meanings are those of `Sweep`, axes take one value.
+
+    Raises:
+        JaxstyleError: for a name that is no setting, a value that is wrong, or several values.
+    """
+    for name in settings:
+        if name in _NOT_SINGLE:
+            raise JaxstyleError(name, f"{_NOT_SINGLE[name]}; use jaxstyle.sweep for that")
+        if name not in SETTINGS:
+            raise config.unknown_key(name, SETTINGS, what=name)
+    several = (*config.AXES, "steps")
+    given: dict[str, Any] = {
+        name: value if name not in several or isinstance(value, list | tuple) else (value,)
+        for name, value in settings.items()
+    }
+    sweep = config.resolve(Sweep(**{"content": (content,), "style": (style,), **given}))
+    for name in several:
+        if (count := len(getattr(sweep, name))) != 1:
+            raise JaxstyleError(
+                name, f"has {count} values and a single transfer takes one; jaxstyle.sweep takes several"
+            )
+    return sweep
+
+
+def transfer(
+    sweep: Sweep,
+    options: RunOptions | None = None,
+    *,
+    in_memory: Mapping[str, UInt8[np.ndarray, "h w 3"]] | None = None,
+) -> Transfer:
+    """Compute the one cell of `sweep`.
+
+    Args:
+        sweep: of one cell, resolved.
+        options: what to print, and whether to keep compiled programs.
+        in_memory: images that are no files, by the path that stands for them in `sweep`.
+
+    Raises:
+        JaxstyleError: for an image or weights that cannot be used, or too little memory.
+        cli.Interrupted: in a command, for a signal.
+    """
+    options = options or RunOptions(quiet=True)
+    inputs = launches.read_inputs(sweep, in_memory=in_memory)
+    launcher = run.launcher(inputs, options)
+    import jax
+
+    plan, program = launcher.plan, launcher.program(0)
+    with Display(quiet=options.quiet, log_format=options.log_format) as display:
+        for path, notes in inputs.pictures.notes.items():
+            display.event("note", f"{path}: {', '.join(notes)}", path=path, notes=notes)
+        display.event("compile", f"compiling the {program.shape} step", shape=program.shape)
+        try:
+            launcher.compile(program)
+            display.start(image_steps=plan.image_steps + plan.coarse_image_steps, cells=1)
+            launched = launcher.launch(
+                list(plan.cells), program, on_segment=lambda steps, *_: display.advance(steps)
+            )
+        except jax.errors.JaxRuntimeError as error:
+            launcher.narrow((0,), error)  # one cell has no narrower form: this raises
+            raise
+        display.finish()
+    (part,) = launches.chunk_results(plan, program, sweep.keep, inputs.pictures, [launched])
+    losses = {name: float(value) for name, value in zip(store.LOSSES, part.loss_final[0], strict=True)}
+    return Transfer(part.image[0, -1], losses, int(part.diverged_step[0]))
+
+
+def stylize(
+    content: str | os.PathLike[str] | np.ndarray,
+    style: str | os.PathLike[str] | np.ndarray,
+    **settings: Any,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """`content` in the style of `style`: the picture that the same cell of a sweep gets, to the byte.
+
+        picture = jaxstyle.stylize("photo.jpg", "painting.jpg", size=256, alpha_beta=1e-2)
+
+    Nothing is printed, and no file is left but compiled programs in the user's cache.
+
+    Args:
+        content: the path of an image, or its pixels: RGB, uint8, 0 to 255.
+        style: likewise.
+        settings: of `jaxstyle.Sweep`, by its names, axes with one value each: `size`, `steps`,
+            `alpha_beta`, `content_layer`, `style_layers`, `init` (also pixels), `seed` and so on.
+
+    Returns:
+        The picture, RGB.
+
+    Raises:
+        JaxstyleError: for an image or a setting that is wrong, or a transfer that diverged.
+    """
+    in_memory: dict[str, np.ndarray] = {}
+    content, style = _named("content", content, in_memory), _named("style", style, in_memory)
+    if "init" in settings:
+        settings["init"] = _named("init", settings["init"], in_memory)
+    sweep = single_sweep(content, style, settings)
+    done = transfer(sweep, in_memory=in_memory)
+    if done.diverged_step >= 0:
+        raise JaxstyleError(
+            "stylize", f"diverged at step {done.diverged_step}; try a smaller alpha_beta or learning_rate"
+        )
+    return done.image
+
+
+# --- what the network sees ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An image as the network gets it, and its feature maps."""
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    maps: dict[str, Float[np.ndarray, "h2 w2 c"]]
+    """By layer, from the image downwards: activations after the ReLU, float32."""
+
+
+def look(
+    image: str | os.PathLike[str] | np.ndarray,
+    layers: Sequence[str] = FEATURE_LAYERS,
+    *,
+    size: int | str = 256,
+    pool: str = "avg",
+    weights: str | os.PathLike[str] | None = None,
+    options: RunOptions | None = None,
+) -> Seen:
+    """What VGG19 makes of one image, computed as the content of a cell is; see `feature_maps`."""
+    names = [config.layer_name("layers", name) for name in layers]
+    for name in names:
+        if names.count(name) > 1:
+            raise JaxstyleError("layers", f"{name} is there twice; give each once")
+    if not names:
+        raise JaxstyleError("layers", "no layer; give at least one")
+    in_memory: dict[str, np.ndarray] = {}
+    path = _named("image", image, in_memory)
+    # The smallest sweep that has these layers: of its cells' contents no more than the targets is made.
+    blank = _named("no style", np.zeros((config.MIN_SIZE_PX, config.MIN_SIZE_PX, 3), np.uint8), in_memory)
+    sweep = Sweep(
+        content=(path,),
+        style=(blank,),
+        content_layer=tuple(names),
+        style_layers=(names[0],),
+        size=str(size),
+        style_size=config.MIN_SIZE_PX,
+        pool=pool,
+        optimizer="adam",
+        steps=(1,),
+        weights=None if weights is None else os.fspath(weights),
+    )
+    inputs = launches.read_inputs(config.resolve(sweep), in_memory=in_memory)
+    launcher = run.launcher(inputs, options or RunOptions())
+    pixels, program = inputs.pictures.content[inputs.cells[0].content], launcher.program(0)
+    found = launcher.engine.target_rows(program, pixels, of_cells=True).content
+    return Seen(
+        pixels, {name: np.asarray(values) for name, values in zip(program.content_taps, found, strict=True)}
+    )
+
+
+def feature_maps(
+    image: str | os.PathLike[str] | np.ndarray,
+    layers: Sequence[str] = FEATURE_LAYERS,
+    *,
+    size: int | str = 256,
+    pool: str = "avg",
+    weights: str | os.PathLike[str] | None = None,
+) -> dict[str, Float[np.ndarray, "h2 w2 c"]]:
+    """VGG19's activations in one image, after each layer's ReLU.
+
+    Args:
+        image: its path, or its pixels: RGB, uint8, 0 to 255.
+        layers: such as `conv4_2`.
+        size: longest edge in px, or `WxH` to fill and crop.
+        pool: `avg` or `max`.
+        weights: path of VGG19's weights; None for the packaged ones.
+
+    Returns:
+        float32 arrays by layer, from the image downwards.
+
+    Raises:
+        JaxstyleError: for an image, a layer or a setting that is wrong, or too little memory.
+    """
+    return look(image, layers, size=size, pool=pool, weights=weights).maps
+
+
+# --- what is given and what comes out --------------------------------------------------------------
+
+
+def _named(name: str, value: Any, in_memory: dict[str, np.ndarray]) -> Any:
+    """`value`, or for an array the path that stands for it, under which it is put `in_memory`."""
+    if not isinstance(value, np.ndarray):
+        return value
+    if value.ndim != 3 or value.shape[2] != 3 or value.dtype != np.uint8:
+        found = f"{value.dtype} {value.shape}"
+        raise JaxstyleError(name, f"is an array of {found}; give uint8 (height, width, 3), RGB")
+    in_memory[os.path.abspath(f"array {name}")] = value
+    return f"array {name}"
+
+
+def check_out(text: str, inputs: Mapping[str, str | None]) -> Path:
+    """Where a picture is to be written, found right before it is computed: replaced if it is there.
+
+    Args:
+        text: the path as it was given.
+        inputs: what is read, by what it is: never replaced.
+
+    Raises:
+        JaxstyleError: if no picture can be written there.
+    """
+    if not text or not text.isprintable():
+        raise JaxstyleError("out", f"{text!r} is no path; give one that ends in .png")
+    path = Path(os.path.realpath(text))
+    if path.suffix.lower() not in images.SAVED:
+        *kinds, last = images.SAVED
+        raise JaxstyleError(text, f"its name must end in {', '.join(kinds)} or {last}")
+    if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
+        raise JaxstyleError(text, f"its name is too long; at most {MAX_NAME_BYTES} bytes")
+    if path.exists() and not path.is_file():
+        raise JaxstyleError(text, "is no regular file; give another name")
+    if not path.parent.is_dir():
+        raise JaxstyleError(text, f"there is no directory {path.parent}; make it first")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise JaxstyleError(text, f"{path.parent} is not writable; give another place")
+    for what, read in inputs.items():
+        if read is not None and path.exists() and os.path.exists(read) and os.path.samefile(path, read):
+            raise JaxstyleError(text, f"is {what}; give another name")
+    return path
