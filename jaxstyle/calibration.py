@@ -106,7 +106,8 @@ def weigh(
         JaxstyleError: if one of the losses is 0 or not finite.
     """
     at = {name: program.style_taps.index(name) for name, _ in style_set(style_layers)}
-    layer_loss = {name: _layer_loss(content.style[i], style.style[i]) for name, i in at.items()}
+    grams = {name: (np.asarray(content.style[i]), np.asarray(style.style[i])) for name, i in at.items()}
+    layer_loss = {name: _layer_loss(gram, target) for name, (gram, target) in grams.items()}
     weights = dict(style_set(style_layers))
     if balanced and ":" not in style_layers:
         weights = balanced_weights(layer_loss)
@@ -120,7 +121,7 @@ def weigh(
             f"no balance: the style image's content loss at {content_layer} is {content_loss:g} and the"
             f" content image's style loss {style_loss:g}; give numbers instead of multiples",
         )
-    trace = {name: float(np.trace(style.style[i].astype(np.float64))) for name, i in at.items()}
+    trace = {name: float(np.trace(target.astype(np.float64))) for name, (_, target) in grams.items()}
     return Balance(style_loss / content_loss, weights, layer_loss, trace, content_loss)
 
 

@@ -533,7 +533,8 @@ def open_run(path: str | os.PathLike[str]) -> Run:
 
 def launcher(inputs: Inputs, options: RunOptions) -> Launcher:
     """What computes a few cells without a run directory, on a device that has the memory for one."""
-    device = _start_jax(inputs.sweep, options)
+    device = start_jax(inputs.sweep, options)
+    inputs = launches.calibrated(inputs, device)
     planned = _plan(inputs, device, measure=False)
     _check_memory(planned, device)
     return Launcher(inputs, planned.plan, device, collections.defaultdict(float))

@@ -25,7 +25,9 @@ MAX_NAME_BYTES = 220
 """Of a file; what it is written under until it is whole is longer."""
 _NOT_SINGLE = {
     **dict.fromkeys(("max_cells", "split_depth", "warm_steps"), "is for several cells"),
-    **dict.fromkeys(("checkpoint_every", "trace_every", "digests", "given"), "is for run directories"),
+    **dict.fromkeys(
+        ("checkpoint_every", "trace_every", "digests", "balance", "given"), "is for run directories"
+    ),
     "grid": "is for several cells",
 }
 """Settings of a sweep that mean nothing for a single transfer, and why."""

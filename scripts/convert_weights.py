@@ -162,7 +162,8 @@ def mean_activations(
     total = {name: np.zeros(len(bias)) for name, (_, bias) in kernels.items()}
     count = dict.fromkeys(taps, 0)
     for pixels in pictures:
-        program = Program(*pixels.shape[:2], pool, "adam", "f32", taps, (), width=1)
+        height, width = pixels.shape[:2]
+        program = Program(height, width, pool, "adam", "f32", taps, (), width=1)
         found = engine.target_rows(program, pixels, of_cells=True).content
         for name, features in zip(taps, found, strict=True):
             total[name] += features.sum((0, 1), dtype=np.float64)
