@@ -15,11 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from jaxtyping import install_import_hook
 
-CHECKED = [f"jaxstyle.{name}" for name in ("conv", "engine", "images", "launches", "losses")]
-CHECKED += [
-    f"jaxstyle.{name}" for name in ("optimizers", "run", "single", "step", "store", "vgg19", "weights")
-]
-install_import_hook(CHECKED, "beartype.beartype")
+CHECKED = "calibration conv engine images launches losses optimizers run single stats step store vgg19 weights"
+install_import_hook([f"jaxstyle.{name}" for name in CHECKED.split()], "beartype.beartype")
 
 import hypothesis
 import numpy as np

@@ -8,8 +8,8 @@ from conftest import ROOT, run_python
 from PIL import Image
 
 ORDER = """
-layers config cli grid images weights conv vgg19 losses optimizers step engine store report progress resume
-calibration launches run single
+layers config cli grid images weights conv vgg19 losses optimizers step engine store stats report
+progress resume calibration launches run single
 """.split()  # noqa: SIM905
 COMMANDS = ("sweep", "transfer", "calibrate", "features")
 WITHOUT_JAX = (
@@ -20,6 +20,7 @@ WITHOUT_JAX = (
     "images",
     "weights",
     "store",
+    "stats",
     "report",
     "progress",
     "resume",

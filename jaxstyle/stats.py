@@ -1,0 +1,488 @@
+"""How numbers and pictures differ between seeds: spreads, intervals, distances, variance components.
+
+Pure functions of NumPy arrays, computed in float64. Pictures are RGB, 0 to 255, (h, w, 3). What is drawn at
+random comes from a generator of a fixed seed, so that the same numbers give the same intervals.
+
+Symbols:
+    n  seeds of one setting; x_i  what the i-th of them came to
+    D  distances of pictures by pairs of seeds, (n, n), symmetric; NaN for pairs that were not measured
+
+Nothing here needs JAX or touches a file.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+Numbers = np.ndarray | np.floating
+"""An array, or the number that is left of one."""
+CONFIDENCE = 0.95
+DRAWS = 2000
+"""Resamples behind an interval."""
+SMALLEST = 3
+"""Seeds that an interval needs; two resample to three different sets and tell nothing."""
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
+SSIM_C1, SSIM_C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+LUMA = np.array([0.299, 0.587, 0.114])
+"""ITU-R BT.601: what SSIM is taken on."""
+_NORMAL = NormalDist()
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+
+def mean(x: np.ndarray, axis: int = 0) -> Numbers:
+    """The mean over seeds."""
+    return np.mean(np.asarray(x, np.float64), axis=axis)
+
+
+def sd(x: np.ndarray, axis: int = 0) -> Numbers:
+    """sqrt(sum (x_i - mean)^2 / (n - 1)); NaN for one seed."""
+    x = np.asarray(x, np.float64)
+    if x.shape[axis] < 2:
+        return np.full(np.delete(x.shape, axis), np.nan)
+    return np.std(x, axis=axis, ddof=1)
+
+
+def cv(x: np.ndarray, axis: int = 0) -> Numbers:
+    """The coefficient of variation, sd / |mean|; 0 where both are 0, NaN where only the mean is."""
+    spread, size = sd(x, axis), np.abs(mean(x, axis))
+    return np.where(spread == 0, 0.0, spread / np.where(size == 0, np.nan, size))
+
+
+def best_of(x: Float[np.ndarray, " n"], k: int) -> float:
+    """The expected smallest of k of the n numbers, drawn without replacement.
+
+    sum_i x_(i) C(n-i, k-1) / C(n, k), x_(1) the smallest (David & Nagaraja 2003, section 2.1, for a finite
+    population).
+    """
+    n = len(x)
+    if not 1 <= k <= n:
+        raise ValueError(f"k is {k} and there are {n} numbers")
+    weights = [math.comb(n - i, k - 1) / math.comb(n, k) for i in range(1, n + 1)]
+    return float(np.dot(np.sort(np.asarray(x, np.float64)), weights))
+
+
+def quantile_curves(
+    curves: Float[np.ndarray, "n steps"], quantiles: Sequence[float] = QUANTILES
+) -> Float[np.ndarray, "quantiles steps"]:
+    """Quantiles over seeds at every step, between two seeds by linear interpolation; NaN where one is."""
+    return np.quantile(np.asarray(curves, np.float64), quantiles, axis=0)
+
+
+class Interval(NamedTuple):
+    """A confidence interval; NaN where there are too few seeds for one."""
+
+    low: Numbers
+    high: Numbers
+
+
+def resamples(n: int, draws: int = DRAWS, seed: int = 0) -> Int[np.ndarray, "draws n"]:
+    """Indices of `draws` samples of n out of n, with replacement."""
+    return np.random.default_rng((seed, n)).integers(0, n, (draws, n))
+
+
+def interval(
+    x: np.ndarray,
+    statistic: Callable[..., Numbers],
+    *,
+    draws: int = DRAWS,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+    corrected: bool = True,
+) -> Interval:
+    """The bootstrap interval of a statistic of n seeds: bias-corrected and accelerated, or by percentiles.
+
+    BCa (Efron 1987; Efron & Tibshirani 1993, eqs. 14.9 to 14.15): with theta* the statistic of a resample,
+    z0 = Phi^-1(share of theta* < theta), d_i = mean of theta_(-j) - theta_(-i) of the samples without one
+    seed and a = sum d_i^3 / (6 (sum d_i^2)^(3/2)), the ends are the quantiles of theta* at
+    Phi(z0 + (z0 + z) / (1 - a (z0 + z))) for z = Phi^-1((1 -+ confidence) / 2).
+
+    # Differs from the book: resamples that equal theta count half in z0, for few seeds tie often.
+
+    Args:
+        x: (n, ...): a seed per row; every further element has its own interval, over the same resamples.
+        statistic: from an array and the keyword `axis`, that of the seeds, to the array without it.
+        corrected: BCa; otherwise percentiles.
+    """
+    x = np.asarray(x, np.float64)
+    n, theta = len(x), np.asarray(statistic(x, axis=0))
+    if n < SMALLEST:
+        nothing = np.full(theta.shape, np.nan)
+        return Interval(nothing, nothing.copy())
+    found = np.stack([statistic(x[rows], axis=0) for rows in resamples(n, draws, seed)])
+    tails = (1 - confidence) / 2, (1 + confidence) / 2
+    if not corrected:
+        low, high = np.quantile(found, tails, axis=0)
+        return Interval(low, high)
+    below = (np.sum(found < theta, axis=0) + 0.5 * np.sum(found == theta, axis=0)) / draws
+    z0 = _each(_NORMAL.inv_cdf, np.clip(below, 0.5 / draws, 1 - 0.5 / draws))
+    left_out = np.stack([statistic(np.delete(x, i, axis=0), axis=0) for i in range(n)])
+    d = np.mean(left_out, axis=0) - left_out
+    squares = np.sum(d**2, axis=0)
+    a = np.sum(d**3, axis=0) / (6 * np.where(squares == 0, np.inf, squares) ** 1.5)
+    ends = []
+    for tail in tails:
+        z = z0 + _NORMAL.inv_cdf(tail)
+        level = _each(_NORMAL.cdf, z0 + z / (1 - a * z))
+        ends.append(_quantile_each(found, level))
+    return Interval(*ends)
+
+
+def _each(function: Callable[[float], float], values: Numbers) -> np.ndarray:
+    flat = [math.nan if math.isnan(v) else function(v) for v in np.ravel(values).tolist()]
+    return np.reshape(flat, np.shape(values))
+
+
+def _quantile_each(found: np.ndarray, levels: Numbers) -> np.ndarray:
+    """The quantile of every column of `found` at a level of its own."""
+    columns = found.reshape(len(found), -1)
+    pairs = zip(columns.T, np.ravel(levels).tolist(), strict=True)
+    ends = [np.nan if math.isnan(level) else np.quantile(column, level) for column, level in pairs]
+    return np.reshape(ends, np.shape(levels))
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+def rmse(a: Float[np.ndarray, "h w 3"], b: Float[np.ndarray, "h w 3"]) -> float:
+    """The root of the mean squared difference over pixels and channels, in grey levels."""
+    return float(np.sqrt(np.mean(np.square(np.asarray(a, np.float64) - np.asarray(b, np.float64)))))
+
+
+@functools.cache
+def _smoother(size: int, sigma_px: float) -> np.ndarray:
+    """(size, size): a Gaussian about every position, scaled to sum to 1 over the positions there are."""
+    at = np.arange(size)
+    weights = np.exp(-0.5 * ((at[:, None] - at) / sigma_px) ** 2)
+    return weights / weights.sum(1, keepdims=True)
+
+
+def low_pass(image: Float[np.ndarray, "h w 3"], sigma_px: float) -> Float[np.ndarray, "h w 3"]:
+    """`image` blurred by a Gaussian; at an edge over what there is, so that a flat image stays as it is."""
+    down, across = (_smoother(image.shape[axis], sigma_px) for axis in (0, 1))
+    return np.einsum("ih,hwc,jw->ijc", down, np.asarray(image, np.float64), across, optimize=True)
+
+
+@functools.cache
+def _window(size: int) -> np.ndarray:
+    """(size - 10, size): SSIM's window, its sum 1, at every place where it lies inside."""
+    at = np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
+    weights = np.exp(-0.5 * (at / SSIM_SIGMA) ** 2)
+    rows = np.zeros((size - SSIM_WINDOW + 1, size))
+    for i in range(len(rows)):
+        rows[i, i : i + SSIM_WINDOW] = weights / weights.sum()
+    return rows
+
+
+class Patches(NamedTuple):
+    """What SSIM needs of one picture: its luma, and mean and variance of it under every window."""
+
+    luma: Float[np.ndarray, "h w"]
+    mean: Float[np.ndarray, "h2 w2"]
+    variance: Float[np.ndarray, "h2 w2"]
+
+
+def _windowed(values: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h2 w2"]:
+    return _window(values.shape[0]) @ values @ _window(values.shape[1]).T
+
+
+def patches(image: Float[np.ndarray, "h w 3"]) -> Patches:
+    """What `ssim` compares; both edges need `SSIM_WINDOW` px."""
+    luma = np.asarray(image, np.float64) @ LUMA
+    mu = _windowed(luma)
+    return Patches(luma, mu, _windowed(luma * luma) - mu * mu)
+
+
+def ssim(a: Patches, b: Patches) -> float:
+    """The mean structural similarity of two pictures, on luma (Wang et al. 2004, eq. 13 and section III.C).
+
+    (2 mu_a mu_b + C1)(2 cov_ab + C2) / ((mu_a^2 + mu_b^2 + C1)(var_a + var_b + C2)), averaged over every
+    place of an 11 x 11 Gaussian window of sigma 1.5 that lies inside; C1 = (0.01 L)^2, C2 = (0.03 L)^2,
+    L = 255.
+    """
+    both = a.mean * b.mean
+    covariance = _windowed(a.luma * b.luma) - both
+    top = (2 * both + SSIM_C1) * (2 * covariance + SSIM_C2)
+    bottom = (a.mean**2 + b.mean**2 + SSIM_C1) * (a.variance + b.variance + SSIM_C2)
+    return float(np.mean(top / bottom))
+
+
+def relative_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """|a - b| / sqrt((|a|^2 + |b|^2) / 2), Euclidean; 0 for two arrays of zeros, at most 2."""
+    size = np.sqrt((np.sum(np.square(a, dtype=np.float64)) + np.sum(np.square(b, dtype=np.float64))) / 2)
+    return float(np.sqrt(np.sum(np.square(a - b, dtype=np.float64))) / size) if size else 0.0
+
+
+def pixel_sd(images: Float[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "h w"]:
+    """The root of the variance (n - 1) over seeds, averaged over the channels: a map in grey levels."""
+    return np.sqrt(np.mean(sd(images) ** 2, axis=-1))
+
+
+# --- pairs ----------------------------------------------------------------------------------------
+
+
+def chosen_pairs(n: int, limit: int, seed: int = 0) -> list[tuple[int, int]]:
+    """All pairs i < j of n, or `limit` of them drawn at random where there are more."""
+    pairs = list(itertools.combinations(range(n), 2))
+    if len(pairs) <= limit:
+        return pairs
+    chosen = np.random.default_rng((seed, n)).choice(len(pairs), limit, replace=False)
+    return [pairs[i] for i in np.sort(chosen)]
+
+
+def pairwise(
+    items: Sequence, distance: Callable[..., float], pairs: Sequence[tuple[int, int]]
+) -> Float[np.ndarray, "n n"]:
+    """D of `items`: symmetric, NaN on the diagonal and for pairs that are not asked for."""
+    found = np.full((len(items), len(items)), np.nan)
+    for i, j in pairs:
+        found[i, j] = found[j, i] = distance(items[i], items[j])
+    return found
+
+
+def pair_mean(d: Float[np.ndarray, "*k n n"]) -> Numbers:
+    """The mean of D over its pairs."""
+    upper = d[..., *np.triu_indices(d.shape[-1], 1)]
+    known = np.isfinite(upper)
+    return np.where(known, upper, 0).sum(-1) / known.sum(-1)
+
+
+def pair_sd(d: Float[np.ndarray, "n n"]) -> float:
+    """The standard deviation of D over its pairs, which are not independent: no error of the mean."""
+    upper = d[np.triu_indices(len(d), 1)]
+    return float(sd(upper[np.isfinite(upper)]))
+
+
+def pair_means(
+    d: Float[np.ndarray, "k n n"], *, draws: int = DRAWS, seed: int = 0
+) -> Float[np.ndarray, "draws k"]:
+    """The means of several D over resampled *seeds*, the same ones for all.
+
+    Pairs that share a seed depend on each other, so pairs are never resampled by themselves. A seed that is
+    drawn twice is no pair with itself; a resample of nothing else has no mean and is NaN.
+    """
+    n = d.shape[-1]
+    upper = np.triu_indices(n, 1)
+    found = np.full((draws, len(d)), np.nan)
+    for draw, rows in enumerate(resamples(n, draws, seed)):
+        drawn = d[:, rows[upper[0]], rows[upper[1]]]
+        known = np.isfinite(drawn)
+        counts = known.sum(1)
+        if counts.all():
+            found[draw] = np.where(known, drawn, 0).sum(1) / counts
+    return found
+
+
+def percentiles(found: Float[np.ndarray, "draws ..."], n: int, confidence: float = CONFIDENCE) -> Interval:
+    """The percentile interval of what resamples of n seeds came to."""
+    kept = found[np.isfinite(found).reshape(len(found), -1).all(1)]
+    if n < SMALLEST or not len(kept):
+        nothing = np.full(found.shape[1:], np.nan)
+        return Interval(nothing, nothing.copy())
+    low, high = np.quantile(kept, ((1 - confidence) / 2, (1 + confidence) / 2), axis=0)
+    return Interval(low, high)
+
+
+class Ratio(NamedTuple):
+    """A ratio of two mean distances and its interval, over resampled seeds."""
+
+    value: float
+    low: float
+    high: float
+
+
+def seed_ratio(
+    between_seeds: Float[np.ndarray, "n n"],
+    same_seed: Float[np.ndarray, " n"],
+    *,
+    draws: int = DRAWS,
+) -> Ratio:
+    """How far apart seeds are over how far apart settings of the *same* seed are.
+
+    Args:
+        between_seeds: D, averaged over the settings.
+        same_seed: of each seed, the mean distance between its pictures at two settings.
+    """
+    n = len(same_seed)
+    top = pair_means(between_seeds[None], draws=draws)[:, 0]
+    bottom = np.mean(same_seed[resamples(n, draws)], axis=1)
+    ends = percentiles(top / np.where(bottom == 0, np.nan, bottom), n)
+    value = float(pair_mean(between_seeds)) / float(np.mean(same_seed)) if np.any(same_seed) else math.inf
+    return Ratio(value, float(ends.low), float(ends.high))
+
+
+def trend(
+    before: Float[np.ndarray, "n n"], after: Float[np.ndarray, "n n"], *, draws: int = DRAWS
+) -> Ratio:
+    """The mean of a later D over that of an earlier one of the same seeds."""
+    found = pair_means(np.stack([before, after]), draws=draws)
+    ends = percentiles(found[:, 1] / np.where(found[:, 0] == 0, np.nan, found[:, 0]), len(before))
+    first, last = float(pair_mean(before)), float(pair_mean(after))
+    return Ratio(last / first if first else math.inf, float(ends.low), float(ends.high))
+
+
+# --- variance components --------------------------------------------------------------------------
+
+
+class Component(NamedTuple):
+    """One source of variance in a crossed design; numbers, or arrays for a design of arrays."""
+
+    name: str
+    df: int
+    """Degrees of freedom."""
+    sum_of_squares: Numbers
+    variance: Numbers
+    """The estimate as it comes out, which may be below 0 by chance."""
+
+
+INTERACTIONS, SEED, RESIDUAL = "interactions of these", "seed", "seed x setting"
+
+
+def components(y: np.ndarray, names: Sequence[str]) -> list[Component]:
+    """Variance components of a balanced crossed design: settings by seeds, one number in each place.
+
+    y = mu + sum_f (effect of f) + (interactions of the factors) + (effect of the seed) + residual, all
+    random and independent. With N numbers, R seeds, K = N / R settings and L_f levels of factor f, mean
+    squares estimate (Searle, Casella & McCulloch 1992, Variance Components, chapter 4, for balanced data):
+
+        residual      E MS_e = v_e                          (K - 1)(R - 1) degrees of freedom
+        seed          E MS_s = v_e + K v_s                  R - 1
+        interactions  E MS_i = v_e + R v_i                  K - 1 - sum_f (L_f - 1)
+        factor f      E MS_f = v_e + R v_i + (N / L_f) v_f  L_f - 1
+
+    v_s is what a seed does alike in every setting, v_e what it does otherwise in each; what a seed does at
+    all is their sum. Interactions of every order are pooled into one stratum; where there is one factor
+    only, or two levels leave none, MS_e stands for MS_i.
+
+    # The levels are those that somebody chose for a study: the components describe them, not all styles.
+
+    Args:
+        y: an axis for each factor, then one of seeds, each of at least two; further axes are decomposed
+            element by element.
+        names: of the factors.
+
+    Returns:
+        The factors in order, their interactions if there are any, the seed, the residual.
+    """
+    y = np.asarray(y, np.float64)
+    factors = len(names)
+    levels = y.shape[: factors + 1]
+    if y.ndim <= factors or min(levels) < 2:
+        raise ValueError(f"a design of shape {y.shape} for {names}: every factor needs two levels")
+    axes, total = tuple(range(factors + 1)), math.prod(levels)
+    settings, seeds = total // levels[-1], levels[-1]
+    grand = y.mean(axes)
+
+    def squares(kept: tuple[int, ...]) -> Numbers:
+        """The sum of squares between the means over all axes but those kept."""
+        means = y.mean(tuple(a for a in axes if a not in kept))
+        size = math.prod(levels[a] for a in kept)
+        own = tuple(range(len(kept)))
+        return np.sum((means - grand) ** 2, axis=own) * (total // size)
+
+    ss = [squares((f,)) for f in range(factors)]
+    ss_settings = squares(axes[:-1]) if factors else np.zeros_like(grand)
+    ss_seed = squares((factors,))
+    ss_total = np.sum((y - grand) ** 2, axis=axes)
+    ss_inter, df_inter = ss_settings - sum(ss), settings - 1 - sum(n - 1 for n in levels[:-1])
+    ss_error, df_error = ss_total - ss_settings - ss_seed, (settings - 1) * (seeds - 1)
+    # What is left of a difference of sums when nothing is: rounding, of the size of the total's.
+    tiny = 64 * np.finfo(np.float64).eps * (ss_total + total * grand**2)
+    ss_inter, ss_error = (np.where(np.abs(s) < tiny, 0.0, s) for s in (ss_inter, ss_error))
+    ms_error = ss_error / df_error if df_error else np.zeros_like(grand)
+    ms_inter = ss_inter / df_inter if df_inter else ms_error
+    found = [
+        Component(name, n - 1, s, (s / (n - 1) - ms_inter) * n / total)
+        for name, n, s in zip(names, levels[:-1], ss, strict=True)
+    ]
+    if df_inter:
+        found.append(Component(INTERACTIONS, df_inter, ss_inter, (ms_inter - ms_error) / seeds))
+    found.append(Component(SEED, seeds - 1, ss_seed, (ss_seed / (seeds - 1) - ms_error) / settings))
+    if df_error:
+        found.append(Component(RESIDUAL, df_error, ss_error, ms_error))
+    return found
+
+
+def shares(found: Sequence[Component]) -> list[float]:
+    """The part of each component in their sum, estimates below 0 counting as 0.
+
+    Components of arrays are averaged over their elements first.
+    """
+    sizes = [max(float(np.mean(c.variance)), 0.0) for c in found]
+    return [size / sum(sizes) if sum(sizes) else 0.0 for size in sizes]
+
+
+@dataclass(frozen=True)
+class Design:
+    """The balanced part of a grid: every combination of its levels is there."""
+
+    names: tuple[str, ...]
+    """Its factors; those that always move together are one, named with a +."""
+    levels: tuple[tuple[Hashable, ...], ...]
+    """The levels of each, in order; of factors that move together, tuples."""
+    dropped: tuple[tuple[str, Hashable], ...]
+    """(factor, level) that had to go so that nothing is missing."""
+
+    def places(self) -> Iterator[tuple[Hashable, ...]]:
+        """Every combination, the last factor fastest."""
+        return itertools.product(*self.levels)
+
+
+def balanced(names: Sequence[str], rows: Collection[tuple[Hashable, ...]]) -> Design:
+    """A large balanced sub-grid of `rows`; factors of one level are left out.
+
+    Where combinations are missing, the level that lacks the most of its own is dropped, one after another,
+    until none are: not always the largest sub-grid there is, but always the same one.
+
+    Args:
+        names: of the factors.
+        rows: a tuple of levels each.
+    """
+    if not rows:
+        return Design((), (), ())
+    columns = [[row[i] for row in rows] for i in range(len(names))]
+    groups: list[list[int]] = []
+    for i, column in enumerate(columns):
+        if len(set(column)) < 2:
+            continue
+        for group in groups:
+            pairs = set(zip(columns[group[0]], column, strict=True))
+            if len(pairs) == len(set(column)) == len(set(columns[group[0]])):
+                group.append(i)
+                break
+        else:
+            groups.append([i])
+    titles = tuple("+".join(names[i] for i in group) for group in groups)
+
+    def place(row: tuple[Hashable, ...]) -> tuple[Hashable, ...]:
+        parts = (tuple(row[i] for i in group) for group in groups)
+        return tuple(part[0] if len(part) == 1 else part for part in parts)
+
+    there = dict.fromkeys(place(row) for row in rows)
+    dropped: list[tuple[str, Hashable]] = []
+    while True:
+        levels = [list(dict.fromkeys(row[i] for row in there)) for i in range(len(groups))]
+        if len(there) == math.prod(map(len, levels)):
+            kept = [(title, tuple(found)) for title, found in zip(titles, levels, strict=True)]
+            kept = [(title, found) for title, found in kept if len(found) > 1]
+            return Design(tuple(t for t, _ in kept), tuple(f for _, f in kept), tuple(dropped))
+        counts = {
+            (i, level): sum(row[i] == level for row in there) * len(levels[i])
+            for i in range(len(groups))
+            for level in levels[i]
+        }
+        # Relative to what a level would have; of equals the last, so that the first ones stay.
+        i, level = min(reversed(counts), key=counts.__getitem__)
+        there = {row: None for row in there if row[i] != level}
+        dropped.append((titles[i], level))
