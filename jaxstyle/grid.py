@@ -198,6 +198,11 @@ def _balanced(sweep: Sweep, cell: Cell, measured: Mapping[tuple[str, ...], Mappi
     return replace(cell, **changes) if changes else cell
 
 
+def seed_matters(sweep: Sweep, cell: Cell) -> bool:
+    """Whether a cell has any noise: without it every seed comes to the same picture."""
+    return cell.init == "noise" and sweep.noise_std > 0
+
+
 def chains(cells: Iterable[Cell]) -> list[tuple[int, ...]]:
     """The ids of `cells` that differ in alpha-beta alone, each chain from the largest to the smallest."""
     found: dict[tuple, list[Cell]] = {}

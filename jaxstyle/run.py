@@ -227,7 +227,14 @@ class _Planned:
     """Of each program."""
 
 
-def _plan(checked: Inputs, device: Any, before: Plan | None = None, *, measure: bool = True) -> _Planned:
+def _plan(
+    checked: Inputs,
+    device: Any,
+    before: Plan | None = None,
+    *,
+    measure: bool = True,
+    width: int | None = None,
+) -> _Planned:
     """The plan of a run on a device, and what its launches take.
 
     Args:
@@ -235,6 +242,7 @@ def _plan(checked: Inputs, device: Any, before: Plan | None = None, *, measure: 
         device: where it is to run.
         before: the plan of the cells that were there already, if it is gone on with or extended.
         measure: whether a device other than a CPU is asked what a launch takes, by compiling it twice.
+        width: cells per launch, if it is not to be chosen.
     """
     from jaxstyle import engine
 
@@ -278,8 +286,11 @@ def _plan(checked: Inputs, device: Any, before: Plan | None = None, *, measure: 
             return engine.Memory(measured.fixed, int(measured.per_cell * share))
 
     found = plan(
-        lambda program, count: engine.choose_width(
-            program, count, platform=platform, memory=memory(program), available=available
+        lambda program, count: (
+            width
+            or engine.choose_width(
+                program, count, platform=platform, memory=memory(program), available=available
+            )
         ),
         memory,
     )
@@ -422,13 +433,16 @@ def _check(sweep: Sweep, options: RunOptions, name: str) -> _Checked:
 # --- a run ----------------------------------------------------------------------------------------
 
 
-def run_sweep(sweep: Sweep, options: RunOptions | None = None, *, name: str = "sweep") -> Run:
+def run_sweep(
+    sweep: Sweep, options: RunOptions | None = None, *, name: str = "sweep", width: int | None = None
+) -> Run:
     """Compute every cell of a sweep and leave a run directory.
 
     Args:
         sweep: the grid and its settings.
         options: where to write and what to print.
         name: what a fresh directory under `runs/` is called after.
+        width: cells per launch of a new run, where it is not to be planned from the device's memory.
 
     Returns:
         The run; `Run.exit_code` is 1 if some cells diverged.
@@ -444,7 +458,7 @@ def run_sweep(sweep: Sweep, options: RunOptions | None = None, *, name: str = "s
         if earlier is None:
             device = start_jax(checked.sweep, options)
             checked = launches.calibrated(checked, device)
-            planned = _plan(checked, device)
+            planned = _plan(checked, device, width=width)
             _check_memory(planned, device)
             store.check_space(path, planned.plan.result_bytes())
             with RunDirectory(path, create=True) as run, _display(options, path) as display:

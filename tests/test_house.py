@@ -9,9 +9,9 @@ from PIL import Image
 
 ORDER = """
 layers config cli grid images weights conv vgg19 losses optimizers step engine store stats report
-progress resume calibration launches run single
+progress resume calibration launches run single seedstudy
 """.split()  # noqa: SIM905
-COMMANDS = ("sweep", "transfer", "calibrate", "features")
+COMMANDS = ("sweep", "transfer", "calibrate", "features", "variance")
 WITHOUT_JAX = (
     "layers",
     "config",
@@ -29,6 +29,7 @@ WITHOUT_JAX = (
     "calibrate",
     "transfer",
     "features",
+    "variance",
 )
 
 

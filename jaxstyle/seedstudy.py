@@ -1,0 +1,838 @@
+"""What another seed changes in a finished run, beside everything else that could have changed it.
+
+A *setting* is a cell but for its seed. The seeds of one setting give means, spreads and distances; settings
+that differ in alpha-beta alone are a *family*, in which the distance between seeds stands beside that
+between ratios. The *floor* is what recomputing some cells changes where nothing should: without it a
+spread may be rounding.
+
+Distances of pictures are taken on what was saved, 8-bit RGB, and once more on a Gaussian low-pass of it,
+which leaves layout and colour and drops strokes and grain. Those in features are taken in the very network
+that the pictures were optimised with: they say what the losses see, and are no judge from outside.
+
+Reads `results.h5`; writes nothing. `seedpage` puts it into files.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+
+from jaxstyle import config, grid, layers, resume, run, stats, store, weights
+from jaxstyle.config import JaxstyleError, RunOptions, Sweep
+from jaxstyle.grid import Cell, Program
+from jaxstyle.images import Pictures
+from jaxstyle.stats import Component, Design, Interval, Ratio
+from jaxstyle.store import Record
+
+SETTING_AXES = tuple(axis for axis in config.AXES if axis != "seed")
+FEATURE_LAYERS = ("conv2_1", "conv4_1")
+"""Where pictures are compared in features: strokes and grain, and larger forms."""
+LOW_PASS_SHARE = 32
+"""The low-pass has a sigma of the longest edge over this."""
+MAX_PAIRS = 496
+"""Pairs of seeds that are measured in a setting: all of 32 seeds, of more so many drawn at random."""
+OTHER_WIDTH = 4
+"""Cells per launch that the floor tries beside a run of 1."""
+LOW = "lowpass_"
+"""What begins the names of distances of low-passed pictures."""
+PICTURE = "picture"
+"""The name of the pictures among the terms that are decomposed."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a study may leave out or cut short."""
+
+    floor: bool = True
+    """Recompute some cells to measure the numerical floor."""
+    floor_cells: int = 2
+    """Seeds that are recomputed."""
+    floor_steps: int = 500
+    """Steps of a recomputed cell at most; never more than the run's."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The cells of a run that differ in their seed alone and came to an end."""
+
+    index: int
+    cell: Cell
+    """The first of them."""
+    label: str
+    """Its values on the axes that vary in the study."""
+    shape: str
+    """`HxW`."""
+    cells: tuple[int, ...]
+    seeds: tuple[int, ...]
+    """Of `cells`, ascending."""
+    diverged: int
+    """Cells of the setting that diverged and are left out."""
+    rows: tuple[int, ...]
+    """Where `cells` stand in the group of `results.h5`."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What the n seeds of one setting came to, at every snapshot of the study."""
+
+    setting: Setting
+    curves: np.ndarray
+    """(n, steps, terms): total, content and style loss and every E_l."""
+    steps: tuple[int, ...]
+    """Those of the curves."""
+    terms: np.ndarray
+    """(snapshots, n, terms): the losses at the snapshots, or at the last entry of the curves before."""
+    distances: dict[str, np.ndarray]
+    """D by measure, (snapshots, n, n)."""
+    moved: np.ndarray
+    """(snapshots - 1, n): RMSE of each cell's picture between one snapshot and the next."""
+    sd_map: np.ndarray
+    """(2, h, w): the per-pixel sd of the last pictures and of their low-pass, in grey levels."""
+    mean_picture: np.ndarray
+    """(h, w, 3)."""
+    example: np.ndarray
+    """The last picture of the first seed, uint8 (h, w, 3)."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Settings that differ in alpha-beta alone."""
+
+    label: str
+    settings: tuple[Setting, ...]
+    seeds: tuple[int, ...]
+    """Those that every setting has."""
+    between_seeds: dict[str, float]
+    """The mean distance between two seeds at one ratio, by measure."""
+    between_ratios: dict[str, float]
+    """The mean distance between two ratios at one seed."""
+    ratio: dict[str, Ratio]
+    """The first over the second."""
+    pairs: list[tuple[float, float, dict[str, float]]]
+    """(ratio, next ratio, mean distance at one seed by measure) of neighbouring ratios."""
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """Variance components of one term over the balanced part of the grid."""
+
+    term: str
+    components: list[Component]
+    shares: list[float]
+
+
+@dataclass(frozen=True)
+class Decompositions:
+    """All that could be decomposed, and over which part of the grid."""
+
+    design: Design
+    cells: int
+    terms: list[Decomposition]
+    left_out: tuple[str, ...]
+    """Terms that are zero or missing in some cell, and have no logarithm there."""
+
+
+class Style(NamedTuple):
+    """A style of the run and what its Gram matrices weigh."""
+
+    name: str
+    traces: dict[str, float]
+    """tr(A_l): the mean over positions of the squared length of the features."""
+    loss_cv: float
+    """CV of the style loss over seeds, averaged over its settings."""
+    rmse: float
+    """Mean distance between seeds, averaged over its settings."""
+
+
+class FloorRow(NamedTuple):
+    """How far a recomputation is from the first one of the same cells."""
+
+    name: str
+    rmse: float
+    """Of the saved pictures, in grey levels, averaged over cells; NaN where there are none to compare."""
+    largest: float
+    """The largest difference of a pixel, in grey levels."""
+    loss: float
+    """The largest |L' - L| / L of the final total loss."""
+    first_loss: float
+    """The same at step 0."""
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What changes when a cell is computed again."""
+
+    setting: Setting
+    seeds: tuple[int, ...]
+    steps: int
+    rows: list[FloorRow]
+    between: FloorRow
+    """Another seed, of the same cells after the same steps."""
+    precision: str
+    """That of the run."""
+    width: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """All of it."""
+
+    record: Record
+    snapshots: tuple[int, ...]
+    terms: tuple[str, ...]
+    measures: tuple[str, ...]
+    sigma_px: dict[str, float]
+    """Of the low-pass, by shape."""
+    spreads: list[Spread]
+    fixed: list[tuple[str, int]]
+    """(label, cells) of settings whose seed cannot matter."""
+    single: list[str]
+    """Labels of settings with fewer than two seeds that came to an end."""
+    diverged: int
+    families: list[Family]
+    decompositions: Decompositions | None
+    styles: list[Style]
+    floor: Floor | None
+    notes: list[str]
+    """What could not be done, and why."""
+
+    def of_shape(self) -> dict[str, list[Spread]]:
+        """The spreads by image shape."""
+        found: dict[str, list[Spread]] = {}
+        for spread in self.spreads:
+            found.setdefault(spread.setting.shape, []).append(spread)
+        return found
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+
+def value_text(axis: str, value: Any) -> str:
+    """A value of an axis as a short text."""
+    if axis in config.PATH_AXES and value not in config.INIT_KINDS:
+        return Path(value).stem
+    words = {"alpha_beta": "α/β ", "learning_rate": "rate ", "init": "from "}
+    return words.get(axis, "") + (f"{value:g}" if isinstance(value, float) else str(value))
+
+
+def label(cell: Cell, axes: Iterable[str]) -> str:
+    """What tells a cell apart, by its values on some axes."""
+    return ", ".join(value_text(axis, getattr(cell, axis)) for axis in axes)
+
+
+def varying(cells: Iterable[Cell], axes: Sequence[str] = SETTING_AXES) -> tuple[str, ...]:
+    """Those of `axes` on which cells differ."""
+    cells = tuple(cells)
+    return tuple(axis for axis in axes if len({getattr(cell, axis) for cell in cells}) > 1)
+
+
+def _identity(cell: Cell, axes: Sequence[str] = SETTING_AXES) -> tuple:
+    return tuple(getattr(cell, axis) for axis in axes)
+
+
+def find_settings(
+    record: Record, file: h5py.File
+) -> tuple[list[Setting], list[tuple[str, int]], list[str], int]:
+    """The settings of a run with two seeds or more, and what is left out.
+
+    Returns:
+        The settings; (label, cells) of those whose seed cannot matter; labels of those with fewer than two
+        seeds; how many cells diverged.
+    """
+    where: dict[int, tuple[str, int, bool]] = {}
+    for shape in map(str, file):
+        diverged = store.dataset(file, f"{shape}/diverged_step")[()]
+        for row, cell in enumerate(store.dataset(file, f"{shape}/cell")[()]):
+            where[int(cell)] = shape, row, bool(diverged[row] >= 0)
+    groups: dict[tuple, list[Cell]] = {}
+    for number in sorted(where):
+        groups.setdefault(_identity(record.cells[number]), []).append(record.cells[number])
+    axes = varying(cells[0] for cells in groups.values()) or ("content", "style")
+    settings, fixed, single = [], [], []
+    for cells in groups.values():
+        name = label(cells[0], axes)
+        if not grid.seed_matters(record.sweep, cells[0]):
+            fixed.append((name, len(cells)))
+            continue
+        done = sorted((c for c in cells if not where[c.id][2]), key=lambda c: c.seed)
+        if len(done) < 2:
+            single.append(name)
+            continue
+        settings.append(
+            Setting(
+                index=len(settings),
+                cell=cells[0],
+                label=name,
+                shape=where[done[0].id][0],
+                cells=tuple(c.id for c in done),
+                seeds=tuple(c.seed for c in done),
+                diverged=len(cells) - len(done),
+                rows=tuple(where[c.id][1] for c in done),
+            )
+        )
+    return settings, fixed, single, sum(gone for _, _, gone in where.values())
+
+
+def chosen_snapshots(steps: Sequence[int]) -> tuple[int, ...]:
+    """The last of the snapshots and those nearest to a half and a quarter of it: 2n, n and n/2."""
+    last = steps[-1]
+    wanted = (last / 4, last / 2, last)
+    return tuple(sorted({min(steps, key=lambda s: (abs(s - w), s)) for w in wanted}))
+
+
+def _take(data: h5py.Dataset, rows: Sequence[int], *rest: Any) -> np.ndarray:
+    """Some rows of a dataset, in the order given; HDF5 wants them ascending."""
+    order = np.argsort(rows)
+    found = data[(np.sort(rows), *rest)]
+    return found[np.argsort(order)]
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+class Network:
+    """The run's network, for features of single pictures and Gram matrices of styles.
+
+    Args:
+        record: the run.
+        device: where.
+    """
+
+    def __init__(self, record: Record, device: Any):
+        from jaxstyle.engine import Engine
+
+        sweep = record.sweep
+        shapes = {(h, w) for h, w in (_size(s) for s in _shapes(record))}
+        loaded = weights.load(sweep.weights)
+        if (had := record.manifest.get("weights", {}).get("sha256")) not in (None, loaded.sha256):
+            raise JaxstyleError(
+                "weights",
+                f"{loaded.path} has sha256 {loaded.sha256}, {record.path} was made with {had}; restore it",
+            )
+        self._sweep = sweep
+        winograd = grid.uses_winograd(sweep, grid.device_kind(device.platform))
+        self._engine = Engine(loaded.layers, cell_shapes=shapes, device=device, winograd=winograd)
+
+    def _program(self, shape: tuple[int, int], content: Sequence[str], style: Sequence[str]) -> Program:
+        sweep = self._sweep
+        return Program(*shape, sweep.pool, sweep.optimizer, "f32", tuple(content), tuple(style), width=1)
+
+    def features(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """The activations of one picture at `FEATURE_LAYERS`, by name."""
+        shape = pixels.shape[0], pixels.shape[1]
+        rows = self._engine.target_rows(self._program(shape, FEATURE_LAYERS, ()), pixels, of_cells=True)
+        return dict(zip(FEATURE_LAYERS, map(np.asarray, rows.content), strict=True))
+
+    def traces(self, pixels: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+        """tr(A_l) of a style at some layers."""
+        shape = pixels.shape[0], pixels.shape[1]
+        rows = self._engine.target_rows(self._program(shape, (), names), pixels)
+        return {
+            name: float(np.trace(a)) for name, a in zip(names, map(np.asarray, rows.style), strict=True)
+        }
+
+
+def _shapes(record: Record) -> list[str]:
+    with h5py.File(record.path / "results.h5", "r") as file:
+        return list(file)
+
+
+def _size(shape: str) -> tuple[int, int]:
+    height, width = (int(n) for n in shape.split("x"))
+    return height, width
+
+
+class _View(NamedTuple):
+    """One picture as the distances see it."""
+
+    pixels: np.ndarray
+    patches: stats.Patches
+    features: dict[str, np.ndarray]
+
+
+def _view(pixels: np.ndarray, network: Network) -> _View:
+    return _View(pixels, stats.patches(pixels), network.features(pixels))
+
+
+MEASURES = {
+    "rmse": lambda a, b: stats.rmse(a.pixels, b.pixels),
+    "dssim": lambda a, b: 1 - stats.ssim(a.patches, b.patches),
+    **{
+        name: lambda a, b, name=name: stats.relative_distance(a.features[name], b.features[name])
+        for name in FEATURE_LAYERS
+    },
+}
+"""Distances of two pictures: RMSE in grey levels, 1 - SSIM, and |f - g| / sqrt((|f|^2 + |g|^2) / 2) of the
+features at a layer."""
+
+
+def measure_names() -> tuple[str, ...]:
+    """Every measure, of the pictures and of their low-pass."""
+    return (*MEASURES, *(LOW + name for name in MEASURES))
+
+
+def _versions(pictures: np.ndarray, sigma_px: float) -> Iterator[tuple[str, np.ndarray]]:
+    """(prefix, pictures) as they are and low-passed."""
+    plain = pictures.astype(np.float64)
+    yield "", plain
+    yield LOW, np.stack([stats.low_pass(picture, sigma_px) for picture in plain])
+
+
+def distances(
+    pictures: np.ndarray, pairs: Sequence[tuple[int, int]], network: Network, sigma_px: float
+) -> dict[str, np.ndarray]:
+    """D of pictures uint8 (n, h, w, 3), by measure."""
+    found = {}
+    for prefix, versions in _versions(pictures, sigma_px):
+        views = [_view(pixels, network) for pixels in versions]
+        for name, measure in MEASURES.items():
+            found[prefix + name] = stats.pairwise(views, measure, pairs)
+    return found
+
+
+def spread_of(
+    setting: Setting,
+    group: h5py.Group,
+    snapshots: Sequence[int],
+    terms: Sequence[str],
+    network: Network,
+    sigma_px: float,
+) -> Spread:
+    """What the seeds of a setting came to."""
+    own = [int(s) for s in store.dataset(group, "snapshot")]
+    steps = tuple(int(s) for s in store.dataset(group, "step"))
+    names = [t.decode() for t in store.dataset(group, "layer")[()]]
+    columns = [_take(store.dataset(group, name), setting.rows) for name in store.LOSSES]
+    per_layer = _take(store.dataset(group, "style_layer_loss"), setting.rows)
+    columns += [
+        per_layer[..., names.index(t)] if t in names else np.full_like(columns[0], np.nan)
+        for t in terms[len(store.LOSSES) :]
+    ]
+    curves = np.stack(columns, axis=-1).astype(np.float64)
+    ends = [min(s, int(store.dataset(group, "steps")[setting.rows[0]])) for s in snapshots]
+    at = [np.searchsorted(steps, end, "right") - 1 for end in ends]
+    images = store.dataset(group, "image")
+    pictures = [_take(images, setting.rows, own.index(s)) for s in snapshots]
+    pairs = stats.chosen_pairs(len(setting.cells), MAX_PAIRS)
+    found = [distances(now, pairs, network, sigma_px) for now in pictures]
+    last = pictures[-1]
+    moved = [
+        [stats.rmse(a, b) for a, b in zip(x, y, strict=True)]
+        for x, y in zip(*(np.array(p, np.float64) for p in (pictures[:-1], pictures[1:])), strict=True)
+    ]
+    return Spread(
+        setting=setting,
+        curves=curves,
+        steps=steps,
+        terms=curves[:, at].swapaxes(0, 1),
+        distances={name: np.stack([d[name] for d in found]) for name in found[0]},
+        moved=np.array(moved).reshape(len(snapshots) - 1, len(setting.cells)),
+        sd_map=np.stack([stats.pixel_sd(v) for _, v in _versions(last, sigma_px)]),
+        mean_picture=last.mean(axis=0),
+        example=last[0],
+    )
+
+
+# --- seeds against ratios -------------------------------------------------------------------------
+
+
+def families(
+    spreads: Sequence[Spread], file: h5py.File, network: Network, sigma_px: Mapping[str, float]
+) -> list[Family]:
+    """The settings by what they share but for alpha-beta, where there are two ratios and two seeds."""
+    others = tuple(axis for axis in SETTING_AXES if axis != "alpha_beta")
+    groups: dict[tuple, list[Spread]] = {}
+    for spread in spreads:
+        groups.setdefault(_identity(spread.setting.cell, others), []).append(spread)
+    axes = varying((group[0].setting.cell for group in groups.values()), others) or ("content", "style")
+    found = []
+    for group in groups.values():
+        members = sorted(group, key=lambda s: -s.setting.cell.alpha_beta)
+        seeds = sorted(set.intersection(*(set(m.setting.seeds) for m in members)))
+        if len(members) > 1 and len(seeds) > 1:
+            images = store.dataset(file, f"{members[0].setting.shape}/image")
+            name = label(members[0].setting.cell, axes)
+            sigma = sigma_px[members[0].setting.shape]
+            found.append(_family(name, members, tuple(seeds), images, network, sigma))
+    return found
+
+
+def _family(
+    name: str,
+    members: Sequence[Spread],
+    seeds: tuple[int, ...],
+    images: h5py.Dataset,
+    network: Network,
+    sigma_px: float,
+) -> Family:
+    places = [[m.setting.seeds.index(seed) for seed in seeds] for m in members]
+    every = stats.chosen_pairs(len(members), MAX_PAIRS)
+    same: list[dict[str, np.ndarray]] = []
+    for i in range(len(seeds)):
+        rows = [m.setting.rows[at[i]] for m, at in zip(members, places, strict=True)]
+        same.append(distances(_take(images, rows, -1), every, network, sigma_px))
+    measures = measure_names()
+    between = {
+        key: np.mean(
+            [m.distances[key][-1][np.ix_(at, at)] for m, at in zip(members, places, strict=True)], axis=0
+        )
+        for key in measures
+    }
+    apart = {key: np.array([stats.pair_mean(d[key]) for d in same]) for key in measures}
+    ratios = [m.setting.cell.alpha_beta for m in members]
+
+    def step(i: int, key: str) -> float:
+        """The mean distance at one seed of two neighbouring ratios."""
+        return float(np.mean([d[key][i, i + 1] for d in same]))
+
+    return Family(
+        label=name,
+        settings=tuple(m.setting for m in members),
+        seeds=seeds,
+        between_seeds={key: float(stats.pair_mean(between[key])) for key in measures},
+        between_ratios={key: float(np.mean(apart[key])) for key in measures},
+        ratio={key: stats.seed_ratio(between[key], apart[key]) for key in measures},
+        pairs=[
+            (
+                ratios[i],
+                ratios[i + 1],
+                {k: float(np.mean([d[k][i, i + 1] for d in same])) for k in measures},
+            )
+            for i in range(len(ratios) - 1)
+        ],
+    )
+
+
+# --- variance components --------------------------------------------------------------------------
+
+
+def decompose(spreads: Sequence[Spread], terms: Sequence[str], file: h5py.File) -> Decompositions | None:
+    """Variance components over the settings and seeds of a study, or None where nothing is crossed.
+
+    Of the natural logarithm of each loss, whose spread is relative: losses of different styles differ by
+    factors. Of pictures, pixel by pixel, averaged over them, where all have one shape.
+    """
+    axes = (*SETTING_AXES, "seed")
+    rows = {
+        (*_identity(spread.setting.cell), seed): (spread, i)
+        for spread in spreads
+        for i, seed in enumerate(spread.setting.seeds)
+    }
+    design = stats.balanced(axes, rows)
+    if not design.names or design.names[-1] != "seed":
+        return None
+    common = spreads[0].setting.cell
+    places = [rows[_full(common, design, place)] for place in design.places()]
+    levels = tuple(len(found) for found in design.levels)
+    names = design.names[:-1]
+    values = np.stack([spread.terms[-1][i] for spread, i in places])
+    found, left_out = [], []
+    for column, term in enumerate(terms):
+        y = values[:, column]
+        if not np.all(y > 0):  # false for NaN too
+            left_out.append(term)
+            continue
+        parts = stats.components(np.log(y).reshape(levels), names)
+        found.append(Decomposition(term, parts, stats.shares(parts)))
+    if len(shapes := {spread.setting.shape for spread, _ in places}) == 1:
+        images = store.dataset(file, f"{shapes.pop()}/image")
+        parts = _picture_components(images, [s.setting.rows[i] for s, i in places], levels, names)
+        found.append(Decomposition(PICTURE, parts, stats.shares(parts)))
+    return Decompositions(design, len(places), found, tuple(left_out))
+
+
+def _full(common: Cell, design: Design, place: tuple) -> tuple:
+    """A place of a design as a value on every axis, those that the design lacks as in `common`."""
+    values = dict(zip((*SETTING_AXES, "seed"), (*_identity(common), common.seed), strict=True))
+    for name, level in zip(design.names, place, strict=True):
+        names = name.split("+")
+        values |= dict(zip(names, level if len(names) > 1 else (level,), strict=True))
+    return tuple(values.values())
+
+
+STRIPE_BYTES = 64 * 2**20
+
+
+def _picture_components(
+    images: h5py.Dataset, rows: Sequence[int], levels: tuple[int, ...], names: Sequence[str]
+) -> list[Component]:
+    """Components of every pixel and channel, averaged over them; a stripe of the pictures in memory."""
+    _, _, height, width, _ = images.shape
+    stripe = max(1, STRIPE_BYTES // (len(rows) * width * 3 * 8))
+    parts = []
+    for y in range(0, height, stripe):
+        values = _take(images, rows, -1, slice(y, y + stripe)).astype(np.float64)
+        parts.append(stats.components(values.reshape(*levels, *values.shape[1:]), names))
+    whole = []
+    for same in zip(*parts, strict=True):
+        squares = np.concatenate([np.ravel(c.sum_of_squares) for c in same])
+        variance = np.concatenate([np.ravel(c.variance) for c in same])
+        first = same[0]
+        whole.append(Component(first.name, first.df, np.mean(squares), np.mean(variance)))
+    return whole
+
+
+# --- styles ---------------------------------------------------------------------------------------
+
+
+def styles(record: Record, spreads: Sequence[Spread], network: Network) -> list[Style]:
+    """Every style of the study with the traces of its Gram matrices.
+
+    The spread of the optimisation's outcomes is said to fall as the trace rises (Gupta et al. 2017,
+    1705.02092: "inversely related to the stability").
+    """
+    pictures = Pictures(record.sweep, record.cells)
+    names = layers.in_order(n for s in spreads for n in s.setting.cell.style_weights)
+    found = []
+    for path in dict.fromkeys(spread.setting.cell.style for spread in spreads):
+        own = [spread for spread in spreads if spread.setting.cell.style == path]
+        style = store.LOSSES.index("loss_style")
+        found.append(
+            Style(
+                name=value_text("style", path),
+                traces=network.traces(pictures.style[path], names),
+                loss_cv=float(np.mean([stats.cv(s.terms[-1][:, style]) for s in own])),
+                rmse=float(np.mean([stats.pair_mean(s.distances["rmse"][-1]) for s in own])),
+            )
+        )
+    return found
+
+
+# --- the numerical floor --------------------------------------------------------------------------
+
+
+class _Computed(NamedTuple):
+    """Cells that were computed for the floor, in the order of the seeds asked for."""
+
+    pictures: np.ndarray | None
+    totals: np.ndarray
+    """(n, steps + 1): the total losses."""
+
+
+def _compute(sweep: Sweep, seeds: Sequence[int], width: int) -> _Computed:
+    """Compute a sweep of one setting in a directory of its own, as any run is."""
+    with tempfile.TemporaryDirectory(prefix="jaxstyle-floor-") as folder:
+        out = Path(folder) / "run"
+        run.run_sweep(sweep, RunOptions(out=str(out), quiet=True), width=width)
+        record = store.open_record(out)
+        pictures, totals = {}, {}
+        for part in record.chunks():
+            for i, number in enumerate(part.cell):
+                seed = record.cells[int(number)].seed
+                pictures[seed], totals[seed] = part.image[i, -1], part.loss_total[i]
+    return _Computed(np.stack([pictures[s] for s in seeds]), np.stack([totals[s] for s in seeds]))
+
+
+def _relative(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return float(np.max(np.abs(a - b) / np.where(b == 0, 1, np.abs(b))))
+
+
+def _compare(name: str, found: _Computed, base: _Computed) -> FloorRow:
+    rmse = largest = float("nan")
+    if found.pictures is not None and base.pictures is not None:
+        a, b = found.pictures.astype(np.float64), base.pictures.astype(np.float64)
+        rmse = float(np.mean([stats.rmse(x, y) for x, y in zip(a, b, strict=True)]))
+        largest = float(np.max(np.abs(a - b)))
+    last, first = (_relative(found.totals[:, k], base.totals[:, k]) for k in (-1, 0))
+    return FloorRow(name, rmse, largest, last, first)
+
+
+def _between_seeds(base: _Computed) -> FloorRow:
+    """Every pair of the seeds that were recomputed, as a row."""
+    pairs = stats.chosen_pairs(len(base.totals), MAX_PAIRS)
+    assert base.pictures is not None
+    rows = [
+        _compare(
+            "",
+            _Computed(base.pictures[[i]], base.totals[[i]]),
+            _Computed(base.pictures[[j]], base.totals[[j]]),
+        )
+        for i, j in pairs
+    ]
+    rmse = float(np.mean([row.rmse for row in rows]))
+    largest, loss, first = (max(getattr(row, k) for row in rows) for k in ("largest", "loss", "first_loss"))
+    return FloorRow("another seed", rmse, largest, loss, first)
+
+
+def measure_floor(record: Record, spreads: Sequence[Spread], device: Any, options: Options) -> Floor:
+    """Compute some cells of a run again where nothing should change, and say what does.
+
+    Seeds of the setting whose pictures differ the most, with the run's own settings: twice alike, in the
+    other order, with another number of cells per launch, with products of another precision. The first of
+    these runs also stands beside what the run itself has stored.
+    """
+    from jaxstyle import engine
+
+    spread = max(spreads, key=lambda s: float(stats.pair_mean(s.distances["rmse"][-1])))
+    setting, sweep = spread.setting, record.sweep
+    seeds = setting.seeds[: max(2, options.floor_cells)]
+    steps = min(sweep.steps[-1], options.floor_steps)
+    program = _program_of(record, setting.cell.id)
+    own = {axis: (getattr(setting.cell, axis),) for axis in SETTING_AXES}
+    base_sweep = replace(
+        sweep, **own, seed=seeds, grid=(), steps=(steps,), warm_steps=0, trace_every=1, given={}
+    )
+    other = OTHER_WIDTH if program.width == 1 else 1
+    precisions = ["f32"] if sweep.precision != "f32" else ["bf16"]
+    if sweep.precision == "f32" and engine.can_tf32(device):
+        precisions.insert(0, "tf32")
+
+    base = _compute(base_sweep, seeds, program.width)
+    again = _compute(base_sweep, seeds, program.width)
+    rows = [_compare("the same seed again", again, base)]
+    notes = []
+    if (stored := _stored(record, setting, seeds, steps)) is None:
+        notes.append("The run's own trajectory is another one, so that what it has is not compared.")
+    else:
+        same = _Computed(base.pictures, base.totals[:, [0, -1]])
+        rows.append(_compare("as the run has it", stored, same))
+    reverse = _compute(replace(base_sweep, seed=seeds[::-1]), seeds, program.width)
+    rows.append(_compare("in another place of the batch", reverse, base))
+    wider = _compute(base_sweep, seeds, other)
+    rows.append(_compare(f"{other} cells per launch", wider, base))
+    for precision in precisions:
+        found = _compute(replace(base_sweep, precision=precision), seeds, program.width)
+        rows.append(_compare(f"products in {precision}", found, base))
+    if sweep.warm_steps:
+        notes.append("The cells were computed from their own noise, without the run's warm starts.")
+    notes += _differences(record, program, setting.cell, device)
+    return Floor(
+        setting,
+        tuple(seeds),
+        steps,
+        rows,
+        _between_seeds(base),
+        sweep.precision,
+        program.width,
+        tuple(notes),
+    )
+
+
+def _program_of(record: Record, cell: int) -> Program:
+    plan = resume.plan_of(record)
+    (chunk,) = (chunk for chunk in plan.chunks if cell in chunk.cells)
+    return plan.programs[chunk.program]
+
+
+def _stored(record: Record, setting: Setting, seeds: Sequence[int], steps: int) -> _Computed | None:
+    """What the run has of some cells after so many steps; None where its trajectory is another one."""
+    if any(cell in record.previous for cell in setting.cells):
+        return None
+    if steps != record.sweep.steps[-1] and record.sweep.schedule != "constant":
+        return None
+    rows = [setting.rows[setting.seeds.index(seed)] for seed in seeds]
+    with h5py.File(record.path / "results.h5", "r") as file:
+        traced = [int(s) for s in store.dataset(file, f"{setting.shape}/step")]
+        snapshots = [int(s) for s in store.dataset(file, f"{setting.shape}/snapshot")]
+        if steps not in traced:
+            return None
+        totals = _take(store.dataset(file, f"{setting.shape}/loss_total"), rows)
+        images = store.dataset(file, f"{setting.shape}/image")
+        pictures = _take(images, rows, snapshots.index(steps)) if steps in snapshots else None
+    return _Computed(pictures, totals[:, [0, traced.index(steps)]])
+
+
+def _differences(record: Record, program: Program, cell: Cell, device: Any) -> Iterator[str]:
+    """What may make a recomputed cell differ from what the run has stored."""
+    manifest = record.manifest
+    had, now = manifest.get("device", {}).get("kind"), device.device_kind
+    if had != now:
+        yield f"The run was computed on a {had}, the floor on a {now}."
+    if manifest.get("threads") != run.thread_count():
+        yield f"The run had {manifest.get('threads')} threads, the floor {run.thread_count()}."
+    if manifest.get("code_sha256") != run.code_digest():
+        yield "The run was computed by other source files of jaxstyle than the floor."
+    if program.taps != cell.taps:
+        yield "The run's program also looks at layers that these cells do not use."
+    if program.canvas:
+        yield "In the run these cells lie on a canvas with others, here they do not."
+
+
+# --- a study --------------------------------------------------------------------------------------
+
+
+def study(path: Path, options: Options | None = None) -> Study:
+    """The seed study of a run whose `results.h5` is there.
+
+    Raises:
+        JaxstyleError: if it is no run, or no setting of it has two seeds that came to an end.
+    """
+    options = options or Options()
+    record = store.open_record(path)
+    with h5py.File(path / "results.h5", "r") as file:
+        settings, fixed, single, diverged = find_settings(record, file)
+        if not settings:
+            raise JaxstyleError(str(path), _too_few(record, fixed, diverged))
+        device = run.device_for(record)
+        network = Network(record, device)
+        names = layers.in_order(n for s in settings for n in s.cell.style_weights)
+        terms = (*store.LOSSES, *names)
+        shapes = dict.fromkeys(setting.shape for setting in settings)
+        sigma_px = {shape: max(_size(shape)) / LOW_PASS_SHARE for shape in shapes}
+        snapshots = chosen_snapshots(record.sweep.steps)
+        spreads = [
+            spread_of(s, _group(file, s.shape), snapshots, terms, network, sigma_px[s.shape])
+            for s in settings
+        ]
+        found = families(spreads, file, network, sigma_px)
+        decompositions = decompose(spreads, terms, file)
+    notes: list[str] = []
+    weighed: list[Style] = []
+    floor = None
+    try:
+        weighed = styles(record, spreads, network)
+        if options.floor:
+            floor = measure_floor(record, spreads, device, options)
+    except JaxstyleError as error:  # an image that has gone or changed since
+        notes.append(f"Not everything could be computed again: {error}.")
+    return Study(
+        record=record,
+        snapshots=snapshots,
+        terms=terms,
+        measures=measure_names(),
+        sigma_px=sigma_px,
+        spreads=spreads,
+        fixed=fixed,
+        single=single,
+        diverged=diverged,
+        families=found,
+        decompositions=decompositions,
+        styles=weighed,
+        floor=floor,
+        notes=notes,
+    )
+
+
+def _group(file: h5py.File, shape: str) -> h5py.Group:
+    group = file[shape]
+    assert isinstance(group, h5py.Group)
+    return group
+
+
+def _too_few(record: Record, fixed: Sequence[tuple[str, int]], diverged: int) -> str:
+    if fixed:
+        why = "no seed matters in it, for no cell starts from noise; run it with --init noise --seed 0:8"
+    else:
+        lost = f" ({diverged} cells diverged)" if diverged else ""
+        why = (
+            f"no setting has two seeds that came to an end{lost};"
+            f" add some with: python -m jaxstyle.sweep --extend --out {record.path} --seed 0:8"
+        )
+    return why
+
+
+def intervals(x: np.ndarray) -> dict[str, tuple[np.ndarray, Interval]]:
+    """Mean, sd and CV of the columns of x (n, ...), each with its interval."""
+    statistics = {"mean": stats.mean, "sd": stats.sd, "cv": stats.cv}
+    return {
+        name: (np.asarray(statistic(x)), stats.interval(x, statistic))
+        for name, statistic in statistics.items()
+    }
