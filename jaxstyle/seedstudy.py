@@ -14,17 +14,17 @@ Reads `results.h5`; writes nothing. `seedpage` puts it into files.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 
-from jaxstyle import config, grid, layers, resume, run, stats, store, weights
-from jaxstyle.config import JaxstyleError, RunOptions, Sweep
+from jaxstyle import config, floor, grid, layers, run, stats, store, weights
+from jaxstyle.config import JaxstyleError
+from jaxstyle.floor import Floor
 from jaxstyle.grid import Cell, Program
 from jaxstyle.images import Pictures
 from jaxstyle.stats import Component, Design, Interval, Ratio
@@ -37,12 +37,18 @@ LOW_PASS_SHARE = 32
 """The low-pass has a sigma of the longest edge over this."""
 MAX_PAIRS = 496
 """Pairs of seeds that are measured in a setting: all of 32 seeds, of more so many drawn at random."""
-OTHER_WIDTH = 4
-"""Cells per launch that the floor tries beside a run of 1."""
 LOW = "lowpass_"
 """What begins the names of distances of low-passed pictures."""
 PICTURE = "picture"
 """The name of the pictures among the terms that are decomposed."""
+TITLES = {
+    "loss_total": "total loss",
+    "loss_content": "content loss",
+    "loss_style": "style loss",
+    "rmse": "RMSE",
+    "dssim": "1 − SSIM",
+    PICTURE: "the picture",
+}
 
 
 @dataclass(frozen=True)
@@ -150,36 +156,6 @@ class Style(NamedTuple):
     """Mean distance between seeds, averaged over its settings."""
 
 
-class FloorRow(NamedTuple):
-    """How far a recomputation is from the first one of the same cells."""
-
-    name: str
-    rmse: float
-    """Of the saved pictures, in grey levels, averaged over cells; NaN where there are none to compare."""
-    largest: float
-    """The largest difference of a pixel, in grey levels."""
-    loss: float
-    """The largest |L' - L| / L of the final total loss."""
-    first_loss: float
-    """The same at step 0."""
-
-
-@dataclass(frozen=True)
-class Floor:
-    """What changes when a cell is computed again."""
-
-    setting: Setting
-    seeds: tuple[int, ...]
-    steps: int
-    rows: list[FloorRow]
-    between: FloorRow
-    """Another seed, of the same cells after the same steps."""
-    precision: str
-    """That of the run."""
-    width: int
-    notes: tuple[str, ...]
-
-
 @dataclass(frozen=True)
 class Study:
     """All of it."""
@@ -220,6 +196,18 @@ def value_text(axis: str, value: Any) -> str:
         return Path(value).stem
     words = {"alpha_beta": "α/β ", "learning_rate": "rate ", "init": "from "}
     return words.get(axis, "") + (f"{value:g}" if isinstance(value, float) else str(value))
+
+
+def term_title(term: str) -> str:
+    """A loss term as a reader knows it."""
+    return TITLES.get(term, f"E of {term}")
+
+
+def measure_title(measure: str) -> str:
+    """A measure of distance as a reader knows it."""
+    name = measure.removeprefix(LOW)
+    title = TITLES.get(name, f"features {name}")
+    return f"{title}, low-pass" if measure.startswith(LOW) else title
 
 
 def label(cell: Cell, axes: Iterable[str]) -> str:
@@ -285,13 +273,6 @@ def chosen_snapshots(steps: Sequence[int]) -> tuple[int, ...]:
     last = steps[-1]
     wanted = (last / 4, last / 2, last)
     return tuple(sorted({min(steps, key=lambda s: (abs(s - w), s)) for w in wanted}))
-
-
-def _take(data: h5py.Dataset, rows: Sequence[int], *rest: Any) -> np.ndarray:
-    """Some rows of a dataset, in the order given; HDF5 wants them ascending."""
-    order = np.argsort(rows)
-    found = data[(np.sort(rows), *rest)]
-    return found[np.argsort(order)]
 
 
 # --- pictures -------------------------------------------------------------------------------------
@@ -409,8 +390,8 @@ def spread_of(
     own = [int(s) for s in store.dataset(group, "snapshot")]
     steps = tuple(int(s) for s in store.dataset(group, "step"))
     names = [t.decode() for t in store.dataset(group, "layer")[()]]
-    columns = [_take(store.dataset(group, name), setting.rows) for name in store.LOSSES]
-    per_layer = _take(store.dataset(group, "style_layer_loss"), setting.rows)
+    columns = [store.take(store.dataset(group, name), setting.rows) for name in store.LOSSES]
+    per_layer = store.take(store.dataset(group, "style_layer_loss"), setting.rows)
     columns += [
         per_layer[..., names.index(t)] if t in names else np.full_like(columns[0], np.nan)
         for t in terms[len(store.LOSSES) :]
@@ -419,7 +400,7 @@ def spread_of(
     ends = [min(s, int(store.dataset(group, "steps")[setting.rows[0]])) for s in snapshots]
     at = [np.searchsorted(steps, end, "right") - 1 for end in ends]
     images = store.dataset(group, "image")
-    pictures = [_take(images, setting.rows, own.index(s)) for s in snapshots]
+    pictures = [store.take(images, setting.rows, own.index(s)) for s in snapshots]
     pairs = stats.chosen_pairs(len(setting.cells), MAX_PAIRS)
     found = [distances(now, pairs, network, sigma_px) for now in pictures]
     last = pictures[-1]
@@ -477,7 +458,7 @@ def _family(
     same: list[dict[str, np.ndarray]] = []
     for i in range(len(seeds)):
         rows = [m.setting.rows[at[i]] for m, at in zip(members, places, strict=True)]
-        same.append(distances(_take(images, rows, -1), every, network, sigma_px))
+        same.append(distances(store.take(images, rows, -1), every, network, sigma_px))
     measures = measure_names()
     between = {
         key: np.mean(
@@ -568,7 +549,7 @@ def _picture_components(
     stripe = max(1, STRIPE_BYTES // (len(rows) * width * 3 * 8))
     parts = []
     for y in range(0, height, stripe):
-        values = _take(images, rows, -1, slice(y, y + stripe)).astype(np.float64)
+        values = store.take(images, rows, -1, slice(y, y + stripe)).astype(np.float64)
         parts.append(stats.components(values.reshape(*levels, *values.shape[1:]), names))
     whole = []
     for same in zip(*parts, strict=True):
@@ -605,157 +586,6 @@ def styles(record: Record, spreads: Sequence[Spread], network: Network) -> list[
     return found
 
 
-# --- the numerical floor --------------------------------------------------------------------------
-
-
-class _Computed(NamedTuple):
-    """Cells that were computed for the floor, in the order of the seeds asked for."""
-
-    pictures: np.ndarray | None
-    totals: np.ndarray
-    """(n, steps + 1): the total losses."""
-
-
-def _compute(sweep: Sweep, seeds: Sequence[int], width: int) -> _Computed:
-    """Compute a sweep of one setting in a directory of its own, as any run is."""
-    with tempfile.TemporaryDirectory(prefix="jaxstyle-floor-") as folder:
-        out = Path(folder) / "run"
-        run.run_sweep(sweep, RunOptions(out=str(out), quiet=True), width=width)
-        record = store.open_record(out)
-        pictures, totals = {}, {}
-        for part in record.chunks():
-            for i, number in enumerate(part.cell):
-                seed = record.cells[int(number)].seed
-                pictures[seed], totals[seed] = part.image[i, -1], part.loss_total[i]
-    return _Computed(np.stack([pictures[s] for s in seeds]), np.stack([totals[s] for s in seeds]))
-
-
-def _relative(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    return float(np.max(np.abs(a - b) / np.where(b == 0, 1, np.abs(b))))
-
-
-def _compare(name: str, found: _Computed, base: _Computed) -> FloorRow:
-    rmse = largest = float("nan")
-    if found.pictures is not None and base.pictures is not None:
-        a, b = found.pictures.astype(np.float64), base.pictures.astype(np.float64)
-        rmse = float(np.mean([stats.rmse(x, y) for x, y in zip(a, b, strict=True)]))
-        largest = float(np.max(np.abs(a - b)))
-    last, first = (_relative(found.totals[:, k], base.totals[:, k]) for k in (-1, 0))
-    return FloorRow(name, rmse, largest, last, first)
-
-
-def _between_seeds(base: _Computed) -> FloorRow:
-    """Every pair of the seeds that were recomputed, as a row."""
-    pairs = stats.chosen_pairs(len(base.totals), MAX_PAIRS)
-    assert base.pictures is not None
-    rows = [
-        _compare(
-            "",
-            _Computed(base.pictures[[i]], base.totals[[i]]),
-            _Computed(base.pictures[[j]], base.totals[[j]]),
-        )
-        for i, j in pairs
-    ]
-    rmse = float(np.mean([row.rmse for row in rows]))
-    largest, loss, first = (max(getattr(row, k) for row in rows) for k in ("largest", "loss", "first_loss"))
-    return FloorRow("another seed", rmse, largest, loss, first)
-
-
-def measure_floor(record: Record, spreads: Sequence[Spread], device: Any, options: Options) -> Floor:
-    """Compute some cells of a run again where nothing should change, and say what does.
-
-    Seeds of the setting whose pictures differ the most, with the run's own settings: twice alike, in the
-    other order, with another number of cells per launch, with products of another precision. The first of
-    these runs also stands beside what the run itself has stored.
-    """
-    from jaxstyle import engine
-
-    spread = max(spreads, key=lambda s: float(stats.pair_mean(s.distances["rmse"][-1])))
-    setting, sweep = spread.setting, record.sweep
-    seeds = setting.seeds[: max(2, options.floor_cells)]
-    steps = min(sweep.steps[-1], options.floor_steps)
-    program = _program_of(record, setting.cell.id)
-    own = {axis: (getattr(setting.cell, axis),) for axis in SETTING_AXES}
-    base_sweep = replace(
-        sweep, **own, seed=seeds, grid=(), steps=(steps,), warm_steps=0, trace_every=1, given={}
-    )
-    other = OTHER_WIDTH if program.width == 1 else 1
-    precisions = ["f32"] if sweep.precision != "f32" else ["bf16"]
-    if sweep.precision == "f32" and engine.can_tf32(device):
-        precisions.insert(0, "tf32")
-
-    base = _compute(base_sweep, seeds, program.width)
-    again = _compute(base_sweep, seeds, program.width)
-    rows = [_compare("the same seed again", again, base)]
-    notes = []
-    if (stored := _stored(record, setting, seeds, steps)) is None:
-        notes.append("The run's own trajectory is another one, so that what it has is not compared.")
-    else:
-        same = _Computed(base.pictures, base.totals[:, [0, -1]])
-        rows.append(_compare("as the run has it", stored, same))
-    reverse = _compute(replace(base_sweep, seed=seeds[::-1]), seeds, program.width)
-    rows.append(_compare("in another place of the batch", reverse, base))
-    wider = _compute(base_sweep, seeds, other)
-    rows.append(_compare(f"{other} cells per launch", wider, base))
-    for precision in precisions:
-        found = _compute(replace(base_sweep, precision=precision), seeds, program.width)
-        rows.append(_compare(f"products in {precision}", found, base))
-    if sweep.warm_steps:
-        notes.append("The cells were computed from their own noise, without the run's warm starts.")
-    notes += _differences(record, program, setting.cell, device)
-    return Floor(
-        setting,
-        tuple(seeds),
-        steps,
-        rows,
-        _between_seeds(base),
-        sweep.precision,
-        program.width,
-        tuple(notes),
-    )
-
-
-def _program_of(record: Record, cell: int) -> Program:
-    plan = resume.plan_of(record)
-    (chunk,) = (chunk for chunk in plan.chunks if cell in chunk.cells)
-    return plan.programs[chunk.program]
-
-
-def _stored(record: Record, setting: Setting, seeds: Sequence[int], steps: int) -> _Computed | None:
-    """What the run has of some cells after so many steps; None where its trajectory is another one."""
-    if any(cell in record.previous for cell in setting.cells):
-        return None
-    if steps != record.sweep.steps[-1] and record.sweep.schedule != "constant":
-        return None
-    rows = [setting.rows[setting.seeds.index(seed)] for seed in seeds]
-    with h5py.File(record.path / "results.h5", "r") as file:
-        traced = [int(s) for s in store.dataset(file, f"{setting.shape}/step")]
-        snapshots = [int(s) for s in store.dataset(file, f"{setting.shape}/snapshot")]
-        if steps not in traced:
-            return None
-        totals = _take(store.dataset(file, f"{setting.shape}/loss_total"), rows)
-        images = store.dataset(file, f"{setting.shape}/image")
-        pictures = _take(images, rows, snapshots.index(steps)) if steps in snapshots else None
-    return _Computed(pictures, totals[:, [0, traced.index(steps)]])
-
-
-def _differences(record: Record, program: Program, cell: Cell, device: Any) -> Iterator[str]:
-    """What may make a recomputed cell differ from what the run has stored."""
-    manifest = record.manifest
-    had, now = manifest.get("device", {}).get("kind"), device.device_kind
-    if had != now:
-        yield f"The run was computed on a {had}, the floor on a {now}."
-    if manifest.get("threads") != run.thread_count():
-        yield f"The run had {manifest.get('threads')} threads, the floor {run.thread_count()}."
-    if manifest.get("code_sha256") != run.code_digest():
-        yield "The run was computed by other source files of jaxstyle than the floor."
-    if program.taps != cell.taps:
-        yield "The run's program also looks at layers that these cells do not use."
-    if program.canvas:
-        yield "In the run these cells lie on a canvas with others, here they do not."
-
-
 # --- a study --------------------------------------------------------------------------------------
 
 
@@ -786,11 +616,11 @@ def study(path: Path, options: Options | None = None) -> Study:
         decompositions = decompose(spreads, terms, file)
     notes: list[str] = []
     weighed: list[Style] = []
-    floor = None
+    recomputed = None
     try:
         weighed = styles(record, spreads, network)
         if options.floor:
-            floor = measure_floor(record, spreads, device, options)
+            recomputed = _floor(record, spreads, device, options)
     except JaxstyleError as error:  # an image that has gone or changed since
         notes.append(f"Not everything could be computed again: {error}.")
     return Study(
@@ -806,9 +636,16 @@ def study(path: Path, options: Options | None = None) -> Study:
         families=found,
         decompositions=decompositions,
         styles=weighed,
-        floor=floor,
+        floor=recomputed,
         notes=notes,
     )
+
+
+def _floor(record: Record, spreads: Sequence[Spread], device: Any, options: Options) -> Floor:
+    """The floor of the setting whose pictures differ the most."""
+    setting = max(spreads, key=lambda s: float(stats.pair_mean(s.distances["rmse"][-1]))).setting
+    cells = [record.cells[i] for i in setting.cells[: options.floor_cells]]
+    return floor.measure(record, cells, setting.label, device, most_steps=options.floor_steps)
 
 
 def _group(file: h5py.File, shape: str) -> h5py.Group:
@@ -829,10 +666,25 @@ def _too_few(record: Record, fixed: Sequence[tuple[str, int]], diverged: int) ->
     return why
 
 
-def intervals(x: np.ndarray) -> dict[str, tuple[np.ndarray, Interval]]:
-    """Mean, sd and CV of the columns of x (n, ...), each with its interval."""
+class Summary(NamedTuple):
+    """The statistics of one setting, at every snapshot."""
+
+    terms: dict[str, tuple[np.ndarray, Interval]]
+    """Mean, sd and cv of the losses, (snapshots, terms), each with its interval."""
+    mean: np.ndarray
+    """The mean distance between two seeds, (snapshots, measures)."""
+    low: np.ndarray
+    """The lower end of its interval."""
+    high: np.ndarray
+
+
+def summarise(spread: Spread) -> Summary:
+    """Means, spreads and intervals of what the seeds of a setting came to."""
+    x = spread.terms.swapaxes(0, 1)
     statistics = {"mean": stats.mean, "sd": stats.sd, "cv": stats.cv}
-    return {
-        name: (np.asarray(statistic(x)), stats.interval(x, statistic))
-        for name, statistic in statistics.items()
-    }
+    terms = {name: (np.asarray(f(x)), stats.interval(x, f)) for name, f in statistics.items()}
+    d = np.stack(list(spread.distances.values()), axis=1)
+    measures, n = d.shape[:2], d.shape[-1]
+    ends = stats.percentiles(stats.pair_means(d.reshape(-1, n, n)), n)
+    low, high = (np.reshape(end, measures) for end in ends)
+    return Summary(terms, np.asarray(stats.pair_mean(d)), low, high)

@@ -266,6 +266,13 @@ def dataset(node: h5py.File | h5py.Group, name: str) -> h5py.Dataset:
     return found
 
 
+def take(data: h5py.Dataset, rows: Sequence[int], *rest: Any) -> np.ndarray:
+    """Some distinct rows of a dataset, in the order given; HDF5 wants them ascending."""
+    order = np.argsort(rows)
+    found = data[(np.sort(rows), *rest)]
+    return found[np.argsort(order)]
+
+
 def chunk_name(number: int) -> str:
     """The file of a chunk, relative to its run."""
     return f"chunks/{number:06d}.h5"

@@ -1,0 +1,550 @@
+"""A seed study on a page: its findings in sentences with tables, `variance.json`, and all of its files.
+
+`build` is what the command does: study, tables, figures, page, and the report that shows them. Nothing that
+is written holds a time.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxstyle import report, seedplots, seedstudy, seedtables, stats, store
+from jaxstyle.floor import PRODUCTS, FloorRow
+from jaxstyle.progress import counted
+from jaxstyle.seedstudy import (
+    LOW,
+    MAX_PAIRS,
+    PICTURE,
+    Options,
+    Spread,
+    Study,
+    Summary,
+    measure_title,
+    term_title,
+)
+from jaxstyle.store import RunDirectory
+
+FEW_SEEDS = 8
+"""Below this the page says that intervals are rough."""
+STEADY = 0.05
+"""A spread that changed by less than this between two snapshots has settled."""
+CLEAR = 3.0
+"""A spread under so many times the floor may be rounding."""
+BEST_OF = (2, 4, 8)
+STATISTICS = seedtables.STATISTICS
+
+
+def build(run: RunDirectory, options: Options | None = None) -> Study:
+    """Study the run in a directory and leave the files.
+
+    Args:
+        run: the directory, held.
+        options: what may be left out.
+
+    Raises:
+        JaxstyleError: if it is no run, or there are not two seeds of anything.
+    """
+    record = store.open_record(run.path)
+    merged = run.path / "results.h5"
+    if not record.chunk_paths:
+        report.build(run, pictures=False)  # which says what is missing
+    newest = max(path.stat().st_mtime_ns for path in record.chunk_paths)
+    if not merged.exists() or merged.stat().st_mtime_ns < newest:
+        store.merge(record)
+    found = seedstudy.study(run.path, options)
+    numbers = [seedstudy.summarise(spread) for spread in found.spreads]
+    run.write("variance.csv", seedtables.csv_text(found, numbers))
+    run.write("variance.h5", seedtables.h5_bytes(found, numbers))
+    drawn = seedplots.figures(found, numbers)
+    for old in (run.path / "maps").glob("*"):  # of a study of more settings
+        if f"maps/{old.name}" not in drawn:
+            old.unlink()
+    for name, data in drawn.items():
+        run.write(name, data, durable=False)
+    page = json.dumps(blocks(found, numbers, list(drawn)), indent=1, ensure_ascii=False) + "\n"
+    run.write("variance.json", page)
+    report.build(run, pictures=False)
+    return found
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def _n(value: float, digits: int = 3) -> str:
+    """A number for a sentence."""
+    if not np.isfinite(value):
+        return "–"
+    return f"{value:.{digits}g}" if abs(value) < 1e5 else f"{value:.{digits - 1}e}"
+
+
+def _percent(value: float) -> str:
+    return (
+        "–"
+        if not np.isfinite(value)
+        else f"{100 * value:.2g} %"
+        if value < 0.1
+        else f"{value:.0%}".replace("%", " %")
+    )
+
+
+def _between(low: float, high: float, text: Any = _n) -> str:
+    return "" if not (np.isfinite(low) and np.isfinite(high)) else f" ({text(low)} to {text(high)})"
+
+
+def _range(values: Sequence[float], text: Any = _n) -> str:
+    """The median of several values and between what they lie."""
+    if len(values) == 1:
+        return text(values[0])
+    return f"{text(float(np.median(values)))} ({text(min(values))} to {text(max(values))})"
+
+
+def _figures(names: Sequence[str], stem: str, caption: str) -> list[dict[str, str]]:
+    return [{"path": name, "caption": caption} for name in names if name.startswith(f"maps/{stem}")]
+
+
+def _block(
+    heading: str,
+    text: Sequence[str],
+    table: tuple[Sequence[str], Sequence[Sequence[str]]] | None = None,
+    shown: Sequence[dict[str, str]] = (),
+) -> dict[str, Any]:
+    made = None if table is None else {"columns": list(table[0]), "rows": [list(row) for row in table[1]]}
+    return {"heading": heading, "text": list(text), "table": made, "figures": list(shown)}
+
+
+def blocks(study: Study, numbers: Sequence[Summary], drawn: Sequence[str]) -> dict[str, Any]:
+    """The page of a study: findings in sentences, tables, and which figures belong to them."""
+    found = [
+        _pictures_block(study, numbers, drawn),
+        _losses_block(study, numbers, drawn),
+        *([_families_block(study, drawn)] if study.families else []),
+        *([_components_block(study, drawn)] if study.decompositions is not None else []),
+        _convergence_block(study, numbers, drawn),
+        _floor_block(study),
+        *([_styles_block(study)] if study.styles else []),
+        _limits_block(study),
+    ]
+    return {"title": "How much the seed matters", "intro": summary(study), "blocks": found}
+
+
+def summary(study: Study) -> list[str]:
+    """The findings in a few sentences."""
+    counts = sorted({len(s.setting.seeds) for s in study.spreads})
+    many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    cvs = [float(stats.cv(s.terms[-1][:, 0])) for s in study.spreads]
+    rmse = [float(stats.pair_mean(s.distances["rmse"][-1])) for s in study.spreads]
+    ssim = [1 - float(stats.pair_mean(s.distances["dssim"][-1])) for s in study.spreads]
+    lines = [
+        f"{counted(len(study.spreads), 'setting')} with {many} seeds each, after {study.snapshots[-1]}"
+        f" steps.",
+        f"Another seed changes the final total loss by a coefficient of variation of"
+        f" {_range(cvs, _percent)}"
+        f" and the picture by an RMSE of {_range(rmse)} grey levels (SSIM {_range(ssim)}).",
+    ]
+    if study.families:
+        ratios = [f.ratio["rmse"].value for f in study.families]
+        lines.append(
+            f"In RMSE two seeds are {_range(ratios)} times as far apart as two values of α/β at one seed."
+        )
+    if study.floor is not None:
+        lines.append(_verdict(study))
+    else:
+        lines.append("The spreads have no numerical floor beside them: part of them may be rounding.")
+    if study.diverged:
+        lines.append(f"{counted(study.diverged, 'cell')} diverged and left out.")
+    return lines
+
+
+def _pictures_block(study: Study, numbers: Sequence[Summary], drawn: Sequence[str]) -> dict[str, Any]:
+    shown = ("rmse", "dssim", LOW + "rmse", LOW + "dssim", *seedstudy.FEATURE_LAYERS)
+    columns = ["setting", "seeds", *(measure_title(m).replace("1 − SSIM", "SSIM") for m in shown)]
+    rows = []
+    for spread, own in zip(study.spreads, numbers, strict=True):
+        cells = []
+        for m in shown:
+            k = study.measures.index(m)
+            value, low, high = own.mean[-1, k], own.low[-1, k], own.high[-1, k]
+            if m.endswith("dssim"):
+                value, low, high = 1 - value, 1 - high, 1 - low
+            cells.append(_n(value) + _between(low, high))
+        rows.append([spread.setting.label, str(len(spread.setting.seeds)), *cells])
+    means = {m: [float(stats.pair_mean(s.distances[m][-1])) for s in study.spreads] for m in study.measures}
+    kept = [
+        (low / full) ** 2 if full else 0.0
+        for low, full in zip(means[LOW + "rmse"], means["rmse"], strict=True)
+    ]
+    widest = study.spreads[int(np.argmax(means["rmse"]))].setting.label
+    sigma = ", ".join(f"{_n(s)} px" for s in dict.fromkeys(study.sigma_px.values()))
+    share = float(np.median(kept))
+    where = "mostly layout and colour" if share > 0.5 else "mostly strokes and grain"
+    text = [
+        f"Two seeds are an RMSE of {_range(means['rmse'])} grey levels apart; the widest are those of"
+        f" {widest}.",
+        f"After a Gaussian low-pass of σ = {sigma} it is {_range(means[LOW + 'rmse'])}: {_percent(share)}"
+        f" of the"
+        f" squared difference are in it, so that what the seed decides is {where}.",
+        "Means over pairs of seeds, with 95 % intervals from resampled seeds. SSIM is that of luma (Wang"
+        " et al."
+        " 2004). Features are compared by |f − g| / √((|f|² + |g|²) / 2) in the very network that was"
+        " optimised:"
+        " they say what the losses see, and are no judge from outside.",
+    ]
+    caption = (
+        "One seed's picture, the mean over seeds, and the standard deviation over seeds of every pixel"
+        " and of"
+        " its low-pass; one scale for all settings of the run."
+    )
+    return _block(
+        "How far apart the pictures are", text, (columns, rows), _figures(drawn, "spread", caption)
+    )
+
+
+def _losses_block(study: Study, numbers: Sequence[Summary], drawn: Sequence[str]) -> dict[str, Any]:
+    columns = ["setting", *(f"{term_title(t)}: mean ± sd, CV (95 %)" for t in study.terms)]
+    rows = []
+    for spread, own in zip(study.spreads, numbers, strict=True):
+        cells = []
+        for i in range(len(study.terms)):
+            mean, sd, cv = (own.terms[name][0][-1, i] for name in STATISTICS)
+            low, high = (float(np.asarray(e)[-1, i]) for e in own.terms["cv"][1])
+            written = f"{_n(mean)} ± {_n(sd, 2)}, {_percent(cv)}{_between(low, high, _percent)}"
+            cells.append(written if np.isfinite(mean) else "–")
+        rows.append([spread.setting.label, *cells])
+    cvs = {t: [float(own.terms["cv"][0][-1, i]) for own in numbers] for i, t in enumerate(study.terms)}
+    medians = {
+        t: float(np.median(known))
+        for t, all_ in cvs.items()
+        if (known := [v for v in all_ if np.isfinite(v)])
+    }
+    most, least = max(medians, key=medians.__getitem__), min(medians, key=medians.__getitem__)
+    text = [
+        f"The term that a seed changes most is {_the(most)} (CV {_percent(medians[most])}, median over"
+        f" settings),"
+        f" the least {_the(least)} ({_percent(medians[least])}).",
+        *_best_of(study),
+    ]
+    caption = (
+        "Medians over seeds; darker bands from the 25 % to the 75 % quantile, lighter from 5 % to 95 %."
+    )
+    return _block("Every term of the loss", text, (columns, rows), _figures(drawn, "curves", caption))
+
+
+def _the(term: str) -> str:
+    title = term_title(term)
+    return f"the {title}" if "loss" in title else title
+
+
+def _best_of(study: Study) -> Iterator[str]:
+    """What it is worth to compute several seeds and keep the one of the lowest loss."""
+    fewest = min(len(s.setting.seeds) for s in study.spreads)
+    totals = [spread.terms[-1][:, 0] for spread in study.spreads]
+    parts = []
+    for k in (k for k in BEST_OF if k <= fewest):
+        gain = float(np.median([1 - stats.best_of(x, k) / float(np.mean(x)) for x in totals]))
+        parts.append(f"{_percent(gain)} of {k} seeds")
+    if parts:
+        yield (
+            "Keeping the best of several seeds lowers the total loss below its mean (median over settings):"
+            f" {', '.join(parts)}."
+        )
+
+
+def _families_block(study: Study, drawn: Sequence[str]) -> dict[str, Any]:
+    shown = ("rmse", LOW + "rmse", "dssim", *seedstudy.FEATURE_LAYERS)
+    columns = ["settings", "between", *(measure_title(m) for m in shown)]
+    rows = []
+    for f in study.families:
+        rows.append([f.label, "two seeds, one α/β", *(_n(f.between_seeds[m]) for m in shown)])
+        for a, b, apart in f.pairs:
+            rows.append([f.label, f"α/β {a:g} and {b:g}, one seed", *(_n(apart[m]) for m in shown)])
+        ratio = (f"{_n(f.ratio[m].value)}{_between(f.ratio[m].low, f.ratio[m].high)}" for m in shown)
+        rows.append([f.label, "seeds ÷ all pairs of α/β", *ratio])
+    text = []
+    for f in study.families:
+        full, low = f.ratio["rmse"], f.ratio[LOW + "rmse"]
+        text.append(
+            f"{f.label}: two seeds are RMSE {_n(f.between_seeds['rmse'])} apart, two values of α/β at one"
+            f" seed"
+            f" {_n(f.between_ratios['rmse'])}: {_weigh(full)}. In the low-pass the seed weighs"
+            f" {_n(low.value)}"
+            f" times as much as α/β{_between(low.low, low.high)}."
+        )
+    text.append("Over the seeds that all values of α/β have; intervals from resampled seeds.")
+    caption = "Distance between seeds over distance between values of α/β, with 95 % intervals."
+    return _block("The seed against α/β", text, (columns, rows), _figures(drawn, "alpha-beta", caption))
+
+
+def _weigh(ratio: stats.Ratio) -> str:
+    times = f"{_n(ratio.value)} times{_between(ratio.low, ratio.high)}"
+    if ratio.low > 1:
+        return f"the seed changes the picture more than α/β does, {times}"
+    if ratio.high < 1:
+        return f"α/β changes the picture more than the seed does, which comes to {times}"
+    return f"neither clearly outweighs the other, {times}"
+
+
+def _components_block(study: Study, drawn: Sequence[str]) -> dict[str, Any]:
+    found = study.decompositions
+    assert found is not None
+    names = [c.name for c in found.terms[0].components]
+    columns = [
+        "term",
+        *(f"{name} ({c.df} df)" for name, c in zip(names, found.terms[0].components, strict=True)),
+        "sd between seeds",
+    ]
+    rows = []
+    for d in found.terms:
+        by_seed = sum(
+            max(float(c.variance), 0.0) for c in d.components if c.name in (stats.SEED, stats.RESIDUAL)
+        )
+        unit = (
+            f"{_n(math.sqrt(by_seed))} grey levels" if d.term == PICTURE else _percent(math.sqrt(by_seed))
+        )
+        rows.append([term_title(d.term), *(_percent(share) for share in d.shares), unit])
+    text = []
+    for d in found.terms:
+        if d.term in (PICTURE, "loss_style"):
+            parts = {c.name: share for c, share in zip(d.components, d.shares, strict=True)}
+            seeds = parts.get(stats.SEED, 0.0) + parts.get(stats.RESIDUAL, 0.0)
+            others = {k: v for k, v in parts.items() if k not in (stats.SEED, stats.RESIDUAL)}
+            first = max(others, key=others.__getitem__, default="")
+            most = (
+                f"; the largest other part is {first.replace('_', '-')} with {_percent(others[first])}"
+                if others
+                else ""
+            )
+            text.append(f"Of the variance of {_the(d.term)} {_percent(seeds)} come from the seed{most}.")
+    levels = [
+        f"{len(v)} of {n.replace('_', '-')}"
+        for n, v in zip(found.design.names, found.design.levels, strict=True)
+    ]
+    text.append(
+        f"Random-effects components by expected mean squares (Searle, Casella & McCulloch 1992, chapter"
+        f" 4) over"
+        f" {counted(found.cells, 'cell')}: {', '.join(levels)}. Losses enter by their logarithm, the"
+        f" picture pixel"
+        f" by pixel. “{stats.SEED}” is what a seed does alike in every setting, “{stats.RESIDUAL}” what it"
+        " does otherwise in each; estimates below zero count as zero. The levels were chosen, not drawn:"
+        " the"
+        " shares are those of this grid. That α/β moves the total loss is so by definition."
+    )
+    if found.design.dropped:
+        gone = ", ".join(f"{n.replace('_', '-')} {_level(n, v)}" for n, v in found.design.dropped)
+        text.append(f"The grid is not balanced; a balanced part of it was used, without {gone}.")
+    if found.left_out:
+        text.append(
+            f"Not decomposed, being zero or missing in some cell:"
+            f" {', '.join(map(term_title, found.left_out))}."
+        )
+    caption = "Shares of the variance of each term."
+    return _block(
+        "Where the variance comes from", text, (columns, rows), _figures(drawn, "components", caption)
+    )
+
+
+def _level(name: str, value: Any) -> str:
+    names = name.split("+")
+    values = value if len(names) > 1 else (value,)
+    return " and ".join(seedstudy.value_text(n, v) for n, v in zip(names, values, strict=True))
+
+
+def _convergence_block(study: Study, numbers: Sequence[Summary], drawn: Sequence[str]) -> dict[str, Any]:
+    last = study.snapshots[-1]
+    caption = "The coefficient of variation of the total loss over the steps"
+    if len(study.snapshots) > 1:
+        caption += ", and how far apart the pictures of two seeds are at the snapshots, with 95 % intervals"
+    shown = _figures(drawn, "convergence", caption + ".")
+    halves = [_cv_at(spread, spread.steps[-1] / 2) for spread in study.spreads]
+    ends = [_cv_at(spread, spread.steps[-1]) for spread in study.spreads]
+    losses = (
+        f"The CV of the total loss is {_range(halves, _percent)} at half the steps and"
+        f" {_range(ends, _percent)} at the end, step {last}."
+    )
+    if len(study.snapshots) == 1:
+        text = [
+            losses,
+            "The run has one snapshot, so that only the curves of the losses can tell whether the spread"
+            " still"
+            f" moves. With --steps {max(1, last // 2)} {last} {2 * last} the pictures tell it too.",
+        ]
+        return _block("Whether the spread has settled", text, None, shown)
+    columns = [
+        "setting",
+        *(f"RMSE at {s}" for s in study.snapshots),
+        "last ÷ before",
+        "own way since",
+        "CV of the total loss, " + " → ".join(map(str, study.snapshots)),
+    ]
+    k, rows, trends = study.measures.index("rmse"), [], []
+    for spread, own in zip(study.spreads, numbers, strict=True):
+        trend = stats.trend(*spread.distances["rmse"][-2:])
+        trends.append(trend)
+        cvs = " → ".join(_percent(float(own.terms["cv"][0][j, 0])) for j in range(len(study.snapshots)))
+        rows.append([
+            spread.setting.label,
+            *(_n(v) for v in own.mean[:, k]),
+            f"{_n(trend.value)}{_between(trend.low, trend.high)}",
+            _n(float(spread.moved[-1].mean())),
+            cvs,
+        ])  # fmt: skip
+    moving = [t for t in trends if abs(t.value - 1) > STEADY]
+    before = max(s for s in study.snapshots if s < last)
+    own_way = float(np.median([s.moved[-1].mean() for s in study.spreads]))
+    apart = float(np.median([n.mean[-1, k] for n in numbers]))
+    many = counted(len(trends), "setting")
+    verdict = (
+        "the spread has settled" if not moving
+        else f"it still moves by more than {_percent(STEADY)} in {len(moving)} of {many}"
+    )  # fmt: skip
+    text = [
+        f"From step {before} to {last} the distance between two seeds changes to"
+        f" {_range([t.value for t in trends])} times what it was: {verdict}.",
+        f"A picture itself moves by RMSE {_n(own_way)} in that time, against {_n(apart)} between two seeds"
+        " (medians over settings).",
+        losses,
+    ]
+    return _block("Whether the spread has settled", text, (columns, rows), shown)
+
+
+def _cv_at(spread: Spread, step: float) -> float:
+    at = int(np.searchsorted(spread.steps, step, "right")) - 1
+    known = np.flatnonzero(np.isfinite(spread.curves[..., 0]).all(0))
+    return float(stats.cv(spread.curves[:, min(at, int(known[-1])), 0])) if len(known) else math.nan
+
+
+def _rounding(study: Study) -> FloorRow:
+    """The largest of what differs only in the order of operations: what a run cannot do anything about."""
+    assert study.floor is not None
+    own = [row for row in study.floor.rows if not row.name.startswith(PRODUCTS)]
+    return max(own, key=lambda row: (row.rmse if np.isfinite(row.rmse) else 0.0, row.loss))
+
+
+def _verdict(study: Study) -> str:
+    """The spread beside the floor, in a sentence."""
+    floor = study.floor
+    assert floor is not None
+    most, between = _rounding(study), floor.between.rmse
+    if most.rmse == 0 and most.loss == 0:
+        return "Computed again, the same cells give the same pictures: none of the spread is rounding."
+    share = most.rmse / between if between else math.inf
+    start = (
+        f"Computed again ({most.name}), the same cells move by up to RMSE {_n(most.rmse)},"
+        f" {_percent(share)} of"
+        " what another seed does"
+    )
+    if share * CLEAR > 1:
+        return f"{start}: the spread between seeds cannot be told from rounding."
+    return f"{start}: the spread between seeds is not rounding."
+
+
+def _floor_block(study: Study) -> dict[str, Any]:
+    floor = study.floor
+    if floor is None:
+        text = [
+            "No cell was computed again, so that these spreads stand without a floor: part of them may be"
+            " what"
+            " rounding alone does. Leave out --no-floor to measure it."
+        ]
+        return _block("The numerical floor", [*study.notes, *text])
+    columns = [
+        "computed again",
+        "RMSE",
+        "largest difference",
+        "total loss at the end",
+        "at step 0",
+        "part of the spread between seeds",
+    ]
+    rows = [
+        [
+            row.name,
+            _n(row.rmse),
+            f"{_n(row.largest)} grey levels" if np.isfinite(row.largest) else "–",
+            _n(row.loss, 2),
+            _n(row.first_loss, 2),
+            _percent(row.rmse / floor.between.rmse) if floor.between.rmse else "–",
+        ]
+        for row in (*floor.rows, floor.between)
+    ]  # fmt: skip
+    whole = floor.steps == study.record.sweep.steps[-1]
+    text = [
+        _verdict(study),
+        f"Seeds"
+        f" {', '.join(map(str, floor.seeds))}"
+        f" of the setting whose seeds differ the most, {floor.label}, with the run's own settings,"
+        f" {floor.width} to a launch in {floor.precision}, for"
+        f" {'all' if whole else 'only'} {floor.steps} steps. Losses are |L′ − L| / L, the largest of the"
+        f" cells.",
+        *([] if whole else ["Rounding grows with the steps: the floor of the whole run may be higher."]),
+        *floor.notes,
+    ]
+    return _block("The numerical floor", [*text, *study.notes], (columns, rows))
+
+
+def _styles_block(study: Study) -> dict[str, Any]:
+    names = list(study.styles[0].traces)
+    columns = [
+        "style",
+        *(f"tr(A) of {name}" for name in names),
+        "CV of the style loss",
+        "RMSE between seeds",
+    ]
+    rows = [
+        [s.name, *(_n(s.traces[name]) for name in names), _percent(s.loss_cv), _n(s.rmse)]
+        for s in study.styles
+    ]
+    text = [
+        "Gupta et al. (2017) find the trace of a style's Gram matrices, the mean squared length of its"
+        " features,"
+        " inversely related to how stable its transfers are: styles of larger traces should vary more."
+    ]
+    if len(study.styles) > 1:
+        first, last = (f(study.styles, key=lambda s: s.traces[names[-1]]) for f in (max, min))
+        agree = "as they say" if first.rmse > last.rmse else "against what they say"
+        text.append(
+            f"Here {first.name}, of the largest trace in {names[-1]}, has an RMSE of {_n(first.rmse)}"
+            f" between seeds,"
+            f" and {last.name}, of the smallest, {_n(last.rmse)}: {agree}, as far as"
+            f" {counted(len(study.styles), 'style')} can tell."
+        )
+    return _block("The styles' Gram matrices", text, (columns, rows))
+
+
+def _limits_block(study: Study) -> dict[str, Any]:
+    text = []
+    fewest = min(len(s.setting.seeds) for s in study.spreads)
+    if fewest < stats.SMALLEST:
+        text.append(f"Settings of fewer than {stats.SMALLEST} seeds have no intervals.")
+    if fewest < FEW_SEEDS:
+        text.append(
+            f"With {counted(fewest, 'seed')} the intervals are rough and rather too narrow; {FEW_SEEDS}"
+            f" or more"
+            f" would be better: --extend --out {study.record.path.name} --seed 0:{FEW_SEEDS}."
+        )
+    if study.fixed:
+        names = "; ".join(f"{name} ({counted(count, 'cell')})" for name, count in study.fixed)
+        text.append(
+            "Settings that do not start from noise come to one picture whatever the seed, and are in no"
+            " number"
+            f" above: {names}."
+        )
+    if study.single:
+        text.append(f"Too few seeds came to an end to say anything of: {'; '.join(study.single)}.")
+    if study.diverged:
+        text.append(f"{counted(study.diverged, 'cell')} diverged and left out of all statistics.")
+    if study.record.sweep.keep == "best":
+        text.append(
+            "The pictures are those of the lowest loss so far, the losses those of the step itself."
+        )
+    if max(len(s.setting.seeds) for s in study.spreads) ** 2 > 2 * MAX_PAIRS + 64:
+        text.append(f"Of more than {MAX_PAIRS} pairs of seeds in a setting that many were drawn at random.")
+    text.append(
+        f"Intervals: bootstrap over seeds, {stats.DRAWS} resamples, bias-corrected and accelerated for"
+        f" losses (Efron"
+        " 1987), percentiles for distances and ratios."
+    )
+    return _block("What these numbers are and are not", text)
