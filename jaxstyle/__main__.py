@@ -11,6 +11,7 @@ COMMANDS = {
     "report": "rebuild the tables, pictures and contact sheets of a run",
     "calibrate": "what a ratio of content to style is worth for two images",
     "features": "draw what chosen layers of the network see in an image",
+    "variance": "say how much the seed matters in a run",
 }
 
 

@@ -24,6 +24,7 @@ from jaxstyle.seedstudy import (
     Spread,
     Study,
     Summary,
+    axis_title,
     measure_title,
     term_title,
 )
@@ -82,6 +83,11 @@ def _n(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}" if abs(value) < 1e5 else f"{value:.{digits - 1}e}"
 
 
+def _decimal(value: float) -> str:
+    """A number between -1 and 1, such as SSIM."""
+    return f"{value:.2f}" if np.isfinite(value) else "–"
+
+
 def _percent(value: float) -> str:
     return (
         "–"
@@ -93,14 +99,16 @@ def _percent(value: float) -> str:
 
 
 def _between(low: float, high: float, text: Any = _n) -> str:
-    return "" if not (np.isfinite(low) and np.isfinite(high)) else f" ({text(low)} to {text(high)})"
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return ""
+    return f" ({text(low).removesuffix(' %')} to {text(high)})"
 
 
 def _range(values: Sequence[float], text: Any = _n) -> str:
     """The median of several values and between what they lie."""
     if len(values) == 1:
         return text(values[0])
-    return f"{text(float(np.median(values)))} ({text(min(values))} to {text(max(values))})"
+    return text(float(np.median(values))) + _between(min(values), max(values), text)
 
 
 def _figures(names: Sequence[str], stem: str, caption: str) -> list[dict[str, str]]:
@@ -144,7 +152,7 @@ def summary(study: Study) -> list[str]:
         f" steps.",
         f"Another seed changes the final total loss by a coefficient of variation of"
         f" {_range(cvs, _percent)}"
-        f" and the picture by an RMSE of {_range(rmse)} grey levels (SSIM {_range(ssim)}).",
+        f" and the picture by an RMSE of {_range(rmse)} grey levels (SSIM {_range(ssim, _decimal)}).",
     ]
     if study.families:
         ratios = [f.ratio["rmse"].value for f in study.families]
@@ -169,9 +177,10 @@ def _pictures_block(study: Study, numbers: Sequence[Summary], drawn: Sequence[st
         for m in shown:
             k = study.measures.index(m)
             value, low, high = own.mean[-1, k], own.low[-1, k], own.high[-1, k]
+            text = _n
             if m.endswith("dssim"):
-                value, low, high = 1 - value, 1 - high, 1 - low
-            cells.append(_n(value) + _between(low, high))
+                value, low, high, text = 1 - value, 1 - high, 1 - low, _decimal
+            cells.append(text(value) + _between(low, high, text))
         rows.append([spread.setting.label, str(len(spread.setting.seeds)), *cells])
     means = {m: [float(stats.pair_mean(s.distances[m][-1])) for s in study.spreads] for m in study.measures}
     kept = [
@@ -181,13 +190,13 @@ def _pictures_block(study: Study, numbers: Sequence[Summary], drawn: Sequence[st
     widest = study.spreads[int(np.argmax(means["rmse"]))].setting.label
     sigma = ", ".join(f"{_n(s)} px" for s in dict.fromkeys(study.sigma_px.values()))
     share = float(np.median(kept))
-    where = "mostly layout and colour" if share > 0.5 else "mostly strokes and grain"
+    where = "coarser" if share > 0.5 else "finer"
     text = [
         f"Two seeds are an RMSE of {_range(means['rmse'])} grey levels apart; the widest are those of"
         f" {widest}.",
-        f"After a Gaussian low-pass of σ = {sigma} it is {_range(means[LOW + 'rmse'])}: {_percent(share)}"
+        f"After a Gaussian low-pass of σ = {sigma} it is {_range(means[LOW + 'rmse'])}. {_percent(share)}"
         f" of the"
-        f" squared difference are in it, so that what the seed decides is {where}.",
+        f" squared difference is in it: most of what a seed decides is {where} than that.",
         "Means over pairs of seeds, with 95 % intervals from resampled seeds. SSIM is that of luma (Wang"
         " et al."
         " 2004). Features are compared by |f − g| / √((|f|² + |g|²) / 2) in the very network that was"
@@ -205,16 +214,16 @@ def _pictures_block(study: Study, numbers: Sequence[Summary], drawn: Sequence[st
 
 
 def _losses_block(study: Study, numbers: Sequence[Summary], drawn: Sequence[str]) -> dict[str, Any]:
-    columns = ["setting", *(f"{term_title(t)}: mean ± sd, CV (95 %)" for t in study.terms)]
+    columns = ["setting", "total loss: mean ± sd", *(f"CV of {_the(t)}" for t in study.terms)]
     rows = []
     for spread, own in zip(study.spreads, numbers, strict=True):
-        cells = []
-        for i in range(len(study.terms)):
-            mean, sd, cv = (own.terms[name][0][-1, i] for name in STATISTICS)
-            low, high = (float(np.asarray(e)[-1, i]) for e in own.terms["cv"][1])
-            written = f"{_n(mean)} ± {_n(sd, 2)}, {_percent(cv)}{_between(low, high, _percent)}"
-            cells.append(written if np.isfinite(mean) else "–")
-        rows.append([spread.setting.label, *cells])
+        mean, sd = (own.terms[name][0][-1, 0] for name in ("mean", "sd"))
+        values, ends = own.terms["cv"]
+        low, high = (np.asarray(end)[-1] for end in ends)
+        cells = [
+            _percent(value) + _between(low[i], high[i], _percent) for i, value in enumerate(values[-1])
+        ]
+        rows.append([spread.setting.label, f"{_n(mean)} ± {_n(sd, 2)}", *cells])
     cvs = {t: [float(own.terms["cv"][0][-1, i]) for own in numbers] for i, t in enumerate(study.terms)}
     medians = {
         t: float(np.median(known))
@@ -294,7 +303,10 @@ def _components_block(study: Study, drawn: Sequence[str]) -> dict[str, Any]:
     names = [c.name for c in found.terms[0].components]
     columns = [
         "term",
-        *(f"{name} ({c.df} df)" for name, c in zip(names, found.terms[0].components, strict=True)),
+        *(
+            f"{axis_title(name)} ({c.df} df)"
+            for name, c in zip(names, found.terms[0].components, strict=True)
+        ),
         "sd between seeds",
     ]
     rows = []
@@ -308,33 +320,33 @@ def _components_block(study: Study, drawn: Sequence[str]) -> dict[str, Any]:
         rows.append([term_title(d.term), *(_percent(share) for share in d.shares), unit])
     text = []
     for d in found.terms:
-        if d.term in (PICTURE, "loss_style"):
-            parts = {c.name: share for c, share in zip(d.components, d.shares, strict=True)}
-            seeds = parts.get(stats.SEED, 0.0) + parts.get(stats.RESIDUAL, 0.0)
-            others = {k: v for k, v in parts.items() if k not in (stats.SEED, stats.RESIDUAL)}
-            first = max(others, key=others.__getitem__, default="")
-            most = (
-                f"; the largest other part is {first.replace('_', '-')} with {_percent(others[first])}"
-                if others
-                else ""
-            )
-            text.append(f"Of the variance of {_the(d.term)} {_percent(seeds)} come from the seed{most}.")
-    levels = [
-        f"{len(v)} of {n.replace('_', '-')}"
-        for n, v in zip(found.design.names, found.design.levels, strict=True)
-    ]
+        if d.term not in (PICTURE, "loss_style"):
+            continue
+        parts = {c.name: share for c, share in zip(d.components, d.shares, strict=True)}
+        seeds = parts.pop(stats.SEED, 0.0) + parts.pop(stats.RESIDUAL, 0.0)
+        line = f"{_percent(seeds)} of the variance of {_the(d.term)} comes from the seed"
+        if parts:
+            first = max(parts, key=parts.__getitem__)
+            line += f"; the largest other part is {axis_title(first)} with {_percent(parts[first])}"
+        text.append(line + ".")
+    design = found.design
+    levels = ", ".join(
+        f"{len(v)} of {axis_title(n)}" for n, v in zip(design.names, design.levels, strict=True)
+    )
     text.append(
-        f"Random-effects components by expected mean squares (Searle, Casella & McCulloch 1992, chapter"
-        f" 4) over"
-        f" {counted(found.cells, 'cell')}: {', '.join(levels)}. Losses enter by their logarithm, the"
-        f" picture pixel"
-        f" by pixel. “{stats.SEED}” is what a seed does alike in every setting, “{stats.RESIDUAL}” what it"
-        " does otherwise in each; estimates below zero count as zero. The levels were chosen, not drawn:"
-        " the"
-        " shares are those of this grid. That α/β moves the total loss is so by definition."
+        "Random-effects components by expected mean squares (Searle, Casella & McCulloch 1992, chapter 4)"
+        " over"
+        f" {counted(found.cells, 'cell')}: {levels}. Losses enter by their logarithm, the picture pixel"
+        f" by pixel."
+        f" “{axis_title(stats.SEED)}” is what a seed does alike in every setting,"
+        f" “{axis_title(stats.RESIDUAL)}” what it does otherwise in each; estimates below zero count as"
+        f" zero."
+        " The levels were chosen, not drawn: the shares are those of this grid. That α/β moves the total"
+        " loss is"
+        " so by definition."
     )
     if found.design.dropped:
-        gone = ", ".join(f"{n.replace('_', '-')} {_level(n, v)}" for n, v in found.design.dropped)
+        gone = ", ".join(f"{axis_title(n)} {_level(n, v)}" for n, v in found.design.dropped)
         text.append(f"The grid is not balanced; a balanced part of it was used, without {gone}.")
     if found.left_out:
         text.append(

@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxstyle import seedstudy, stats, store
-from jaxstyle.seedstudy import SETTING_AXES, TITLES, Spread, Study, Summary, measure_title, term_title
+from jaxstyle.seedstudy import (
+    SETTING_AXES,
+    TITLES,
+    Spread,
+    Study,
+    Summary,
+    axis_title,
+    measure_title,
+    term_title,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,7 +129,7 @@ def _maps(spreads: Sequence[Spread], top: float) -> Figure:
     across = 1.75
     down = across * height / width
     lines = max(s.setting.label.count(", ") + 1 for s in spreads)
-    figure = Figure((across * len(spreads) + 1.9, 4 * (down + 0.06) + 0.17 * lines + 0.2))
+    figure = Figure((across * len(spreads) + 2.2, 4 * (down + 0.06) + 0.17 * lines + 0.2))
     total_w, total_h = figure.get_size_inches()
     names = ["one seed", "mean", "sd", "sd, low-pass"]
     left, heading = 0.95, 0.17 * lines + 0.1
@@ -161,7 +170,8 @@ def _curves(study: Study, spreads: Sequence[Spread]) -> Figure:
             for a, b, alpha in ((low, high, 0.15), (first, third, 0.25)):
                 axes.fill_between(steps[shown], a[shown], b[shown], color=colour, alpha=alpha, lw=0)
             axes.plot(steps[shown], middle[shown], color=colour, lw=1.4, label=spread.setting.label)
-        axes.set(title=TITLES[name], xscale="log", yscale="log", xlabel="step")
+        axes.set(title=TITLES[name], xscale="log", yscale="log")
+        _step_axis(axes)
     _legend(figure, panels[0])
     return figure
 
@@ -172,10 +182,15 @@ def _legend(figure: Figure, axes: Axes, columns: int = 3) -> None:
         figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
+def _step_axis(axes: Axes) -> None:
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
+
+
 def _convergence(study: Study, spreads: Sequence[Spread], own: Sequence[Summary]) -> Figure:
     """The CV of the total loss over the steps, and the distance between seeds at the snapshots."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
 
     several = len(study.snapshots) > 1
     figure = Figure(
@@ -207,8 +222,9 @@ def _convergence(study: Study, spreads: Sequence[Spread], own: Sequence[Summary]
                 lw=1.2,
                 capsize=2,
             )
-    panels[0].set(title="CV of the total loss over seeds", xscale="log", yscale="log", xlabel="step")
-    panels[0].yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    panels[0].set(title="CV of the total loss over seeds", xscale="log", yscale="log")
+    _step_axis(panels[0])
+    panels[0].yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
     panels[0].yaxis.set_minor_formatter("")
     if several:
         panels[1].set(title="mean RMSE between two seeds, grey levels", xscale="log", xlabel="step")
@@ -272,10 +288,23 @@ def _components(study: Study) -> Figure:
     for y, found in enumerate(terms):
         left = 0.0
         for name, share in zip(names, found.shares, strict=True):
-            axes.barh(y, share, left=left, color=colours[name], height=0.66, label=name if y == 0 else None)
+            axes.barh(
+                y,
+                share,
+                left=left,
+                color=colours[name],
+                height=0.66,
+                label=axis_title(name) if y == 0 else None,
+            )
             if share > 0.07:
                 axes.text(
-                    left + share / 2, y, f"{share:.0%}", ha="center", va="center", color="white", fontsize=8
+                    left + share / 2,
+                    y,
+                    f"{100 * share:.0f} %",
+                    ha="center",
+                    va="center",
+                    color="white",
+                    fontsize=8,
                 )
             left += share
     axes.set_yticks(range(len(terms)), [term_title(d.term) for d in terms])

@@ -198,6 +198,12 @@ def value_text(axis: str, value: Any) -> str:
     return words.get(axis, "") + (f"{value:g}" if isinstance(value, float) else str(value))
 
 
+def axis_title(name: str) -> str:
+    """An axis, axes that move together, or another component of variance as a reader knows it."""
+    words = {"alpha_beta": "α/β", stats.RESIDUAL: "seed × setting"}
+    return " and ".join(words.get(part, part.replace("_", " ")) for part in name.split("+"))
+
+
 def term_title(term: str) -> str:
     """A loss term as a reader knows it."""
     return TITLES.get(term, f"E of {term}")
@@ -242,13 +248,15 @@ def find_settings(
     groups: dict[tuple, list[Cell]] = {}
     for number in sorted(where):
         groups.setdefault(_identity(record.cells[number]), []).append(record.cells[number])
-    axes = varying(cells[0] for cells in groups.values()) or ("content", "style")
+    firsts = [cells[0] for cells in groups.values()]
+    every = varying(firsts) or ("content", "style")
+    axes = varying(c for c in firsts if grid.seed_matters(record.sweep, c)) or ("content", "style")
     settings, fixed, single = [], [], []
     for cells in groups.values():
-        name = label(cells[0], axes)
         if not grid.seed_matters(record.sweep, cells[0]):
-            fixed.append((name, len(cells)))
+            fixed.append((label(cells[0], every), len(cells)))
             continue
+        name = label(cells[0], axes)
         done = sorted((c for c in cells if not where[c.id][2]), key=lambda c: c.seed)
         if len(done) < 2:
             single.append(name)
