@@ -270,7 +270,9 @@ def _families_block(study: Study, drawn: Sequence[str]) -> dict[str, Any]:
     for f in study.families:
         rows.append([f.label, "two seeds, one α/β", *(_n(f.between_seeds[m]) for m in shown)])
         for a, b, apart in f.pairs:
-            rows.append([f.label, f"α/β {a:g} and {b:g}, one seed", *(_n(apart[m]) for m in shown)])
+            rows.append(
+                [f.label, f"{a} and {b.removeprefix('α/β ')}, one seed", *(_n(apart[m]) for m in shown)]
+            )
         ratio = (f"{_n(f.ratio[m].value)}{_between(f.ratio[m].low, f.ratio[m].high)}" for m in shown)
         rows.append([f.label, "seeds ÷ all pairs of α/β", *ratio])
     text = []

@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 
 from jaxstyle import config, floor, grid, layers, run, stats, store, weights
-from jaxstyle.config import JaxstyleError
+from jaxstyle.config import JaxstyleError, RunOptions
 from jaxstyle.floor import Floor
 from jaxstyle.grid import Cell, Program
 from jaxstyle.images import Pictures
@@ -120,7 +120,7 @@ class Family:
     """The mean distance between two ratios at one seed."""
     ratio: dict[str, Ratio]
     """The first over the second."""
-    pairs: list[tuple[float, float, dict[str, float]]]
+    pairs: list[tuple[str, str, dict[str, float]]]
     """(ratio, next ratio, mean distance at one seed by measure) of neighbouring ratios."""
 
 
@@ -191,7 +191,7 @@ class Study:
 
 
 def value_text(axis: str, value: Any) -> str:
-    """A value of an axis as a short text."""
+    """A value of an axis, as the user gave it, as a short text."""
     if axis in config.PATH_AXES and value not in config.INIT_KINDS:
         return Path(value).stem
     words = {"alpha_beta": "α/β ", "learning_rate": "rate ", "init": "from "}
@@ -218,17 +218,17 @@ def measure_title(measure: str) -> str:
 
 def label(cell: Cell, axes: Iterable[str]) -> str:
     """What tells a cell apart, by its values on some axes."""
-    return ", ".join(value_text(axis, getattr(cell, axis)) for axis in axes)
+    return ", ".join(value_text(axis, cell.label(axis)) for axis in axes)
 
 
 def varying(cells: Iterable[Cell], axes: Sequence[str] = SETTING_AXES) -> tuple[str, ...]:
     """Those of `axes` on which cells differ."""
     cells = tuple(cells)
-    return tuple(axis for axis in axes if len({getattr(cell, axis) for cell in cells}) > 1)
+    return tuple(axis for axis in axes if len({cell.label(axis) for cell in cells}) > 1)
 
 
 def _identity(cell: Cell, axes: Sequence[str] = SETTING_AXES) -> tuple:
-    return tuple(getattr(cell, axis) for axis in axes)
+    return tuple(cell.label(axis) for axis in axes)
 
 
 def find_settings(
@@ -299,7 +299,7 @@ class Network:
 
         sweep = record.sweep
         shapes = {(h, w) for h, w in (_size(s) for s in _shapes(record))}
-        loaded = weights.load(sweep.weights)
+        loaded = weights.load(sweep.weights, network=sweep.network, pool=sweep.pool)
         if (had := record.manifest.get("weights", {}).get("sha256")) not in (None, loaded.sha256):
             raise JaxstyleError(
                 "weights",
@@ -475,7 +475,7 @@ def _family(
         for key in measures
     }
     apart = {key: np.array([stats.pair_mean(d[key]) for d in same]) for key in measures}
-    ratios = [m.setting.cell.alpha_beta for m in members]
+    ratios = [label(m.setting.cell, ("alpha_beta",)) for m in members]
 
     def step(i: int, key: str) -> float:
         """The mean distance at one seed of two neighbouring ratios."""
@@ -609,7 +609,7 @@ def study(path: Path, options: Options | None = None) -> Study:
         settings, fixed, single, diverged = find_settings(record, file)
         if not settings:
             raise JaxstyleError(str(path), _too_few(record, fixed, diverged))
-        device = run.device_for(record)
+        device = run.start_jax(record.sweep, RunOptions(), record.manifest)
         network = Network(record, device)
         names = layers.in_order(n for s in settings for n in s.cell.style_weights)
         terms = (*store.LOSSES, *names)
