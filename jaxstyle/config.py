@@ -201,13 +201,29 @@ class Sweep:
     """The text a user gave for a path, by axis and absolute path."""
 
 
+def preset_heads() -> dict[str, tuple[str, str]]:
+    """What every preset is and what it costs, by name: the first two lines of its file."""
+    heads = {}
+    for path in sorted(PRESETS.glob("*.toml")):
+        with path.open(encoding="utf-8") as file:
+            about, cost = (file.readline().removeprefix("#").strip() for _ in range(2))
+        heads[path.stem] = about, cost
+    return heads
+
+
+def _preset_hint(_: str) -> str:
+    """The list of presets under `--help`, which is all that reads their files."""
+    lines = (f"{name}: {about} ({cost})" for name, (about, cost) in preset_heads().items())
+    return "\n" + "\n".join(lines) + "\n(default: none)"
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """Where a run goes and what it says: nothing that its numbers depend on."""
 
-    preset: str | None = None
-    """Start from a named set of settings: demo, or an experiment of the deck by 3000 plain Adam steps (with
-    --fast in a fraction of the time): tradeoff, content-layer, style-layer, initialisation, stochastic."""
+    preset: Annotated[str | None, tyro.conf.arg(help_behavior_hint=_preset_hint)] = None
+    """Start from a named set of settings; flags override them. Times are those of two CPU cores, and for a GPU
+    estimates; --fast makes of one by Adam a twin of a quarter of its steps."""
     spec: str | None = None
     """Read settings from a TOML file whose keys are these flags with _ for -."""
     out: str | None = None

@@ -1,6 +1,7 @@
 """Settings: what is accepted, what is refused and how, and which source wins."""
 
 import os
+import re
 import tomllib
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from jaxstyle import config, grid, layers
 from jaxstyle.config import JaxstyleError, RunOptions, Sweep, assemble, resolve
+from jaxstyle.images import Pictures
 
 IMAGES = {"content": ("c.png",), "style": ("s.png",)}
 
@@ -284,3 +286,21 @@ def test_every_setting_has_a_help_text():
 
 def test_layer_names_are_the_papers():
     assert all(config.layer_name("x", name) == name for name in layers.NAMES)
+
+
+def test_presets_say_what_they_cost_as_a_plan_does():
+    units = {"s": 1, "min": 60, "h": 3600}
+    for name, (about, cost) in config.preset_heads().items():
+        assert about
+        found = dict(re.findall(r"(CPU|GPU) (\d+ (?:s|min|h))", cost))
+        claimed = {k: int(v.split()[0]) * units[v.split()[1]] for k, v in found.items()}
+        sweep = assemble({"preset": name}).sweep
+        cells = grid.cells(sweep)
+        shapes = {path: Pictures(sweep, cells).content[path].shape[:2] for path in sweep.content}
+        for platform, key in (("cpu", "CPU"), ("gpu", "GPU")):
+            plan = grid.plan(
+                sweep, cells, shapes, platform=platform, choose_width=lambda *_: 1, fits=lambda _: True
+            )
+            planned = plan.flops / grid.NOMINAL_FLOPS[platform] + grid.COMPILE_SECONDS[platform]
+            # Nominal rates are half of what two cores do and unmeasured on a GPU.
+            assert planned / 4 < claimed[key] < planned * 2, (name, key, planned)
