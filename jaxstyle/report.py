@@ -1,26 +1,35 @@
-"""Everything in a run that is derived from its chunks: tables, PNGs and contact sheets.
+"""Everything in a run that is derived from its chunks: tables, PNGs, contact sheets, the page, animations.
 
 `python -m jaxstyle.report RUN` rebuilds all of it. Nothing here needs JAX.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import h5py
 import numpy as np
 import tyro
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from jaxstyle import cli, config, images, store
+from jaxstyle import cli, images, page, store
 from jaxstyle.config import JaxstyleError
 from jaxstyle.grid import Cell
+from jaxstyle.page import (
+    Sources,
+    Tile,
+    group_axes,
+    place_text,
+    place_tiles,
+    scaled,
+    shared_words,
+)
 from jaxstyle.store import Record, RunDirectory
 
 THUMBNAIL_PX = 256
@@ -33,20 +42,13 @@ MAX_ROWS, MAX_COLUMNS = 24, 40
 PAD_PX = 8
 FONT_PX = 15
 PAPER, INK = (250, 249, 246), (32, 32, 36)
+FRAME_MS = 120
+"""How long an animation shows a snapshot."""
+LAST_FRAMES = 10
+"""How many times as long it shows the last one."""
 
 
 # --- which picture stands where -------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One picture of a run and where it stands in the grid."""
-
-    cell: int
-    snapshot: int
-    """Index of its step among the snapshots."""
-    place: dict[str, str]
-    """Its value, as text, on every axis that has several."""
 
 
 @dataclass(frozen=True)
@@ -70,65 +72,9 @@ class Sheet:
     """Texts under single pictures, where rows and columns stand for nothing."""
 
 
-def _short(axis: str, value: Any) -> str:
-    if axis in config.PATH_AXES and value not in config.INIT_KINDS:
-        return Path(value).stem
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _names(record: Record, axis: str) -> dict[Any, str]:
-    """A short text for every value of an axis; the full one where short ones are the same."""
-    values = dict.fromkeys(cell.label(axis) for cell in record.cells)
-    short = {value: _short(axis, value) for value in values}
-    if len(set(short.values())) < len(short):
-        short = {v: record.given(axis, v) if isinstance(v, str) else repr(v) for v in values}
-    return short
-
-
-def place_tiles(record: Record, present: Iterable[int]) -> list[Tile]:
-    """The pictures of the cells in `present`, each with its values on the axes that vary."""
-    names = {axis: _names(record, axis) for axis in config.AXES}
-    varying = [axis for axis in config.AXES if len(names[axis]) > 1]
-    steps = record.sweep.steps
-    found = []
-    for number in sorted(present):
-        cell = record.cells[number]
-        place = {axis: names[axis][cell.label(axis)] for axis in varying}
-        for index, step in enumerate(steps):
-            found.append(Tile(number, index, place | ({"steps": str(step)} if len(steps) > 1 else {})))
-    return found
-
-
-def group_axes(tiles: Sequence[Tile]) -> list[tuple[str, ...]]:
-    """The axes of `tiles`, slowest first; those that always move together (zipped ones) are one."""
-    groups: list[tuple[str, ...]] = []
-    for axis in tiles[0].place:
-        for i, group in enumerate(groups):
-            pairs = {(tile.place[group[0]], tile.place[axis]) for tile in tiles}
-            if len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs}):
-                groups[i] = (*group, axis)
-                break
-        else:
-            groups.append((axis,))
-    return groups
-
-
-_PLAIN_AXES = ("content", "style", "content_layer", "style_layers")
-_WORDS = {"alpha_beta": "alpha/beta", "learning_rate": "rate", "init": "from"}
-
-
-def _text(place: dict[str, str], axes: Iterable[str]) -> str:
-    """`place` on some axes as words: names by themselves, numbers with what they count."""
-    parts = []
-    for axis in axes:
-        text = place[axis].replace("+", " +\n") if axis == "style_layers" else place[axis]
-        parts.append(text if axis in _PLAIN_AXES else f"{_WORDS.get(axis, axis)} {text}")
-    return "\n".join(parts)
-
-
 def _line(tile: Tile, cell: Cell, axes: Sequence[str]) -> Line:
     pictures = tuple(getattr(cell, axis) for axis in ("content", "style") if axis in axes)
-    return Line(_text(tile.place, axes), pictures)
+    return Line(place_text(tile.place, axes), pictures)
 
 
 def _pages(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
@@ -190,16 +136,16 @@ def _wrapped(tiles: Sequence[Tile], groups: Sequence[tuple[str, ...]]) -> list[S
     across = max(1, math.ceil(math.sqrt(1.6 * min(len(tiles), MAX_ROWS * MAX_COLUMNS))))
     across = min(across, len(tiles), MAX_COLUMNS)
     found = []
-    for page in _pages(tiles, max(1, across * MAX_ROWS)):
-        places = [divmod(i, across) for i in range(len(page))]
+    for part in _pages(tiles, max(1, across * MAX_ROWS)):
+        places = [divmod(i, across) for i in range(len(part))]
         captions = {
-            at: _text(tile.place, groups[0]) for at, tile in zip(places, page, strict=True) if groups
+            at: place_text(tile.place, groups[0]) for at, tile in zip(places, part, strict=True) if groups
         }
         found.append(
             Sheet(
-                rows=(Line(""),) * math.ceil(len(page) / across),
+                rows=(Line(""),) * math.ceil(len(part) / across),
                 columns=(Line(""),) * across,
-                tiles=dict(zip(places, page, strict=True)),
+                tiles=dict(zip(places, part, strict=True)),
                 captions=captions,
             )
         )
@@ -208,16 +154,7 @@ def _wrapped(tiles: Sequence[Tile], groups: Sequence[tuple[str, ...]]) -> list[S
 
 def heading(record: Record) -> str:
     """What all cells of a run have in common, in one line."""
-    sweep = record.sweep
-    words = []
-    for axis in config.AXES:
-        names = list(_names(record, axis).values())
-        if len(names) == 1:
-            words.append(_text({axis: names[0]}, [axis]).replace(" +\n", "+"))
-    if len(sweep.steps) == 1:
-        words.append(f"{sweep.steps[0]} steps")
-    words.append(sweep.optimizer + (f", {sweep.pyramid} coarser stages" if sweep.pyramid else ""))
-    return "   ".join([*words, f"{sweep.pool} pooling"])
+    return "   ".join(shared_words(record))
 
 
 # --- drawing --------------------------------------------------------------------------------------
@@ -236,14 +173,6 @@ def extent(text: str, font: Any) -> tuple[int, int]:
         (0, 0), text, font=font
     )
     return math.ceil(right - min(left, 0)), math.ceil(bottom - min(top, 0))
-
-
-def scaled(pixels: UInt8[np.ndarray, "h w 3"], longest: int) -> Image.Image:
-    """`pixels`, made smaller if an edge is longer than `longest` px."""
-    image = Image.fromarray(pixels)
-    if max(image.size) > longest:
-        image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
-    return image
 
 
 def _head(line: Line, font: Any, picture: Callable[[str], np.ndarray | None], longest: int) -> Image.Image:
@@ -326,46 +255,97 @@ def draw(
 # --- a whole run ----------------------------------------------------------------------------------
 
 
-class _Sources:
-    """The contents and styles of a run, as long as their files are still there and the same."""
-
-    def __init__(self, record: Record):
-        self._digests = record.sweep.digests
-        self._found: dict[str, np.ndarray | None] = {}
-
-    def __call__(self, path: str) -> np.ndarray | None:
-        if path not in self._found:
-            try:
-                picture = images.read(path)
-            except JaxstyleError:
-                self._found[path] = None
-            else:
-                same = picture.sha256 == self._digests.get(path, picture.sha256)
-                self._found[path] = np.asarray(scaled(picture.pixels, 2 * HEADER_PX)) if same else None
-        return self._found[path]
-
-
 def write_sheets(run: RunDirectory, record: Record) -> list[Path]:
     """The contact sheets of a merged run: `sheets/contact.png`, or numbered ones when they are many."""
     written = []
-    with h5py.File(run.path / "results.h5", "r") as file:
-        where = {
-            int(cell): (store.dataset(file, f"{shape}/image"), i)
-            for shape in file
-            for i, cell in enumerate(store.dataset(file, f"{shape}/cell"))
-        }
+    with page.results(record) as where:
         pages = lay_out(record, place_tiles(record, where))
-        source = _Sources(record)
+        source = Sources(record)
         for number, sheet in enumerate(pages, 1):
 
             def tile(t: Tile) -> np.ndarray:
-                images, index = where[t.cell]
-                return images[index, t.snapshot]
+                group, index = where[t.cell]
+                return store.dataset(group, "image")[index, t.snapshot]
 
-            page = draw(sheet, title=heading(record), tile=tile, picture=source)
+            drawn = draw(sheet, title=heading(record), tile=tile, picture=source)
             name = "contact.png" if len(pages) == 1 else f"contact-{number:03d}.png"
-            written.append(run.write(f"sheets/{name}", images.png_bytes(np.asarray(page)), durable=False))
+            written.append(run.write(f"sheets/{name}", images.png_bytes(np.asarray(drawn)), durable=False))
     return written
+
+
+def write_page(run: RunDirectory, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """`report.html` of a merged run, with the manifest as it now stands.
+
+    Args:
+        rows: the lines of `results.csv`.
+
+    Raises:
+        JaxstyleError: if the run's `variance.json` cannot be shown.
+    """
+    return run.write("report.html", page.html(store.open_record(run.path), rows), durable=False)
+
+
+# --- animations -----------------------------------------------------------------------------------
+
+
+def check_animation(record: Record, kind: str, cells: Sequence[int], frame_ms: int) -> None:
+    """Raise JaxstyleError unless snapshots of these cells can become animations."""
+    if kind not in ("gif", "webp"):
+        raise JaxstyleError("animate", f"{kind!r} is not known; use gif or webp")
+    if not 20 <= frame_ms <= 60_000:
+        raise JaxstyleError("frame-ms", f"{frame_ms} is out of range; it must be 20 to 60000")
+    if len(record.sweep.steps) < 2:
+        raise JaxstyleError(
+            str(record.path), "has one snapshot only; a run with several --steps can be animated"
+        )
+    for cell in cells:
+        if not 0 <= cell < len(record.cells):
+            raise JaxstyleError("cell", f"{cell} is not in the run; cells are 0 to {len(record.cells) - 1}")
+
+
+def animation(frames: UInt8[np.ndarray, "frames h w 3"], kind: str, frame_ms: int) -> bytes:
+    """The GIF or WebP file that shows `frames` one after another, for ever, the last one longer."""
+    pictures = [Image.fromarray(frame) for frame in frames]
+    if kind == "gif":  # one palette of 256 colours for each frame
+        pictures = [picture.quantize(256, dither=Image.Dither.FLOYDSTEINBERG) for picture in pictures]
+    settings: dict[str, Any] = {"quality": 90, "method": 4} if kind == "webp" else {"disposal": 1}
+    buffer = io.BytesIO()
+    pictures[0].save(
+        buffer,
+        kind,
+        save_all=True,
+        append_images=pictures[1:],
+        duration=[frame_ms] * (len(pictures) - 1) + [LAST_FRAMES * frame_ms],
+        loop=0,
+        **settings,
+    )
+    return buffer.getvalue()
+
+
+def write_animations(
+    run: RunDirectory, record: Record, kind: str, *, cells: Sequence[int] = (), frame_ms: int = FRAME_MS
+) -> list[Path]:
+    """The snapshots of cells of a merged run as `animations/NNNNNN.gif` or `.webp`.
+
+    Args:
+        cells: which; every one that has been computed if there are none.
+
+    Raises:
+        JaxstyleError: if a cell has not been computed.
+    """
+    written = []
+    with page.results(record) as where:
+        for cell in cells or sorted(where):
+            if cell not in where:
+                raise JaxstyleError("cell", f"{cell} has not been computed yet; --resume the run")
+            group, index = where[cell]
+            frames = store.dataset(group, "image")[index]
+            name = f"animations/{cell:06d}.{kind}"
+            written.append(run.write(name, animation(frames, kind, frame_ms), durable=False))
+    return written
+
+
+# --- a whole report -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -378,12 +358,13 @@ class Built:
     sheets: list[Path]
 
 
-def build(run: RunDirectory, *, pictures: bool = True) -> Built:
+def build(run: RunDirectory, *, pictures: bool = True, with_page: bool = True) -> Built:
     """Rebuild the derived files of a run from its chunks.
 
     Args:
         run: the directory, held.
         pictures: also write the PNG of every cell.
+        with_page: also write `report.html`; leave it out where the manifest is yet to be written.
 
     Raises:
         JaxstyleError: if it is no run, or a chunk is damaged.
@@ -397,15 +378,24 @@ def build(run: RunDirectory, *, pictures: bool = True) -> Built:
             store.write_images(run, chunk)
     rows = store.rows(record)
     run.write("results.csv", store.csv_text(rows))
-    return Built(record, rows, write_sheets(run, record))
+    built = Built(record, rows, write_sheets(run, record))
+    if with_page:
+        write_page(run, rows)
+    return built
 
 
 @dataclass(frozen=True)
 class Report:
-    """Rebuild everything that is derived from a run's chunks: tables, pictures, contact sheets."""
+    """Rebuild everything that is derived from a run's chunks: tables, pictures, sheets, the page."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run directory."""
+    animate: Annotated[str | None, tyro.conf.arg(metavar="gif|webp")] = None
+    """Also write the snapshots of cells as animations: gif or webp."""
+    cell: tuple[int, ...] = ()
+    """Cells to animate (default: all)."""
+    frame_ms: int = FRAME_MS
+    """How long an animation shows a snapshot, in ms; the last one ten times as long."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -413,13 +403,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def command() -> int:
         parsed = cli.parse(Report, sys.argv[1:] if arguments is None else arguments, "jaxstyle.report")
-        path = Path(parsed.value.run)
-        store.open_record(path)  # before the lock, which would make the directory look like a run
+        asked = parsed.value
+        path = Path(asked.run)
+        record = store.open_record(path)  # before the lock, which would make the directory look like a run
+        if asked.animate is not None:
+            check_animation(record, asked.animate, asked.cell, asked.frame_ms)
+        elif unused := [name for name in parsed.named if name in ("cell", "frame_ms")]:
+            flag = unused[0].replace("_", "-")
+            raise JaxstyleError(flag, "is of animations; give it together with --animate gif or webp")
         with RunDirectory(path) as run:
             built = build(run)
+            if asked.animate is not None:
+                made = write_animations(
+                    run, built.record, asked.animate, cells=asked.cell, frame_ms=asked.frame_ms
+                )
+                print(f"{len(made)} animation{'s' * (len(made) != 1)}: {path / 'animations'}")
         print(f"{len(built.rows)} of {len(built.record.cells)} cells: {path / 'results.csv'}")
         for sheet in built.sheets:
             print(f"contact sheet: {sheet}")
+        print(f"page: {path / 'report.html'}")
         return 1 if any(row["status"] == "diverged" for row in built.rows) else 0
 
     cli.run(command)

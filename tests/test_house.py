@@ -8,8 +8,8 @@ from conftest import ROOT, run_python
 from PIL import Image
 
 ORDER = """
-layers config cli grid images weights conv vgg19 losses optimizers step engine store stats report
-progress resume calibration launches run single seedstudy
+layers config cli grid images weights conv vgg19 losses optimizers step engine store stats page
+report progress resume calibration launches run single seedstudy
 """.split()  # noqa: SIM905
 COMMANDS = ("sweep", "transfer", "calibrate", "features", "variance")
 WITHOUT_JAX = (
@@ -21,6 +21,7 @@ WITHOUT_JAX = (
     "weights",
     "store",
     "stats",
+    "page",
     "report",
     "progress",
     "resume",

@@ -6,7 +6,7 @@ from conftest import ROOT, run_python
 from PIL import Image
 from test_store import fill, result
 
-from jaxstyle import report, store
+from jaxstyle import page, report, store
 from jaxstyle.store import RunDirectory
 
 
@@ -75,7 +75,7 @@ def test_large_grids_are_split_into_pages(tmp_path):
 
 def test_names_that_collide_are_given_in_full(tmp_path):
     record = fill(tmp_path / "run", [], content=("/x/cat.png", "/y/cat.png"))
-    assert set(report._names(record, "content").values()) == {"/x/cat.png", "/y/cat.png"}
+    assert set(page.axis_names(record, "content").values()) == {"/x/cat.png", "/y/cat.png"}
 
 
 def test_sheets_show_small_pictures_pixel_for_pixel(tmp_path):

@@ -1,0 +1,747 @@
+"""`report.html`: a whole run as one page that opens from a file and asks no network for anything.
+
+The first part, which picture stands where, is what the page and the contact sheets have in common. The
+page holds small JPEGs of all pictures; beside its run it finds the full ones. Whatever it says of a run
+is escaped, by Jinja where it is text and in `_json` where it is data, and a content security policy
+allows no script but its own. The same run gives the same bytes: times, hosts and devices stand in it only
+where `manifest.json` is shown.
+
+Nothing here needs JAX; Matplotlib and Jinja are imported when a page is made.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import hashlib
+import io
+import itertools
+import json
+import logging
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from jaxstyle import config, images, store
+from jaxstyle.config import JaxstyleError
+from jaxstyle.store import LOSSES, Record
+
+TEMPLATES = config.PACKAGE / "templates"
+SOURCE_PX = 224
+"""The longest edge at which contents and styles are kept for heads of rows and columns."""
+VARIANCE = "variance.json"
+"""What a study of the run's seeds came to, if there was one."""
+
+
+# --- which picture stands where -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One picture of a run and where it stands in the grid."""
+
+    cell: int
+    snapshot: int
+    """Index of its step among the snapshots."""
+    place: dict[str, str]
+    """Its value, as text, on every axis that has several."""
+
+
+def _short(axis: str, value: Any) -> str:
+    if axis in config.PATH_AXES and value not in config.INIT_KINDS:
+        return Path(value).stem
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def axis_names(record: Record, axis: str) -> dict[Any, str]:
+    """A short text for every value of an axis; the full one where short ones are the same."""
+    values = dict.fromkeys(cell.label(axis) for cell in record.cells)
+    short = {value: _short(axis, value) for value in values}
+    if len(set(short.values())) < len(short):
+        short = {v: record.given(axis, v) if isinstance(v, str) else repr(v) for v in values}
+    return short
+
+
+def place_tiles(record: Record, present: Iterable[int]) -> list[Tile]:
+    """The pictures of the cells in `present`, each with its values on the axes that vary."""
+    names = {axis: axis_names(record, axis) for axis in config.AXES}
+    varying = [axis for axis in config.AXES if len(names[axis]) > 1]
+    steps = record.sweep.steps
+    found = []
+    for number in sorted(present):
+        cell = record.cells[number]
+        place = {axis: names[axis][cell.label(axis)] for axis in varying}
+        for index, step in enumerate(steps):
+            found.append(Tile(number, index, place | ({"steps": str(step)} if len(steps) > 1 else {})))
+    return found
+
+
+def group_axes(tiles: Sequence[Tile]) -> list[tuple[str, ...]]:
+    """The axes of `tiles`, slowest first; those that always move together (zipped ones) are one."""
+    groups: list[tuple[str, ...]] = []
+    for axis in tiles[0].place:
+        for i, group in enumerate(groups):
+            pairs = {(tile.place[group[0]], tile.place[axis]) for tile in tiles}
+            if len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs}):
+                groups[i] = (*group, axis)
+                break
+        else:
+            groups.append((axis,))
+    return groups
+
+
+_PLAIN_AXES = ("content", "style", "content_layer", "style_layers")
+_WORDS = {"alpha_beta": "alpha/beta", "learning_rate": "rate", "init": "from"}
+
+
+def place_text(place: Mapping[str, str], axes: Iterable[str]) -> str:
+    """`place` on some axes as lines: names by themselves, numbers with what they count."""
+    parts = []
+    for axis in axes:
+        text = place[axis].replace("+", " +\n") if axis == "style_layers" else place[axis]
+        parts.append(text if axis in _PLAIN_AXES else f"{_WORDS.get(axis, axis)} {text}")
+    return "\n".join(parts)
+
+
+def shared_words(record: Record) -> list[str]:
+    """What all cells of a run have in common, a few words each."""
+    sweep = record.sweep
+    words = []
+    for axis in config.AXES:
+        names = list(axis_names(record, axis).values())
+        if len(names) == 1:
+            words.append(place_text({axis: names[0]}, [axis]).replace(" +\n", "+"))
+    if len(sweep.steps) == 1:
+        words.append(f"{sweep.steps[0]} steps")
+    words.append(sweep.optimizer + (f", {sweep.pyramid} coarser stages" if sweep.pyramid else ""))
+    return [*words, f"{sweep.pool} pooling"]
+
+
+def scaled(pixels: UInt8[np.ndarray, "h w 3"], longest: int) -> Image.Image:
+    """`pixels` as an image, made smaller if its longest edge is over `longest` px."""
+    image = Image.fromarray(pixels)
+    if max(image.size) > longest:
+        image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    return image
+
+
+class Sources:
+    """The contents and styles of a run, as long as their files are still there and the same."""
+
+    def __init__(self, record: Record):
+        self._digests = record.sweep.digests
+        self._found: dict[str, np.ndarray | None] = {}
+
+    def __call__(self, path: str) -> np.ndarray | None:
+        """The pixels of the image at `path` in small, or None."""
+        if path not in self._found:
+            try:
+                picture = images.read(path)
+            except JaxstyleError:
+                self._found[path] = None
+            else:
+                same = picture.sha256 == self._digests.get(path, picture.sha256)
+                self._found[path] = np.asarray(scaled(picture.pixels, SOURCE_PX)) if same else None
+        return self._found[path]
+
+
+@contextlib.contextmanager
+def results(record: Record) -> Iterator[dict[int, tuple[h5py.Group, int]]]:
+    """The group of `results.h5` in which every cell stands, and where in it, while it is open."""
+    with h5py.File(record.path / "results.h5", "r") as file:
+        yield {
+            int(cell): (group, i)
+            for group in file.values()
+            if isinstance(group, h5py.Group)
+            for i, cell in enumerate(store.dataset(group, "cell"))
+        }
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+class _Thumbnail(NamedTuple):
+    """How pictures are kept in the page when there are at most `tiles` of them."""
+
+    tiles: int
+    longest_px: int
+    quality: int
+    subsampling: int
+
+
+_THUMBNAILS = (
+    _Thumbnail(100, 256, 90, 0),
+    _Thumbnail(400, 192, 88, 0),
+    _Thumbnail(1_000, 144, 85, 2),
+    _Thumbnail(3_000, 112, 82, 2),
+    _Thumbnail(10_000, 72, 75, 2),
+    _Thumbnail(30_000, 40, 70, 2),
+)
+"""Pure noise at the upper end of every line comes to some 30 MB; pictures to a third of it."""
+MAX_TILES = _THUMBNAILS[-1].tiles
+MAX_HEADS = 1_000
+"""Contents and styles whose pictures stand in the page."""
+WINDOW_RATIO = 1.6
+"""Columns for each row that a grid has at first, about."""
+MAX_TABLE_ROWS = 5_000
+MAX_MANIFEST_CHARS = 200_000
+
+
+def _data_uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _jpeg(image: Image.Image, *, quality: int, subsampling: int) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, subsampling=subsampling, optimize=True)
+    return _data_uri("image/jpeg", buffer.getvalue())
+
+
+# --- curves ---------------------------------------------------------------------------------------
+
+_CURVE_VALUES = 600_000
+"""About so many losses stand in the page, whatever the number of cells."""
+
+
+@dataclass(frozen=True)
+class _Curves:
+    """Losses of the cells of one group of `results.h5`, thinned out."""
+
+    cells: tuple[int, ...]
+    step: tuple[int, ...]
+    values: Float[np.ndarray, "cells 3 steps"]
+
+
+def _thinned(count: int, points: int) -> np.ndarray:
+    """Up to about `points` of the indices below `count`, closer at the start, where curves fall."""
+    if count <= points:
+        return np.arange(count)
+    even = np.linspace(0, count - 1, points // 2)
+    early = np.geomspace(1, count - 1, points - points // 2)
+    return np.unique(np.round(np.concatenate([even, early])).astype(int))
+
+
+def _read_curves(where: Mapping[int, tuple[h5py.Group, int]]) -> list[_Curves]:
+    groups = {group.name: group for group, _ in where.values()}
+    points = min(120, max(16, _CURVE_VALUES // (3 * max(1, len(where)))))
+    found = []
+    for group in groups.values():
+        cells, step = store.dataset(group, "cell")[()], store.dataset(group, "step")[()]
+        kept = _thinned(len(step), points)
+        values = np.empty((len(cells), len(LOSSES), len(kept)), np.float32)
+        block = max(1, 2**22 // max(1, len(step)))
+        for start in range(0, len(cells), block):
+            for i, name in enumerate(LOSSES):
+                values[start : start + block, i] = store.dataset(group, name)[start : start + block][
+                    :, kept
+                ]
+        found.append(_Curves(tuple(cells.tolist()), tuple(step[kept].tolist()), values))
+    return found
+
+
+def _codes(values: np.ndarray) -> np.ndarray:
+    """Losses as 16 bits each: 1 + 1000 (log10 + 12), and 0 where there is none. To 0.12 %."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log10(values.astype(np.float64))
+    codes = np.clip(np.round((logs + 12) * 1000) + 1, 1, 65535)
+    return np.where(np.isfinite(logs), codes, 0).astype("<u2")
+
+
+def overview(curves: Sequence[_Curves], labels: Mapping[int, str], title: str) -> str:
+    """The total losses of a run over its steps as an SVG file, readable on light and dark.
+
+    Few cells are a line each, many a median with a band of their 10 to 90 %.
+
+    Args:
+        labels: the group of every cell, which has a colour.
+        title: what the groups are.
+    """
+    logging.getLogger("matplotlib").addHandler(logging.NullHandler())  # of its caches it tells stderr
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    grey = "#868686"
+    settings: dict[str, Any] = {
+        "svg.hashsalt": "jaxstyle",
+        "svg.fonttype": "path",
+        "font.size": 10,
+        "text.color": grey,
+        "axes.labelcolor": grey,
+        "axes.edgecolor": grey,
+        "xtick.color": grey,
+        "ytick.color": grey,
+    }
+    buffer = io.StringIO()
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        parameters: Any = mpl.rcParams
+        parameters.update(settings)
+        figure = Figure(figsize=(9.5, 4.6), layout="constrained")
+        axes = figure.add_subplot(yscale="log", xlabel="step", ylabel="total loss")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color=grey, alpha=0.25, linewidth=0.6)
+        axes.patch.set_visible(False)
+        for index, label in enumerate(dict.fromkeys(labels.values())):
+            color = f"C{index % 10}"
+            for part in curves:
+                rows = [i for i, cell in enumerate(part.cells) if labels.get(cell) == label]
+                total = part.values[rows, 0].astype(np.float64)
+                total[~(total > 0)] = np.nan  # on a logarithmic axis there is no place for it
+                total = total[np.isfinite(total).any(axis=1)]
+                if len(labels) <= 60:
+                    axes.plot(part.step, total.T, color=color, linewidth=1, alpha=0.75)
+                    continue
+                seen = np.isfinite(total).any(axis=0) if len(total) else np.zeros(len(part.step), bool)
+                if not seen.any():
+                    continue
+                step = np.array(part.step)[seen]
+                low, middle, high = np.nanquantile(total[:, seen], (0.1, 0.5, 0.9), axis=0)
+                axes.fill_between(step, low, high, color=color, alpha=0.18, linewidth=0)
+                axes.plot(step, middle, color=color, linewidth=1.6)
+            axes.plot([], [], color=color, linewidth=2, label=label)
+        if title:
+            legend = axes.legend(frameon=False, title=title, loc="center left", bbox_to_anchor=(1, 0.5))
+            for text in legend.get_texts():
+                text.set_parse_math(False)
+        figure.savefig(
+            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Type": None}
+        )
+    return buffer.getvalue()
+
+
+# --- what the page says ---------------------------------------------------------------------------
+
+LABELS = {
+    "alpha_beta": "α/β",
+    "content_layer": "content layer",
+    "style_layers": "style layers",
+    "learning_rate": "learning rate",
+    "init": "start",
+}
+_COUNTED = {
+    "content": "contents",
+    "style": "styles",
+    "content_layer": "content layers",
+    "style_layers": "sets of style layers",
+    "init": "starts",
+    "alpha_beta": "values of α/β",
+    "learning_rate": "learning rates",
+    "seed": "seeds",
+    "steps": "snapshots",
+}
+
+
+def _label(axis: str) -> str:
+    return LABELS.get(axis, axis)
+
+
+class _Heads:
+    """The contents and styles that heads show, each once."""
+
+    def __init__(self, record: Record):
+        self._sources = Sources(record)
+        self._index: dict[str, int | None] = {}
+        self.pictures: list[dict[str, str]] = []
+
+    def add(self, path: str, text: str) -> int | None:
+        """The number of the picture at `path`, None if there is none."""
+        if path not in self._index:
+            pixels = self._sources(path) if len(self.pictures) < MAX_HEADS else None
+            self._index[path] = None if pixels is None else len(self.pictures)
+            if pixels is not None:
+                longest = 160 if len(self.pictures) < 100 else 80
+                src = _jpeg(scaled(pixels, longest), quality=85, subsampling=0)
+                self.pictures.append({"src": src, "text": text})
+        return self._index[path]
+
+
+@dataclass(frozen=True)
+class _Dimension:
+    """A group of axes that move together: what rows, columns or pages can stand for."""
+
+    axes: tuple[str, ...]
+    keys: tuple[tuple[str, ...], ...]
+    """Its values, a text for every axis, in the order of the grid."""
+    at: list[int]
+    """The value of every tile."""
+    about: dict[str, Any]
+    """What the page is told of it."""
+
+
+def _dimension(record: Record, tiles: Sequence[Tile], axes: tuple[str, ...], heads: _Heads) -> _Dimension:
+    index: dict[tuple[str, ...], int] = {}
+    values, at = [], []
+    for tile in tiles:
+        key = tuple(tile.place[axis] for axis in axes)
+        if key not in index:
+            index[key] = len(values)
+            values.append(_value(record, tile, axes, heads))
+        at.append(index[key])
+    about = {
+        "id": axes[0],
+        "label": " + ".join(_label(axis) for axis in axes),
+        "axes": [_label(axis) for axis in axes],
+        "named": axes[0] not in _PLAIN_AXES,
+        "values": values,
+    }
+    return _Dimension(axes, tuple(index), at, about)
+
+
+def _raw(record: Record, tile: Tile, axis: str) -> Any:
+    """The value of a tile on an axis as the run has it."""
+    return record.sweep.steps[tile.snapshot] if axis == "steps" else getattr(record.cells[tile.cell], axis)
+
+
+def _value(record: Record, tile: Tile, axes: Sequence[str], heads: _Heads) -> dict[str, Any]:
+    raws: list[Any] = [_raw(record, tile, axis) for axis in axes]
+    given, pictures = [], []
+    for axis, raw in zip(axes, raws, strict=True):
+        given.append(record.given(axis, raw) if axis in config.PATH_AXES else tile.place[axis])
+        if axis in ("content", "style") and (number := heads.add(raw, given[-1])) is not None:
+            pictures.append(number)
+    return {
+        "text": [tile.place[axis] for axis in axes],
+        "given": given,
+        "pictures": pictures,
+        "number": raws[0] if isinstance(raws[0], int | float) else None,
+    }
+
+
+def _rounded(value: Any) -> float | None:
+    number = float(value)
+    return float(f"{number:.5g}") if math.isfinite(number) else None
+
+
+def _tile_losses(tiles: Sequence[Tile], where: Mapping, rows: Mapping[int, Mapping]) -> list[list]:
+    """Total, content and style loss of every tile, None where the run did not keep it."""
+    found: list[list] = [[], [], []]
+    places: dict[str, dict[int, int]] = {}
+    for tile in tiles:
+        group, index = where[tile.cell]
+        snapshots = store.dataset(group, "snapshot")
+        if tile.snapshot == len(snapshots) - 1:
+            values = [rows[tile.cell][name] for name in LOSSES]
+        else:
+            if group.name not in places:
+                steps = store.dataset(group, "step")[()]
+                places[group.name] = {int(step): i for i, step in enumerate(steps)}
+            at = places[group.name].get(int(snapshots[tile.snapshot]))
+            values = [math.nan if at is None else store.dataset(group, n)[index, at] for n in LOSSES]
+        for losses, value in zip(found, values, strict=True):
+            losses.append(_rounded(value))
+    return found
+
+
+def _value_texts(record: Record, axis: str) -> str:
+    values = dict.fromkeys(cell.label(axis) for cell in record.cells)
+    texts = [record.given(axis, v) if axis in config.PATH_AXES else _short(axis, v) for v in values]
+    if len(texts) > 24:
+        return ", ".join(texts[:20]) + f", … {texts[-1]} ({len(texts)} values)"
+    return ", ".join(texts)
+
+
+def _settings(record: Record) -> list[tuple[str, str]]:
+    """Every setting of the run by its name, the axes first."""
+    found = [(axis, _value_texts(record, axis)) for axis in config.AXES]
+    for f in dataclasses.fields(config.Sweep):
+        value = getattr(record.sweep, f.name)
+        if f.name in (*config.AXES, "grid", "digests", "given") or value is None:
+            continue
+        text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        found.append((f.name, text.lower() if isinstance(value, bool) else text))
+    return found
+
+
+def _manifest(manifest: Mapping[str, Any]) -> tuple[list[tuple[str, str]], str]:
+    """The short entries of a manifest, and all of it."""
+
+    def line(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return ", ".join(f"{k} {v}" for k, v in value.items())
+        return str(value)
+
+    names = (
+        "status",
+        "began",
+        "device",
+        "host",
+        "threads",
+        "convolution",
+        "versions",
+        "timings",
+        "weights",
+    )
+    text = json.dumps(manifest, indent=1, ensure_ascii=False)
+    if len(text) > MAX_MANIFEST_CHARS:
+        text = text[:MAX_MANIFEST_CHARS] + "\n… the rest is in manifest.json"
+    return [(name, line(manifest[name])) for name in names if name in manifest], text
+
+
+# --- seed variance --------------------------------------------------------------------------------
+
+
+def _variance(run: Path) -> dict[str, Any] | None:
+    """The section that `variance.json` asks for, its figures as data URIs; None where there is none.
+
+    Raises:
+        JaxstyleError: if it or a figure cannot be read.
+    """
+    path = run / VARIANCE
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_bytes())
+        blocks = [
+            {
+                "heading": _str(block["heading"]),
+                "text": [_str(line) for line in _list(block["text"])],
+                "table": None if block["table"] is None else _table(block["table"]),
+                "figures": [_figure(run, figure) for figure in _list(block["figures"])],
+            }
+            for block in _list(found["blocks"])
+        ]
+        return {
+            "title": _str(found["title"]),
+            "intro": [_str(line) for line in _list(found["intro"])],
+            "blocks": blocks,
+        }
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        why = f"has no {error}" if isinstance(error, KeyError) else str(error)
+        raise JaxstyleError(
+            str(path), f"cannot be shown: {why}; make it again or remove the file"
+        ) from None
+
+
+def _str(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not a text")
+    return value
+
+
+def _list(value: Any) -> list:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is not a list")
+    return value
+
+
+def _table(table: Any) -> dict[str, Any]:
+    columns = [_str(name) for name in _list(table["columns"])]
+    rows = [_list(row) for row in _list(table["rows"])]
+    if any(len(row) != len(columns) for row in rows):
+        raise ValueError(f"a row of a table has not {len(columns)} values")
+
+    def text(value: Any) -> str:
+        return "" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)
+
+    return {"columns": columns, "rows": [[text(value) for value in row] for row in rows]}
+
+
+def _figure(run: Path, figure: Any) -> dict[str, str]:
+    name = _str(figure["path"])
+    path = (run / name).resolve()
+    if not path.is_relative_to(run.resolve()):
+        raise ValueError(f"{name} is outside of the run")
+    kinds = {".png": "image/png", ".svg": "image/svg+xml"}
+    if path.suffix not in kinds:
+        raise ValueError(f"{name} is neither .png nor .svg")
+    return {"src": _data_uri(kinds[path.suffix], path.read_bytes()), "caption": _str(figure["caption"])}
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def _json(value: Any) -> str:
+    """`value` for a script element of data: no text of it can end the element."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _policy(*scripts: str) -> str:
+    """A content security policy: no network, and no script but these."""
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
+    return (
+        "default-src 'none'; img-src 'self' file: data:; style-src 'unsafe-inline';"
+        f" script-src {allowed}; base-uri 'none'; form-action 'none'"
+    )
+
+
+def html(record: Record, rows: Sequence[Mapping[str, Any]]) -> str:
+    """The page of a merged run.
+
+    Args:
+        rows: the lines of `results.csv`.
+
+    Raises:
+        JaxstyleError: if `variance.json` or one of its figures cannot be read.
+    """
+    import jinja2
+    from markupsafe import Markup
+
+    variance = _variance(record.path)
+    by_cell = {row["cell"]: row for row in rows}
+    heads = _Heads(record)
+    with results(record) as where:
+        tiles = place_tiles(record, where)
+        left_out, tiles = len(tiles) - MAX_TILES, tiles[:MAX_TILES]
+        dimensions = [_dimension(record, tiles, axes, heads) for axes in group_axes(tiles)]
+        size = next(thumbnail for thumbnail in _THUMBNAILS if len(tiles) <= thumbnail.tiles)
+        figures = []
+        for tile in tiles:
+            group, index = where[tile.cell]
+            image = scaled(store.dataset(group, "image")[index, tile.snapshot], size.longest_px)
+            src = _jpeg(image, quality=size.quality, subsampling=size.subsampling)
+            about = {"alt": _alt(tile), "caption": _caption(tile)}
+            figures.append({"src": src, "width": image.width, "height": image.height, **about})
+        losses = _tile_losses(tiles, where, by_cell)
+        curves = _read_curves(where)
+    alone = {axis for axis in config.AXES if len(axis_names(record, axis)) == 1}
+    for axis in ("content", "style"):
+        if axis in alone:
+            path = getattr(record.cells[0], axis)
+            heads.add(path, record.given(axis, path))
+    data = _data(record, tiles, dimensions, losses, curves, by_cell)
+    script = (TEMPLATES / "report.js").read_text("utf-8")
+    first = "document.documentElement.classList.add('js')"
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    shown = _shown_rows(rows, dimensions, tiles)
+    short, manifest = _manifest(record.manifest)
+    figure = overview(curves, *_colours(tiles, dimensions))
+    return environment.get_template("report.html.j2").render(
+        policy=_policy(first, script),
+        first=Markup(first),
+        script=Markup(script),
+        style=Markup((TEMPLATES / "report.css").read_text("utf-8")),
+        data=Markup(_json(data)),
+        title=f"{len(rows)} transfer{'s' * (len(rows) != 1)}",
+        counts=[f"{len(d.keys)} {' with '.join(_COUNTED[axis] for axis in d.axes)}" for d in dimensions],
+        shared=shared_words(record),
+        missing=len(record.cells) - len(rows),
+        left_out=max(0, left_out),
+        diverged=sum(row["status"] == "diverged" for row in rows),
+        figures=figures,
+        heads=heads.pictures,
+        curves=_data_uri("image/svg+xml", figure.encode()),
+        variance=variance,
+        columns=shown[0],
+        lines=shown[1],
+        total_lines=len(rows),
+        settings=_settings(record),
+        spec=(record.path / "spec.toml").read_text("utf-8"),
+        manifest_short=short,
+        manifest=manifest,
+    )
+
+
+def _caption(tile: Tile) -> str:
+    return " · ".join(place_text(tile.place, tile.place).replace(" +\n", "+").splitlines())
+
+
+def _alt(tile: Tile) -> str:
+    place = _caption(tile)
+    return f"cell {tile.cell}: {place}" if place else f"cell {tile.cell}"
+
+
+def _colours(tiles: Sequence[Tile], dimensions: Sequence[_Dimension]) -> tuple[dict[int, str], str]:
+    """The group of every cell in the overview, by the slowest axis of few values, and what they are."""
+    for d in dimensions:
+        if d.axes != ("steps",) and len(d.keys) <= 10:
+            texts = {t.cell: ", ".join(d.keys[at])[:40] for t, at in zip(tiles, d.at, strict=True)}
+            return texts, d.about["label"]
+    return {tile.cell: "all" for tile in tiles}, ""
+
+
+def _shown_rows(
+    rows: Sequence[Mapping[str, Any]], dimensions: Sequence[_Dimension], tiles: Sequence[Tile]
+) -> tuple[list[str], list[list[str]]]:
+    """The table of the cells: the axes that vary, losses and status."""
+    axes = [axis for d in dimensions for axis in d.axes if axis != "steps"]
+    place = {tile.cell: tile.place for tile in tiles}
+
+    def number(value: Any) -> str:
+        return f"{float(value):.4g}"
+
+    lines = [
+        [
+            str(row["cell"]),
+            *(place[row["cell"]][axis] for axis in axes),
+            *(number(row[name]) for name in LOSSES),
+            row["status"] if row["status"] == "done" else f"diverged at step {row['diverged_step']}",
+        ]
+        for row in rows[:MAX_TABLE_ROWS]
+        if row["cell"] in place
+    ]
+    return ["cell", *map(_label, axes), "total loss", "content loss", "style loss", "status"], lines
+
+
+def _arranged(dimensions: Sequence[_Dimension]) -> tuple[list[str], list[str]]:
+    """What rows and what columns stand for at first: all axes, so that the grid has a window's shape."""
+    if len(dimensions) < 2:
+        return [], []
+    sizes = [len(d.keys) for d in dimensions]
+
+    def misfit(rows: tuple[int, ...]) -> tuple[float, tuple[int, ...]]:
+        high = math.prod(sizes[i] for i in rows)
+        return round(abs(math.log(math.prod(sizes) / high**2 / WINDOW_RATIO)), 6), rows
+
+    numbers = range(len(sizes))
+    choices = itertools.chain(*(itertools.combinations(numbers, n) for n in numbers if n))
+    rows = min(choices, key=misfit)
+    names = [d.about["id"] for d in dimensions]
+    return [names[i] for i in rows], [names[i] for i in numbers if i not in rows]
+
+
+def _data(
+    record: Record,
+    tiles: Sequence[Tile],
+    dimensions: Sequence[_Dimension],
+    losses: list[list],
+    curves: Sequence[_Curves],
+    rows: Mapping[int, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """What the script of the page works with."""
+    down, across = _arranged(dimensions)
+    cells = sorted({tile.cell for tile in tiles})
+    kept = {cell: (i, j) for i, part in enumerate(curves) for j, cell in enumerate(part.cells)}
+    codes = [_codes(part.values) for part in curves]
+    packed = b"".join(codes[i][j].tobytes() for i, j in (kept[cell] for cell in cells))
+    return {
+        "dimensions": [d.about for d in dimensions],
+        "down": down,
+        "across": across,
+        "snapshots": list(record.sweep.steps),
+        "tiles": {
+            "cell": [tile.cell for tile in tiles],
+            "snapshot": [tile.snapshot for tile in tiles],
+            "at": [d.at for d in dimensions],
+            **dict(zip(LOSSES, losses, strict=True)),
+        },
+        "cells": {
+            "cell": cells,
+            "size": [f"{rows[c]['width']} × {rows[c]['height']}" for c in cells],
+            "diverged": [rows[c]["diverged_step"] if rows[c]["diverged_step"] != "" else -1 for c in cells],
+            "best": [_rounded(rows[c]["loss_best"]) for c in cells],
+            "best_step": [rows[c]["step_best"] for c in cells],
+            "evaluations": [_rounded(rows[c]["evaluations"]) for c in cells],
+            "start": [rows[c]["start_cell"] for c in cells],
+        },
+        "curves": {
+            "steps": [part.step for part in curves],
+            "of": [kept[cell][0] for cell in cells],
+            "codes": base64.b64encode(packed).decode(),
+        },
+    }

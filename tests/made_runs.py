@@ -1,0 +1,143 @@
+"""Run directories of any size, written through the real store without computing anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from jaxstyle import config, grid, store
+from jaxstyle.config import Sweep
+from jaxstyle.store import ChunkResult, Record, RunDirectory
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "jaxstyle" / "examples"
+LAYERS = ("conv1_1", "conv4_1")
+
+
+def _picture(path, shape):
+    with Image.open(path) as image:
+        fitted = ImageOps.fit(image.convert("RGB"), shape[::-1], Image.Resampling.LANCZOS)
+    return np.asarray(fitted, np.float32)
+
+
+def chunk(sweep, cells, shape, *, traced=41, diverged=()):
+    """What `cells` might have come to: content and style mixed by α/β, grain by seed, falling curves."""
+    sources = {path: _picture(path, shape) for cell in cells for path in (cell.content, cell.style)}
+    kept, steps = len(sweep.steps), sweep.steps[-1]
+    step = np.unique(np.round(np.linspace(0, steps, traced)).astype(int))
+    images = np.empty((len(cells), kept, *shape, 3), np.uint8)
+    curves = np.empty((3, len(cells), len(step)), np.float32)
+    for i, cell in enumerate(cells):
+        random = np.random.default_rng([cell.seed, len(cell.style), len(cell.content)])
+        share = np.clip(0.5 + 0.14 * np.log10(cell.alpha_beta / 1e-3), 0.08, 0.92)
+        style = np.roll(sources[cell.style], random.integers(0, shape[0], 2), (0, 1))
+        grain = random.normal(0, 1, (*shape, 1)).astype(np.float32)
+        for j, at in enumerate(sweep.steps):
+            mixed = share * sources[cell.content] + (1 - share) * style
+            done = (at / steps) ** 0.5
+            images[i, j] = np.clip(done * mixed + (1 - done) * 128 + (8 + 90 * (1 - done)) * grain, 0, 255)
+        fall = np.exp(-6 * (step / steps) ** 0.5) * 10 ** random.normal(0, 0.1) + 0.003
+        curves[1, i], curves[2, i] = 3e10 * fall**0.5, 2e8 * fall / share
+        curves[0, i] = cell.alpha_beta * curves[1, i] + curves[2, i]
+        if cell.id in diverged:
+            curves[:, i, step >= steps // 3] = np.nan
+    return ChunkResult(
+        cell=np.array([cell.id for cell in cells], np.int64),
+        image=images,
+        snapshot=sweep.steps,
+        step=tuple(step.tolist()),
+        layer=LAYERS,
+        loss_total=curves[0],
+        loss_content=curves[1],
+        loss_style=curves[2],
+        style_layer_loss=np.zeros((len(cells), len(step), len(LAYERS)), np.float32),
+        diverged_step=np.array([steps // 3 if c.id in diverged else -1 for c in cells], np.int64),
+        loss_best=np.nanmin(curves[0], axis=1),
+        step_best=step[np.nanargmin(curves[0], axis=1)].astype(np.int64),
+        evaluations=np.full(len(cells), steps + 1, np.float32),
+        steps=np.full(len(cells), steps, np.int64),
+        loss_final=np.where(np.isnan(curves[:, :, -1]), curves[:, :, 1], curves[:, :, -1]).T.copy(),
+    )
+
+
+def make_run(
+    path, *, shape=(48, 64), traced=41, diverged=(), per_chunk=200, manifest=None, **axes
+) -> Record:
+    """A run directory with its chunks, merged; contents and styles are names of example images."""
+    for axis in ("content", "style"):
+        axes[axis] = tuple(name if "/" in name else str(EXAMPLES / name) for name in axes[axis])
+    axes = {"steps": (60,), **axes}
+    sweep = config.resolve(Sweep(**axes))
+    given = {a: {v: Path(v).name for v in axes[a]} for a in ("content", "style")}
+    cells = grid.cells(sweep)
+    with RunDirectory(path, create=True) as run:
+        run.write("spec.toml", config.to_toml(sweep, {}))
+        values = {"status": "done", "device": {"kind": "cpu"}, "given": given, **(manifest or {})}
+        run.write("manifest.json", json.dumps(values))
+        for number, start in enumerate(range(0, len(cells), per_chunk)):
+            made = chunk(sweep, cells[start : start + per_chunk], shape, traced=traced, diverged=diverged)
+            run.write(store.chunk_name(number), store.chunk_bytes([made], width=1))
+    record = store.open_record(path)
+    store.merge(record)
+    return record
+
+
+def sixty(path) -> Record:
+    """60 cells of 176 x 192 px, one of them diverged."""
+    return make_run(
+        path,
+        shape=(176, 192),
+        content=("cat.jpg", "astronaut.jpg"),
+        style=("brushwork.jpg", "glass.jpg"),
+        alpha_beta=(1e-1, 1e-2, 1e-3, 1e-4, 1e-5),
+        seed=("0:3",),
+        diverged=(7,),
+        steps=(300,),
+    )
+
+
+def two_thousand(path) -> Record:
+    """2,000 cells of 96 x 128 px."""
+    return make_run(
+        path,
+        shape=(96, 128),
+        content=("cat.jpg", "astronaut.jpg"),
+        style=("brushwork.jpg", "glass.jpg"),
+        alpha_beta=tuple(10.0**-i for i in range(10)),
+        seed=("0:50",),
+        diverged=(123, 1500),
+        steps=(500,),
+        traced=501,
+    )
+
+
+def with_variance(path) -> None:
+    """A `variance.json` with every kind of block beside a run."""
+    (path / "maps").mkdir(exist_ok=True)
+    Image.fromarray(np.arange(64 * 64, dtype=np.uint32).reshape(64, 64).astype(np.uint8)).save(
+        path / "maps" / "sd.png"
+    )
+    (path / "maps" / "bars.svg").write_text(
+        '<svg xmlns="http://www.w3.org/2000/svg" width="320" height="120">'
+        '<rect x="10" y="20" width="80" height="90" fill="#868686"/>'
+        '<rect x="120" y="60" width="80" height="50" fill="#868686"/></svg>'
+    )
+    blocks = [
+        {
+            "heading": "Which part of a picture its seed decides",
+            "text": ["The standard deviation over seeds, by pixel."],
+            "table": {
+                "columns": ["content", "style", "sd", "seeds"],
+                "rows": [["cat", "glass", 4.125, 3], ["astronaut", "<b>bold</b>", None, 3]],
+            },
+            "figures": [
+                {"path": "maps/sd.png", "caption": "Standard deviation, cat in glass"},
+                {"path": "maps/bars.svg", "caption": "Share of the seeds"},
+            ],
+        },
+        {"heading": "Nothing else", "text": [], "table": None, "figures": []},
+    ]
+    study = {"title": "Seed variance", "intro": ["Three seeds for each setting."], "blocks": blocks}
+    (path / "variance.json").write_text(json.dumps(study))
