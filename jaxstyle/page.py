@@ -181,11 +181,11 @@ _THUMBNAILS = (
     _Thumbnail(100, 256, 90, 0),
     _Thumbnail(400, 192, 88, 0),
     _Thumbnail(1_000, 144, 85, 2),
-    _Thumbnail(3_000, 112, 82, 2),
-    _Thumbnail(10_000, 72, 75, 2),
-    _Thumbnail(30_000, 40, 70, 2),
+    _Thumbnail(3_000, 96, 82, 2),
+    _Thumbnail(10_000, 56, 72, 2),
+    _Thumbnail(20_000, 32, 70, 2),
 )
-"""Pure noise at the upper end of every line comes to some 30 MB; pictures to a third of it."""
+"""Pure noise comes to some 16 to 36 MB where each line ends, pictures to a third of it."""
 MAX_TILES = _THUMBNAILS[-1].tiles
 MAX_HEADS = 1_000
 """Contents and styles whose pictures stand in the page."""
@@ -201,12 +201,17 @@ def _data_uri(kind: str, data: bytes) -> str:
 
 def _jpeg(image: Image.Image, *, quality: int, subsampling: int) -> str:
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, subsampling=subsampling, optimize=True)
+    # Without `optimize`: Pillow fails with it on noise, which comes to more bytes than it has pixels.
+    image.save(buffer, "JPEG", quality=quality, subsampling=subsampling)
     return _data_uri("image/jpeg", buffer.getvalue())
 
 
 # --- curves ---------------------------------------------------------------------------------------
 
+MAX_COLOURS = 12
+"""Groups of curves that the overview tells apart."""
+MAX_LINES = 60
+"""Cells that have a line each in the overview."""
 _CURVE_VALUES = 600_000
 """About so many losses stand in the page, whatever the number of cells."""
 
@@ -255,7 +260,7 @@ def _codes(values: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(logs), codes, 0).astype("<u2")
 
 
-def overview(curves: Sequence[_Curves], labels: Mapping[int, str], title: str) -> str:
+def overview(curves: Sequence[_Curves], labels: Mapping[int, str], title: str, ordered: bool) -> str:
     """The total losses of a run over its steps as an SVG file, readable on light and dark.
 
     Few cells are a line each, many a median with a band of their 10 to 90 %.
@@ -263,6 +268,7 @@ def overview(curves: Sequence[_Curves], labels: Mapping[int, str], title: str) -
     Args:
         labels: the group of every cell, which has a colour.
         title: what the groups are.
+        ordered: whether they are steps of a scale, which has a scale of colours.
     """
     logging.getLogger("matplotlib").addHandler(logging.NullHandler())  # of its caches it tells stderr
     import matplotlib as mpl
@@ -289,14 +295,16 @@ def overview(curves: Sequence[_Curves], labels: Mapping[int, str], title: str) -
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color=grey, alpha=0.25, linewidth=0.6)
         axes.patch.set_visible(False)
-        for index, label in enumerate(dict.fromkeys(labels.values())):
-            color = f"C{index % 10}"
+        groups = list(dict.fromkeys(labels.values()))
+        scale = mpl.colormaps["plasma"](np.linspace(0.25, 0.83, len(groups)))
+        for index, label in enumerate(groups):
+            color = tuple(scale[index]) if ordered else f"C{index % 10}"
             for part in curves:
                 rows = [i for i, cell in enumerate(part.cells) if labels.get(cell) == label]
                 total = part.values[rows, 0].astype(np.float64)
                 total[~(total > 0)] = np.nan  # on a logarithmic axis there is no place for it
                 total = total[np.isfinite(total).any(axis=1)]
-                if len(labels) <= 60:
+                if len(labels) <= MAX_LINES:
                     axes.plot(part.step, total.T, color=color, linewidth=1, alpha=0.75)
                     continue
                 seen = np.isfinite(total).any(axis=0) if len(total) else np.zeros(len(part.step), bool)
@@ -453,7 +461,7 @@ def _settings(record: Record) -> list[tuple[str, str]]:
     found = [(axis, _value_texts(record, axis)) for axis in config.AXES]
     for f in dataclasses.fields(config.Sweep):
         value = getattr(record.sweep, f.name)
-        if f.name in (*config.AXES, "grid", "digests", "given") or value is None:
+        if f.name in (*config.AXES, "grid", "digests", "balance", "given") or value is None:
             continue
         text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
         found.append((f.name, text.lower() if isinstance(value, bool) else text))
@@ -620,14 +628,15 @@ def html(record: Record, rows: Sequence[Mapping[str, Any]]) -> str:
     )
     shown = _shown_rows(rows, dimensions, tiles)
     short, manifest = _manifest(record.manifest)
-    figure = overview(curves, *_colours(tiles, dimensions))
+    labels, colours, ordered = _colours(tiles, dimensions, by_cell)
+    figure = overview(curves, labels, colours, ordered)
     return environment.get_template("report.html.j2").render(
         policy=_policy(first, script),
         first=Markup(first),
         script=Markup(script),
         style=Markup((TEMPLATES / "report.css").read_text("utf-8")),
         data=Markup(_json(data)),
-        title=f"{len(rows)} transfer{'s' * (len(rows) != 1)}",
+        title=f"{len(rows):,} transfer{'s' * (len(rows) != 1)}",
         counts=[f"{len(d.keys)} {' with '.join(_COUNTED[axis] for axis in d.axes)}" for d in dimensions],
         shared=shared_words(record),
         missing=len(record.cells) - len(rows),
@@ -635,6 +644,8 @@ def html(record: Record, rows: Sequence[Mapping[str, Any]]) -> str:
         diverged=sum(row["status"] == "diverged" for row in rows),
         figures=figures,
         heads=heads.pictures,
+        many=len(labels) > MAX_LINES,
+        colours=colours,
         curves=_data_uri("image/svg+xml", figure.encode()),
         variance=variance,
         columns=shown[0],
@@ -647,22 +658,43 @@ def html(record: Record, rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def _words(tile: Tile) -> list[str]:
+    """Where a tile stands, an item for each axis."""
+    return [text if axis in _PLAIN_AXES else f"{_label(axis)} {text}" for axis, text in tile.place.items()]
+
+
 def _caption(tile: Tile) -> str:
-    return " · ".join(place_text(tile.place, tile.place).replace(" +\n", "+").splitlines())
+    """Its place on one line that breaks between the items only."""
+    return "\N{NO-BREAK SPACE}· ".join(word.replace(" ", "\N{NO-BREAK SPACE}") for word in _words(tile))
 
 
 def _alt(tile: Tile) -> str:
-    place = _caption(tile)
+    place = ", ".join(_words(tile))
     return f"cell {tile.cell}: {place}" if place else f"cell {tile.cell}"
 
 
-def _colours(tiles: Sequence[Tile], dimensions: Sequence[_Dimension]) -> tuple[dict[int, str], str]:
-    """The group of every cell in the overview, by the slowest axis of few values, and what they are."""
-    for d in dimensions:
-        if d.axes != ("steps",) and len(d.keys) <= 10:
-            texts = {t.cell: ", ".join(d.keys[at])[:40] for t, at in zip(tiles, d.at, strict=True)}
-            return texts, d.about["label"]
-    return {tile.cell: "all" for tile in tiles}, ""
+def _colours(
+    tiles: Sequence[Tile], dimensions: Sequence[_Dimension], rows: Mapping[int, Mapping[str, Any]]
+) -> tuple[dict[int, str], str, bool]:
+    """What tells the curves of the overview apart: the axis of few values that decides most of the loss.
+
+    Returns:
+        The group of every cell; what they are; whether they are numbers in ascending or descending order.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log10(np.array([float(rows[tile.cell]["loss_total"]) for tile in tiles]))
+
+    def within(d: _Dimension) -> float:
+        groups = [logs[np.array(d.at) == value] for value in range(len(d.keys))]
+        kept = [group[np.isfinite(group)] for group in groups]
+        return round(sum(float(np.sum((group - group.mean()) ** 2)) for group in kept if group.size), 6)
+
+    few = [d for d in dimensions if d.axes != ("steps",) and len(d.keys) <= MAX_COLOURS]
+    if not few:
+        return {tile.cell: "all" for tile in tiles}, "", False
+    d = min(few, key=within)
+    texts = {t.cell: ", ".join(d.keys[at])[:40] for t, at in zip(tiles, d.at, strict=True)}
+    return texts, d.about["label"], d.about["values"][0]["number"] is not None
 
 
 def _shown_rows(

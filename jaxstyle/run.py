@@ -491,10 +491,11 @@ def _go_on(checked: _Checked, options: RunOptions, run: RunDirectory, display: D
             store.write_images(run, result, missing=True)
     if len(there) == len(before.chunks) and not extended:
         display.event("resume", f"every cell of {run.path} is done", finished=len(there), left=0)
-        built = report.build(run, pictures=False)
+        built = report.build(run, pictures=False, with_page=False)
         ended = {**manifest, "status": "done", "chunks_sha256": _chunk_digests(built.record)}
         if ended != manifest:
             run.write("manifest.json", _json(ended))
+        report.write_page(run, built.rows)  # which shows the manifest
         for sheet in built.sheets:
             display.event("sheet", f"contact sheet: {sheet}", path=str(sheet))
         return Run(run.path, built.rows, built.sheets)
@@ -618,7 +619,7 @@ class _Job:
             self._compute()
             say.finish()
             with timed(self.seconds, "report_s"):
-                built = report.build(self.run, pictures=False)
+                built = report.build(self.run, pictures=False, with_page=False)
                 self.chunks_sha256 = _chunk_digests(built.record, self.chunks_sha256)
         except cli.Interrupted:
             self._write_manifest("interrupted")
@@ -626,6 +627,7 @@ class _Job:
         result = Run(self.run.path, built.rows, built.sheets)
         self.seconds["wall_s"] = time.perf_counter() - clock
         self._write_manifest("done")
+        report.write_page(self.run, built.rows)  # which shows the manifest
         self._say_done(result)
         return result
 

@@ -82,7 +82,7 @@ class Page:
         self.requests, self.complaints = [], []
         self.call("Page.navigate", url=path.absolute().as_uri() + (f"#{state}" if state else ""))
         ready = "document.readyState === 'complete'"
-        self.until(ready + (" && 'paintedMs' in document.documentElement.dataset" if scripts else ""))
+        self.until(ready + (" && document.documentElement.dataset.paintedMs" if scripts else ""))
 
     def until(self, condition: str) -> None:
         """Wait until a JavaScript expression is true."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -16,6 +17,7 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "jaxstyle" / "examples"
 LAYERS = ("conv1_1", "conv4_1")
 
 
+@functools.cache
 def _picture(path, shape):
     with Image.open(path) as image:
         fitted = ImageOps.fit(image.convert("RGB"), shape[::-1], Image.Resampling.LANCZOS)

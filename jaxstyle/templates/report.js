@@ -13,6 +13,7 @@
   const dims = run.dimensions.map((about, index) => ({ ...about, index, at: run.tiles.at[index] }));
   const dimOf = new Map(dims.map((dim) => [dim.id, dim]));
   const cellIndex = new Map(run.cells.cell.map((cell, index) => [cell, index]));
+  const EDGE_PX = 10;
   const collator = new Intl.Collator("en", { numeric: true });
   const heads = [...document.querySelectorAll(".plain .heads img")].map((image) => image.src);
   const views = [...document.querySelectorAll("nav a")].map((link) => link.dataset.view);
@@ -58,7 +59,7 @@
 
   // --- state ---------------------------------------------------------------------------------------
 
-  let state;
+let state;
 
   function start() {
     return {
@@ -77,13 +78,14 @@
     const choice = (name, allowed) => {
       if (allowed.includes(given.get(name))) found[name] = given.get(name);
     };
-    const axes = (name) => (given.get(name) ?? "").split(",").filter((id) => dimOf.has(id));
+    const axes = (name) => (given.get(name) ?? "").split(",").filter(Boolean);
     choice("view", views);
     choice("layout", ["table", "wall"]);
     choice("mode", ["side", "wipe"]);
     choice("theme", ["light", "dark"]);
     choice("only", ["done", "diverged"]);
-    if (["rows", "cols", "pages"].some((name) => given.has(name))) {
+    const wells = ["rows", "cols", "pages"];
+    if (wells.some((name) => given.has(name)) && wells.flatMap(axes).every((id) => dimOf.has(id))) {
       const taken = new Set();
       for (const name of ["rows", "cols", "pages"]) {
         found[name] = axes(name).filter((id) => !taken.has(id) && taken.add(id));
@@ -92,7 +94,7 @@
     }
     for (const name of ["sort", "across"]) {
       const key = (given.get(name) ?? "").replace(/^-/, "");
-      if (key in LOSSES || dimOf.has(key)) found[name] = given.get(name);
+      if (Object.hasOwn(LOSSES, key) || dimOf.has(key)) found[name] = given.get(name);
     }
     for (const dim of dims) {
       const at = Number(given.get(`at.${dim.id}`));
@@ -196,6 +198,7 @@
   // --- the sheet -----------------------------------------------------------------------------------
 
   const sheet = $("sheet");
+  let longest = 0; // characters of what stands right above a column
   let places = []; // buttons by row and column, for the arrow keys
 
   function headOf(dim, value, pictures = true) {
@@ -214,6 +217,9 @@
     return end - start;
   }
 
+  // The lines before which the slowest of several axes takes its next value: a wider gap stands there.
+  const edges = (groups) => groups.map(({ values }, i) => i > 0 && values.length > 1 && values[0] !== groups[i - 1].values[0]);
+
   // Where the row heads of a level stay when the sheet is scrolled.
   const offset = (level) => (level ? `calc(${level} * var(--head))` : "0");
 
@@ -224,7 +230,8 @@
     table.setAttribute("aria-label", "Pictures by row and column");
     const widths = el("colgroup");
     state.rows.forEach(() => widths.append(el("col", { className: "head" })));
-    columns.forEach(() => widths.append(el("col", { className: "cell" })));
+    const [rowEdges, columnEdges] = [edges(rows), edges(columns)];
+    columnEdges.forEach((edge) => widths.append(el("col", { className: edge ? "cell edge" : "cell" })));
     table.append(widths);
     const head = el("thead");
     state.cols.forEach((id, level) => {
@@ -245,6 +252,7 @@
         const th = el("th", { scope: "colgroup", colSpan: wide }, headOf(dim, columns[j].values[level]));
         if (wide > 1) th.classList.add("span");
         if (!dim.named) th.classList.add("named");
+        if (columnEdges[j]) th.classList.add("edge");
         line.append(th);
         j += wide;
       }
@@ -252,10 +260,12 @@
     });
     if (state.cols.length) table.append(head);
     const body = el("tbody");
+    const lowest = dimOf.get(state.cols.at(-1));
+    longest = lowest?.named ? Math.max(0, ...lowest.values.map((about) => about.text.join(", ").length)) : 0;
     const by = new Map(columns.map((column, j) => [column.key, j]));
     const columnDims = state.cols.map((id) => dimOf.get(id));
     places = rows.map((row, i) => {
-      const line = el("tr");
+      const line = el("tr", { className: rowEdges[i] ? "edge" : "" });
       state.rows.forEach((id, level) => {
         const before = i > 0 && span(rows, i - 1, level) > 1;
         if (before) return;
@@ -268,14 +278,18 @@
       });
       const filled = new Array(columns.length).fill(null);
       for (const tile of row.tiles) filled[by.get(columnDims.map((dim) => dim.at[tile.index]).join())] = tile.button;
-      for (const button of filled) line.append(button ? el("td", {}, button) : el("td"));
+      filled.forEach((button, j) => {
+        const td = el("td", { className: columnEdges[j] ? "edge" : "" });
+        if (button) td.append(button);
+        line.append(td);
+      });
       body.append(line);
       return filled;
     });
     table.append(body);
     sheet.replaceChildren(table);
     const tall = head.offsetHeight;
-    table.style.setProperty("--top", `${tall + 4}px`);
+    table.style.setProperty("--top", `${tall}px`);
     for (const inner of head.querySelectorAll(".span > div")) inner.style.left = offset(state.rows.length);
   }
 
@@ -293,7 +307,7 @@
     const room = sheet.clientWidth - 44 - state.rows.length * 108;
     const wide = Math.max(1, boxWidth / Math.max(boxWidth, boxHeight));
     const size = state.layout === "table" ? room / Math.max(1, columns) / wide - 6 : tiles.length > 400 ? 96 : 176;
-    return Math.round(Math.min(256, Math.max(natural, 96), Math.max(tiles.length > 400 ? 40 : 72, size)));
+    return Math.round(Math.min(256, Math.max(2 * natural, 96), Math.max(tiles.length > 400 ? 40 : 72, size)));
   }
 
   function resize() {
@@ -303,21 +317,24 @@
     sheet.style.setProperty("--size", `${width}px`);
     sheet.style.setProperty("--tall", `${Math.max(8, Math.round(boxHeight * scale))}px`);
     sheet.classList.toggle("tight", width < 64);
-    sheet.querySelector(".wall")?.classList.toggle("small", width < 88);
+    sheet.classList.toggle("turned", 7 * longest > width);
+    sheet.querySelector(".wall")?.classList.toggle("small", width < 120);
     const gap = width < 64 ? 2 : 4;
     const head = matchMedia("(max-width: 900px)").matches || size < 64 ? 84 : 108;
     sheet.style.setProperty("--head", `${head}px`);
     for (const col of sheet.querySelectorAll("col.head")) col.style.width = `${head}px`;
-    for (const col of sheet.querySelectorAll("col.cell")) col.style.width = `${width + gap}px`;
+    for (const col of sheet.querySelectorAll("col.cell")) {
+      col.style.width = `${width + gap + (col.classList.contains("edge") ? EDGE_PX : 0)}px`;
+    }
     const table = sheet.querySelector("table");
     const thead = table?.querySelector("thead");
-    if (thead) table.style.setProperty("--top", `${thead.offsetHeight + 4}px`);
+    if (thead) table.style.setProperty("--top", `${thead.offsetHeight}px`);
     const slider = $("zoom");
     if (slider) slider.value = size;
   }
 
   function drawSheet() {
-    sheet.classList.remove("tight");
+    sheet.classList.remove("tight", "turned");
     const found = tiles.filter(visible);
     if (!found.length) {
       sheet.replaceChildren(el("p", { className: "empty" }, "No picture is left; show more values under Arrange."));
@@ -328,7 +345,8 @@
     mark();
     const first = places.flat().find(Boolean);
     if (first) first.tabIndex = 0;
-    $("count").textContent = found.length === tiles.length ? `${found.length} pictures` : `${found.length} of ${tiles.length} pictures`;
+    const [some, all] = [found.length, tiles.length].map((count) => count.toLocaleString("en"));
+    $("count").textContent = (some === all ? all : `${some} of ${all}`) + (all === "1" ? " picture" : " pictures");
   }
 
   let marked = [];
@@ -500,10 +518,11 @@
     if (focus) [...bar.querySelectorAll("[aria-label]")].find((item) => item.getAttribute("aria-label") === focus)?.focus();
   }
 
+  // Before what was clicked takes it, for that may draw the bar anew.
   document.addEventListener("click", (event) => {
     const open = bar.querySelector(".arrange[open]");
-    if (open && event.target.isConnected && !open.contains(event.target)) open.open = false;
-  });
+    if (open && !open.contains(event.target)) open.open = false;
+  }, { capture: true });
 
   function choose(key) {
     let { a, b } = state;
@@ -700,7 +719,7 @@
   const power = (exponent) => `1e${exponent}`;
 
   function plot(pair, which, title) {
-    const [left, right, top, bottom] = [34, 296, 8, 132];
+    const [left, right, top, bottom] = [36, 216, 8, 112];
     const drawn = pair.map(([tile, name]) => ({ name, points: curve(tile.cell, which), shown: run.snapshots[tile.snapshot] }));
     const all = drawn.flatMap(({ points }) => points);
     const figure = el("figure", {}, el("figcaption", {}, title));
@@ -711,7 +730,7 @@
     if (high - low < 0.3) [low, high] = [(low + high) / 2 - 0.15, (low + high) / 2 + 0.15];
     const x = (step) => left + ((right - left) * step) / ends;
     const y = (value) => bottom - ((bottom - top) * (value - low)) / (high - low);
-    const picture = svg("svg", { viewBox: "0 0 300 150", role: "img", "aria-label": `${title} of ${pair.map(([tile]) => `cell ${tile.cell}`).join(" and ")}` });
+    const picture = svg("svg", { viewBox: "0 0 220 130", role: "img", "aria-label": `${title} of ${pair.map(([tile]) => `cell ${tile.cell}`).join(" and ")}` });
     const every = Math.max(1, Math.ceil((high - low) / 5));
     const ticks = [];
     for (let t = Math.ceil(low / every) * every; t <= high; t += every) ticks.push([t, power(t)]);
@@ -723,7 +742,7 @@
       picture.append(svg("line", { class: "grid", x1: left, x2: right, y1: y(t), y2: y(t) }));
       picture.append(svg("text", { x: left - 5, y: y(t) + 3, "text-anchor": "end" }, text));
     }
-    picture.append(svg("text", { x: left, y: 146 }, "0"), svg("text", { x: right, y: 146, "text-anchor": "end" }, `${ends} steps`));
+    picture.append(svg("text", { x: left, y: 127 }, "0"), svg("text", { x: right, y: 127, "text-anchor": "end" }, `${ends} steps`));
     for (const { name, points, shown } of drawn) {
       if (!points.length) continue;
       const line = points.map(([step, value], i) => `${i ? "L" : "M"}${x(step).toFixed(1)} ${y(value).toFixed(1)}`).join("");
@@ -759,6 +778,25 @@
     panel.replaceChildren(head, two && state.mode === "wipe" ? over(pair) : beside(pair), table(pair), plots);
   }
 
+  // --- the table of cells --------------------------------------------------------------------------
+
+  function drawTableOfCells() {
+    const box = $("cells");
+    if (state.view !== "table" || box.firstChild) return;
+    const shown = dims.filter((dim) => dim.id !== "steps");
+    const names = ["cell", ...shown.flatMap((dim) => dim.axes), ...Object.values(LOSSES), "status"];
+    const body = el("tbody");
+    for (const tile of tiles) {
+      if (tile.snapshot !== last) continue;
+      const values = shown.flatMap((dim) => dim.values[dim.at[tile.index]].text);
+      const losses = Object.keys(LOSSES).map((key) => number(run.tiles[key][tile.index]));
+      const status = tile.diverged < 0 ? "done" : `diverged at step ${tile.diverged}`;
+      body.append(el("tr", {}, ...[tile.cell, ...values, ...losses, status].map((value) => el("td", {}, String(value)))));
+    }
+    const head = el("thead", {}, el("tr", {}, ...names.map((name) => el("th", { scope: "col" }, name))));
+    box.append(el("table", { className: "data" }, head, body));
+  }
+
   // --- sections and themes -------------------------------------------------------------------------
 
   function drawView() {
@@ -780,7 +818,7 @@
   for (const link of document.querySelectorAll("nav a")) {
     link.addEventListener("click", (event) => {
       event.preventDefault();
-      set({ view: link.dataset.view }, drawView, resize);
+      set({ view: link.dataset.view }, drawView, drawTableOfCells, resize);
     });
   }
   $("theme").addEventListener("click", () => {
@@ -789,11 +827,11 @@
 
   function drawAll() {
     state = read();
-    for (const draw of [drawTheme, drawView, drawBar, drawSheet, drawCompare]) draw();
+    for (const draw of [drawTheme, drawView, drawBar, drawSheet, drawCompare, drawTableOfCells]) draw();
   }
   for (const item of [bar, sheet, $("theme")]) item.hidden = false;
   drawAll();
-  addEventListener("hashchange", drawAll);
+addEventListener("hashchange", drawAll);
   addEventListener("resize", () => state.size || resize());
 
   // How long the page took, in ms since the navigation began: laid out, and painted with all it has loaded.

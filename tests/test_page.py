@@ -1,0 +1,435 @@
+"""The page of a run: what stands in it, that it is safe, the same every time, and light enough."""
+
+import html.parser
+import json
+import os
+import re
+
+import h5py
+import numpy as np
+import pytest
+from conftest import run_python
+from made_runs import make_run, sixty, two_thousand, with_variance
+from PIL import Image
+
+from jaxstyle import page, report, store
+from jaxstyle.config import JaxstyleError
+from jaxstyle.store import RunDirectory
+
+IMAGES = {"content": ("cat.jpg",), "style": ("glass.jpg",)}
+
+
+class Reader(html.parser.HTMLParser):
+    """The elements of a page, the text of its scripts, and everything it refers to."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.scripts, self._in_script = [], [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append("")
+            self._in_script = True
+
+    def handle_endtag(self, tag):
+        self._in_script = self._in_script and tag != "script"
+
+    def handle_data(self, data):
+        if self._in_script:
+            self.scripts[-1] += data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.found if name == tag]
+
+    @property
+    def run(self):
+        """What the script of the page is told."""
+        return json.loads(self.scripts[-2])
+
+
+def read(record):
+    return Reader(page.html(record, store.rows(record)))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Twelve cells with two snapshots, one diverged, of which a study of the variance was made."""
+    path = tmp_path_factory.mktemp("page") / "run"
+    record = make_run(
+        path,
+        content=("cat.jpg", "astronaut.jpg"),
+        style=("glass.jpg",),
+        alpha_beta=(1e-1, 1e-3),
+        seed=("0:3",),
+        steps=(20, 60),
+        diverged=(4,),
+    )
+    with_variance(path)
+    return record
+
+
+def test_every_picture_stands_in_the_page_with_its_place(small):
+    found = read(small)
+    pictures = [a for a in found.all("img") if a["alt"].startswith("cell ")]
+    assert len(pictures) == 24
+    assert pictures[0]["alt"] == "cell 0: cat, α/β 0.1, seed 0, steps 20"
+    assert all(a["src"].startswith("data:image/jpeg;base64,") for a in pictures)
+    assert {(a["width"], a["height"]) for a in pictures} == {("64", "48")}
+    heads = [a["alt"] for a in found.all("img") if a["alt"].endswith(".jpg")]
+    assert heads == ["cat.jpg", "astronaut.jpg", "glass.jpg"]
+
+
+def test_axes_of_the_page_are_those_of_the_sheets(small):
+    run = read(small).run
+    assert [d["id"] for d in run["dimensions"]] == ["content", "alpha_beta", "seed", "steps"]
+    assert sorted(run["down"] + run["across"]) == sorted(d["id"] for d in run["dimensions"])
+    assert run["snapshots"] == [20, 60]
+    places = set(zip(*run["tiles"]["at"], strict=True))
+    assert len(places) == 24
+    assert [v["number"] for v in run["dimensions"][1]["values"]] == [0.1, 0.001]
+    assert run["dimensions"][0]["values"][1]["pictures"] == [1]
+
+
+def test_zipped_axes_are_one_dimension(tmp_path):
+    names = [
+        str(page.config.EXAMPLES / n) for n in ("cat.jpg", "astronaut.jpg", "glass.jpg", "brushwork.jpg")
+    ]
+    zipped = {"content": names[:2], "style": names[2:], "zip": ["content", "style"]}
+    record = make_run(tmp_path / "run", content=names[:2], style=names[2:], grid=(zipped,), seed=(0, 1))
+    first, second = read(record).run["dimensions"]
+    assert first["axes"] == ["content", "style"]
+    assert [value["text"] for value in first["values"]] == [["cat", "glass"], ["astronaut", "brushwork"]]
+    assert second["id"] == "seed"
+
+
+def test_losses_are_those_of_the_picture_shown(small):
+    run, rows = read(small).run, {row["cell"]: row for row in store.rows(small)}
+    with h5py.File(small.path / "results.h5") as file:
+        group = file["48x64"]
+        at = list(group["step"]).index(20) if 20 in group["step"] else None
+        for cell, snapshot, total in zip(
+            run["tiles"]["cell"], run["tiles"]["snapshot"], run["tiles"]["loss_total"], strict=True
+        ):
+            if snapshot == 1:
+                assert total == pytest.approx(rows[cell]["loss_total"], rel=1e-4)
+            elif at is None:
+                assert total is None
+            elif np.isfinite(group["loss_total"][cell, at]):
+                assert total == pytest.approx(group["loss_total"][cell, at], rel=1e-4)
+            else:
+                assert total is None
+
+
+def test_curves_read_back_from_their_codes():
+    values = np.array([1e-6, 1.0, 3.7e9, 0.0, np.nan, np.inf, -1.0], np.float32)
+    codes = page._codes(values).astype(float)
+    np.testing.assert_allclose(10 ** ((codes[:3] - 1) / 1000 - 12), values[:3], rtol=1.2e-3)
+    assert (codes[3:] == 0).all()
+
+
+def test_thinning_keeps_both_ends_and_looks_closest_at_the_start():
+    kept = page._thinned(3001, 100)
+    assert kept[0] == 0
+    assert kept[-1] == 3000
+    assert 60 <= len(kept) <= 100
+    assert (np.diff(kept) > 0).all()
+    assert (kept < 300).sum() > 25
+    assert page._thinned(50, 100).tolist() == list(range(50))
+
+
+def test_the_same_run_gives_the_same_page_wherever_it_stands(small, tmp_path):
+    first = page.html(small, store.rows(small))
+    os.symlink(small.path, tmp_path / "elsewhere")
+    again = store.open_record(tmp_path / "elsewhere")
+    assert page.html(again, store.rows(again)) == first
+
+
+def test_times_and_hosts_stand_with_the_manifest_only(tmp_path):
+    secrets = {"host": {"system": "box-17"}, "began": "2020-02-02", "timings": {"wall_s": 123.25}}
+    record = make_run(tmp_path / "run", **IMAGES, seed=(0, 1), manifest=secrets)
+    text = page.html(record, store.rows(record))
+    before, _, manifest = text.partition('<section id="manifest"')
+    for secret in ("box-17", "2020-02-02", "123.25"):
+        assert secret not in before
+        assert secret in manifest.partition("</section>")[0]
+        assert secret not in manifest.partition("</section>")[2]
+
+
+EVIL = '</script><img src=x onerror="alert(1)">&\u2028.png'
+
+
+def test_names_of_a_run_are_never_markup(tmp_path):
+    path = tmp_path / EVIL  # the slash in it makes its first part a folder
+    path.parent.mkdir()
+    Image.new("RGB", (64, 64), "red").save(path)
+    record = make_run(
+        tmp_path / "run", content=("cat.jpg", str(path)), style=("glass.jpg",), manifest={"x": EVIL}
+    )
+    # As the user gave it.
+    (record.path / "manifest.json").write_text(
+        json.dumps({**record.manifest, "given": {"content": {str(path): EVIL}}})
+    )
+    record = store.open_record(record.path)
+    (record.path / "variance.json").write_text(
+        json.dumps(
+            {
+                "title": EVIL,
+                "intro": [EVIL],
+                "blocks": [
+                    {
+                        "heading": EVIL,
+                        "text": [EVIL],
+                        "table": {"columns": [EVIL], "rows": [[EVIL]]},
+                        "figures": [],
+                    }
+                ],
+            }
+        )
+    )
+    text = page.html(record, store.rows(record))
+    found = Reader(text)
+    assert text.count("<script") == text.count("</script>") == 3
+    assert [a.get("type") for a in found.all("script")] == [None, "application/json", None]
+    assert not [a for _, a in found.found if any(name.startswith("on") for name in a)]
+    assert all(a["src"].startswith("data:") for a in found.all("img"))
+    assert EVIL.split("/")[-1].split(".png")[0] in json.dumps(found.run, ensure_ascii=False).replace(
+        "\\", ""
+    )
+
+
+def test_data_cannot_end_its_element():
+    text = page._json({"a": "</script><!--\u2028&"})
+    assert not set("<>&\u2028") & set(text)
+    assert json.loads(text) == {"a": "</script><!--\u2028&"}
+
+
+def test_the_page_asks_for_nothing_and_runs_no_other_script(small):
+    text = page.html(small, store.rows(small))
+    found = Reader(text)
+    assert all(a["src"].startswith("data:") for a in found.all("img"))
+    assert all(a["href"].startswith(("data:", "#")) for a in found.all("link") + found.all("a"))
+    assert not [a for a in found.all("script") if "src" in a]
+    assert "url(" not in (page.TEMPLATES / "report.css").read_text()
+    (policy,) = (a["content"] for a in found.all("meta") if a.get("http-equiv"))
+    assert "default-src 'none'" in policy
+    assert "http" not in policy.lower()
+    for script in (found.scripts[0], found.scripts[-1]):
+        assert page._policy(script).split("script-src ")[1].split(";")[0] in policy
+    # Only what is diagnosed as text may be parsed as markup.
+    script = (page.TEMPLATES / "report.js").read_text()
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script)
+
+
+def test_variance_is_shown_with_its_tables_and_figures(small):
+    text = page.html(small, store.rows(small))
+    section = text.split('<section id="variance"')[1].split("</section>")[0]
+    assert "&lt;b&gt;bold&lt;/b&gt;" in section
+    assert "<td>4.125</td>" in section
+    sources = [a["src"][:26] for a in Reader(section).all("img")]
+    assert sources == ["data:image/png;base64,iVBO", "data:image/svg+xml;base64,"]
+
+
+def test_a_run_without_a_study_has_no_section_of_it(tmp_path):
+    record = make_run(tmp_path / "run", **IMAGES, seed=(0, 1))
+    assert 'id="variance"' not in page.html(record, store.rows(record))
+
+
+BLOCK = {"heading": "h", "text": [], "table": None, "figures": []}
+
+
+@pytest.mark.parametrize(
+    ("study", "why"),
+    [
+        ("{", "cannot be shown"),
+        ("[]", "cannot be shown"),
+        ({"title": 3, "intro": [], "blocks": []}, "3 is not a text"),
+        ({"title": "t", "blocks": []}, "has no 'intro'"),
+        ({"title": "t", "intro": "x", "blocks": []}, "is not a list"),
+        ({"title": "t", "intro": [], "blocks": [1]}, "cannot be shown"),
+        (
+            {
+                "title": "t",
+                "intro": [],
+                "blocks": [{**BLOCK, "table": {"columns": ["a"], "rows": [[1, 2]]}}],
+            },
+            "has not 1 values",
+        ),
+        ({"path": "../../etc/passwd.png"}, "outside of the run"),
+        ({"path": "/etc/hostname"}, "outside of the run"),
+        ({"path": "spec.toml"}, "neither .png nor .svg"),
+        ({"path": "maps/gone.png"}, "No such file"),
+    ],
+)
+def test_a_malformed_study_is_one_line(tmp_path, study, why):
+    if isinstance(study, dict) and "path" in study:
+        figure = {"path": study["path"], "caption": "c"}
+        study = {"title": "t", "intro": [], "blocks": [{**BLOCK, "figures": [figure]}]}
+    (tmp_path / "variance.json").write_text(study if isinstance(study, str) else json.dumps(study))
+    with pytest.raises(JaxstyleError, match=r"variance\.json: cannot be shown") as caught:
+        page._variance(tmp_path)
+    assert why in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_cell_alone_and_pictures_of_several_shapes_make_pages(tmp_path):
+    alone = make_run(tmp_path / "one", **IMAGES)
+    run = read(alone).run
+    assert run["dimensions"] == []
+    assert run["tiles"]["cell"] == [0]
+    record = make_run(tmp_path / "two", **IMAGES, seed=(0, 1))
+    with RunDirectory(record.path) as directory:
+        parts = [
+            make_chunk(record, [record.cells[0]], (48, 64)),
+            make_chunk(record, [record.cells[1]], (64, 32)),
+        ]
+        directory.write(store.chunk_name(0), store.chunk_bytes(parts, width=1))
+    store.merge(record)
+    assert read(record).run["cells"]["size"] == ["64 × 48", "32 × 64"]
+
+
+def make_chunk(record, cells, shape):
+    from made_runs import chunk
+
+    return chunk(record.sweep, cells, shape)
+
+
+def test_cells_that_have_not_been_computed_are_counted(tmp_path):
+    record = make_run(tmp_path / "run", **IMAGES, seed=("0:4",), per_chunk=2)
+    record.chunk_paths[1].unlink()
+    record = store.open_record(record.path)
+    store.merge(record)
+    text = page.html(record, store.rows(record))
+    assert "2 not computed yet" in text
+    assert Reader(text).run["tiles"]["cell"] == [0, 1]
+
+
+def test_pages_beyond_their_limit_say_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "MAX_TILES", 3)
+    record = make_run(tmp_path / "run", **IMAGES, seed=("0:5",))
+    text = page.html(record, store.rows(record))
+    assert "2 more pictures are in images/ only" in text
+    assert Reader(text).run["tiles"]["cell"] == [0, 1, 2]
+
+
+def test_thumbnails_of_noise_stay_within_the_limit():
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3)).astype(np.uint8)
+    for size in page._THUMBNAILS:
+        image = Image.fromarray(noise[: size.longest_px, : size.longest_px])
+        length = len(page._jpeg(image, quality=size.quality, subsampling=size.subsampling))
+        assert size.tiles * length < 40e6, size
+
+
+def test_the_overview_is_the_same_on_any_machine_and_readable_on_both_grounds(small, monkeypatch, tmp_path):
+    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path))
+    (tmp_path / "matplotlibrc").write_text("axes.facecolor: red\nsvg.fonttype: none\n")
+    curves = [page._Curves((0, 1), (0, 1, 2), np.ones((2, 3, 3), np.float32))]
+    first = page.overview(curves, {0: "a$b", 1: "_c"}, "what", False)
+    assert page.overview(curves, {0: "a$b", 1: "_c"}, "what", False) == first
+    assert "<dc:date>" not in first
+    assert "#868686" in first
+    assert "fill: #ffffff" not in first
+
+
+def test_nothing_of_a_page_reaches_the_user(tmp_path):
+    """No warning where Matplotlib has nowhere to keep its fonts, nor for curves without a finite value."""
+    record = make_run(tmp_path / "run", **IMAGES, seed=(0, 1), diverged=(0, 1))
+    record.path.chmod(0o755)
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom jaxstyle import page, store\n"
+        "record = store.open_record(Path(sys.argv[1]))\npage.html(record, store.rows(record))\n"
+    )
+    done = run_python("-W", "error", "-c", code, record.path, check=True, MPLCONFIGDIR="/dev/null/no")
+    assert done.stdout == done.stderr == ""
+
+
+def test_importing_costs_neither_jinja_nor_matplotlib():
+    code = "import sys, jaxstyle.report\nassert not {'jinja2', 'matplotlib'} & set(sys.modules)"
+    run_python("-c", code, check=True)
+
+
+def test_sixty_cells_are_shown_large_and_two_thousand_stay_light(tmp_path):
+    record = sixty(tmp_path / "sixty")
+    text = page.html(record, store.rows(record))
+    widths = {a["width"] for a in Reader(text).all("img") if a["alt"].startswith("cell ")}
+    assert widths == {"192"}
+    assert len(text.encode()) < 6e6
+    record = two_thousand(tmp_path / "many")
+    text = page.html(record, store.rows(record))
+    assert text.count("<figure><img") > 2000
+    assert len(text.encode()) < 25e6
+    steps = json.loads(text.split('id="run">')[1].split("</script>")[0])["curves"]["steps"]
+    assert len(steps[0]) <= 100
+
+
+# --- animations -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp"])
+def test_snapshots_become_an_animation(small, capsys, kind):
+    with pytest.raises(SystemExit) as stop:
+        report.main([str(small.path), "--animate", kind, "--cell", "2", "7", "--frame-ms", "100"])
+    assert stop.value.code == 1  # a cell diverged
+    assert "2 animations" in capsys.readouterr().out
+    assert sorted(p.name for p in (small.path / "animations").glob(f"*.{kind}")) == [
+        f"000002.{kind}",
+        f"000007.{kind}",
+    ]
+    with (
+        Image.open(small.path / "animations" / f"000007.{kind}") as image,
+        h5py.File(small.path / "results.h5") as file,
+    ):
+        assert image.n_frames == 2
+        assert image.info["loop"] == 0
+        durations = []
+        for frame in range(2):
+            image.seek(frame)
+            shown = np.asarray(image.convert("RGB"), float)
+            durations.append(image.info["duration"])
+            expected = file["48x64/image"][7, frame].astype(float)
+            assert np.abs(shown - expected).mean() < 16
+        assert durations == [100, 1000]
+
+
+def test_without_cells_all_are_animated(small):
+    with RunDirectory(small.path) as run:
+        made = report.write_animations(run, small, "gif")
+    assert [path.name for path in made] == [f"{cell:06d}.gif" for cell in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (["--animate", "mp4"], "'mp4' is not known"),
+        (["--animate", "gif", "--cell", "12"], "12 is not in the run"),
+        (["--animate", "gif", "--cell", "-1"], "-1 is not in the run"),
+        (["--animate", "gif", "--frame-ms", "0"], "0 is out of range"),
+        (["--cell", "1"], "together with --animate"),
+    ],
+)
+def test_wrong_flags_are_one_line(small, capsys, flags, why):
+    with pytest.raises(SystemExit) as stop:
+        report.main([str(small.path), *flags])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert why in line
+
+
+def test_one_snapshot_cannot_be_animated(tmp_path, capsys):
+    make_run(tmp_path / "run", **IMAGES, seed=(0, 1))
+    with pytest.raises(SystemExit) as stop:
+        report.main([str(tmp_path / "run"), "--animate", "gif"])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "has one snapshot only" in line
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_report_writes_the_page_the_same_each_time(small):
+    written = []
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            report.main([str(small.path)])
+        written.append((small.path / "report.html").read_bytes())
+    assert written[0] == written[1]
