@@ -8,10 +8,10 @@ import sys
 COMMANDS = {
     "transfer": "one image in, one image out",
     "sweep": "run a grid of style transfers; without arguments, the demo",
-    "report": "rebuild the tables, pictures and contact sheets of a run",
+    "report": "rebuild the tables, pictures, sheets and page of a run; make animations",
+    "variance": "how much the seed decides in a run of several",
     "calibrate": "what a ratio of content to style is worth for two images",
     "features": "draw what chosen layers of the network see in an image",
-    "variance": "say how much the seed matters in a run",
 }
 
 

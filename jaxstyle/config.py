@@ -222,8 +222,8 @@ class RunOptions:
     """Where a run goes and what it says: nothing that its numbers depend on."""
 
     preset: Annotated[str | None, tyro.conf.arg(help_behavior_hint=_preset_hint)] = None
-    """Start from a named set of settings; flags override them. Times are those of two CPU cores, and for a GPU
-    estimates; --fast makes of one by Adam a twin of a quarter of its steps."""
+    """Start from a named set of settings; flags override them. Times are those of two CPU cores, and for a
+    GPU estimates; --fast makes of one by Adam a twin of a quarter of its steps."""
     spec: str | None = None
     """Read settings from a TOML file whose keys are these flags with _ for -."""
     out: str | None = None

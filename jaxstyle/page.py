@@ -630,7 +630,7 @@ def html(record: Record, rows: Sequence[Mapping[str, Any]]) -> str:
     short, manifest = _manifest(record.manifest)
     labels, colours, ordered = _colours(tiles, dimensions, by_cell)
     figure = overview(curves, labels, colours, ordered)
-    return environment.get_template("report.html.j2").render(
+    text = environment.get_template("report.html.j2").render(
         policy=_policy(first, script),
         first=Markup(first),
         script=Markup(script),
@@ -656,6 +656,7 @@ def html(record: Record, rows: Sequence[Mapping[str, Any]]) -> str:
         manifest_short=short,
         manifest=manifest,
     )
+    return text.encode("utf-8", "backslashreplace").decode()  # JSON can hold halves of characters
 
 
 def _words(tile: Tile) -> list[str]:

@@ -10,6 +10,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -126,9 +127,10 @@ class Page:
 
     def press(self, key: str) -> None:
         """Press and release a key."""
-        text = {"text": "\r"} if key == "Enter" else {}
+        text = {"text": {"Enter": "\r"}.get(key, key)} if key in ("Enter", " ") else {}
         code = {
             "Enter": 13,
+            " ": 32,
             "Escape": 27,
             "ArrowLeft": 37,
             "ArrowUp": 38,
@@ -152,21 +154,29 @@ class Page:
         return path
 
 
+_MOVE_PIPES = """
+import os, sys
+for given, wanted in zip(sys.argv[1:3], (3, 4)):
+    os.dup2(int(given), wanted)
+    os.close(int(given))
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Becomes the browser, which reads from descriptor 3 and writes to 4."""
+
+
 @contextlib.contextmanager
 def started(program: str) -> Iterator[Page]:
     """A tab of a browser of its own."""
     ours_in, theirs_out = os.pipe()
     theirs_in, ours_out = os.pipe()
-    # The browser reads from descriptor 3 and writes to 4.
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 20) for fd in (theirs_in, theirs_out)]
-
-    def pipes() -> None:
-        os.dup2(high[0], 3)
-        os.dup2(high[1], 4)
-
     with tempfile.TemporaryDirectory(prefix="jaxstyle-browser-", ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             [
+                sys.executable,
+                "-c",
+                _MOVE_PIPES,
+                *map(str, high),
                 program,
                 "--headless=new",
                 "--no-sandbox",
@@ -183,8 +193,7 @@ def started(program: str) -> Iterator[Page]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            pass_fds=(3, 4),
-            preexec_fn=pipes,
+            pass_fds=high,
         )
         for fd in (theirs_in, theirs_out, *high):
             os.close(fd)

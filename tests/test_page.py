@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 from conftest import run_python
-from made_runs import make_run, sixty, two_thousand, with_variance
+from made_runs import chunk, make_run, sixty, two_thousand, with_variance
 from PIL import Image
 
 from jaxstyle import page, report, store
@@ -217,7 +217,7 @@ def test_the_page_asks_for_nothing_and_runs_no_other_script(small):
     assert "http" not in policy.lower()
     for script in (found.scripts[0], found.scripts[-1]):
         assert page._policy(script).split("script-src ")[1].split(";")[0] in policy
-    # Only what is diagnosed as text may be parsed as markup.
+    # Nor does its own script make markup of texts.
     script = (page.TEMPLATES / "report.js").read_text()
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script)
 
@@ -234,6 +234,13 @@ def test_variance_is_shown_with_its_tables_and_figures(small):
 def test_a_run_without_a_study_has_no_section_of_it(tmp_path):
     record = make_run(tmp_path / "run", **IMAGES, seed=(0, 1))
     assert 'id="variance"' not in page.html(record, store.rows(record))
+
+
+def test_half_a_character_in_a_manifest_does_no_harm(tmp_path):
+    record = make_run(tmp_path / "run", **IMAGES, manifest={"versions": {"x": "\ud800"}})
+    with RunDirectory(record.path) as run:
+        path = report.write_page(run, store.rows(record))
+    assert "x \\ud800" in path.read_text()
 
 
 BLOCK = {"heading": "h", "text": [], "table": None, "figures": []}
@@ -281,18 +288,12 @@ def test_one_cell_alone_and_pictures_of_several_shapes_make_pages(tmp_path):
     record = make_run(tmp_path / "two", **IMAGES, seed=(0, 1))
     with RunDirectory(record.path) as directory:
         parts = [
-            make_chunk(record, [record.cells[0]], (48, 64)),
-            make_chunk(record, [record.cells[1]], (64, 32)),
+            chunk(record.sweep, [record.cells[0]], (48, 64)),
+            chunk(record.sweep, [record.cells[1]], (64, 32)),
         ]
         directory.write(store.chunk_name(0), store.chunk_bytes(parts, width=1))
     store.merge(record)
     assert read(record).run["cells"]["size"] == ["64 × 48", "32 × 64"]
-
-
-def make_chunk(record, cells, shape):
-    from made_runs import chunk
-
-    return chunk(record.sweep, cells, shape)
 
 
 def test_cells_that_have_not_been_computed_are_counted(tmp_path):

@@ -167,7 +167,7 @@ def test_shapes_on_a_canvas_come_out_as_each_by_itself(photos, canvas_run, tmp_p
 
 def test_a_chunk_of_several_shapes_is_rebuilt_from_the_disk(canvas_run):
     out, _ = canvas_run
-    before = {name: (out / name).read_bytes() for name in ("results.csv", "results.h5")}
+    before = {name: (out / name).read_bytes() for name in ("results.csv", "results.h5", "report.html")}
     with h5py.File(out / "chunks" / "000000.h5") as chunk:
         assert set(chunk) == {"48x64", "64x45", "57x64"}
         assert chunk.attrs["width"] == 1

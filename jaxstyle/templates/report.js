@@ -294,9 +294,8 @@ let state;
   }
 
   function drawWall(found) {
-    const order = lines(found.map((tile) => tile), [], "").flatMap((group) => group.tiles);
     const wall = el("div", { className: "wall" });
-    const shown = sorted(order.map((tile) => ({ tiles: [tile] })), state.sort).map((group) => group.tiles[0].button);
+    const shown = sorted(found.map((tile) => ({ tiles: [tile] })), state.sort).map((group) => group.tiles[0].button);
     wall.append(...shown);
     sheet.replaceChildren(wall);
     places = [shown];
@@ -496,7 +495,9 @@ let state;
 
   const bar = $("bar");
   function drawBar() {
-    const focus = document.activeElement?.getAttribute("aria-label");
+    const used = () => [...bar.querySelectorAll("button, select, input, summary")];
+    const focus = used().indexOf(document.activeElement);
+    const label = document.activeElement?.getAttribute("aria-label");
     const wasOpen = bar.querySelector(".arrange")?.open ?? false;
     const parts = [];
     if (dims.length) {
@@ -515,7 +516,7 @@ let state;
     zoom.addEventListener("input", () => set({ size: Number(zoom.value) }, resize));
     parts.push(el("label", {}, "Zoom", zoom), el("span", { className: "count", id: "count", role: "status" }));
     bar.replaceChildren(...parts);
-    if (focus) [...bar.querySelectorAll("[aria-label]")].find((item) => item.getAttribute("aria-label") === focus)?.focus();
+    if (focus >= 0) (used().find((item) => label && item.getAttribute("aria-label") === label) ?? used()[focus])?.focus();
   }
 
   // Before what was clicked takes it, for that may draw the bar anew.
