@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from jaxtyping import install_import_hook
 
-CHECKED = "calibration conv engine images launches losses optimizers run seedstudy single stats step store"
-CHECKED += " vgg19 weights"
+CHECKED = "calibration conv engine images launches losses optimizers run seedstudy single"
+CHECKED += " stats step store vgg19 weights"
 install_import_hook([f"jaxstyle.{name}" for name in CHECKED.split()], "beartype.beartype")
 
 import hypothesis

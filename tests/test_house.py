@@ -9,7 +9,7 @@ from PIL import Image
 
 ORDER = """
 layers config cli grid images weights conv vgg19 losses optimizers step engine store stats page
-report progress resume calibration launches run single seedstudy
+report progress resume calibration launches run single floor seedstudy seedtables seedplots seedpage
 """.split()  # noqa: SIM905
 COMMANDS = ("sweep", "transfer", "calibrate", "features", "variance")
 WITHOUT_JAX = (
