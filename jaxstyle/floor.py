@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from jaxstyle import config, resume, run, stats, store
+from jaxstyle import cli, config, resume, run, stats, store
 from jaxstyle.config import RunOptions, Sweep
 from jaxstyle.grid import Cell, Program
 from jaxstyle.store import Record
@@ -73,7 +73,10 @@ def compute(sweep: Sweep, seeds: Sequence[int], width: int) -> Computed:
     """Compute a sweep of one setting in a directory of its own, as any run is."""
     with tempfile.TemporaryDirectory(prefix="jaxstyle-floor-") as folder:
         out = Path(folder) / "run"
-        run.run_sweep(sweep, RunOptions(out=str(out), quiet=True), width=width)
+        try:
+            run.run_sweep(sweep, RunOptions(out=str(out), quiet=True), width=width)
+        except cli.Interrupted as stop:
+            raise cli.Interrupted(stop.number) from None  # there will be nothing to go on with
         record = store.open_record(out)
         pictures, totals = {}, {}
         for part in record.chunks():

@@ -197,7 +197,7 @@ def _put_shape(group: h5py.Group, study: Study, spreads: Sequence[Spread], own: 
     _put(group, LOW + "pixel_sd", maps[:, 1], "setting y x", f"{text}, of the low-passed pictures")
     means = np.stack([s.mean_picture for s in spreads]).astype(np.float32)
     _put(group, "mean_picture", means, "setting y x channel", "mean over seeds")
-    for name in set(group) - {*SETTING_AXES, *(d.label for d in ()), *_SCALES}:
+    for name in sorted(set(group) - {*SETTING_AXES, *_SCALES}):
         group[name].attrs["coordinates"] = " ".join(SETTING_AXES)
 
 

@@ -197,7 +197,8 @@ def test_the_same_run_gives_the_same_bytes(studied):
     before = {name: (studied / name).read_bytes() for name in names}
     results = (studied / "results.csv").read_bytes(), (studied / "results.h5").read_bytes()
     (studied / "maps" / "spread-09.png").write_bytes(b"of an earlier study")
-    assert command(variance.main, studied, "--floor-steps", "4") == 0
+    done = run_python("-m", "jaxstyle.variance", studied, "--floor-steps", "4", check=True, cwd=ROOT)
+    assert not done.stderr
     assert {name: (studied / name).read_bytes() for name in names} == before
     assert not (studied / "maps" / "spread-09.png").exists()
     assert ((studied / "results.csv").read_bytes(), (studied / "results.h5").read_bytes()) == results
