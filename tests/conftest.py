@@ -8,9 +8,11 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-_CACHE = tempfile.TemporaryDirectory(prefix="jaxstyle-tests-")  # compiled programs, shared by all tests
-atexit.register(_CACHE.cleanup)
-os.environ["XDG_CACHE_HOME"] = _CACHE.name
+if "JAXSTYLE_TESTS_CACHE" not in os.environ:  # in the first process; workers take its folder
+    _CACHE = tempfile.TemporaryDirectory(prefix="jaxstyle-tests-")
+    atexit.register(_CACHE.cleanup)
+    os.environ["JAXSTYLE_TESTS_CACHE"] = _CACHE.name
+os.environ["XDG_CACHE_HOME"] = os.environ["JAXSTYLE_TESTS_CACHE"]  # compiled programs, shared by all tests
 sys.path.insert(0, str(Path(__file__).parent))
 
 from jaxtyping import install_import_hook
