@@ -35,7 +35,7 @@ FEW_SEEDS = 8
 STEADY = 0.05
 """A spread that changed by less than this between two snapshots has settled."""
 CLEAR = 3.0
-"""A spread under so many times the floor may be rounding."""
+"""A spread under so many times the floor is in good part rounding."""
 BEST_OF = (2, 4, 8)
 STATISTICS = seedtables.STATISTICS
 
@@ -337,15 +337,11 @@ def _components_block(study: Study, drawn: Sequence[str]) -> dict[str, Any]:
     )
     text.append(
         "Random-effects components by expected mean squares (Searle, Casella & McCulloch 1992, chapter 4)"
-        " over"
-        f" {counted(found.cells, 'cell')}: {levels}. Losses enter by their logarithm, the picture pixel"
-        f" by pixel."
-        f" “{axis_title(stats.SEED)}” is what a seed does alike in every setting,"
+        f" over {counted(found.cells, 'cell')}: {levels}. Losses enter by their logarithm, the picture"
+        f" pixel by pixel. “{axis_title(stats.SEED)}” is what a seed does alike in every setting,"
         f" “{axis_title(stats.RESIDUAL)}” what it does otherwise in each; estimates below zero count as"
-        f" zero."
-        " The levels were chosen, not drawn: the shares are those of this grid. That α/β moves the total"
-        " loss is"
-        " so by definition."
+        " zero. The levels were chosen, not drawn: the shares are those of this grid. That α/β moves the"
+        " total loss is so by definition."
     )
     if found.design.dropped:
         gone = ", ".join(f"{axis_title(n)} {_level(n, v)}" for n, v in found.design.dropped)
@@ -448,12 +444,11 @@ def _verdict(study: Study) -> str:
     share = most.rmse / between if between else math.inf
     start = (
         f"Computed again ({most.name}), the same cells move by up to RMSE {_n(most.rmse)},"
-        f" {_percent(share)} of"
-        " what another seed does"
+        f" {_percent(share)} of what another seed does"
     )
     if share * CLEAR > 1:
-        return f"{start}: the spread between seeds cannot be told from rounding."
-    return f"{start}: the spread between seeds is not rounding."
+        return f"{start}: a good part of the spread is no seed's but what rounding grows into."
+    return f"{start}: the spread is the seeds' and not rounding."
 
 
 def _floor_block(study: Study) -> dict[str, Any]:
@@ -494,6 +489,7 @@ def _floor_block(study: Study) -> dict[str, Any]:
         f" {'all' if whole else 'only'} {floor.steps} steps. Losses are |L′ − L| / L, the largest of the"
         f" cells.",
         *([] if whole else ["Rounding grows with the steps: the floor of the whole run may be higher."]),
+        *(["The loss at step 0 is that after the coarser stages."] if study.record.sweep.pyramid else []),
         *floor.notes,
     ]
     return _block("The numerical floor", [*text, *study.notes], (columns, rows))

@@ -129,7 +129,7 @@ def _maps(spreads: Sequence[Spread], top: float) -> Figure:
     across = 1.75
     down = across * height / width
     lines = max(s.setting.label.count(", ") + 1 for s in spreads)
-    figure = Figure((across * len(spreads) + 2.2, 4 * (down + 0.06) + 0.17 * lines + 0.2))
+    figure = Figure((across * len(spreads) + 2.0, 4 * (down + 0.06) + 0.17 * lines + 0.2))
     total_w, total_h = figure.get_size_inches()
     names = ["one seed", "mean", "sd", "sd, low-pass"]
     left, heading = 0.95, 0.17 * lines + 0.1
@@ -260,7 +260,12 @@ def _ratios(study: Study) -> Figure:
     axes.axvline(1, color=INK, lw=1)
     axes.set_yticks(range(len(study.measures)), [measure_title(m) for m in study.measures])
     axes.invert_yaxis()
-    axes.set(xscale="log", xlabel="← α/β changes the picture more     |     the seed changes it more →")
+    axes.set(xscale="log")
+    for side, text in (
+        ("right", "← α/β changes the picture more   "),
+        ("left", "   the seed changes it more →"),
+    ):
+        axes.text(1, -0.12, text, transform=axes.get_xaxis_transform(), ha=side, va="center")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")
     low, high = axes.get_xlim()

@@ -263,6 +263,20 @@ def test_help_needs_no_jax():
     assert "--no-floor" in run_python("-c", code, check=True, cwd=ROOT).stdout
 
 
+def test_what_cannot_be_computed_again_is_said(tmp_path, capsys):
+    """Two seeds, a diverged cell, and images that have gone: tables and page all the same."""
+    fill(tmp_path / "run", [result(range(6), diverged=(5,))], seed=(0, 1, 2))
+    assert command(variance.main, tmp_path / "run") == 1
+    assert "1 cell diverged" in capsys.readouterr().out
+    page = (tmp_path / "run" / "variance.json").read_text()
+    assert "Not everything could be computed again: /a b.png" in page
+    assert "a balanced part of it was used, without seed 2" in page
+    assert "no intervals" in page
+    (line,) = lines(tmp_path / "run", content="/c.png", steps="5", quantity="loss_total")
+    assert (line["seeds"], line["diverged"], line["mean_low"]) == ("2", "1", "")
+    assert lines(tmp_path / "run", content="a b.png")
+
+
 # --- settings -------------------------------------------------------------------------------------
 
 
