@@ -1,0 +1,162 @@
+"""Make the pictures of `docs/deck.md` out of finished runs.
+
+    python scripts/deck_figures.py --deck runs/deck --photorealistic runs/photo --pathological runs/hard
+
+Each figure is a row of pictures with the setting under each, a JPEG of at most 100 kB in `docs/deck/`. What
+was lost is printed, for the tables of that page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import jaxstyle
+from jaxstyle import images, page, report, store
+
+OUT = Path(__file__).resolve().parent.parent / "docs" / "deck"
+MAX_BYTES = 100_000
+FIVE = "conv1_1+conv2_1+conv3_1+conv4_1+conv5_1"
+USUAL = {"content_layer": "conv4_2", "style_layers": FIVE, "init": "noise", "alpha_beta": 1e-3, "seed": 0}
+
+
+class Panel(NamedTuple):
+    """One picture of a figure."""
+
+    caption: str
+    pixels: np.ndarray
+
+
+def find(run: Any, **settings: Any) -> dict[str, Any]:
+    """The row of the one cell of a run with these settings, the usual ones elsewhere."""
+    wanted = {**USUAL, **settings}
+    (row,) = [row for row in run.rows if all(_same(row[key], value) for key, value in wanted.items())]
+    return row
+
+
+def _same(value: Any, wanted: Any) -> bool:
+    return Path(value).name == wanted if isinstance(wanted, str) and "." in wanted else value == wanted
+
+
+def panels(run: Any, rows: Sequence[tuple[str, dict[str, Any]]], step: int | None = None) -> list[Panel]:
+    """The pictures of cells, and a line on each printed."""
+    found = []
+    for caption, row in rows:
+        curves = run.losses(row["cell"])
+        at = len(curves["loss_total"]) - 1 if step is None else step
+        losses = ", ".join(
+            f"{name[5:]} {curves[name][at]:.3g}" for name in curves if name.startswith("loss")
+        )
+        print(f"  {caption!r}: {losses}")
+        found.append(Panel(caption, run.image(row["cell"], step)))
+    return found
+
+
+def draw(name: str, rows: Sequence[Sequence[Panel]]) -> None:
+    """Write a figure of one or several rows."""
+    columns = max(len(row) for row in rows)
+    places = {(i, j): panel for i, row in enumerate(rows) for j, panel in enumerate(row)}
+    tiles = {place: page.Tile(number, 0, {}) for number, place in enumerate(places)}
+    numbered = dict(enumerate(places.values()))
+    sheet = report.Sheet(
+        rows=(report.Line(""),) * len(rows),
+        columns=(report.Line(""),) * columns,
+        tiles=tiles,
+        captions={place: panel.caption for place, panel in places.items()},
+    )
+    image = report.draw(
+        sheet, title="", tile=lambda tile: numbered[tile.cell].pixels, picture=lambda _: None
+    )
+    image = image.crop((0, 16, *image.size))  # the title's line, which is empty
+    save(name, image)
+
+
+def save(name: str, image: Image.Image) -> None:
+    """Write a JPEG of the best quality that stays under the limit."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    for quality in range(92, 40, -3):
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=quality, optimize=True)
+        if buffer.tell() <= MAX_BYTES:
+            (OUT / f"{name}.jpg").write_bytes(buffer.getvalue())
+            print(f"{name}.jpg: {image.width}x{image.height}, {buffer.tell()} bytes, quality {quality}")
+            return
+    raise SystemExit(f"{name}: cannot be made smaller than {MAX_BYTES} bytes")
+
+
+def _inputs(run: Any) -> list[Panel]:
+    """The content and the style of a run's first cell, at the height of its pictures."""
+    height = run.image(run.rows[0]["cell"]).shape[0]
+    found = []
+    for role in ("content", "style"):
+        path = getattr(store.open_record(run.path).cells[0], role)
+        image = Image.fromarray(images.read(path).pixels)
+        image = image.resize((round(image.width * height / image.height), height), Image.Resampling.LANCZOS)
+        found.append(Panel(role, np.asarray(image)))
+    return found
+
+
+def deck(run: Any) -> None:
+    """The figures of everything that one content and one style are enough for."""
+    print("tradeoff")
+    ratios = [(f"alpha/beta {x:g}", find(run, alpha_beta=x)) for x in (1e-1, 1e-2, 1e-3, 1e-4)]
+    draw("inputs", [_inputs(run)])
+    draw("tradeoff", [panels(run, ratios[:2]), panels(run, ratios[2:])])
+    print("content-layer")
+    layers = [(name, find(run, content_layer=name)) for name in ("conv2_2", "conv4_2")]
+    draw("content-layer", [panels(run, layers)])
+    print("style-layer")
+    sets = ["+".join(FIVE.split("+")[:n]) for n in range(1, 6)]
+    words = ["conv1_1", "and conv2_1", "and conv3_1", "and conv4_1", "and conv5_1"]
+    alone = [(f"{name} alone", find(run, style_layers=name)) for name in ("conv2_1", "conv4_1")]
+    grown = [(word, find(run, style_layers=text)) for word, text in zip(words, sets, strict=True)]
+    draw("style-layer", [panels(run, alone)])
+    draw("style-layer-sets", [panels(run, grown[:3]), panels(run, grown[3:])])
+    print("initialisation")
+    starts = [(f"from {init}", find(run, init=init)) for init in ("noise", "content")]
+    draw("initialisation", [panels(run, starts)])
+    print("stochastic")
+    seeds = [(f"seed {seed}", find(run, seed=seed)) for seed in range(4)]
+    draw("stochastic", [panels(run, seeds[:2]), panels(run, seeds[2:])])
+
+
+def photorealistic(run: Any) -> None:
+    """The dark photograph, the bright one, and one in the light of the other."""
+    print("photorealistic")
+    rows = [(f"alpha/beta {row['alpha_beta']:g}", row) for row in run.rows]
+    draw("photorealistic", [_inputs(run), panels(run, rows)])
+
+
+def pathological(run: Any, steps: Sequence[int]) -> None:
+    """The hard starts, and what has become of them after each of `steps`."""
+    print("pathological")
+    kinds = [(Path(row["init"]).stem, row) for row in run.rows]
+    rows = [panels(run, [(f"{kind}, {n} steps", row) for kind, row in kinds], n) for n in steps]
+    draw("pathological", rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    for name in ("deck", "photorealistic", "pathological"):
+        parser.add_argument(f"--{name}", type=Path, metavar="RUN", help=f"a run of the preset {name}")
+    args = parser.parse_args()
+    if args.deck:
+        deck(jaxstyle.open_run(args.deck))
+    if args.photorealistic:
+        photorealistic(jaxstyle.open_run(args.photorealistic))
+    if args.pathological:
+        run = jaxstyle.open_run(args.pathological)
+        pathological(run, store.open_record(run.path).sweep.steps)
+
+
+if __name__ == "__main__":
+    main()
