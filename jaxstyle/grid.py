@@ -203,6 +203,24 @@ def seed_matters(sweep: Sweep, cell: Cell) -> bool:
     return cell.init == "noise" and sweep.noise_std > 0
 
 
+def twins(sweep: Sweep, cells: Iterable[Cell]) -> dict[int, int]:
+    """For every cell without noise, the earlier one that differs from it in its seed alone, by their ids.
+
+    They come to the same bytes, and one of them is computed for all. Of cells with a warm start whole
+    chains are compared.
+    """
+    cells = tuple(cells)
+    by_id = {cell.id: cell for cell in cells}
+    first: dict[tuple, tuple[int, ...]] = {}
+    found: dict[int, int] = {}
+    for unit in chains(cells) if sweep.warm_steps else [(cell.id,) for cell in cells]:
+        if seed_matters(sweep, by_id[unit[0]]):
+            continue
+        key = tuple(replace(by_id[i], id=0, seed=0) for i in unit)
+        found |= {i: of for i, of in zip(unit, first.setdefault(key, unit), strict=True) if i != of}
+    return found
+
+
 def chains(cells: Iterable[Cell]) -> list[tuple[int, ...]]:
     """The ids of `cells` that differ in alpha-beta alone, each chain from the largest to the smallest."""
     found: dict[tuple, list[Cell]] = {}
@@ -325,15 +343,21 @@ class Plan:
     """By id, the cell from whose finished picture one with a warm start begins; of the same chunk."""
     warm_steps: int
     """The steps of a cell with a warm start."""
+    twins: Mapping[int, int]
+    """By id, the cell of the same chunk whose result a cell shares instead of being computed (`twins`)."""
+
+    def computed(self, chunk: Chunk) -> tuple[int, ...]:
+        """The cells of a chunk that are computed."""
+        return tuple(cell for cell in chunk.cells if cell not in self.twins)
 
     def cell_steps(self, cell: int) -> int:
         """The length of a cell's trajectory."""
         return self.warm_steps if cell in self.previous else self.steps[-1]
 
     def waves(self, chunk: Chunk) -> list[list[int]]:
-        """The cells of a chunk in the order of their starts: each after the one that it starts from."""
+        """The computed cells of a chunk in the order of their starts: each after the one it starts from."""
         depth: dict[int, int] = {}
-        for cell in chunk.cells:
+        for cell in self.computed(chunk):
             chain = [cell]
             while chain[-1] in self.previous and chain[-1] not in depth:
                 chain.append(self.previous[chain[-1]])
@@ -341,7 +365,7 @@ class Plan:
             for before, after in itertools.pairwise(reversed(chain)):
                 depth[after] = depth[before] + 1
         waves: list[list[int]] = [[] for _ in range(1 + max(depth.values()))]
-        for cell in chunk.cells:
+        for cell in self.computed(chunk):
             waves[depth[cell]].append(cell)
         return waves
 
@@ -360,31 +384,31 @@ class Plan:
 
     @property
     def image_steps(self) -> int:
-        """Steps of all cells together."""
-        return sum(self.cell_steps(cell) for chunk in self.chunks for cell in chunk.cells)
+        """Steps of all computed cells together."""
+        return sum(self.cell_steps(cell) for chunk in self.chunks for cell in self.computed(chunk))
 
     def _sum(self, cold: Callable[[Program], float], warm: Callable[[Program], float]) -> float:
         return sum(
             (warm if cell in self.previous else cold)(self.programs[chunk.program])
             for chunk in self.chunks
-            for cell in chunk.cells
+            for cell in self.computed(chunk)
         )
 
     @property
     def coarse_image_steps(self) -> float:
-        """What the coarser stages of all cells cost, in steps of the full size."""
+        """What the coarser stages of all computed cells cost, in steps of the full size."""
         return self._sum(lambda program: program.coarse_image_steps, lambda _: 0.0)
 
     @property
     def flops(self) -> float:
-        """FLOPs of all cells, coarser stages and the evaluation of the last image included."""
+        """FLOPs of all computed cells, coarser stages and the evaluation of the last image included."""
         return self._sum(
             lambda program: program.cell_flops(self.steps[-1]),
             lambda program: program.stage(0).cell_flops(self.warm_steps),
         )
 
     def program_cells(self, index: int) -> int:
-        """How many cells the program at `index` computes."""
+        """How many cells the program at `index` has, twins among them."""
         return sum(len(chunk.cells) for chunk in self.chunks if chunk.program == index)
 
     def result_bytes(self) -> int:
@@ -451,6 +475,9 @@ def _plan(
         trace_steps=trace_steps(sweep.steps[-1], sweep.trace_every, sweep.warm_steps),
         previous=predecessors(sweep, cells),
         warm_steps=sweep.warm_steps,
+        # In each chunk by itself, for it depends on no other one: whatever cut the chunks, an extension or
+        # an earlier version, every cell is computed or has its twin beside it.
+        twins={i: of for c in chunks for i, of in twins(sweep, (cells[j] for j in c.cells)).items()},
     )
 
 
@@ -534,7 +561,8 @@ def plan(
         for cell in members_of_depth:
             by_frame.setdefault(frames[shapes[cell.content]], []).append(cell)
         for frame, members in by_frame.items():
-            program = _framed(template, frame, len(members), choose_width)
+            shared = twins(sweep, members)
+            program = _framed(template, frame, len(members) - len(shared), choose_width)
             # A chunk depends on no other one: whole chains of cells that start from each other.
             units = chains(members) if sweep.warm_steps else [(cell.id,) for cell in members]
             longest = max(len(unit) for unit in units)
@@ -542,10 +570,37 @@ def plan(
             size = program.width * max(1, launches)
             if program not in programs:
                 programs.append(program)
-            for start in range(0, len(units), size):
-                ids = tuple(sorted(itertools.chain(*units[start : start + size])))
+            most = max(size, _chunk_cells_by_size(program, sweep) // longest)
+            for part in _cut(units, shared, size, most):
+                ids = tuple(sorted(itertools.chain(*part)))
                 chunks.append(Chunk(number=len(chunks), program=programs.index(program), cells=ids))
     return _plan(sweep, cells, programs, chunks)
+
+
+def _cut(
+    units: Sequence[tuple[int, ...]], shared: Mapping[int, int], size: int, most: int
+) -> Iterator[list[tuple[int, ...]]]:
+    """Cells that stay together, cut into chunks; twins go where the one goes that is computed for them.
+
+    Args:
+        units: cells that stay together.
+        shared: of a cell, the one whose twin it is.
+        size: units that are computed in a chunk, at most.
+        most: units in a chunk, at most; more twins of one are computed once more.
+    """
+    groups: dict[int, list[tuple[int, ...]]] = {}
+    for unit in units:
+        groups.setdefault(shared.get(unit[0], unit[0]), []).append(unit)
+    part, computed = [], 0
+    for group in groups.values():
+        for start in range(0, len(group), most):
+            alike = group[start : start + most]
+            if part and (computed == size or len(part) + len(alike) > most):
+                yield part
+                part, computed = [], 0
+            part, computed = part + alike, computed + 1
+    if part:
+        yield part
 
 
 Group = tuple[tuple[int, int], ...]
@@ -639,9 +694,19 @@ def _program_seconds(program: Program, cells: int, sweep: Sweep, platform: str) 
 
 def _chunk_cells(program: Program, sweep: Sweep, platform: str) -> int:
     """Cells per chunk: whole launches that should take `checkpoint_every` and fit `CHUNK_BYTES`."""
-    steps = sweep.steps[-1]
-    launch_s = program.width * program.cell_flops(steps) / NOMINAL_FLOPS[platform]
-    cell_bytes = program.height_px * program.width_px * 3 * (1 + 4) * len(sweep.steps)
-    cell_bytes += 4 * (steps + 1) * (3 + len(program.style_taps))
-    launches = min(sweep.checkpoint_every / launch_s, CHUNK_BYTES / (cell_bytes * program.width))
+    launch_s = program.width * program.cell_flops(sweep.steps[-1]) / NOMINAL_FLOPS[platform]
+    launches = min(
+        sweep.checkpoint_every / launch_s, CHUNK_BYTES / (_cell_bytes(program, sweep) * program.width)
+    )
     return program.width * max(1, int(launches))
+
+
+def _chunk_cells_by_size(program: Program, sweep: Sweep) -> int:
+    """Cells whose images and curves fit `CHUNK_BYTES`."""
+    return max(1, CHUNK_BYTES // _cell_bytes(program, sweep))
+
+
+def _cell_bytes(program: Program, sweep: Sweep) -> int:
+    """What one cell holds on the host while its chunk is computed."""
+    pixels = program.height_px * program.width_px * 3 * (1 + 4) * len(sweep.steps)
+    return pixels + 4 * (sweep.steps[-1] + 1) * (3 + len(program.style_taps))

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxstyle import cli, grid, images, store, weights
 from jaxstyle.config import JaxstyleError, Sweep
-from jaxstyle.grid import Cell, Plan, Program
+from jaxstyle.grid import Cell, Chunk, Plan, Program
 from jaxstyle.images import Pictures
 from jaxstyle.resume import INFO, Launched
 from jaxstyle.store import ChunkResult
@@ -339,12 +339,16 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 
 def chunk_results(
-    plan: Plan, program: Program, keep: str, pictures: Pictures, parts: Sequence[Launched]
+    plan: Plan, chunk: Chunk, keep: str, pictures: Pictures, parts: Sequence[Launched]
 ) -> list[ChunkResult]:
-    """The launches of a chunk in the form that is stored: a result for each image shape, in order."""
-    unordered = [cell for part in parts for cell in part.cells]
-    order = sorted(range(len(unordered)), key=lambda i: unordered[i].id)
-    cells = [unordered[i] for i in order]
+    """The launches of a chunk in the form that is stored: a result for each image shape, in order.
+
+    A cell that is a twin gets what its other came to.
+    """
+    program = plan.programs[chunk.program]
+    places = {id: i for i, id in enumerate(cell.id for part in parts for cell in part.cells)}
+    cells = [plan.cells[i] for i in chunk.cells]
+    order = [places[plan.twins.get(cell.id, cell.id)] for cell in cells]
     pixels = np.concatenate([part.pixels for part in parts])[order]
     curves = {
         name: np.concatenate([_filled(part.curves[name], plan.steps[-1] + 1) for part in parts])[order]

@@ -322,6 +322,7 @@ def describe(planned: _Planned, platform: str, checkpoint_every: float) -> dict[
     ]
     return {
         "cells": sum(len(chunk.cells) for chunk in plan.chunks),
+        "computed": sum(len(plan.computed(chunk)) for chunk in plan.chunks),
         "image_steps": plan.image_steps,
         "chunks": len(plan.chunks),
         "programs": programs,
@@ -355,6 +356,8 @@ def _check_memory(planned: _Planned, device: Any) -> None:
 def _describe_text(values: dict[str, Any]) -> Iterator[str]:
     counts = (values["cells"], "cell"), (values["image_steps"], "image-step"), (values["chunks"], "chunk")
     yield ", ".join(counted(*count) for count in counts)
+    if copies := values["cells"] - values["computed"]:
+        yield f"{counted(copies, 'cell')} copied from others: all that differs is a seed without noise"
     for p in values["programs"]:
         yield (
             f"program {p['shape']}{' (canvas)' if p['canvas'] else ''}:"
@@ -768,7 +771,7 @@ class _Job:
         """Commit a chunk and write its pictures; runs beside the computation of the next one."""
         chunk, program = self.plan.chunks[number], self.launcher.program(number)
         with timed(self.seconds, "store_s"):
-            results = launches.chunk_results(self.plan, program, self.sweep.keep, self.pictures, parts)
+            results = launches.chunk_results(self.plan, chunk, self.sweep.keep, self.pictures, parts)
             mark = resume.fingerprint(self.checked.sources, self.plan, number)
             data = store.chunk_bytes(results, width=program.width, fingerprint=mark)
             self.run.write(store.chunk_name(number), data)
@@ -852,6 +855,7 @@ class _Job:
                 "image_steps": plan.image_steps,
                 "coarse_image_steps": round(plan.coarse_image_steps, 3),
                 "flops": plan.flops,
+                "twins": _twins(plan),
                 **grid.to_record(plan),
             },
             "programs": [
@@ -899,6 +903,14 @@ class _Job:
         )
         for sheet in result.sheets:
             self.display.event("sheet", f"contact sheet: {sheet}", path=str(sheet))
+
+
+def _twins(plan: Plan) -> dict[str, list[int]]:
+    """By the cell that is computed, those that get its result."""
+    found: dict[str, list[int]] = {}
+    for cell, of in sorted(plan.twins.items()):
+        found.setdefault(str(of), []).append(cell)
+    return found
 
 
 def versions(*names: str) -> dict[str, str]:

@@ -109,7 +109,7 @@ def transfer(
             launcher.narrow((0,), error)  # one cell has no narrower form: this raises
             raise
         display.finish()
-    (part,) = launches.chunk_results(plan, program, sweep.keep, inputs.pictures, [launched])
+    (part,) = launches.chunk_results(plan, plan.chunks[0], sweep.keep, inputs.pictures, [launched])
     losses = {name: float(value) for name, value in zip(store.LOSSES, part.loss_final[0], strict=True)}
     return Transfer(part.image[0, -1], losses, int(part.diverged_step[0]))
 

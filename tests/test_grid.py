@@ -276,3 +276,58 @@ def test_canvases_do_not_depend_on_the_order_of_the_grid(order):
     _, plan = folder_plan(order, steps=40, platform="cpu")
     _, sorted_plan = folder_plan(sorted(order), steps=40, platform="cpu")
     assert {p.shape for p in plan.programs} == {p.shape for p in sorted_plan.programs}
+
+
+# --- seeds that cannot matter ---------------------------------------------------------------------
+
+
+def test_a_cell_without_noise_is_computed_for_one_seed():
+    settings = {"init": ("noise", "content"), "alpha_beta": (1.0, 2.0), "seed": ("0:3",), "steps": (10,)}
+    plan = plan_of(**settings)
+    kept = [plan.cells[i] for chunk in plan.chunks for i in plan.computed(chunk)]
+    assert [(c.init, c.alpha_beta, c.seed) for c in kept] == [
+        *(("noise", ratio, seed) for ratio in (1.0, 2.0) for seed in range(3)),
+        ("content", 1.0, 0),
+        ("content", 2.0, 0),
+    ]
+    assert plan.twins == {7: 6, 8: 6, 10: 9, 11: 9}
+    assert sorted(i for chunk in plan.chunks for i in chunk.cells) == list(range(12))
+    assert plan.image_steps == 8 * 10
+    sweep = config.resolve(Sweep(**{**IMAGES, **settings}))
+    assert grid.from_record(sweep, plan.cells, grid.to_record(plan)) == plan
+
+
+def test_every_seed_matters_where_there_is_noise():
+    assert not plan_of(init=("noise",), seed=("0:5",), alpha_beta=(1.0, 2.0)).twins
+    assert len(plan_of(init=("noise",), seed=("0:5",), noise_std=0.0).twins) == 4
+
+
+@pytest.mark.parametrize("checkpoint_every", [0.1, 60.0])
+@pytest.mark.parametrize("width", [1, 4])
+def test_twins_share_a_chunk(checkpoint_every, width):
+    plan = plan_of(
+        width, init=("content", "noise"), seed=("0:7",), alpha_beta=(1.0, 2.0, 3.0), steps=(400,),
+        checkpoint_every=checkpoint_every,
+    )  # fmt: skip
+    assert len(plan.twins) == 3 * 6
+    for chunk in plan.chunks:
+        assert {plan.twins[i] for i in chunk.cells if i in plan.twins} <= set(plan.computed(chunk))
+    assert len(plan.chunks) > 1 or checkpoint_every == 60
+
+
+def test_more_twins_than_a_chunk_holds_are_computed_once_in_each(monkeypatch):
+    monkeypatch.setattr(grid, "CHUNK_BYTES", 600_000)
+    plan = plan_of(init=("content",), seed=("0:50",), steps=(10,))
+    assert 1 < len(plan.chunks) < 50
+    assert [len(plan.computed(chunk)) for chunk in plan.chunks] == [1] * len(plan.chunks)
+    assert sorted(i for chunk in plan.chunks for i in chunk.cells) == list(range(50))
+
+
+def test_chains_of_warm_starts_are_twins_as_a_whole():
+    settings = {"init": ("content",), "alpha_beta": (1.0, 2.0), "warm_steps": 5, "steps": (10,)}
+    plan = plan_of(seed=("0:3",), **settings)
+    assert plan.twins == {1: 0, 2: 0, 4: 3, 5: 3}
+    (chunk,) = plan.chunks
+    assert plan.waves(chunk) == [[3], [0]]
+    uneven = ({"alpha_beta": [1.0], "seed": [0, 1]}, {"alpha_beta": [2.0], "seed": [1]})
+    assert not plan_of(grid=uneven, **settings).twins  # seed 1 of the smaller ratio has a warm start

@@ -546,6 +546,43 @@ def test_the_command_in_a_process_of_its_own(inputs, tmp_path):
     ]  # fmt: skip
 
 
+def test_cells_whose_seed_cannot_matter_are_computed_once(inputs, tmp_path):
+    """Every cell has its row and its image, as if each had been computed; launches are counted."""
+    same = ("--content", inputs / "c0.png", "--style", inputs / "s0.png", "--size", "64", "--steps", "2")
+    same = (*same, "--style-layers", "conv1_1", "--content-layer", "conv1_2", "--init", "noise", "content")
+    assert command(*same, "--seed", "0:3", "--out", tmp_path / "three", "--quiet") == 0
+    assert command(*same, "--seed", "2", "--out", tmp_path / "one", "--quiet") == 0
+    three, one = rows(tmp_path / "three"), rows(tmp_path / "one")
+    assert [(r["init"], r["seed"]) for r in three] == [(i, s) for i in ("noise", "content") for s in "012"]
+    alone = [r for r in one if r["init"] == "content"]
+    for row in three[3:]:
+        same_numbers = {k: v for k, v in row.items() if k not in ("cell", "seed", "image")}
+        assert same_numbers == {k: alone[0][k] for k in same_numbers}
+        picture = (tmp_path / "three" / row["image"]).read_bytes()
+        assert picture == (tmp_path / "one" / alone[0]["image"]).read_bytes()
+    assert three[2]["loss_total"] == one[0]["loss_total"]
+    manifest = json.loads((tmp_path / "three" / "manifest.json").read_text())
+    assert manifest["plan"]["twins"] == {"3": [4, 5]}
+    assert manifest["plan"]["image_steps"] == 4 * 2
+    events = [json.loads(line) for line in (tmp_path / "three" / "events.jsonl").read_text().splitlines()]
+    (planned,) = (e for e in events if e["event"] == "plan")
+    assert (planned["cells"], planned["computed"]) == (6, 4)
+    with h5py.File(tmp_path / "three" / "results.h5") as file:
+        group = file["48x64"]
+        for name in ("image", "loss_total", "style_layer_loss", "evaluations"):
+            np.testing.assert_array_equal(group[name][3], group[name][4])
+            np.testing.assert_array_equal(group[name][3], group[name][5])
+    # A chunk that is gone is computed to the same bytes again, and an extension is cut as it comes.
+    chunks = {path.name: path.read_bytes() for path in (tmp_path / "three" / "chunks").iterdir()}
+    (tmp_path / "three" / "chunks" / "000000.h5").unlink()
+    assert command("--resume", "--out", tmp_path / "three", "--quiet") == 0
+    assert {p.name: p.read_bytes() for p in (tmp_path / "three" / "chunks").iterdir()} == chunks
+    assert command(*same, "--seed", "0:5", "--extend", "--out", tmp_path / "three", "--quiet") == 0
+    extended = rows(tmp_path / "three")
+    assert [r["seed"] for r in extended] == list("0120123434")
+    assert len({r["loss_total"] for r in extended if r["init"] == "content"}) == 1
+
+
 def test_the_jaxstyle_command_lists_what_there_is():
     done = run_python("-m", "jaxstyle", "--help", check=True, cwd=ROOT)
     assert "sweep" in done.stdout
