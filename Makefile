@@ -38,7 +38,7 @@ demo: $(VENV)/.base
 	$(BIN)/python -m jaxstyle.sweep
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-browser: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m browser
