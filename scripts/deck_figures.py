@@ -76,7 +76,7 @@ def draw(name: str, rows: Sequence[Sequence[Panel]]) -> None:
     image = report.draw(
         sheet, title="", tile=lambda tile: numbered[tile.cell].pixels, picture=lambda _: None
     )
-    image = image.crop((0, 16, *image.size))  # the title's line, which is empty
+    image = image.crop((0, report.PAD_PX, *image.size))  # what the title, which is empty, left
     save(name, image)
 
 

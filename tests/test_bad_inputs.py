@@ -412,9 +412,9 @@ FLAGS = {
         "alpha_beta: 1e+39 is beyond float32; the largest is 3.4e38",
     ),
     "29 no number": (["--alpha-beta", "much"], "alpha_beta: 'much' is not a number"),
-    "29 a multiple of the balance": (
-        ["--alpha-beta", "0.1x"],
-        "0.1x: multiples of the balance are not in this",
+    "29 a negative multiple of the balance": (
+        ["--alpha-beta", "-0.1x"],
+        "alpha_beta: -0.1 is out of range; it must be at least 0",
     ),
     "29 a rate of zero": (
         ["--learning-rate", "0"],

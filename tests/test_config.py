@@ -196,7 +196,7 @@ def test_nothing_named_is_the_demo_on_images_that_exist():
     assert assembled.name == "demo"
     for path in assembled.sweep.content + assembled.sweep.style:
         assert config.Path(path).is_file()
-    assert assembled.sweep.given["content", assembled.sweep.content[0]] == "astronaut.jpg"
+    assert assembled.sweep.given["content", assembled.sweep.content[0]] == "pagoda.jpg"
 
 
 def test_relative_paths_in_a_spec_are_relative_to_it(tmp_path):
