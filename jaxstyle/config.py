@@ -774,8 +774,10 @@ def assemble(flags: Mapping[str, Any], *, cwd: Path | None = None) -> Assembled:
             grids = [_absolute(g, base) for g in own_grids]
         else:
             grids = [{k: v for k, v in g.items() if k not in table} for g in grids]
-        if isinstance(own := table.get("balance"), list):
-            balance = [_absolute(t, base) if isinstance(t, dict) else t for t in own]
+        if (own_balance := table.get("balance")) is not None:
+            if not isinstance(own_balance, list) or not all(isinstance(t, dict) for t in own_balance):
+                raise JaxstyleError("balance", "is written by a run; leave it out and it is measured again")
+            balance = [_absolute(t, base) for t in own_balance]
         elif any(key in table for key in BALANCED_SETTINGS):
             balance = []
         own_digests = table.get("digests", {})

@@ -229,6 +229,15 @@ def test_a_flag_replaces_its_axis_in_every_grid(tmp_path):
     assert sweep.grid[0]["alpha_beta"] == (0.1,)
 
 
+BALANCE = """
+[[balance]]
+content = "c.png"
+style = "s.png"
+content_layer = "conv4_2"
+style_layers = "conv1_1"
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -237,11 +246,22 @@ def test_a_flag_replaces_its_axis_in_every_grid(tmp_path):
         ("content = 5", "content: 5 is not a text"),
         ('preset = "nothing"', "preset: 'nothing' is not known in this version; use content-layer, deck"),
         ('log_format = "xml"', "log_format: 'xml' is not known; use text or json"),
+        ('balance = "1x"', "balance: is written by a run; leave it out"),
+        ("balance = [1]", "balance: is written by a run; leave it out"),
+        ("[[balance]]\nalpha_beta = 1", "balance: a table has another form; leave it out"),
+        (
+            BALANCE + "alpha_beta = -1.0\nweights = {conv1_1 = 1.0}",
+            "balance: -1.0 is out of range; it must be at least 0",
+        ),
+        (
+            BALANCE + "alpha_beta = 1.0\nweights = {conv2_1 = 1.0}",
+            "balance: weights must name conv1_1, each",
+        ),
         ("json = true", "json: it prints the plan; give it together with --dry-run"),
     ],
 )
 def test_a_wrong_spec_is_one_line(tmp_path, text, expected):
-    head = 'style = "s"\n' if "content" in text else 'content = "c"\nstyle = "s"\n'
+    head = 'style = "s"\n' if text.startswith("content") else 'content = "c"\nstyle = "s"\n'
     with pytest.raises(JaxstyleError) as error:
         assemble({"spec": write_spec(tmp_path, head + text)}, cwd=tmp_path)
     assert expected in str(error.value)
