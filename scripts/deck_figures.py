@@ -157,12 +157,17 @@ def paper(run: Any) -> None:
     draw("paper", [panels(run, [("normalised network", run.rows[0])])])
 
 
+def _enlarged(panel: Panel) -> Panel:
+    """Every pixel as a square of four: small pictures are hard to see."""
+    return panel._replace(pixels=panel.pixels.repeat(2, axis=0).repeat(2, axis=1))
+
+
 def pathological(run: Any) -> None:
     """The hard starts, and what has become of them at each snapshot."""
     steps = store.open_record(run.path).sweep.steps
     kinds = [(Path(row["init"]).stem, row) for row in run.rows]
     rows = [panels(run, [(f"{kind}, {n} steps", row) for kind, row in kinds], n) for n in steps]
-    draw("pathological", rows)
+    draw("pathological", [[_enlarged(panel) for panel in row] for row in rows])
 
 
 FIGURES = {
