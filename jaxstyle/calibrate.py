@@ -210,9 +210,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sweep = config.resolve(Sweep(**axes, **values, alpha_beta=("1x",)))
         Pictures(sweep, grid.cells(sweep))  # what is wrong with an image is told before JAX starts
 
-        from jaxstyle import run
+        from jaxstyle import planning
 
-        found = measure(sweep, run.start_jax(sweep, RunOptions()))
+        found = measure(sweep, planning.start_jax(sweep, RunOptions()))
         print(json.dumps(found, indent=1)) if as_json else _print(found)
         return 0
 

@@ -63,8 +63,6 @@ MAX_SPEC_DEPTH = 8
 """Tables in tables of a spec; no setting needs more than 3."""
 
 PLANNED = {
-    "shard": "sharding over machines is not in this version",
-    "cluster": "clusters are not in this version",
     "tolerance": "early stopping is not in this version",
 }
 """Settings of later versions: naming one is an error that says so, never a silent no-op."""
@@ -102,6 +100,9 @@ class JaxstyleError(ValueError):
 
     def __init__(self, what: str, why: str):
         super().__init__(one_line(f"{what}: {why}"))
+
+    def __reduce__(self) -> tuple[Any, ...]:  # another process gets it as it stands
+        return type(self), tuple(str(self).split(": ", 1))
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,15 @@ class RunOptions:
     json: bool = False
     """With --dry-run: print the plan as JSON."""
     devices: int | None = None
-    """Devices to use; 1 in this version."""
+    """Use no more than so many devices of this machine, or workers of the cluster (default: all)."""
+    shard: str | None = None
+    """I/N: compute one N-th of the run in --out, beside other processes that compute the others; I counts
+    from 0 or from 1 (default: SLURM's array variables, if they are set)."""
+    cluster: str | None = None
+    """Compute on a Ray cluster: local starts one on this machine, auto is the one this process is on, else
+    an address. Needs jaxstyle[cluster]."""
+    collect: bool = False
+    """With --cluster: ship what is computed to this process, for workers that do not see --out."""
     no_compile_cache: bool = False
     """Keep no compiled programs in the user's cache directory."""
     quiet: bool = False
@@ -614,16 +623,79 @@ def tables(sweep: Sweep) -> tuple[Mapping[str, Any], ...]:
     return tuple({**top, **table} for table in sweep.grid or ({},))
 
 
+MAX_SHARES = 100_000
+
+
+@dataclass(frozen=True)
+class Share:
+    """One of several parts of a run that processes compute which know nothing of each other."""
+
+    index: int
+    """From 0."""
+    count: int
+    of: str
+    """Who says so: `shard`, or SLURM's variables."""
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+
+def share(options: RunOptions, environment: Mapping[str, str] = os.environ) -> Share | None:
+    """The share of a run that a process is to compute; None for all of it.
+
+    `--shard I/N`, where I counts from 0 or from 1: N/N is 0/N. Without it, the index of a SLURM array's
+    task among its tasks.
+
+    Raises:
+        JaxstyleError: for what is no share.
+    """
+    if options.shard is not None:
+        text = str(options.shard)
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+        index, count = map(int, found.groups()) if found else (0, 0)
+        if not (1 <= count <= MAX_SHARES and index <= count):
+            raise JaxstyleError("shard", f"{text!r} is no share; give I/N, such as 0/8 or 8/8")
+        return Share(index % count, count, "shard") if count > 1 else None
+    names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "COUNT", "MIN", "STEP")]
+    task, count, first, stride = (environment.get(name, "") for name in names)
+    if not task or options.cluster is not None:
+        return None
+    if not (task.isdecimal() and count.isdecimal() and first.isdecimal()):
+        raise JaxstyleError("SLURM_ARRAY_TASK_ID", f"{task!r} of {count!r} tasks; give --shard I/N")
+    index, stride = int(task) - int(first), int(stride) if stride.isdecimal() else 1
+    if stride < 1 or index % stride or not 0 <= index // stride < int(count) <= MAX_SHARES:
+        raise JaxstyleError(
+            "SLURM_ARRAY_TASK_ID", f"{task} from {first} is none of {count} tasks; give --shard I/N"
+        )
+    return Share(index // stride, int(count), "SLURM's array") if int(count) > 1 else None
+
+
+def _check_share(options: RunOptions) -> None:
+    """Raise JaxstyleError for what cannot be done in shares."""
+    if options.out is None and not options.dry_run:
+        raise JaxstyleError(
+            "shard", "of which run? give its directory with --out (or --shard 0/1 for a run of its own)"
+        )
+    if options.extend:
+        raise JaxstyleError("extend", "plans the run anew; do that by one process, --shard 0/1")
+    if options.cluster is not None:
+        raise JaxstyleError("shard", "a cluster shares the work itself; leave one of the two out")
+
+
 def check_options(options: RunOptions) -> RunOptions:
     """`options` with every value checked. Raises JaxstyleError naming the first that is wrong."""
     if options.devices is not None:
-        devices = _integer("devices", options.devices, minimum=1, maximum=2**20)
-        if devices > 1:
-            raise JaxstyleError("devices", f"{devices}: this version uses one device")
+        _integer("devices", options.devices, minimum=1, maximum=2**20)
+    if share(options) is not None:
+        _check_share(options)
+    if options.cluster is not None:
+        _text("cluster", options.cluster)
+    elif options.collect:
+        raise JaxstyleError("collect", "is of clusters; give it together with --cluster")
     if options.out is not None:
         _place(options.out)
     _choice("log_format", options.log_format, ("text", "json"))
-    for name in ("dry_run", "json", "quiet", "no_compile_cache", "resume", "extend"):
+    for name in ("dry_run", "json", "quiet", "no_compile_cache", "resume", "extend", "collect"):
         _flag(name, getattr(options, name))
     for name in ("resume", "extend"):
         if getattr(options, name) and options.out is None:

@@ -5,6 +5,10 @@ around the one `vmap` over cells, on donated state. A launch is driven in segmen
 snapshots and the last step fall on segment ends. Neither the number of steps nor where segments end
 changes the compiled program or a byte of the result.
 
+With several devices a launch has so many cells for each of them: the same `vmap` inside a `shard_map` over
+a mesh whose one axis is `cell`. Cells know nothing of each other, so that no device ever waits for another
+one's data, and on each of them stands what one device alone would compute.
+
 Weights are arguments of every program. Compiled programs are kept for the life of the process.
 """
 
@@ -21,6 +25,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from jaxstyle import layers, step, vgg19
@@ -29,6 +35,7 @@ from jaxstyle.grid import (
     COARSE_EVALUATIONS,
     NOMINAL_FLOPS,
     WINOGRAD_PLATFORMS,
+    Memory,
     Program,
     canvas_of,
     device_kind,
@@ -43,6 +50,8 @@ SEGMENT_PASSES = 1024
 """The length of the buffer that a segment writes its losses into: the longest a segment can be."""
 SEGMENT_SECONDS = 1.0
 MAX_WIDTH = 64
+CELL = P("cell")
+"""The sharding of arrays whose leading axis is that of cells."""
 INDEXABLE = 2**31
 """Elements a tensor may have: cuDNN falls off a cliff past 32-bit indices."""
 MEMORY_SHARE = 0.5
@@ -61,7 +70,10 @@ class Stage(NamedTuple):
 
 
 class Launch(NamedTuple):
-    """The cells of one launch, as host arrays with a leading axis of at most `program.width`."""
+    """The cells of one launch, as host arrays with a leading axis of at most `program.width`.
+
+    With several devices: of at most `program.width` for each of them, see `abreast`.
+    """
 
     knobs: Knobs
     start: Float[np.ndarray, "cells h w 3"]
@@ -109,15 +121,7 @@ class Compiled:
     """How often the body of the per-cell step was traced to make them."""
     compile_s: float
     device_bytes: int
-    """Of a launch: temporaries + arguments + outputs - what is reused, by the compiler's account."""
-
-
-class Memory(NamedTuple):
-    """Bytes that a launch takes: linear in its width."""
-
-    fixed: int
-    """Weights, and what the convolutions work in."""
-    per_cell: int
+    """Of a launch, on one device, by the compiler's account: temporaries + arguments + outputs - reused."""
 
 
 _compiled: dict[Any, Compiled] = {}
@@ -133,19 +137,22 @@ def device_memory(device: Device) -> int:
     return (device.memory_stats() or {}).get("bytes_limit", UNKNOWN_MEMORY)
 
 
-def choose_width(program: Program, cells: int, *, platform: str, memory: Memory, available: int) -> int:
-    """Cells per launch: 1 on a CPU, elsewhere the power of two that memory and use allow.
+def choose_width(
+    program: Program, cells: int, *, platform: str, memory: Memory, available: int, devices: int = 1
+) -> int:
+    """Cells per launch and device: 1 on a CPU, elsewhere the power of two that memory and use allow.
 
     On a CPU a width of 1 is the fastest, needs the least memory and makes a cell's bytes independent
     of every other. Elsewhere: what fits beside the weights in `MEMORY_SHARE` of the device, no tensor
-    past 2^31 elements, at most `MAX_WIDTH`, and no wider than the cells there are.
+    past 2^31 elements, at most `MAX_WIDTH`, and no wider than the cells there are for each device.
 
     Args:
         program: of any width.
         cells: how many it has to compute.
         platform: `cpu`, `gpu` or `tpu`.
         memory: what a launch of `program` takes.
-        available: bytes that the device has.
+        available: bytes that a device has.
+        devices: how many there are.
     """
     if platform == "cpu":
         return 1
@@ -154,7 +161,7 @@ def choose_width(program: Program, cells: int, *, platform: str, memory: Memory,
         (available * MEMORY_SHARE - memory.fixed) / memory.per_cell,
         (INDEXABLE - 1) / widest,
         MAX_WIDTH,
-        2 ** (cells - 1).bit_length(),
+        2 ** (-(-cells // devices) - 1).bit_length(),
     )
     return 2 ** (max(1, int(limit)).bit_length() - 1)
 
@@ -220,14 +227,14 @@ def can_tf32(device: Device) -> bool:
 
 
 class Engine:
-    """A device with VGG19 on it.
+    """A device, or several of one kind, with VGG19 on them.
 
     Args:
         weights: (kernel, bias) by layer name, HWIO.
         cell_shapes: the (height, width) in px that cells have whose program is no canvas.
         cell_canvases: those of the canvases of the others.
         canvases: whether styles of other shapes may share target programs.
-        device: where to run; JAX's first device if not given.
+        device: where to run, or the devices that share every launch; JAX's first if not given.
         winograd: whether the cells' convolutions run by Winograd's algorithm; if not given, on
             `WINOGRAD_PLATFORMS`.
     """
@@ -239,13 +246,18 @@ class Engine:
         cell_shapes: Iterable[tuple[int, int]] = (),
         cell_canvases: Iterable[tuple[int, int]] = (),
         canvases: bool = True,
-        device: Device | None = None,
+        device: Device | Sequence[Device] | None = None,
         winograd: bool | None = None,
     ):
         self._cell_shapes = frozenset(cell_shapes)
         self._cell_canvases = sorted(cell_canvases, key=lambda c: (c[0] * c[1], c))
         self._canvases = canvases
-        self.device = jax.devices()[0] if device is None else device
+        several = device if isinstance(device, Sequence) else [device or jax.devices()[0]]
+        self.devices: tuple[Device, ...] = tuple(several)
+        self.device = self.devices[0]
+        """The first, on which targets are computed."""
+        mesh = Mesh(np.array(self.devices), ("cell",), axis_types=(AxisType.Auto,))
+        self._mesh = mesh if len(self.devices) > 1 else None
         self.winograd = self.device.platform in WINOGRAD_PLATFORMS if winograd is None else winograd
         self._weights = weights
         self._networks: dict[Any, vgg19.Bound] = {}
@@ -269,13 +281,26 @@ class Engine:
                 winograd=winograd,
                 precision=program.precision,
             )
-            params = jax.device_put(bound.params, self.device)
-            self._networks[key] = vgg19.Bound(params, bound.features)
+            self._networks[key] = vgg19.Bound(self._put(bound.params, P()), bound.features)
         return self._networks[key]
+
+    def _first_params(self, network: vgg19.Bound) -> vgg19.Params:
+        """The parameters of a network as the first device has them."""
+        if self._mesh is None:
+            return network.params
+
+        def first(array: jax.Array) -> jax.Array:
+            return next(shard.data for shard in array.addressable_shards if shard.device == self.device)
+
+        return jax.tree.map(first, network.params)
+
+    def _put(self, tree: Any, of: P) -> Any:
+        """`tree` on the device, or on all of them: the same on each (`P()`), or by their leading axis."""
+        return jax.device_put(tree, self.device if self._mesh is None else NamedSharding(self._mesh, of))
 
     def _key(self, program: Program | tuple, winograd: bool) -> Any:
         shapes = tuple(kernel.shape for kernel, _ in self._weights.values())
-        return program, winograd, shapes, self.device
+        return program, winograd, shapes, self.devices
 
     def compile(self, program: Program) -> tuple[Compiled, bool]:
         """The programs for one stage, and whether they had to be made now."""
@@ -283,7 +308,7 @@ class Engine:
         key = self._key(program, self.winograd)
         if fresh := key not in _compiled:
             network = self.network(program)
-            _compiled[key] = _compile(program, network.features, network.params, self.device)
+            _compiled[key] = _compile(program, network.features, network.params, self.device, self._mesh)
         return _compiled[key], fresh
 
     def target_rows(
@@ -322,7 +347,7 @@ class Engine:
             )
         extent = None if canvas is None else np.array(shape, np.int32)
         image = jax.device_put(on_canvas(np.asarray(pixels, np.float32), canvas), self.device)
-        rows = jax.tree.map(np.array, _target_programs[key](network.params, image, extent))
+        rows = jax.tree.map(np.array, _target_programs[key](self._first_params(network), image, extent))
         if not cut:
             return rows
         ends = [layers.feature_shape(t, program.height_px, program.width_px) for t in program.content_taps]
@@ -350,7 +375,7 @@ class Engine:
 
             _gradient_programs[key] = jax.jit(gradient, compiler_options=compiler_options(program))
         start = jax.device_put(np.asarray(image, np.float32), self.device)
-        return np.asarray(_gradient_programs[key](network.params, knobs, targets, start))
+        return np.asarray(_gradient_programs[key](self._first_params(network), knobs, targets, start))
 
     def _target_canvas(
         self, program: Program, shape: tuple[int, int], of_cells: bool
@@ -388,7 +413,7 @@ class Engine:
 
         Args:
             program: of the full size; its coarser stages go before it.
-            launch: at most `program.width` cells; fewer are padded with copies of the last.
+            launch: at most `program.width` cells a device; fewer are padded with copies of the last.
             steps: snapshots, ascending; the last is the length of the trajectory.
             keep: which image is taken at a snapshot, the `last` or the `best` until then.
             begin: where an earlier call for the same launch had come to, to go on from there.
@@ -435,24 +460,26 @@ class Engine:
     ) -> _Drive:
         """A stage about to start from given images or the stage before it, or to go on."""
         compiled, _ = self.compile(program)
-        knobs, targets = self._put(stage.knobs, program), self._put(stage.targets, program)
+        knobs, targets = self._padded(stage.knobs, program), self._padded(stage.targets, program)
         infos, done = (), 0
         if isinstance(before, Progress):
-            state = jax.device_put(jax.tree.unflatten(compiled.state, before.state), self.device)
+            state = self._put(jax.tree.unflatten(compiled.state, before.state), CELL)
             infos, done = before.infos, before.passes
         elif isinstance(before, np.ndarray):
-            state = compiled.init(knobs, self._put(before, program))
+            state = compiled.init(knobs, self._padded(before, program))
         else:
             key = before.program, self._key(program, self.winograd)
             if key not in _refine_programs:
-                _refine_programs[key] = jax.jit(jax.vmap(functools.partial(step.refine, program)))
+                refine = jax.vmap(functools.partial(step.refine, program))
+                _refine_programs[key] = jax.jit(_on_each(refine, self._mesh, (CELL,) * 3, CELL))
             state = _refine_programs[key](knobs, before.state.best, before.knobs.extent)
         advance = functools.partial(compiled.segment, self.network(program).params, knobs, targets)
         rate = NOMINAL_FLOPS[device_kind(self.device.platform)]
         return _Drive(program, knobs, state, advance, rate, on_segment, infos, done)
 
-    def _put(self, tree: Any, program: Program) -> Any:
-        return jax.device_put(_pad(tree, program.width), self.device)
+    def _padded(self, tree: Any, program: Program) -> Any:
+        """Rows of a launch on the devices, every one of which has its width of them."""
+        return self._put(_pad(tree, program.width * len(self.devices)), CELL)
 
 
 class _Drive:
@@ -517,12 +544,29 @@ def on_canvas(image: np.ndarray, canvas: tuple[int, int] | None) -> np.ndarray:
     return np.pad(image, ((0, down), (0, across), (0, 0)))
 
 
+def abreast(launches: Sequence[Launch], width: int) -> Launch:
+    """Launches for a device each as one: row i of a table is that of device i // `width`."""
+    if len(launches) == 1:
+        return launches[0]
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *(_pad(one, width) for one in launches))
+
+
 def _pad(tree: Any, width: int) -> Any:
     """Every array of `tree` with its leading axis filled up to `width` by its last row."""
     return jax.tree.map(lambda a: np.concatenate([a, np.repeat(a[-1:], width - len(a), axis=0)]), tree)
 
 
-def _compile(program: Program, features: vgg19.Features, params: vgg19.Params, device: Device) -> Compiled:
+def _on_each(function: Callable[..., Any], mesh: Mesh | None, takes: Any, gives: Any) -> Callable[..., Any]:
+    """`function` on every device of a mesh, with its part of each array; itself where there is none."""
+    if mesh is None:
+        return function
+    # Nothing is the same on all devices but what is passed so: there is nothing to check.
+    return jax.shard_map(function, mesh=mesh, in_specs=takes, out_specs=gives, check_vma=False)
+
+
+def _compile(
+    program: Program, features: vgg19.Features, params: vgg19.Params, device: Device, mesh: Mesh | None
+) -> Compiled:
     traces = 0
 
     def segment(
@@ -547,14 +591,23 @@ def _compile(program: Program, features: vgg19.Features, params: vgg19.Params, d
         per_layer = jnp.full((*scalar.shape, len(program.style_taps)), jnp.nan, jnp.float32)
         return lax.fori_loop(start, stop, body, (state, Info(scalar, scalar, scalar, per_layer)))
 
+    def placed(tree: Any, of: P) -> Any:
+        if mesh is None:
+            return tree
+        where = NamedSharding(mesh, of)
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), tree)
+
     began = time.perf_counter()
     with jax.default_device(device):
-        knobs, start_images, targets = _shapes(program, features, params)
-        start_cells = jax.vmap(functools.partial(step.init, program))
+        cells = program.width * (1 if mesh is None else mesh.size)
+        knobs, start_images, targets = placed(_shapes(program, cells, features, params), CELL)
+        start_cells = _on_each(jax.vmap(functools.partial(step.init, program)), mesh, (CELL, CELL), CELL)
         init = jax.jit(start_cells).lower(knobs, start_images).compile()
-        state = jax.eval_shape(start_cells, knobs, start_images)
-        bound = jax.ShapeDtypeStruct((), jnp.int32)
-        lowered = jax.jit(segment, donate_argnums=3).lower(params, knobs, targets, state, bound, bound)
+        state = placed(jax.eval_shape(start_cells, knobs, start_images), CELL)
+        bound = placed(jax.ShapeDtypeStruct((), jnp.int32), P())
+        takes, gives = (P(), CELL, CELL, CELL, P(), P()), (CELL, P(None, "cell"))
+        spread = jax.jit(_on_each(segment, mesh, takes, gives), donate_argnums=3)
+        lowered = spread.lower(params, knobs, targets, state, bound, bound)
         compiled = lowered.compile(compiler_options(program))
     seconds = time.perf_counter() - began
     memory = compiled.memory_analysis()
@@ -570,10 +623,9 @@ def _compile(program: Program, features: vgg19.Features, params: vgg19.Params, d
 
 
 def _shapes(
-    program: Program, features: vgg19.Features, params: vgg19.Params
+    program: Program, width: int, features: vgg19.Features, params: vgg19.Params
 ) -> tuple[Knobs, jax.ShapeDtypeStruct, Targets]:
-    """The shapes of a launch's arguments; the channel counts are those of the network at hand."""
-    width = program.width
+    """The shapes of the arguments of `width` cells; the channel counts are those of the network at hand."""
 
     def knobs() -> Knobs:
         one = jnp.zeros(width, jnp.float32)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from jaxstyle import cli, config, resume, run, stats, store
+from jaxstyle import cli, config, manifest, resume, run, stats, store
 from jaxstyle.config import RunOptions, Sweep
 from jaxstyle.grid import Cell, Program
 from jaxstyle.store import Record
@@ -196,13 +196,13 @@ def _stored(record: Record, cells: Sequence[Cell], steps: int) -> Computed | Non
 
 def _differences(record: Record, program: Program, cell: Cell, device: Any) -> Iterator[str]:
     """What may make a recomputed cell differ from what the run has stored."""
-    manifest = record.manifest
-    had, now = manifest.get("device", {}).get("kind"), device.device_kind
+    was = record.manifest
+    had, now = was.get("device", {}).get("kind"), device.device_kind
     if had != now:
         yield f"The run was computed on a {had}, the floor on a {now}."
-    if manifest.get("threads") != run.thread_count():
-        yield f"The run had {manifest.get('threads')} threads, the floor {run.thread_count()}."
-    if manifest.get("code_sha256") != run.code_digest():
+    if was.get("threads") != manifest.thread_count():
+        yield f"The run had {was.get('threads')} threads, the floor {manifest.thread_count()}."
+    if was.get("code_sha256") != manifest.code_digest():
         yield "The run was computed by other source files of jaxstyle than the floor."
     if program.taps != cell.taps:
         yield "The run's program also looks at layers that these cells do not use."

@@ -48,6 +48,11 @@ CHECKPOINT_SHARE = 0.02
 """The part of a run's time that writing checkpoints may take."""
 NOMINAL_WRITE = 2e8
 """Bytes a second that a checkpoint is planned to be written at."""
+MIN_CHUNK_S = 2.0
+"""What the smallest chunks should take, so that putting them on the disk is no cost."""
+CHUNK_SHARE = 32
+"""A chunk is at most this part of what is left of its program: whoever computes side by side, one machine
+or many, ends at about the same time, and a plan does not depend on how many there are."""
 MIN_STAGE_PX = 32
 """The longest edge that a coarser stage must have."""
 
@@ -317,6 +322,14 @@ class Program:
         return int(2.3 * activations) + history + 4 * 2**20
 
 
+class Memory(NamedTuple):
+    """Bytes that a launch takes on a device: linear in its width."""
+
+    fixed: int
+    """Weights, and what the convolutions work in."""
+    per_cell: int
+
+
 @dataclass(frozen=True)
 class Chunk:
     """Cells of one program that are computed one launch after another and committed together."""
@@ -373,14 +386,47 @@ class Plan:
         """The part of the plan that the chunks of these numbers are."""
         return replace(self, chunks=tuple(self.chunks[number] for number in numbers))
 
+    def assigned(self, programs: Mapping[int, Program]) -> Plan:
+        """The plan with other programs for some chunks, by their numbers."""
+        every = [*self.programs, *dict.fromkeys(p for p in programs.values() if p not in self.programs)]
+        chunks = (
+            replace(c, program=every.index(programs[c.number])) if c.number in programs else c
+            for c in self.chunks
+        )
+        return replace(self, programs=tuple(every), chunks=tuple(chunks))
+
     def narrowed(self, numbers: Collection[int]) -> Plan:
         """The plan with half the width for the chunks of these numbers, which are all of one program."""
         (index,) = {self.chunks[number].program for number in numbers}
         narrower = replace(self.programs[index], width=self.programs[index].width // 2)
-        programs = self.programs if narrower in self.programs else (*self.programs, narrower)
-        to = programs.index(narrower)
-        chunks = (replace(c, program=to) if c.number in numbers else c for c in self.chunks)
-        return replace(self, programs=programs, chunks=tuple(chunks))
+        return self.assigned(dict.fromkeys(numbers, narrower))
+
+    def chunk_flops(self, number: int) -> float:
+        """FLOPs of a chunk."""
+        return self.only((number,)).flops
+
+    def share(self, index: int, count: int, *, compile_flops: float = 0.0) -> list[int]:
+        """The numbers of the chunks that are one of `count` shares, ascending; the shares are disjoint.
+
+        The largest chunks are dealt first, each to the share that is done with it first.
+
+        Args:
+            index: which share, from 0.
+            count: how many there are.
+            compile_flops: what compiling a program is worth, which a share does for its first chunk of it.
+        """
+        costs = {chunk.number: self.chunk_flops(chunk.number) for chunk in self.chunks}
+        shares: list[list[int]] = [[] for _ in range(count)]
+        programs: list[set[int]] = [set() for _ in range(count)]
+        loads = [0.0] * count
+        for number in sorted(costs, key=lambda n: (-costs[n], n)):
+            program = self.chunks[number].program
+            extra = [0.0 if program in known else compile_flops for known in programs]
+            first = min(range(count), key=lambda i: (loads[i] + extra[i], i))
+            loads[first] += extra[first] + costs[number]
+            programs[first].add(program)
+            shares[first].append(number)
+        return sorted(shares[index])
 
     @property
     def image_steps(self) -> int:
@@ -566,38 +612,55 @@ def plan(
             # A chunk depends on no other one: whole chains of cells that start from each other.
             units = chains(members) if sweep.warm_steps else [(cell.id,) for cell in members]
             longest = max(len(unit) for unit in units)
-            launches = _chunk_cells(program, sweep, platform) // (longest * program.width)
-            size = program.width * max(1, launches)
+            launch_s = longest * _launch_seconds(program, sweep, platform)
+            launches = min(
+                sweep.checkpoint_every / launch_s, CHUNK_BYTES / (_launch_bytes(program, sweep) * longest)
+            )
             if program not in programs:
                 programs.append(program)
-            most = max(size, _chunk_cells_by_size(program, sweep) // longest)
-            for part in _cut(units, shared, size, most):
+            most = program.width * max(1, int(launches))
+            least = min(most, program.width * math.ceil(MIN_CHUNK_S / launch_s))
+            together = max(most, _chunk_cells_by_size(program, sweep) // longest)
+            for part in _cut(units, shared, program.width, least=least, most=most, together=together):
                 ids = tuple(sorted(itertools.chain(*part)))
                 chunks.append(Chunk(number=len(chunks), program=programs.index(program), cells=ids))
     return _plan(sweep, cells, programs, chunks)
 
 
 def _cut(
-    units: Sequence[tuple[int, ...]], shared: Mapping[int, int], size: int, most: int
+    units: Sequence[tuple[int, ...]],
+    shared: Mapping[int, int],
+    width: int,
+    *,
+    least: int,
+    most: int,
+    together: int,
 ) -> Iterator[list[tuple[int, ...]]]:
     """Cells that stay together, cut into chunks; twins go where the one goes that is computed for them.
 
     Args:
         units: cells that stay together.
         shared: of a cell, the one whose twin it is.
-        size: units that are computed in a chunk, at most.
-        most: units in a chunk, at most; more twins of one are computed once more.
+        width: what the units that are computed in a chunk come in multiples of.
+        least, most: units that are computed in a chunk: `CHUNK_SHARE` of those left, within these.
+        together: units in a chunk, at most; more twins of one are computed once more.
     """
     groups: dict[int, list[tuple[int, ...]]] = {}
     for unit in units:
         groups.setdefault(shared.get(unit[0], unit[0]), []).append(unit)
-    part, computed = [], 0
+    left = sum(-(-len(group) // together) for group in groups.values())
+
+    def size() -> int:
+        return min(most, max(least, width * -(-left // (width * CHUNK_SHARE))))
+
+    part, computed, limit = [], 0, size()
     for group in groups.values():
-        for start in range(0, len(group), most):
-            alike = group[start : start + most]
-            if part and (computed == size or len(part) + len(alike) > most):
+        for start in range(0, len(group), together):
+            alike = group[start : start + together]
+            if part and (computed == limit or len(part) + len(alike) > together):
                 yield part
-                part, computed = [], 0
+                left -= computed
+                part, computed, limit = [], 0, size()
             part, computed = part + alike, computed + 1
     if part:
         yield part
@@ -692,13 +755,14 @@ def _program_seconds(program: Program, cells: int, sweep: Sweep, platform: str) 
     return COMPILE_SECONDS[platform] * (1 + program.coarser) + flops / NOMINAL_FLOPS[platform]
 
 
-def _chunk_cells(program: Program, sweep: Sweep, platform: str) -> int:
-    """Cells per chunk: whole launches that should take `checkpoint_every` and fit `CHUNK_BYTES`."""
-    launch_s = program.width * program.cell_flops(sweep.steps[-1]) / NOMINAL_FLOPS[platform]
-    launches = min(
-        sweep.checkpoint_every / launch_s, CHUNK_BYTES / (_cell_bytes(program, sweep) * program.width)
-    )
-    return program.width * max(1, int(launches))
+def _launch_seconds(program: Program, sweep: Sweep, platform: str) -> float:
+    """What a launch should take."""
+    return program.width * program.cell_flops(sweep.steps[-1]) / NOMINAL_FLOPS[platform]
+
+
+def _launch_bytes(program: Program, sweep: Sweep) -> int:
+    """What a launch's images and curves hold on the host."""
+    return program.width * _cell_bytes(program, sweep)
 
 
 def _chunk_cells_by_size(program: Program, sweep: Sweep) -> int:

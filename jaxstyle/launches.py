@@ -19,7 +19,7 @@ from jaxstyle import cli, grid, images, store, weights
 from jaxstyle.config import JaxstyleError, Sweep
 from jaxstyle.grid import Cell, Chunk, Plan, Program
 from jaxstyle.images import Pictures
-from jaxstyle.resume import INFO, Launched
+from jaxstyle.resume import INFO, Launched, Sources
 from jaxstyle.store import ChunkResult
 
 if TYPE_CHECKING:
@@ -42,6 +42,11 @@ class Inputs:
     cells: tuple[Cell, ...]
     pictures: Pictures
     weights: weights.Weights
+
+    @property
+    def sources(self) -> Sources:
+        """What its numbers come from, by digest."""
+        return Sources(self.sweep, self.pictures.sha256, self.weights.sha256)
 
 
 def read_inputs(sweep: Sweep, *, in_memory: Mapping[str, np.ndarray] | None = None) -> Inputs:
@@ -79,17 +84,17 @@ def calibrated(inputs: AnyInputs, device: Any) -> AnyInputs:
 
 
 class Launcher:
-    """Computes the cells of a plan on a device, a launch at a time.
+    """Computes the cells of a plan, a launch at a time on every device.
 
     Args:
         inputs: what they are computed from.
         plan: their programs, widths and trajectories.
-        device: where.
+        devices: where.
         seconds: sums by name that the time of every stage is added to: `compile_s`, `targets_s`,
             `compute_s` and `host_s`.
     """
 
-    def __init__(self, inputs: Inputs, plan: Plan, device: Any, seconds: dict[str, float]):
+    def __init__(self, inputs: Inputs, plan: Plan, devices: Sequence[Any], seconds: dict[str, float]):
         from jaxstyle import engine
         from jaxstyle.engine import Engine
 
@@ -103,8 +108,8 @@ class Launcher:
             cell_shapes={(p.height_px, p.width_px) for p in stages if not p.canvas},
             cell_canvases={(p.height_px, p.width_px) for p in stages if p.canvas},
             canvases=self.sweep.canvas == "auto",
-            device=device,
-            winograd=grid.uses_winograd(self.sweep, grid.device_kind(device.platform)),
+            device=devices,
+            winograd=grid.uses_winograd(self.sweep, grid.device_kind(devices[0].platform)),
         )
         edges = self.pictures.style_size_px, self.pictures.longest_px // 2
         self._coarse_canvas = (
@@ -116,6 +121,8 @@ class Launcher:
         self.made: dict[Program, list[dict[str, Any]]] = {}
         """What there is to say of the stages of each program that is ready, coarsest first."""
         self._targets: dict[TargetKey, Targets] = {}
+        self.asked_to_end: Callable[[], BaseException | None] = lambda: None
+        """What to raise at the end of the next segment, beside the exception of a signal."""
 
     def program(self, number: int) -> Program:
         """The program of a chunk as the plan now is."""
@@ -196,38 +203,48 @@ class Launcher:
 
     def launch(
         self,
-        cells: list[Cell],
+        launches: Sequence[list[Cell]],
         program: Program,
         *,
         done: Sequence[Launched] = (),
         begin: Progress | None = None,
         on_segment: OnSegment = lambda image_steps, progress, ending: None,
-    ) -> Launched:
-        """Compute the cells of one launch.
+    ) -> list[Launched]:
+        """Compute the cells of launches that run side by side, each on a device of its own.
 
         Args:
-            cells: at most `program.width`; with a warm start all of them or none.
+            launches: no more than devices, each of at most `program.width` cells; with a warm start all
+                cells or none.
             program: theirs, which has been compiled.
-            done: launches of the same chunk, from whose pictures those with a warm start begin.
+            done: launches of the same chunks, from whose pictures those with a warm start begin.
             begin: where an earlier process had come to, to go on from there.
             on_segment: see `OnSegment`.
 
         Raises:
             cli.Interrupted: in a command, for a signal.
         """
-        self._current = program
-        before = [self.plan.previous.get(cell.id) for cell in cells]
-        warm = None
-        steps = self.plan.steps
-        if before[0] is not None:
-            program, steps = program.stage(0), (self.plan.warm_steps,)
-            pictures = {c.id: part.pixels[i, -1] for part in done for i, c in enumerate(part.cells)}
-            warm = np.stack([pictures[id] for id in before if id is not None]).astype(np.float32)
-        outcome = self._advance(self._prepare(cells, program, warm), program, steps, begin, on_segment)
-        pixels = images.to_uint8(outcome.images)
-        return Launched(cells, pixels, outcome.info._asdict(), outcome.diverged_step)
+        from jaxstyle.engine import abreast
 
-    def _prepare(self, cells: list[Cell], program: Program, warm: np.ndarray | None) -> Launch:
+        self._current = program
+        warm, steps = self.plan.previous.get(launches[0][0].id) is not None, self.plan.steps
+        if warm:
+            program, steps = program.stage(0), (self.plan.warm_steps,)
+        pictures = {c.id: part.pixels[i, -1] for part in done for i, c in enumerate(part.cells)}
+        prepared = []
+        for cells in launches:
+            before = [pictures[self.plan.previous[cell.id]] for cell in cells] if warm else None
+            prepared.append(self._prepare(cells, program, before))
+        launch, count = abreast(prepared, program.width), sum(map(len, launches))
+        outcome = self._advance(launch, count, program, steps, begin, on_segment)
+        found = []
+        for index, cells in enumerate(launches):
+            at = slice(index * program.width, index * program.width + len(cells))
+            curves = {name: values[at] for name, values in outcome.info._asdict().items()}
+            pixels = images.to_uint8(outcome.images[at])
+            found.append(Launched(cells, pixels, curves, outcome.diverged_step[at]))
+        return found
+
+    def _prepare(self, cells: list[Cell], program: Program, warm: list[np.ndarray] | None) -> Launch:
         """A launch of `cells`, from the images in `warm` or as each cell's own `init` says."""
         from jaxstyle.engine import Launch, on_canvas
 
@@ -235,7 +252,7 @@ class Launcher:
         with timed(self.seconds, "host_s"):
             if warm is not None:
                 quiet = stages[-1].knobs._replace(noise_std=np.zeros(len(cells), np.float32))
-                return Launch(quiet, warm, stages[-1].targets)
+                return Launch(quiet, np.stack(warm).astype(np.float32), stages[-1].targets)
             first = program.stage(program.coarser)
             canvas = (first.height_px, first.width_px) if first.canvas else None
             start = [on_canvas(self.pictures.start(cell, program.coarser), canvas) for cell in cells]
@@ -278,12 +295,12 @@ class Launcher:
     def _advance(
         self,
         launch: Launch,
+        count: int,
         program: Program,
         steps: Sequence[int],
         begin: Progress | None,
         on_segment: OnSegment,
     ) -> Outcome:
-        count = len(launch.start)
         passes_left = steps[-1]  # the pass that evaluates the last image is no step
         if begin is not None and not begin.coarser:
             passes_left -= min(begin.passes, passes_left)
@@ -293,8 +310,9 @@ class Launcher:
             if not coarser:
                 passes = min(passes, passes_left)
                 passes_left -= passes
-            on_segment(count * worth(program, coarser, passes), progress, asked() is not None)
-            if (stop := asked()) is not None:
+            stop = asked() or self.asked_to_end()
+            on_segment(count * worth(program, coarser, passes), progress, stop is not None)
+            if stop is not None:
                 raise stop
 
         with timed(self.seconds, "compute_s"), cli.signals_held() as asked:

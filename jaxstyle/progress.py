@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -39,6 +39,23 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Say nothing more."""
         self.quiet = True
+
+
+@runtime_checkable
+class Teller(Protocol):
+    """What a computation tells how it comes along: a `Display`, or what passes it on to one."""
+
+    def event(self, name: str, line: str | None = None, **values: Any) -> None:
+        """Something happened; the `line` is for people."""
+        ...
+
+    def advance(self, image_steps: float) -> None:
+        """So many image-steps have been done, or with a negative number lost."""
+        ...
+
+    def skip(self, image_steps: float) -> None:
+        """So many need not be done."""
+        ...
 
 
 class Display:

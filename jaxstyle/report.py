@@ -18,7 +18,7 @@ import tyro
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from jaxstyle import cli, images, page, store
+from jaxstyle import cli, images, manifest, page, store
 from jaxstyle.config import JaxstyleError
 from jaxstyle.grid import Cell
 from jaxstyle.page import (
@@ -384,6 +384,17 @@ def build(run: RunDirectory, *, pictures: bool = True, with_page: bool = True) -
     return built
 
 
+def finish(run: RunDirectory) -> Built:
+    """Rebuild what is derived; of a run whose chunks are all there, the manifest says so then."""
+    built = build(run, pictures=False, with_page=False)
+    if manifest.is_complete(built.record):
+        ended = manifest.ended(built.record)
+        if ended != built.record.manifest:
+            run.write("manifest.json", manifest.text(ended))
+    write_page(run, built.rows)  # which shows the manifest
+    return built
+
+
 @dataclass(frozen=True)
 class Report:
     """Rebuild everything that is derived from a run's chunks: tables, pictures, sheets, the page."""
@@ -411,7 +422,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif unused := [name for name in parsed.named if name in ("cell", "frame_ms")]:
             flag = unused[0].replace("_", "-")
             raise JaxstyleError(flag, "is of animations; give it together with --animate gif or webp")
-        with RunDirectory(path) as run:
+        with RunDirectory(path, briefly=True) as run:
             built = build(run)
             if asked.animate is not None:
                 made = write_animations(

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -44,11 +44,17 @@ class Sources:
     """SHA-256 of the network's."""
 
 
-def find(path: Path) -> Record | None:
-    """What there is of a run at `path`; None if none has been planned there yet."""
+def find(path: Path, *, beside: bool = False) -> Record | None:
+    """What there is of a run at `path`; None if none has been planned there yet.
+
+    Args:
+        path: its directory.
+        beside: whether others may be at work in it.
+    """
     if not path.is_dir() or store.is_unbegun(path):
         return None
-    store.check_not_held(path)
+    if not beside:
+        store.check_not_held(path)
     record = store.open_record(path)
     manifest = record.manifest
     tables = (manifest.get(key) for key in ("weights", "device", "versions", "plan", "given"))
@@ -158,11 +164,22 @@ def _settings(cell: Cell) -> dict[str, Any]:
 
 
 def whole_chunks(
-    sources: Sources, plan: Plan, run: RunDirectory, display: Display
+    sources: Sources,
+    plan: Plan,
+    run: RunDirectory,
+    display: Display,
+    own: Collection[int] | None = None,
 ) -> Iterator[tuple[int, list[ChunkResult]]]:
-    """The chunks of a run that are whole; files that are not of this run or damaged are set aside."""
+    """The chunks of a run that are whole; files that are not of this run or damaged are set aside.
+
+    Args:
+        own: the numbers of those to look at; the others are other processes'.
+    """
+    own = None if own is None else set(own)
     for path in sorted((run.path / "chunks").glob("*.h5")):
         number = int(path.stem) if path.stem.isdecimal() else -1
+        if own is not None and number not in own:
+            continue
         try:
             if number not in range(len(plan.chunks)) or path.name != Path(store.chunk_name(number)).name:
                 raise JaxstyleError(str(path), "is not of this run")
@@ -188,16 +205,21 @@ class Launched(NamedTuple):
 
 
 class Kept:
-    """A chunk in progress: the launches that are done and how far the next one is, kept on the disk.
+    """Chunks in progress: the launches that are done and how far the next ones are, kept on the disk.
 
     Args:
         checkpoint: where.
-        launches: the cells of every launch of the chunk.
+        rounds: the cells of every launch, and which of them run side by side.
         every_s: seconds of work that may be lost.
     """
 
-    def __init__(self, checkpoint: Checkpoint, launches: list[list[Cell]], every_s: float):
-        self.checkpoint, self.launches = checkpoint, launches
+    def __init__(self, checkpoint: Checkpoint, rounds: Sequence[list[list[Cell]]], every_s: float):
+        self.checkpoint = checkpoint
+        self.launches = [cells for abreast in rounds for cells in abreast]
+        self._rounds = {}
+        """By how many launches go before it."""
+        for abreast in rounds:
+            self._rounds[sum(map(len, self._rounds.values()))] = abreast
         self.done: list[Launched] = []
         self.progress: Progress | None = None
         """Where to begin the next launch from, if not from its start."""
@@ -207,13 +229,13 @@ class Kept:
         """Launches that are in the parts; images and infos of the current one that are."""
 
     @property
-    def current(self) -> list[Cell]:
-        """The cells of the launch that is next or under way."""
-        return self.launches[len(self.done)]
+    def current(self) -> list[list[Cell]]:
+        """The cells of the launches that are next or under way."""
+        return self._rounds[len(self.done)]
 
-    def finish(self, launched: Launched) -> None:
-        """Take a launch that is done."""
-        self.done.append(launched)
+    def finish(self, launched: Sequence[Launched]) -> None:
+        """Take the launches of a round that is done."""
+        self.done += launched
         self.progress, self._saved[1:] = None, [0, 0]
 
     def is_due(self) -> bool:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from jaxstyle import config, floor, grid, layers, run, stats, store, weights
+from jaxstyle import config, floor, grid, layers, planning, stats, store, weights
 from jaxstyle.config import JaxstyleError, RunOptions
 from jaxstyle.floor import Floor
 from jaxstyle.grid import Cell, Program
@@ -609,7 +609,7 @@ def study(path: Path, options: Options | None = None) -> Study:
         settings, fixed, single, diverged = find_settings(record, file)
         if not settings:
             raise JaxstyleError(str(path), _too_few(record, fixed, diverged))
-        device = run.start_jax(record.sweep, RunOptions(), record.manifest)
+        device = planning.start_jax(record.sweep, RunOptions(), record.manifest)
         network = Network(record, device)
         names = layers.in_order(n for s in settings for n in s.cell.style_weights)
         terms = (*store.LOSSES, *names)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxstyle import config, images, launches, run, store
+from jaxstyle import config, images, launches, planning, store
 from jaxstyle.config import JaxstyleError, RunOptions, Sweep
 from jaxstyle.progress import Display
 
@@ -91,7 +91,7 @@ def transfer(
     """
     options = options or RunOptions(quiet=True)
     inputs = launches.read_inputs(sweep, in_memory=in_memory)
-    launcher = run.launcher(inputs, options)
+    launcher = planning.launcher(inputs, options)
     import jax
 
     plan, program = launcher.plan, launcher.program(0)
@@ -103,13 +103,13 @@ def transfer(
             launcher.compile(program)
             display.start(image_steps=plan.image_steps + plan.coarse_image_steps, cells=1)
             launched = launcher.launch(
-                list(plan.cells), program, on_segment=lambda steps, *_: display.advance(steps)
+                [list(plan.cells)], program, on_segment=lambda steps, *_: display.advance(steps)
             )
         except jax.errors.JaxRuntimeError as error:
             launcher.narrow((0,), error)  # one cell has no narrower form: this raises
             raise
         display.finish()
-    (part,) = launches.chunk_results(plan, plan.chunks[0], sweep.keep, inputs.pictures, [launched])
+    (part,) = launches.chunk_results(plan, plan.chunks[0], sweep.keep, inputs.pictures, launched)
     losses = {name: float(value) for name, value in zip(store.LOSSES, part.loss_final[0], strict=True)}
     return Transfer(part.image[0, -1], losses, int(part.diverged_step[0]))
 
@@ -195,7 +195,7 @@ def look(
         weights=None if weights is None else os.fspath(weights),
     )
     inputs = launches.read_inputs(config.resolve(sweep), in_memory=in_memory)
-    launcher = run.launcher(inputs, options or RunOptions())
+    launcher = planning.launcher(inputs, options or RunOptions())
     pixels, program = inputs.pictures.content[inputs.cells[0].content], launcher.program(0)
     found = launcher.engine.target_rows(program, pixels, of_cells=True).content
     return Seen(

@@ -20,11 +20,13 @@ import io
 import itertools
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,10 +38,16 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from jaxstyle import config, grid, images
-from jaxstyle.config import JaxstyleError, Sweep
+from jaxstyle.config import JaxstyleError, Share, Sweep
 from jaxstyle.grid import Cell
 
 LOCK = "run.lock"
+LOCKS = "locks"
+"""The folder of the locks of shares of a run."""
+FOR_A_MOMENT = ", for a moment"
+"""What ends the text of a `run.lock` that is worth waiting for."""
+POLL_S = 0.2
+"""How often a lock that is waited for is tried."""
 CHECKPOINTS = "checkpoints"
 """The folder of what has been computed of chunks that are not done."""
 SCHEMA = 4
@@ -102,7 +110,8 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
     Args:
         durable: also wait until the disk has it, so that a crash of the machine does the same.
     """
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    # Processes of several machines, or of several containers, may have the same id.
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:
         try:
@@ -129,16 +138,19 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
 class RunDirectory:
     """A run directory, held by one process at a time.
 
-    Used as a context manager: entering takes `run.lock`, leaving (or dying) gives it back.
+    Used as a context manager: entering takes `run.lock`, leaving (or dying) gives it back. Processes that
+    work at chunks which another one hands out, or at a share of a run, write into it without that lock.
 
     Args:
         path: the directory.
         create: make it and its parents; otherwise it must hold a run.
+        briefly: hold it to plan the run or to rebuild what is derived, while shares of it may be at work;
+            wait for others who do.
     """
 
-    def __init__(self, path: Path, *, create: bool = False):
+    def __init__(self, path: Path, *, create: bool = False, briefly: bool = False):
         self.path = path
-        self._create = create
+        self._create, self._briefly = create, briefly
         self._lock: int | None = None
 
     def __enter__(self) -> RunDirectory:
@@ -146,14 +158,18 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            _hold(self._lock, self.path)
-            if self._create and not is_unbegun(self.path):
+            while not _hold(self._lock, self.path, wait=self._briefly):
+                time.sleep(POLL_S)
+            if not self._briefly:
+                check_no_share(self.path)
+            there = is_unbegun(self.path) or (self._briefly and (self.path / "manifest.json").is_file())
+            if self._create and not there:
                 # another run came and went since the directory was found free
                 raise JaxstyleError(str(self.path), "is not empty; give a new or an empty directory")
-            os.ftruncate(self._lock, 0)
-            os.pwrite(self._lock, f"{os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-            for leftover in _leftovers(self.path):
-                leftover.unlink(missing_ok=True)
+            _sign(self._lock, FOR_A_MOMENT if self._briefly else "")
+            if not _shares_at_work(self.path):
+                for leftover in _leftovers(self.path):
+                    leftover.unlink(missing_ok=True)
         except BaseException:
             os.close(self._lock)
             self._lock = None
@@ -174,14 +190,26 @@ class RunDirectory:
         return path
 
 
-def _hold(lock: int, path: Path, kind: int = fcntl.LOCK_EX) -> None:
-    """Take the lock of a run directory, or raise DirectoryInUse saying who holds it."""
+def _hold(lock: int, path: Path, kind: int = fcntl.LOCK_EX, *, wait: bool = False) -> bool:
+    """Take the lock of a run directory, or raise DirectoryInUse saying who holds it.
+
+    Args:
+        wait: give False instead where it is held for a moment only.
+    """
     try:
         fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.pread(lock, 128, 0).decode("utf-8", "replace").strip()
-        who = f"process {holder}" if holder else "another process"
+        if wait and (not holder or holder.endswith(FOR_A_MOMENT)):
+            return False
+        who = f"process {holder.removesuffix(FOR_A_MOMENT)}" if holder else "another process"
         raise DirectoryInUse(str(path), f"is in use by {who}; wait, or give another --out") from None
+    return True
+
+
+def _sign(lock: int, note: str = "") -> None:
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()} on {socket.gethostname()}{note}\n".encode(), 0)
 
 
 def check_not_held(path: Path) -> None:
@@ -189,6 +217,51 @@ def check_not_held(path: Path) -> None:
     if (path / LOCK).is_file():
         with open(path / LOCK, "rb") as lock:
             _hold(lock.fileno(), path, fcntl.LOCK_SH)  # which no other check minds
+    check_no_share(path)
+
+
+# --- shares of a run ------------------------------------------------------------------------------
+
+
+def share_name(share: Share) -> str:
+    """A share in the names of its files: `002-of-008`."""
+    return f"{share.index:03d}-of-{share.count:03d}"
+
+
+def share_events(share: Share) -> str:
+    """The file of the events of a share, relative to its run."""
+    return f"events-{share_name(share)}.jsonl"
+
+
+@contextlib.contextmanager
+def share_held(path: Path, share: Share) -> Iterator[None]:
+    """Hold the lock of a share of the run at `path`. Raises DirectoryInUse."""
+    (path / LOCKS).mkdir(exist_ok=True)
+    lock = os.open(path / LOCKS / f"shard-{share_name(share)}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        _hold(lock, Path(f"shard {share} of {path}"))
+        _sign(lock)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _shares_at_work(path: Path) -> list[str]:
+    """The shares of the run at `path` that some process holds, and which."""
+    found = []
+    for held in sorted((path / LOCKS).glob("shard-*.lock")):
+        with open(held, "rb") as lock:
+            try:
+                _hold(lock.fileno(), path, fcntl.LOCK_SH)
+            except DirectoryInUse:
+                found.append(f"{held.stem.replace('-', ' ')}, process {lock.read(128).decode().strip()}")
+    return found
+
+
+def check_no_share(path: Path) -> None:
+    """Raise DirectoryInUse if a share of the run at `path` is at work."""
+    if at_work := _shares_at_work(path):
+        raise DirectoryInUse(str(path), f"is in use by {at_work[0]}; wait, or give another --out")
 
 
 def _leftovers(path: Path) -> Iterator[Path]:
@@ -199,12 +272,17 @@ def _leftovers(path: Path) -> Iterator[Path]:
 def is_unbegun(path: Path) -> bool:
     """Whether a directory holds nothing, or no more than a run that was killed before it had a plan."""
     leftovers, there = set(_leftovers(path)), set(path.iterdir())
-    ours = {path / name for name in (LOCK, "events.jsonl", "spec.toml")} if path / LOCK in there else set()
-    return there <= ours | leftovers
+    if path / LOCK in there:
+        leftovers |= {path / LOCK, path / LOCKS, path / "spec.toml", *path.glob("events*.jsonl")}
+    return there <= leftovers
 
 
-def check_free(path: Path) -> None:
+def check_free(path: Path, *, beside: bool = False) -> None:
     """Raise unless `path` can become a run directory: absent or empty, its parent writable.
+
+    Args:
+        path: of the directory.
+        beside: whether others may be about to begin the same run in it.
 
     Raises:
         DirectoryInUse: if a run is at work in it.
@@ -215,8 +293,9 @@ def check_free(path: Path) -> None:
         if path.exists() or path.is_symlink():
             if not path.is_dir():
                 raise JaxstyleError(what, "is a file; give a new or an empty directory")
-            check_not_held(path)
-            if not is_unbegun(path):
+            if not beside:
+                check_not_held(path)
+            if not is_unbegun(path) and not (beside and (path / LOCK).exists()):
                 raise JaxstyleError(
                     what, "is not empty; give a new or an empty directory, or --resume to go on with it"
                 )
@@ -324,22 +403,37 @@ def read_chunk(path: Path, *, fingerprint: str | None = None) -> list[ChunkResul
         JaxstyleError: if it is damaged, of another version, or another run's.
     """
     try:
-        with h5py.File(io.BytesIO(path.read_bytes()), "r") as file:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _damaged(str(path), error) from None
+    return chunk_parts(data, str(path), fingerprint=fingerprint)
+
+
+def _damaged(what: str, error: Exception) -> JaxstyleError:
+    return JaxstyleError(what, f"is damaged: {error}; --resume sets it aside and computes it again")
+
+
+def chunk_parts(data: bytes, what: str, *, fingerprint: str | None = None) -> list[ChunkResult]:
+    """What `chunk_bytes` was made of.
+
+    Args:
+        data: the bytes.
+        what: they are called in errors.
+        fingerprint: see `read_chunk`.
+    """
+    try:
+        with h5py.File(io.BytesIO(data), "r") as file:
             if (schema := str(file.attrs["schema"])) != str(SCHEMA):
-                raise JaxstyleError(
-                    str(path), f"has schema {schema} and this version {SCHEMA}; run it again"
-                )
+                raise JaxstyleError(what, f"has schema {schema} and this version {SCHEMA}; run it again")
             if fingerprint is not None and _attribute(file, "fingerprint") != fingerprint:
-                raise JaxstyleError(str(path), "is of another run; --resume sets it aside")
+                raise JaxstyleError(what, "is of another run; --resume sets it aside")
             if any(not isinstance(file.get(name, getlink=True), h5py.HardLink) for name in file):
                 raise KeyError("it holds a link")
             return [_read_part(group) for group in file.values()]
     except JaxstyleError:
         raise
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
-        raise JaxstyleError(
-            str(path), f"is damaged: {error}; --resume sets it aside and computes it again"
-        ) from None
+        raise _damaged(what, error) from None
 
 
 def set_aside(path: Path) -> Path:
@@ -372,7 +466,8 @@ class Checkpoint:
     def __init__(self, run: RunDirectory, chunk: int, fingerprint: str):
         self._run, self._fingerprint = run, fingerprint
         self._folder = f"{CHECKPOINTS}/{chunk:06d}"
-        self._parts = 0
+        self._parts: list[bytes] = []
+        """The SHA-256 of each."""
 
     def load(self) -> tuple[list[Arrays], Arrays] | None:
         """The parts and the state that were saved last, or None where there are none of this chunk.
@@ -387,20 +482,22 @@ class Checkpoint:
             state = _read_arrays(path)
             if str(state.pop("fingerprint")) != self._fingerprint:
                 return None
-            count = int(state.pop("parts"))
-            parts = [_read_arrays(self._run.path / self._part(i)) for i in range(count)]
+            digests = [bytes(digest) for digest in state.pop("parts")]
+            # Another process may have gone on from an older state: this one stands on its own parts.
+            parts = [_read_arrays(self._run.path / self._part(i), digest=d) for i, d in enumerate(digests)]
         except _UNREADABLE as error:
             raise JaxstyleError(str(path), f"is damaged: {error}") from None
-        self._parts = count
+        self._parts = digests
         return parts, state
 
     def save(self, part: Arrays, state: Arrays) -> None:
         """Add a part and replace the state: all of it is on the disk then, or the old state still is."""
-        self._run.write(self._part(self._parts), _array_bytes(part))
-        self._parts += 1
+        data = _array_bytes(part)
+        self._run.write(self._part(len(self._parts)), data)
+        self._parts.append(data[:32])
         whole = {
             "fingerprint": np.array(self._fingerprint),
-            "parts": np.array(self._parts, np.int64),
+            "parts": np.array([list(digest) for digest in self._parts], np.uint8),
             **state,
         }
         self._run.write(f"{self._folder}/state.npz", _array_bytes(whole))
@@ -410,12 +507,12 @@ class Checkpoint:
 
     def set_aside(self) -> Path:
         """Rename the folder of a damaged checkpoint; its new path."""
-        self._parts = 0
+        self._parts = []
         return set_aside(self._run.path / self._folder)
 
     def clear(self) -> None:
         """Remove what was saved: the chunk is done, or begins anew."""
-        self._parts = 0
+        self._parts = []
         shutil.rmtree(self._run.path / self._folder, ignore_errors=True)
 
 
@@ -427,9 +524,9 @@ def _array_bytes(arrays: Arrays) -> bytes:
     return hashlib.sha256(data).digest() + data
 
 
-def _read_arrays(path: Path) -> Arrays:
+def _read_arrays(path: Path, *, digest: bytes | None = None) -> Arrays:
     data = path.read_bytes()
-    if hashlib.sha256(data[32:]).digest() != data[:32]:
+    if hashlib.sha256(data[32:]).digest() != data[:32] or digest not in (None, data[:32]):
         raise ValueError(f"{path.name} is not what its SHA-256 says")
     with np.load(io.BytesIO(data[32:]), allow_pickle=False) as file:
         return {name: file[name] for name in file.files}

@@ -1,5 +1,7 @@
 """Cells, programs and chunks."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -199,10 +201,39 @@ def test_shapes_of_different_stages_share_no_canvas():
 
 
 def test_chunks_follow_from_work_not_from_time():
-    assert len(plan_of(seed=("0:16",), steps=(10,)).chunks) == 1
-    long = plan_of(seed=("0:16",), steps=(600,))
-    launch_s = 601 * long.programs[0].step_flops / grid.NOMINAL_FLOPS["cpu"]
-    assert len(long.chunks[0].cells) == int(60 / launch_s) > 1
+    short = plan_of(seed=("0:16",), steps=(1,), optimizer="adam")
+    assert len(short.chunks) == 1  # it takes less than a chunk should
+    many = plan_of(seed=("0:2000",), steps=(150,))
+    launch_s = many.programs[0].cell_flops(150) / grid.NOMINAL_FLOPS["cpu"]
+    sizes = [len(chunk.cells) for chunk in many.chunks]
+    assert sizes[0] == int(60 / launch_s) > 1
+    assert sizes[-2] == math.ceil(grid.MIN_CHUNK_S / launch_s) > 0
+
+
+def test_chunks_are_no_more_than_a_part_of_what_is_left_and_whole_launches():
+    plan = plan_of(seed=("0:4000",), steps=(20,), width=8, platform="gpu")
+    sizes, left = [len(chunk.cells) for chunk in plan.chunks], 4000
+    for size in sizes[:-1]:
+        assert size % 8 == 0
+        assert (
+            size <= left / grid.CHUNK_SHARE + 8 or size * plan.flops / 4000 < 1.1 * grid.MIN_CHUNK_S * 1e14
+        )
+        left -= size
+    assert sizes == sorted(sizes, reverse=True)
+    assert sum(sizes) == 4000
+
+
+def test_shares_are_disjoint_complete_and_of_about_equal_work():
+    shapes = {"/c0": (64, 64), "/c1": (256, 192)}
+    plan = plan_of(content=tuple(shapes), shapes=shapes, seed=("0:200",), steps=(100,), canvas="off")
+    assert len(plan.programs) == 2
+    for count in (1, 2, 5, 16):
+        shares = [plan.share(i, count, compile_flops=1e12) for i in range(count)]
+        assert sorted(n for share in shares for n in share) == list(range(len(plan.chunks)))
+        work = [plan.only(share).flops for share in shares]
+        largest = max(plan.chunk_flops(n) for n in range(len(plan.chunks)))
+        assert max(work) - min(work) <= largest + 2e12
+    assert all(plan.share(i, 1000) == [] for i in range(len(plan.chunks), 1000))
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from conftest import ROOT, run_python
 from PIL import Image
 
 ORDER = """
-layers config cli grid images weights conv vgg19 losses optimizers step engine store stats page
-report progress resume calibration launches run single floor seedstudy seedtables seedplots seedpage
+layers config cli grid images weights conv vgg19 losses optimizers step engine store manifest stats page
+report progress resume calibration launches worker planning run single floor seedstudy
+seedtables seedplots seedpage
 """.split()  # noqa: SIM905
 COMMANDS = ("sweep", "transfer", "calibrate", "features", "variance")
 WITHOUT_JAX = (
@@ -20,12 +21,16 @@ WITHOUT_JAX = (
     "images",
     "weights",
     "store",
+    "manifest",
     "stats",
     "page",
     "report",
     "progress",
     "resume",
     "launches",
+    "worker",
+    "planning",
+    "run",
     "sweep",
     "calibrate",
     "transfer",

@@ -1,0 +1,208 @@
+"""What `manifest.json` says of a run beside its plan: by which code, on what machine, with which programs.
+
+Nothing here needs JAX; what a process that has it can tell of its devices is asked for by `machine`.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform as host
+import socket
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from jaxstyle import config
+from jaxstyle.grid import Program
+from jaxstyle.store import Record
+
+ENVIRONMENT = ("XLA_", "JAX_", "TF_", "NVIDIA_TF32", "CUBLAS_", "CUDNN_", "OMP_", "NPROC")
+"""What begins the names of environment variables that can change a result."""
+VERSIONED = ("jaxstyle", "jax", "jaxlib", "flax", "optax", "numpy", "h5py", "pillow", "tyro")
+
+
+def text(values: Mapping[str, Any]) -> str:
+    """A manifest as it is written."""
+    return json.dumps(values, indent=1) + "\n"
+
+
+# --- code and machine -----------------------------------------------------------------------------
+
+
+def thread_count() -> int:
+    """How many threads XLA's CPU runtime has, or will have when JAX starts."""
+    if (asked := os.environ.get("NPROC", "")).isdecimal():  # as XLA reads it
+        count = max(1, int(asked))
+    else:
+        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if (jax := sys.modules.get("jax")) is None or jax.default_backend() != "cpu":
+        return count
+    return max(count, jax.local_device_count())
+
+
+def versions(*names: str) -> dict[str, str]:
+    """The version of Python and of each package in `names`, "unknown" for what is not installed."""
+    found = {"python": host.python_version()}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+@functools.cache
+def code_digest() -> str:
+    """The SHA-256 of the package's own source files, whatever its version says."""
+    files = sorted(config.PACKAGE.glob("*.py"))
+    return hashlib.sha256(b"\0".join(path.name.encode() + path.read_bytes() for path in files)).hexdigest()
+
+
+def environment() -> dict[str, str]:
+    """The environment variables that can change a result, but the number of threads, which stands apart."""
+    return {k: v for k, v in sorted(os.environ.items()) if k.startswith(ENVIRONMENT) and k != "NPROC"}
+
+
+def machine(devices: Sequence[Any]) -> dict[str, Any]:
+    """What the manifest says of this process: versions, code, host, threads and JAX's `devices`."""
+    import jax
+
+    device = devices[0]
+    return {
+        "versions": {**versions(*VERSIONED), "hdf5": h5py.version.hdf5_version},
+        "code_sha256": code_digest(),
+        "device": {
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "runtime": device.client.platform_version,
+            "used": len(devices),
+        },
+        "host": {
+            "machine": host.machine(),
+            "system": host.platform(),
+            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        },
+        "threads": thread_count(),
+        "environment": environment(),
+        "x64": bool(jax.config.read("jax_enable_x64")),
+    }
+
+
+def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Where `machine` differs from what a manifest says, in so far as it can change a result."""
+    both = {name: (was["versions"].get(name), version) for name, version in now["versions"].items()}
+    both["device"] = was["device"].get("kind"), now["device"]["kind"]
+    both["threads"] = was.get("threads"), now["threads"]
+    both["jaxstyle's code"] = was.get("code_sha256"), now["code_sha256"]
+    both["environment"] = was.get("environment"), now["environment"]
+    return [f"{name} was {old} and is {new}" for name, (old, new) in both.items() if old != new]
+
+
+def whereabouts() -> str:
+    """The process and its machine, for people: `4711 on fermat`."""
+    return f"{os.getpid()} on {socket.gethostname()}"
+
+
+# --- programs -------------------------------------------------------------------------------------
+
+
+def program(program: Program, stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The manifest's words on a program that has been compiled.
+
+    Args:
+        stages: what there is to say of each of its stages, coarsest first (`Launcher.made`).
+    """
+    return {
+        "shape": program.shape,
+        "canvas": program.canvas,
+        "pool": program.pool,
+        "optimizer": program.optimizer,
+        "lbfgs_memory": program.lbfgs_memory,
+        "precision": program.precision,
+        "taps": list(program.taps),
+        "content_taps": list(program.content_taps),
+        "style_taps": list(program.style_taps),
+        "width": program.width,
+        **stages[-1],
+        "coarser": list(stages[:-1]),
+    }
+
+
+# --- what came before, and what there is ----------------------------------------------------------
+
+
+def chunk_digests(record: Record, known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The SHA-256 of every chunk file, by its path in the run."""
+    names = {str(path.relative_to(record.path)): path for path in record.chunk_paths}
+    return {
+        name: (known or {}).get(name) or hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in names.items()
+    }
+
+
+def is_complete(record: Record) -> bool:
+    """Whether every chunk of a run is there."""
+    names = {path.stem for path in record.chunk_paths}
+    return all(f"{number:06d}" in names for number in range(len(record.manifest["plan"]["chunks"])))
+
+
+def ended(record: Record) -> dict[str, Any]:
+    """The manifest of a run whose chunks are all there, with what its shares have told of themselves."""
+    values = {**record.manifest, "status": "done", "chunks_sha256": chunk_digests(record)}
+    if shares := [_share(path) for path in sorted(record.path.glob("events-*-of-*.jsonl"))]:
+        values["shares"] = [{k: v for k, v in share.items() if k != "programs"} for share in shares]
+        values["programs"] = _programs(record.manifest, [p for share in shares for p in share["programs"]])
+    return values
+
+
+def _share(path: Path) -> dict[str, Any]:
+    """What the events of a share say of its machines, its time and its programs."""
+    found: dict[str, Any] = {"share": path.stem.removeprefix("events-"), "programs": [], "processes": []}
+    for line in path.read_text("utf-8", "replace").splitlines():
+        try:
+            event = json.loads(line)
+            if event["event"] == "program":
+                found["programs"].append({k: v for k, v in event.items() if k not in ("time", "event")})
+            elif event["event"] == "share-timings":
+                found["processes"].append({**event["machine"], "timings": event["timings"]})
+        except (ValueError, KeyError, TypeError):  # the last line of a process that was killed
+            continue
+    return found
+
+
+_MEASURED = ("step_traces", "target_traces", "compile_s", "device_bytes", "coarser")
+"""What may differ between processes that compiled the same program."""
+
+
+def _programs(manifest: Mapping[str, Any], told: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The programs of all shares: each once, with the most that any process says it took."""
+    plan, found = manifest["plan"], {p["index"]: dict(p) for p in manifest.get("programs", ())}
+    for about in told:
+        own = {key: value for key, value in about.items() if key not in _MEASURED}
+        for index, planned in enumerate(plan["programs"]):
+            shape = f"{planned['height_px']}x{planned['width_px']}"
+            if own == {**own, **{k: planned[k] for k in own.keys() & planned.keys()}, "shape": shape}:
+                entry = found.setdefault(index, {"index": index, **about})
+                for key in _MEASURED[:-1]:
+                    entry[key] = max(entry[key], about[key])
+    chunks = plan["chunks"]
+    for index, entry in found.items():
+        cells = (stop - start for c in chunks if c["program"] == index for start, stop in c["cells"])
+        entry["cells"] = sum(cells)
+    return [found[index] for index in sorted(found)]
+
+
+def before(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What earlier processes of a run said of themselves, the first one first."""
+    if not manifest:
+        return []
+    kept: Iterable[str] = ("began", "status", "command", "versions", "code_sha256", "device", "host")
+    kept = (*kept, "threads", "environment", "timings", "workers")
+    return [*manifest.get("before", []), {key: manifest[key] for key in kept if key in manifest}]

@@ -1,0 +1,287 @@
+"""What a run will do, on which devices, and what that will cost: before it, or on its worker in a cluster.
+
+JAX starts here, inside the functions that need it, when settings and images have been found right.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jaxstyle import grid, launches, manifest
+from jaxstyle.config import JaxstyleError, RunOptions, Share, Sweep
+from jaxstyle.grid import Memory, Plan, Program
+from jaxstyle.launches import Inputs, Launcher
+from jaxstyle.progress import counted, duration
+
+DETERMINISTIC_FLAGS = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
+
+
+def start_jax(sweep: Sweep, options: RunOptions, before: Mapping[str, Any] | None = None) -> Any:
+    """Import JAX with the settings a run needs and return its first device.
+
+    A cache directory that the user chose for JAX is left alone.
+
+    Args:
+        sweep: resolved.
+        options: of the run.
+        before: the manifest of the run that is gone on with, whose threads it gets again.
+    """
+    threads = before and before.get("threads")
+    if isinstance(threads, int) and "jax" not in sys.modules and threads != manifest.thread_count():
+        os.environ["NPROC"] = str(threads)
+    if sweep.deterministic and "jax" not in sys.modules:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC_FLAGS}".strip()
+    import jax
+
+    if not options.no_compile_cache and jax.config.jax_compilation_cache_dir is None:  # pyright: ignore
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(base, "jaxstyle", "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    device = jax.local_devices()[0]
+    asked = "--xla_gpu_deterministic_ops=true" in os.environ.get("XLA_FLAGS", "")
+    if sweep.deterministic and device.platform == "gpu" and not asked:
+        raise JaxstyleError(
+            "deterministic",
+            f"JAX is already running; set XLA_FLAGS='{DETERMINISTIC_FLAGS}' before",
+        )
+    return device
+
+
+def devices(options: RunOptions) -> tuple[Any, ...]:
+    """The devices of this process that a run may use; JAX has been started.
+
+    Raises:
+        JaxstyleError: if more are asked for than there are.
+    """
+    import jax
+
+    there = jax.local_devices()
+    wanted = options.devices or len(there)
+    if wanted > len(there):
+        raise JaxstyleError("devices", f"{wanted}: there {_are(len(there))} here ({there[0].device_kind})")
+    return tuple(there[:wanted])
+
+
+def _are(count: int) -> str:
+    return "is 1" if count == 1 else f"are {count}"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan and what its launches take on the devices it was made for."""
+
+    plan: Plan
+    memory: tuple[Memory, ...]
+    """Of each program, a device."""
+    devices: int = 1
+    """How many compute side by side."""
+
+
+def plan_of(
+    checked: Inputs,
+    device: Any,
+    before: Plan | None = None,
+    *,
+    measure: bool = True,
+    width: int | None = None,
+    devices: int = 1,
+) -> Planned:
+    """The plan of a run on devices, and what its launches take.
+
+    Args:
+        checked: what it computes from.
+        device: where it is to run, the first of several.
+        before: the plan of the cells that were there already, if it is gone on with or extended.
+        measure: whether a device other than a CPU is asked what a launch takes, by compiling it twice.
+        width: cells per launch, if it is not to be chosen.
+        devices: how many there are to share the work.
+    """
+    from jaxstyle import engine
+
+    sweep, platform = checked.sweep, grid.device_kind(device.platform)
+    if sweep.precision == "tf32" and not engine.can_tf32(device):
+        raise JaxstyleError(
+            "precision", f"tf32 is not to be had on this {device.device_kind}; use f32 or bf16"
+        )
+    available = engine.device_memory(device)
+    winograd = grid.uses_winograd(sweep, platform)
+    memory = functools.partial(engine.planned_memory, winograd=winograd)
+    if before is not None and len(before.cells) == len(checked.cells):
+        return Planned(before, tuple(memory(program) for program in before.programs), devices)
+
+    def planned(
+        choose_width: Callable[[Program, int], int], memory: Callable[[Program], Memory], **changes: Any
+    ) -> Plan:
+        def fits(program: Program) -> bool:
+            one = memory(program)
+            return one.fixed + one.per_cell <= available * engine.MEMORY_SHARE
+
+        return grid.plan(
+            replace(sweep, **changes),
+            checked.cells,
+            {cell.content: checked.pictures.shape(cell) for cell in checked.cells},
+            platform=platform,
+            choose_width=choose_width,
+            fits=fits,
+            before=before,
+        )
+
+    if measure and platform != "cpu":
+        # The largest program is measured, the others are taken to need as much by their activations.
+        largest = max(
+            planned(lambda *_: 1, memory, canvas="off").programs,
+            key=lambda p: (p.bytes_per_cell(), p.shape),
+        )
+        measured = engine.measure_memory(largest, checked.weights.layers, device=device, winograd=winograd)
+
+        def memory(program: Program) -> Memory:
+            share = program.bytes_per_cell() / largest.bytes_per_cell()
+            return Memory(measured.fixed, int(measured.per_cell * share))
+
+    found = planned(
+        lambda program, count: (
+            width
+            or engine.choose_width(
+                program,
+                count,
+                platform=platform,
+                memory=memory(program),
+                available=available,
+                devices=devices,
+            )
+        ),
+        memory,
+    )
+    return Planned(found, tuple(memory(program) for program in found.programs), devices)
+
+
+def measured_plan(
+    inputs: Inputs,
+    devices: tuple[Any, ...],
+    before: Plan | None = None,
+    *,
+    width: int | None = None,
+    shares: int = 1,
+) -> tuple[Sweep, Planned]:
+    """The sweep with every relative number measured, and its plan on some devices.
+
+    Args:
+        inputs: what it computes from.
+        devices: those of this process.
+        before: see `plan_of`.
+        width: see `plan_of`.
+        shares: how many processes with as many devices there are.
+
+    Raises:
+        JaxstyleError: for what the devices cannot do or have no memory for.
+    """
+    inputs = launches.calibrated(inputs, devices[0])
+    planned = plan_of(inputs, devices[0], before, width=width, devices=shares * len(devices))
+    planned = replace(planned, devices=len(devices))
+    if before is None or devices[0].platform == "cpu":  # another one has been measured, and backs off
+        check_memory(planned, devices[0])
+    return inputs.sweep, planned
+
+
+def describe(planned: Planned, platform: str, checkpoint_every: float) -> dict[str, Any]:
+    """What `--dry-run` says: the plan and its cost, before anything has been measured."""
+    plan = planned.plan
+    rate, compile_s = planned.devices * grid.NOMINAL_FLOPS[platform], grid.COMPILE_SECONDS[platform]
+    programs = [
+        {
+            "shape": program.shape,
+            "canvas": program.canvas,
+            "pool": program.pool,
+            "optimizer": program.optimizer,
+            "coarser": [program.stage(times).shape for times in range(program.coarser, 0, -1)],
+            "precision": program.precision,
+            "taps": list(program.taps),
+            "width": program.width,
+            "cells": plan.program_cells(i),
+            "memory_bytes": memory.fixed + program.width * memory.per_cell,
+            "memory_bytes_per_cell": memory.per_cell,
+            "checkpoint_s": round(program.checkpoint_s(checkpoint_every), 1),
+            "flops_per_step": program.step_flops,
+        }
+        for i, (program, memory) in enumerate(zip(plan.programs, planned.memory, strict=True))
+        if plan.program_cells(i)
+    ]
+    return {
+        "cells": sum(len(chunk.cells) for chunk in plan.chunks),
+        "computed": sum(len(plan.computed(chunk)) for chunk in plan.chunks),
+        "image_steps": plan.image_steps,
+        "chunks": len(plan.chunks),
+        "devices": planned.devices,
+        "programs": programs,
+        "batch_width": max(program["width"] for program in programs),
+        "memory_bytes": max(program["memory_bytes"] for program in programs),
+        "flops": plan.flops,
+        "disk_bytes": plan.result_bytes(),
+        "time_s": round(plan.flops / rate + compile_s * sum(1 + len(p["coarser"]) for p in programs), 1),
+    }
+
+
+def check_memory(planned: Planned, device: Any) -> None:
+    """Raise JaxstyleError if one launch cannot fit: a CPU would be killed for it, not told."""
+    from jaxstyle import engine
+
+    plan, there = planned.plan, engine.device_memory(device)
+    if device.platform == "cpu":  # of which all devices have the same memory
+        there //= planned.devices
+    if not plan.chunks:
+        return
+    used = {chunk.program for chunk in plan.chunks}
+    takes = {i: planned.memory[i].fixed + plan.programs[i].width * planned.memory[i].per_cell for i in used}
+    needed = max(takes.values())
+    if needed > there:
+        largest = plan.programs[max(takes, key=takes.__getitem__)]
+        raise JaxstyleError(
+            "size",
+            f"a {largest.shape} image needs about {needed / 1e9:.0f} GB of memory and there are"
+            f" {there / 1e9:.0f} GB; give a smaller --size",
+        )
+
+
+def describe_text(values: dict[str, Any]) -> Iterator[str]:
+    """What `describe` says, in lines for people."""
+    counts = (values["cells"], "cell"), (values["image_steps"], "image-step"), (values["chunks"], "chunk")
+    several = f" on {values['devices']} devices" if values["devices"] > 1 else ""
+    yield ", ".join(counted(*count) for count in counts) + several
+    if copies := values["cells"] - values["computed"]:
+        yield f"{counted(copies, 'cell')} copied from others: all that differs is a seed without noise"
+    for p in values["programs"]:
+        yield (
+            f"program {p['shape']}{' (canvas)' if p['canvas'] else ''}:"
+            f" {counted(p['cells'], 'cell')}, batch width {p['width']},"
+            f" about {p['memory_bytes'] / 1e6:.0f} MB, {p['flops_per_step'] / 1e9:.1f} GFLOP per"
+            f" image-step, {p['optimizer']}{''.join(f', from {shape}' for shape in p['coarser'][:1])},"
+            f" {p['precision']}, {p['pool']} pooling,"
+            f" taps {' '.join(p['taps'])}"
+        )
+    every = max(p["checkpoint_s"] for p in values["programs"])
+    yield f"{values['flops'] / 1e12:.2f} TFLOP in all, about {values['disk_bytes'] / 1e6:.0f} MB on disk"
+    yield f"a killed run repeats at most {duration(every)} of its work"
+    yield f"about {duration(values['time_s'])}{several} at this kind of device's nominal rate"
+
+
+def share_of(plan: Plan, share: Share, platform: str) -> list[int]:
+    """The numbers of the chunks that are a share of a plan."""
+    kind = grid.device_kind(platform)
+    compile_flops = grid.COMPILE_SECONDS[kind] * grid.NOMINAL_FLOPS[kind]
+    return plan.share(share.index, share.count, compile_flops=compile_flops)
+
+
+def launcher(inputs: Inputs, options: RunOptions) -> Launcher:
+    """What computes a few cells without a run directory, on a device that has the memory for one."""
+    device = start_jax(inputs.sweep, options)
+    inputs = launches.calibrated(inputs, device)
+    planned = plan_of(inputs, device, measure=False)
+    check_memory(planned, device)
+    return Launcher(inputs, planned.plan, (device,), collections.defaultdict(float))
