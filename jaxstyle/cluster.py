@@ -40,7 +40,7 @@ from jaxstyle.worker import Block, Committed, Work, Worker
 
 POLL_S = 0.5
 """How often workers are asked how they come along, and the cluster for more of them."""
-STOP_S = 6.0
+STOP_S = 4.0
 """How long workers may take to save their states when the run is to end."""
 MAX_TRIES = 8
 """How many workers may die at a chunk, or while they start, one after another."""
@@ -256,8 +256,6 @@ class Cluster:
 
     def __init__(self, options: RunOptions):
         self.options = options
-        self.limit = options.devices or 2**31
-        """How many workers there may be."""
         self.first: _Hand | None = None
         """The worker that has planned the run."""
         self._made = 0
@@ -289,8 +287,8 @@ class Cluster:
         ray.shutdown()
 
     def room(self) -> int:
-        """How many workers there can be."""
-        return min(self.limit, self._needs.room())
+        """How many workers to ask for: so many as there is room for, or as the user says there will be."""
+        return self.options.devices or self._needs.room()
 
     def new_hand(self) -> _Hand:
         """One more worker, as soon as there is room for it."""
@@ -315,7 +313,7 @@ class Cluster:
             self._environment["XDG_CACHE_HOME"] = os.environ["XDG_CACHE_HOME"]
         if self._needs.resource == "CPU":
             self._environment |= {"NPROC": str(threads), "JAX_PLATFORMS": "cpu"}
-        if not self._needs.room():
+        if not self.room():
             need = f"{self._needs.amount:g} {self._needs.resource}"
             raise JaxstyleError("cluster", f"no node has the {need} of a worker; add one")
         machine = self._call(lambda hand: hand.actor.machine.remote())
@@ -397,7 +395,8 @@ class _Sweeping:
             program = work.plan.chunks[block.numbers[0]].program
             self._left.setdefault(program, collections.deque()).append(block)
         self._flops = {chunk.number: work.plan.chunk_flops(chunk.number) for chunk in work.plan.chunks}
-        self._limit = cluster.limit
+        self._limit = 2**31
+        """How many workers there may be, where nodes have run out of memory."""
         self._compiling: set[str] = set()
         self._began, self._asked = False, -POLL_S
         self._seconds: dict[str, dict[str, float]] = {}

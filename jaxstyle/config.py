@@ -670,8 +670,10 @@ def share(options: RunOptions, environment: Mapping[str, str] = os.environ) -> S
     return Share(index // stride, int(count), "SLURM's array") if int(count) > 1 else None
 
 
-def _check_share(options: RunOptions) -> None:
-    """Raise JaxstyleError for what cannot be done in shares."""
+def run_share(options: RunOptions, environment: Mapping[str, str] = os.environ) -> Share | None:
+    """`share` of a run that is to be computed. Raises JaxstyleError for what cannot be done in shares."""
+    if (found := share(options, environment)) is None:
+        return None
     if options.out is None and not options.dry_run:
         raise JaxstyleError(
             "shard", "of which run? give its directory with --out (or --shard 0/1 for a run of its own)"
@@ -680,14 +682,16 @@ def _check_share(options: RunOptions) -> None:
         raise JaxstyleError("extend", "plans the run anew; do that by one process, --shard 0/1")
     if options.cluster is not None:
         raise JaxstyleError("shard", "a cluster shares the work itself; leave one of the two out")
+    return found
 
 
 def check_options(options: RunOptions) -> RunOptions:
     """`options` with every value checked. Raises JaxstyleError naming the first that is wrong."""
     if options.devices is not None:
-        _integer("devices", options.devices, minimum=1, maximum=2**20)
-    if share(options) is not None:
-        _check_share(options)
+        devices = _integer("devices", options.devices, minimum=1, maximum=2**20)
+        options = dataclasses.replace(options, devices=devices)
+    if options.shard is not None:
+        run_share(options, {})
     if options.cluster is not None:
         _text("cluster", options.cluster)
     elif options.collect:

@@ -206,7 +206,7 @@ def _check(sweep: Sweep, options: RunOptions, name: str) -> _Checked:
     """Everything that can be found wrong before a run starts, without JAX and without writing."""
     sweep, options = config.resolve(sweep), config.check_options(options)
     path = Path(options.out) if options.out else store.fresh_path(name, root=Path("runs"))
-    beside = config.share(options) is not None
+    beside = config.run_share(options) is not None
     goes_on = options.resume or options.extend or beside
     earlier = resume.find(path, beside=beside) if goes_on else None
     if earlier is None:
@@ -329,8 +329,12 @@ def _site(options: RunOptions) -> Iterator[Site]:
     if options.cluster is None:
         yield _Here(options)
         return
-    from jaxstyle import cluster
-
+    try:
+        from jaxstyle import cluster
+    except ImportError as error:
+        if error.name != "ray":
+            raise
+        raise JaxstyleError("cluster", "Ray is not installed; pip install 'jaxstyle[cluster]'") from None
     with cluster.Cluster(options) as site:
         yield site
 

@@ -544,7 +544,14 @@ FLAGS = {
         "--seed\\x1b[2J: no such setting; did you mean seed?",
     ),
     "a flag without end": (["--" + "a" * 10**6], "no such setting; see --help"),
-    "devices": (["--devices", "2"], "devices: 2: this version uses one device"),
+    "devices": (["--devices", "2"], "devices: 2: there is 1 here (cpu)"),
+    "no share": (["--shard", "5/4", "--out", "run"], "shard: '5/4' is no share; give I/N, such as 0/8"),
+    "a share that extends": (["--shard", "0/2", "--out", "run", "--extend"], "extend: plans the run anew;"),
+    "a share of a cluster": (
+        ["--shard", "0/2", "--out", "run", "--cluster", "local"],
+        "shard: a cluster shares the work itself; leave one of the two out",
+    ),
+    "chunks to collect from nobody": (["--collect"], "collect: is of clusters; give it together with"),
     "JSON without a plan": (["--json"], "json: it prints the plan; give it together with --dry-run"),
     "no weights": (["--weights", "none.h5"], "none.h5: no such file; give a file of VGG19's weights"),
     "weights that are a directory": (
@@ -586,7 +593,7 @@ SPECS = {
     "35 a name for a truth": (b"quiet = 'yes'", "quiet: 'yes' is neither true nor false"),
     "35 a number for a path": (b"weights = 3", "weights: 3 is not a text; give a name or a path"),
     "35 a table for a number": (b"seed = {a = 1}", "seed: {'a': 1} is not a whole number"),
-    "35 a text for devices": (b"devices = '2'", "devices: 2: this version uses one device"),
+    "35 a text for devices": (b"devices = '2'", "devices: 2: there is 1 here (cpu)"),
     "35 a grid that is no table": (b"grid = 3", "grid: a grid is a table of axes; write [[grid]]"),
     "35 digests that are no table": (b"digests = 3", 'digests: write a table: [digests] "path" = "sha256"'),
     "35 a digest that is none": (

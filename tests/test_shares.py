@@ -1,0 +1,225 @@
+"""A run in shares: the bytes of one process, whoever comes first and whoever dies."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+
+from jaxstyle import config, run, store, sweep
+from jaxstyle.config import JaxstyleError, RunOptions
+from jaxstyle.store import DirectoryInUse, RunDirectory
+
+EXAMPLES = ROOT / "jaxstyle" / "examples"
+SWEEP = [
+    "--content",
+    EXAMPLES / "pagoda.jpg",
+    "--style",
+    EXAMPLES / "cafe.jpg",
+    "--size",
+    32,
+    "--steps",
+    20,
+]
+SWEEP += ["--optimizer", "adam", "--seed", "0:5", "--conv", "plain", "--checkpoint-every", 0.1]
+"""Five cells, a chunk each."""
+
+
+def command(*arguments):
+    """The exit code of a sweep in this process."""
+    with pytest.raises(SystemExit) as stop:
+        sweep.main([str(a) for a in (*arguments, "--quiet")])
+    return stop.value.code
+
+
+def bytes_of(path):
+    names = [*path.glob("chunks/*.h5"), *path.glob("images/*.png"), *path.glob("results.*")]
+    return {str(name.relative_to(path)): name.read_bytes() for name in names}
+
+
+def manifest_of(path):
+    return json.loads((path / "manifest.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The run of one process."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert command(*SWEEP, "--out", out) == 0
+    assert len(list((out / "chunks").iterdir())) == 5
+    return out
+
+
+# --- which share ----------------------------------------------------------------------------------
+
+
+def test_a_share_counts_from_0_or_from_1():
+    def share(text):
+        found = config.share(RunOptions(shard=text, out="run"), {})
+        return found and (found.index, found.count)
+
+    assert [share(f"{i}/4") for i in range(4)] == [(0, 4), (1, 4), (2, 4), (3, 4)]
+    assert share("4/4") == (0, 4)
+    assert share("0/1") is None
+    assert share("1/1") is None
+    assert config.share(RunOptions(), {}) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "5/4", "-1/4", "1/0", "0/0", "1/2/3", "a/b", "1.5/4", "1/1000000"]
+)
+def test_what_is_no_share_is_refused(text):
+    with pytest.raises(JaxstyleError, match=r"^shard: .* is no share"):
+        config.share(RunOptions(shard=text), {})
+
+
+def slurm(task, count, first=0, stride=1):
+    values = {"ID": task, "COUNT": count, "MIN": first, "STEP": stride, "MAX": first + (count - 1) * stride}
+    return {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in values.items()}
+
+
+def test_a_task_of_a_slurm_array_is_a_share():
+    def share(environment, **options):
+        found = config.share(RunOptions(**options), environment)
+        return found and (found.index, found.count)
+
+    assert [share(slurm(i, 3)) for i in range(3)] == [(0, 3), (1, 3), (2, 3)]
+    assert [share(slurm(i, 3, first=5, stride=2)) for i in (5, 7, 9)] == [(0, 3), (1, 3), (2, 3)]
+    assert share(slurm(0, 1)) is None
+    assert share(slurm(1, 3), shard="0/1") is None
+    assert share(slurm(1, 3), shard="3/7") == (3, 7)
+    assert share(slurm(1, 3), cluster="local") is None
+    for bad in (slurm(6, 3, first=5, stride=2), slurm(9, 3), {"SLURM_ARRAY_TASK_ID": "1"}):
+        with pytest.raises(JaxstyleError, match="give --shard I/N"):
+            share(bad)
+
+
+def test_a_task_without_a_directory_is_refused_and_not_run_as_a_whole(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name, value in slurm(1, 2).items():
+        monkeypatch.setenv(name, value)
+    assert command(*SWEEP) == 2
+    assert "shard: of which run? give its directory with --out" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+
+def test_shares_one_after_another_give_the_bytes_of_one_process(whole, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    for task in (2, 0, 1):
+        for name, value in slurm(task, 3).items():
+            monkeypatch.setenv(name, value)
+        assert not (out / "results.csv").exists()
+        assert command(*SWEEP, "--out", out) == 0
+    assert bytes_of(out) == bytes_of(whole)
+    manifest, alone = manifest_of(out), manifest_of(whole)
+    assert manifest["status"] == "done"
+    assert manifest["plan"] == alone["plan"]
+    assert manifest["chunks_sha256"] == alone["chunks_sha256"]
+    assert [s["share"] for s in manifest["shares"]] == [f"00{i}-of-003" for i in range(3)]
+    assert all(share["processes"][0]["timings"]["compute_s"] > 0 for share in manifest["shares"])
+    (program,), (same,) = manifest["programs"], alone["programs"]
+    assert program["cells"] == same["cells"] == 5
+    assert program["taps"] == same["taps"]
+    assert command(*SWEEP, "--out", out) == 0  # once more: nothing is left
+    assert bytes_of(out) == bytes_of(whole)
+
+
+def test_what_there_is_can_be_reported_and_the_rest_computed_without_a_share(whole, tmp_path):
+    out = tmp_path / "run"
+    done = run.run_sweep(
+        config.assemble({"spec": str(whole / "spec.toml")}).sweep,
+        RunOptions(out=str(out), shard="1/2", quiet=True),
+    )
+    assert 0 < len(done.rows) < 5
+    from jaxstyle import report
+
+    with pytest.raises(SystemExit) as stop:
+        report.main([str(out)])
+    assert stop.value.code == 0
+    assert len((out / "results.csv").read_text().splitlines()) == 1 + len(done.rows)
+    assert manifest_of(out)["status"] == "running"
+    assert command("--resume", "--out", out) == 0
+    assert bytes_of(out) == bytes_of(whole)
+
+
+def test_a_share_of_other_settings_is_refused(whole, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert command(*SWEEP, "--out", out, "--shard", "0/2") == 0
+    before = bytes_of(out)
+    assert command(*SWEEP, "--pool", "max", "--out", out, "--shard", "1/2") == 2
+    assert "pool is avg there and max here" in capsys.readouterr().err
+    assert command(*SWEEP, "--seed", "0:9", "--out", out, "--shard", "1/2") == 2
+    assert command(*SWEEP, "--out", EXAMPLES, "--shard", "1/2") == 2
+    assert not (EXAMPLES / "run.lock").exists()
+    assert bytes_of(out) == before
+
+
+def test_a_damaged_chunk_of_a_share_is_computed_again_by_that_share(whole, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    (out / "chunks" / "000002.h5").write_bytes(b"no chunk")
+    (out / "results.csv").unlink()
+    manifest = manifest_of(out)
+    (out / "manifest.json").write_text(json.dumps({**manifest, "status": "running"}))
+    shares = [share for share in range(2) if command(*SWEEP, "--out", out, "--shard", f"{share}/2") == 0]
+    assert shares == [0, 1]
+    assert (out / "chunks" / "000002.h5.bad").exists()
+    assert bytes_of(out) == bytes_of(whole)
+
+
+def test_a_share_and_a_run_exclude_each_other_and_other_shares_do_not(whole, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    share = config.Share(0, 2, "shard")
+    with store.share_held(out, share):
+        assert command(*SWEEP, "--out", out, "--shard", "0/2") == 3
+        assert f"shard 0/2 of {out}: is in use by process {os.getpid()}" in capsys.readouterr().err
+        assert command("--resume", "--out", out) == 3
+        assert command(*SWEEP, "--out", out, "--shard", "1/2") == 0
+        leftover = out / "images" / ".000000.png.tmp-1-ab"
+        leftover.touch()
+        with RunDirectory(out, briefly=True):
+            pass
+        assert leftover.exists()  # it may be that share's
+        with pytest.raises(DirectoryInUse, match="shard 000 of 002, process"), RunDirectory(out):
+            pass
+    with RunDirectory(out, briefly=True):
+        assert not leftover.exists()
+    with RunDirectory(out):
+        assert command(*SWEEP, "--out", out, "--shard", "1/2") == 3
+    assert bytes_of(out) == bytes_of(whole)
+
+
+def test_shares_that_start_together_are_planned_once_and_one_that_is_killed_goes_on(whole, tmp_path):
+    out = tmp_path / "run"
+    python = [sys.executable, "-m", "jaxstyle.sweep", *map(str, SWEEP), "--quiet", "--out", str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def start(share):
+        return subprocess.Popen([*python, "--shard", share], env=environment, stderr=subprocess.PIPE)
+
+    both = [start("1/2"), start("2/2")]
+    victim = next(s for s in both)
+    while not list(out.glob("chunks/*.h5")) and victim.poll() is None:
+        time.sleep(0.01)
+    victim.send_signal(signal.SIGKILL)
+    assert [process.communicate()[1] for process in both] == [b"", b""]
+    assert both[1].returncode == 0
+    if both[0].returncode:  # it may have been done
+        assert both[0].returncode == -signal.SIGKILL
+        again = start("1/2")
+        assert again.communicate()[1] == b""
+        assert again.returncode == 0
+    plans = [json.loads(line) for p in out.glob("events-*.jsonl") for line in p.read_text().splitlines()]
+    assert {event["share"] for event in plans if event["event"] == "share"} == {"0/2", "1/2"}
+    assert bytes_of(out) == bytes_of(whole)
+    assert (out / "report.html").exists()
+    assert not list(out.glob("checkpoints/*"))
