@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bench import optimizers, peers, precision, quality, throughput
+from bench import optimizers, peers, precision, quality, scaling, throughput
 
 COMMANDS = {
     "throughput": throughput.main,
@@ -12,6 +12,7 @@ COMMANDS = {
     "precision": precision.main,
     "optimizers": optimizers.main,
     "quality": quality.main,
+    "scaling": scaling.main,
 }
 
 

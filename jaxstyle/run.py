@@ -604,7 +604,8 @@ class _Job:
     def _on_commit(self, chunk: Committed) -> None:
         """Tell of a chunk that is on the disk."""
         number = chunk.number
-        self.plan = self.plan.assigned({number: chunk.program})
+        if chunk.program != self.plan.programs[self.plan.chunks[number].program]:
+            self.plan = self.plan.assigned({number: chunk.program})
         self.chunks_sha256[store.chunk_name(number)] = chunk.sha256
         cells = self.plan.chunks[number].cells
         self.display.cells_done(len(cells))
