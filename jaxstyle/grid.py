@@ -661,7 +661,8 @@ def _cut(
                 yield part
                 left -= computed
                 part, computed, limit = [], 0, size()
-            part, computed = part + alike, computed + 1
+            part += alike
+            computed += 1
     if part:
         yield part
 
