@@ -529,7 +529,7 @@ class _Sweeping:
         for chunk in done.chunks:
             if chunk.data:
                 with timed(work.seconds, "store_s"):
-                    results = store.chunk_parts(chunk.data, store.chunk_name(chunk.number))
+                    results = store.chunk_parts(chunk.data, work.run.path / store.chunk_name(chunk.number))
                     worker.put(work.run, chunk.number, chunk.data, results)
             about["chunks"] += 1
             about["cells"] += len(work.plan.chunks[chunk.number].cells)

@@ -57,15 +57,15 @@ class Run:
     """A finished run, or one that was opened."""
 
     path: Path
-    rows: list[dict[str, Any]]
-    """The lines of `results.csv`, a dictionary per cell."""
+    rows: store.Rows
+    """The lines of `results.csv`: like a list, a dictionary per cell."""
     sheets: list[Path]
     """Its contact sheets."""
 
     @property
     def diverged(self) -> int:
         """How many cells diverged."""
-        return sum(row["status"] == "diverged" for row in self.rows)
+        return int(self.rows.diverged.sum())
 
     @property
     def exit_code(self) -> int:
@@ -73,12 +73,12 @@ class Run:
         return 1 if self.diverged else 0
 
     def _row(self, cell: int) -> dict[str, Any]:
-        found = [row for row in self.rows if row["cell"] == cell]
-        if not found:
+        found = self.rows.find(cell)
+        if found is None:
             raise JaxstyleError(
                 str(self.path), f"has no cell {cell}; it has {counted(len(self.rows), 'cell')}"
             )
-        return found[0]
+        return found
 
     def image(self, cell: int, step: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
         """A picture of a cell, RGB.

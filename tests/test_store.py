@@ -4,7 +4,9 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import pickle
 import signal
+import tracemalloc
 from pathlib import Path
 
 import h5py
@@ -378,6 +380,115 @@ def test_csv_numbers_read_back_as_the_same_float32(tmp_path):
         assert row["status"] == ("diverged" if i == 2 else "done")
         assert row["diverged_step"] == ("3" if i == 2 else "")
         assert row["image"] == f"images/{i:06d}.png"
+
+
+def test_rows_are_a_list_of_dictionaries_that_is_made_when_it_is_asked_for(tmp_path):
+    chunks = [result([2, 3], diverged=(3,)), result([0])]
+    rows = store.rows(fill(tmp_path / "run", chunks))
+    assert len(rows) == 3
+    assert [row["cell"] for row in rows] == [0, 2, 3]
+    assert rows[-1] == list(rows)[2]
+    assert rows[1:] == [rows[1], rows[2]]
+    assert rows == list(rows)
+    assert rows != list(rows)[:2]
+    assert rows.find(2) == rows[1]
+    assert rows.find(1) is rows.find(9) is None
+    assert rows.diverged.tolist() == [False, False, True]
+    assert pickle.loads(pickle.dumps(rows)) == list(rows)
+    assert rows[1]["loss_style"] == chunks[0].loss_final[0, 2]
+    assert type(rows[1]["loss_style"]) is np.float32
+    with pytest.raises(IndexError):
+        rows[3]
+    assert list(store.rows(fill(tmp_path / "none", []))) == []
+
+
+def test_a_streamed_csv_is_the_text_as_a_whole(tmp_path):
+    record = fill(tmp_path / "run", [result([0, 3], diverged=(3,))])
+    with RunDirectory(tmp_path / "run") as run:
+        path = store.write_csv(run, store.rows(record))
+    assert path.read_bytes() == store.csv_text(store.rows(record)).encode()
+    assert not list((tmp_path / "run").glob(".*tmp*"))
+
+
+def test_a_csv_that_fails_half_way_leaves_the_old_one(tmp_path):
+    record = fill(tmp_path / "run", [result([0, 3])])
+
+    def lines():
+        yield store.rows(record)[0]
+        raise OSError(28, "No space left on device")
+
+    with RunDirectory(tmp_path / "run") as run:
+        run.write("results.csv", "old")
+        with pytest.raises(OSError, match="No space left"):
+            store.write_csv(run, lines())
+    assert (tmp_path / "run" / "results.csv").read_text() == "old"
+    assert not list((tmp_path / "run").glob(".*tmp*"))
+
+
+def test_tables_read_no_pictures_and_a_merge_holds_one_chunk_at_a_time(tmp_path):
+    # Six chunks of 3.1 MB. Tables need some kilobytes of each; a merge has one in memory, a second one
+    # while the next is read, and for a while what its largest field takes.
+    chunks = [result([i], shape=(512, 1024)) for i in range(6)]
+    record = fill(tmp_path / "run", chunks, seed=("0:3",))
+    size = chunks[0].image.nbytes
+    assert len(record.chunk_paths) == 6
+    tracemalloc.start()
+    try:
+        assert len(store.rows(record)) == 6
+        assert tracemalloc.get_traced_memory()[1] < size / 10
+        store.merge_into(record.path, tmp_path / "merged.h5")
+        assert tracemalloc.get_traced_memory()[1] < 3.2 * size
+    finally:
+        tracemalloc.stop()
+    with h5py.File(tmp_path / "merged.h5") as file:
+        for i, chunk in enumerate(chunks):
+            np.testing.assert_array_equal(file["512x1024/image"][i], chunk.image[0])
+
+
+def test_an_outline_is_checked_like_a_chunk(tmp_path):
+    path = tmp_path / "c.h5"
+    path.write_bytes(store.chunk_bytes([result([3, 7]), result([1], shape=(8, 8))], width=1))
+    outlines, parts = store.read_outlines(path), store.read_chunk(path)
+    for outline, part in zip(outlines, parts, strict=True):
+        assert outline.shape == part.shape
+        for name in ("cell", "snapshot", "step", "layer", *store.PER_CELL, "loss_final"):
+            np.testing.assert_array_equal(getattr(outline, name), getattr(part, name))
+    with h5py.File(path, "a") as file:
+        del file["16x24/steps"]
+        file["16x24/steps"] = np.zeros(3, np.int64)
+    with pytest.raises(JaxstyleError, match=r"c\.h5: is damaged: .*steps has shape"):
+        store.read_outlines(path)
+
+
+def test_pictures_are_written_together_whole_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "TOGETHER", 3)
+    chunk = result(range(4))
+    with RunDirectory(tmp_path / "run", create=True) as run:
+        asked = iter(range(100))
+        store.write_images(run, chunk, stop=lambda: next(asked) >= 5)
+        images = sorted((run.path / "images").iterdir())
+        assert len(images) == 5  # as many as were begun before it was told to stop
+        images[0].write_bytes(b"kept")
+        images[4].unlink()
+        store.write_images(run, chunk, missing=True)
+        again = sorted((run.path / "images").iterdir())
+        assert len(again) == 8
+        assert again[0].read_bytes() == b"kept"
+        whole = {path.name: path.read_bytes() for path in again}
+        real, count = os.write, iter(range(100))
+
+        def full(handle, data):
+            if next(count) == 4:
+                raise OSError(28, "No space left on device")
+            return real(handle, data)
+
+        monkeypatch.setattr(os, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            store.write_images(run, result(range(4, 8)))
+        monkeypatch.undo()
+        left = {path.name: path.read_bytes() for path in (run.path / "images").iterdir()}
+        assert len(left) == 8 + 3  # the first three; of the others nothing, not even a temporary file
+        assert whole.items() <= left.items()
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path):
