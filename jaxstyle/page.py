@@ -30,9 +30,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from jaxstyle import config, images, store
+from jaxstyle import config, images, sample, store
 from jaxstyle.config import JaxstyleError
-from jaxstyle.store import LOSSES, Record
+from jaxstyle.sample import Count, Shown
+from jaxstyle.store import LOSSES, Record, Rows
 
 TEMPLATES = config.PACKAGE / "templates"
 SOURCE_PX = 224
@@ -63,15 +64,41 @@ def _short(axis: str, value: Any) -> str:
 
 def axis_names(record: Record, axis: str) -> dict[Any, str]:
     """A short text for every value of an axis; the full one where short ones are the same."""
-    values = dict.fromkeys(cell.label(axis) for cell in record.cells)
+    values = record.values[axis]
     short = {value: _short(axis, value) for value in values}
     if len(set(short.values())) < len(short):
         short = {v: record.given(axis, v) if isinstance(v, str) else repr(v) for v in values}
     return short
 
 
-def place_tiles(record: Record, present: Iterable[int]) -> list[Tile]:
-    """The pictures of the cells in `present`, each with its values on the axes that vary."""
+def shown(record: Record, present: Iterable[int]) -> Shown:
+    """What the page and the sheets show of the cells in `present`."""
+    return sample.shown(record, present, MAX_TILES)
+
+
+def part_text(part: Shown) -> str:
+    """Which part of a run is shown, in words."""
+    thinned = sorted(part.counts, key=lambda count: count.shown == count.total)
+    counts = [
+        (f"{c.shown:,} of " if c.shown < c.total else "all ") + f"{c.total:,} {_plural(c.axes)}"
+        for c in thinned
+    ]
+    return f"{_pictures_text(part)}, evenly spread: {', '.join(counts)}"
+
+
+def _pictures_text(part: Shown) -> str:
+    pictures = len(part.cells) * len(part.snapshots)
+    return f"{pictures:,} of {pictures + part.left_out:,} pictures"
+
+
+def place_tiles(
+    record: Record, present: Iterable[int], snapshots: Sequence[int] | None = None
+) -> list[Tile]:
+    """The pictures of the cells in `present`, each with its values on the axes that vary.
+
+    Args:
+        snapshots: the indices of those to take; all if None.
+    """
     names = {axis: axis_names(record, axis) for axis in config.AXES}
     varying = [axis for axis in config.AXES if len(names[axis]) > 1]
     steps = record.sweep.steps
@@ -79,8 +106,9 @@ def place_tiles(record: Record, present: Iterable[int]) -> list[Tile]:
     for number in sorted(present):
         cell = record.cells[number]
         place = {axis: names[axis][cell.label(axis)] for axis in varying}
-        for index, step in enumerate(steps):
-            found.append(Tile(number, index, place | ({"steps": str(step)} if len(steps) > 1 else {})))
+        for index in range(len(steps)) if snapshots is None else snapshots:
+            at = {"steps": str(steps[index])} if len(steps) > 1 else {}
+            found.append(Tile(number, index, place | at))
     return found
 
 
@@ -153,16 +181,38 @@ class Sources:
         return self._found[path]
 
 
+class Where(Mapping[int, tuple[h5py.Group, int]]):
+    """The group of `results.h5` in which a cell stands, and where in it, by the cell's number."""
+
+    def __init__(self, file: h5py.File):
+        self.groups = [group for group in file.values() if isinstance(group, h5py.Group)]
+        cells = [store.dataset(group, "cell")[()] for group in self.groups]
+        cell = np.concatenate([np.zeros(0, np.int64), *cells])
+        order = np.argsort(cell, kind="stable")
+        self._cell = cell[order]
+        self._group = np.repeat(np.arange(len(cells)), [len(own) for own in cells])[order]
+        self._index = np.concatenate([np.zeros(0, np.int64), *(np.arange(len(own)) for own in cells)])[
+            order
+        ]
+
+    def __getitem__(self, cell: int) -> tuple[h5py.Group, int]:
+        at = int(np.searchsorted(self._cell, cell))
+        if at == len(self._cell) or self._cell[at] != cell:
+            raise KeyError(cell)
+        return self.groups[self._group[at]], int(self._index[at])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._cell.tolist())
+
+    def __len__(self) -> int:
+        return len(self._cell)
+
+
 @contextlib.contextmanager
-def results(record: Record) -> Iterator[dict[int, tuple[h5py.Group, int]]]:
-    """The group of `results.h5` in which every cell stands, and where in it, while it is open."""
+def results(record: Record) -> Iterator[Where]:
+    """Where every cell stands in `results.h5`, while it is open."""
     with h5py.File(record.path / "results.h5", "r") as file:
-        yield {
-            int(cell): (group, i)
-            for group in file.values()
-            if isinstance(group, h5py.Group)
-            for i, cell in enumerate(store.dataset(group, "cell"))
-        }
+        yield Where(file)
 
 
 # --- pictures -------------------------------------------------------------------------------------
@@ -182,16 +232,16 @@ _THUMBNAILS = (
     _Thumbnail(400, 192, 88, 0),
     _Thumbnail(1_000, 144, 85, 2),
     _Thumbnail(3_000, 96, 82, 2),
-    _Thumbnail(10_000, 56, 72, 2),
-    _Thumbnail(20_000, 32, 70, 2),
 )
 """Pure noise comes to some 16 to 36 MB where each line ends, pictures to a third of it."""
 MAX_TILES = _THUMBNAILS[-1].tiles
+"""Pictures that a page or all sheets of a run hold; of more, a part is shown."""
 MAX_HEADS = 1_000
 """Contents and styles whose pictures stand in the page."""
 WINDOW_RATIO = 1.6
 """Columns for each row that a grid has at first, about."""
-MAX_TABLE_ROWS = 5_000
+MAX_VALUES = 60
+"""Values of an axis in the table of all cells of a run that is shown in part."""
 MAX_MANIFEST_CHARS = 200_000
 
 
@@ -214,6 +264,8 @@ MAX_LINES = 60
 """Cells that have a line each in the overview."""
 _CURVE_VALUES = 600_000
 """About so many losses stand in the page, whatever the number of cells."""
+_BAND_POINTS = 40
+"""Points of the overview's curves over cells that are not all shown."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +274,8 @@ class _Curves:
 
     cells: tuple[int, ...]
     step: tuple[int, ...]
-    values: Float[np.ndarray, "cells 3 steps"]
+    values: Float[np.ndarray, "cells losses steps"]
+    """Total loss first."""
 
 
 def _thinned(count: int, points: int) -> np.ndarray:
@@ -234,22 +287,35 @@ def _thinned(count: int, points: int) -> np.ndarray:
     return np.unique(np.round(np.concatenate([even, early])).astype(int))
 
 
-def _read_curves(where: Mapping[int, tuple[h5py.Group, int]]) -> list[_Curves]:
-    groups = {group.name: group for group, _ in where.values()}
-    points = min(120, max(16, _CURVE_VALUES // (3 * max(1, len(where)))))
-    found = []
-    for group in groups.values():
-        cells, step = store.dataset(group, "cell")[()], store.dataset(group, "step")[()]
-        kept = _thinned(len(step), points)
-        values = np.empty((len(cells), len(LOSSES), len(kept)), np.float32)
-        block = max(1, 2**22 // max(1, len(step)))
-        for start in range(0, len(cells), block):
-            for i, name in enumerate(LOSSES):
-                values[start : start + block, i] = store.dataset(group, name)[start : start + block][
-                    :, kept
-                ]
-        found.append(_Curves(tuple(cells.tolist()), tuple(step[kept].tolist()), values))
-    return found
+def _read_curves(where: Where, cells: Sequence[int]) -> list[_Curves]:
+    """The curves of some cells, fewer points the more they are."""
+    points = min(120, max(16, _CURVE_VALUES // (3 * max(1, len(cells)))))
+    if len(cells) == len(where):
+        return [_group_curves(group, LOSSES, points) for group in where.groups]
+    rows: dict[int, list[int]] = {}
+    for group, index in map(where.__getitem__, cells):
+        rows.setdefault(where.groups.index(group), []).append(index)
+    return [_group_curves(where.groups[at], LOSSES, points, own) for at, own in sorted(rows.items())]
+
+
+def _group_curves(
+    group: h5py.Group, losses: Sequence[str], points: int, rows: Sequence[int] | None = None
+) -> _Curves:
+    """The curves of the cells of a group, or of the ones in some of its rows."""
+    cells, step = store.dataset(group, "cell")[()], store.dataset(group, "step")[()]
+    kept = _thinned(len(step), points)
+    values = np.empty((len(cells) if rows is None else len(rows), len(losses), len(kept)), np.float32)
+    block = max(1, 2**22 // max(1, len(step)))
+    for i, name in enumerate(losses):
+        data = store.dataset(group, name)
+        if rows is None:
+            for start in range(0, len(cells), block):
+                values[start : start + block, i] = data[start : start + block][:, kept]
+        else:
+            for at, row in enumerate(rows):  # each by itself: HDF5 takes longer for thousands at once
+                values[at, i] = data[row][kept]
+    own = cells if rows is None else cells[rows]
+    return _Curves(tuple(own.tolist()), tuple(step[kept].tolist()), values)
 
 
 def _codes(values: np.ndarray) -> np.ndarray:
@@ -334,6 +400,7 @@ LABELS = {
     "learning_rate": "learning rate",
     "init": "start",
 }
+_LOSS_WORDS = {name: f"{name.removeprefix('loss_')} loss" for name in LOSSES}
 _COUNTED = {
     "content": "contents",
     "style": "styles",
@@ -349,6 +416,10 @@ _COUNTED = {
 
 def _label(axis: str) -> str:
     return LABELS.get(axis, axis)
+
+
+def _plural(axes: Iterable[str]) -> str:
+    return " with ".join(_COUNTED[axis] for axis in axes)
 
 
 class _Heads:
@@ -449,7 +520,7 @@ def _tile_losses(tiles: Sequence[Tile], where: Mapping, rows: Mapping[int, Mappi
 
 
 def _value_texts(record: Record, axis: str) -> str:
-    values = dict.fromkeys(cell.label(axis) for cell in record.cells)
+    values = record.values[axis]
     texts = [record.given(axis, v) if axis in config.PATH_AXES else _short(axis, v) for v in values]
     if len(texts) > 24:
         return ", ".join(texts[:20]) + f", … {texts[-1]} ({len(texts)} values)"
@@ -582,7 +653,7 @@ def _policy(*scripts: str) -> str:
     )
 
 
-def html(record: Record, rows: Sequence[Mapping[str, Any]]) -> str:
+def html(record: Record, rows: Rows) -> str:
     """The page of a merged run.
 
     Args:
@@ -595,11 +666,11 @@ def html(record: Record, rows: Sequence[Mapping[str, Any]]) -> str:
     from markupsafe import Markup
 
     variance = _variance(record.path)
-    by_cell = {row["cell"]: row for row in rows}
     heads = _Heads(record)
     with results(record) as where:
-        tiles = place_tiles(record, where)
-        left_out, tiles = len(tiles) - MAX_TILES, tiles[:MAX_TILES]
+        part = shown(record, where)
+        by_cell = {cell: row for cell in part.cells if (row := rows.find(cell)) is not None}
+        tiles = place_tiles(record, part.cells, part.snapshots)
         dimensions = [_dimension(record, tiles, axes, heads) for axes in group_axes(tiles)]
         size = next(thumbnail for thumbnail in _THUMBNAILS if len(tiles) <= thumbnail.tiles)
         figures = []
@@ -610,7 +681,10 @@ def html(record: Record, rows: Sequence[Mapping[str, Any]]) -> str:
             about = {"alt": _alt(tile), "caption": _caption(tile)}
             figures.append({"src": src, "width": image.width, "height": image.height, **about})
         losses = _tile_losses(tiles, where, by_cell)
-        curves = _read_curves(where)
+        curves = _read_curves(where, part.cells)
+        every = (
+            [_group_curves(g, LOSSES[:1], _BAND_POINTS) for g in where.groups] if part.left_out else curves
+        )
     alone = {axis for axis in config.AXES if len(axis_names(record, axis)) == 1}
     for axis in ("content", "style"):
         if axis in alone:
@@ -626,10 +700,12 @@ def html(record: Record, rows: Sequence[Mapping[str, Any]]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shown = _shown_rows(rows, dimensions, tiles)
+    columns, lines = _shown_rows(by_cell, dimensions, tiles)
     short, manifest = _manifest(record.manifest)
-    labels, colours, ordered = _colours(tiles, dimensions, by_cell)
-    figure = overview(curves, labels, colours, ordered)
+    told = _whole(record, rows) if part.left_out else _Whole([], _colours(tiles, dimensions, by_cell))
+    labels, colours, ordered = told.colours
+    figure = overview(every, labels, colours, ordered)
+    counts = part.counts or [Count(d.axes, len(d.keys), len(d.keys)) for d in dimensions]
     text = environment.get_template("report.html.j2").render(
         policy=_policy(first, script),
         first=Markup(first),
@@ -637,19 +713,23 @@ def html(record: Record, rows: Sequence[Mapping[str, Any]]) -> str:
         style=Markup((TEMPLATES / "report.css").read_text("utf-8")),
         data=Markup(_json(data)),
         title=f"{len(rows):,} transfer{'s' * (len(rows) != 1)}",
-        counts=[f"{len(d.keys)} {' with '.join(_COUNTED[axis] for axis in d.axes)}" for d in dimensions],
+        counts=[
+            *(f"{count.total} {_plural(count.axes)}" for count in counts),
+            *([f"{_pictures_text(part)} shown"] if part.left_out else []),
+        ],
         shared=shared_words(record),
         missing=len(record.cells) - len(rows),
-        left_out=max(0, left_out),
-        diverged=sum(row["status"] == "diverged" for row in rows),
+        part=part_text(part) if part.left_out else "",
+        diverged=int(rows.diverged.sum()),
         figures=figures,
         heads=heads.pictures,
         many=len(labels) > MAX_LINES,
         colours=colours,
         curves=_data_uri("image/svg+xml", figure.encode()),
         variance=variance,
-        columns=shown[0],
-        lines=shown[1],
+        tables=told.tables,
+        columns=columns,
+        lines=lines,
         total_lines=len(rows),
         settings=_settings(record),
         spec=(record.path / "spec.toml").read_text("utf-8"),
@@ -682,24 +762,72 @@ def _colours(
     Returns:
         The group of every cell; what they are; whether they are numbers in ascending or descending order.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log10(np.array([float(rows[tile.cell]["loss_total"]) for tile in tiles]))
-
-    def within(d: _Dimension) -> float:
-        groups = [logs[np.array(d.at) == value] for value in range(len(d.keys))]
-        kept = [group[np.isfinite(group)] for group in groups]
-        return round(sum(float(np.sum((group - group.mean()) ** 2)) for group in kept if group.size), 6)
-
+    totals = np.array([float(rows[tile.cell]["loss_total"]) for tile in tiles])
     few = [d for d in dimensions if d.axes != ("steps",) and len(d.keys) <= MAX_COLOURS]
     if not few:
         return {tile.cell: "all" for tile in tiles}, "", False
-    d = min(few, key=within)
+    d = min(few, key=lambda d: _within(totals, np.array(d.at)))
     texts = {t.cell: ", ".join(d.keys[at])[:40] for t, at in zip(tiles, d.at, strict=True)}
     return texts, d.about["label"], d.about["values"][0]["number"] is not None
 
 
+def _within(totals: np.ndarray, at: np.ndarray) -> float:
+    """How much the logarithms of losses vary within groups of cells: the sum of squares, to 6 digits."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log10(totals)
+    groups = [logs[at == value] for value in range(int(at.max()) + 1)]
+    kept = [group[np.isfinite(group)] for group in groups]
+    return round(sum(float(np.sum((group - group.mean()) ** 2)) for group in kept if group.size), 6)
+
+
+class _Whole(NamedTuple):
+    """What is told of all cells of a run that is shown in part."""
+
+    tables: list[dict[str, Any]]
+    """For all axes that vary, what the cells of each value came to."""
+    colours: tuple[dict[int, str], str, bool]
+    """As `_colours` gives them."""
+
+
+def _whole(record: Record, rows: Rows) -> _Whole:
+    present = rows.cell.tolist()
+    axes, codes = sample.axis_codes(record, present)
+    totals = rows.losses[:, 0].astype(np.float64)
+    tables, few = [], []
+    for group in sample.together(codes):
+        own, at = [axes[i] for i in group], codes[:, group[0]]
+        _, first = np.unique(at, return_index=True)
+        cells = [record.cells[present[i]] for i in first]
+        names = [axis_names(record, axis) for axis in own]
+        texts = [
+            ", ".join(name[cell.label(axis)] for axis, name in zip(own, names, strict=True))
+            for cell in cells
+        ]
+        label = " + ".join(map(_label, own))
+        if len(texts) <= MAX_COLOURS:
+            ordered = isinstance(getattr(cells[0], own[0]), int | float)
+            colours = [text[:40] for text in texts]
+            few.append((_within(totals, at), (at, colours, label, ordered)))
+        kept = sample.even(len(texts), MAX_VALUES)
+        lines = [[texts[i], *_line_of(rows, at == i)] for i in kept]
+        columns = [label, "cells", "diverged", *(f"median {_LOSS_WORDS[name]}" for name in LOSSES)]
+        tables.append({"columns": columns, "rows": lines, "left_out": len(texts) - len(kept)})
+    if not few:
+        return _Whole(tables, (dict.fromkeys(present, "all"), "", False))
+    at, colours, label, ordered = min(few, key=lambda found: found[0])[1]
+    by_cell = {cell: colours[code] for cell, code in zip(present, at.tolist(), strict=True)}
+    return _Whole(tables, (by_cell, label, ordered))
+
+
+def _line_of(rows: Rows, own: np.ndarray) -> list[str]:
+    """How many of some cells there are, how many diverged, and the medians of the others' losses."""
+    losses = rows.losses[own & ~rows.diverged]
+    medians = [f"{value:.4g}" for value in np.median(losses, axis=0)] if len(losses) else [""] * len(LOSSES)
+    return [f"{own.sum():,}", f"{rows.diverged[own].sum():,}", *medians]
+
+
 def _shown_rows(
-    rows: Sequence[Mapping[str, Any]], dimensions: Sequence[_Dimension], tiles: Sequence[Tile]
+    rows: Mapping[int, Mapping[str, Any]], dimensions: Sequence[_Dimension], tiles: Sequence[Tile]
 ) -> tuple[list[str], list[list[str]]]:
     """The table of the cells: the axes that vary, losses and status."""
     axes = [axis for d in dimensions for axis in d.axes if axis != "steps"]
@@ -715,8 +843,7 @@ def _shown_rows(
             *(number(row[name]) for name in LOSSES),
             row["status"] if row["status"] == "done" else f"diverged at step {row['diverged_step']}",
         ]
-        for row in rows[:MAX_TABLE_ROWS]
-        if row["cell"] in place
+        for row in rows.values()
     ]
     return ["cell", *map(_label, axes), "total loss", "content loss", "style loss", "status"], lines
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,7 +31,7 @@ from jaxstyle.page import (
     scaled,
     shared_words,
 )
-from jaxstyle.store import Record, RunDirectory
+from jaxstyle.store import Record, Rows, RunDirectory
 
 THUMBNAIL_PX = 256
 """The longest edge of a picture on a sheet; smaller pictures stand there pixel for pixel."""
@@ -39,6 +40,7 @@ HEADER_PX = 112
 SHEET_PX = 12_000
 """The widest and the highest a sheet gets."""
 MAX_ROWS, MAX_COLUMNS = 24, 40
+SHEET_NAME = re.compile(r"contact(-\d{3,})?\.png")
 PAD_PX = 8
 FONT_PX = 15
 PAPER, INK = (250, 249, 246), (32, 32, 36)
@@ -200,7 +202,7 @@ def draw(
     """The page as an image.
 
     Args:
-        title: a line above everything.
+        title: a line or two above everything.
         tile: the pixels of a tile.
         picture: the pixels of a content or style by its path, None where it is gone.
     """
@@ -256,24 +258,33 @@ def draw(
 
 
 def write_sheets(run: RunDirectory, record: Record) -> list[Path]:
-    """The contact sheets of a merged run: `sheets/contact.png`, or numbered ones when they are many."""
+    """The contact sheets of a merged run: `sheets/contact.png`, or numbered ones when they are several.
+
+    They show what the page shows, a part of a huge run. Sheets that were written of fewer or more cells go.
+    """
     written = []
     with page.results(record) as where:
-        pages = lay_out(record, place_tiles(record, where))
-        source = Sources(record)
+        part = page.shown(record, where)
+        pages = lay_out(record, place_tiles(record, part.cells, part.snapshots))
+        source, title = Sources(record), heading(record)
+        if part.left_out:
+            title += f"\n{page.part_text(part)}".replace("α/β", "alpha/beta")  # which the font has not
         for number, sheet in enumerate(pages, 1):
 
             def tile(t: Tile) -> np.ndarray:
                 group, index = where[t.cell]
                 return store.dataset(group, "image")[index, t.snapshot]
 
-            drawn = draw(sheet, title=heading(record), tile=tile, picture=source)
+            drawn = draw(sheet, title=title, tile=tile, picture=source)
             name = "contact.png" if len(pages) == 1 else f"contact-{number:03d}.png"
             written.append(run.write(f"sheets/{name}", images.png_bytes(np.asarray(drawn)), durable=False))
+    for old in {*(run.path / "sheets").glob("contact*.png")} - {*written}:
+        if SHEET_NAME.fullmatch(old.name):
+            old.unlink()
     return written
 
 
-def write_page(run: RunDirectory, rows: Sequence[Mapping[str, Any]]) -> Path:
+def write_page(run: RunDirectory, rows: Rows) -> Path:
     """`report.html` of a merged run, with the manifest as it now stands.
 
     Args:
@@ -353,7 +364,7 @@ class Built:
     """What a report came to."""
 
     record: Record
-    rows: list[dict[str, Any]]
+    rows: Rows
     """The lines of `results.csv`."""
     sheets: list[Path]
 
@@ -377,7 +388,7 @@ def build(run: RunDirectory, *, pictures: bool = True, with_page: bool = True) -
         for chunk in record.chunks():
             store.write_images(run, chunk)
     rows = store.rows(record)
-    run.write("results.csv", store.csv_text(rows))
+    store.write_csv(run, rows)
     built = Built(record, rows, write_sheets(run, record))
     if with_page:
         write_page(run, rows)
@@ -433,7 +444,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for sheet in built.sheets:
             print(f"contact sheet: {sheet}")
         print(f"page: {path / 'report.html'}")
-        return 1 if any(row["status"] == "diverged" for row in built.rows) else 0
+        return 1 if built.rows.diverged.any() else 0
 
     cli.run(command)
 

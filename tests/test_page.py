@@ -1,5 +1,6 @@
 """The page of a run: what stands in it, that it is safe, the same every time, and light enough."""
 
+import base64
 import html.parser
 import json
 import os
@@ -310,8 +311,77 @@ def test_pages_beyond_their_limit_say_so(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "MAX_TILES", 3)
     record = make_run(tmp_path / "run", **IMAGES, seed=("0:5",))
     text = page.html(record, store.rows(record))
-    assert "2 more pictures are in images/ only" in text
-    assert Reader(text).run["tiles"]["cell"] == [0, 1, 2]
+    assert "5 seeds · 3 of 5 pictures shown" in text
+    assert "shows 3 of 5 pictures, evenly spread: 3 of 5 seeds. The others are in images/" in text
+    assert Reader(text).run["tiles"]["cell"] == [0, 2, 4]
+
+
+@pytest.fixture(scope="module")
+def huge(tmp_path_factory):
+    """3,200 cells of 16 x 16 px, more than a page shows, one of them diverged."""
+    return make_run(
+        tmp_path_factory.mktemp("huge") / "run",
+        shape=(16, 16),
+        traced=61,
+        content=("cat.jpg", "astronaut.jpg"),
+        style=("brushwork.jpg", "glass.jpg"),
+        alpha_beta=tuple(10.0**-i for i in range(10)),
+        seed=("0:80",),
+        diverged=(77,),
+    )
+
+
+def test_a_page_of_thousands_shows_an_even_part_and_tells_of_all(huge):
+    text = page.html(huge, store.rows(huge))
+    found = Reader(text)
+    pictures = [a for a in found.all("img") if a["alt"].startswith("cell ")]
+    assert len(pictures) == len(found.run["tiles"]["cell"]) == 3000
+    assert [len(d["values"]) for d in found.run["dimensions"]] == [2, 2, 10, 75]
+    seeds = [value["number"] for value in found.run["dimensions"][-1]["values"]]
+    assert (seeds[0], seeds[-1]) == (0, 79)
+    assert "<h1>3,200 transfers</h1>" in text
+    assert "80 seeds · 3,000 of 3,200 pictures shown" in text
+    assert "evenly spread: 75 of 80 seeds, all 2 contents, all 2 styles, all 10 values of α/β" in text
+    table = text.split('aria-label="All cells by α/β"')[1].split("</table>")[0]
+    counts = re.findall(r"<td>320</td><td>(\d+)</td>", table)
+    assert counts == ["1"] + 9 * ["0"]
+    seeds = text.split('aria-label="All cells by seed"')[1].split("</table>")[0]
+    assert seeds.count("<td>40</td><td>") == page.MAX_VALUES
+    assert "20 more values of seed lie evenly between these" in text
+    assert page.html(huge, store.rows(huge)) == text
+
+
+def test_curves_and_losses_of_a_part_are_those_of_its_cells(huge):
+    run = read(huge).run
+    rows = store.rows(huge)
+    codes = np.frombuffer(base64.b64decode(run["curves"]["codes"]), "<u2")
+    codes = codes.reshape(len(run["cells"]["cell"]), 3, -1)
+    with h5py.File(huge.path / "results.h5") as file:
+        totals = file["16x16/loss_total"][()]
+    at = [list(range(61)).index(step) for step in run["curves"]["steps"][0]]
+    for place in (0, 1234, 2999):
+        cell = run["cells"]["cell"][place]
+        np.testing.assert_array_equal(codes[place, 0], page._codes(totals[cell, at]))
+        assert run["tiles"]["loss_total"][place] == pytest.approx(rows[cell]["loss_total"], rel=1e-4)
+
+
+def test_sheets_of_thousands_are_few_and_old_ones_go(huge):
+    with RunDirectory(huge.path) as run:
+        for name in ("contact.png", "contact-099.png", "contact-mine.png"):
+            run.write(f"sheets/{name}", "old")
+        sheets = report.write_sheets(run, huge)
+    assert len(sheets) <= 12
+    there = sorted(p.name for p in (huge.path / "sheets").iterdir())
+    assert there == [*(path.name for path in sheets), "contact-mine.png"]
+
+
+def test_every_cell_is_found_in_the_results(tmp_path):
+    record = make_run(tmp_path / "run", **IMAGES, seed=("0:4",), per_chunk=2)
+    with page.results(record) as where:
+        assert list(where) == [0, 1, 2, 3]
+        assert [where[cell][1] for cell in where] == [0, 1, 2, 3]
+        assert 4 not in where
+        assert where[3][0].name == "/48x64"
 
 
 def test_thumbnails_of_noise_stay_within_the_limit():
