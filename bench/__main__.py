@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bench import optimizers, peers, precision, quality, scaling, throughput
+from bench import host, optimizers, peers, precision, quality, scaling, throughput
 
 COMMANDS = {
     "throughput": throughput.main,
@@ -13,6 +13,7 @@ COMMANDS = {
     "optimizers": optimizers.main,
     "quality": quality.main,
     "scaling": scaling.main,
+    "host": host.main,
 }
 
 

@@ -170,9 +170,15 @@ def versions() -> dict[str, str]:
 
 
 def save(
-    command: str, arguments: Sequence[str], platform_name: str, values: dict[str, Any], *, tag: str = ""
+    command: str,
+    arguments: Sequence[str],
+    platform_name: str,
+    values: dict[str, Any],
+    *,
+    tag: str = "",
+    path: Path | None = None,
 ) -> Path:
-    """Write `bench/results/COMMAND[-TAG]-PLATFORM.json` with what is needed to run it again."""
+    """Write `bench/results/COMMAND[-TAG]-PLATFORM.json`, or `path`, with what is needed to run it again."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=RESULTS.parent
@@ -188,8 +194,8 @@ def save(
         "versions": versions(),
         **values,
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{command}{f'-{tag}' if tag else ''}-{platform_name}.json"
+    path = path or RESULTS / f"{command}{f'-{tag}' if tag else ''}-{platform_name}.json"
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
     return path
 
