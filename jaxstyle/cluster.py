@@ -15,13 +15,17 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import errno
+import functools
 import json
 import os
+import re
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,15 +39,21 @@ from jaxstyle.grid import Plan, Program
 from jaxstyle.launches import Inputs, timed
 from jaxstyle.planning import Planned
 from jaxstyle.progress import counted
-from jaxstyle.store import RunDirectory
+from jaxstyle.store import Checkpoint, RunDirectory
 from jaxstyle.worker import Block, Committed, Work, Worker
 
 POLL_S = 0.5
 """How often workers are asked how they come along, and the cluster for more of them."""
-STOP_S = 4.0
+STOP_S = 3.0
 """How long workers may take to save their states when the run is to end."""
 MAX_TRIES = 8
 """How many workers may die at a chunk, or while they start, one after another."""
+HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+"""What a directory fails by that another worker would find in it too."""
+SEEN_TRIES = 6
+"""How often a worker looks for the run directory."""
+WRITERS = 4
+"""Threads that write what workers have shipped."""
 AHEAD = 2
 """Blocks that a worker has at a time: one is written while the next one is computed."""
 
@@ -59,6 +69,8 @@ class _Relay:
     """A `progress.Teller` that keeps what it is told until the driver asks for it."""
 
     def __init__(self) -> None:
+        self.steps = self.skipped = 0.0
+        """Image-steps that were told of, all together."""
         self._told: list[Told] = []
         self._lock = threading.Lock()
 
@@ -72,10 +84,12 @@ class _Relay:
 
     def advance(self, image_steps: float) -> None:
         """Image-steps have been done."""
+        self.steps += image_steps
         self._add("advance", image_steps)
 
     def skip(self, image_steps: float) -> None:
         """Image-steps need not be done."""
+        self.skipped += image_steps
         self._add("skip", image_steps)
 
     def program(self, program: Program, stages: Sequence[dict[str, Any]]) -> None:
@@ -96,6 +110,9 @@ class _Done:
     chunks: list[Committed]
     seconds: dict[str, float]
     """What it has spent since it began, all blocks together."""
+    steps: float
+    """Image-steps of the block that it has told of, and those that it need not do."""
+    skipped: float
     told: list[Told]
 
 
@@ -111,30 +128,39 @@ class _Remote:
     """
 
     def __init__(self, options: RunOptions, sweep: Sweep, before: Mapping[str, Any]):
+        self._begin_with = options, sweep, before
         self._relay = _Relay()
         self._seconds: dict[str, float] = collections.defaultdict(float)
         self._device, self._stop = threading.Lock(), threading.Event()
         self._worker: Worker | None = None
         self._collect = False
+
+    @functools.cached_property
+    def _devices(self) -> tuple[Any, ...]:
+        """Those of this process; JAX starts here and not before, so that what is wrong can be told."""
+        options, sweep, before = self._begin_with
         cli.keep_freed_memory()
         planning.start_jax(sweep, options, before)
-        self._devices = planning.devices(RunOptions())
+        return planning.devices(RunOptions())
 
     def machine(self) -> dict[str, Any]:
         """See `manifest.machine`."""
-        return manifest.machine(self._devices)
+        with self._device:
+            return manifest.machine(self._devices)
 
     def plan(
         self, inputs: Inputs, before: Plan | None, width: int | None, workers: int
     ) -> tuple[Sweep, Planned]:
         """See `planning.measured_plan`."""
-        return planning.measured_plan(inputs, self._devices, before, width=width, shares=workers)
+        with self._device:
+            return planning.measured_plan(inputs, self._devices, before, width=width, shares=workers)
 
     def prepare(self, inputs: Inputs, plan: Plan, run: Path, run_id: str, collect: bool) -> dict[str, Any]:
-        """Get ready to compute blocks of a run; where that is."""
-        if not collect and _run_id(run) != run_id:
+        """Get ready to compute blocks of a run; what this is and where."""
+        if not collect and not _sees(run, run_id):
             mend = "put it where all machines see it, or give --collect"
             raise JaxstyleError(str(run), f"is not seen by a worker on {socket.gethostname()}; {mend}")
+        machine = self.machine()
         self._collect = collect
         self._worker = Worker(
             inputs,
@@ -147,8 +173,7 @@ class _Remote:
             checkpoints=not collect,
         )
         self._worker.launcher.asked_to_end = self._asked_to_end
-        kind, count = self._devices[0].device_kind, len(self._devices)
-        return {"where": manifest.whereabouts(), "device": kind, "devices": count}
+        return {**machine, "where": manifest.whereabouts()}
 
     def _asked_to_end(self) -> cli.Interrupted | None:
         return cli.Interrupted(signal.SIGTERM) if self._stop.is_set() else None
@@ -160,12 +185,20 @@ class _Remote:
             with self._device:
                 if self._stop.is_set():
                     return None
+                steps, skipped = self._relay.steps, self._relay.skipped
                 parts = self._worker.compute(block)
+                self._worker.forget(block)
+                steps, skipped = self._relay.steps - steps, self._relay.skipped - skipped
+            with timed(self._seconds, "store_s"):
+                chunks = self._worker.commit(block, parts, collect=self._collect)
         except cli.Interrupted:
             return None
-        with timed(self._seconds, "store_s"):
-            chunks = self._worker.commit(block, parts, collect=self._collect)
-        return _Done(chunks, dict(self._seconds), self._relay.drain())
+        except OSError as error:
+            if error.errno in HOPELESS:  # for every other worker too
+                what = str(error.filename or "a worker")
+                raise JaxstyleError(what, f"{error.strerror} on {socket.gethostname()}") from None
+            raise
+        return _Done(chunks, dict(self._seconds), steps, skipped, self._relay.drain())
 
     def told(self) -> list[Told]:
         """What happened since the last call."""
@@ -176,11 +209,14 @@ class _Remote:
         self._stop.set()
 
 
-def _run_id(path: Path) -> str | None:
-    try:
-        return json.loads((path / "manifest.json").read_text("utf-8")).get("id")
-    except (OSError, ValueError):
-        return None
+def _sees(path: Path, run_id: str) -> bool:
+    """Whether a run is in the directory at `path`, which may take a moment to be seen on other machines."""
+    for _ in range(SEEN_TRIES):
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads((path / "manifest.json").read_text("utf-8")).get("id") == run_id:
+                return True
+        time.sleep(POLL_S)
+    return False
 
 
 # --- the cluster ----------------------------------------------------------------------------------
@@ -222,9 +258,23 @@ def _plain(inputs: Inputs) -> Inputs:
     return Inputs(inputs.sweep, inputs.cells, inputs.pictures, inputs.weights)
 
 
+def _as_begun(machine: dict[str, Any]) -> dict[str, Any]:
+    """`machine` of a worker without the variables that Ray sets; the driver's are passed on."""
+    own = {*manifest.environment(), "XLA_FLAGS"}
+    return {**machine, "environment": {k: v for k, v in machine["environment"].items() if k in own}}
+
+
 def _cause(error: Exception) -> BaseException:
     """What was raised in a worker: Ray wraps it."""
-    return error.cause if isinstance(getattr(error, "cause", None), JaxstyleError) else error  # pyright: ignore
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, BaseException) else error
+
+
+def _why(error: Exception) -> str:
+    """An error of a worker or of Ray, in a few words."""
+    cause = _cause(error)
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(cause)).split())
+    return f"{type(cause).__name__}: {text if len(text) <= 300 else '[...] ' + text[-300:]}"
 
 
 @dataclass(eq=False)
@@ -241,7 +291,9 @@ class _Hand:
     program: int = -1
     """Of the block that it was given last."""
     steps: float = 0.0
-    """Image-steps that it has told of since it finished a block."""
+    """Image-steps that it has told of, of blocks that it has not finished."""
+    skipped: float = 0.0
+    """Those of them that it need not do."""
 
 
 class Cluster:
@@ -275,7 +327,7 @@ class Cluster:
                 ray.init(address="local", num_cpus=_cores(), include_dashboard=False, **quiet)
             else:
                 ray.init(address=address, **quiet)
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise JaxstyleError("cluster", f"{address}: {error}") from None
         finally:
             if threading.current_thread() is threading.main_thread():
@@ -283,8 +335,10 @@ class Cluster:
                     signal.signal(number, handler)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         ray.shutdown()
+        if isinstance(error, ray.exceptions.RayError):
+            raise JaxstyleError("cluster", _why(error)) from error
 
     def room(self) -> int:
         """How many workers to ask for: so many as there is room for, or as the user says there will be."""
@@ -318,8 +372,7 @@ class Cluster:
             raise JaxstyleError("cluster", f"no node has the {need} of a worker; add one")
         machine = self._call(lambda hand: hand.actor.machine.remote())
         self.devices = machine["device"]["used"]
-        # Those of the driver are passed on to workers, for which Ray sets more.
-        return {**machine, "environment": manifest.environment()}
+        return _as_begun(machine)
 
     def _worker_needs(self, threads: Any) -> tuple[_Needs, int]:
         """What a worker needs, and on a CPU its threads: as before, by NPROC, or a fair part of a node."""
@@ -343,20 +396,24 @@ class Cluster:
 
     def _call(self, call: Callable[[_Hand], Any]) -> Any:
         """What a call of the first worker comes to, or of another one if that dies."""
-        for left in range(MAX_TRIES - 1, -1, -1):
-            self.first = self.first or self.new_hand()
-            ref = call(self.first)
-            try:
-                while not ray.wait([ref], timeout=POLL_S)[0]:  # signals are heard meanwhile
-                    pass
-                return ray.get(ref)
-            except ray.exceptions.RayTaskError as error:
-                raise _cause(error) from None
-            except ray.exceptions.RayError as error:
-                ray.kill(self.first.actor)
-                self.first = None
-                if not left:
-                    raise JaxstyleError("cluster", f"no worker starts: {error}") from None
+        with cli.signals_held() as asked:
+            for left in range(MAX_TRIES - 1, -1, -1):
+                self.first = self.first or self.new_hand()
+                try:
+                    ref = call(self.first)
+                    while not ray.wait([ref], timeout=POLL_S)[0]:
+                        if (stop := asked()) is not None:
+                            raise stop
+                    return ray.get(ref)
+                except ray.exceptions.RayTaskError as error:
+                    if isinstance(cause := _cause(error), JaxstyleError):
+                        raise cause from None
+                    raise JaxstyleError("cluster", f"a worker failed: {_why(error)}") from error
+                except ray.exceptions.RayError as error:
+                    ray.kill(self.first.actor)
+                    self.first = None
+                    if not left:
+                        raise JaxstyleError("cluster", f"no worker starts: {_why(error)}") from error
         raise AssertionError
 
     def plan(self, inputs: Inputs, before: Plan | None, width: int | None = None) -> tuple[Sweep, Planned]:
@@ -384,37 +441,61 @@ class _Sweeping:
     def __init__(self, cluster: Cluster, work: Work):
         self._cluster, self._work = cluster, work
         self._hands: list[_Hand] = []
-        self._refs: dict[Any, tuple[str, _Hand]] = {}
+        self._refs: dict[Any, tuple[str, _Hand, Block | None]] = {}
         """What is awaited, and of whom: that it is `ready`, has `done` a block or `told` something."""
         self._inputs, self._plan = ray.put(_plain(work.inputs)), ray.put(work.plan)
         self._tries: collections.Counter[int] = collections.Counter()
-        """How many workers died at a block, by its first chunk; -1 for those that did when they started."""
+        """How many workers died at a block, by its first chunk, since anything was done; -1 for those that
+        did when they started."""
         self._left: dict[int, collections.deque[Block]] = {}
         """Blocks that nobody has been given yet, by their program."""
         for block in worker.blocks(work.plan, work.todo, cluster.devices):
-            program = work.plan.chunks[block.numbers[0]].program
-            self._left.setdefault(program, collections.deque()).append(block)
-        self._flops = {chunk.number: work.plan.chunk_flops(chunk.number) for chunk in work.plan.chunks}
+            self._left.setdefault(self._program(block), collections.deque()).append(block)
+        self._flops = {number: work.plan.chunk_flops(number) for number in work.todo}
         self._limit = 2**31
         """How many workers there may be, where nodes have run out of memory."""
         self._compiling: set[str] = set()
-        self._began, self._asked = False, -POLL_S
+        self._programs: dict[Program, list[dict[str, Any]]] = {}
+        self._began, self._asked, self._waits = False, -POLL_S, False
+        self._machine: dict[str, Any] = {}
+        """Of the first worker."""
         self._seconds: dict[str, dict[str, float]] = {}
         """Of each worker, what it last said."""
+        self._committed: set[int] = set()
+        self._writer = ThreadPoolExecutor(WRITERS, thread_name_prefix="jaxstyle-store")
+        self._writing: list[tuple[Future[None], Committed]] = []
+        """Chunks that were shipped and are not on the disk yet."""
+
+    def _program(self, block: Block) -> int:
+        return self._work.plan.chunks[block.numbers[0]].program
 
     def run(self) -> None:
         """Until every block is done."""
         if self._cluster.first is not None:
             self._prepare(self._cluster.first)
         try:
-            while self._todo or any(hand.blocks for hand in self._hands):
-                self._look_around()
-                self._hand_out()
-                for ref in ray.wait(list(self._refs), timeout=POLL_S)[0] if self._refs else ():
-                    self._take(ref)
+            with cli.signals_held() as asked:
+                while self._todo or self._writing or any(hand.blocks for hand in self._hands):
+                    if (stop := asked()) is not None:
+                        raise stop
+                    self._look_around()
+                    self._hand_out()
+                    if self._refs:
+                        for ref in ray.wait(list(self._refs), timeout=POLL_S)[0]:
+                            self._take(ref)
+                    else:
+                        time.sleep(POLL_S)
+                    self._written()
+            assert self._committed >= set(self._work.todo)
         except BaseException:
-            self._save()
+            with contextlib.suppress(Exception):  # what went wrong before is what is told of
+                self._save()
             raise
+        finally:
+            self._writer.shutdown(cancel_futures=True)
+            for hand in self._hands:
+                with contextlib.suppress(Exception):
+                    ray.kill(hand.actor)
 
     @property
     def _todo(self) -> int:
@@ -427,7 +508,7 @@ class _Sweeping:
         work, collect = self._work, self._cluster.options.collect
         path = work.run.path.absolute()
         ref = hand.actor.prepare.remote(self._inputs, self._plan, path, work.run_id, collect)
-        self._refs[ref] = "ready", hand
+        self._refs[ref] = "ready", hand, None
 
     def _look_around(self) -> None:
         """Now and then: ask workers how they come along, and take on more where there is room."""
@@ -437,10 +518,14 @@ class _Sweeping:
         for hand in self._hands:
             if hand.blocks and not hand.telling:
                 hand.telling = True
-                self._refs[hand.actor.told.remote()] = "told", hand
-        most = min(self._limit, self._cluster.room(), self._todo + sum(bool(h.blocks) for h in self._hands))
+                self._refs[hand.actor.told.remote()] = "told", hand, None
+        room = self._cluster.room()
+        most = min(self._limit, room, self._todo + sum(bool(hand.blocks) for hand in self._hands))
         while len(self._hands) < most:
             self._prepare(self._cluster.new_hand())
+        if self._todo and not self._hands and not self._waits:
+            self._work.display.event("note", "no node has room for a worker; waiting for one that has")
+        self._waits = not self._hands
 
     def _hand_out(self) -> None:
         """Give blocks to workers that have none, and while there are many, one more to those that have."""
@@ -450,7 +535,7 @@ class _Sweeping:
             if (block := self._next(hand)) is None:
                 return
             hand.blocks.append(block)
-            self._refs[hand.actor.block.remote(block)] = "done", hand
+            self._refs[hand.actor.block.remote(block)] = "done", hand, block
 
     def _next(self, hand: _Hand) -> Block | None:
         """A block of the program that a worker has at hand, or of the one with the most to do for each."""
@@ -470,109 +555,158 @@ class _Sweeping:
     # --- what they say ----------------------------------------------------------------------------
 
     def _take(self, ref: Any) -> None:
-        what, hand = self._refs.pop(ref)
+        what, hand, block = self._refs.pop(ref)
         if hand not in self._hands:
             return
         try:
             value: Any = ray.get(ref)
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(cause := _cause(error), JaxstyleError):
+        except ray.exceptions.RayError as error:
+            cause = _cause(error)
+            alone = not any(other.ready for other in self._hands)
+            if isinstance(cause, JaxstyleError) and (what != "ready" or alone):
                 raise cause from None
             self._lose(hand, error)
-        except ray.exceptions.RayError as error:
-            self._lose(hand, error)
-        else:
-            if what == "ready":
-                hand.ready = True
-                self._tries[-1] = 0
-                self._work.workers[hand.name] = {**value, "chunks": 0, "cells": 0, "seconds": {}}
-                self._work.display.event("worker", worker=hand.name, **value)
-                if not self._began:
-                    self._began = True
-                    self._work.start()
-            elif what == "told":
-                hand.telling = False
-                self._relay(hand, value)
-            elif value is not None:
-                self._finish(hand, value)
+            return
+        if what == "ready":
+            self._welcome(hand, value)
+        elif what == "told":
+            hand.telling = False
+            self._relay(hand, value)
+        elif value is not None:
+            assert block is not None
+            self._finish(hand, block, value)
+
+    def _welcome(self, hand: _Hand, machine: dict[str, Any]) -> None:
+        """Take on a worker that is ready, if it is what the first one was."""
+        machine, display = _as_begun(machine), self._work.display
+        self._machine = self._machine or machine
+        had, has = self._machine["device"]["platform"], machine["device"]["platform"]
+        if had != has:
+            self._lose(hand, RuntimeError(f"it computes on a {has}, the run on a {had}"))
+            return
+        about = {"where": machine["where"], "device": machine["device"]["kind"]}
+        about |= {"devices": machine["device"]["used"], "threads": machine["threads"]}
+        hand.ready = True
+        self._work.workers[hand.name] = {**about, "chunks": 0, "cells": 0, "seconds": {}}
+        display.event("worker", worker=hand.name, **about)
+        for change in manifest.changes(self._machine, machine):
+            display.event("note", f"{hand.name}: {change}: its last bits may differ", worker=hand.name)
+        if not self._began:
+            self._began = True
+            self._work.start()
 
     def _relay(self, hand: _Hand, told: Iterable[Told]) -> None:
         """Pass on what a worker has told, to the one display."""
         display = self._work.display
         for name, arguments, values in told:
             if name == "program":
-                self._work.on_program(*arguments)
+                self._on_program(*arguments)
             elif name == "advance":
                 hand.steps += arguments[0]
                 display.advance(arguments[0])
             elif name == "skip":
+                hand.skipped += arguments[0]
                 display.skip(arguments[0])
             else:
                 event, line = arguments
-                if event == "compile" and (values["shape"] in self._compiling):
-                    line = None  # every worker does
-                self._compiling.add(values.get("shape", ""))
-                line = line if line is None or event == "compile" else f"{hand.name}: {line}"
+                if event == "compile":  # which every worker does
+                    line = None if values["shape"] in self._compiling else line
+                    self._compiling.add(values["shape"])
+                elif line is not None:
+                    line = f"{hand.name}: {line}"
                 display.event(event, line, worker=hand.name, **values)
 
-    def _finish(self, hand: _Hand, done: _Done) -> None:
+    def _on_program(self, program: Program, stages: Sequence[dict[str, Any]]) -> None:
+        """Tell of a program once, and again when one worker took more for it than others did."""
+        most = [dict(stage) for stage in self._programs.get(program, stages)]
+        for one, told in zip(most, stages, strict=True):
+            one |= {k: max(one[k], v) for k, v in told.items() if isinstance(v, int) and k != "shape"}
+        if most != self._programs.get(program):
+            self._programs[program] = most
+            self._work.on_program(program, most)
+
+    def _finish(self, hand: _Hand, block: Block, done: _Done) -> None:
         """Take a block that is done."""
         work = self._work
         self._relay(hand, done.told)
-        hand.blocks.pop(0)
-        hand.steps = 0.0 if not hand.blocks else hand.steps
+        hand.blocks.remove(block)
+        hand.steps, hand.skipped = hand.steps - done.steps, hand.skipped - done.skipped
+        self._tries.clear()
         about, before = work.workers[hand.name], self._seconds.get(hand.name, {})
         for name, spent in done.seconds.items():
             work.seconds[name] = work.seconds.get(name, 0.0) + spent - before.get(name, 0.0)
         self._seconds[hand.name] = done.seconds
         about["seconds"] = {name: round(spent, 3) for name, spent in done.seconds.items()}
         for chunk in done.chunks:
-            if chunk.data:
-                with timed(work.seconds, "store_s"):
-                    results = store.chunk_parts(chunk.data, work.run.path / store.chunk_name(chunk.number))
-                    worker.put(work.run, chunk.number, chunk.data, results)
             about["chunks"] += 1
             about["cells"] += len(work.plan.chunks[chunk.number].cells)
-            work.on_commit(chunk)
+            if chunk.data:
+                self._writing.append((self._writer.submit(self._write, chunk), chunk))
+            else:
+                self._commit(chunk)
+
+    def _write(self, chunk: Committed) -> None:
+        """Put a chunk that was shipped on the disk; in a thread."""
+        run = self._work.run
+        results = store.chunk_parts(chunk.data, run.path / store.chunk_name(chunk.number))
+        worker.put(run, chunk.number, chunk.data, results)
+        Checkpoint(run, chunk.number, "").clear()  # of a run that was begun otherwise
+
+    def _written(self) -> None:
+        """Tell of chunks that were shipped and are on the disk now."""
+        there = [(future, chunk) for future, chunk in self._writing if future.done()]
+        self._writing = [pair for pair in self._writing if pair not in there]
+        for future, chunk in there:
+            future.result()
+            self._commit(chunk)
+
+    def _commit(self, chunk: Committed) -> None:
+        self._committed.add(chunk.number)
+        self._work.on_commit(replace(chunk, data=b""))
 
     def _lose(self, hand: _Hand, error: Exception) -> None:
         """A worker has died, or its machine has: what it had is done again by others.
 
         Raises:
-            JaxstyleError: if workers die at one block, or while they start, again and again.
+            JaxstyleError: if workers die at one block, or while they start, and nothing else is done.
         """
         self._hands.remove(hand)
         ray.kill(hand.actor)
-        self._work.display.advance(-hand.steps)
-        if isinstance(error, ray.exceptions.OutOfMemoryError):  # its node has not the room for so many
-            self._limit = max(1, len(self._hands))
-        why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        numbers = [number for block in hand.blocks for number in block.left]
-        self._work.display.event(
-            "worker-lost",
-            f"{hand.name} is lost; {counted(len(numbers), 'chunk')} of it go to others",
-            worker=hand.name,
-            chunks=numbers,
-            why=why,
+        display, ready = self._work.display, sum(other.ready for other in self._hands)
+        display.advance(-hand.steps)
+        display.skip(-hand.skipped)
+        numbers, why = [number for block in hand.blocks for number in block.left], _why(error)
+        what = f"; {counted(len(numbers), 'chunk')} of it to be done by others" if numbers else ""
+        display.event(
+            "worker-lost", f"{hand.name} is lost{what}", worker=hand.name, chunks=numbers, why=why
         )
         for block in reversed(hand.blocks):
-            self._left.setdefault(self._work.plan.chunks[block.numbers[0]].program, collections.deque())
-            self._left[self._work.plan.chunks[block.numbers[0]].program].appendleft(block)
+            self._left.setdefault(self._program(block), collections.deque()).appendleft(block)
+        if isinstance(error, ray.exceptions.OutOfMemoryError):  # its node has not the room for so many
+            self._limit = max(1, len(self._hands))
         at = hand.blocks[0].left[0] if hand.blocks else -1
-        if not hand.ready or hand.blocks:
-            self._tries[at] += 1
-        if self._tries[at] >= MAX_TRIES:
-            what = f"at chunk {at}" if at >= 0 else "when they started"
-            raise JaxstyleError("cluster", f"{MAX_TRIES} workers died {what}, the last one of {why}")
+        self._tries[at] += not hand.ready or bool(hand.blocks)
+        if self._tries[at] < MAX_TRIES:
+            return
+        if at < 0 and ready:  # some node is no place for a worker: go on with those that work
+            self._limit, self._tries[at] = ready, 0
+            display.event("note", f"workers do not start: {why}; going on with {ready}")
+            return
+        what = f"at chunk {at}" if at >= 0 else "when they started"
+        raise JaxstyleError("cluster", f"{MAX_TRIES} workers died {what}, the last one of {why}")
 
     def _save(self) -> None:
         """Have workers save their states, and take what they have done until then."""
         until = time.monotonic() + STOP_S
         for hand in self._hands:
             hand.actor.stop.remote()
-        waiting = {ref for ref, (what, _) in self._refs.items() if what == "done"}
+        waiting = {ref for ref, (what, _, _) in self._refs.items() if what == "done"}
         while waiting and (left := until - time.monotonic()) > 0:
             for ref in ray.wait(list(waiting), timeout=left)[0]:
                 waiting.remove(ref)
-                with contextlib.suppress(Exception):  # what went wrong before is what is told of
+                with contextlib.suppress(Exception):
                     self._take(ref)
+        for future, _ in self._writing:
+            with contextlib.suppress(Exception):
+                future.result(timeout=max(0.0, until - time.monotonic()))
+        self._written()

@@ -163,6 +163,11 @@ class Launcher:
             ) from error
         self.plan = self.plan.narrowed(numbers)
 
+    @property
+    def targets_held(self) -> int:
+        """How many targets are kept."""
+        return len(self._targets)
+
     # --- targets ----------------------------------------------------------------------------------
 
     def drop_targets(self, unused: Callable[[TargetKey], bool]) -> None:

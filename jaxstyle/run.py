@@ -171,7 +171,10 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
     earlier, share = checked.earlier, config.share(options)
     device = start_jax(checked.sweep, options, earlier and earlier.manifest)
     before = earlier and resume.plan_of(earlier)
-    planned = planning.plan_of(checked, device, before, devices=len(devices(options)))
+    # A cluster is not asked: its workers are taken to be as this process's first device.
+    several = (options.devices or 1) if options.cluster is not None else len(devices(options))
+    sharing = several * (share.count if share is not None else 1)
+    planned = replace(planning.plan_of(checked, device, before, devices=sharing), devices=several)
     todo = [chunk.number for chunk in planned.plan.chunks]
     if earlier is not None:
         there = {int(path.stem) for path in earlier.chunk_paths if path.stem.isdecimal()}
@@ -613,15 +616,19 @@ class _Job:
         for cell, step in chunk.diverged:
             self.display.event("diverged", f"cell {cell} diverged at step {step}", cell=cell, step=step)
 
+    @property
+    def _rate(self) -> float:
+        """Image-steps a second of computing, of all workers of a cluster together."""
+        return self.display.steps_done * max(1, len(self.workers)) / max(self.seconds["compute_s"], 1e-9)
+
     def _write_manifest(self, status: str) -> None:
         plan = self.plan
         seconds = {name: round(value, 3) for name, value in self.seconds.items()}
         if "wall_s" in seconds:
-            host_s = sum(seconds.get(name, 0.0) for name in HOST_WORK)
+            host_s = sum(seconds.get(name, 0.0) for name in HOST_WORK) / max(1, len(self.workers))
             seconds["host_share"] = round(host_s / seconds["wall_s"], 4)
         if self.seconds["compute_s"]:
-            steps = self.display.steps_done
-            seconds["image_steps_per_s"] = round(steps / self.seconds["compute_s"], 3)
+            seconds["image_steps_per_s"] = round(self._rate, 3)
         programs: dict[int, dict[str, Any]] = {p["index"]: p for p in self.earlier.get("programs", ())}
         for index, program in enumerate(plan.programs):
             if program in self.programs:
@@ -671,8 +678,7 @@ class _Job:
         self.run.write("manifest.json", manifest.text(values))
 
     def _say_done(self, result: Run) -> None:
-        spent = self.seconds
-        rate = self.display.steps_done / max(spent["compute_s"], 1e-9)
+        spent, rate = self.seconds, self._rate
         self.display.event(
             "done",
             f"{counted(len(result.rows), 'cell')} in {duration(spent['wall_s'])}"

@@ -30,6 +30,8 @@ from jaxstyle.store import Checkpoint, ChunkResult, RunDirectory
 if TYPE_CHECKING:
     from jaxstyle.engine import Progress
 
+TARGETS_KEPT = 200
+"""Targets that a worker of a cluster keeps for blocks to come."""
 OnProgram = Callable[[Program, "list[dict[str, Any]]"], None]
 """Called with a program that is ready and what there is to say of its stages (`Launcher.made`)."""
 
@@ -164,6 +166,8 @@ class Worker:
                 self._display.advance(image_steps)
 
             kept = self._kept(block, program)
+            skipped = self._steps_kept(kept, program)
+            self._display.skip(skipped)
             try:
                 while len(kept.done) < len(kept.launches):
                     kept.finish(self._round(program, kept, advance))
@@ -177,6 +181,14 @@ class Worker:
             seconds["lost_s"] += seconds["compute_s"] - spent
             seconds["compute_s"] = spent
             self._display.advance(-steps_done)
+            self._display.skip(-skipped)
+
+    def forget(self, block: Block) -> None:
+        """Drop targets that a worker which does not know its next block had better not keep."""
+        own = {key for number in block.numbers for key in target_keys(self.plan, number)}
+        many = self.launcher.targets_held > TARGETS_KEPT
+        # Styles are small, and in a grid the same ones come again and again.
+        self.launcher.drop_targets(lambda key: key not in own and (many or key[0] == "content"))
 
     def _rounds(self, numbers: Sequence[int], program: Program) -> list[list[list[Cell]]]:
         """The launches of chunks, one a device at a time, cells before those that start from them."""
@@ -197,7 +209,8 @@ class Worker:
         marks = [resume.fingerprint(self._inputs.sources, self.plan, number) for number in numbers]
         several = f" on {len(self.devices)}" if len(self.devices) > 1 else ""
         # Another version of the code may keep other things.
-        return Checkpoint(self._run, numbers[0], "".join(marks) + code_digest() + several)
+        # The last chunk of a block is the last to be on the disk, and takes its checkpoint away.
+        return Checkpoint(self._run, numbers[-1], "".join(marks) + code_digest() + several)
 
     def _kept(self, block: Block, program: Program) -> Kept:
         """A block as an earlier process left it; from its start where there is nothing that can be used."""
@@ -218,7 +231,6 @@ class Worker:
         if kept.progress is not None:
             ids, passes = [cell.id for cells in kept.current for cell in cells], kept.progress.passes
             self._display.event("continue", chunk=block.left[0], cells=ids, passes=passes)
-        self._display.skip(self._steps_kept(kept, program))
         return kept
 
     def _steps_kept(self, kept: Kept, program: Program) -> float:
@@ -229,7 +241,8 @@ class Worker:
             steps += len(cells) * (coarse + self.plan.cell_steps(cells[0].id))
         if (progress := kept.progress) is not None:
             own = launches.worth(program, progress.coarser, progress.passes)
-            for coarser in range(progress.coarser + 1, program.coarser + 1):
+            warm = kept.current[0][0].id in self.plan.previous
+            for coarser in () if warm else range(progress.coarser + 1, program.coarser + 1):
                 own += launches.worth(program, coarser, grid.COARSE_EVALUATIONS)
             steps += sum(map(len, kept.current)) * own
         return steps
