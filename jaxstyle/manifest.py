@@ -19,7 +19,7 @@ from typing import Any
 
 import h5py
 
-from jaxstyle import config
+from jaxstyle import config, store
 from jaxstyle.grid import Program
 from jaxstyle.store import Record
 
@@ -155,11 +155,39 @@ def is_complete(record: Record) -> bool:
 
 def ended(record: Record) -> dict[str, Any]:
     """The manifest of a run whose chunks are all there, with what its shares have told of themselves."""
-    values = {**record.manifest, "status": "done", "chunks_sha256": chunk_digests(record)}
-    if shares := [_share(path) for path in sorted(record.path.glob("events-*-of-*.jsonl"))]:
-        values["shares"] = [{k: v for k, v in share.items() if k != "programs"} for share in shares]
-        values["programs"] = _programs(record.manifest, [p for share in shares for p in share["programs"]])
-    return values
+    plan = _as_done(record)
+    values = {**record.manifest, "status": "done", "chunks_sha256": chunk_digests(record), "plan": plan}
+    return with_shares(values, told_by_shares(record.path))
+
+
+def _as_done(record: Record) -> dict[str, Any]:
+    """The plan of a run with the widths that its chunks have, which shares tell nobody of."""
+    plan = record.manifest["plan"]
+    programs, chunks = list(plan["programs"]), list(plan["chunks"])
+    for path in record.chunk_paths:
+        number, width = int(path.stem), store.chunk_width(path)
+        if number < len(chunks) and programs[chunks[number]["program"]]["width"] != width:
+            own = {**programs[chunks[number]["program"]], "width": width}
+            if own not in programs:
+                programs.append(own)
+            chunks[number] = {**chunks[number], "program": programs.index(own)}
+    return {**plan, "programs": programs, "chunks": chunks}
+
+
+def told_by_shares(run: Path) -> list[dict[str, Any]]:
+    """What the shares of the run at `run` have told of themselves, if it has any."""
+    return [_share(path) for path in sorted(run.glob("events-*-of-*.jsonl"))]
+
+
+def with_shares(values: dict[str, Any], shares: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A manifest with what `told_by_shares` says."""
+    if not shares:
+        return values
+    return {
+        **values,
+        "shares": [{k: v for k, v in share.items() if k != "programs"} for share in shares],
+        "programs": _programs(values, [p for share in shares for p in share["programs"]]),
+    }
 
 
 def _share(path: Path) -> dict[str, Any]:
@@ -184,14 +212,17 @@ _MEASURED = ("step_traces", "target_traces", "compile_s", "device_bytes", "coars
 def _programs(manifest: Mapping[str, Any], told: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The programs of all shares: each once, with the most that any process says it took."""
     plan, found = manifest["plan"], {p["index"]: dict(p) for p in manifest.get("programs", ())}
+    every = json.loads(json.dumps(plan["programs"]))  # with lists, as what was told has
     for about in told:
+        if not about.keys() >= {*_MEASURED}:  # an earlier version's may tell less
+            continue
         own = {key: value for key, value in about.items() if key not in _MEASURED}
-        for index, planned in enumerate(plan["programs"]):
-            shape = f"{planned['height_px']}x{planned['width_px']}"
-            if own == {**own, **{k: planned[k] for k in own.keys() & planned.keys()}, "shape": shape}:
+        for index, planned in enumerate(every):
+            same = {k: planned[k] for k in own.keys() & planned.keys()}
+            same["shape"] = f"{planned['height_px']}x{planned['width_px']}"
+            if own == {**own, **same} and len(about["coarser"]) == planned.get("coarser", 0):
                 entry = found.setdefault(index, {"index": index, **about})
-                for key in _MEASURED[:-1]:
-                    entry[key] = max(entry[key], about[key])
+                entry |= {key: max(entry.get(key, 0), about[key]) for key in _MEASURED[:-1]}
     chunks = plan["chunks"]
     for index, entry in found.items():
         cells = (stop - start for c in chunks if c["program"] == index for start, stop in c["cells"])

@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxstyle import config, grid, store
 from jaxstyle.config import JaxstyleError, Sweep
-from jaxstyle.grid import Cell, Plan
+from jaxstyle.grid import Cell, Plan, Program
 from jaxstyle.progress import Display
 from jaxstyle.store import Arrays, Checkpoint, ChunkResult, Record, RunDirectory
 
@@ -169,8 +169,11 @@ def whole_chunks(
     run: RunDirectory,
     display: Display,
     own: Collection[int] | None = None,
-) -> Iterator[tuple[int, list[ChunkResult]]]:
+) -> Iterator[tuple[int, Program, list[ChunkResult]]]:
     """The chunks of a run that are whole; files that are not of this run or damaged are set aside.
+
+    Each comes with the program that it was computed with: the planned one, or that with half its width, a
+    quarter and so on, for want of memory. A share, or a process that was killed, may not have told of it.
 
     Args:
         own: the numbers of those to look at; the others are other processes'.
@@ -183,12 +186,22 @@ def whole_chunks(
         try:
             if number not in range(len(plan.chunks)) or path.name != Path(store.chunk_name(number)).name:
                 raise JaxstyleError(str(path), "is not of this run")
-            yield number, store.read_chunk(path, fingerprint=fingerprint(sources, plan, number))
+            own_plan = _as_narrow(plan, number, store.chunk_width(path))
+            results = store.read_chunk(path, fingerprint=fingerprint(sources, own_plan, number))
+            yield number, own_plan.programs[own_plan.chunks[number].program], results
         except JaxstyleError as error:
             aside = store.set_aside(path)
             display.event(
                 "set-aside", f"{error}; set aside as {aside.name}", path=str(path), aside=str(aside)
             )
+
+
+def _as_narrow(plan: Plan, number: int, width: int) -> Plan:
+    """The plan with the chunk at `width`, if halving comes to that; otherwise as it is."""
+    narrower = plan
+    while (own := narrower.programs[narrower.chunks[number].program].width) > max(width, 1):
+        narrower = narrower.narrowed({number})
+    return narrower if own == width else plan
 
 
 # --- a chunk in progress ---------------------------------------------------------------------------

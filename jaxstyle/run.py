@@ -361,7 +361,7 @@ def _go_on(checked: _Checked, options: RunOptions, site: Site, run: RunDirectory
     assert checked.earlier is not None
     before, was = resume.plan_of(checked.earlier), checked.earlier.manifest
     extended = len(checked.cells) > len(before.cells)
-    there = _whole_chunks(checked, before, run, display)
+    there, before = _whole_chunks(checked, before, run, display)
     if len(there) == len(before.chunks) and not extended:
         display.event("resume", f"every cell of {run.path} is done", finished=len(there), left=0)
         return _say_sheets(report.finish(run), display)
@@ -384,15 +384,18 @@ def _go_on(checked: _Checked, options: RunOptions, site: Site, run: RunDirectory
 
 def _whole_chunks(
     checked: _Checked, plan: Plan, run: RunDirectory, display: Display, own: Collection[int] | None = None
-) -> set[int]:
-    """The chunks, of all or of its `own`, that a run has; their pictures are written where they miss."""
-    there = set()
-    for number, results in resume.whole_chunks(checked.sources, plan, run, display, own):
-        there.add(number)
+) -> tuple[set[int], Plan]:
+    """The chunks, of all or of its `own`, that a run has, and the plan with the widths that those have.
+
+    Their pictures are written where they miss.
+    """
+    there: dict[int, Program] = {}
+    for number, program, results in resume.whole_chunks(checked.sources, plan, run, display, own):
+        there[number] = program
         Checkpoint(run, number, "").clear()  # of a process that was killed before it could
         for result in results:
             store.write_images(run, result, missing=True)
-    return there
+    return set(there), plan.assigned(there)
 
 
 def _check_platform(path: Path, was: Mapping[str, Any], machine: Mapping[str, Any]) -> None:
@@ -430,7 +433,7 @@ def _run_share(checked: _Checked, options: RunOptions, share: Share, width: int 
         was, before = checked.earlier.manifest, resume.plan_of(checked.earlier)
         display = stack.enter_context(_display(options, path, store.share_events(share)))
         own = share_of(before, share, was["device"]["platform"])
-        there = _whole_chunks(checked, before, run, display, own)
+        there, before = _whole_chunks(checked, before, run, display, own)
         done = f"{counted(len(own), 'chunk')} of {len(before.chunks)}, {len(there)} done"
         display.event("share", f"share {share} of {path} (by {share.of}): {done}", share=str(share))
         if len(there) < len(own):
@@ -513,6 +516,8 @@ class _Job:
         """What there is to say of those that are compiled."""
         self.began = datetime.datetime.now(datetime.UTC)
         self.earlier = checked.earlier.manifest if checked.earlier else {}
+        self.told = manifest.told_by_shares(run.path) if self.earlier and share is None else []
+        """By shares that were at work before."""
         self.id: str = self.earlier.get("id") or uuid.uuid4().hex
         self.chunks_sha256: dict[str, str] = {}
         """Of the chunks that this process wrote or, at the end, found there."""
@@ -609,6 +614,8 @@ class _Job:
         number = chunk.number
         if chunk.program != self.plan.programs[self.plan.chunks[number].program]:
             self.plan = self.plan.assigned({number: chunk.program})
+            if self.share is None:
+                self._write_manifest("running")
         self.chunks_sha256[store.chunk_name(number)] = chunk.sha256
         cells = self.plan.chunks[number].cells
         self.display.cells_done(len(cells))
@@ -675,7 +682,7 @@ class _Job:
             **({"workers": self.workers} if self.workers else {}),
             "before": manifest.before(self.earlier),
         }
-        self.run.write("manifest.json", manifest.text(values))
+        self.run.write("manifest.json", manifest.text(manifest.with_shares(values, self.told)))
 
     def _say_done(self, result: Run) -> None:
         spent, rate = self.seconds, self._rate

@@ -433,6 +433,13 @@ def read_chunk(path: Path, *, fingerprint: str | None = None) -> list[ChunkResul
         return [_read_part(group) for group in file.values()]
 
 
+def chunk_width(path: Path) -> int:
+    """Cells per launch that a chunk was computed with. Raises JaxstyleError if its file is damaged."""
+    with _reading(path) as file:
+        width: Any = file.attrs["width"]
+        return int(width)
+
+
 def chunk_parts(data: bytes, path: Path) -> list[ChunkResult]:
     """What `chunk_bytes` made `data` of, which is to be the file at `path`."""
     with _reading(path, data=data) as file:

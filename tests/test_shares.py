@@ -223,3 +223,45 @@ def test_shares_that_start_together_are_planned_once_and_one_that_is_killed_goes
     assert bytes_of(out) == bytes_of(whole)
     assert (out / "report.html").exists()
     assert not list(out.glob("checkpoints/*"))
+
+
+def test_chunks_that_were_computed_at_half_the_width_for_want_of_memory_are_kept(tmp_path, monkeypatch):
+    import jax
+
+    from jaxstyle import engine
+
+    out, compiled, compile_step = tmp_path / "run", [], engine.Engine.compile
+    few = ["--style-layers", "conv2_1", "--content-layer", "conv2_1"]
+    shares = [[*SWEEP, *few, "--out", out, "--shard", f"{i}/2"] for i in range(2)]
+
+    monkeypatch.setattr(engine, "choose_width", lambda *_, **__: 2)  # a CPU would take 1
+
+    def compile_narrow(self, program):
+        compiled.append(program.width)
+        if program.width > 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return compile_step(self, program)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine.Engine, "compile", compile_narrow)
+        assert command(*shares[0]) == 0
+    assert compiled[0] == 2
+    assert set(compiled[1:]) == {1}
+    assert {p["width"] for p in manifest_of(out)["plan"]["programs"]} == {2}
+    done = {path: path.read_bytes() for path in out.glob("chunks/*")}
+    assert {store.chunk_width(path) for path in done} == {1}
+    shutil.copytree(out, tmp_path / "resumed")
+    assert [command(*share) for share in shares] == [0, 0]
+    assert command("--resume", "--out", tmp_path / "resumed") == 0
+    for path in (out, tmp_path / "resumed"):
+        assert not list(path.glob("chunks/*.bad"))
+        assert all((path / old.relative_to(out)).read_bytes() == data for old, data in done.items())
+        manifest = manifest_of(path)
+        plan, names = manifest["plan"], sorted(path.glob("chunks/*"))
+        widths = [plan["programs"][chunk["program"]]["width"] for chunk in plan["chunks"]]
+        assert widths == [store.chunk_width(name) for name in names]
+        cells = {p["width"]: p["cells"] for p in manifest["programs"]}
+        assert set(cells) == {1, 2}
+        assert sum(cells.values()) == 5
+        assert min(cells.values()) > 0
+        assert manifest["shares"][0]["share"] == "000-of-002"
