@@ -53,6 +53,8 @@ def find(path: Path, *, beside: bool = False) -> Record | None:
     """
     if not path.is_dir() or store.is_unbegun(path):
         return None
+    if beside and not (path / "manifest.json").is_file():  # who plans it may be making its files
+        return None
     if not beside:
         store.check_not_held(path)
     record = store.open_record(path)

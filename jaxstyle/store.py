@@ -20,6 +20,8 @@ import io
 import itertools
 import json
 import os
+import random
+import re
 import secrets
 import shutil
 import signal
@@ -48,7 +50,16 @@ LOCKS = "locks"
 FOR_A_MOMENT = ", for a moment"
 """What ends the text of a `run.lock` that is worth waiting for."""
 POLL_S = 0.2
-"""How often a lock that is waited for is tried."""
+"""About how often a lock that is waited for is tried."""
+BELIEVED_S = 3.0
+"""How long a `run.lock` that is waited for must say that a run holds it before that is believed.
+
+Its text may be that of a process that died, while another one has the lock and has not signed yet.
+"""
+PROBED_S = 1.0
+"""For how long the lock of a share is tried: others look for an instant whether it is held."""
+LEFTOVER = re.compile(r"\..*\.tmp-")
+"""What begins the names of temporary files."""
 CHECKPOINTS = "checkpoints"
 """The folder of what has been computed of chunks that are not done."""
 SCHEMA = 4
@@ -173,38 +184,69 @@ class RunDirectory:
         create: make it and its parents; otherwise it must hold a run.
         briefly: hold it to plan the run or to rebuild what is derived, while shares of it may be at work;
             wait for others who do.
+        on_wait: told who is waited for, once.
     """
 
-    def __init__(self, path: Path, *, create: bool = False, briefly: bool = False):
+    def __init__(
+        self,
+        path: Path,
+        *,
+        create: bool = False,
+        briefly: bool = False,
+        on_wait: Callable[[str], None] = lambda who: None,
+    ):
         self.path = path
-        self._create, self._briefly = create, briefly
+        self._create, self._briefly, self._on_wait = create, briefly, on_wait
         self._lock: int | None = None
 
     def __enter__(self) -> RunDirectory:
         if self._create:
             self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            while not _hold(self._lock, self.path, wait=self._briefly):
-                time.sleep(POLL_S)
+            self._take(lock)
+        except BaseException:
+            os.close(lock)
+            raise
+        self._lock = lock
+        try:
+            # Others who read it are to find this process there, and none that died.
+            _sign(lock, FOR_A_MOMENT if self._briefly else "")
             if not self._briefly:
                 check_no_share(self.path)
-            there = is_unbegun(self.path) or (self._briefly and (self.path / "manifest.json").is_file())
-            if self._create and not there:
+            begun = self._briefly and (self.path / "manifest.json").is_file()
+            if self._create and not begun and not is_unbegun(self.path):
                 # another run came and went since the directory was found free
                 raise JaxstyleError(str(self.path), "is not empty; give a new or an empty directory")
-            _sign(self._lock, FOR_A_MOMENT if self._briefly else "")
-            if not _shares_at_work(self.path):
+            # A share that finds a run leaves that to who merges it: it is to list all pictures.
+            if not (self._create and begun) and not shares_at_work(self.path):
                 for leftover in _leftovers(self.path):
                     leftover.unlink(missing_ok=True)
         except BaseException:
-            os.close(self._lock)
-            self._lock = None
+            self.__exit__()
             raise
         return self
 
+    def _take(self, lock: int) -> None:
+        """Take the lock, or raise DirectoryInUse; wait for a holder who has it for a moment."""
+        said, since, told = "", 0.0, False
+        while not _locked(lock):
+            holder, now = _signature(lock), time.monotonic()
+            if not self._briefly:
+                raise _in_use(self.path, holder)
+            if holder != said:
+                said, since = holder, now
+            if holder and not holder.endswith(FOR_A_MOMENT) and now - since >= BELIEVED_S:
+                raise _in_use(self.path, holder)
+            if not told and holder.endswith(FOR_A_MOMENT):
+                self._on_wait(_who(holder))
+                told = True
+            time.sleep(POLL_S * random.uniform(0.5, 1.5))
+
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
+            with contextlib.suppress(OSError):  # a full disk: nobody is to hear of that now
+                os.ftruncate(self._lock, 0)
             os.close(self._lock)
             self._lock = None
 
@@ -217,33 +259,40 @@ class RunDirectory:
         return path
 
 
-def _hold(lock: int, path: Path, kind: int = fcntl.LOCK_EX, *, wait: bool = False) -> bool:
-    """Take the lock of a run directory, or raise DirectoryInUse saying who holds it.
-
-    Args:
-        wait: give False instead where it is held for a moment only.
-    """
+def _locked(lock: int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Take a lock if nobody else has it."""
     try:
         fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.pread(lock, 128, 0).decode("utf-8", "replace").strip()
-        if wait and (not holder or holder.endswith(FOR_A_MOMENT)):
-            return False
-        who = f"process {holder.removesuffix(FOR_A_MOMENT)}" if holder else "another process"
-        raise DirectoryInUse(str(path), f"is in use by {who}; wait, or give another --out") from None
+        return False
     return True
+
+
+def _signature(lock: int) -> str:
+    """What the holder of a lock, or the one before, wrote into it."""
+    return os.pread(lock, 128, 0).decode("utf-8", "replace").strip()
+
+
+def _who(holder: str) -> str:
+    return f"process {holder.removesuffix(FOR_A_MOMENT)}" if holder else "another process"
+
+
+def _in_use(path: Path, holder: str) -> DirectoryInUse:
+    return DirectoryInUse(str(path), f"is in use by {_who(holder)}; wait, or give another --out")
 
 
 def _sign(lock: int, note: str = "") -> None:
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()} on {socket.gethostname()}{note}\n".encode(), 0)
+    os.fsync(lock)  # for the other machines of a network file system
 
 
 def check_not_held(path: Path) -> None:
     """Raise DirectoryInUse if a run is at work in the directory at `path`."""
     if (path / LOCK).is_file():
         with open(path / LOCK, "rb") as lock:
-            _hold(lock.fileno(), path, fcntl.LOCK_SH)  # which no other check minds
+            if not _locked(lock.fileno(), fcntl.LOCK_SH):  # which no other check minds
+                raise _in_use(path, _signature(lock.fileno()))
     check_no_share(path)
 
 
@@ -266,38 +315,55 @@ def share_held(path: Path, share: Share) -> Iterator[None]:
     (path / LOCKS).mkdir(exist_ok=True)
     lock = os.open(path / LOCKS / f"shard-{share_name(share)}.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        _hold(lock, Path(f"shard {share} of {path}"))
+        until = time.monotonic() + PROBED_S
+        while not _locked(lock):
+            if time.monotonic() > until:
+                raise _in_use(Path(f"shard {share} of {path}"), _signature(lock))
+            time.sleep(POLL_S * random.uniform(0.1, 0.5))
         _sign(lock)
         yield
     finally:
         os.close(lock)
 
 
-def _shares_at_work(path: Path) -> list[str]:
+def shares_at_work(path: Path) -> list[str]:
     """The shares of the run at `path` that some process holds, and which."""
     found = []
     for held in sorted((path / LOCKS).glob("shard-*.lock")):
         with open(held, "rb") as lock:
-            try:
-                _hold(lock.fileno(), path, fcntl.LOCK_SH)
-            except DirectoryInUse:
-                found.append(f"{held.stem.replace('-', ' ')}, process {lock.read(128).decode().strip()}")
+            if not _locked(lock.fileno(), fcntl.LOCK_SH):
+                found.append(f"{held.stem.replace('-', ' ')}, {_who(_signature(lock.fileno()))}")
     return found
 
 
 def check_no_share(path: Path) -> None:
     """Raise DirectoryInUse if a share of the run at `path` is at work."""
-    if at_work := _shares_at_work(path):
+    if at_work := shares_at_work(path):
         raise DirectoryInUse(str(path), f"is in use by {at_work[0]}; wait, or give another --out")
 
 
 def _leftovers(path: Path) -> Iterator[Path]:
     """The temporary files of writers that were killed."""
-    return itertools.chain(*(path.glob(f"{folder}.*.tmp-*") for folder in ("", "*/", f"{CHECKPOINTS}/*/")))
+    for folder in (path, *_folders(path), *_folders(path / CHECKPOINTS)):
+        yield from (entry for entry in _listed(folder) if LEFTOVER.match(entry.name))
+
+
+def _folders(path: Path) -> list[Path]:
+    return [entry for entry in _listed(path) if entry.is_dir()]
+
+
+def _listed(path: Path) -> list[Path]:
+    """What is in a folder: nothing if it has gone, as a checkpoint does when its chunk is done."""
+    try:
+        return [path / name for name in os.listdir(path)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def is_unbegun(path: Path) -> bool:
     """Whether a directory holds nothing, or no more than a run that was killed before it had a plan."""
+    if (path / "manifest.json").is_file():
+        return False
     leftovers, there = set(_leftovers(path)), set(path.iterdir())
     if path / LOCK in there:
         leftovers |= {path / LOCK, path / LOCKS, path / "spec.toml", *path.glob("events*.jsonl")}

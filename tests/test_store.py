@@ -1,11 +1,13 @@
 """Files of a run: whole or absent, the same bytes for the same result, readable by others."""
 
 import dataclasses
+import fcntl
 import json
 import multiprocessing
 import os
 import pickle
 import signal
+import socket
 import tracemalloc
 from pathlib import Path
 
@@ -14,9 +16,9 @@ import numpy as np
 import pytest
 import xarray
 
-from jaxstyle import config, grid, store
+from jaxstyle import config, grid, resume, store
 from jaxstyle.config import JaxstyleError, Sweep
-from jaxstyle.store import ChunkResult, DirectoryInUse, RunDirectory
+from jaxstyle.store import Checkpoint, ChunkResult, DirectoryInUse, RunDirectory
 
 
 def result(cells, shape=(16, 24), snapshot=(2, 5), layer=("conv1_1", "conv4_1"), diverged=()):
@@ -223,6 +225,87 @@ def _hold(path, held, release):
     with RunDirectory(Path(path), create=True):
         held.set()
         release.wait(60)
+
+
+def test_the_text_of_a_process_that_died_is_not_believed_at_once(tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    with RunDirectory(path, create=True):
+        pass
+    assert (path / "run.lock").read_text() == ""
+    asked, told = [], []
+    with open(path / "run.lock", "r+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        held.write("1 on fermat\n")
+        held.flush()
+
+        def sleep(seconds):
+            asked.append(seconds)
+            if len(asked) == 2:
+                store._sign(held.fileno(), store.FOR_A_MOMENT)
+            if len(asked) == 4:
+                fcntl.flock(held, fcntl.LOCK_UN)
+
+        monkeypatch.setattr("time.sleep", sleep)
+        with RunDirectory(path, briefly=True, on_wait=told.append):
+            assert (path / "run.lock").read_text().strip().endswith(store.FOR_A_MOMENT)
+        assert len(asked) == 4
+        assert told == [f"process {os.getpid()} on {socket.gethostname()}"]
+        assert len(set(asked)) == 4
+        fcntl.flock(held, fcntl.LOCK_EX)
+        store._sign(held.fileno())
+        monkeypatch.setattr(store, "BELIEVED_S", 0.0)
+        with (
+            pytest.raises(DirectoryInUse, match=f"process {os.getpid()}"),
+            RunDirectory(path, briefly=True),
+        ):
+            pass
+
+
+def test_a_share_that_is_looked_at_for_an_instant_is_not_in_use(tmp_path, monkeypatch):
+    share = config.Share(0, 2, "shard")
+    with store.share_held(tmp_path, share):
+        assert store.shares_at_work(tmp_path) == [
+            f"shard 000 of 002, process {os.getpid()} on {socket.gethostname()}"
+        ]
+    with open(tmp_path / "locks" / "shard-000-of-002.lock") as probe:
+        fcntl.flock(probe, fcntl.LOCK_SH)
+        monkeypatch.setattr("time.sleep", lambda seconds: fcntl.flock(probe, fcntl.LOCK_UN))
+        with store.share_held(tmp_path, share):
+            pass
+
+
+def test_a_checkpoint_that_goes_while_it_is_looked_at_is_no_matter(tmp_path, monkeypatch):
+    for name in (
+        "images/.a.png.tmp-1",
+        "checkpoints/000000/.b.tmp-2",
+        "checkpoints/000001/.c.tmp-3",
+        ".d.tmp-4",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = store._leftovers(tmp_path)
+    assert {path.name for path in [next(found), next(found)]} == {".a.png.tmp-1", ".d.tmp-4"}
+    Checkpoint(RunDirectory(tmp_path), 0, "").clear()
+    assert [path.name for path in found] == [".c.tmp-3"]
+    listdir = os.listdir
+
+    def cleared(path):
+        names = listdir(path)
+        if Path(path).name == "checkpoints":
+            Checkpoint(RunDirectory(tmp_path), 1, "").clear()
+        return names
+
+    monkeypatch.setattr("os.listdir", cleared)
+    assert {path.name for path in store._leftovers(tmp_path)} == {".a.png.tmp-1", ".d.tmp-4"}
+
+
+def test_a_run_that_another_process_is_planning_is_none_yet(tmp_path):
+    with RunDirectory(tmp_path, create=True, briefly=True) as run:
+        run.write("spec.toml", "")
+        (tmp_path / "half made").touch()
+        assert not store.is_unbegun(tmp_path)
+        assert resume.find(tmp_path, beside=True) is None
+        store.check_free(tmp_path, beside=True)
 
 
 def test_a_held_directory_is_in_use_until_its_holder_is_gone(tmp_path):
