@@ -1,58 +1,96 @@
-"""How a run grows with workers, with devices of one process, and past this machine; `python -m bench scaling`.
+"""How a run grows with workers, with devices of one process, and past this machine.
 
-Workers are processes of one thread each that compute and commit chunks into one run directory, as shares
-and a cluster's workers do; rounds with one and with several of them alternate. Devices are XLA's virtual
-ones of a single process: they show what the mesh costs, for they share the same cores. What a driver's
-hands cost is measured through Ray, if it is installed, by calls that compute nothing.
+Workers are processes of one thread each that compute and commit their share of one plan into one run
+directory, as `--shard` and a cluster's workers do: rounds with one and with several of them alternate.
+Devices are XLA's virtual ones in a single process: they share the same cores, and so show what it costs to
+have several. What a chunk costs a driver is measured through Ray, if it is installed, by calls that compute
+nothing. What the host does for a cell of the size that is predicted is measured by `bench.host`.
 
-From these a model: the time of a run is that of its chunks over its workers, or of whatever one process
-alone does for every chunk, whichever is longer.
+From these a model. A run takes as long as the slowest of
+
+    compute    chunks, in the plan's order, each on the GPU that is free first
+    commit     cells x commit_s / GPUs: beside the computation, so only the longer of the two counts
+    driver     chunks x take_s: one process alone hands out and takes back every chunk
+
+and then `after_s`: tables, sheets and page, by one process.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import heapq
 import json
 import multiprocessing
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench import work
-from jaxstyle import config
+from bench import host, work
 
-EXAMPLES = config.EXAMPLES
-
-
-def _sweep(size: int, steps: int, cells: int) -> Any:
+if TYPE_CHECKING:
     from jaxstyle.config import Sweep
 
+STAGES = ("compile_s", "targets_s", "compute_s", "lost_s", "host_s", "checkpoint_s", "store_s")
+GPUS = (8, 64, 1000)
+CELLS = (10_000, 100_000, 1_000_000)
+SIZE_PX, STEPS = 256, 500
+"""Of the cells that are predicted."""
+GPU_BYTES = 80 * 10**9
+"""Of one GPU."""
+STORE_CELLS = 1_000
+"""How many cells of the predicted size are stored and merged to see what that takes."""
+CALLS_PER_WORKER = 3
+"""What a driver awaits of a worker at most: two chunks, and how it comes along."""
+
+
+class _Silence:
+    """A `progress.Teller` that keeps nothing."""
+
+    def event(self, name: str, line: str | None = None, **values: Any) -> None:
+        """Something happened."""
+
+    def advance(self, image_steps: float) -> None:
+        """Image-steps have been done."""
+
+    def skip(self, image_steps: float) -> None:
+        """Image-steps need not be done."""
+
+
+def _sweep(size: int, steps: int, cells: int) -> Sweep:
+    """So many seeds of one picture, by plain Adam steps, without checkpoints within a chunk."""
+    from jaxstyle import config
+
     return config.resolve(
-        Sweep(
-            content=(str(EXAMPLES / "pagoda.jpg"),),
-            style=(str(EXAMPLES / "cafe.jpg"),),
+        config.Sweep(
+            content=(str(work.EXAMPLES / "pagoda.jpg"),),
+            style=(str(work.EXAMPLES / "cafe.jpg"),),
             size=str(size),
             steps=(steps,),
             seed=(f"0:{cells}",),
             optimizer="adam",
-            checkpoint_every=1.0,
+            max_cells=cells,
         )
     )
 
 
-def _work(
-    pipe: Any, number: int, threads: int, devices: int, size: int, steps: int, cells: int, out: str
-) -> None:
-    """Compute `cells` cells whenever told, until told to end; what each time took, and its stages."""
-    os.environ["NPROC"] = str(threads)
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+# --- workers and devices --------------------------------------------------------------------------
+
+
+def _work(pipe: Any, threads: int, devices: int, size: int, steps: int, cells: int, out: Path) -> None:
+    """Told I and N, compute and commit the share I of N and tell what each stage took; until told None."""
+    os.environ |= {  # before anything imports JAX
+        "JAX_PLATFORMS": "cpu",
+        "NPROC": str(threads),
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }
     from jaxstyle import cli, launches, planning, worker
-    from jaxstyle.config import RunOptions
-    from jaxstyle.progress import Display
+    from jaxstyle.config import RunOptions, Share
     from jaxstyle.store import RunDirectory
 
     cli.keep_freed_memory()
@@ -60,203 +98,321 @@ def _work(
     inputs = launches.read_inputs(sweep)
     planning.start_jax(sweep, RunOptions())
     there = planning.devices(RunOptions())
+    assert len(there) == devices
     _, planned = planning.measured_plan(inputs, there)
-    seconds: dict[str, float] = dict.fromkeys(
-        ("compile_s", "targets_s", "compute_s", "lost_s", "host_s", "checkpoint_s", "store_s"), 0.0
-    )
-    path = Path(out) / f"worker{number}"
-    path.mkdir()
-    one = worker.Worker(
-        inputs, planned.plan, there, RunDirectory(path), Display(quiet=True), seconds=seconds
-    )
-    blocks = worker.blocks(planned.plan, range(len(planned.plan.chunks)), len(there))
-    one.commit(blocks[0], one.compute(blocks[0]))
-    pipe.send(len(planned.plan.chunks))
-    while pipe.recv():
-        before, began, committing = dict(seconds), time.perf_counter(), 0.0
-        for block in blocks:
+    plan = planned.plan
+    seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+    one = worker.Worker(inputs, plan, there, RunDirectory(out), _Silence(), seconds=seconds)
+    first = worker.blocks(plan, range(len(plan.chunks)), devices)[0]
+    one.commit(first, one.compute(first))
+    pipe.send([len(chunk.cells) for chunk in plan.chunks])
+    while (told := pipe.recv()) is not None:
+        before, commit_s = dict(seconds), 0.0
+        index, count = told
+        mine = planning.share_of(plan, Share(index, count, "bench"), "cpu")
+        for block in worker.blocks(plan, mine, devices):
             parts = one.compute(block)
-            start = time.perf_counter()
+            began = time.perf_counter()
             one.commit(block, parts)
-            committing += time.perf_counter() - start
-        spent = {name: seconds[name] - before[name] for name in seconds} | {"commit_s": committing}
-        pipe.send((time.perf_counter() - began, spent))
+            commit_s += time.perf_counter() - began
+        pipe.send({name: seconds[name] - before[name] for name in STAGES} | {"commit_s": commit_s})
 
 
 class _Workers:
-    """Processes that compute when told."""
+    """Processes that compute shares of one run when they are told to."""
 
-    def __init__(self, count: int, threads: int, devices: int, arguments: argparse.Namespace, out: str):
+    def __init__(self, count: int, threads: int, devices: int, given: argparse.Namespace, out: Path):
         context = multiprocessing.get_context("spawn")
-        self.pipes = []
-        for number in range(count):
+        out.mkdir()
+        self._pipes, self._processes = [], []
+        for _ in range(count):
             mine, other = multiprocessing.Pipe()
-            where = Path(out) / f"{count}-{threads}-{devices}"
-            where.mkdir(exist_ok=True)
-            values = number, threads, devices, arguments.size, arguments.steps, arguments.cells, str(where)
-            context.Process(target=_work, args=(other, *values), daemon=True).start()
+            values = other, threads, devices, given.size, given.steps, given.cells, out
+            process = context.Process(target=_work, args=values, daemon=True)
+            process.start()
             other.close()
-            self.pipes.append(mine)
-        self.chunks = [pipe.recv() for pipe in self.pipes][0]
+            self._pipes.append(mine)
+            self._processes.append(process)
+        self.chunk_cells: list[int] = [self._told(pipe) for pipe in self._pipes][-1]
 
-    def go(self, count: int) -> tuple[float, list[dict[str, float]]]:
-        """Seconds until the first `count` of them have done their cells, and the stages of each."""
+    def _told(self, pipe: Any) -> Any:
+        try:
+            return pipe.recv()
+        except EOFError:
+            raise SystemExit("bench: error: a worker died; what it said stands above") from None
+
+    def run(self, count: int) -> tuple[float, list[dict[str, float]]]:
+        """Seconds that the first `count` of them take for the run, a share each, and the stages of each."""
         began = time.perf_counter()
-        for pipe in self.pipes[:count]:
-            pipe.send(True)
-        stages = [pipe.recv()[1] for pipe in self.pipes[:count]]
+        for index, pipe in enumerate(self._pipes[:count]):
+            pipe.send((index, count))
+        stages = [self._told(pipe) for pipe in self._pipes[:count]]
         return time.perf_counter() - began, stages
 
     def end(self) -> None:
         """Let them go."""
-        for pipe in self.pipes:
-            pipe.send(False)
+        for pipe, process in zip(self._pipes, self._processes, strict=True):
+            pipe.send(None)
+            process.join()
 
 
-def _median_ratio(a: Sequence[float], b: Sequence[float]) -> float:
-    return statistics.median(x / y for x, y in zip(a, b, strict=True))
+@contextmanager
+def _started(*arguments: Any) -> Iterator[_Workers]:
+    workers = _Workers(*arguments)
+    try:
+        yield workers
+    finally:
+        workers.end()
 
 
-def _workers(arguments: argparse.Namespace, out: str) -> dict[str, Any]:
-    """Cells a second of one and of several workers, round by round."""
-    several = arguments.workers
-    workers = _Workers(several, 1, 1, arguments, out)
-    rates: dict[int, list[float]] = {1: [], several: []}
+def _alternating(counts: Sequence[int], rounds: int) -> Iterator[int]:
+    """The counts, every second round in reverse."""
+    for number in range(rounds):
+        yield from counts if number % 2 == 0 else reversed(counts)
+
+
+def _compared(cells: int, seconds: Mapping[int, list[float]]) -> dict[str, Any]:
+    """Cells a second of the first count and of the others, and how many times the first these are."""
+    one, *others = seconds
+    return {
+        "cells": cells,
+        "seconds": {str(count): own for count, own in seconds.items()},
+        "cells_per_s": {str(count): cells / statistics.median(own) for count, own in seconds.items()},
+        "speedup": {
+            str(count): statistics.median(x / y for x, y in zip(seconds[one], seconds[count], strict=True))
+            for count in others
+        },
+    }
+
+
+def workers(given: argparse.Namespace, out: Path) -> dict[str, Any]:
+    """One worker beside several, one thread each, for the same run; and what the model says of several."""
+    several = given.workers
+    seconds: dict[int, list[float]] = {1: [], several: []}
     stages: list[dict[str, float]] = []
-    for number in range(arguments.rounds):
-        for count in (1, several) if number % 2 == 0 else (several, 1):
-            seconds, own = workers.go(count)
-            rates[count].append(count * arguments.cells / seconds)
+    with _started(several, 1, 1, given, out / "workers") as started:
+        chunk_cells = started.chunk_cells
+        for count in _alternating((1, several), given.rounds):
+            wall, own = started.run(count)
+            seconds[count].append(wall)
+            print(f"workers {count}: {wall:.2f} s", flush=True)
             stages += own if count == 1 else []
-    workers.end()
-    chunk = {name: statistics.median(s[name] for s in stages) / workers.chunks for name in stages[0]}
+    spent = {name: statistics.median(s[name] for s in stages) for name in stages[0]}
+    cell_s = statistics.median(seconds[1]) / given.cells
+    predicted = makespan([n * cell_s for n in chunk_cells], several)
+    measured = statistics.median(seconds[several])
     return {
-        "threads": 1,
-        "chunks": workers.chunks,
-        "cells_per_s": {str(count): own for count, own in rates.items()},
-        "speedup": {str(several): _median_ratio(rates[several], rates[1])},
-        "seconds_per_chunk": chunk,
-        "seconds_per_cell": {name: s * workers.chunks / arguments.cells for name, s in chunk.items()},
+        "threads_each": 1,
+        "chunks": len(chunk_cells),
+        **_compared(given.cells, seconds),
+        "seconds_per_chunk": {name: value / len(chunk_cells) for name, value in spent.items() if value},
+        "seconds_per_cell": {name: value / given.cells for name, value in spent.items() if value},
+        "predicted": {
+            "seconds": predicted,
+            "measured": measured,
+            "predicted_over_measured": predicted / measured,
+        },
     }
 
 
-def _devices(arguments: argparse.Namespace, out: str) -> dict[str, Any]:
-    """Cells a second of a process with one and with eight virtual devices, as many threads in all."""
-    groups = {count: _Workers(1, 8, count, arguments, out) for count in (1, 8)}
-    rates: dict[int, list[float]] = {count: [] for count in groups}
-    for number in range(arguments.rounds):
-        for count in groups if number % 2 == 0 else reversed(groups):
-            seconds, _ = groups[count].go(1)
-            rates[count].append(arguments.cells / seconds)
-    for group in groups.values():
-        group.end()
-    return {
-        "threads": 8,
-        "cells_per_s": {str(count): own for count, own in rates.items()},
-        "speedup": {"8": _median_ratio(rates[8], rates[1])},
-    }
+def devices(given: argparse.Namespace, out: Path) -> dict[str, Any]:
+    """One process with one and with eight virtual devices, as many threads in all."""
+    seconds: dict[int, list[float]] = {1: [], 8: []}
+    with _started(1, 8, 1, given, out / "one") as one, _started(1, 8, 8, given, out / "eight") as eight:
+        for count in _alternating((1, 8), given.rounds):
+            wall, _ = (one if count == 1 else eight).run(1)
+            seconds[count].append(wall)
+            print(f"devices {count}: {wall:.2f} s", flush=True)
+    return {"threads": 8, **_compared(given.cells, seconds)}
 
 
-def _scheduling(calls: int) -> dict[str, Any]:
-    """What a driver takes for each chunk that it hands out through Ray and takes back."""
+# --- the driver of a cluster ----------------------------------------------------------------------
+
+
+def scheduling(calls: int) -> dict[str, Any]:
+    """What a driver takes for each call that it makes and takes back, by the calls that it awaits.
+
+    The two workers, which compute nothing, and Ray's own processes share this machine's cores with it, so
+    that this is the most that it may be.
+    """
     try:
         import ray  # pyright: ignore[reportMissingImports]
     except ImportError:
         return {}
     from jaxstyle.worker import Block
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-
     class Nobody:
         def block(self, block: Block) -> tuple[Block, dict[str, float]]:
-            return block, {"compute_s": 1.0}
+            return block, dict.fromkeys(STAGES, 1.0)
 
-    actors = [ray.remote(Nobody).options(num_cpus=1).remote() for _ in range(2)]
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    remote: Any = ray.remote(Nobody)
+    actors = [remote.options(num_cpus=1).remote() for _ in range(2)]
     block = Block((1,), (1,))
-    ray.get([actor.block.remote(block) for actor in actors])  # pyright: ignore[reportAttributeAccessIssue]
-    began, refs, done = time.perf_counter(), {}, 0
-    for actor in actors:
-        refs[actor.block.remote(block)] = actor  # pyright: ignore[reportAttributeAccessIssue]
-    while done < calls:
-        for ref in ray.wait(list(refs))[0]:
+    ray.get([actor.block.remote(block) for actor in actors])
+    take_s: dict[str, float] = {}
+    for gpus in GPUS:
+        refs = {}
+        for i in range(CALLS_PER_WORKER * gpus):
+            actor = actors[i % 2]
+            refs[actor.block.remote(block)] = actor
+        began = time.perf_counter()
+        for _ in range(calls):
+            ref = ray.wait(list(refs))[0][0]
             actor = refs.pop(ref)
             ray.get(ref)
-            done += 1
             refs[actor.block.remote(block)] = actor
-    seconds = time.perf_counter() - began
-    version = ray.__version__
+        take_s[str(gpus)] = (time.perf_counter() - began) / calls
+        ray.get(list(refs))
+    found = {"ray": ray.__version__, "calls": calls, "awaited_per_gpu": CALLS_PER_WORKER, "take_s": take_s}
     ray.shutdown()
-    return {"ray": version, "calls": calls, "workers": 2, "seconds_per_chunk": seconds / calls}
+    return found
 
 
-def predictions(measured: dict[str, Any], host_s_per_cell: float) -> list[dict[str, Any]]:
-    """What the model says of runs on many GPUs.
+# --- what a host does for a cell of the predicted size --------------------------------------------
 
-    A chunk is what a GPU at the nominal rate computes in a minute, or less; workers commit beside their
-    computation, so that commits cost nothing until they take longer than a chunk's computation does.
+
+def _simulate(pipe: Any, folder: Path) -> None:
+    host.EDGE_PX = SIZE_PX
+    pipe.send(host.simulate(STORE_CELLS, folder, "gpu", STEPS))
+
+
+def stored() -> dict[str, Any]:
+    """What writing and merging takes of the host for a cell of the predicted size."""
+    with tempfile.TemporaryDirectory(prefix="jaxstyle-scaling-") as folder:
+        row = work.in_process(_simulate, Path(folder))
+    per_cell = {name: value / row["cells"] for name, value in row["seconds"].items()}
+    return {
+        "cells": row["cells"],
+        "edge_px": SIZE_PX,
+        "steps": STEPS,
+        "disk_bytes_per_cell": row["disk_bytes"] / row["cells"],
+        "seconds_per_cell": {
+            name: per_cell[name] for name in ("results_s", "commit_s", "pngs_s", "merge_s")
+        },
+    }
+
+
+def after(cells: int, stored: Mapping[str, Any], host_row: Mapping[str, Any]) -> dict[str, float]:
+    """What one process does when all chunks are there.
 
     Args:
-        measured: what `main` puts together.
-        host_s_per_cell: what one process does for every cell after the run: tables and sheets.
+        cells: of the run.
+        stored: of `stored`: what merging takes follows the bytes of a cell.
+        host_row: the last one of `bench.host`: sheets and page, whose pictures are of a bounded number of
+            cells, and rows of tables, which do not hang on the size of pictures.
     """
-    from jaxstyle import grid, layers
+    seconds = host_row["seconds"]
+    return {
+        "merge_s": cells * stored["seconds_per_cell"]["merge_s"],
+        "tables_s": cells * (seconds["rows_s"] + seconds["csv_s"]) / host_row["cells"],
+        "pages_s": seconds["sheets_s"] + seconds["page_s"],
+    }
 
-    found = []
-    flops = layers.evaluation_flops(256, 192, ("conv4_2",), layers.STYLE_LAYERS)
-    for cells in (10_000, 100_000, 1_000_000):
-        for gpus in (8, 64, 1000):
-            cell_s = flops * 500 / grid.NOMINAL_FLOPS["gpu"]
-            chunk_cells = max(64, min(int(60 / cell_s), cells // (32 * 64) * 64))
-            chunks = -(-cells // chunk_cells)
-            compute = cells * cell_s / gpus
-            driver = chunks * measured["scheduling"].get("seconds_per_chunk", 0.0)
-            commit = cells * measured["workers"]["seconds_per_cell"]["commit_s"] / gpus
-            merge = cells * host_s_per_cell
-            found.append(
-                {
-                    "cells": cells,
-                    "gpus": gpus,
-                    "chunks": chunks,
-                    "compute_s": compute,
-                    "commit_s": commit,
-                    "driver_s": driver,
-                    "merge_s": merge,
-                    "run_s": max(compute, commit, driver),
-                }
+
+# --- the model ------------------------------------------------------------------------------------
+
+
+def makespan(costs: Iterable[float], workers: int) -> float:
+    """When the last of several jobs ends, each taken in its turn by the worker that is free first."""
+    free = [0.0] * workers
+    for cost in costs:
+        heapq.heapreplace(free, free[0] + cost)
+    return max(free)
+
+
+def predictions(
+    take_s: Mapping[str, float], stored: Mapping[str, Any], host_row: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """What the model says of runs on many GPUs of the nominal rate, whose chunks are the real planner's."""
+    from jaxstyle import engine, grid
+
+    per_cell = stored["seconds_per_cell"]
+    commit_s = per_cell["results_s"] + per_cell["commit_s"] + per_cell["pngs_s"]
+    for count in CELLS:
+        sweep = _sweep(SIZE_PX, STEPS, count)
+        cells = grid.cells(sweep)
+        for gpus in GPUS:
+
+            def width(program: grid.Program, cells: int, gpus: int = gpus) -> int:
+                memory = engine.planned_memory(program, winograd=False)
+                choose = functools.partial(engine.choose_width, platform="gpu", memory=memory)
+                return choose(program, cells, available=GPU_BYTES, devices=gpus)
+
+            plan = grid.plan(
+                sweep, cells, {cells[0].content: (SIZE_PX, SIZE_PX)}, platform="gpu", choose_width=width
             )
-    return found
+            program = plan.programs[0]
+            launch_s = program.width * program.cell_flops(STEPS) / grid.NOMINAL_FLOPS["gpu"]
+            costs = [-(-len(chunk.cells) // program.width) * launch_s for chunk in plan.chunks]
+            compute = makespan(costs, gpus)
+            even = count * program.cell_flops(STEPS) / grid.NOMINAL_FLOPS["gpu"] / gpus
+            take = take_s.get(str(gpus), 0.0)
+            run = max(compute, count * commit_s / gpus, len(costs) * take)
+            ending = after(count, stored, host_row)
+            yield {
+                "cells": count,
+                "gpus": gpus,
+                "width": program.width,
+                "chunks": len(costs),
+                "compute_s": compute,
+                "efficiency": even / compute,
+                "commit_s": count * commit_s / gpus,
+                "driver_s": len(costs) * take,
+                "driver_round_s": CALLS_PER_WORKER * gpus * take,
+                "collect_s": count * (per_cell["commit_s"] + per_cell["pngs_s"]),
+                "run_s": run,
+                "pictures_per_s": count / run,
+                "bytes_per_s": count * stored["disk_bytes_per_cell"] / run,
+                **ending,
+                "after_s": sum(ending.values()),
+                "all_s": run + sum(ending.values()),
+            }
+
+
+def _print(measured: Mapping[str, Any]) -> None:
+    for name in ("workers", "devices"):
+        own = measured[name]
+        for count, seconds in own["seconds"].items():
+            rounds = " ".join(f"{s:.2f}" for s in seconds)
+            print(
+                f"{name} {count}: {own['cells_per_s'][count]:.3f} cells/s; {own['cells']} took {rounds} s"
+            )
+        print(f"{name}: times one {own['speedup']}")
+    for name in ("seconds_per_chunk", "seconds_per_cell", "predicted"):
+        print(f"{name}: {measured['workers'][name]}")
+    print(f"scheduling: {measured['scheduling']}")
+    print(f"stored: {measured['stored']}")
+    for row in measured["predictions"]:
+        print("  ".join(f"{name} {value:.5g}" for name, value in row.items()))
 
 
 def main(arguments: Sequence[str]) -> None:
     """`python -m bench scaling`."""
-    parser = argparse.ArgumentParser(prog="python -m bench scaling", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench scaling", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2, help="beside one")
     parser.add_argument("--size", type=int, default=64, help="longest edge in px")
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--cells", type=int, default=8, help="of each worker in each round")
-    parser.add_argument("--calls", type=int, default=2000, help="of the scheduler")
+    parser.add_argument("--steps", type=int, default=90)
+    parser.add_argument("--cells", type=int, default=8, help="of the run that is computed in every round")
+    parser.add_argument("--calls", type=int, default=2000, help="of the driver")
+    parser.add_argument("--out", type=Path, help="the file to save (default: in bench/results)")
     given = parser.parse_args(arguments)
+    measured: dict[str, Any] = {"load_before": os.getloadavg()[0]}
+    with tempfile.TemporaryDirectory(prefix="jaxstyle-scaling-") as out:
+        measured["workers"] = workers(given, Path(out))
+        measured["devices"] = devices(given, Path(out))
+    measured["scheduling"] = scheduling(given.calls)
+    measured["stored"] = stored()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    with tempfile.TemporaryDirectory() as out:
-        measured = {"device": work.device(), "settings": vars(given)}
-        measured["workers"] = _workers(given, out)
-        measured["devices"] = _devices(given, out)
-    measured["scheduling"] = _scheduling(given.calls)
-    host = work.RESULTS / "host-cpu.json"
-    merge = json.loads(host.read_text())["after_s_per_cell"] if host.exists() else 0.0
-    measured["predictions"] = predictions(measured, merge)
-    for name in ("workers", "devices"):
-        own = measured[name]
-        print(f"{name}, {own['threads']} threads: cells/s")
-        for count, rates in own["cells_per_s"].items():
-            print(
-                f"  {count}: median {statistics.median(rates):.3f}  {' '.join(f'{r:.3f}' for r in rates)}"
-            )
-        print(f"  times one: {own['speedup']}")
-    print(f"a chunk takes {measured['workers']['seconds_per_chunk']}")
-    print(f"scheduling: {measured['scheduling']}")
-    for row in measured["predictions"]:
-        print("  ".join(f"{k} {v:.5g}" for k, v in row.items()))
-    path = work.save("scaling", arguments, "cpu", measured)
-    print(f"written to {path}")
+    host_row = json.loads((work.RESULTS / "host-cpu.json").read_text())["rows"][-1]
+    take_s = measured["scheduling"].get("take_s", {})
+    measured["predictions"] = list(predictions(take_s, measured["stored"], host_row))
+    settings = {name: value for name, value in vars(given).items() if name != "out"}
+    measured = {"device": work.device(), "settings": settings, **measured}
+    _print(measured)
+    print(f"saved {work.save('scaling', arguments, 'cpu', measured, path=given.out)}")
