@@ -280,7 +280,10 @@ def _simulate(pipe: Any, folder: Path) -> None:
 
 
 def stored() -> dict[str, Any]:
-    """What writing and merging takes of the host for a cell of the predicted size."""
+    """What writing and merging takes of the host for a cell of the predicted size.
+
+    `run_bytes` are those of chunks and pictures, without what is made of them in the end.
+    """
     with tempfile.TemporaryDirectory(prefix="jaxstyle-scaling-") as folder:
         row = work.in_process(_simulate, Path(folder))
     per_cell = {name: value / row["cells"] for name, value in row["seconds"].items()}
@@ -289,6 +292,7 @@ def stored() -> dict[str, Any]:
         "edge_px": SIZE_PX,
         "steps": STEPS,
         "disk_bytes_per_cell": row["disk_bytes"] / row["cells"],
+        "run_bytes_per_cell": (row["disk_bytes"] - sum(row["file_bytes"].values())) / row["cells"],
         "seconds_per_cell": {
             name: per_cell[name] for name in ("results_s", "commit_s", "pngs_s", "merge_s")
         },
@@ -365,7 +369,7 @@ def predictions(
                 "collect_s": count * (per_cell["commit_s"] + per_cell["pngs_s"]),
                 "run_s": run,
                 "pictures_per_s": count / run,
-                "bytes_per_s": count * stored["disk_bytes_per_cell"] / run,
+                "bytes_per_s": count * stored["run_bytes_per_cell"] / run,
                 **ending,
                 "after_s": sum(ending.values()),
                 "all_s": run + sum(ending.values()),
