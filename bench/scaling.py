@@ -107,7 +107,7 @@ def _work(pipe: Any, threads: int, devices: int, size: int, steps: int, cells: i
     one.commit(first, one.compute(first))
     pipe.send([len(chunk.cells) for chunk in plan.chunks])
     while (told := pipe.recv()) is not None:
-        before, commit_s = dict(seconds), 0.0
+        before, commit_s, cpu_s = dict(seconds), 0.0, time.process_time()
         index, count = told
         mine = planning.share_of(plan, Share(index, count, "bench"), "cpu")
         for block in worker.blocks(plan, mine, devices):
@@ -115,7 +115,8 @@ def _work(pipe: Any, threads: int, devices: int, size: int, steps: int, cells: i
             began = time.perf_counter()
             one.commit(block, parts)
             commit_s += time.perf_counter() - began
-        pipe.send({name: seconds[name] - before[name] for name in STAGES} | {"commit_s": commit_s})
+        spent = {name: seconds[name] - before[name] for name in STAGES}
+        pipe.send(spent | {"commit_s": commit_s, "cpu_s": time.process_time() - cpu_s})
 
 
 class _Workers:
@@ -186,16 +187,21 @@ def _compared(cells: int, seconds: Mapping[int, list[float]]) -> dict[str, Any]:
 
 
 def workers(given: argparse.Namespace, out: Path) -> dict[str, Any]:
-    """One worker beside several, one thread each, for the same run; and what the model says of several."""
+    """One worker beside several, one thread each, for the same run; and what the model says of several.
+
+    Where seconds exceed those of processors, by worker, other processes had the cores.
+    """
     several = given.workers
     seconds: dict[int, list[float]] = {1: [], several: []}
+    cpu_s: dict[int, list[float]] = {1: [], several: []}
     stages: list[dict[str, float]] = []
     with _started(several, 1, 1, given, out / "workers") as started:
         chunk_cells = started.chunk_cells
         for count in _alternating((1, several), given.rounds):
             wall, own = started.run(count)
             seconds[count].append(wall)
-            print(f"workers {count}: {wall:.2f} s", flush=True)
+            cpu_s[count].append(sum(s["cpu_s"] for s in own))
+            print(f"workers {count}: {wall:.2f} s, {cpu_s[count][-1]:.2f} s of processors", flush=True)
             stages += own if count == 1 else []
     spent = {name: statistics.median(s[name] for s in stages) for name in stages[0]}
     cell_s = statistics.median(seconds[1]) / given.cells
@@ -205,6 +211,7 @@ def workers(given: argparse.Namespace, out: Path) -> dict[str, Any]:
         "threads_each": 1,
         "chunks": len(chunk_cells),
         **_compared(given.cells, seconds),
+        "cpu_seconds": {str(count): own for count, own in cpu_s.items()},
         "seconds_per_chunk": {name: value / len(chunk_cells) for name, value in spent.items() if value},
         "seconds_per_cell": {name: value / given.cells for name, value in spent.items() if value},
         "predicted": {
