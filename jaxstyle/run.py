@@ -14,7 +14,7 @@ import shlex
 import sys
 import time
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -29,7 +29,7 @@ from jaxstyle.grid import Plan, Program
 from jaxstyle.launches import Inputs, timed
 from jaxstyle.planning import Planned, describe, describe_text, devices, share_of, start_jax
 from jaxstyle.progress import Display, counted, duration
-from jaxstyle.store import Checkpoint, Record, RunDirectory
+from jaxstyle.store import Checkpoint, DirectoryInUse, Record, RunDirectory
 from jaxstyle.worker import Committed, Work
 
 if TYPE_CHECKING:
@@ -418,20 +418,26 @@ def _say_sheets(built: report.Built, display: Display) -> Run:
 def _run_share(checked: _Checked, options: RunOptions, share: Share, width: int | None) -> Run:
     """Compute a share of a run, which the process that comes first plans and the last one merges."""
     path, site, machine = checked.path, _Here(options, shares=share.count), None
+    say = Display(quiet=options.quiet, log_format=options.log_format)
     with contextlib.ExitStack() as stack:
-        with RunDirectory(path, create=True, briefly=True) as run:
+        with RunDirectory(path, create=True, briefly=True, on_wait=_say_wait(say)) as run:
             stack.enter_context(store.share_held(path, share))
             if checked.earlier is None and (now := resume.find(path, beside=True)) is not None:
                 checked = _read(checked.sweep, path, now)  # another one has planned it meanwhile
             if checked.earlier is None:
+                say.event("planning", f"planning {path}", path=str(path))
                 machine = site.start(checked.sweep, {})
                 checked, planned = _planned(site, checked, None, width)
                 store.check_space(path, planned.plan.result_bytes())
                 _Job(checked, planned, machine, run, Display(quiet=True)).begin()
             checked = replace(checked, earlier=store.open_record(path))
         assert checked.earlier is not None
+        if len(checked.earlier.cells) != len(checked.cells):
+            raise JaxstyleError(str(path), "has been extended meanwhile; give the command again")
         was, before = checked.earlier.manifest, resume.plan_of(checked.earlier)
         display = stack.enter_context(_display(options, path, store.share_events(share)))
+        if len(before.cells) != len(checked.cells):
+            raise JaxstyleError(str(path), "was being extended and has no plan of that; --resume it whole")
         own = share_of(before, share, was["device"]["platform"])
         there, before = _whole_chunks(checked, before, run, display, own)
         done = f"{counted(len(own), 'chunk')} of {len(before.chunks)}, {len(there)} done"
@@ -451,22 +457,44 @@ def _run_share(checked: _Checked, options: RunOptions, share: Share, width: int 
 
 def _end_share(checked: _Checked, options: RunOptions, share: Share, own: Collection[int]) -> Run:
     """The cells of a share that is done; if it was the last one, the run is merged."""
-    path = checked.path
-    with RunDirectory(path, briefly=True) as run, _display(options, path) as display:
-        record = store.open_record(path)
-        if not manifest.is_complete(record):
-            left = len(record.manifest["plan"]["chunks"]) - len(record.chunk_paths)
-            mend = f"python -m jaxstyle.report {shlex.quote(str(path))}"
-            line = f"share {share} is done, {counted(left, 'chunk')} of others are not; at any time: {mend}"
-            display.event("share-done", line, share=str(share), left=left)
-        elif record.manifest["status"] != "done":
-            result = _say_sheets(report.finish(run), display)
-            line = f"all shares are done: {counted(len(result.rows), 'cell')}, {path / 'report.html'}"
-            display.event("done", line, cells=len(result.rows), diverged=result.diverged, path=str(path))
+    path, say = checked.path, Display(quiet=options.quiet, log_format=options.log_format)
+    try:
+        with (
+            RunDirectory(path, briefly=True, on_wait=_say_wait(say)) as run,
+            _display(options, path) as display,
+        ):
+            _merge_if_last(run, display, share)
+    except DirectoryInUse as error:
+        line = f"share {share} is done; {error}: who is at work there merges"
+        say.event("share-done", line.replace("; wait, or give another --out", ""), share=str(share))
+    record = store.open_record(path)
     names = {store.chunk_name(number) for number in own}
     paths = tuple(p for p in record.chunk_paths if str(p.relative_to(path)) in names)
     sheets = sorted((path / "sheets").glob("*.png"))
     return Run(path, store.rows(replace(record, chunk_paths=paths)), sheets)
+
+
+def _merge_if_last(run: RunDirectory, display: Display, share: Share) -> None:
+    path, record = run.path, store.open_record(run.path)
+    if not manifest.is_complete(record):
+        left = len(record.manifest["plan"]["chunks"]) - len(record.chunk_paths)
+        mend = f"python -m jaxstyle.report {shlex.quote(str(path))}"
+        line = f"share {share} is done, {counted(left, 'chunk')} of others are not; at any time: {mend}"
+        display.event("share-done", line, share=str(share), left=left)
+    elif at_work := store.shares_at_work(path):  # which is to merge: what it tells of itself is to count
+        line = f"share {share} is done; {at_work[0]}, merges"
+        display.event("share-done", line, share=str(share), left=0)
+    elif record.manifest["status"] != "done":
+        result = _say_sheets(report.finish(run), display)
+        line = f"all shares are done: {counted(len(result.rows), 'cell')}, {path / 'report.html'}"
+        display.event("done", line, cells=len(result.rows), diverged=result.diverged, path=str(path))
+
+
+def _say_wait(display: Display) -> Callable[[str], None]:
+    def say(who: str) -> None:
+        display.event("waiting", f"waiting for {who}, which plans or merges")
+
+    return say
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:
@@ -561,6 +589,15 @@ class _Job:
             steps = left.image_steps + left.coarse_image_steps
             self.display.start(image_steps=steps, cells=sum(len(chunk.cells) for chunk in left.chunks))
 
+        try:
+            self._compute(site, start)
+            self.display.finish()
+        finally:
+            if self.share is not None:  # the time of a process that is interrupted counts too
+                spent = {name: round(value, 3) for name, value in self.seconds.items()}
+                self.display.event("share-timings", timings=spent, machine=self.machine)
+
+    def _compute(self, site: Site, start: Callable[[], None]) -> None:
         site.compute(
             Work(
                 inputs=self.checked,
@@ -577,10 +614,6 @@ class _Job:
                 workers=self.workers,
             )
         )
-        self.display.finish()
-        if self.share is not None:
-            spent = {name: round(value, 3) for name, value in self.seconds.items()}
-            self.display.event("share-timings", timings=spent, machine=self.machine)
 
     def _announce(self) -> None:
         say = self.display

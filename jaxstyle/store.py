@@ -30,9 +30,9 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -988,7 +988,7 @@ def merge(record: Record) -> None:
         check_space(record.path, int(1.2 * size) + 16 * 2**20)
         done = subprocess.run(
             [sys.executable, "-P", "-c", _MERGE, record.path, temporary, str(os.getpid())],
-            stdin=subprocess.DEVNULL,
+            input="\0".join(chunk.name for chunk in record.chunk_paths),  # shares may add to them
             capture_output=True,
             text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -1008,7 +1008,7 @@ from pathlib import Path
 from jaxstyle import store
 store.end_with(int(sys.argv[3]))
 try:
-    store.merge_into(Path(sys.argv[1]), Path(sys.argv[2]))
+    store.merge_into(Path(sys.argv[1]), Path(sys.argv[2]), sys.stdin.read().split("\\0"))
 except store.JaxstyleError as error:
     raise SystemExit(str(error)) from None
 """
@@ -1022,10 +1022,13 @@ def end_with(parent: int) -> None:
         raise SystemExit("the process that asked for it is gone")
 
 
-def merge_into(run: Path, temporary: Path) -> None:
-    """Write `results.h5` of the run at `run` to `temporary`."""
+def merge_into(run: Path, temporary: Path, chunks: Collection[str] | None = None) -> None:
+    """Write `results.h5` of the run at `run` to `temporary`, of all or of the named files of chunks."""
+    record = open_record(run)
+    if chunks is not None:
+        record = replace(record, chunk_paths=tuple(p for p in record.chunk_paths if p.name in {*chunks}))
     with h5py.File(temporary, "w", libver=LIBVER) as file:
-        _fill(file, open_record(run))
+        _fill(file, record)
 
 
 def _fill(file: h5py.File, record: Record) -> None:

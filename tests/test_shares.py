@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 from jaxstyle import config, run, store, sweep
-from jaxstyle.config import JaxstyleError, RunOptions
+from jaxstyle.config import JaxstyleError, RunOptions, Sweep
 from jaxstyle.store import DirectoryInUse, RunDirectory
 
 EXAMPLES = ROOT / "jaxstyle" / "examples"
@@ -266,3 +266,21 @@ def test_chunks_that_were_computed_at_half_the_width_for_want_of_memory_are_kept
         assert sum(cells.values()) == 5
         assert min(cells.values()) > 0
         assert manifest["shares"][0]["share"] == "000-of-002"
+
+
+def test_a_share_leaves_the_merge_to_others_that_are_at_work(tmp_path, capsys, monkeypatch):
+    manifest = {"plan": {"chunks": []}, "status": "running"}
+    record = store.Record(tmp_path, Sweep(content=("a",), style=("b",)), (), manifest, ())
+    monkeypatch.setattr(store, "open_record", lambda path: record)
+    monkeypatch.setattr(store, "BELIEVED_S", 0.0)
+    monkeypatch.setattr(run.report, "finish", lambda run: pytest.fail("is merged"))
+    checked = object.__new__(run._Checked)
+    object.__setattr__(checked, "path", tmp_path)
+    share = config.Share(0, 2, "shard")
+    (tmp_path / "run.lock").touch()
+    with store.share_held(tmp_path, config.Share(1, 2, "shard")):
+        run._end_share(checked, RunOptions(), share, ())
+    assert "share 0/2 is done; shard 001 of 002, process" in capsys.readouterr().out
+    with RunDirectory(tmp_path, create=True):
+        run._end_share(checked, RunOptions(), share, ())
+    assert "who is at work there merges" in capsys.readouterr().out
