@@ -276,7 +276,7 @@ def simulate(count: int, folder: Path, platform: str, steps: int = STEPS) -> dic
         assert earlier is not None
         before, whole = resume.plan_of(earlier), 0
         with RunDirectory(path) as run, Display(quiet=True) as say:
-            for _, results in resume.whole_chunks(sources, before, run, say):
+            for _, _, results in resume.whole_chunks(sources, before, run, say):
                 whole += 1
                 for part in results:
                     store.write_images(run, part, missing=True)
