@@ -44,6 +44,8 @@ from jaxstyle.worker import Block, Committed, Work, Worker
 
 POLL_S = 0.5
 """How often workers are asked how they come along, and the cluster for more of them."""
+ASK_S = 0.01
+"""The least time between two workers being asked: an answer costs the driver a few ms."""
 STOP_S = 3.0
 """How long workers may take to save their states when the run is to end."""
 MAX_TRIES = 8
@@ -512,7 +514,7 @@ class _Sweeping:
 
     def _look_around(self) -> None:
         """Now and then: ask workers how they come along, and take on more where there is room."""
-        if time.monotonic() - self._asked < POLL_S:
+        if time.monotonic() - self._asked < max(POLL_S, ASK_S * len(self._hands)):
             return
         self._asked = time.monotonic()
         for hand in self._hands:
