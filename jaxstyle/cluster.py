@@ -53,7 +53,7 @@ MAX_TRIES = 8
 HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 """What a directory fails by that another worker would find in it too."""
 SEEN_TRIES = 6
-"""How often a worker looks for the run directory."""
+"""How often a worker reads a manifest that is being replaced."""
 WRITERS = 4
 """Threads that write what workers have shipped."""
 AHEAD = 2
@@ -212,12 +212,19 @@ class _Remote:
 
 
 def _sees(path: Path, run_id: str) -> bool:
-    """Whether a run is in the directory at `path`, which may take a moment to be seen on other machines."""
+    """Whether a run is in the directory at `path`.
+
+    A manifest that is being replaced is read again: the handle of the old one is stale on a network file
+    system.
+    """
     for _ in range(SEEN_TRIES):
-        with contextlib.suppress(OSError, ValueError):
-            if json.loads((path / "manifest.json").read_text("utf-8")).get("id") == run_id:
-                return True
-        time.sleep(POLL_S)
+        try:
+            return json.loads((path / "manifest.json").read_text("utf-8")).get("id") == run_id
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                return False
+        except ValueError:
+            return False
     return False
 
 
@@ -465,6 +472,8 @@ class _Sweeping:
         """Of each worker, what it last said."""
         self._committed: set[int] = set()
         self._writer = ThreadPoolExecutor(WRITERS, thread_name_prefix="jaxstyle-store")
+        self._news = threading.Event()
+        """One of them has been written."""
         self._writing: list[tuple[Future[None], Committed]] = []
         """Chunks that were shipped and are not on the disk yet."""
 
@@ -485,8 +494,9 @@ class _Sweeping:
                     if self._refs:
                         for ref in ray.wait(list(self._refs), timeout=POLL_S)[0]:
                             self._take(ref)
-                    else:
-                        time.sleep(POLL_S)
+                    else:  # a chunk that is written, or now and then a look for room
+                        self._news.wait(POLL_S)
+                        self._news.clear()
                     self._written()
             assert self._committed >= set(self._work.todo)
         except BaseException:
@@ -643,7 +653,9 @@ class _Sweeping:
             about["chunks"] += 1
             about["cells"] += len(work.plan.chunks[chunk.number].cells)
             if chunk.data:
-                self._writing.append((self._writer.submit(self._write, chunk), chunk))
+                written = self._writer.submit(self._write, chunk)
+                written.add_done_callback(lambda _: self._news.set())
+                self._writing.append((written, chunk))
             else:
                 self._commit(chunk)
 

@@ -56,8 +56,6 @@ BELIEVED_S = 3.0
 
 Its text may be that of a process that died, while another one has the lock and has not signed yet.
 """
-PROBED_S = 1.0
-"""For how long the lock of a share is tried: others look for an instant whether it is held."""
 LEFTOVER = re.compile(r"\..*\.tmp-")
 """What begins the names of temporary files."""
 CHECKPOINTS = "checkpoints"
@@ -81,23 +79,17 @@ class DirectoryInUse(JaxstyleError):
     exit_code = 3
 
 
-@dataclass(frozen=True)
-class ChunkResult:
-    """What was computed for the cells of one chunk that have one image shape."""
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """What is known of the cells of one chunk that have one image shape, beside pictures and curves."""
 
     cell: Int[np.ndarray, " cells"]
-    image: UInt8[np.ndarray, "cells snapshots h w 3"]
     snapshot: tuple[int, ...]
     """The steps the images are of."""
     step: tuple[int, ...]
     """The steps the losses are of."""
     layer: tuple[str, ...]
     """The layers of `style_layer_loss`."""
-    loss_total: Float[np.ndarray, "cells steps"]
-    loss_content: Float[np.ndarray, "cells steps"]
-    loss_style: Float[np.ndarray, "cells steps"]
-    style_layer_loss: Float[np.ndarray, "cells steps layers"]
-    """E_l, NaN for layers outside a cell's own set."""
     diverged_step: Int[np.ndarray, " cells"]
     """-1 for a cell that did not diverge."""
     loss_best: Float[np.ndarray, " cells"]
@@ -110,28 +102,30 @@ class ChunkResult:
     loss_final: Float[np.ndarray, "cells 3"]
     """Total, content and style loss of the image kept."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkResult(Numbers):
+    """What was computed for the cells of one chunk that have one image shape."""
+
+    image: UInt8[np.ndarray, "cells snapshots h w 3"]
+    loss_total: Float[np.ndarray, "cells steps"]
+    loss_content: Float[np.ndarray, "cells steps"]
+    loss_style: Float[np.ndarray, "cells steps"]
+    style_layer_loss: Float[np.ndarray, "cells steps layers"]
+    """E_l, NaN for layers outside a cell's own set."""
+
     @property
     def shape(self) -> str:
         """`HxW`."""
         return f"{self.image.shape[2]}x{self.image.shape[3]}"
 
 
-@dataclass(frozen=True)
-class Outline:
-    """What a chunk holds of the cells of one image shape beside their pictures and curves."""
+@dataclass(frozen=True, kw_only=True)
+class Outline(Numbers):
+    """What a chunk holds of its cells of one image shape, its pictures and curves left on the disk."""
 
     height_px: int
     width_px: int
-    snapshot: tuple[int, ...]
-    step: tuple[int, ...]
-    layer: tuple[str, ...]
-    cell: Int[np.ndarray, " cells"]
-    diverged_step: Int[np.ndarray, " cells"]
-    loss_best: Float[np.ndarray, " cells"]
-    step_best: Int[np.ndarray, " cells"]
-    evaluations: Float[np.ndarray, " cells"]
-    steps: Int[np.ndarray, " cells"]
-    loss_final: Float[np.ndarray, "cells 3"]
 
     @property
     def shape(self) -> str:
@@ -293,7 +287,7 @@ def check_not_held(path: Path) -> None:
         with open(path / LOCK, "rb") as lock:
             if not _locked(lock.fileno(), fcntl.LOCK_SH):  # which no other check minds
                 raise _in_use(path, _signature(lock.fileno()))
-    check_no_share(path)
+            check_no_share(path)
 
 
 # --- shares of a run ------------------------------------------------------------------------------
@@ -311,15 +305,16 @@ def share_events(share: Share) -> str:
 
 @contextlib.contextmanager
 def share_held(path: Path, share: Share) -> Iterator[None]:
-    """Hold the lock of a share of the run at `path`. Raises DirectoryInUse."""
+    """Hold the lock of a share of the run at `path`, which is held; raises DirectoryInUse.
+
+    Whoever looks whether a share is at work touches its lock, and holds `run.lock` meanwhile: so does who
+    takes one, and no look is taken for work.
+    """
     (path / LOCKS).mkdir(exist_ok=True)
     lock = os.open(path / LOCKS / f"shard-{share_name(share)}.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        until = time.monotonic() + PROBED_S
-        while not _locked(lock):
-            if time.monotonic() > until:
-                raise _in_use(Path(f"shard {share} of {path}"), _signature(lock))
-            time.sleep(POLL_S * random.uniform(0.1, 0.5))
+        if not _locked(lock):
+            raise _in_use(Path(f"shard {share} of {path}"), _signature(lock))
         _sign(lock)
         yield
     finally:
@@ -669,7 +664,9 @@ def _read_outline(group: Any) -> Outline:
     }
     layer = tuple(_attribute(group, "layer").split(","))
     height, width = image.shape[2:4]
-    return Outline(height, width, snapshot, step, layer, cell, **numbers)
+    return Outline(
+        height_px=height, width_px=width, snapshot=snapshot, step=step, layer=layer, cell=cell, **numbers
+    )
 
 
 def _read_part(group: Any) -> ChunkResult:

@@ -1,6 +1,7 @@
 """Shared fixtures. Shapes in annotations are checked here, and only here, by jaxtyping and beartype."""
 
 import atexit
+import json
 import os
 import subprocess
 import sys
@@ -75,6 +76,55 @@ def save_image(tmp_path):
         return path
 
     return save
+
+
+EXAMPLES = ROOT / "jaxstyle" / "examples"
+FIVE_CHUNKS = ("--content", EXAMPLES / "pagoda.jpg", "--style", EXAMPLES / "cafe.jpg", "--seed", "0:5")
+FIVE_CHUNKS += ("--size", 32, "--steps", 20, "--optimizer", "adam", "--conv", "plain")
+FIVE_CHUNKS += ("--checkpoint-every", 0.1)
+"""A sweep of five cells, a chunk each."""
+
+
+def result_bytes(run):
+    """Every file of a run that must not depend on how it came about, by its name."""
+    names = [*run.glob("chunks/*.h5"), *run.glob("images/*.png"), *run.glob("results.*")]
+    return {str(name.relative_to(run)): name.read_bytes() for name in names}
+
+
+class Told:
+    """A command in a process of its own that tells of its events on a pipe, and what it has told so far."""
+
+    def __init__(self, *arguments, **environment):
+        self.process = subprocess.Popen(
+            [sys.executable, *map(str, arguments), "--log-format", "json"],
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.events = []
+
+    def __iter__(self):
+        """Its events as they come, until it ends."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.events.append(json.loads(line))
+            yield self.events[-1]
+
+    def until(self, condition):
+        """Wait until something holds of its events; whether it did before the command ended."""
+        return any(condition() for _ in self)
+
+    def named(self, name):
+        """The events of a name."""
+        return [event for event in self.events if event["event"] == name]
+
+    def end(self):
+        """Its exit code and what it said of errors."""
+        for _ in self:
+            pass
+        _, said = self.process.communicate()
+        return self.process.returncode, said
 
 
 def run_python(*arguments, cwd=None, check=False, **environment):

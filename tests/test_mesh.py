@@ -6,21 +6,7 @@ import re
 import shutil
 
 import pytest
-from conftest import ROOT, run_python
-
-EXAMPLES = ROOT / "jaxstyle" / "examples"
-SWEEP = [
-    "--content",
-    EXAMPLES / "pagoda.jpg",
-    "--style",
-    EXAMPLES / "cafe.jpg",
-    "--size",
-    32,
-    "--steps",
-    20,
-]
-SWEEP += ["--optimizer", "adam", "--seed", "0:5", "--conv", "plain", "--checkpoint-every", 0.1, "--quiet"]
-"""Five cells, a chunk each: on two devices two blocks of two and one of one."""
+from conftest import FIVE_CHUNKS, ROOT, result_bytes, run_python
 
 MESH = """
 import hashlib, re, sys, jax, numpy as np, test_engine, conftest
@@ -67,12 +53,8 @@ def test_eight_devices_give_the_bytes_of_one_without_a_collective(width):
 
 
 def sweep(out, *more):
-    return run_python("-m", "jaxstyle.sweep", *SWEEP, "--out", out, *more, **devices(2))
-
-
-def bytes_of(path):
-    names = [*path.glob("chunks/*.h5"), *path.glob("images/*.png"), *path.glob("results.*")]
-    return {str(name.relative_to(path)): name.read_bytes() for name in names}
+    """On two devices: the five chunks are two blocks of two and one of one."""
+    return run_python("-m", "jaxstyle.sweep", *FIVE_CHUNKS, "--quiet", "--out", out, *more, **devices(2))
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +76,7 @@ def both(tmp_path_factory):
 
 
 def test_a_sweep_on_two_devices_is_that_of_one(one, both):
-    assert bytes_of(both) == bytes_of(one)
+    assert result_bytes(both) == result_bytes(one)
     manifest, alone = (json.loads((out / "manifest.json").read_text()) for out in (both, one))
     assert manifest["device"]["used"] == 2
     assert manifest["plan"] == alone["plan"]
@@ -110,10 +92,10 @@ def test_a_block_that_is_half_on_the_disk_is_gone_on_with(one, both, tmp_path):
         os.unlink(out / "chunks" / f"{number:06d}.h5")
     done = sweep(out, "--resume")
     assert (done.returncode, done.stderr) == (0, "")
-    assert bytes_of(out) == bytes_of(one)
+    assert result_bytes(out) == result_bytes(one)
     os.unlink(out / "chunks" / "000004.h5")
     assert sweep(out, "--resume", "--devices", 1).returncode == 0
-    assert bytes_of(out) == bytes_of(one)
+    assert result_bytes(out) == result_bytes(one)
 
 
 def test_more_devices_than_there_are_are_refused(tmp_path):

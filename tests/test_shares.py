@@ -4,30 +4,15 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
-from conftest import ROOT
+from conftest import EXAMPLES, FIVE_CHUNKS, Told, result_bytes
 
 from jaxstyle import config, run, store, sweep
 from jaxstyle.config import JaxstyleError, RunOptions, Sweep
 from jaxstyle.store import DirectoryInUse, RunDirectory
 
-EXAMPLES = ROOT / "jaxstyle" / "examples"
-SWEEP = [
-    "--content",
-    EXAMPLES / "pagoda.jpg",
-    "--style",
-    EXAMPLES / "cafe.jpg",
-    "--size",
-    32,
-    "--steps",
-    20,
-]
-SWEEP += ["--optimizer", "adam", "--seed", "0:5", "--conv", "plain", "--checkpoint-every", 0.1]
-"""Five cells, a chunk each."""
+SWEEP = FIVE_CHUNKS
 
 
 def command(*arguments):
@@ -35,11 +20,6 @@ def command(*arguments):
     with pytest.raises(SystemExit) as stop:
         sweep.main([str(a) for a in (*arguments, "--quiet")])
     return stop.value.code
-
-
-def bytes_of(path):
-    names = [*path.glob("chunks/*.h5"), *path.glob("images/*.png"), *path.glob("results.*")]
-    return {str(name.relative_to(path)): name.read_bytes() for name in names}
 
 
 def manifest_of(path):
@@ -118,7 +98,7 @@ def test_shares_one_after_another_give_the_bytes_of_one_process(whole, tmp_path,
             monkeypatch.setenv(name, value)
         assert not (out / "results.csv").exists()
         assert command(*SWEEP, "--out", out) == 0
-    assert bytes_of(out) == bytes_of(whole)
+    assert result_bytes(out) == result_bytes(whole)
     manifest, alone = manifest_of(out), manifest_of(whole)
     assert manifest["status"] == "done"
     assert manifest["plan"] == alone["plan"]
@@ -129,7 +109,7 @@ def test_shares_one_after_another_give_the_bytes_of_one_process(whole, tmp_path,
     assert program["cells"] == same["cells"] == 5
     assert program["taps"] == same["taps"]
     assert command(*SWEEP, "--out", out) == 0  # once more: nothing is left
-    assert bytes_of(out) == bytes_of(whole)
+    assert result_bytes(out) == result_bytes(whole)
 
 
 def test_what_there_is_can_be_reported_and_the_rest_computed_without_a_share(whole, tmp_path):
@@ -147,19 +127,19 @@ def test_what_there_is_can_be_reported_and_the_rest_computed_without_a_share(who
     assert len((out / "results.csv").read_text().splitlines()) == 1 + len(done.rows)
     assert manifest_of(out)["status"] == "running"
     assert command("--resume", "--out", out) == 0
-    assert bytes_of(out) == bytes_of(whole)
+    assert result_bytes(out) == result_bytes(whole)
 
 
 def test_a_share_of_other_settings_is_refused(whole, tmp_path, capsys):
     out = tmp_path / "run"
     assert command(*SWEEP, "--out", out, "--shard", "0/2") == 0
-    before = bytes_of(out)
+    before = result_bytes(out)
     assert command(*SWEEP, "--pool", "max", "--out", out, "--shard", "1/2") == 2
     assert "pool is avg there and max here" in capsys.readouterr().err
     assert command(*SWEEP, "--seed", "0:9", "--out", out, "--shard", "1/2") == 2
     assert command(*SWEEP, "--out", EXAMPLES, "--shard", "1/2") == 2
     assert not (EXAMPLES / "run.lock").exists()
-    assert bytes_of(out) == before
+    assert result_bytes(out) == before
 
 
 def test_a_damaged_chunk_of_a_share_is_computed_again_by_that_share(whole, tmp_path):
@@ -172,7 +152,7 @@ def test_a_damaged_chunk_of_a_share_is_computed_again_by_that_share(whole, tmp_p
     shares = [share for share in range(2) if command(*SWEEP, "--out", out, "--shard", f"{share}/2") == 0]
     assert shares == [0, 1]
     assert (out / "chunks" / "000002.h5.bad").exists()
-    assert bytes_of(out) == bytes_of(whole)
+    assert result_bytes(out) == result_bytes(whole)
 
 
 def test_a_share_and_a_run_exclude_each_other_and_other_shares_do_not(whole, tmp_path, capsys, monkeypatch):
@@ -196,32 +176,24 @@ def test_a_share_and_a_run_exclude_each_other_and_other_shares_do_not(whole, tmp
     monkeypatch.setattr(store, "BELIEVED_S", 0.0)
     with RunDirectory(out):
         assert command(*SWEEP, "--out", out, "--shard", "1/2") == 3
-    assert bytes_of(out) == bytes_of(whole)
+    assert result_bytes(out) == result_bytes(whole)
 
 
 def test_shares_that_start_together_are_planned_once_and_one_that_is_killed_goes_on(whole, tmp_path):
     out = tmp_path / "run"
-    python = [sys.executable, "-m", "jaxstyle.sweep", *map(str, SWEEP), "--quiet", "--out", str(out)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     def start(share):
-        return subprocess.Popen([*python, "--shard", share], env=environment, stderr=subprocess.PIPE)
+        return Told("-m", "jaxstyle.sweep", *SWEEP, "--out", out, "--shard", share)
 
-    both = [start("1/2"), start("2/2")]
-    victim = next(s for s in both)
-    while not list(out.glob("chunks/*.h5")) and victim.poll() is None:
-        time.sleep(0.01)
-    victim.send_signal(signal.SIGKILL)
-    assert [process.communicate()[1] for process in both] == [b"", b""]
-    assert both[1].returncode == 0
-    if both[0].returncode:  # it may have been done
-        assert both[0].returncode == -signal.SIGKILL
-        again = start("1/2")
-        assert again.communicate()[1] == b""
-        assert again.returncode == 0
+    victim, other = start("1/2"), start("2/2")
+    assert victim.until(lambda: victim.named("program"))  # it computes its first chunk
+    victim.process.kill()
+    assert victim.end() == (-signal.SIGKILL, "")
+    assert other.end() == (0, "")
+    assert start("1/2").end() == (0, "")
     plans = [json.loads(line) for p in out.glob("events-*.jsonl") for line in p.read_text().splitlines()]
     assert {event["share"] for event in plans if event["event"] == "share"} == {"0/2", "1/2"}
-    assert bytes_of(out) == bytes_of(whole)
+    assert result_bytes(out) == result_bytes(whole)
     assert (out / "report.html").exists()
     assert not list(out.glob("checkpoints/*"))
 

@@ -261,17 +261,25 @@ def test_the_text_of_a_process_that_died_is_not_believed_at_once(tmp_path, monke
             pass
 
 
-def test_a_share_that_is_looked_at_for_an_instant_is_not_in_use(tmp_path, monkeypatch):
-    share = config.Share(0, 2, "shard")
-    with store.share_held(tmp_path, share):
+def test_a_look_for_shares_at_work_keeps_others_from_beginning_meanwhile(tmp_path, monkeypatch):
+    share, looked = config.Share(0, 2, "shard"), []
+    with RunDirectory(tmp_path, create=True), store.share_held(tmp_path, share):
         assert store.shares_at_work(tmp_path) == [
             f"shard 000 of 002, process {os.getpid()} on {socket.gethostname()}"
         ]
-    with open(tmp_path / "locks" / "shard-000-of-002.lock") as probe:
-        fcntl.flock(probe, fcntl.LOCK_SH)
-        monkeypatch.setattr("time.sleep", lambda seconds: fcntl.flock(probe, fcntl.LOCK_UN))
-        with store.share_held(tmp_path, share):
-            pass
+    look = store.check_no_share
+
+    def watched(path):
+        with open(path / "run.lock") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # what a share that begins has to have
+        looked.append(path)
+        look(path)
+
+    monkeypatch.setattr(store, "check_no_share", watched)
+    store.check_not_held(tmp_path)
+    with RunDirectory(tmp_path):
+        pass
+    assert looked == [tmp_path, tmp_path]
 
 
 def test_a_checkpoint_that_goes_while_it_is_looked_at_is_no_matter(tmp_path, monkeypatch):
