@@ -243,7 +243,8 @@ def simulate(count: int, folder: Path, platform: str, steps: int = STEPS) -> dic
             result = device([plan.cells[i] for i in chunk.cells])  # what is simulated takes no one's time
             with clock.stage("results_s"):
                 mark = resume.fingerprint(sources, plan, chunk.number)
-                data = store.chunk_bytes([result], width=1, fingerprint=mark)
+                width = plan.programs[chunk.program].width
+                data = store.chunk_bytes([result], width=width, fingerprint=mark)
                 sums[store.chunk_name(chunk.number)] = hashlib.sha256(data).hexdigest()
             with clock.stage("commit_s"):
                 run.write(store.chunk_name(chunk.number), data)
