@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import ray  # pyright: ignore[reportMissingImports]
+import ray._private.worker  # pyright: ignore[reportMissingImports]
 import ray.exceptions  # pyright: ignore[reportMissingImports]
 
 from jaxstyle import cli, manifest, planning, store, worker
@@ -331,12 +332,16 @@ class Cluster:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its next default, said aloud
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+        # A raylet's complaints would be printed all the same, between the lines of the run: Ray has no
+        # setting for that, and its debugger takes this one.
+        ray._private.worker._worker_logs_enabled = False
         try:
             if address == "local":
                 ray.init(address="local", num_cpus=_cores(), include_dashboard=False, **quiet)
             else:
                 ray.init(address=address, **quiet)
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            ray._private.worker._worker_logs_enabled = True
             raise JaxstyleError("cluster", f"{address}: {error}") from None
         finally:
             if threading.current_thread() is threading.main_thread():
@@ -346,6 +351,7 @@ class Cluster:
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         ray.shutdown()
+        ray._private.worker._worker_logs_enabled = True
         if isinstance(error, ray.exceptions.RayError):
             raise JaxstyleError("cluster", _why(error)) from error
 

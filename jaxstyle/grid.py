@@ -417,10 +417,11 @@ class Plan:
         """
         costs = {chunk.number: self.chunk_flops(chunk.number) for chunk in self.chunks}
         shares: list[list[int]] = [[] for _ in range(count)]
-        programs: list[set[int]] = [set() for _ in range(count)]
+        programs: list[set[Program]] = [set() for _ in range(count)]
         loads = [0.0] * count
         for number in sorted(costs, key=lambda n: (-costs[n], n)):
-            program = self.chunks[number].program
+            # Whatever its width: who comes after a back-off is to be dealt the same.
+            program = replace(self.programs[self.chunks[number].program], width=1)
             extra = [0.0 if program in known else compile_flops for known in programs]
             first = min(range(count), key=lambda i: (loads[i] + extra[i], i))
             loads[first] += extra[first] + costs[number]

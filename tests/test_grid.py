@@ -1,6 +1,7 @@
 """Cells, programs and chunks."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -233,6 +234,12 @@ def test_shares_are_disjoint_complete_and_of_about_equal_work():
         work = [plan.only(share).flops for share in shares]
         largest = max(plan.chunk_flops(n) for n in range(len(plan.chunks)))
         assert max(work) - min(work) <= largest + 2e12
+    half = replace(plan, programs=tuple(replace(program, width=4) for program in plan.programs))
+    half = half.narrowed({0, 3})
+    assert half.chunks[0].program != plan.chunks[0].program
+    assert [half.share(i, 5, compile_flops=1e12) for i in range(5)] == [
+        plan.share(i, 5, compile_flops=1e12) for i in range(5)
+    ]
     assert all(plan.share(i, 1000) == [] for i in range(len(plan.chunks), 1000))
 
 
