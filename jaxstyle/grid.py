@@ -405,13 +405,12 @@ class Plan:
         """FLOPs of a chunk."""
         return self.only((number,)).flops
 
-    def share(self, index: int, count: int, *, compile_flops: float = 0.0) -> list[int]:
-        """The numbers of the chunks that are one of `count` shares, ascending; the shares are disjoint.
+    def shares(self, count: int, *, compile_flops: float = 0.0) -> list[list[int]]:
+        """The numbers of the chunks of each of `count` shares, ascending: every chunk is in one of them.
 
         The largest chunks are dealt first, each to the share that is done with it first.
 
         Args:
-            index: which share, from 0.
             count: how many there are.
             compile_flops: what compiling a program is worth, which a share does for its first chunk of it.
         """
@@ -427,7 +426,7 @@ class Plan:
             loads[first] += extra[first] + costs[number]
             programs[first].add(program)
             shares[first].append(number)
-        return sorted(shares[index])
+        return [sorted(share) for share in shares]
 
     @property
     def image_steps(self) -> int:

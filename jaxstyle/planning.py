@@ -275,7 +275,7 @@ def share_of(plan: Plan, share: Share, platform: str) -> list[int]:
     """The numbers of the chunks that are a share of a plan."""
     kind = grid.device_kind(platform)
     compile_flops = grid.COMPILE_SECONDS[kind] * grid.NOMINAL_FLOPS[kind]
-    return plan.share(share.index, share.count, compile_flops=compile_flops)
+    return plan.shares(share.count, compile_flops=compile_flops)[share.index]
 
 
 def launcher(inputs: Inputs, options: RunOptions) -> Launcher:

@@ -1,7 +1,6 @@
 """Cells, programs and chunks."""
 
 import math
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -229,18 +228,20 @@ def test_shares_are_disjoint_complete_and_of_about_equal_work():
     plan = plan_of(content=tuple(shapes), shapes=shapes, seed=("0:200",), steps=(100,), canvas="off")
     assert len(plan.programs) == 2
     for count in (1, 2, 5, 16):
-        shares = [plan.share(i, count, compile_flops=1e12) for i in range(count)]
+        shares = plan.shares(count, compile_flops=1e12)
         assert sorted(n for share in shares for n in share) == list(range(len(plan.chunks)))
         work = [plan.only(share).flops for share in shares]
         largest = max(plan.chunk_flops(n) for n in range(len(plan.chunks)))
         assert max(work) - min(work) <= largest + 2e12
-    half = replace(plan, programs=tuple(replace(program, width=4) for program in plan.programs))
-    half = half.narrowed({0, 3})
-    assert half.chunks[0].program != plan.chunks[0].program
-    assert [half.share(i, 5, compile_flops=1e12) for i in range(5)] == [
-        plan.share(i, 5, compile_flops=1e12) for i in range(5)
-    ]
-    assert all(plan.share(i, 1000) == [] for i in range(len(plan.chunks), 1000))
+    assert plan.shares(1000)[len(plan.chunks) :] == [[]] * (1000 - len(plan.chunks))
+
+
+def test_shares_are_dealt_the_same_whatever_widths_a_back_off_has_left():
+    plan = plan_of(seed=("0:4000",), steps=(500,), width=4, platform="gpu")
+    assert len(plan.chunks) > 5
+    narrowed = plan.narrowed({0, 3})
+    assert narrowed.chunks[0].program != plan.chunks[0].program
+    assert narrowed.shares(5, compile_flops=1e12) == plan.shares(5, compile_flops=1e12)
 
 
 @pytest.mark.parametrize(
