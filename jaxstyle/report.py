@@ -395,9 +395,14 @@ def build(run: RunDirectory, *, pictures: bool = True, with_page: bool = True) -
     return built
 
 
-def finish(run: RunDirectory) -> Built:
-    """Rebuild what is derived; of a run whose chunks are all there, the manifest says so then."""
-    built = build(run, pictures=False, with_page=False)
+def finish(run: RunDirectory, *, pictures: bool = False) -> Built:
+    """Rebuild what is derived; of a run whose chunks are all there, the manifest says so then.
+
+    Args:
+        run: the directory, held.
+        pictures: also write the PNG of every cell.
+    """
+    built = build(run, pictures=pictures, with_page=False)
     if manifest.is_complete(built.record):
         ended = manifest.ended(built.record)
         if ended != built.record.manifest:
@@ -434,7 +439,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             flag = unused[0].replace("_", "-")
             raise JaxstyleError(flag, "is of animations; give it together with --animate gif or webp")
         with RunDirectory(path, briefly=True) as run:
-            built = build(run)
+            done = record.manifest.get("status") == "done"
+            built = build(run) if done else finish(run, pictures=True)
             if asked.animate is not None:
                 made = write_animations(
                     run, built.record, asked.animate, cells=asked.cell, frame_ms=asked.frame_ms

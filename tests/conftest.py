@@ -85,12 +85,6 @@ FIVE_CHUNKS += ("--checkpoint-every", 0.1)
 """A sweep of five cells, a chunk each."""
 
 
-def result_bytes(run):
-    """Every file of a run that must not depend on how it came about, by its name."""
-    names = [*run.glob("chunks/*.h5"), *run.glob("images/*.png"), *run.glob("results.*")]
-    return {str(name.relative_to(run)): name.read_bytes() for name in names}
-
-
 class Told:
     """A command in a process of its own that tells of its events on a pipe, and what it has told so far."""
 

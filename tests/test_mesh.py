@@ -4,9 +4,12 @@ import json
 import os
 import re
 import shutil
+import signal
 
 import pytest
-from conftest import FIVE_CHUNKS, ROOT, result_bytes, run_python
+import torture
+from conftest import FIVE_CHUNKS, ROOT, run_python
+from torture import digests
 
 MESH = """
 import hashlib, re, sys, jax, numpy as np, test_engine, conftest
@@ -76,7 +79,7 @@ def both(tmp_path_factory):
 
 
 def test_a_sweep_on_two_devices_is_that_of_one(one, both):
-    assert result_bytes(both) == result_bytes(one)
+    assert digests(both) == digests(one)
     manifest, alone = (json.loads((out / "manifest.json").read_text()) for out in (both, one))
     assert manifest["device"]["used"] == 2
     assert manifest["plan"] == alone["plan"]
@@ -92,10 +95,27 @@ def test_a_block_that_is_half_on_the_disk_is_gone_on_with(one, both, tmp_path):
         os.unlink(out / "chunks" / f"{number:06d}.h5")
     done = sweep(out, "--resume")
     assert (done.returncode, done.stderr) == (0, "")
-    assert result_bytes(out) == result_bytes(one)
+    assert digests(out) == digests(one)
     os.unlink(out / "chunks" / "000004.h5")
     assert sweep(out, "--resume", "--devices", 1).returncode == 0
-    assert result_bytes(out) == result_bytes(one)
+    assert digests(out) == digests(one)
+
+
+def test_a_block_whose_first_chunk_alone_is_on_the_disk_is_not_computed_again(one, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    for name, value in devices(2).items():
+        monkeypatch.setenv(name, value)
+    killed = torture.start(out, point="chunk: before its name", count=2, settings=[*map(str, FIVE_CHUNKS)])
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert [path.name for path in (out / "chunks").glob("*.h5")] == ["000000.h5"]
+    done = sweep(out, "--resume")
+    assert (done.returncode, done.stderr) == (0, "")
+    events = map(json.loads, (out / "events.jsonl").read_text().splitlines())
+    (gone_on,) = [event for event in events if event["event"] == "continue"]
+    assert gone_on["cells"] == [0, 1]
+    assert gone_on["passes"] == 21  # all of them
+    assert digests(out) == digests(one)
 
 
 def test_more_devices_than_there_are_are_refused(tmp_path):

@@ -6,9 +6,10 @@ import shutil
 import signal
 
 import pytest
-from conftest import EXAMPLES, FIVE_CHUNKS, Told, result_bytes
+from conftest import EXAMPLES, FIVE_CHUNKS, Told
+from torture import digests
 
-from jaxstyle import config, run, store, sweep
+from jaxstyle import config, report, run, store, sweep
 from jaxstyle.config import JaxstyleError, RunOptions, Sweep
 from jaxstyle.store import DirectoryInUse, RunDirectory
 
@@ -98,7 +99,7 @@ def test_shares_one_after_another_give_the_bytes_of_one_process(whole, tmp_path,
             monkeypatch.setenv(name, value)
         assert not (out / "results.csv").exists()
         assert command(*SWEEP, "--out", out) == 0
-    assert result_bytes(out) == result_bytes(whole)
+    assert digests(out) == digests(whole)
     manifest, alone = manifest_of(out), manifest_of(whole)
     assert manifest["status"] == "done"
     assert manifest["plan"] == alone["plan"]
@@ -109,7 +110,7 @@ def test_shares_one_after_another_give_the_bytes_of_one_process(whole, tmp_path,
     assert program["cells"] == same["cells"] == 5
     assert program["taps"] == same["taps"]
     assert command(*SWEEP, "--out", out) == 0  # once more: nothing is left
-    assert result_bytes(out) == result_bytes(whole)
+    assert digests(out) == digests(whole)
 
 
 def test_what_there_is_can_be_reported_and_the_rest_computed_without_a_share(whole, tmp_path):
@@ -119,27 +120,39 @@ def test_what_there_is_can_be_reported_and_the_rest_computed_without_a_share(who
         RunOptions(out=str(out), shard="1/2", quiet=True),
     )
     assert 0 < len(done.rows) < 5
-    from jaxstyle import report
-
     with pytest.raises(SystemExit) as stop:
         report.main([str(out)])
     assert stop.value.code == 0
     assert len((out / "results.csv").read_text().splitlines()) == 1 + len(done.rows)
     assert manifest_of(out)["status"] == "running"
     assert command("--resume", "--out", out) == 0
-    assert result_bytes(out) == result_bytes(whole)
+    assert digests(out) == digests(whole)
+
+
+def test_a_report_of_all_chunks_ends_a_run_whose_last_share_could_not(whole, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    (out / "manifest.json").write_text(json.dumps({**manifest_of(out), "status": "running"}))
+    for name in ("results.csv", "results.h5", "report.html"):
+        (out / name).unlink()
+    with pytest.raises(SystemExit) as stop:
+        report.main([str(out)])
+    assert stop.value.code == 0
+    assert manifest_of(out)["status"] == "done"
+    assert digests(out) == digests(whole)
+    assert (out / "report.html").exists()
 
 
 def test_a_share_of_other_settings_is_refused(whole, tmp_path, capsys):
     out = tmp_path / "run"
     assert command(*SWEEP, "--out", out, "--shard", "0/2") == 0
-    before = result_bytes(out)
+    before = digests(out)
     assert command(*SWEEP, "--pool", "max", "--out", out, "--shard", "1/2") == 2
     assert "pool is avg there and max here" in capsys.readouterr().err
     assert command(*SWEEP, "--seed", "0:9", "--out", out, "--shard", "1/2") == 2
     assert command(*SWEEP, "--out", EXAMPLES, "--shard", "1/2") == 2
     assert not (EXAMPLES / "run.lock").exists()
-    assert result_bytes(out) == before
+    assert digests(out) == before
 
 
 def test_a_damaged_chunk_of_a_share_is_computed_again_by_that_share(whole, tmp_path):
@@ -152,7 +165,7 @@ def test_a_damaged_chunk_of_a_share_is_computed_again_by_that_share(whole, tmp_p
     shares = [share for share in range(2) if command(*SWEEP, "--out", out, "--shard", f"{share}/2") == 0]
     assert shares == [0, 1]
     assert (out / "chunks" / "000002.h5.bad").exists()
-    assert result_bytes(out) == result_bytes(whole)
+    assert digests(out) == digests(whole)
 
 
 def test_a_share_and_a_run_exclude_each_other_and_other_shares_do_not(whole, tmp_path, capsys, monkeypatch):
@@ -176,7 +189,7 @@ def test_a_share_and_a_run_exclude_each_other_and_other_shares_do_not(whole, tmp
     monkeypatch.setattr(store, "BELIEVED_S", 0.0)
     with RunDirectory(out):
         assert command(*SWEEP, "--out", out, "--shard", "1/2") == 3
-    assert result_bytes(out) == result_bytes(whole)
+    assert digests(out) == digests(whole)
 
 
 def test_shares_that_start_together_are_planned_once_and_one_that_is_killed_goes_on(whole, tmp_path):
@@ -193,7 +206,7 @@ def test_shares_that_start_together_are_planned_once_and_one_that_is_killed_goes
     assert start("1/2").end() == (0, "")
     plans = [json.loads(line) for p in out.glob("events-*.jsonl") for line in p.read_text().splitlines()]
     assert {event["share"] for event in plans if event["event"] == "share"} == {"0/2", "1/2"}
-    assert result_bytes(out) == result_bytes(whole)
+    assert digests(out) == digests(whole)
     assert (out / "report.html").exists()
     assert not list(out.glob("checkpoints/*"))
 
