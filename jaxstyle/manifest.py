@@ -150,8 +150,8 @@ def chunk_digests(record: Record, known: Mapping[str, str] | None = None) -> dic
 def is_complete(record: Record) -> bool:
     """Whether every chunk of a run is there."""
     names = {path.stem for path in record.chunk_paths}
-    chunks = record.manifest.get("plan", {}).get("chunks", ())
-    return bool(chunks) and all(f"{number:06d}" in names for number in range(len(chunks)))
+    chunks = record.manifest.get("plan", {}).get("chunks")
+    return chunks is not None and all(f"{number:06d}" in names for number in range(len(chunks)))
 
 
 def ended(record: Record) -> dict[str, Any]:

@@ -217,8 +217,7 @@ def test_chunks_that_were_computed_at_half_the_width_for_want_of_memory_are_kept
     from jaxstyle import engine
 
     out, compiled, compile_step = tmp_path / "run", [], engine.Engine.compile
-    few = ["--style-layers", "conv2_1", "--content-layer", "conv2_1"]
-    shares = [[*SWEEP, *few, "--out", out, "--shard", f"{i}/2"] for i in range(2)]
+    shares = [[*SWEEP, "--out", out, "--shard", f"{i}/2"] for i in range(2)]
 
     monkeypatch.setattr(engine, "choose_width", lambda *_, **__: 2)  # a CPU would take 1
 
