@@ -198,6 +198,15 @@ class _Signals:
         self.number, self.held = None, 0
         ours = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         before = {number: signal.signal(number, self._handle) for number in ours}
+        said = sys.unraisablehook
+
+        def say(unraisable: sys.UnraisableHookArgs) -> None:
+            # A finaliser or a collector's callback keeps an exception to itself. It is raised again where
+            # `signals_held` ends, and the watcher ends a process that does not get there.
+            if not isinstance(unraisable.exc_value, Interrupted):
+                said(unraisable)
+
+        sys.unraisablehook = say
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -210,6 +219,7 @@ class _Signals:
             signal.set_wakeup_fd(wakeup)
             os.close(writer)
             watcher.join()
+            sys.unraisablehook = said
             for number, handler in before.items():
                 signal.signal(number, handler)
 

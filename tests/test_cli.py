@@ -31,3 +31,30 @@ def test_memory_that_was_freed_is_used_again_without_page_faults():
     # Who tunes the allocator keeps what was set.
     tuned = run_python("-c", FAULTS, "keep", check=True, GLIBC_TUNABLES="glibc.malloc.arena_max=2")
     assert tuned.stdout.split()[0] == "False"
+
+
+IN_A_CALLBACK = """
+import signal
+from jaxstyle import cli
+
+class Finalised:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+def command():
+    Finalised()
+    print("kept to itself", flush=True)
+    with cli.signals_held():
+        pass
+    print("unreachable")
+    return 0
+
+cli.run(command)
+"""
+
+
+def test_a_signal_that_comes_in_a_finaliser_ends_the_command_in_one_line():
+    # Python ignores what a finaliser raises, and says so on stderr.
+    ended = run_python("-c", IN_A_CALLBACK)
+    assert (ended.returncode, ended.stdout) == (128 + 15, "kept to itself\n")
+    assert ended.stderr == "jaxstyle: error: terminated\n"
