@@ -6,7 +6,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, random_image, run_python
+from conftest import ROOT, narrow_weights, random_image, run_python
 
 from jaxstyle import config, engine, grid, images, layers, step
 
@@ -429,8 +429,11 @@ def test_a_pyramid_on_a_canvas_is_that_of_the_image_alone(narrow, monkeypatch):
     assert np.abs(outcome.images[:, :, :45, :64] - expected.images).mean() < 0.05
 
 
-def test_cells_of_a_pyramid_are_the_same_bytes_in_any_place(narrow):
-    bench = Bench(narrow, width=2, **{**PYRAMID, "steps": (3,)}, seed=(0, 1), alpha_beta=(1e-3, 1e-1))
+def test_cells_of_a_pyramid_are_the_same_bytes_in_any_place():
+    # With half of VGG19's channels: products of a few channels are rounded by their place, by a library of
+    # XLA's, on CPUs without AVX-512. No run on a CPU has a width of 2.
+    settings = {**PYRAMID, "steps": (3,), "seed": (0, 1), "alpha_beta": (1e-3, 1e-1)}
+    bench = Bench(narrow_weights(2), width=2, **settings)
     forth, back = bench.run([0, 3]), bench.run([3, 0])
     same(forth.images, back.images[::-1])
     same(forth.info.loss_total, back.info.loss_total[::-1])
