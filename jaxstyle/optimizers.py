@@ -103,8 +103,11 @@ class History(NamedTuple):
     pair of a step without positive curvature is zero, as if it had not been.
     """
 
-    pairs: Float[Array, "2 m n"]
-    """s_i, steps between images, and y_i, what gradients changed by."""
+    pairs: Float[Array, "rows n"]
+    """s_i, steps between images, and y_i, what gradients changed by: rows 2i and 2i + 1 of 2m.
+
+    # With an axis for the two of them XLA lays it outside that of cells, and copies all in every step.
+    """
     sy: Float[Array, "m m"]
     """s_i . y_j; meant only where i is not newer than j."""
     yy: Float[Array, "m m"]
@@ -124,7 +127,7 @@ class History(NamedTuple):
 def _lbfgs_init(image: Float[Array, "h w 3"], memory: int) -> History:
     zero = jnp.float32(0)
     return History(
-        pairs=jnp.zeros((2, memory, image.size), jnp.float32),
+        pairs=jnp.zeros((2 * memory, image.size), jnp.float32),
         sy=jnp.zeros((memory, memory), jnp.float32),
         yy=jnp.zeros((memory, memory), jnp.float32),
         gamma=zero,
@@ -137,20 +140,20 @@ def _lbfgs_init(image: Float[Array, "h w 3"], memory: int) -> History:
 
 @custom_vmap
 def _write(
-    pairs: Float[Array, "2 m n"], newest: Float[Array, "2 n"], slot: Int[Array, ""]
-) -> Float[Array, "2 m n"]:
+    pairs: Float[Array, "rows n"], newest: Float[Array, "2 n"], slot: Int[Array, ""]
+) -> Float[Array, "rows n"]:
     """`pairs` with `newest` in a slot, in place.
 
     The slot is the same for all cells. A plain `vmap` does not use that: it makes a scatter, for which XLA
     copies all pairs in every step.
     """
-    return lax.dynamic_update_slice(pairs, newest[:, None], (0, slot, 0))
+    return lax.dynamic_update_slice(pairs, newest, (2 * slot, 0))
 
 
 @_write.def_vmap
 def _(axis_size: int, batched: list[bool], pairs: Array, newest: Array, slot: Array) -> tuple[Array, bool]:
     assert batched == [True, True, False], batched
-    return lax.dynamic_update_slice(pairs, newest[:, :, None], (0, 0, slot, 0)), True
+    return lax.dynamic_update_slice(pairs, newest, (0, 2 * slot, 0)), True
 
 
 def _dot(a: Array, b: Array) -> Array:
@@ -164,8 +167,8 @@ def _dot(a: Array, b: Array) -> Array:
     )
 
 
-def _sum(weights: Float[Array, "2 m"], pairs: Float[Array, "2 m n"]) -> Float[Array, " n"]:
-    return jnp.einsum("km,kmn->n", weights, pairs, precision=lax.Precision.HIGHEST)
+def _sum(weights: Float[Array, " rows"], pairs: Float[Array, "rows n"]) -> Float[Array, " n"]:
+    return jnp.einsum("r,rn->n", weights, pairs, precision=lax.Precision.HIGHEST)
 
 
 def _products(
@@ -177,10 +180,11 @@ def _products(
     """
     ours = jnp.arange(len(state.sy)) == slot
     beside = jnp.stack([newest[1], g])
-    found = jnp.where(ours[:, None], _dot(newest, beside)[:, None], _dot(state.pairs, beside))
-    s_y, y_y = found[:, :, 0]
+    before = _dot(state.pairs, beside).reshape(-1, 2, 2)
+    found = jnp.where(ours[:, None, None], _dot(newest, beside), before)  # of pair, s or y, y or g
+    s_y, y_y = found[:, 0, 0], found[:, 1, 0]
     yy = jnp.where(ours, y_y[:, None], jnp.where(ours[:, None], y_y, state.yy))
-    return jnp.where(ours, s_y[:, None], state.sy), yy, found[0, :, 1], found[1, :, 1]
+    return jnp.where(ours, s_y[:, None], state.sy), yy, found[:, 0, 1], found[:, 1, 1]
 
 
 def _weights(
@@ -190,7 +194,7 @@ def _weights(
     y_g: Float[Array, " m"],
     gamma: Float[Array, ""],
     by_age: Int[Array, " m"],
-) -> Float[Array, "2 m"]:
+) -> Float[Array, "m 2"]:
     """What s_i and y_i weigh in H g - gamma g, from inner products alone (Byrd et al. 1994, eq. 3.1).
 
     H g = gamma g + S b - gamma Y a with R a = S'g and R'b = (D + gamma Y'Y) a - gamma Y'g, where R is the
@@ -201,7 +205,7 @@ def _weights(
     r = r + jnp.diag(jnp.where(d > 0, 0.0, 1.0).astype(jnp.float32))
     a = solve_triangular(r, s_g[by_age])
     b = solve_triangular(r, d * a + gamma * (_dot(yy[by_age][:, by_age], a) - y_g[by_age]), trans=1)
-    return jnp.zeros((2, len(by_age)), jnp.float32).at[:, by_age].set(jnp.stack([b, -gamma * a]))
+    return jnp.zeros((len(by_age), 2), jnp.float32).at[by_age].set(jnp.stack([b, -gamma * a], axis=1))
 
 
 def _lbfgs(
@@ -236,9 +240,9 @@ def _lbfgs(
     slot = index % memory
     sy, yy, s_g, y_g = _products(state, newest, g, slot)
     weights = _weights(sy, yy, s_g, y_g, gamma, (index + 1 + jnp.arange(memory)) % memory)
-    own = weights[:, slot]
-    h_g = gamma * g + _sum(weights.at[:, slot].set(0.0), state.pairs) + _sum(own[:, None], newest[:, None])
-    slope = gamma * _dot(g, g) + jnp.sum(weights * jnp.stack([s_g, y_g]))  # g . H g
+    others = weights.at[slot].set(0.0).reshape(-1)
+    h_g = gamma * g + _sum(others, state.pairs) + _sum(weights[slot], newest)
+    slope = gamma * _dot(g, g) + jnp.sum(weights * jnp.stack([s_g, y_g], axis=1))  # g . H g
     descends = (slope > 0) & jnp.isfinite(slope)
     steepest = g * (learning_rate / jnp.maximum(jnp.max(jnp.abs(g)), TINY))
     uphill = jnp.where(gamma > 0, jnp.where(descends, h_g, gamma * g), steepest)

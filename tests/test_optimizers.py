@@ -73,8 +73,11 @@ def test_worse_images_are_rejected_halved_and_remembered_as_in_float64():
     expected, losses, rejected = oracle.lbfgs(kinked, start_image(), 10, 5, 300.0)
     images, found, ours = follow(kinked, start_image(), 10, 5, rate=300.0)
     assert ours == rejected >= 2
+    # Over forty starts float32's rounding grows to 3e-3 grey levels in the median, here to 1.2e-3.
     np.testing.assert_allclose(images, expected, atol=5e-3)
-    np.testing.assert_allclose(found, losses, rtol=1e-5)
+    np.testing.assert_allclose(found, [kinked(image)[0] for image in images], rtol=1e-6)
+    steepest = max(np.abs(kinked(image)[1]).sum() for image in expected)
+    np.testing.assert_allclose(found, losses, rtol=1e-6, atol=5e-3 * steepest)
 
 
 def test_the_loss_never_rises():
@@ -157,9 +160,9 @@ def test_a_batch_takes_the_steps_of_its_cells_and_writes_pairs_in_place():
         np.testing.assert_allclose(together[i], alone, rtol=1e-4, atol=1e-4)
     # A copy of the pairs in every step would cost more than the optimizer itself.
     body = compiled.as_text()
-    assert "f32[4,2,3,60]" in body
-    loop = next(part for part in body.split("\n\n") if "while" not in part and "f32[4,2,3,60]" in part)
-    assert not any("copy(" in line and "f32[4,2,3,60]" in line for line in loop.splitlines())
+    assert "f32[4,6,60]" in body
+    loop = next(part for part in body.split("\n\n") if "while" not in part and "f32[4,6,60]" in part)
+    assert not any("copy(" in line and "f32[4,6,60]" in line for line in loop.splitlines())
 
 
 @pytest.mark.parametrize("name", ["adam", "lbfgs"])
