@@ -274,13 +274,13 @@ def _as_begun(machine: dict[str, Any]) -> dict[str, Any]:
     return {**machine, "environment": {k: v for k, v in machine["environment"].items() if k in own}}
 
 
-def _cause(error: Exception) -> BaseException:
+def _cause(error: BaseException) -> BaseException:
     """What was raised in a worker: Ray wraps it."""
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, BaseException) else error
 
 
-def _why(error: Exception) -> str:
+def _why(error: BaseException) -> str:
     """An error of a worker or of Ray, in a few words."""
     cause = _cause(error)
     text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(cause)).split())
