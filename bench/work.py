@@ -6,12 +6,15 @@ average pooling, Adam, from the content image, on the images and weights that co
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.metadata
 import json
 import multiprocessing
 import os
 import platform
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -24,15 +27,24 @@ import numpy as np
 RESULTS = Path(__file__).resolve().parent / "results"
 EXAMPLES = Path(__file__).resolve().parent.parent / "jaxstyle" / "examples"
 ALPHA_BETA, LEARNING_RATE = 1e-3, 1.0
+PAIR = ("astronaut", "brushwork")
 
 
-def inputs(size: int) -> tuple[np.ndarray, np.ndarray]:
+def inputs(size: int, pair: tuple[str, str] = PAIR) -> tuple[np.ndarray, np.ndarray]:
     """A content and a style image of `size` x `size` px, RGB, uint8."""
     from jaxstyle import images
 
-    pair = (images.read(str(EXAMPLES / f"{name}.jpg")).pixels for name in ("astronaut", "brushwork"))
-    content, style = (images.fit(pixels, size, size) for pixels in pair)
+    read = (images.read(str(EXAMPLES / f"{name}.jpg")).pixels for name in pair)
+    content, style = (images.fit(pixels, size, size) for pixels in read)
     return content, style
+
+
+class First(NamedTuple):
+    """What the first step finds at the initial image."""
+
+    loss: float
+    gradient: np.ndarray
+    """dL/dx, (h, w, 3), RGB."""
 
 
 class Advanced(NamedTuple):
@@ -44,22 +56,22 @@ class Advanced(NamedTuple):
 
 
 class Work:
-    """So many equal cells, advanced as a sweep advances them: one a launch on a CPU, all at once elsewhere.
+    """So many equal cells, advanced as a sweep advances them: one a launch on a CPU, many elsewhere.
 
     Args:
         size: edge of the images in px.
-        cells: how many there are.
+        cells: how many there are; of more than a launch holds, a power of two.
         precision: as in `--precision`.
+        pair: the names of the content and the style.
     """
 
-    def __init__(self, size: int, cells: int, precision: str):
+    def __init__(self, size: int, cells: int, precision: str, *, pair: tuple[str, str] = PAIR):
         import jax
 
         from jaxstyle import config, engine, grid, step, weights
 
         device = jax.devices()[0]
-        width = 1 if device.platform == "cpu" else cells
-        content, style = inputs(size)
+        content, style = inputs(size, pair)
         sweep = config.resolve(
             config.Sweep(
                 content=("content",),
@@ -71,14 +83,19 @@ class Work:
             )
         )
         (cell,) = grid.cells(sweep)
+        kind = grid.device_kind(device.platform)
+        # As wide as a sweep gets, memory aside: whoever asks for too much is told.
+        choose = functools.partial(
+            engine.choose_width, platform=kind, memory=grid.Memory(0, 1), available=2**62
+        )
         plan = grid.plan(
             sweep,
             [cell],
             {cell.content: (size, size)},
-            platform=grid.device_kind(device.platform),
-            choose_width=lambda *_: width,
+            platform=kind,
+            choose_width=lambda program, _: choose(program, cells),
         )
-        self.program = plan.programs[0]
+        self.program, width = plan.programs[0], plan.programs[0].width
         loaded = weights.load(taps=self.program.taps).layers
         machine = engine.Engine(loaded, cell_shapes=[(size, size)])
         self.compiled, _ = machine.compile(self.program)
@@ -110,23 +127,31 @@ class Work:
         self._done += steps
         return Advanced(float(np.asarray(info.loss_total)[steps - 1, -1]), seconds)
 
-    def first_gradient(self) -> np.ndarray:
-        """dL/dx of the initial image, (h, w, 3), RGB; takes the first step."""
+    def first(self) -> First:
+        """Take the first step and say what it found."""
         assert self._done == 0
-        self.advance(1)
+        loss = self.advance(1).loss
         # After one step Adam's first moment is the gradient times 1 - beta1.
-        return np.asarray(self._states[0].optimizer.mu)[0] / np.float32(0.1)
+        return First(loss, np.asarray(self._states[0].optimizer.mu)[0] / np.float32(0.1))
 
 
-def matmul_ceiling(precision: str, edge: int, rounds: int = 5) -> float:
-    """FLOP/s of the fastest of several products of two square matrices in a precision."""
+def matmul_ceiling(precision: str, edge: int, rounds: int = 5, repeats: int = 1) -> float:
+    """FLOP/s of the fastest of several products of two square matrices in a precision.
+
+    Args:
+        precision: as in `--precision`.
+        edge: of the matrices.
+        rounds: how many are timed.
+        repeats: products in each, one behind the other: without a wait between them where one is short.
+    """
     import jax
     import jax.numpy as jnp
 
     from jaxstyle.conv import ARITHMETIC
 
     arithmetic = ARITHMETIC[precision]
-    a = jnp.full((edge, edge), 0.5, arithmetic.dtype)
+    # A GPU draws less power, and is faster, on numbers that are all alike.
+    a = jnp.asarray(np.random.default_rng(0).normal(size=(edge, edge)), arithmetic.dtype)
     product = jax.jit(
         lambda a: jnp.matmul(a, a, precision=arithmetic.precision, preferred_element_type=jnp.float32)
     )
@@ -134,8 +159,8 @@ def matmul_ceiling(precision: str, edge: int, rounds: int = 5) -> float:
     times = []
     for _ in range(rounds):
         began = time.perf_counter()
-        jax.block_until_ready(product(a))
-        times.append(time.perf_counter() - began)
+        jax.block_until_ready([product(a) for _ in range(repeats)])
+        times.append((time.perf_counter() - began) / repeats)
     return 2 * edge**3 / min(times)
 
 
@@ -212,6 +237,61 @@ def in_process(target: Any, *arguments: Any) -> Any:
         raise SystemExit(f"bench: error: the process of {target.__name__} died") from None
     finally:
         process.join()
+
+
+class Turn:
+    """A process that does something whenever it is told to, and is stopped in between.
+
+    Args:
+        target: called with a pipe and `arguments`. It sends something when it is ready, and then an answer
+            for everything that it is sent.
+        name: for messages.
+        arguments: for `target`.
+        patience_s: how long an answer may take.
+    """
+
+    def __init__(self, target: Any, name: str, *arguments: Any, patience_s: float | None = None):
+        self.name, self._patience_s = name, patience_s
+        self._pipe, other = multiprocessing.Pipe()
+        self._process = multiprocessing.get_context("spawn").Process(
+            target=target, args=(other, *arguments), daemon=True
+        )
+        self._process.start()
+        other.close()
+
+    def ready(self) -> Any:
+        """Wait until it is, for what it says then."""
+        return self._answer()
+
+    def run(self, message: Any) -> Any:
+        """Have it answer."""
+        self._signal(signal.SIGCONT)
+        self._pipe.send(message)
+        return self._answer()
+
+    def end(self) -> None:
+        """Let it go."""
+        self._signal(signal.SIGCONT)
+        self._process.kill()
+        self._process.join()
+
+    def _answer(self) -> Any:
+        if not self._pipe.poll(self._patience_s):
+            raise TurnError(f"{self.name} did not answer within {self._patience_s:.0f} s")
+        try:
+            answer = self._pipe.recv()
+        except EOFError:
+            raise TurnError(f"the process of {self.name} died") from None
+        self._signal(signal.SIGSTOP)
+        return answer
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._process.pid or 0, number)
+
+
+class TurnError(RuntimeError):
+    """A process gave no answer."""
 
 
 def sheet(pictures: Sequence[Sequence[np.ndarray]], names: Sequence[str], path: Path) -> None:

@@ -564,9 +564,33 @@ def _on_each(function: Callable[..., Any], mesh: Mesh | None, takes: Any, gives:
     return jax.shard_map(function, mesh=mesh, in_specs=takes, out_specs=gives, check_vma=False)
 
 
-def _compile(
-    program: Program, features: vgg19.Features, params: vgg19.Params, device: Device, mesh: Mesh | None
-) -> Compiled:
+class Lowered(NamedTuple):
+    """The programs of one `Program` before they are compiled."""
+
+    init: Any
+    segment: Any
+    state: Any
+    """As `Compiled` has it."""
+    step_traces: int
+
+
+def lower(
+    program: Program,
+    features: vgg19.Features,
+    params: vgg19.Params,
+    *,
+    mesh: Mesh | None = None,
+    placed: Callable[[Any, P], Any] = lambda shapes, of: shapes,
+) -> Lowered:
+    """The programs of a network for one device, or for each of a mesh.
+
+    Args:
+        program: for cells of its own stage.
+        features: of the network.
+        params: of the network, as arrays or their shapes.
+        mesh: of several devices.
+        placed: from shapes, and from what they are partitioned by, to shapes that say where they lie.
+    """
     traces = 0
 
     def segment(
@@ -591,6 +615,24 @@ def _compile(
         per_layer = jnp.full((*scalar.shape, len(program.style_taps)), jnp.nan, jnp.float32)
         return lax.fori_loop(start, stop, body, (state, Info(scalar, scalar, scalar, per_layer)))
 
+    cells = program.width * (1 if mesh is None else mesh.size)
+    knobs, start_images, targets = placed(_shapes(program, cells, features, params), CELL)
+    start_cells = _on_each(jax.vmap(functools.partial(step.init, program)), mesh, (CELL, CELL), CELL)
+    state = placed(jax.eval_shape(start_cells, knobs, start_images), CELL)
+    bound = placed(jax.ShapeDtypeStruct((), jnp.int32), P())
+    takes, gives = (P(), CELL, CELL, CELL, P(), P()), (CELL, P(None, "cell"))
+    spread = jax.jit(_on_each(segment, mesh, takes, gives), donate_argnums=3)
+    return Lowered(
+        init=jax.jit(start_cells).lower(knobs, start_images),
+        segment=spread.lower(params, knobs, targets, state, bound, bound),
+        state=jax.tree.structure(state),
+        step_traces=traces,
+    )
+
+
+def _compile(
+    program: Program, features: vgg19.Features, params: vgg19.Params, device: Device, mesh: Mesh | None
+) -> Compiled:
     def placed(tree: Any, of: P) -> Any:
         if mesh is None:
             return tree
@@ -599,18 +641,11 @@ def _compile(
 
     began = time.perf_counter()
     with jax.default_device(device):
-        cells = program.width * (1 if mesh is None else mesh.size)
-        knobs, start_images, targets = placed(_shapes(program, cells, features, params), CELL)
-        start_cells = _on_each(jax.vmap(functools.partial(step.init, program)), mesh, (CELL, CELL), CELL)
-        init = jax.jit(start_cells).lower(knobs, start_images).compile()
-        state = placed(jax.eval_shape(start_cells, knobs, start_images), CELL)
-        bound = placed(jax.ShapeDtypeStruct((), jnp.int32), P())
-        takes, gives = (P(), CELL, CELL, CELL, P(), P()), (CELL, P(None, "cell"))
-        spread = jax.jit(_on_each(segment, mesh, takes, gives), donate_argnums=3)
-        lowered = spread.lower(params, knobs, targets, state, bound, bound)
-        compiled = lowered.compile(compiler_options(program))
+        lowered = lower(program, features, params, mesh=mesh, placed=placed)
+        init = lowered.init.compile()
+        segment = lowered.segment.compile(compiler_options(program))
     seconds = time.perf_counter() - began
-    memory = compiled.memory_analysis()
+    memory = segment.memory_analysis()
     used = 0
     if memory is not None:
         used = (
@@ -619,7 +654,7 @@ def _compile(
             + memory.output_size_in_bytes
             - memory.alias_size_in_bytes
         )
-    return Compiled(init, compiled, jax.tree.structure(state), traces, seconds, used)
+    return Compiled(init, segment, lowered.state, lowered.step_traces, seconds, used)
 
 
 def _shapes(

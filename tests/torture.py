@@ -131,7 +131,7 @@ def repeated(run: Path, began: float, killed: float) -> float:
     return killed - times[-1]
 
 
-def torture(kills: int, seed: int) -> int:
+def torture(kills: int, seed: int, settings: tuple[str, ...] = SWEEP) -> int:
     """Kill so many times, print what it cost, and return how many bytes and cells went wrong."""
     chance = random.Random(seed)
     folder = Path(tempfile.mkdtemp(prefix="jaxstyle-torture-"))
@@ -139,7 +139,7 @@ def torture(kills: int, seed: int) -> int:
     for _ in range(2):  # the second time with compiled programs, as those that are killed
         shutil.rmtree(folder / "whole", ignore_errors=True)
         began = time.time()
-        assert start(folder / "whole").wait() == 0
+        assert start(folder / "whole", settings=settings).wait() == 0
         whole_s = time.time() - began
     expected, cells = digests(folder / "whole"), 3
     done = runs = lost = wrong = set_aside = 0
@@ -151,7 +151,7 @@ def torture(kills: int, seed: int) -> int:
         if done < kills and done % 2:
             point, count = POINTS[done // 2 % len(POINTS)], chance.choice((1, 1, 1, 2, 3))
         began = time.time()
-        process = start(out, point=point, count=count)
+        process = start(out, point=point, count=count, settings=settings)
         if done < kills and not point:
             try:
                 process.wait(chance.uniform(0.1, 1.1 * whole_s))
@@ -202,8 +202,10 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--deterministic", action="store_true", help="as a GPU needs it for equal bytes")
     args = parser.parse_args()
-    raise SystemExit(bool(torture(args.kills, args.seed)))
+    settings = (*SWEEP, "--deterministic") if args.deterministic else SWEEP
+    raise SystemExit(bool(torture(args.kills, args.seed, settings)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,249 @@
+"""Whether a device computes right, to be known before it is timed; `python -m bench check`.
+
+    precision   loss and gradient in every precision, on real weights and images, against float64
+    width       cells of one launch against the same cells alone
+    bytes       --deterministic: two processes, and another order of the grid, to the bit
+    memory      what launches take against what was planned for them
+    back-off    a launch too wide for the allocator's memory goes on at half the width
+    kills       a killed run is gone on with to the same bytes (`python -m tests.torture`)
+
+Every check has processes of its own. A finding is a number and the limit that it must not pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bench import work
+
+ROOT = Path(__file__).resolve().parent.parent
+PAIRS = (("astronaut", "brushwork"), ("cat", "glass"))
+LOSS_LIMIT = {"f32": 1e-5, "tf32": 2e-3, "bf16": 2e-2}
+"""How far a loss may lie from float64's, relative."""
+GRADIENT_LIMIT = {"f32": 2e-3, "tf32": 4e-2, "bf16": 1e-1}
+"""How far a gradient may, by its norm. Units of a ReLU on the other side of zero are most of it."""
+WIDTH_LIMIT = 1e-5
+"""How far losses of step 0 may differ between widths, relative."""
+MEMORY_LIMIT = 1.1
+"""The peak of a run over what was planned."""
+SMALL_ALLOCATOR = 0.05
+"""The part of a GPU's memory that the check of the back-off leaves to the run."""
+
+
+class Finding(NamedTuple):
+    """One number of a check."""
+
+    what: str
+    value: float
+    limit: float
+    """The largest value that is right."""
+
+    @property
+    def right(self) -> bool:
+        """Whether the check passes; NaN does not."""
+        return self.value <= self.limit
+
+
+# --- in a process of their own --------------------------------------------------------------------
+
+
+def _first(pipe: Any, size: int, precision: str, pair: tuple[str, str]) -> None:
+    """Send the loss and the gradient of the content image."""
+    first = work.Work(size, 1, precision, pair=pair).first()
+    pipe.send((first.loss, first.gradient))
+
+
+def _exact(pipe: Any, size: int, pair: tuple[str, str]) -> None:
+    """Send the same in float64, by a reading of the paper that shares no code with the package."""
+    from jaxstyle import weights
+    from tests import oracle
+
+    content, style = work.inputs(size, pair)
+    terms, gradient = oracle.loss_and_gradient(
+        weights.load().layers, content, content, style, alpha=work.ALPHA_BETA
+    )
+    pipe.send((terms["total"], gradient))
+
+
+def _can_tf32(pipe: Any) -> None:
+    import jax
+
+    from jaxstyle import engine
+
+    pipe.send(engine.can_tf32(jax.devices()[0]))
+
+
+def _sweep(pipe: Any, settings: dict[str, Any], width: int | None) -> None:
+    """Send what a run of the first pair says of itself: rows, traces by seed, manifest, events, memory."""
+    import jax
+
+    from jaxstyle import RunOptions, Sweep, config
+    from jaxstyle.run import run_sweep
+
+    content, style = (str(next(work.EXAMPLES.glob(f"{name}.*"))) for name in PAIRS[0])
+    sweep = Sweep(content=(content,), style=(style,), optimizer="adam", pyramid=0, **settings)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        options = RunOptions(out=str(out), quiet=True, no_compile_cache=True)
+        run_sweep(config.resolve(sweep), options, width=width)
+        rows = list(csv.DictReader((out / "results.csv").open()))
+        manifest = json.loads((out / "manifest.json").read_text())
+        events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+        import h5py
+
+        with h5py.File(out / "results.h5") as file:
+            (group,) = file.values()
+            first = group["loss_total"][:, 0]
+    stats = jax.devices()[0].memory_stats() or {}
+    pipe.send((rows, first, manifest, events, stats.get("peak_bytes_in_use")))
+
+
+# --- the checks -----------------------------------------------------------------------------------
+
+
+def precision(size: int, cells: int) -> list[Finding]:
+    """Losses and gradients of the first image, against float64."""
+    found = []
+    names = ["f32", "tf32", "bf16"] if work.in_process(_can_tf32) else ["f32", "bf16"]
+    for pair in PAIRS:
+        loss, gradient = work.in_process(_exact, size, pair)
+        for name in names:
+            own_loss, own = work.in_process(_first, size, name, pair)
+            away = float(np.linalg.norm(own - gradient) / np.linalg.norm(gradient))
+            label = f"{name}, {' + '.join(pair)}, {size} px"
+            found.append(Finding(f"loss, {label}", abs(own_loss / loss - 1), LOSS_LIMIT[name]))
+            found.append(Finding(f"gradient, {label}", away, GRADIENT_LIMIT[name]))
+    return found
+
+
+def width(size: int, cells: int) -> list[Finding]:
+    """Losses of a launch of several cells against those of launches of one."""
+    settings = {"seed": (f"0:{cells}",), "size": str(size), "steps": (1,)}
+    _, wide, *_ = work.in_process(_sweep, settings, cells)
+    _, single, *_ = work.in_process(_sweep, settings, 1)
+    away = float(np.max(np.abs(np.asarray(wide, np.float64) / single - 1)))
+    return [Finding(f"first losses, width {cells} against 1, {size} px", away, WIDTH_LIMIT)]
+
+
+def bytes_(size: int, cells: int) -> list[Finding]:
+    """Pictures and losses of two processes, and of a third whose seeds come in another order."""
+    content, style = (str(next(work.EXAMPLES.glob(f"{name}.*"))) for name in PAIRS[0])
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        outs = [Path(folder) / name for name in ("one", "two", "turned")]
+        for out in outs:
+            seeds = map(str, [*range(cells)][:: -1 if out.name == "turned" else 1])
+            command = [sys.executable, "-m", "jaxstyle.sweep", "--content", content, "--style", style]
+            command += ["--seed", *seeds, "--size", str(size), "--steps", "20", "--optimizer", "adam"]
+            command += ["--deterministic", "--quiet", "--out", str(out)]
+            subprocess.run(command, check=True, cwd=ROOT)
+        one, two, turned = (_pictures(out) for out in outs)
+    for name, other in (("another process", two), ("another order", turned)):
+        differ = sum(one[seed] != other[seed] for seed in one)
+        found.append(Finding(f"cells of {cells} that differ in {name}, {size} px", differ, 0))
+    return found
+
+
+def _pictures(out: Path) -> dict[str, tuple[bytes, str]]:
+    """The picture and the final loss of every seed of a run."""
+    rows = csv.DictReader((out / "results.csv").open())
+    return {row["seed"]: ((out / row["image"]).read_bytes(), row["loss_total"]) for row in rows}
+
+
+def memory(size: int, cells: int) -> list[Finding]:
+    """The peak of a run at the width that was chosen for it."""
+    settings = {"seed": (f"0:{4 * cells}",), "size": str(size), "steps": (2,)}
+    _, _, manifest, _, peak = work.in_process(_sweep, settings, None)
+    (program,) = manifest["programs"]
+    if peak is None:
+        print("    this device does not tell its peak memory")
+        return []
+    label = f"peak over planned memory, width {program['width']}, {size} px"
+    return [Finding(label, peak / program["device_bytes"], MEMORY_LIMIT)]
+
+
+def back_off(size: int, cells: int) -> list[Finding]:
+    """The cells that a run lost whose launches were too wide for a small allocator."""
+    if _platform() == "cpu":
+        print("    a CPU has no allocator to run out of: see tests/test_sweep.py")
+        return []
+    before = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION")
+    os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(SMALL_ALLOCATOR)
+    try:
+        settings = {"seed": ("0:64",), "size": "512", "steps": (2,), "precision": "bf16"}
+        rows, _, _, events, _ = work.in_process(_sweep, settings, 64)
+    finally:
+        os.environ.pop("XLA_PYTHON_CLIENT_MEM_FRACTION")
+        if before is not None:
+            os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = before
+    backed = sum(event["event"] == "back-off" for event in events)
+    return [
+        Finding("cells lost of 64", 64 - sum(row["status"] == "done" for row in rows), 0),
+        Finding("back-offs missed", float(backed == 0), 0),
+    ]
+
+
+def kills(size: int, cells: int) -> list[Finding]:
+    """Runs that were killed at random and at named points, gone on with."""
+    command = [sys.executable, "-m", "tests.torture", "--kills", "6", "--deterministic"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    print("".join(f"    {line}\n" for line in done.stdout.splitlines()[-3:]), end="")
+    return [Finding("exit code of six kills", float(done.returncode), 0)]
+
+
+def _platform() -> str:
+    return work.in_process(_about)["platform"]
+
+
+def _about(pipe: Any) -> None:
+    pipe.send(work.device())
+
+
+CHECKS: dict[str, Callable[[int, int], list[Finding]]] = {
+    "precision": precision,
+    "width": width,
+    "bytes": bytes_,
+    "memory": memory,
+    "back-off": back_off,
+    "kills": kills,
+}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run checks, print what they found, save it; exit code 1 if something is not right."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench check", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("checks", nargs="*", metavar="CHECK", help=f"of {', '.join(CHECKS)} (default: all)")
+    parser.add_argument("--size", type=int, default=256, help="px (default: 256)")
+    parser.add_argument("--cells", type=int, default=8, help="in a launch (default: 8)")
+    args = parser.parse_args(arguments)
+    if unknown := set(args.checks) - set(CHECKS):
+        parser.error(f"no such check: {', '.join(sorted(unknown))}")
+    about = work.in_process(_about)
+    print(f"{about['kind']} ({about['platform']})")
+    rows = []
+    for name in args.checks or CHECKS:
+        began = time.perf_counter()
+        print(name, flush=True)
+        for finding in CHECKS[name](args.size, args.cells):
+            verdict = "ok" if finding.right else "NOT RIGHT"
+            print(f"    {finding.what:66} {finding.value:9.2g}  at most {finding.limit:7.2g}  {verdict}")
+            rows.append({"check": name, **finding._asdict(), "right": finding.right})
+        print(f"    {time.perf_counter() - began:.0f} s", flush=True)
+    wrong = [row for row in rows if not row["right"]]
+    path = work.save("check", arguments, about["platform"], {"device": about, "findings": rows})
+    print(f"saved {path}\n{'all right' if not wrong else f'NOT RIGHT: {len(wrong)}'}")
+    raise SystemExit(bool(wrong))

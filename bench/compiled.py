@@ -1,0 +1,285 @@
+"""What XLA makes of a step for an H200, read without one; `python -m bench compiled`.
+
+XLA compiles for a GPU that is not there (`jax[cuda13]` has to be). The kernels of a step, with what each
+must at least read and write, give a floor for its time and for the whole step: no run is faster, and a run
+that is slower than this is slower in a kernel, not between kernels. What cannot be seen is how near to its
+floor a kernel comes: which algorithm cuDNN takes is decided by timing it on the device.
+
+A kernel's floor is the longer of its arithmetic at the matrix units' rate and of its traffic, every operand
+once and every result once, at the memory's. Numbers that the caches hold are counted as traffic too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench import work
+
+TARGET = Path(__file__).resolve().parent / "h200.txtpb"
+BYTES_PER_S = 4.3e12
+"""Measured: a copy of 8 GB on an H200."""
+FLOPS_PER_S = {"bf16": 790e12, "tf32": 495e12, "f32": 67e12}
+"""Measured in bf16, 8192 x 8192 on random numbers; by the data sheet in the others."""
+TENSOR_BYTES = 2**20
+"""Kernels with less traffic than this are counted and not listed."""
+ITEM_BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2}
+"""Of other types it is 1."""
+NO_KERNEL = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant"}
+
+_SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+_INSTRUCTION = re.compile(r"(?:ROOT )?%([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*?)\)(, .*)?$")
+
+
+class Kernel(NamedTuple):
+    """One kernel of a step."""
+
+    name: str
+    """Of its operation in the compiled program."""
+    kind: str
+    """`convolution`, `product`, `copy` or `pass`."""
+    result: str
+    """The shapes that it writes."""
+    source: str
+    """The operation of the step that it began as."""
+    traffic: int
+    """Bytes."""
+    flops: float
+    fused: tuple[str, ...]
+    """What a convolution does besides: `bias`, `relu`, `add`."""
+
+    def floor_s(self, precision: str) -> float:
+        """Seconds that it takes at least."""
+        return max(self.traffic / BYTES_PER_S, self.flops / FLOPS_PER_S[precision])
+
+
+def shape_bytes(shapes: str) -> int:
+    """Of every array that a text of HLO names."""
+    total = 0
+    for kind, dims in _SHAPE.findall(shapes):
+        total += ITEM_BYTES.get(kind, 1) * math.prod(int(n) for n in dims.split(",") if n)
+    return total
+
+
+def kernels(hlo: str) -> list[Kernel]:
+    """Those of the computation of a module that has the most convolutions: the body of its loop."""
+    computations: dict[str, list[str]] = {}
+    inside: list[str] = []
+    for line in hlo.splitlines():
+        if begins := re.match(r"(?:ENTRY )?%([\w.\-]+) \(.*\{\s*$", line):
+            inside = computations.setdefault(begins[1], [])
+        elif " = " in line:
+            inside.append(line.strip())
+    step = max(computations.values(), key=lambda lines: sum("__cudnn$conv" in line for line in lines))
+    return list(_kernels(step, computations))
+
+
+def _kernels(step: Sequence[str], computations: dict[str, list[str]]) -> Iterator[Kernel]:
+    shapes: dict[str, str] = {}
+    for line in step:
+        found = _INSTRUCTION.match(line)
+        if found is None:
+            continue
+        name, result, operation, operands, rest = (part or "" for part in found.groups())
+        shapes[name] = result
+        if operation in NO_KERNEL:
+            continue
+        taken = [shapes.get(operand, "") for operand in dict.fromkeys(re.findall(r"%([\w.\-]+)", operands))]
+        traffic = shape_bytes(result) + sum(map(shape_bytes, taken))
+        called = re.search(r"calls=%([\w.\-]+)", rest)
+        body = computations.get(called[1], []) if called else []
+        if part := _written_in_place(body):
+            traffic += 2 * part - 2 * shape_bytes(result)
+        kind, flops, fused = "pass", 0.0, []
+        if "__cudnn$conv" in rest:
+            kind, flops = "convolution", _convolution_flops(result, taken)
+            fused = [what for what, there in _fusions(rest, taken).items() if there]
+        elif operation in ("dot", "custom-call") or any(" dot(" in line for line in body):
+            kind = "product"
+        elif operation == "copy":
+            kind = operation
+        source = re.search(r'op_name="([^"]*)"', rest)
+        shown = ", ".join(f"{kind}[{dims}]" for kind, dims in _SHAPE.findall(result) if dims)
+        last = source[1].rsplit("/", 1)[-1] if source else ""
+        backward = "gradient: " if source and "transpose(" in source[1] else ""
+        yield Kernel(name, kind, shown, backward + last, traffic, flops, tuple(fused))
+
+
+def _written_in_place(body: Sequence[str]) -> int:
+    """The bytes of an array that a fused computation changes where it lies; 0 where it makes a new one."""
+    shapes = {}
+    for line in body:
+        if found := _INSTRUCTION.match(line):
+            name, shapes[name] = found[1], found[2]
+            if line.startswith("ROOT") and found[3] == "dynamic-update-slice":
+                return shape_bytes(shapes[re.findall(r"%([\w.\-]+)", found[4])[1]])
+    return 0
+
+
+def _dims(shape: str) -> list[int]:
+    return [int(n) for n in _SHAPE.findall(shape)[0][1].split(",") if n]
+
+
+def _convolution_flops(result: str, taken: Sequence[str]) -> float:
+    """Of a 3x3 convolution, from what it gives, (b, h, w, o), and what it takes first, (b, h, w, i)."""
+    return 2.0 * 9 * _dims(taken[0])[-1] * math.prod(_dims(result))
+
+
+def _fusions(rest: str, taken: Sequence[str]) -> dict[str, bool]:
+    fused = "__cudnn$convBiasActivationForward" in rest
+    return {
+        "bias": fused and len(taken) == 3,
+        "relu": '"activation_mode":"kRelu"' in rest,
+        "add": fused and len(taken) > 3,
+    }
+
+
+class Setting(NamedTuple):
+    """A program to be read."""
+
+    size: int
+    cells: int
+    precision: str
+    optimizer: str
+    pool: str
+    canvas: bool
+    """Whether the images lie on a canvas larger than they."""
+
+
+def read(setting: Setting, options: dict[str, str], save: Path | None = None) -> dict[str, Any]:
+    """What XLA makes of one step, as a row of the table with its kernels.
+
+    Args:
+        setting: of the step.
+        options: of XLA.
+        save: the folder that the compiled module is to be written to, as text.
+    """
+    import jax
+    from jax.experimental import topologies
+    from jax.sharding import SingleDeviceSharding
+
+    from jaxstyle import config, engine, grid, vgg19, weights
+
+    target = topologies.get_topology_desc(
+        platform="cuda", topology_name="h200", target_config=TARGET.read_text(), topology="1x1x1"
+    )
+    there = SingleDeviceSharding(target.devices[0])
+
+    def placed(tree: Any, _: Any = None) -> Any:
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=there), tree)
+
+    sweep = config.resolve(
+        config.Sweep(
+            content=("content",),
+            style=("style",),
+            precision=setting.precision,
+            optimizer=setting.optimizer,
+            pool=setting.pool,
+            pyramid=0,
+        )
+    )
+    cells = list(grid.cells(sweep))
+    shapes = {cell.content: (setting.size, setting.size) for cell in cells}
+    plan = grid.plan(sweep, cells, shapes, platform="gpu", choose_width=lambda *_: setting.cells)
+    program = replace(plan.programs[0], canvas=setting.canvas)
+    network = vgg19.bind(
+        weights.load(taps=program.taps).layers,
+        taps=program.taps,
+        pool=program.pool,
+        precision=program.precision,
+    )
+    lowered = engine.lower(program, network.features, placed(network.params), placed=placed)
+    compiled = lowered.segment.compile({**engine.compiler_options(program), **options})
+    memory, hlo = compiled.memory_analysis(), compiled.as_text()
+    if save is not None:
+        name = "-".join(map(str, setting))
+        (save / f"{name}.hlo").write_text(hlo)
+    found = kernels(hlo)
+    ms = {
+        kind: 1e3 * sum(k.floor_s(setting.precision) for k in found if k.kind == kind) / setting.cells
+        for kind in ("convolution", "product", "pass", "copy")
+    }
+    return {
+        **setting._asdict(),
+        "options": options,
+        "floor_ms_per_image_step": {**ms, "all": sum(ms.values())},
+        "ideal_ms_per_image_step": 1e3 * program.step_flops / FLOPS_PER_S[setting.precision],
+        "traffic_bytes_per_image_step": sum(k.traffic for k in found) / setting.cells,
+        "kernels": len(found),
+        "convolutions": sum(k.kind == "convolution" for k in found),
+        "fused": {what: sum(what in k.fused for k in found) for what in ("bias", "relu", "add")},
+        "temporary_bytes_per_cell": memory.temp_size_in_bytes / setting.cells,
+        "list": [
+            {**k._asdict(), "floor_us": 1e6 * k.floor_s(setting.precision)}
+            for k in found
+            if k.traffic >= TENSOR_BYTES
+        ],
+    }
+
+
+HEAD = (
+    "   px cells  prec optimizer pool   floor: ms/img   conv  product   pass   copy   kernels   conv+relu"
+    "   MB/cell"
+)
+
+
+def _line(row: dict[str, Any]) -> str:
+    ms = row["floor_ms_per_image_step"]
+    return (
+        f"{row['size']:5} {row['cells']:5} {row['precision']:>5} {row['optimizer']:>9} {row['pool']:>4}"
+        f" {ms['all']:15.3f} {ms['convolution']:6.3f} {ms['product']:8.3f} {ms['pass']:6.3f}"
+        f" {ms['copy']:6.3f} {row['kernels']:9}"
+        f" {row['fused']['relu']:6} of {row['convolutions']:2} {row['temporary_bytes_per_cell'] / 1e6:9.0f}"
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Compile, print a table and the longest kernels, save everything."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench compiled", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--size", type=int, nargs="+", default=[512], help="px, square (default: 512)")
+    parser.add_argument("--cells", type=int, nargs="+", default=[16], help="in a launch (default: 16)")
+    parser.add_argument("--precision", nargs="+", default=["bf16"], choices=("f32", "tf32", "bf16"))
+    parser.add_argument("--optimizer", nargs="+", default=["adam"], choices=("adam", "lbfgs"))
+    parser.add_argument("--pool", nargs="+", default=["avg"], choices=("avg", "max"))
+    parser.add_argument("--canvas", action="store_true", help="images of several shapes share the program")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of XLA")
+    parser.add_argument(
+        "--top", type=int, default=0, help="also print so many kernels of each, by their floor"
+    )
+    parser.add_argument(
+        "--hlo", type=Path, metavar="FOLDER", help="keep the compiled modules there, as text"
+    )
+    args = parser.parse_args(arguments)
+    work.require("jax-cuda13-plugin")
+    # A kernel's algorithm cannot be timed here: XLA takes its default.
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0".strip()
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    options = dict(option.split("=", 1) for option in args.option)
+    rows = []
+    print(HEAD)
+    for precision in args.precision:
+        for optimizer in args.optimizer:
+            for pool in args.pool:
+                for size in args.size:
+                    for cells in args.cells:
+                        row = read(
+                            Setting(size, cells, precision, optimizer, pool, args.canvas), options, args.hlo
+                        )
+                        rows.append(row)
+                        print(_line(row), flush=True)
+                        for k in sorted(row["list"], key=lambda k: -k["floor_us"])[: args.top]:
+                            print(
+                                f"      {k['floor_us']:7.0f} us  {k['kind']:12} {'+'.join(k['fused']):10}"
+                                f" {k['result'][:60]:60} {k['source']}"
+                            )
+    path = work.save("compiled", arguments, "h200", {"rows": rows})
+    print(f"saved {path}", file=sys.stderr)

@@ -1,0 +1,276 @@
+"""Other forms of the step, each beside the one we have, interleaved; `python -m bench experiments`.
+
+A variant is a change of a few lines or of XLA's options, made in a process of its own. It takes its turn
+with the form we have, in every round both; what counts is the ratio within a round. Its loss after two
+steps must agree, or it is no variant but a mistake. What each was expected to change stands beside what it
+did. One of them changes nothing: its ratio is the noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from bench import work
+
+AGREES = 3e-2
+"""How far a variant's loss may lie from ours after two steps, relative: bfloat16's rounding, amplified."""
+PATIENCE_S = 150.0
+"""For compiling a variant: some options are known to hang."""
+
+
+class Variant(NamedTuple):
+    """Another form of the step."""
+
+    name: str
+    expected: str
+    """Of its time over ours, and why; from `python -m bench compiled` or the memory traffic it implies."""
+    patch: Callable[[], None] | None = None
+    """What makes it of ours, before anything is traced."""
+    options: tuple[tuple[str, Any], ...] = ()
+    """Of XLA, for the step alone."""
+    flags: str = ""
+    """Of XLA, for the process."""
+
+
+# --- patches --------------------------------------------------------------------------------------
+
+
+def _mask_by_sign() -> None:
+    import jax.numpy as jnp
+
+    from jaxstyle import conv
+
+    def backward(precision: Any, residuals: Any, g: Any) -> Any:
+        y, kernel = residuals
+        return conv.conv3x3(jnp.where(y > 0, g, 0), kernel.backward, precision), None, None, None
+
+    conv.conv_relu.defvjp(conv._conv_relu_forward, backward)
+
+
+def _sum_outside() -> None:
+    import jax.numpy as jnp
+    from jax import lax
+
+    from jaxstyle import conv
+
+    def backward(precision: Any, residuals: Any, g: Any) -> Any:
+        y, kernel = residuals
+        gradient = conv.conv3x3(jnp.where(y != 0, g, 0), kernel.backward, precision)
+        return lax.optimization_barrier(gradient), None, None, None
+
+    conv.conv_relu.defvjp(conv._conv_relu_forward, backward)
+
+
+def _three_channels() -> None:
+    from jaxstyle import conv
+
+    conv.TENSOR_CORE_CHANNELS = 1
+
+
+def _backward_data() -> None:
+    """The input gradient as XLA derives it: cuDNN's backward-data instead of a forward convolution."""
+    import jax
+    import jax.numpy as jnp
+    from jax import lax
+
+    from jaxstyle import conv
+
+    def transposed(kernel: Any, g: Any, precision: Any) -> Any:
+        forward = lax.rev(kernel, (0, 1)).swapaxes(2, 3)
+        shape = jax.ShapeDtypeStruct((*g.shape[:2], forward.shape[2]), g.dtype)
+        (x,) = jax.linear_transpose(lambda x: conv._correlate(x, forward, precision), shape)(g)
+        return x
+
+    def backward(precision: Any, residuals: Any, g: Any) -> Any:
+        y, kernel = residuals
+        return transposed(kernel.backward, jnp.where(y != 0, g, 0), precision), None, None, None
+
+    conv.conv_relu.defvjp(conv._conv_relu_forward, backward)
+
+
+def _windowed_pool() -> None:
+    from jax import lax
+
+    from jaxstyle import conv
+
+    def pool(x: Any) -> Any:
+        return 0.25 * lax.reduce_window(x, 0.0, lax.add, (2, 2, 1), (2, 2, 1), "VALID").astype(x.dtype)
+
+    conv.POOLS["avg"] = pool
+
+
+VARIANTS = (
+    Variant("the same", "1.00: this is the noise"),
+    Variant(
+        "mask by y > 0", "1.05: the ReLU becomes 13 passes of its own, 0.64 ms of 16 images", _mask_by_sign
+    ),
+    Variant(
+        "three channels", "1.02 to 1.08: no matrix units for conv1_1 and its gradient", _three_channels
+    ),
+    Variant(
+        "Gram gradient added outside the convolution",
+        "0.97 to 1.00: as many bytes, but a plain convolution may be the faster kernel",
+        _sum_outside,
+    ),
+    Variant("cuDNN's backward-data", "1.00 to 1.05: as many products, fewer engines", _backward_data),
+    Variant(
+        "windowed pooling", "1.03: its gradient is a dilated window and no pass that fuses", _windowed_pool
+    ),
+    Variant(
+        "convolutions as cuDNN graphs",
+        "1.05: biases become whole tensors, masks stay outside",
+        options=(("xla_gpu_experimental_enable_conv_fusion", True),),
+    ),
+    Variant(
+        "products by cuBLASLt alone",
+        "1.00 to 1.02: Gram products are 7 % of the floor",
+        options=(("xla_gpu_enable_triton_gemm", False),),
+    ),
+    Variant(
+        "products by cuDNN too",
+        "0.98 to 1.00: a sum may join the gradient's product",
+        options=(("xla_gpu_cudnn_gemm_fusion_level", 2),),
+    ),
+    Variant(
+        "no command buffers",
+        "1.00 at 512 px and 16 images, more where kernels are short",
+        flags="--xla_gpu_enable_command_buffer=",
+    ),
+    Variant(
+        "loop and convolutions in command buffers",
+        "1.00 at 512 px and 16 images; 0.3 to 0.5 at 128 px and one",
+        flags="--xla_gpu_enable_command_buffer=+CONVOLUTION,+WHILE",
+    ),
+    Variant(
+        "latency hiding",
+        "1.00: one device has nothing to wait for",
+        options=(("xla_gpu_enable_latency_hiding_scheduler", True),),
+    ),
+    Variant(
+        "no autotuning",
+        "1.3 to 3: cuDNN's first algorithm, not its best",
+        options=(("xla_gpu_autotune_level", 0),),
+    ),
+    Variant(
+        "deterministic",
+        "1.3 to 3: what --deterministic costs, for it goes without autotuning",
+        flags="--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0",
+    ),
+)
+
+
+def _side(pipe: Any, number: int | None, size: int, cells: int, precision: str) -> None:
+    """Answer each number of steps with a loss and seconds; runs in a process of its own."""
+    variant = VARIANTS[number] if number is not None else Variant("ours", "")
+    if variant.flags:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {variant.flags}".strip()
+    from jaxstyle import engine
+
+    if variant.patch is not None:
+        variant.patch()
+    engine.WINOGRAD_PLATFORMS = ()  # on a CPU too, so that every patch can be tried there
+    ours = engine.compiler_options
+    engine.compiler_options = lambda program: {**ours(program), **dict(variant.options)}
+    job = work.Work(size, cells, precision)
+    pipe.send(job.compiled.compile_s)
+    while True:
+        pipe.send(job.advance(pipe.recv()))
+
+
+def compare(
+    number: int, size: int, cells: int, precision: str, *, rounds: int, steps: int
+) -> dict[str, Any]:
+    """What a variant takes, over what ours does, round by round."""
+    variant = VARIANTS[number]
+    sides = [
+        work.Turn(_side, name, which, size, cells, precision, patience_s=PATIENCE_S)
+        for name, which in (("ours", None), (variant.name, number))
+    ]
+    row: dict[str, Any] = {
+        "variant": variant.name,
+        "expected": variant.expected,
+        "options": dict(variant.options),
+        "flags": variant.flags,
+        "size": size,
+        "cells": cells,
+        "precision": precision,
+    }
+    try:
+        row["compile_s"] = [side.ready() for side in sides]
+        row["loss"] = [side.run(2).loss for side in sides]
+        times: list[list[float]] = [[], []]
+        for index in range(rounds):
+            for which in (0, 1) if index % 2 == 0 else (1, 0):
+                times[which].append(1e3 * sides[which].run(steps).seconds / steps / cells)
+        ratios = sorted(b / a for a, b in zip(*times, strict=True))
+        row["ms_per_image_step"] = [statistics.median(own) for own in times]
+        row["ratio"] = {"median": statistics.median(ratios), "min": ratios[0], "max": ratios[-1]}
+        row["agrees"] = abs(row["loss"][1] / row["loss"][0] - 1) <= AGREES
+    except work.TurnError as error:
+        row["failed"] = str(error)
+    finally:
+        for side in sides:
+            side.end()
+    return row
+
+
+def _line(row: dict[str, Any]) -> str:
+    begins = f"{row['size']:5} {row['cells']:5} {row['variant']:44}"
+    if "failed" in row:
+        return f"{begins} {row['failed']}"
+    ours, other = row["ms_per_image_step"]
+    median, least, most = (row["ratio"][name] for name in ("median", "min", "max"))
+    return (
+        f"{begins} {ours:8.3f} {other:8.3f}  {median:5.3f} ({least:.3f} to {most:.3f})"
+        f"  compiled in {row['compile_s'][1]:.0f} s{'' if row['agrees'] else '  ANOTHER LOSS'}"
+        f"  [expected {row['expected'].split(':')[0]}]"
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Try variants, print a line for each, save them."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench experiments", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--only", nargs="+", type=int, help="numbers of variants (default: all)")
+    parser.add_argument(
+        "--list", action="store_true", help="print the variants and what is expected of them"
+    )
+    parser.add_argument("--size", type=int, default=512, help="px, square (default: 512)")
+    parser.add_argument("--cells", type=int, default=16, help="(default: 16)")
+    parser.add_argument("--precision", default="bf16", choices=("f32", "tf32", "bf16"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=20, help="a round (default: 20)")
+    parser.add_argument(
+        "--minutes", type=float, default=9.0, help="start no variant after so many (default: 9)"
+    )
+    args = parser.parse_args(arguments)
+    if args.list:
+        for number, variant in enumerate(VARIANTS):
+            print(f"{number:3}  {variant.name:44} {variant.expected}")
+        return
+    about = work.in_process(_about)
+    if about["platform"] != "cpu":  # two processes are on it at once
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    rows, began = [], time.monotonic()
+    print(f"{'px':>5} {'cells':>5} {'variant':44} {'ours':>8} {'variant':>8}  ratio (ms per image-step)")
+    for number in range(len(VARIANTS)) if args.only is None else args.only:
+        if time.monotonic() - began > 60 * args.minutes:
+            print(f"out of time before variant {number}")
+            break
+        rows.append(
+            compare(number, args.size, args.cells, args.precision, rounds=args.rounds, steps=args.steps)
+        )
+        print(_line(rows[-1]), flush=True)
+    tag = f"{args.size}px-{args.cells}"
+    path = work.save("experiments", arguments, about["platform"], {"device": about, "rows": rows}, tag=tag)
+    print(f"saved {path}")
+
+
+def _about(pipe: Any) -> None:
+    pipe.send(work.device())

@@ -1,0 +1,162 @@
+"""Where the time of a step goes on a GPU, kernel by kernel; `python -m bench profile`.
+
+JAX's profiler tells how long every kernel of some steps took, and by which operation of the compiled
+program it was started. Beside it stands the floor of that kernel, as `python -m bench compiled` has it: how
+much of its time a kernel could give back. What is left of the step as it is without the profiler is the
+time between kernels; XLA runs them one by one while it is profiled, and otherwise several from one command
+buffer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import statistics
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench import compiled, work
+from jaxstyle import grid
+
+STEPS = 4
+"""That are profiled."""
+
+
+class Event(NamedTuple):
+    """A kernel that ran."""
+
+    operation: str
+    """Of the compiled program."""
+    kernel: str
+    """As the device calls it: of a convolution or a product it tells the algorithm."""
+    seconds: float
+
+
+def events(folder: Path) -> list[Event]:
+    """The kernels in a trace that JAX's profiler wrote."""
+    import jax
+
+    (file,) = folder.rglob("*.xplane.pb")
+    found = []
+    for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
+        if not plane.name.startswith("/device:GPU"):
+            continue
+        for line in plane.lines:
+            if line.name.startswith("Stream"):
+                for event in line.events:
+                    operation = str(dict(event.stats).get("hlo_op", ""))
+                    found.append(Event(operation, event.name, event.duration_ns / 1e9))
+    return found
+
+
+def table(
+    kernels: Sequence[compiled.Kernel], ran: Iterable[Event], *, steps: int, precision: str
+) -> list[dict[str, Any]]:
+    """A row for each operation that ran, the longest first: its time in one step, and its floor.
+
+    Args:
+        kernels: of the compiled step.
+        ran: all that ran in so many steps.
+        steps: how many.
+        precision: of the step.
+    """
+    known = {kernel.name: kernel for kernel in kernels}
+    seconds: dict[str, float] = collections.defaultdict(float)
+    names: dict[str, list[str]] = collections.defaultdict(list)
+    for event in ran:
+        seconds[event.operation] += event.seconds
+        if event.kernel not in names[event.operation]:
+            names[event.operation].append(event.kernel)
+    rows = []
+    for operation, total in sorted(seconds.items(), key=lambda item: -item[1]):
+        kernel = known.get(operation)
+        rows.append(
+            {
+                "operation": operation,
+                "kind": kernel.kind if kernel else "other",
+                "us": 1e6 * total / steps,
+                "floor_us": 1e6 * kernel.floor_s(precision) if kernel else 0.0,
+                "fused": list(kernel.fused) if kernel else [],
+                "result": kernel.result if kernel else "",
+                "source": kernel.source if kernel else "",
+                "kernels": names[operation],
+            }
+        )
+    return rows
+
+
+def by_kind(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Microseconds of a step and their floor, of each kind of kernel."""
+    found: dict[str, dict[str, float]] = {}
+    for row in rows:
+        kind = row["kind"]
+        if kind == "convolution":
+            kind += ", gradient" if row["source"].startswith("gradient") else ", forward"
+        own = found.setdefault(kind, {"us": 0.0, "floor_us": 0.0})
+        own["us"] += row["us"]
+        own["floor_us"] += row["floor_us"]
+    return found
+
+
+def profile(size: int, cells: int, precision: str) -> dict[str, Any]:
+    """The account of a step: its time, that of its kernels, and what they could give back."""
+    import jax
+
+    job = work.Work(size, cells, precision)
+    job.advance(2)
+    times = [job.advance(50).seconds / 50 for _ in range(5)]
+    launches = -(-cells // job.program.width)
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            job.advance(STEPS)
+        ran = events(Path(folder))
+    kernels = compiled.kernels(job.compiled.segment.as_text())
+    rows = table(kernels, ran, steps=STEPS * launches, precision=precision)
+    return {
+        "size": size,
+        "cells": cells,
+        "width": job.program.width,
+        "precision": precision,
+        "step_us": 1e6 * statistics.median(times) / launches,
+        "kernels_us": sum(row["us"] for row in rows),
+        "by_kind": by_kind(rows),
+        "rows": rows,
+    }
+
+
+def print_account(found: dict[str, Any], top: int) -> None:
+    """The kinds of kernels, and the longest ones."""
+    what = f"{found['size']} px, width {found['width']}, {found['precision']}"
+    print(f"{what}: {found['step_us']:.0f} us a step, {found['kernels_us']:.0f} in kernels when profiled")
+    for kind, own in found["by_kind"].items():
+        share = own["floor_us"] / own["us"] if own["us"] else 0.0
+        print(f"  {kind:24} {own['us']:9.0f} us   floor {own['floor_us']:9.0f}   {share:5.0%}")
+    for row in found["rows"][:top]:
+        share = row["floor_us"] / row["us"] if row["us"] else 0.0
+        print(
+            f"    {row['us']:8.1f} us  floor {row['floor_us']:8.1f} {share:5.0%}  {row['kind']:11}"
+            f" {'+'.join(row['fused']):9} {row['result'][:40]:40} {row['kernels'][0][:60]}"
+        )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Profile, print the account, save it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench profile", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--size", type=int, nargs="+", default=[512], help="px, square (default: 512)")
+    parser.add_argument("--cells", type=int, default=16, help="(default: 16)")
+    parser.add_argument("--precision", default="bf16", choices=("f32", "tf32", "bf16"))
+    parser.add_argument("--top", type=int, default=40, help="how many operations to print (default: 40)")
+    args = parser.parse_args(arguments)
+    about = work.device()
+    if grid.device_kind(about["platform"]) != "gpu":
+        raise SystemExit(f"bench: error: profile: this is a {about['platform']}; kernels are a GPU's")
+    accounts = []
+    for size in args.size:
+        accounts.append(profile(size, args.cells, args.precision))
+        print_account(accounts[-1], args.top)
+    path = work.save("profile", arguments, about["platform"], {"device": about, "accounts": accounts})
+    print(f"saved {path}")
