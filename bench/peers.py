@@ -39,8 +39,10 @@ import numpy as np
 
 from bench import work
 
-LOSS_AGREES = dict.fromkeys(("jaxstyle bf16", "torch bf16", "torch graphed", "torch compiled"), 3e-2)
-LOSS_AGREES |= dict.fromkeys(("jaxstyle tf32", "torch NCHW tf32"), 3e-3)
+LOSS_AGREES: dict[str, float] = {
+    **dict.fromkeys(("jaxstyle bf16", "torch bf16", "torch graphed", "torch compiled"), 3e-2),
+    **dict.fromkeys(("jaxstyle tf32", "torch NCHW tf32"), 3e-3),
+}
 """How far a side's losses may lie from PyTorch's float32 ones, relative; 1e-4 for the others."""
 REFERENCE = "torch NCHW"
 GRAM_PART = 8192

@@ -352,7 +352,7 @@ class Cluster:
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         ray.shutdown()
         ray._private.worker._worker_logs_enabled = True
-        if isinstance(error, ray.exceptions.RayError):
+        if error is not None and isinstance(error, ray.exceptions.RayError):
             raise JaxstyleError("cluster", _why(error)) from error
 
     def room(self) -> int:
