@@ -52,8 +52,8 @@ test: $(VENV)/.dev
 test-browser: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m browser
 
-test-cluster: $(VENV)/.cluster
-	$(BIN)/python -m pytest -q -s -m cluster
+test-cluster: $(VENV)/.cluster  # by itself: Ray forks, which a process that other tests have started JAX in must not
+	$(BIN)/python -m pytest -q -s -m cluster tests/test_cluster.py
 
 check: lint types test
 

@@ -40,6 +40,28 @@ def make(sweep, weights, content, style, winograd=False, canvas=None):
     return network, program, jax.tree.map(jnp.asarray, knobs), targets
 
 
+def loss_and_gradient(network, program, knobs, targets, image):
+    """(L, info) and dL/dx. Parameters are an argument: XLA would fold constants of them for a minute."""
+    found = jax.jit(
+        jax.value_and_grad(
+            lambda x, params: step.loss(network.features, params, program, knobs, targets, x), has_aux=True
+        )
+    )
+    return found(jnp.asarray(image, jnp.float32), network.params)
+
+
+def advance(network, program, knobs, targets, state, passes):
+    """The state after some passes, and what each reported."""
+    infos = []
+    one = jax.jit(
+        lambda params, state, k: step.step(network.features, params, program, knobs, targets, state, k)
+    )
+    for k in range(passes):
+        state, info = one(network.params, state, jnp.int32(k))
+        infos.append(info)
+    return state, infos
+
+
 def sweep(**settings):
     return config.Sweep(**{"content": ("/c.png",), "style": ("/s.png",), **settings})
 
@@ -83,11 +105,7 @@ def test_loss_and_gradient_of_the_real_network_match_float64(vgg19_weights, name
     content, style, image = (random_image(*shape, s) for shape, s in ((size, 1), ((70, 51), 2), (size, 3)))
     network, program, knobs, targets = make(settings, vgg19_weights, content, style, winograd, canvas)
     start = engine.on_canvas(image.astype(np.float32), canvas)
-    (total, info), gradient = jax.jit(
-        jax.value_and_grad(
-            lambda x: step.loss(network.features, network.params, program, knobs, targets, x), has_aux=True
-        )
-    )(jnp.asarray(start))
+    (total, info), gradient = loss_and_gradient(network, program, knobs, targets, start)
     gradient = np.asarray(gradient, np.float64)
     if canvas is not None:
         assert not np.any(gradient[size[0] :])
@@ -183,17 +201,8 @@ def test_lower_precisions_stay_near_float32(vgg19_weights, precision, winograd):
     content, style, image = (random_image(48, 64, s) for s in (1, 2, 3))
     found = {}
     for name in ("f32", precision):
-        network, program, knobs, targets = make(
-            sweep(precision=name), vgg19_weights, content, style, winograd
-        )
-        (total, _), gradient = jax.jit(
-            jax.value_and_grad(
-                lambda x, made=(network, program, knobs, targets): step.loss(
-                    made[0].features, made[0].params, *made[1:], x
-                ),
-                has_aux=True,
-            )
-        )(jnp.asarray(image, jnp.float32))
+        made = make(sweep(precision=name), vgg19_weights, content, style, winograd)
+        (total, _), gradient = loss_and_gradient(*made, image)
         assert (total.dtype, gradient.dtype) == (jnp.float32, jnp.float32)
         found[name] = float(total), np.asarray(gradient)
     (exact, slope), (total, gradient) = found["f32"], found[precision]
@@ -260,11 +269,7 @@ def test_five_adam_steps_match_float64(vgg19_weights, clamp):
     settings = sweep(init=("content",), learning_rate=(5.0,), clamp=clamp)
     network, program, knobs, targets = make(settings, vgg19_weights, content, style)
     state = step.init(program, knobs, jnp.asarray(content, jnp.float32))
-    one = jax.jit(
-        lambda state, k: step.step(network.features, network.params, program, knobs, targets, state, k)
-    )
-    for k in range(6):
-        state, _ = one(state, jnp.int32(k))
+    state, _ = advance(network, program, knobs, targets, state, 6)
     expected = oracle.adam(
         lambda x: oracle.loss_and_gradient(vgg19_weights, x, content, style, alpha=1e-3)[1],
         content,
@@ -383,17 +388,6 @@ def test_content_weighs_in_a_coarser_stage_what_it_weighs_at_full_size(narrow):
     assert float(coarse.style_weight) == float(full.style_weight) == 2.0
     assert np.isinf(coarse.decay_end)
     assert np.isfinite(full.decay_end)
-
-
-def advance(network, program, knobs, targets, state, passes):
-    infos = []
-    one = jax.jit(
-        lambda state, k: step.step(network.features, network.params, program, knobs, targets, state, k)
-    )
-    for k in range(passes):
-        state, info = one(state, jnp.int32(k))
-        infos.append(info)
-    return state, infos
 
 
 def test_a_loss_that_overflows_keeps_the_image_before_it(narrow):
