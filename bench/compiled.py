@@ -96,7 +96,7 @@ def _kernels(step: Sequence[str], computations: dict[str, list[str]]) -> Iterato
         called = re.search(r"calls=%([\w.\-]+)", rest)
         body = computations.get(called[1], []) if called else []
         if part := _written_in_place(body):
-            traffic += 2 * part - 2 * shape_bytes(result)
+            traffic += part - 2 * shape_bytes(result)
         kind, flops, fused = "pass", 0.0, []
         if "__cudnn$conv" in rest:
             kind, flops = "convolution", _convolution_flops(result, taken)

@@ -1,5 +1,7 @@
 """The convolution, its gradient and the poolings, against NumPy and against JAX's own derivatives."""
 
+import functools
+import re
 from fractions import Fraction
 
 import jax
@@ -161,3 +163,47 @@ def test_pool_gradients_agree_with_finite_differences(kind):
 def test_max_pool_gradient_scatters_nothing():
     lowered = jax.jit(jax.grad(lambda x: conv.max_pool(x).sum())).lower(X).as_text()
     assert "select_and_scatter" not in lowered
+
+
+# --- on a GPU -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("i", "o"), [(3, 64), (64, 3), (5, 7), (8, 16)])
+def test_channels_that_are_filled_up_with_zeros_change_nothing(i, o):
+    x, kernel = draw(9, 11, i), draw(3, 3, i, o)
+    correlate = functools.partial(conv._correlate, precision=jax.lax.Precision.HIGHEST)
+    expected = oracle.correlate(np.asarray(x, np.float64), np.asarray(kernel, np.float64))
+    found = conv.in_eights(correlate, x, kernel)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=1e-4)  # of up to 576 products of about 1
+
+
+def lowered(function, *arguments, platform):
+    """What XLA is given for a platform that need not be there."""
+    return jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_a_gpu_gets_images_of_eight_channels_and_a_cpu_gets_them_as_they_are():
+    kernel, bias = prepared(False, draw(3, 3, 3, 16)), jnp.zeros(16)
+
+    def gradient(x):
+        return jax.grad(lambda x: conv.conv_relu(x, kernel, bias).sum())(x)
+
+    x = draw(9, 11, 3)
+    on_gpu, on_cpu = (lowered(gradient, x, platform=name) for name in ("cuda", "cpu"))
+    operands = r"stablehlo.convolution.*: \(tensor<1x9x11x(\d+)xf32>, tensor<3x3x(\d+)x(\d+)xf32>"
+    assert re.findall(operands, on_gpu) == [("8", "8", "16"), ("16", "16", "8")]
+    assert re.findall(operands, on_cpu) == [("3", "3", "16"), ("16", "16", "3")]
+
+
+def test_the_gradient_asks_nothing_of_the_sum_before_the_relu():
+    # If it did, XLA would not make ReLU and convolution one kernel on a GPU (python -m bench compiled).
+    def gradient(x):
+        return jax.grad(lambda x: conv.conv_relu(x, prepared(False), BIAS).sum())(x)
+
+    text = lowered(gradient, X, platform="cuda")
+    (sum_,) = re.findall(r"(%\d+) = stablehlo.add", text)
+    readers = [line for line in text.splitlines() if re.search(rf"[ (,]{sum_}\b", line.split("=", 1)[-1])]
+    assert len(readers) == 1
+    assert "stablehlo.maximum" in readers[0]
+    assert re.findall(r"stablehlo.compare\s+(\w+)", text) == ["NE"]

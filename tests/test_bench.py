@@ -1,0 +1,114 @@
+"""What the benchmarks of a GPU read, without one: compiled programs and profiles, worked out by hand."""
+
+import json
+
+import pytest
+
+from bench import compiled, gpu, profile
+
+STEP = """
+HloModule jit_segment, is_scheduled=true
+
+%fused_select (p.0: bf16[2,8,8,64], p.1: bf16[2,8,8,64]) -> bf16[2,8,8,64] {
+  %p.0 = bf16[2,8,8,64]{3,2,1,0} parameter(0)
+  %p.1 = bf16[2,8,8,64]{3,2,1,0} parameter(1)
+  ROOT %select.1 = bf16[2,8,8,64]{3,2,1,0} select(%p.0, %p.1)
+}
+
+%fused_write (p.2: f32[2,6,100], p.3: f32[2,2,100]) -> f32[2,6,100] {
+  %p.2 = f32[2,6,100]{2,1,0} parameter(0)
+  %p.3 = f32[2,2,100]{2,1,0} parameter(1)
+  %zero = s32[] constant(0)
+  ROOT %dynamic-update-slice.1 = f32[2,6,100]{2,1,0} dynamic-update-slice(%p.2, %p.3, %zero, %zero, %zero)
+}
+
+%fused_gram (p.4: bf16[2,64,64]) -> f32[2,64,64] {
+  %p.4 = bf16[2,64,64]{2,1,0} parameter(0)
+  ROOT %dot.1 = f32[2,64,64]{2,1,0} dot(%p.4, %p.4), lhs_contracting_dims={1}, rhs_contracting_dims={1}
+}
+
+%body (arg: (bf16[2,8,8,64], f32[2,6,100])) -> (bf16[2,8,8,64], f32[2,6,100]) {
+  %arg = (bf16[2,8,8,64], f32[2,6,100]) parameter(0)
+  %x = bf16[2,8,8,64]{3,2,1,0} get-tuple-element(%arg), index=0
+  %pairs = f32[2,6,100]{2,1,0} get-tuple-element(%arg), index=1
+  %kernel = bf16[64,3,3,64]{3,2,1,0} constant({...})
+  %bias = bf16[64]{0} constant({...})
+  %conv.1 = (bf16[2,8,8,64]{3,2,1,0}, u8[0]{0}) custom-call(%x, %kernel, %bias), custom_call_target="__cudnn$convBiasActivationForward", metadata={op_name="jit(segment)/while/body/jvp()/conv_general_dilated"}, backend_config={"cudnn_conv_backend_config":{"activation_mode":"kRelu"}}
+  %y = bf16[2,8,8,64]{3,2,1,0} get-tuple-element(%conv.1), index=0
+  %flat = bf16[2,64,64]{2,1,0} bitcast(%y)
+  %gram.1 = f32[2,64,64]{2,1,0} fusion(%flat), kind=kCustom, calls=%fused_gram
+  %mask.1 = bf16[2,8,8,64]{3,2,1,0} fusion(%y, %x), kind=kLoop, calls=%fused_select, metadata={op_name="jit(segment)/while/body/transpose(jvp())/select_n"}
+  %conv.2 = (bf16[2,8,8,64]{3,2,1,0}, u8[0]{0}) custom-call(%mask.1, %kernel), custom_call_target="__cudnn$convForward", metadata={op_name="jit(segment)/while/body/transpose(jvp())/conv_general_dilated"}, backend_config={"cudnn_conv_backend_config":{"activation_mode":"kNone"}}
+  %newest = f32[2,2,100]{2,1,0} constant({...})
+  %write.1 = f32[2,6,100]{2,1,0} fusion(%pairs, %newest), kind=kLoop, calls=%fused_write
+  ROOT %tuple.1 = (bf16[2,8,8,64], f32[2,6,100]) tuple(%y, %write.1)
+}
+"""  # noqa: E501
+PLANE = 2 * 8 * 8 * 64 * 2  # bytes of an activation
+
+
+def test_kernels_of_a_step_have_their_traffic_and_their_flops():
+    found = {kernel.name: kernel for kernel in compiled.kernels(STEP)}
+    assert list(found) == ["conv.1", "gram.1", "mask.1", "conv.2", "write.1"]
+    forward, backward = found["conv.1"], found["conv.2"]
+    weights = 64 * 9 * 64 * 2
+    assert forward.traffic == 2 * PLANE + weights + 64 * 2
+    assert backward.traffic == 2 * PLANE + weights
+    assert forward.flops == backward.flops == 2 * 9 * 64 * 64 * 2 * 8 * 8
+    assert (forward.fused, backward.fused) == (("bias", "relu"), ())
+    assert (forward.source, backward.source) == ("conv_general_dilated", "gradient: conv_general_dilated")
+    assert found["mask.1"].traffic == 3 * PLANE
+    assert (found["gram.1"].kind, found["gram.1"].traffic) == ("product", PLANE + 2 * 64 * 64 * 4)
+    # Written in place: the two rows that are new are read and written, the others are left alone.
+    assert found["write.1"].traffic == 2 * 2 * 2 * 100 * 4
+
+
+def test_a_floor_is_the_longer_of_arithmetic_and_traffic():
+    kernel = compiled.Kernel("k", "convolution", "", "", traffic=43 * 10**8, flops=79e10, fused=())
+    assert kernel.floor_s("bf16") == pytest.approx(1e-3)
+    assert kernel._replace(flops=79e11).floor_s("bf16") == pytest.approx(1e-2)
+
+
+def test_an_account_puts_times_beside_floors():
+    ran = [
+        profile.Event("conv.1", "sm90_xmma_fprop", 4e-6),
+        profile.Event("conv.1", "sm90_xmma_fprop", 6e-6),
+        profile.Event("mask.1", "loop_select_fusion", 3e-6),
+        profile.Event("mask.1", "loop_select_fusion", 3e-6),
+        profile.Event("", "memcpy", 2e-6),
+    ]
+    rows = profile.table(compiled.kernels(STEP), ran, steps=2, precision="bf16")
+    assert [(row["operation"], row["us"]) for row in rows] == [
+        ("conv.1", pytest.approx(5)),
+        ("mask.1", pytest.approx(3)),
+        ("", pytest.approx(1)),
+    ]
+    kinds = profile.by_kind(rows)
+    assert set(kinds) == {"convolution, forward", "pass", "other"}
+    assert kinds["pass"]["floor_us"] == pytest.approx(1e6 * 3 * PLANE / compiled.BYTES_PER_S)
+
+
+def test_the_page_of_a_gpu_says_which_bars_were_missed(tmp_path):
+    def row(size, cells, ms, share):
+        return {
+            **{"size": size, "precision": "bf16", "cells": cells, "width": min(cells, 64)},
+            **{"ms_per_image_step": {"median": ms, "min": ms}, "tflops": 400.0, "share_of_ceiling": share},
+            **{"peak_bytes": 10**10, "compile_s": 30.0},
+        }
+
+    about = {"device": {"kind": "NVIDIA H200"}, "versions": {"jax": "0.11.2"}, "date": "d", "commit": "c"}
+    rows = [row(512, 16, 0.9, 0.55), row(512, 256, 1.05, 0.5), row(256, 64, 0.3, 0.4)]
+    rows.append({"size": 1024, "precision": "bf16", "cells": 256, "over_memory": True})
+    (tmp_path / "throughput.json").write_text(json.dumps({**about, "rows": rows}))
+    page = gpu.page(tmp_path)
+    assert (
+        "| 512 px, bf16, best batch: at most 1.0 ms per image-step | 0.900 ms, 16 cells | reached |" in page
+    )
+    assert "| at least 50 % of the measured matmul ceiling | 55% | reached |" in page
+    assert (
+        "| 256 px, bf16, best batch: at most 0.28 ms per image-step | 0.300 ms, 64 cells | **missed** |"
+        in page
+    )
+    assert "17% between the dearest and the cheapest | **missed** |" in page
+    assert "| 1024 | bf16 | 256 |  | over memory |" in page
+    assert gpu.page(tmp_path / "nothing") == ""
