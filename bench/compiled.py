@@ -12,6 +12,7 @@ once and every result once, at the memory's. Numbers that the caches hold are co
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import os
 import re
@@ -21,15 +22,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import work
+from bench import experiments, work
 
 TARGET = Path(__file__).resolve().parent / "h200.txtpb"
 BYTES_PER_S = 4.3e12
 """Measured: a copy of 8 GB on an H200."""
 FLOPS_PER_S = {"bf16": 790e12, "tf32": 495e12, "f32": 67e12}
 """Measured in bf16, 8192 x 8192 on random numbers; by the data sheet in the others."""
-TENSOR_BYTES = 2**20
-"""Kernels with less traffic than this are counted and not listed."""
+LISTED = 20
+"""Kernels that a row names, the longest ones."""
 ITEM_BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2}
 """Of other types it is 1."""
 NO_KERNEL = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant"}
@@ -153,14 +154,21 @@ class Setting(NamedTuple):
     """Whether the images lie on a canvas larger than they."""
 
 
-def read(setting: Setting, options: dict[str, str], save: Path | None = None) -> dict[str, Any]:
+def read(
+    setting: Setting, options: dict[str, Any], save: Path | None = None, number: int = 0
+) -> dict[str, Any]:
     """What XLA makes of one step, as a row of the table with its kernels.
 
     Args:
         setting: of the step.
         options: of XLA.
         save: the folder that the compiled module is to be written to, as text.
+        number: of the variant of the step; 0 is the one we have.
     """
+    variant = experiments.VARIANTS[number]
+    if variant.patch is not None:
+        variant.patch()
+    options = {**options, **dict(variant.options)}
     import jax
     from jax.experimental import topologies
     from jax.sharding import SingleDeviceSharding
@@ -208,6 +216,7 @@ def read(setting: Setting, options: dict[str, str], save: Path | None = None) ->
     }
     return {
         **setting._asdict(),
+        "variant": variant.name if number else "ours",
         "options": options,
         "floor_ms_per_image_step": {**ms, "all": sum(ms.values())},
         "ideal_ms_per_image_step": 1e3 * program.step_flops / FLOPS_PER_S[setting.precision],
@@ -216,18 +225,21 @@ def read(setting: Setting, options: dict[str, str], save: Path | None = None) ->
         "convolutions": sum(k.kind == "convolution" for k in found),
         "fused": {what: sum(what in k.fused for k in found) for what in ("bias", "relu", "add")},
         "temporary_bytes_per_cell": memory.temp_size_in_bytes / setting.cells,
-        "list": [
+        "longest": [
             {**k._asdict(), "floor_us": 1e6 * k.floor_s(setting.precision)}
-            for k in found
-            if k.traffic >= TENSOR_BYTES
+            for k in sorted(found, key=lambda k: -k.floor_s(setting.precision))[:LISTED]
         ],
     }
 
 
 HEAD = (
     "   px cells  prec optimizer pool   floor: ms/img   conv  product   pass   copy   kernels   conv+relu"
-    "   MB/cell"
+    "   MB/cell  variant"
 )
+
+
+def _send(pipe: Any, *arguments: Any) -> None:
+    pipe.send(read(*arguments))
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -237,6 +249,7 @@ def _line(row: dict[str, Any]) -> str:
         f" {ms['all']:15.3f} {ms['convolution']:6.3f} {ms['product']:8.3f} {ms['pass']:6.3f}"
         f" {ms['copy']:6.3f} {row['kernels']:9}"
         f" {row['fused']['relu']:6} of {row['convolutions']:2} {row['temporary_bytes_per_cell'] / 1e6:9.0f}"
+        f"  {row['variant']}"
     )
 
 
@@ -251,13 +264,21 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--optimizer", nargs="+", default=["adam"], choices=("adam", "lbfgs"))
     parser.add_argument("--pool", nargs="+", default=["avg"], choices=("avg", "max"))
     parser.add_argument("--canvas", action="store_true", help="images of several shapes share the program")
+    parser.add_argument(
+        "--variant",
+        type=int,
+        nargs="+",
+        default=[0],
+        help="of `bench experiments --list` (default: 0, ours)",
+    )
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of XLA")
     parser.add_argument(
-        "--top", type=int, default=0, help="also print so many kernels of each, by their floor"
+        "--top", type=int, default=0, help=f"also print so many kernels of each (at most {LISTED})"
     )
     parser.add_argument(
         "--hlo", type=Path, metavar="FOLDER", help="keep the compiled modules there, as text"
     )
+    parser.add_argument("--tag", default="", help="of the file with the figures")
     args = parser.parse_args(arguments)
     work.require("jax-cuda13-plugin")
     # A kernel's algorithm cannot be timed here: XLA takes its default.
@@ -270,16 +291,15 @@ def main(arguments: Sequence[str]) -> None:
         for optimizer in args.optimizer:
             for pool in args.pool:
                 for size in args.size:
-                    for cells in args.cells:
-                        row = read(
-                            Setting(size, cells, precision, optimizer, pool, args.canvas), options, args.hlo
-                        )
+                    for cells, number in itertools.product(args.cells, args.variant):
+                        setting = Setting(size, cells, precision, optimizer, pool, args.canvas)
+                        row = work.in_process(_send, setting, options, args.hlo, number)
                         rows.append(row)
                         print(_line(row), flush=True)
-                        for k in sorted(row["list"], key=lambda k: -k["floor_us"])[: args.top]:
+                        for k in row["longest"][: args.top]:
                             print(
                                 f"      {k['floor_us']:7.0f} us  {k['kind']:12} {'+'.join(k['fused']):10}"
                                 f" {k['result'][:60]:60} {k['source']}"
                             )
-    path = work.save("compiled", arguments, "h200", {"rows": rows})
+    path = work.save("compiled", arguments, "h200", {"rows": rows}, tag=args.tag)
     print(f"saved {path}", file=sys.stderr)

@@ -107,33 +107,37 @@ def _windowed_pool() -> None:
 VARIANTS = (
     Variant("the same", "1.00: this is the noise"),
     Variant(
-        "mask by y > 0", "1.05: the ReLU becomes 13 passes of its own, 0.64 ms of 16 images", _mask_by_sign
+        "mask by y > 0", "1.06: the ReLU becomes passes of its own, 0.64 ms for 16 images", _mask_by_sign
     ),
     Variant(
-        "three channels", "1.02 to 1.08: no matrix units for conv1_1 and its gradient", _three_channels
+        "three channels",
+        "1.00 by its traffic, to 1.08: no matrix units for conv1_1 and its gradient",
+        _three_channels,
     ),
     Variant(
         "Gram gradient added outside the convolution",
-        "0.97 to 1.00: as many bytes, but a plain convolution may be the faster kernel",
+        "1.02 by its traffic, or less: a plain convolution may be the faster kernel",
         _sum_outside,
     ),
-    Variant("cuDNN's backward-data", "1.00 to 1.05: as many products, fewer engines", _backward_data),
     Variant(
-        "windowed pooling", "1.03: its gradient is a dilated window and no pass that fuses", _windowed_pool
+        "cuDNN's backward-data",
+        "1.02 by its traffic, to 1.05: nothing is added in it, and there are fewer engines",
+        _backward_data,
     ),
+    Variant("windowed pooling", "1.00 to 1.03: as many bytes, more arithmetic on indices", _windowed_pool),
     Variant(
         "convolutions as cuDNN graphs",
-        "1.05: biases become whole tensors, masks stay outside",
+        "1.05: biases become whole tensors, and masks stay outside",
         options=(("xla_gpu_experimental_enable_conv_fusion", True),),
     ),
     Variant(
         "products by cuBLASLt alone",
-        "1.00 to 1.02: Gram products are 7 % of the floor",
+        "1.09 by its traffic: sums over all positions are not split",
         options=(("xla_gpu_enable_triton_gemm", False),),
     ),
     Variant(
         "products by cuDNN too",
-        "0.98 to 1.00: a sum may join the gradient's product",
+        "0.98 to 1.00: a sum may join the product of a gradient",
         options=(("xla_gpu_cudnn_gemm_fusion_level", 2),),
     ),
     Variant(
