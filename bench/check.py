@@ -53,7 +53,7 @@ class Finding(NamedTuple):
     @property
     def right(self) -> bool:
         """Whether the check passes; NaN does not."""
-        return self.value <= self.limit
+        return bool(self.value <= self.limit)
 
 
 # --- in a process of their own --------------------------------------------------------------------
@@ -123,7 +123,7 @@ def precision(size: int, cells: int) -> list[Finding]:
             own_loss, own = work.in_process(_first, size, name, pair)
             away = float(np.linalg.norm(own - gradient) / np.linalg.norm(gradient))
             label = f"{name}, {' + '.join(pair)}, {size} px"
-            found.append(Finding(f"loss, {label}", abs(own_loss / loss - 1), LOSS_LIMIT[name]))
+            found.append(Finding(f"loss, {label}", float(abs(own_loss / loss - 1)), LOSS_LIMIT[name]))
             found.append(Finding(f"gradient, {label}", away, GRADIENT_LIMIT[name]))
     return found
 
