@@ -3,7 +3,7 @@
     precision   loss and gradient in every precision, on real weights and images, against float64
     width       cells of one launch against the same cells alone
     bytes       --deterministic: two processes, and another order of the grid, to the bit
-    memory      what launches take against what was planned for them
+    memory      the peak of a run against what its launches take by the compiler's account
     back-off    a launch too wide for the allocator's memory goes on at half the width
     kills       a killed run is gone on with to the same bytes (`python -m tests.torture`)
 
@@ -36,8 +36,8 @@ GRADIENT_LIMIT = {"f32": 2e-3, "tf32": 4e-2, "bf16": 1e-1}
 """How far a gradient may, by its norm. Units of a ReLU on the other side of zero are most of it."""
 WIDTH_LIMIT = 1e-5
 """How far losses of step 0 may differ between widths, relative."""
-MEMORY_LIMIT = 1.1
-"""The peak of a run over what was planned."""
+MEMORY_LIMIT = 1.5
+"""The peak of a run over what its launches take: trying cuDNN's algorithms takes memory too."""
 SMALL_ALLOCATOR = 0.05
 """The part of a GPU's memory that the check of the back-off leaves to the run."""
 
@@ -163,14 +163,14 @@ def _pictures(out: Path) -> dict[str, tuple[bytes, str]]:
 
 
 def memory(size: int, cells: int) -> list[Finding]:
-    """The peak of a run at the width that was chosen for it."""
+    """The peak of a run, tuning included, at the width that was chosen for it."""
     settings = {"seed": (f"0:{4 * cells}",), "size": str(size), "steps": (2,)}
     _, _, manifest, _, peak = work.in_process(_sweep, settings, None)
     (program,) = manifest["programs"]
     if peak is None:
         print("    this device does not tell its peak memory")
         return []
-    label = f"peak over planned memory, width {program['width']}, {size} px"
+    label = f"peak over the memory of a launch, width {program['width']}, {size} px"
     return [Finding(label, peak / program["device_bytes"], MEMORY_LIMIT)]
 
 

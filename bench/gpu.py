@@ -66,6 +66,7 @@ STAGES = (
     Stage(
         "small", "experiments --size 128 --cells 1 --only 0 9 10 --steps 200", "experiments-128px-1-gpu", 4
     ),
+    Stage("wide", "experiments --size 128 --cells 256 --only 0 14", "experiments-128px-256-gpu", 3),
     Stage(
         "second start",
         "throughput --size 512 --cells-size 512 --cells 16 --precision bf16 --seconds 1",
@@ -230,7 +231,7 @@ def page(folder: Path) -> str:
                 for row in account["rows"][:25]
             ],
         )
-    for name in ("experiments", "small"):
+    for name in ("experiments", "small", "wide"):
         if rows := there.get(name, {}).get("rows"):
             lines += [f"## What was tried: {rows[0]['size']} px, {rows[0]['cells']} cells", ""]
             lines += _table(
@@ -296,7 +297,6 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--cache", type=Path, help="folder of compiled programs, to be kept between calls")
     args = parser.parse_args(arguments)
     folder = RESULTS / args.name
-    folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         for stage in STAGES if not args.page else ():
@@ -306,6 +306,7 @@ def main(arguments: Sequence[str]) -> None:
             if left < 1:
                 print(f"no time for {stage.name}; --stages {stage.name!r} goes on with it")
                 continue
+            folder.mkdir(parents=True, exist_ok=True)
             run(stage._replace(minutes=min(stage.minutes, left)), folder, args.cache or Path(temporary))
     if text := page(folder):
         path = RESULTS / f"{args.name}.md"
