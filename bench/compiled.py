@@ -33,6 +33,7 @@ LISTED = 20
 """Kernels that a row names, the longest ones."""
 ITEM_BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2}
 """Of other types it is 1."""
+COLLECTIVE = r" (?:all-\w+|collective-\w+|reduce-scatter)(?:-start)?\("
 NO_KERNEL = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant"}
 
 _SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
@@ -152,6 +153,8 @@ class Setting(NamedTuple):
     pool: str
     canvas: bool
     """Whether the images lie on a canvas larger than they."""
+    devices: int = 1
+    """That share a launch of so many cells each."""
 
 
 def read(
@@ -170,17 +173,23 @@ def read(
         variant.patch()
     options = {**options, **dict(variant.options)}
     import jax
+    import numpy as np
     from jax.experimental import topologies
-    from jax.sharding import SingleDeviceSharding
+    from jax.sharding import Mesh, NamedSharding
+    from jax.sharding import PartitionSpec as P
 
     from jaxstyle import config, engine, grid, vgg19, weights
 
     target = topologies.get_topology_desc(
-        platform="cuda", topology_name="h200", target_config=TARGET.read_text(), topology="1x1x1"
+        platform="cuda",
+        topology_name="h200",
+        target_config=TARGET.read_text(),
+        topology=f"1x{setting.devices}x1",
     )
-    there = SingleDeviceSharding(target.devices[0])
+    mesh = Mesh(np.array(target.devices), ("cell",))
 
-    def placed(tree: Any, _: Any = None) -> Any:
+    def placed(tree: Any, of: P) -> Any:
+        there = NamedSharding(mesh, of)
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=there), tree)
 
     sweep = config.resolve(
@@ -203,7 +212,13 @@ def read(
         pool=program.pool,
         precision=program.precision,
     )
-    lowered = engine.lower(program, network.features, placed(network.params), placed=placed)
+    lowered = engine.lower(
+        program,
+        network.features,
+        placed(network.params, P()),
+        mesh=mesh if setting.devices > 1 else None,
+        placed=placed,
+    )
     compiled = lowered.segment.compile({**engine.compiler_options(program), **options})
     memory, hlo = compiled.memory_analysis(), compiled.as_text()
     if save is not None:
@@ -222,6 +237,7 @@ def read(
         "ideal_ms_per_image_step": 1e3 * program.step_flops / FLOPS_PER_S[setting.precision],
         "traffic_bytes_per_image_step": sum(k.traffic for k in found) / setting.cells,
         "kernels": len(found),
+        "collectives": len(re.findall(COLLECTIVE, hlo)),
         "convolutions": sum(k.kind == "convolution" for k in found),
         "fused": {what: sum(what in k.fused for k in found) for what in ("bias", "relu", "add")},
         "temporary_bytes_per_cell": memory.temp_size_in_bytes / setting.cells,
@@ -249,7 +265,7 @@ def _line(row: dict[str, Any]) -> str:
         f" {ms['all']:15.3f} {ms['convolution']:6.3f} {ms['product']:8.3f} {ms['pass']:6.3f}"
         f" {ms['copy']:6.3f} {row['kernels']:9}"
         f" {row['fused']['relu']:6} of {row['convolutions']:2} {row['temporary_bytes_per_cell'] / 1e6:9.0f}"
-        f"  {row['variant']}"
+        f"  {row['variant']}" + (f", collectives: {row['collectives']}" if row["devices"] > 1 else "")
     )
 
 
@@ -259,11 +275,14 @@ def main(arguments: Sequence[str]) -> None:
         prog="python -m bench compiled", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--size", type=int, nargs="+", default=[512], help="px, square (default: 512)")
-    parser.add_argument("--cells", type=int, nargs="+", default=[16], help="in a launch (default: 16)")
+    parser.add_argument(
+        "--cells", type=int, nargs="+", default=[16], help="in a launch, of each device (default: 16)"
+    )
     parser.add_argument("--precision", nargs="+", default=["bf16"], choices=("f32", "tf32", "bf16"))
     parser.add_argument("--optimizer", nargs="+", default=["adam"], choices=("adam", "lbfgs"))
     parser.add_argument("--pool", nargs="+", default=["avg"], choices=("avg", "max"))
     parser.add_argument("--canvas", action="store_true", help="images of several shapes share the program")
+    parser.add_argument("--devices", type=int, default=1, help="that share a launch (default: 1)")
     parser.add_argument(
         "--variant",
         type=int,
@@ -292,7 +311,9 @@ def main(arguments: Sequence[str]) -> None:
             for pool in args.pool:
                 for size in args.size:
                     for cells, number in itertools.product(args.cells, args.variant):
-                        setting = Setting(size, cells, precision, optimizer, pool, args.canvas)
+                        setting = Setting(
+                            size, cells, precision, optimizer, pool, args.canvas, args.devices
+                        )
                         row = work.in_process(_send, setting, options, args.hlo, number)
                         rows.append(row)
                         print(_line(row), flush=True)

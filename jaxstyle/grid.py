@@ -313,13 +313,13 @@ class Program:
     def bytes_per_cell(self) -> int:
         """About how many bytes of device memory one cell of a launch takes while it is optimised.
 
-        # 2.3 times the float32 activations. By XLA's account on a CPU, down to conv5_1, arguments and
-        # results included: 2.71, 2.32, 2.22 and 2.20 times at 64, 128, 256 and 512 px, 2.34 for the
+        # 1.9 times the float32 activations. By XLA's account on a CPU, down to conv5_1, arguments and
+        # results included: 2.64, 2.03, 1.82 and 1.79 times at 64, 128, 256 and 512 px, 1.94 for the
         # second cell of a launch at 256 px.
         """
         activations = 4 * layers.activation_floats(self.height_px, self.width_px, self.taps)
         history = 2 * self.lbfgs_memory * 4 * 3 * self.height_px * self.width_px
-        return int(2.3 * activations) + history + 4 * 2**20
+        return int(1.9 * activations) + history + 4 * 2**20
 
 
 class Memory(NamedTuple):
