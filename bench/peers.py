@@ -256,17 +256,20 @@ def measure(
     size: int, cells: int, sides: Sequence[str], *, rounds: int, steps: int, tuned: bool
 ) -> dict[str, Any]:
     """Milliseconds per image-step of each side, and ratios to jaxstyle's float32 within rounds."""
-    started = [work.Turn(_side, side, side, size, cells, tuned, patience_s=PATIENCE_S) for side in sides]
+    started: list[work.Turn] = []
     turns: list[work.Turn] = []
     gradients: dict[str, np.ndarray] = {}
     failed: dict[str, str] = {}
     try:
-        for turn in started:
+        for side in sides:  # one after another: each tries its algorithms, by the time that they take
+            turn = work.Turn(_side, side, side, size, cells, tuned, patience_s=PATIENCE_S)
+            started.append(turn)
             try:
-                gradients[turn.name] = turn.ready()
+                gradients[side] = turn.ready()
                 turns.append(turn)
             except work.TurnError as error:
-                failed[turn.name] = str(error)
+                failed[side] = str(error)
+                turn.end()
         sides = [turn.name for turn in turns]
         if missing := {REFERENCE, "jaxstyle f32"} & set(failed):
             raise SystemExit(f"bench: error: {'; '.join(failed[name] for name in sorted(missing))}")
