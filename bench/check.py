@@ -176,7 +176,7 @@ def memory(size: int, cells: int) -> list[Finding]:
 
 def back_off(size: int, cells: int) -> list[Finding]:
     """The cells that a run lost whose launches were too wide for a small allocator."""
-    if _platform() == "cpu":
+    if work.in_process(work.tell_device)["platform"] == "cpu":
         print("    a CPU has no allocator to run out of: see tests/test_sweep.py")
         return []
     before = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION")
@@ -203,14 +203,6 @@ def kills(size: int, cells: int) -> list[Finding]:
     return [Finding("exit code of six kills", float(done.returncode), 0)]
 
 
-def _platform() -> str:
-    return work.in_process(_about)["platform"]
-
-
-def _about(pipe: Any) -> None:
-    pipe.send(work.device())
-
-
 CHECKS: dict[str, Callable[[int, int], list[Finding]]] = {
     "precision": precision,
     "width": width,
@@ -232,7 +224,7 @@ def main(arguments: Sequence[str]) -> None:
     args = parser.parse_args(arguments)
     if unknown := set(args.checks) - set(CHECKS):
         parser.error(f"no such check: {', '.join(sorted(unknown))}")
-    about = work.in_process(_about)
+    about = work.in_process(work.tell_device)
     print(f"{about['kind']} ({about['platform']})")
     rows = []
     for name in args.checks or CHECKS:

@@ -270,7 +270,7 @@ def main(arguments: Sequence[str]) -> None:
         for number, variant in enumerate(VARIANTS):
             print(f"{number:3}  {variant.name:44} {variant.expected}")
         return
-    about = work.in_process(_about)
+    about = work.in_process(work.tell_device)
     if about["platform"] != "cpu":  # two processes are on it at once
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     rows, began = [], time.monotonic()
@@ -286,7 +286,3 @@ def main(arguments: Sequence[str]) -> None:
     tag = f"{args.size}px-{args.cells}"
     path = work.save("experiments", arguments, about["platform"], {"device": about, "rows": rows}, tag=tag)
     print(f"saved {path}")
-
-
-def _about(pipe: Any) -> None:
-    pipe.send(work.device())

@@ -187,6 +187,11 @@ def device() -> dict[str, Any]:
     }
 
 
+def tell_device(pipe: Any) -> None:
+    """Send what the benchmark runs on, for `in_process`: the asker has no device of its own then."""
+    pipe.send(device())
+
+
 def versions() -> dict[str, str]:
     """Of Python and of every package that takes part."""
     from jaxstyle import manifest
