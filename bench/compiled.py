@@ -299,7 +299,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--tag", default="", help="of the file with the figures")
     args = parser.parse_args(arguments)
-    work.require("jax-cuda13-plugin")
+    work.require("jax-cuda13-plugin", mend="pip install '.[cuda13]'")
     # A kernel's algorithm cannot be timed here: XLA takes its default.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0".strip()
     os.environ["JAX_PLATFORMS"] = "cpu"

@@ -314,11 +314,11 @@ def sheet(pictures: Sequence[Sequence[np.ndarray]], names: Sequence[str], path: 
     canvas.save(path)
 
 
-def require(*names: str) -> None:
+def require(*names: str, mend: str = "run make bench") -> None:
     """Leave with exit code 2 and one line if a package is missing."""
     for name in names:
         try:
             importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            print(f"bench: error: {name} is not installed; run make bench", file=sys.stderr)
+            print(f"bench: error: {name} is not installed; {mend}", file=sys.stderr)
             raise SystemExit(2) from None
