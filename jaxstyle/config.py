@@ -241,7 +241,7 @@ class RunOptions:
     """Use no more than so many devices of this machine, or workers of the cluster (default: all)."""
     shard: str | None = None
     """I/N: compute one N-th of the run in --out, beside other processes that compute the others; I counts
-    from 0 or from 1 (default: SLURM's array variables, if they are set)."""
+    from 0 or from 1. slurm: the one that the variables of SLURM's job array name."""
     cluster: str | None = None
     """Compute on a Ray cluster: local starts one on this machine, auto is the one this process is on, else
     an address. Needs jaxstyle[cluster]."""
@@ -643,23 +643,33 @@ class Share:
 def share(options: RunOptions, environment: Mapping[str, str] = os.environ) -> Share | None:
     """The share of a run that a process is to compute; None for all of it.
 
-    `--shard I/N`, where I counts from 0 or from 1: N/N is 0/N. Without it, the index of a SLURM array's
-    task among its tasks.
+    `--shard I/N`, where I counts from 0 or from 1: N/N is 0/N. With `--shard slurm` the index of a job
+    array's task among its tasks. A task that does not ask for it computes all of its run: many launchers
+    start one run for each task of an array.
 
     Raises:
         JaxstyleError: for what is no share.
     """
-    if options.shard is not None:
-        text = str(options.shard)
-        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
-        index, count = map(int, found.groups()) if found else (0, 0)
-        if not (1 <= count <= MAX_SHARES and index <= count):
-            raise JaxstyleError("shard", f"{text!r} is no share; give I/N, such as 0/8 or 8/8")
-        return Share(index % count, count, "shard") if count > 1 else None
+    if options.shard is None:
+        return None
+    text = str(options.shard)
+    if text == "slurm":
+        return _slurm_share(environment)
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    index, count = map(int, found.groups()) if found else (0, 0)
+    if not (1 <= count <= MAX_SHARES and index <= count):
+        raise JaxstyleError("shard", f"{text!r} is no share; give I/N, such as 0/8 or 8/8, or slurm")
+    return Share(index % count, count, "shard") if count > 1 else None
+
+
+def _slurm_share(environment: Mapping[str, str]) -> Share | None:
+    """The share of a task of a SLURM job array."""
     names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "COUNT", "MIN", "STEP")]
     task, count, first, stride = (environment.get(name, "") for name in names)
-    if not task or options.cluster is not None:
-        return None
+    if not task:
+        raise JaxstyleError(
+            "shard", "slurm: this is no task of a job array, SLURM_ARRAY_TASK_ID is not set; give I/N"
+        )
     if not (task.isdecimal() and count.isdecimal() and first.isdecimal()):
         raise JaxstyleError("SLURM_ARRAY_TASK_ID", f"{task!r} of {count!r} tasks; give --shard I/N")
     index, stride = int(task) - int(first), int(stride) if stride.isdecimal() else 1
@@ -676,10 +686,10 @@ def run_share(options: RunOptions, environment: Mapping[str, str] = os.environ) 
         return None
     if options.out is None and not options.dry_run:
         raise JaxstyleError(
-            "shard", "of which run? give its directory with --out (or --shard 0/1 for a run of its own)"
+            "shard", "of which run? give its directory with --out, or no --shard for a run of its own"
         )
     if options.extend:
-        raise JaxstyleError("extend", "plans the run anew; do that by one process, --shard 0/1")
+        raise JaxstyleError("extend", "plans the run anew; do that by one process, without --shard")
     if options.cluster is not None:
         raise JaxstyleError("shard", "a cluster shares the work itself; leave one of the two out")
     return found
@@ -690,8 +700,7 @@ def check_options(options: RunOptions) -> RunOptions:
     if options.devices is not None:
         devices = _integer("devices", options.devices, minimum=1, maximum=2**20)
         options = dataclasses.replace(options, devices=devices)
-    if options.shard is not None:
-        run_share(options, {})
+    run_share(options)
     if options.cluster is not None:
         _text("cluster", options.cluster)
     elif options.collect:

@@ -428,6 +428,7 @@ def _run_share(checked: _Checked, options: RunOptions, share: Share, width: int 
                 say.event("planning", f"planning {path}", path=str(path))
                 machine = site.start(checked.sweep, {})
                 checked, planned = _planned(site, checked, None, width)
+                _check_share(planned.plan, share, machine["device"]["platform"])
                 store.check_space(path, planned.plan.result_bytes())
                 _Job(checked, planned, machine, run, Display(quiet=True)).begin()
             checked = replace(checked, earlier=store.open_record(path))
@@ -453,6 +454,20 @@ def _run_share(checked: _Checked, options: RunOptions, share: Share, width: int 
             job.compute(site)
         stack.pop_all().close()  # the share and its events: the rest is the run's
     return _end_share(checked, options, share, own)
+
+
+def _check_share(plan: Plan, share: Share, platform: str) -> None:
+    """Raise JaxstyleError if the first process of a run, which is beside nobody, has nothing to compute.
+
+    Others may never come: so it is where every task of an array has a run of its own.
+    """
+    if not share_of(plan, share, platform):
+        there = counted(len(plan.chunks), "chunk")
+        raise JaxstyleError(
+            "shard",
+            f"{share} has nothing to do: the run has {there}, and nobody else is at work in it; give at"
+            f" most {len(plan.chunks)} shares, or leave --shard out for a run of its own",
+        )
 
 
 def _end_share(checked: _Checked, options: RunOptions, share: Share, own: Collection[int]) -> Run:

@@ -148,7 +148,7 @@ def test_sbatch_reads_every_option_before_the_first_command():
 def test_a_task_runs_one_command_line_with_the_variables_of_its_array(batch):
     task = batch()
     assert task.run(0) == 0
-    command = ["-m", "jaxstyle.sweep", "--spec", "study.toml", "--out", "runs/study"]
+    command = ["-m", "jaxstyle.sweep", "--spec", "study.toml", "--out", "runs/study", "--shard", "slurm"]
     assert task.record("srun") == ["--cpus-per-task=4", "python", *command]
     assert task.python["argv"] == command
     seen = task.python["environ"]
@@ -181,7 +181,7 @@ def test_a_preempted_task_is_queued_again_and_a_cancelled_one_is_not(batch, stat
     assert task.record("scontrol") == ["requeue 7_3"] * requeued
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, 3, 130, 134, 137])
+@pytest.mark.parametrize("code", [0, 1, 2, 3, 70, 130, 134, 137])
 def test_a_task_that_ended_by_itself_is_not_queued_again(batch, code):
     task = batch()
     assert task.run(code) == code
@@ -191,6 +191,18 @@ def test_a_task_that_ended_by_itself_is_not_queued_again(batch, code):
 def test_a_task_that_was_sent_back_a_hundred_times_is_left(batch):
     task = batch(SLURM_RESTART_COUNT="100")
     assert task.run(138) == 138
+    assert not task.record("scontrol")
+
+
+def test_a_task_whose_node_cannot_run_it_is_queued_again_a_few_times(batch):
+    task = batch(SLURM_RESTART_COUNT="4")
+    assert task.run(4) == 4
+    assert task.record("scontrol") == ["requeue 7_3"]
+
+
+def test_a_task_that_no_node_can_run_is_left(batch):
+    task = batch(SLURM_RESTART_COUNT="5")
+    assert task.run(4) == 4
     assert not task.record("scontrol")
 
 
@@ -363,6 +375,8 @@ def test_the_job_has_as_many_shares_as_pods():
         (138, "Ignore"),
         (143, "Ignore"),
         (1, "FailIndex"),
+        (70, "FailIndex"),
+        (4, None),
         (2, "FailJob"),
         (3, None),
         (137, None),

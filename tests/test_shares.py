@@ -9,7 +9,7 @@ import pytest
 from conftest import EXAMPLES, FIVE_CHUNKS, Told
 from torture import digests
 
-from jaxstyle import config, report, run, store, sweep
+from jaxstyle import config, planning, report, resume, run, store, sweep
 from jaxstyle.config import JaxstyleError, RunOptions, Sweep
 from jaxstyle.store import DirectoryInUse, RunDirectory
 
@@ -64,29 +64,59 @@ def slurm(task, count, first=0, stride=1):
     return {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in values.items()}
 
 
-def test_a_task_of_a_slurm_array_is_a_share():
+def test_a_task_of_a_slurm_array_is_a_share_if_it_asks_to_be_one():
     def share(environment, **options):
         found = config.share(RunOptions(**options), environment)
         return found and (found.index, found.count)
 
-    assert [share(slurm(i, 3)) for i in range(3)] == [(0, 3), (1, 3), (2, 3)]
-    assert [share(slurm(i, 3, first=5, stride=2)) for i in (5, 7, 9)] == [(0, 3), (1, 3), (2, 3)]
-    assert share(slurm(0, 1)) is None
+    asked = {"shard": "slurm"}
+    assert [share(slurm(i, 3), **asked) for i in range(3)] == [(0, 3), (1, 3), (2, 3)]
+    assert [share(slurm(i, 3, first=5, stride=2), **asked) for i in (5, 7, 9)] == [(0, 3), (1, 3), (2, 3)]
+    assert share(slurm(0, 1), **asked) is None
     assert share(slurm(1, 3), shard="0/1") is None
     assert share(slurm(1, 3), shard="3/7") == (3, 7)
-    assert share(slurm(1, 3), cluster="local") is None
+    assert share(slurm(1, 3)) is None
     for bad in (slurm(6, 3, first=5, stride=2), slurm(9, 3), {"SLURM_ARRAY_TASK_ID": "1"}):
         with pytest.raises(JaxstyleError, match="give --shard I/N"):
-            share(bad)
+            share(bad, **asked)
+    with pytest.raises(JaxstyleError, match="no task of a job array"):
+        share({}, **asked)
 
 
 def test_a_task_without_a_directory_is_refused_and_not_run_as_a_whole(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     for name, value in slurm(1, 2).items():
         monkeypatch.setenv(name, value)
-    assert command(*SWEEP) == 2
+    assert command(*SWEEP, "--shard", "slurm") == 2
     assert "shard: of which run? give its directory with --out" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_task_with_a_run_of_its_own_computes_all_of_it(whole, tmp_path, monkeypatch):
+    for name, value in slurm(2, 4).items():
+        monkeypatch.setenv(name, value)
+    assert command(*SWEEP, "--out", tmp_path / "run_2") == 0
+    assert digests(tmp_path / "run_2") == digests(whole)
+    sweep = config.assemble({"spec": str(whole / "spec.toml")}).sweep
+    assert len(run.run_sweep(sweep, RunOptions(out=str(tmp_path / "run_3"), quiet=True)).rows) == 5
+
+
+def test_a_share_with_nothing_to_do_is_an_error_beside_nobody_and_none_beside_others(
+    whole, tmp_path, capfd
+):
+    out = tmp_path / "run"
+    idle = next(i for i in range(8) if not planning.share_of(_plan(whole), config.Share(i, 8, ""), "cpu"))
+    assert command(*SWEEP, "--out", out, "--shard", f"{idle}/8") == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert f"shard: {idle}/8 has nothing to do: the run has 5 chunks" in line
+    assert not (out / "spec.toml").exists()
+    at_work = next(i for i in range(8) if planning.share_of(_plan(whole), config.Share(i, 8, ""), "cpu"))
+    assert command(*SWEEP, "--out", out, "--shard", f"{at_work}/8") == 0
+    assert command(*SWEEP, "--out", out, "--shard", f"{idle}/8") == 0
+
+
+def _plan(path):
+    return resume.plan_of(store.open_record(path))
 
 
 # --- runs -----------------------------------------------------------------------------------------
@@ -98,7 +128,7 @@ def test_shares_one_after_another_give_the_bytes_of_one_process(whole, tmp_path,
         for name, value in slurm(task, 3).items():
             monkeypatch.setenv(name, value)
         assert not (out / "results.csv").exists()
-        assert command(*SWEEP, "--out", out) == 0
+        assert command(*SWEEP, "--out", out, "--shard", "slurm") == 0
     assert digests(out) == digests(whole)
     manifest, alone = manifest_of(out), manifest_of(whole)
     assert manifest["status"] == "done"
@@ -109,7 +139,7 @@ def test_shares_one_after_another_give_the_bytes_of_one_process(whole, tmp_path,
     (program,), (same,) = manifest["programs"], alone["programs"]
     assert program["cells"] == same["cells"] == 5
     assert program["taps"] == same["taps"]
-    assert command(*SWEEP, "--out", out) == 0  # once more: nothing is left
+    assert command(*SWEEP, "--out", out, "--shard", "slurm") == 0  # once more: nothing is left
     assert digests(out) == digests(whole)
 
 
