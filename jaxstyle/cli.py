@@ -17,14 +17,16 @@ import re
 import select
 import signal
 import sys
+import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar, get_type_hints
 
 import tyro
 
-from jaxstyle.config import JaxstyleError, one_line, unknown_key
+from jaxstyle.config import JaxstyleError, UnfitEnvironment, one_line, unknown_key
 
 T = TypeVar("T")
 SHORT = {"-o": "--out"}
@@ -259,8 +261,12 @@ def signals_held() -> Iterator[Callable[[], Interrupted | None]]:
         raise stop
 
 
+UNFIT, FAULT = UnfitEnvironment.exit_code, 70
+"""Exit codes: this environment cannot run it; a fault of ours (EX_SOFTWARE of sysexits.h)."""
+
+
 def run(command: Callable[[], int]) -> None:
-    """Run a command and leave with its exit code; every expected failure is one line on stderr."""
+    """Run a command and leave with its exit code; whatever fails is one line on stderr."""
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # closed before the start: whoever writes to it writes to nothing
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
@@ -278,11 +284,41 @@ def run(command: Callable[[], int]) -> None:
         code = _fail(str(stop), stop.exit_code)
     except KeyboardInterrupt:
         code = _fail("interrupted", 128 + signal.SIGINT)
+    except ImportError as error:
+        code = _fail(f"{error.name or 'Python'}: cannot be imported: {error}; install it anew", UNFIT)
+    except MemoryError as error:
+        code = _fail(f"memory: there is not enough: {error}; give a smaller --size", UNFIT)
+    except Exception as error:  # the last resort: no traceback for a user, and none that is lost
+        code = _tell_fault(error)
     try:
         sys.stdout.flush()
     except OSError:  # nobody is there to read it; the interpreter would complain when it ends
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     raise SystemExit(code)
+
+
+def _tell_fault(error: Exception) -> int:
+    """Say in one line what nobody expected, and where its traceback is; the exit code."""
+    said = (str(error).strip() or "no more is said").splitlines()[0]
+    trace = "".join(traceback.format_exception(error))
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    try:
+        handle, place = tempfile.mkstemp(prefix="jaxstyle-traceback-", suffix=".txt")
+        with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"{' '.join(sys.argv)}\nPython {sys.version}\n\n{trace}")
+        kept = f"its traceback is in {place}"
+    except OSError as full:
+        kept = f"its traceback could not be written ({full.strerror})"
+    what = f"{type(error).__name__}: {said} ({os.path.basename(where.filename)}:{where.lineno})"
+    if _is_of_jax(error):
+        return _fail(f"JAX: the device or its driver failed: {what}; {kept}", UNFIT)
+    return _fail(f"jaxstyle: a fault of its own, please report it: {what}; {kept}", FAULT)
+
+
+def _is_of_jax(error: Exception) -> bool:
+    """Whether XLA's runtime raised an exception: a driver, a device or its memory, mostly."""
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(error, jax.errors.JaxRuntimeError)
 
 
 def _fail(line: str, code: int) -> int:

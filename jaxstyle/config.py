@@ -105,6 +105,12 @@ class JaxstyleError(ValueError):
         return type(self), tuple(str(self).split(": ", 1))
 
 
+class UnfitEnvironment(JaxstyleError):
+    """A machine or an installation that cannot run what is asked for: exit code 4."""
+
+    exit_code = 4
+
+
 @dataclass(frozen=True)
 class Sweep:
     """A grid of style transfers: its axes (each takes several values) and its settings."""

@@ -30,6 +30,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from jaxstyle import layers, step, vgg19
+from jaxstyle.ambient import settled
 from jaxstyle.conv import ARITHMETIC
 from jaxstyle.grid import (
     COARSE_EVALUATIONS,
@@ -264,6 +265,7 @@ class Engine:
         self.target_traces = 0
         """How many target programs this engine had to trace."""
 
+    @settled()
     def network(self, program: Program, *, winograd: bool | None = None) -> vgg19.Bound:
         """The network of a program, its parameters on the device; shared by programs of equal taps.
 
@@ -302,6 +304,7 @@ class Engine:
         shapes = tuple(kernel.shape for kernel, _ in self._weights.values())
         return program, winograd, shapes, self.devices
 
+    @settled()
     def compile(self, program: Program) -> tuple[Compiled, bool]:
         """The programs for one stage, and whether they had to be made now."""
         program = replace(program, coarser=0)
@@ -311,6 +314,7 @@ class Engine:
             _compiled[key] = _compile(program, network.features, network.params, self.device, self._mesh)
         return _compiled[key], fresh
 
+    @settled()
     def target_rows(
         self,
         program: Program,
@@ -354,6 +358,7 @@ class Engine:
         content = (p[:h, :w].copy() for p, (h, w, _) in zip(rows.content, ends, strict=True))
         return rows._replace(content=tuple(content))
 
+    @settled()
     def gradient(
         self, program: Program, knobs: Knobs, targets: Targets, image: np.ndarray
     ) -> Float[np.ndarray, "h w 3"]:
@@ -397,6 +402,7 @@ class Engine:
                 return canvas, True
         return canvas_of([shape], TARGET_CANVAS_PX), False
 
+    @settled()
     def run(
         self,
         program: Program,

@@ -147,13 +147,14 @@ def _write(
     The slot is the same for all cells. A plain `vmap` does not use that: it makes a scatter, for which XLA
     copies all pairs in every step.
     """
-    return lax.dynamic_update_slice(pairs, newest, (2 * slot, 0))
+    return lax.dynamic_update_slice(pairs, newest, (2 * slot, jnp.int32(0)))
 
 
 @_write.def_vmap
 def _(axis_size: int, batched: list[bool], pairs: Array, newest: Array, slot: Array) -> tuple[Array, bool]:
     assert batched == [True, True, False], batched
-    return lax.dynamic_update_slice(pairs, newest, (0, 2 * slot, 0)), True
+    zero = jnp.int32(0)
+    return lax.dynamic_update_slice(pairs, newest, (zero, 2 * slot, zero)), True
 
 
 def _dot(a: Array, b: Array) -> Array:
@@ -178,7 +179,7 @@ def _products(
 
     The pairs are read as they were, and the newest one stands beside them: see `_lbfgs`.
     """
-    ours = jnp.arange(len(state.sy)) == slot
+    ours = jnp.arange(len(state.sy), dtype=jnp.int32) == slot
     beside = jnp.stack([newest[1], g])
     before = _dot(state.pairs, beside).reshape(-1, 2, 2)
     found = jnp.where(ours[:, None, None], _dot(newest, beside), before)  # of pair, s or y, y or g
@@ -239,7 +240,7 @@ def _lbfgs(
 
     slot = index % memory
     sy, yy, s_g, y_g = _products(state, newest, g, slot)
-    weights = _weights(sy, yy, s_g, y_g, gamma, (index + 1 + jnp.arange(memory)) % memory)
+    weights = _weights(sy, yy, s_g, y_g, gamma, (index + 1 + jnp.arange(memory, dtype=jnp.int32)) % memory)
     others = weights.at[slot].set(0.0).reshape(-1)
     h_g = gamma * g + _sum(others, state.pairs) + _sum(weights[slot], newest)
     slope = gamma * _dot(g, g) + jnp.sum(weights * jnp.stack([s_g, y_g], axis=1))  # g . H g

@@ -11,10 +11,11 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from jaxstyle import grid, launches, manifest
-from jaxstyle.config import JaxstyleError, RunOptions, Share, Sweep
+from jaxstyle import ambient, grid, launches, manifest
+from jaxstyle.config import JaxstyleError, RunOptions, Share, Sweep, UnfitEnvironment
 from jaxstyle.grid import Memory, Plan, Program
 from jaxstyle.launches import Inputs, Launcher
 from jaxstyle.progress import counted, duration
@@ -31,20 +32,28 @@ def start_jax(sweep: Sweep, options: RunOptions, before: Mapping[str, Any] | Non
         sweep: resolved.
         options: of the run.
         before: the manifest of the run that is gone on with, whose threads it gets again.
+
+    Raises:
+        UnfitEnvironment: if JAX does not start.
     """
-    threads = before and before.get("threads")
-    if isinstance(threads, int) and "jax" not in sys.modules and threads != manifest.thread_count():
-        os.environ["NPROC"] = str(threads)
-    if sweep.deterministic and "jax" not in sys.modules:
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC_FLAGS}".strip()
+    if "jax" not in sys.modules:
+        threads = before and before.get("threads")
+        if isinstance(threads, int) and threads != manifest.thread_count():
+            os.environ["NPROC"] = str(threads)
+        ambient.check_xla_flags()
+        if sweep.deterministic:
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC_FLAGS}".strip()
+    device = _first_device()
     import jax
 
-    if not options.no_compile_cache and jax.config.jax_compilation_cache_dir is None:  # pyright: ignore
-        base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        jax.config.update("jax_compilation_cache_dir", os.path.join(base, "jaxstyle", "xla"))
+    if (
+        not options.no_compile_cache
+        and jax.config.jax_compilation_cache_dir is None  # pyright: ignore
+        and (cache := cache_directory()) is not None
+    ):
+        jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    device = jax.local_devices()[0]
     asked = "--xla_gpu_deterministic_ops=true" in os.environ.get("XLA_FLAGS", "")
     if sweep.deterministic and device.platform == "gpu" and not asked:
         raise JaxstyleError(
@@ -52,6 +61,44 @@ def start_jax(sweep: Sweep, options: RunOptions, before: Mapping[str, Any] | Non
             f"JAX is already running; set XLA_FLAGS='{DETERMINISTIC_FLAGS}' before",
         )
     return device
+
+
+def _first_device() -> Any:
+    """JAX's first device. Raises UnfitEnvironment if JAX does not start, for whatever reason it has."""
+    try:
+        import jax
+
+        return jax.local_devices()[0]
+    except Exception as error:
+        # JAX has no exception of its own for this: without a GPU, JAX_PLATFORMS=cuda comes to an
+        # AssertionError, an unknown platform to a RuntimeError, a wrong setting to a ValueError.
+        said = (
+            f"{type(error).__name__}: {error}".splitlines()[0] if str(error).strip() else "no such device"
+        )
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        mend = f"JAX_PLATFORMS={asked} asks for it: unset that, or" if asked else "mend that, or"
+        raise UnfitEnvironment(
+            "JAX", f"does not start here: {said}; {mend} set JAX_PLATFORMS=cpu"
+        ) from error
+
+
+def cache_directory(environment: Mapping[str, str] = os.environ) -> Path | None:
+    """The folder of compiled programs, in the user's cache directory; None where there is none to be had.
+
+    XDG_CACHE_HOME counts where it is absolute, as its specification says. A user without a home (a
+    container's, often) has none.
+    """
+    home = os.path.expanduser("~") if os.environ.get("HOME") != "" else ""
+    bases = environment.get("XDG_CACHE_HOME", ""), os.path.join(home, ".cache")
+    base = next((base for base in bases if os.path.isabs(base)), None)
+    if base is None:
+        return None
+    folder = Path(base) / "jaxstyle" / "xla"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK | os.X_OK) else None
 
 
 def devices(options: RunOptions) -> tuple[Any, ...]:

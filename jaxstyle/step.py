@@ -161,7 +161,9 @@ def noise(
         extent: of the image on its canvas. It gets the numbers that it would get as an array of its own,
             to the last bits of their rounding.
     """
-    key = jax.random.key(seed, impl="threefry2x32")
+    # As jax.random.key makes it of a seed below 2^32, but for the offset that JAX_RANDOM_SEED_OFFSET adds.
+    words = jnp.stack([jnp.zeros((), jnp.uint32), jnp.asarray(seed, jnp.uint32)])
+    key = jax.random.wrap_key_data(words, impl="threefry2x32")
     # Partitionable Threefry draws the n-th number from n and the key alone: an array's numbers are the
     # first ones of every larger array.
     with jax.threefry_partitionable(True):
@@ -206,12 +208,15 @@ def _bicubic(
     At an edge the weights of what is there are scaled to sum to 1, as in `jax.image.resize`, which does not
     know where an image on a canvas ends.
     """
-    at = (jnp.arange(to_size) + 0.5) * (jnp.asarray(extent) / jnp.asarray(to_extent)) - 0.5
-    x = jnp.abs(at[:, None] - jnp.arange(size))
+    scale = jnp.asarray(extent).astype(jnp.float32) / jnp.asarray(to_extent).astype(jnp.float32)
+    at = (jnp.arange(to_size, dtype=jnp.float32) + 0.5) * scale - 0.5
+    x = jnp.abs(at[:, None] - jnp.arange(size, dtype=jnp.float32))
     near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
-    weights = jnp.where(x < 1, near, jnp.where(x < 2, far, 0.0)) * (jnp.arange(size) < extent)
+    weights = jnp.where(x < 1, near, jnp.where(x < 2, far, 0.0)) * (
+        jnp.arange(size, dtype=jnp.int32) < extent
+    )
     weights = weights / jnp.sum(weights, axis=1, keepdims=True)
-    return jnp.where((jnp.arange(to_size) < to_extent)[:, None], weights, 0.0)
+    return jnp.where((jnp.arange(to_size, dtype=jnp.int32) < to_extent)[:, None], weights, 0.0)
 
 
 def _begin(program: Program, knobs: Knobs, image: Float[Array, "h w 3"]) -> State:
@@ -219,7 +224,7 @@ def _begin(program: Program, knobs: Knobs, image: Float[Array, "h w 3"]) -> Stat
     return State(
         image=image,
         evaluated=image,
-        info=Info(nan, nan, nan, jnp.full(len(program.style_taps), nan)),
+        info=Info(nan, nan, nan, jnp.full(len(program.style_taps), nan, jnp.float32)),
         best=image,
         loss_best=jnp.float32(jnp.inf),
         optimizer=_optimizer(program).init(image),

@@ -117,7 +117,7 @@ class VGG19(nnx.Module):
 
 def within(shape: tuple[int, ...], extent: Extent) -> Bool[Array, "h w 1"]:
     """Which positions of a canvas of `shape` belong to the image."""
-    down, across = (jnp.arange(n) < extent[axis] for axis, n in enumerate(shape))
+    down, across = (jnp.arange(n, dtype=jnp.int32) < extent[axis] for axis, n in enumerate(shape))
     return (down[:, None] & across[None, :])[..., None]
 
 

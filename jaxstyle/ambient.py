@@ -1,0 +1,68 @@
+"""JAX's own settings while this package computes, whatever the process around it has made of them.
+
+JAX reads dozens of settings from the environment and lets a program change them: 64-bit numbers, promotion
+of types, checks for NaN, guards on transfers. Some would change a picture, and some would forbid what is
+right here: a cell begins with losses that are NaN, host arrays become device arrays. They hold for the
+caller's own code, and are put back after every call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jaxstyle.config import UnfitEnvironment
+
+XLA_CHECK_S = 120.0
+"""How long a process may take that looks whether XLA knows its flags."""
+
+
+@contextlib.contextmanager
+def settled() -> Iterator[None]:
+    """A while in which JAX has its default settings in this thread, as far as numbers depend on them."""
+    import jax
+
+    settings: tuple[Any, ...] = (
+        jax.enable_x64(False),
+        jax.disable_jit(False),
+        jax.debug_nans(False),
+        jax.debug_infs(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        jax.default_matmul_precision(None),
+        jax.transfer_guard("allow"),
+    )
+    with contextlib.ExitStack() as stack:
+        for setting in settings:
+            stack.enter_context(setting)
+        yield
+
+
+def check_xla_flags(environment: Mapping[str, str] = os.environ) -> None:
+    """Raise UnfitEnvironment if XLA does not take the flags in `XLA_FLAGS`.
+
+    XLA ends the process for a flag that it does not know, with a line of its own and the exit code 1: so
+    another process is asked first, where there are flags. It takes about a second.
+    """
+    if not environment.get("XLA_FLAGS", "").strip():
+        return
+    quiet = {name: value for name, value in environment.items() if not name.startswith("JAX_")}
+    done = subprocess.run(
+        [sys.executable, "-c", "import jax; jax.devices()"],
+        env={**quiet, "JAX_PLATFORMS": "cpu"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=XLA_CHECK_S,
+    )
+    if not done.returncode:
+        return
+    said = re.search(r"(Unknown flags? in XLA_FLAGS.*|Couldn't interpret value.*)", done.stderr)
+    why = said[0] if said else (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    raise UnfitEnvironment("XLA_FLAGS", f"XLA does not take them: {why}; mend the variable or unset it")

@@ -1,0 +1,181 @@
+"""Whatever the process around it is set to: the same bytes, or one line and an exit code that says so."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from conftest import EXAMPLES, narrow_weights, run_python
+
+from jaxstyle import ambient, cli, engine, grid, planning, vgg19
+
+PICTURES = """
+import hashlib, json, sys
+import jaxstyle
+content, style = sys.argv[1:]
+print(json.dumps([
+    hashlib.sha256(jaxstyle.stylize(content, style, size=48, steps=4, optimizer=name)).hexdigest()
+    for name in ("adam", "lbfgs")
+]))
+"""
+"""Of a picture by either optimizer, the second one with its coarser stages, the SHA-256."""
+MADE_ELSEWHERE = {
+    "JAX_ENABLE_X64": "1",
+    "JAX_DEBUG_NANS": "1",
+    "JAX_DEBUG_INFS": "1",
+    "JAX_DISABLE_JIT": "1",
+    "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+    "JAX_NUMPY_RANK_PROMOTION": "raise",
+    "JAX_TRANSFER_GUARD": "disallow",
+    "JAX_DEFAULT_MATMUL_PRECISION": "bfloat16",
+    "JAX_RANDOM_SEED_OFFSET": "7",
+    "JAX_DEFAULT_PRNG_IMPL": "rbg",
+}
+SWEEP = ("-m", "jaxstyle.sweep", "--content", EXAMPLES / "pagoda.jpg", "--style", EXAMPLES / "cafe.jpg")
+SWEEP += ("--size", 48, "--steps", 2, "--out", "run")
+
+
+def pictures(**environment):
+    arguments = ("-c", PICTURES, EXAMPLES / "pagoda.jpg", EXAMPLES / "cafe.jpg")
+    return json.loads(run_python(*arguments, check=True, **environment).stdout)
+
+
+def test_settings_of_jax_in_the_environment_change_no_byte():
+    assert pictures(**MADE_ELSEWHERE) == pictures()
+
+
+def test_a_programs_own_settings_of_jax_stay_as_they_are():
+    jax.config.update("jax_enable_x64", True)
+    try:
+        with ambient.settled():
+            assert jnp.ones(2).dtype == jnp.float32
+        assert jnp.ones(2).dtype == jnp.float64
+    finally:
+        jax.config.update("jax_enable_x64", False)
+
+
+@pytest.mark.parametrize("canvas", [False, True])
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_a_step_is_float32_where_floats_are_64_bits_by_default(optimizer, canvas):
+    program = grid.Program(
+        height_px=32,
+        width_px=48,
+        pool="avg",
+        optimizer=optimizer,
+        precision="f32",
+        content_taps=("conv2_2",),
+        style_taps=("conv1_1", "conv2_1"),
+        width=2,
+        canvas=canvas,
+        lbfgs_memory=3,
+    )
+    network = vgg19.bind(narrow_weights(), taps=program.taps, pool="avg", winograd=True)
+
+    def types():
+        lowered = engine.lower(program, network.features, network.params)
+        shapes = jax.tree.leaves((lowered.init.out_info, lowered.segment.out_info))
+        return [str(info.dtype) for info in shapes]
+
+    with jax.enable_x64(True):
+        wide = types()
+    assert wide == types()
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"JAX_PLATFORMS": "banana"}, "JAX: does not start here: RuntimeError: Unable to initialize"),
+        ({"JAX_ENABLE_X64": "banana"}, "JAX: does not start here: ValueError: invalid truth value"),
+        ({"XLA_FLAGS": "--xla_nonsense=1"}, "Unknown flag in XLA_FLAGS: --xla_nonsense=1"),
+        ({"XLA_FLAGS": "--xla_cpu_use_xnnpack=banana"}, "Couldn't interpret value banana for flag"),
+    ],
+)
+def test_an_environment_that_cannot_run_it_is_one_line_and_exit_code_4(environment, said, tmp_path):
+    done = run_python(*SWEEP, cwd=tmp_path, **environment)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("jaxstyle: error: ")
+    assert said in line
+    assert (done.returncode, done.stdout) == (4, "")
+    assert not list(tmp_path.iterdir())
+
+
+# --- what nobody expected -------------------------------------------------------------------------
+
+
+def ended(command, capsys):
+    """The exit code of a command and its only line."""
+    with pytest.raises(SystemExit) as stop:
+        cli.run(command)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("jaxstyle: error: ")
+    return stop.value.code, line
+
+
+def raising(error):
+    def command():
+        raise error
+
+    return command
+
+
+def test_a_fault_is_one_line_that_names_the_file_of_its_traceback(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code, line = ended(raising(KeyError("style_layer_loss")), capsys)
+    assert code == 70
+    assert "a fault of its own" in line
+    assert f"KeyError: 'style_layer_loss' ({Path(__file__).name}:" in line
+    (kept,) = tmp_path.iterdir()
+    assert str(kept) in line
+    assert (text := kept.read_text()).rstrip().endswith("KeyError: 'style_layer_loss'")
+    assert "in command" in text  # where it was raised
+
+
+def test_a_fault_is_told_where_no_file_can_be_written(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    code, line = ended(raising(ZeroDivisionError()), capsys)
+    assert code == 70
+    assert "ZeroDivisionError: no more is said" in line
+    assert "could not be written (No such file or directory)" in line
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ModuleNotFoundError("No module named 'flax'", name="flax"), "flax: cannot be imported: No module"),
+        (
+            ImportError("libstdc++.so.6: cannot open shared object file"),
+            "Python: cannot be imported: libstd",
+        ),
+        (
+            MemoryError("Unable to allocate 8.00 GiB"),
+            "memory: there is not enough: Unable to allocate 8.00",
+        ),
+        (jax.errors.JaxRuntimeError("INTERNAL: no driver"), "JAX: the device or its driver failed: Jax"),
+    ],
+)
+def test_what_is_no_fault_of_ours_is_of_the_environment(error, said, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code, line = ended(raising(error), capsys)
+    assert code == 4
+    assert said in line
+
+
+# --- the cache ------------------------------------------------------------------------------------
+
+
+def test_compiled_programs_lie_in_an_absolute_folder_or_nowhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    inside = Path("jaxstyle") / "xla"
+    assert planning.cache_directory({"XDG_CACHE_HOME": str(tmp_path / "x")}) == tmp_path / "x" / inside
+    for other in ("", "relative", "~/cache"):
+        found = planning.cache_directory({"XDG_CACHE_HOME": other})
+        assert found == tmp_path / "home" / ".cache" / inside
+    for none in ("", "~", "relative"):  # a user of a container has no home
+        monkeypatch.setenv("HOME", none)
+        assert planning.cache_directory({}) is None
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    assert planning.cache_directory({}) is None
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "home", "x"]
