@@ -201,7 +201,7 @@ def simulate(count: int, folder: Path, platform: str, steps: int = STEPS) -> dic
         platform: as in `grid.plan`: a CPU's chunks are many and small, a GPU's as large as they get.
         steps: of every cell, which all have their losses kept; at least 6.
     """
-    from jaxstyle import config, grid, images, page, report, resume, store
+    from jaxstyle import config, fingerprints, grid, images, page, report, resume, store
     from jaxstyle.config import Sweep
     from jaxstyle.progress import Display
     from jaxstyle.store import RunDirectory
@@ -232,7 +232,7 @@ def simulate(count: int, folder: Path, platform: str, steps: int = STEPS) -> dic
             platform=platform,
             choose_width=lambda *_: 1 if platform == "cpu" else 64,
         )
-    sources = resume.Sources(sweep, digests, "simulated")
+    sources = fingerprints.Sources(sweep, digests, "simulated")
     sums: dict[str, str] = {}
     with RunDirectory(path, create=True) as run, Display(quiet=True, events=path / "events.jsonl") as say:
         run.write("spec.toml", config.to_toml(sweep, digests))
@@ -242,7 +242,7 @@ def simulate(count: int, folder: Path, platform: str, steps: int = STEPS) -> dic
         for chunk in plan.chunks:
             result = device([plan.cells[i] for i in chunk.cells])  # what is simulated takes no one's time
             with clock.stage("results_s"):
-                mark = resume.fingerprint(sources, plan, chunk.number)
+                mark = fingerprints.fingerprint(sources, plan, chunk.number)
                 width = plan.programs[chunk.program].width
                 data = store.chunk_bytes([result], width=width, fingerprint=mark)
                 sums[store.chunk_name(chunk.number)] = hashlib.sha256(data).hexdigest()
@@ -275,7 +275,7 @@ def simulate(count: int, folder: Path, platform: str, steps: int = STEPS) -> dic
     with clock.stage("resume_s"):
         earlier = resume.find(path)
         assert earlier is not None
-        before, whole = resume.plan_of(earlier), 0
+        before, whole = earlier.plan, 0
         with RunDirectory(path) as run, Display(quiet=True) as say:
             for _, _, results in resume.whole_chunks(sources, before, run, say):
                 whole += 1

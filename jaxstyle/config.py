@@ -24,7 +24,8 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 
-from jaxstyle import layers
+from jaxstyle import layers, paths
+from jaxstyle.paths import taken_from
 
 PACKAGE = Path(__file__).resolve().parent
 EXAMPLES = PACKAGE / "examples"
@@ -422,9 +423,9 @@ def axis_values(axis: str, raw: Any, *, max_cells: int) -> tuple[Any, ...]:
     if not items:
         raise JaxstyleError(axis, "the axis is empty; give at least one value")
     parse: dict[str, Callable[[Any], list[Any]]] = {
-        "content": lambda v: [os.path.abspath(_text(axis, v))],
-        "style": lambda v: [os.path.abspath(_text(axis, v))],
-        "init": lambda v: [v if v in INIT_KINDS else os.path.abspath(_text(axis, v))],
+        "content": lambda v: [taken_from("", _text(axis, v))],
+        "style": lambda v: [taken_from("", _text(axis, v))],
+        "init": lambda v: [v if v in INIT_KINDS else taken_from("", _text(axis, v))],
         "content_layer": lambda v: [layer_name(axis, v)],
         "style_layers": lambda v: ["+".join(part.strip() for part in _text(axis, v).split("+"))],
         "alpha_beta": lambda v: [_ratio(v)],
@@ -595,7 +596,7 @@ def resolve(sweep: Sweep) -> Sweep:
         noise_std=_number("noise_std", sweep.noise_std, minimum=0.0),
         beta=beta,
         tv_weight=_number("tv_weight", sweep.tv_weight, minimum=0.0),
-        weights=None if sweep.weights is None else os.path.abspath(_text("weights", sweep.weights)),
+        weights=None if sweep.weights is None else taken_from("", _text("weights", sweep.weights)),
         trace_every=_integer("trace_every", sweep.trace_every, minimum=1, maximum=MAX_STEPS),
         checkpoint_every=_number("checkpoint_every", sweep.checkpoint_every, minimum=MIN_CHECKPOINT_S),
         max_cells=max_cells,
@@ -737,7 +738,7 @@ def _given(table: Mapping[str, Any], base: Path) -> dict[tuple[str, str], str]:
         for value in values if isinstance(values, list | tuple) else [values]:
             if isinstance(value, str | os.PathLike) and not (axis == "init" and value in INIT_KINDS):
                 text = os.fspath(value)
-                given[axis, os.path.abspath(base / text)] = text
+                given[axis, taken_from(base, text)] = text
     return given
 
 
@@ -747,7 +748,7 @@ def _absolute(table: Mapping[str, Any], base: Path) -> dict[str, Any]:
     def one(axis: str, value: Any) -> Any:
         if not isinstance(value, str) or not value or (axis == "init" and value in INIT_KINDS):
             return value
-        return os.path.abspath(base / value)
+        return taken_from(base, value)
 
     out = dict(table)
     for key in (*PATH_AXES, "weights", "out"):
@@ -810,15 +811,26 @@ class Assembled:
     options: RunOptions
     name: str
     """What a run directory is called after: the preset, else the spec file's stem, else `sweep`."""
+    moved: Mapping[str, str] = field(default_factory=dict)
+    """By the path that a spec has, where a file is now that has gone from there."""
 
 
-def assemble(flags: Mapping[str, Any], *, cwd: Path | None = None) -> Assembled:
+def assemble(
+    flags: Mapping[str, Any],
+    *,
+    cwd: Path | None = None,
+    places: Iterable[Path | str] = (),
+    among: Iterable[str] = (),
+) -> Assembled:
     """Settings from all sources: defaults < preset < spec < flags.
 
     An axis named by a stronger source replaces that axis in every `[[grid]]` of a weaker one. When
     nothing names an image, a preset or a spec, the preset is `demo`. Paths in flags are relative to
     `cwd`, in a spec to its file, in a preset to the example images. To resume or extend a run without
     naming images, a preset or a spec is to start from the run's own spec.
+
+    A file with a digest that is no longer where a spec says is looked for about the spec, `cwd` and
+    `places`, and among the files of `among`.
 
     Raises:
         JaxstyleError: for a key that does not exist, a file that cannot be read, or a wrong value.
@@ -827,7 +839,7 @@ def assemble(flags: Mapping[str, Any], *, cwd: Path | None = None) -> Assembled:
     sources: list[tuple[Mapping[str, Any], Path]] = [(flags, cwd)]
     spec, preset = flags.get("spec"), flags.get("preset")
     if spec is not None:
-        path = cwd / _text("spec", spec)
+        path = Path(taken_from(cwd, _text("spec", spec)))
         table = read_toml(path)
         if "spec" in table:
             raise JaxstyleError(f"{path}: spec", "a spec cannot name another spec")
@@ -837,7 +849,7 @@ def assemble(flags: Mapping[str, Any], *, cwd: Path | None = None) -> Assembled:
         goes_on = next((flag for flag in ("resume", "extend") if flags.get(flag)), None)
         if goes_on is None or flags.get("out") is None:  # without --out it is refused below
             preset = "demo"
-        elif (own := cwd / _place(flags["out"]) / "spec.toml").is_file():
+        elif (own := Path(taken_from(cwd, _place(flags["out"]))) / "spec.toml").is_file():
             sources.insert(0, (read_toml(own), own.parent))
         else:
             where = flags["out"]
@@ -874,7 +886,7 @@ def assemble(flags: Mapping[str, Any], *, cwd: Path | None = None) -> Assembled:
         own_digests = table.get("digests", {})
         if not isinstance(own_digests, dict):
             raise JaxstyleError("digests", 'write a table: [digests] "path" = "sha256"')
-        digests |= {os.path.abspath(base / path): d for path, d in own_digests.items()}
+        digests |= {taken_from(base, path): d for path, d in own_digests.items()}
         for source in (table, *(own_grids or ())):
             given |= _given(source, base)
         values |= {
@@ -882,6 +894,15 @@ def assemble(flags: Mapping[str, Any], *, cwd: Path | None = None) -> Assembled:
             for k, v in _absolute(table, base).items()
             if k not in ("grid", "digests", "balance", "spec")
         }
+
+    bases = (*(base for _, base in sources if base != EXAMPLES), *map(Path, places))
+    folders = dict.fromkeys(folder for base in bases for folder in (base, base.parent))
+    texts = {path: digest for path, digest in digests.items() if isinstance(digest, str)}
+    moved = paths.moved(texts, places=(*folders, cwd), among=among)
+    if moved:
+        values, grids, balance = _renamed([values, grids, balance], moved)
+        digests = {moved.get(path, path): digest for path, digest in digests.items()}
+        given = {(axis, moved.get(path, path)): text for (axis, path), text in given.items()}
 
     name = "sweep"
     if spec is not None:
@@ -896,7 +917,49 @@ def assemble(flags: Mapping[str, Any], *, cwd: Path | None = None) -> Assembled:
         balance=tuple(balance),
         given=given,
     )
-    return Assembled(resolve(sweep), check_options(options), name)
+    return Assembled(resolve(sweep), check_options(options), name, moved)
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """Tables with other names for some files."""
+    if isinstance(value, str):
+        return names.get(value, value)
+    if isinstance(value, list | tuple):
+        return [_renamed(item, names) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _renamed(item, names) for key, item in value.items()}
+    return value
+
+
+def renamed(sweep: Sweep, names: Mapping[str, Mapping[str, str]]) -> Sweep:
+    """A resolved sweep with other names for some files, by their axis or setting."""
+
+    def axis(table: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            key: tuple(names[key].get(v, v) for v in value) if key in PATH_AXES else value
+            for key, value in table.items()
+        }
+
+    every = {old: new for own in names.values() for old, new in own.items()}
+    weights = sweep.weights and names["weights"].get(sweep.weights, sweep.weights)
+    return dataclasses.replace(
+        sweep,
+        **axis({key: getattr(sweep, key) for key in PATH_AXES}),
+        weights=weights,
+        grid=tuple(axis(table) for table in sweep.grid),
+        balance=tuple(
+            {**t, **{a: names[a].get(t[a], t[a]) for a in ("content", "style")}} for t in sweep.balance
+        ),
+        digests={every.get(path, path): digest for path, digest in sweep.digests.items()},
+        given={(a, names[a].get(path, path)): text for (a, path), text in sweep.given.items()},
+    )
+
+
+def files(sweep: Sweep) -> tuple[str, ...]:
+    """The absolute paths of all files that a resolved sweep names, each once."""
+    tables = (*({axis: getattr(sweep, axis) for axis in PATH_AXES},), *sweep.grid)
+    named = [v for t in tables for axis in PATH_AXES for v in t.get(axis, ()) if v not in INIT_KINDS]
+    return tuple(dict.fromkeys([*named, *([sweep.weights] if sweep.weights else [])]))
 
 
 # --- spec.toml ------------------------------------------------------------------------------------
@@ -917,22 +980,38 @@ def _toml_value(value: Any) -> str:
     return repr(value)
 
 
-def to_toml(sweep: Sweep, digests: Mapping[str, str]) -> str:
-    """The text of `spec.toml`: the resolved `sweep` and the digests of its files; running it repeats it."""
+def _respelled(value: Any, run: Path) -> Any:
+    """A path, or several, as they are written into a run."""
+    if isinstance(value, list | tuple):
+        return [_respelled(item, run) for item in value]
+    return value if value in INIT_KINDS else paths.spelled(value, run)
+
+
+def to_toml(sweep: Sweep, digests: Mapping[str, str], *, run: Path | None = None) -> str:
+    """The text of `spec.toml`: the resolved `sweep` and the digests of its files; running it repeats it.
+
+    Args:
+        run: the folder that it is to lie in; files under its parent are written relative to it.
+    """
     lines = ["# Run again with: python -m jaxstyle.sweep --spec spec.toml"]
+
+    def line(key: str, value: Any) -> str:
+        if run is not None and key in (*PATH_AXES, "weights") and not isinstance(value, Mapping):
+            value = _respelled(value, run)
+        return f"{key} = {_toml_value(value)}"
+
     for f in dataclasses.fields(Sweep):
         value = getattr(sweep, f.name)
         if f.name in ("grid", "digests", "balance", "given") or value is None:
             continue
         if f.name in AXES and sweep.grid and all(f.name in g for g in sweep.grid):
             continue
-        lines.append(f"{f.name} = {_toml_value(value)}")
-    for table in sweep.grid:
-        lines += ["", "[[grid]]"]
-        lines += [f"{key} = {_toml_value(value)}" for key, value in table.items()]
-    for table in sweep.balance:
-        lines += ["", "[[balance]]"]
-        lines += [f"{key} = {_toml_value(value)}" for key, value in table.items()]
+        lines.append(line(f.name, value))
+    for kind in ("grid", "balance"):
+        for table in getattr(sweep, kind):
+            lines += ["", f"[[{kind}]]"]
+            lines += [line(key, value) for key, value in table.items()]
     lines += ["", "[digests]"]
-    lines += [f"{_toml_value(path)} = {_toml_value(d)}" for path, d in sorted(digests.items())]
+    named = {path if run is None else paths.spelled(path, run): d for path, d in digests.items()}
+    lines += [f"{_toml_value(path)} = {_toml_value(d)}" for path, d in sorted(named.items())]
     return "\n".join(lines) + "\n"

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from jaxstyle import cli, config, manifest, resume, run, stats, store
+from jaxstyle import cli, config, manifest, run, stats, store
 from jaxstyle.config import RunOptions, Sweep
 from jaxstyle.grid import Cell, Program
 from jaxstyle.store import Record
@@ -166,7 +166,7 @@ def measure(record: Record, cells: Sequence[Cell], label: str, device: Any, *, m
 
 
 def _program_of(record: Record, cell: int) -> Program:
-    plan = resume.plan_of(record)
+    plan = record.plan
     (chunk,) = (chunk for chunk in plan.chunks if cell in chunk.cells)
     return plan.programs[chunk.program]
 

@@ -17,9 +17,10 @@ import numpy as np
 
 from jaxstyle import cli, grid, images, store, weights
 from jaxstyle.config import JaxstyleError, Sweep
+from jaxstyle.fingerprints import Sources
 from jaxstyle.grid import Cell, Chunk, Plan, Program
 from jaxstyle.images import Pictures
-from jaxstyle.resume import INFO, Launched, Sources
+from jaxstyle.resume import INFO, Launched
 from jaxstyle.store import ChunkResult
 
 if TYPE_CHECKING:

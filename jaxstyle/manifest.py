@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import platform as host
+import re
 import socket
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -177,7 +178,8 @@ def _as_done(record: Record) -> dict[str, Any]:
 
 def told_by_shares(run: Path) -> list[dict[str, Any]]:
     """What the shares of the run at `run` have told of themselves, if it has any."""
-    return [_share(path) for path in sorted(run.glob("events-*-of-*.jsonl"))]
+    paths = sorted(run.glob("events-*-of-*.jsonl"))
+    return [_share(path) for path in paths if re.fullmatch(r"events-\d+-of-\d+\.jsonl", path.name)]
 
 
 def with_shares(values: dict[str, Any], shares: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -278,10 +278,14 @@ def write_sheets(run: RunDirectory, record: Record) -> list[Path]:
             drawn = draw(sheet, title=title, tile=tile, picture=source)
             name = "contact.png" if len(pages) == 1 else f"contact-{number:03d}.png"
             written.append(run.write(f"sheets/{name}", images.png_bytes(np.asarray(drawn)), durable=False))
-    for old in {*(run.path / "sheets").glob("contact*.png")} - {*written}:
-        if SHEET_NAME.fullmatch(old.name):
-            old.unlink()
+    for old in {*sheets(run.path)} - {*written}:
+        old.unlink()
     return written
+
+
+def sheets(path: Path) -> list[Path]:
+    """The contact sheets of the run at `path`, in order; no copies that lie beside them."""
+    return sorted(p for p in (path / "sheets").glob("contact*.png") if SHEET_NAME.fullmatch(p.name))
 
 
 def write_page(run: RunDirectory, rows: Rows) -> Path:
@@ -431,7 +435,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def command() -> int:
         parsed = cli.parse(Report, sys.argv[1:] if arguments is None else arguments, "jaxstyle.report")
         asked = parsed.value
-        path = Path(asked.run)
+        path = Path(asked.run).expanduser()
         record = store.open_record(path)  # before the lock, which would make the directory look like a run
         if asked.animate is not None:
             check_animation(record, asked.animate, asked.cell, asked.frame_ms)

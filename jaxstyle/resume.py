@@ -7,19 +7,17 @@ nothing of another run, or of other settings, is taken for this one's.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxstyle import config, grid, store
+from jaxstyle import config, grid, paths, store
 from jaxstyle.config import JaxstyleError, Sweep
+from jaxstyle.fingerprints import Sources, as_narrow, fingerprint
 from jaxstyle.grid import Cell, Plan, Program
 from jaxstyle.progress import Display
 from jaxstyle.store import Arrays, Checkpoint, ChunkResult, Record, RunDirectory
@@ -33,23 +31,13 @@ INFO = (*store.LOSSES, "style_layer_loss")
 # --- the same run ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Sources:
-    """What a run computes from."""
-
-    sweep: Sweep
-    images: Mapping[str, str]
-    """SHA-256 of every image, by path."""
-    weights: str
-    """SHA-256 of the network's."""
-
-
-def find(path: Path, *, beside: bool = False) -> Record | None:
+def find(path: Path, *, beside: bool = False, among: Iterable[str] = ()) -> Record | None:
     """What there is of a run at `path`; None if none has been planned there yet.
 
     Args:
         path: its directory.
         beside: whether others may be at work in it.
+        among: see `store.open_record`.
     """
     if not path.is_dir() or store.is_unbegun(path):
         return None
@@ -57,29 +45,26 @@ def find(path: Path, *, beside: bool = False) -> Record | None:
         return None
     if not beside:
         store.check_not_held(path)
-    record = store.open_record(path)
+    record = store.open_record(path, among=among)
     manifest = record.manifest
     tables = (manifest.get(key) for key in ("weights", "device", "versions", "plan", "given"))
     whole = isinstance(manifest.get("programs"), list) and all(isinstance(t, dict) for t in tables)
     if manifest.get("schema") != store.SCHEMA or not whole:
-        raise _no_plan(record, f"its schema is not {store.SCHEMA}, or it is not whole")
+        raise store.no_plan(record.path, f"its schema is not {store.SCHEMA}, or it is not whole")
     return record
-
-
-def _no_plan(record: Record, why: str) -> JaxstyleError:
-    where = str(record.path / "manifest.json")
-    return JaxstyleError(where, f"has no plan to go on with: {why}; start a new run")
 
 
 def joined(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
     """The sweep of a run that is gone on with: its own, and with `extend` the cells of `sweep` after them.
 
+    A file of `sweep` is the run's own if it has the same bytes, by whatever path or link it is named.
+
     Raises:
         JaxstyleError: if `sweep` differs in what it must not.
     """
-    texts = earlier.manifest.get("given", {})
-    given = {(axis, path): text for axis, own in texts.items() for path, text in own.items()}
+    given = earlier.texts
     own, what = replace(earlier.sweep, given=given), str(earlier.path)
+    sweep = config.renamed(sweep, _own_names(earlier, sweep))
     sweep = replace(sweep, balance=(*own.balance, *sweep.balance))
     differences = config.differences(own, sweep)
     for image in sorted(own.digests.keys() & sweep.digests.keys()):
@@ -113,56 +98,40 @@ def joined(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
     return found
 
 
+def _own_names(earlier: Record, sweep: Sweep) -> dict[str, dict[str, str]]:
+    """By axis and path of `sweep`, what the run calls the same file, where that is another path."""
+    names: dict[str, dict[str, str]] = {}
+    for key in (*config.PATH_AXES, "weights"):
+        had, has = (_named(of, key) for of in (earlier.sweep, sweep))
+        names[key] = {path: earlier.moved[path] for path in has if path in earlier.moved}
+        unnamed = [path for path in had if path not in has]
+        for path in has:
+            if path in had or path in names[key]:
+                continue
+            digest = paths.sha256(path)
+            same = (old for old in unnamed if digest is not None and _digest(earlier, key, old) == digest)
+            if (old := next(same, None)) is not None:
+                names[key][path] = old
+                unnamed.remove(old)
+    return names
+
+
+def _named(sweep: Sweep, key: str) -> list[str]:
+    """The files that a sweep names on an axis, or as its weights."""
+    if key == "weights":
+        return [sweep.weights] if sweep.weights else []
+    every = [path for table in config.tables(sweep) for path in table[key]]
+    return [path for path in dict.fromkeys(every) if path not in config.INIT_KINDS]
+
+
+def _digest(record: Record, key: str, path: str) -> str | None:
+    return record.sources.weights if key == "weights" else record.sources.images.get(path)
+
+
 def _listed(values: Sequence[Any]) -> str:
     """The first few of several values."""
     texts = [str(value) for value in values]
     return ", ".join(texts[:4]) + (f" and {len(texts) - 4} more" if len(texts) > 4 else "")
-
-
-def plan_of(earlier: Record) -> Plan:
-    """The plan that a run was begun with. Raises JaxstyleError if its manifest has none."""
-    try:
-        return grid.from_record(earlier.sweep, earlier.cells, earlier.manifest["plan"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _no_plan(earlier, str(error)) from None
-
-
-def fingerprint(sources: Sources, plan: Plan, number: int) -> str:
-    """The SHA-256 of everything that the bytes of a chunk follow from, but versions and the machine.
-
-    Images and weights count by what is in them, wherever they lie.
-    """
-    chunk, digests = plan.chunks[number], sources.images
-    settings = {f.name: getattr(sources.sweep, f.name) for f in dataclasses.fields(Sweep)}
-    for name in (*config.AXES, *_NO_NUMBERS):
-        del settings[name]
-    if settings["style_weights"] == "equal":  # younger than runs that may still be gone on with
-        del settings["style_weights"]
-    values = {
-        "schema": store.SCHEMA,
-        "settings": settings,
-        "program": dataclasses.asdict(plan.programs[chunk.program]),
-        "cells": [
-            {axis: digests.get(value, value) for axis, value in _settings(plan.cells[i]).items()}
-            | {"from": plan.previous.get(i)}
-            for i in chunk.cells
-        ],
-        "weights": sources.weights,
-    }
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-_NO_NUMBERS = ("grid", "digests", "balance", "given", "weights", "max_cells", "checkpoint_every")
-_NO_NUMBERS = (*_NO_NUMBERS, "deterministic")
-"""Settings that decide no number of a cell, or stand in a fingerprint in another form."""
-
-
-def _settings(cell: Cell) -> dict[str, Any]:
-    """What tells a cell from others: its axes, and what was measured for it."""
-    values = dataclasses.asdict(cell)
-    return (
-        values if cell.balanced or cell.alpha_beta_given else {k: values[k] for k in ("id", *config.AXES)}
-    )
 
 
 def whole_chunks(
@@ -171,6 +140,7 @@ def whole_chunks(
     run: RunDirectory,
     display: Display,
     own: Collection[int] | None = None,
+    listed: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[int, Program, list[ChunkResult]]]:
     """The chunks of a run that are whole; files that are not of this run or damaged are set aside.
 
@@ -179,6 +149,7 @@ def whole_chunks(
 
     Args:
         own: the numbers of those to look at; the others are other processes'.
+        listed: the SHA-256 of chunk files by name, as far as the manifest has them.
     """
     own = None if own is None else set(own)
     for path in sorted((run.path / "chunks").glob("*.h5")):
@@ -188,7 +159,8 @@ def whole_chunks(
         try:
             if number not in range(len(plan.chunks)) or path.name != Path(store.chunk_name(number)).name:
                 raise JaxstyleError(str(path), "is not of this run")
-            own_plan = _as_narrow(plan, number, store.chunk_width(path))
+            store.check_listed(path, (listed or {}).get(store.chunk_name(number)))
+            own_plan = as_narrow(plan, number, store.chunk_width(path))
             results = store.read_chunk(path, fingerprint=fingerprint(sources, own_plan, number))
             yield number, own_plan.programs[own_plan.chunks[number].program], results
         except JaxstyleError as error:
@@ -196,14 +168,6 @@ def whole_chunks(
             display.event(
                 "set-aside", f"{error}; set aside as {aside.name}", path=str(path), aside=str(aside)
             )
-
-
-def _as_narrow(plan: Plan, number: int, width: int) -> Plan:
-    """The plan with the chunk at `width`, if halving comes to that; otherwise as it is."""
-    narrower = plan
-    while (own := narrower.programs[narrower.chunks[number].program].width) > max(width, 1):
-        narrower = narrower.narrowed({number})
-    return narrower if own == width else plan
 
 
 # --- a chunk in progress ---------------------------------------------------------------------------

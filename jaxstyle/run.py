@@ -23,7 +23,20 @@ import h5py
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxstyle import cli, config, grid, images, launches, manifest, planning, report, resume, store, worker
+from jaxstyle import (
+    cli,
+    config,
+    grid,
+    images,
+    launches,
+    manifest,
+    paths,
+    planning,
+    report,
+    resume,
+    store,
+    worker,
+)
 from jaxstyle.config import JaxstyleError, RunOptions, Share, Sweep
 from jaxstyle.grid import Plan, Program
 from jaxstyle.launches import Inputs, timed
@@ -94,8 +107,8 @@ class Run:
         last = int(row["steps"])
         path = self.path / (row["image"] if step is None else store.image_name(cell, step, last))
         if step is not None and not path.exists():
-            earlier = sorted(path.parent.glob(f"{cell:06d}-step*.png"))
-            steps = [*(int(p.stem.partition("-step")[2]) for p in earlier), last]
+            named = (store.image_step(p.name) for p in path.parent.glob(f"{cell:06d}-step*.png"))
+            steps = [*sorted(n for n in named if n is not None), last]
             raise JaxstyleError(
                 str(self.path),
                 f"cell {cell} has no picture after {step} steps; it has {' and '.join(map(str, steps))}",
@@ -170,14 +183,14 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
     checked = _check(sweep, options, name)
     earlier, share = checked.earlier, config.share(options)
     device = start_jax(checked.sweep, options, earlier and earlier.manifest)
-    before = earlier and resume.plan_of(earlier)
+    before = earlier and earlier.plan
     # A cluster is not asked: its workers are taken to be as this process's first device.
     several = (options.devices or 1) if options.cluster is not None else len(devices(options))
     sharing = several * (share.count if share is not None else 1)
     planned = replace(planning.plan_of(checked, device, before, devices=sharing), devices=several)
     todo = [chunk.number for chunk in planned.plan.chunks]
     if earlier is not None:
-        there = {int(path.stem) for path in earlier.chunk_paths if path.stem.isdecimal()}
+        there = {int(path.stem) for path in earlier.chunk_paths}
         todo = [number for number in todo if number not in there]
     if share is not None:
         own = set(share_of(planned.plan, share, device.platform))
@@ -208,10 +221,10 @@ class _Checked(Inputs):
 def _check(sweep: Sweep, options: RunOptions, name: str) -> _Checked:
     """Everything that can be found wrong before a run starts, without JAX and without writing."""
     sweep, options = config.resolve(sweep), config.check_options(options)
-    path = Path(options.out) if options.out else store.fresh_path(name, root=Path("runs"))
+    path = Path(options.out).expanduser() if options.out else store.fresh_path(name, root=Path("runs"))
     beside = config.run_share(options) is not None
     goes_on = options.resume or options.extend or beside
-    earlier = resume.find(path, beside=beside) if goes_on else None
+    earlier = resume.find(path, beside=beside, among=config.files(sweep)) if goes_on else None
     if earlier is None:
         store.check_free(path, beside=beside)
     else:
@@ -316,7 +329,8 @@ def run_sweep(
                     return _Job(checked, planned, machine, run, display).execute(site)
             with RunDirectory(path) as run, _display(options, path) as display:
                 # Now that nobody else works in it, as it stands.
-                if (now := store.open_record(path)).cells != earlier.cells:
+                now = store.open_record(path, among=config.files(checked.sweep))
+                if now.cells != earlier.cells:
                     raise JaxstyleError(str(path), "has been extended meanwhile; give the command again")
                 return _go_on(replace(checked, earlier=now), options, site, run, display)
     except cli.Interrupted as stop:
@@ -359,7 +373,7 @@ def _display(options: RunOptions, path: Path, events: str = "events.jsonl") -> D
 def _go_on(checked: _Checked, options: RunOptions, site: Site, run: RunDirectory, display: Display) -> Run:
     """Compute what is missing of a run, and rebuild what is derived. JAX starts only if something is."""
     assert checked.earlier is not None
-    before, was = resume.plan_of(checked.earlier), checked.earlier.manifest
+    before, was = checked.earlier.plan, checked.earlier.manifest
     extended = len(checked.cells) > len(before.cells)
     there, before = _whole_chunks(checked, before, run, display)
     if len(there) == len(before.chunks) and not extended:
@@ -389,8 +403,10 @@ def _whole_chunks(
 
     Their pictures are written where they miss.
     """
+    assert checked.earlier is not None
     there: dict[int, Program] = {}
-    for number, program, results in resume.whole_chunks(checked.sources, plan, run, display, own):
+    listed = checked.earlier.manifest.get("chunks_sha256")
+    for number, program, results in resume.whole_chunks(checked.sources, plan, run, display, own, listed):
         there[number] = program
         Checkpoint(run, number, "").clear()  # of a process that was killed before it could
         for result in results:
@@ -422,7 +438,8 @@ def _run_share(checked: _Checked, options: RunOptions, share: Share, width: int 
     with contextlib.ExitStack() as stack:
         with RunDirectory(path, create=True, briefly=True, on_wait=_say_wait(say)) as run:
             stack.enter_context(store.share_held(path, share))
-            if checked.earlier is None and (now := resume.find(path, beside=True)) is not None:
+            among = config.files(checked.sweep)
+            if checked.earlier is None and (now := resume.find(path, beside=True, among=among)) is not None:
                 checked = _read(checked.sweep, path, now)  # another one has planned it meanwhile
             if checked.earlier is None:
                 say.event("planning", f"planning {path}", path=str(path))
@@ -431,11 +448,11 @@ def _run_share(checked: _Checked, options: RunOptions, share: Share, width: int 
                 _check_share(planned.plan, share, machine["device"]["platform"])
                 store.check_space(path, planned.plan.result_bytes())
                 _Job(checked, planned, machine, run, Display(quiet=True)).begin()
-            checked = replace(checked, earlier=store.open_record(path))
+            checked = replace(checked, earlier=store.open_record(path, among=among))
         assert checked.earlier is not None
         if len(checked.earlier.cells) != len(checked.cells):
             raise JaxstyleError(str(path), "has been extended meanwhile; give the command again")
-        was, before = checked.earlier.manifest, resume.plan_of(checked.earlier)
+        was, before = checked.earlier.manifest, checked.earlier.plan
         display = stack.enter_context(_display(options, path, store.share_events(share)))
         if len(before.cells) != len(checked.cells):
             raise JaxstyleError(str(path), "was being extended and has no plan of that; --resume it whole")
@@ -444,6 +461,9 @@ def _run_share(checked: _Checked, options: RunOptions, share: Share, width: int 
         done = f"{counted(len(own), 'chunk')} of {len(before.chunks)}, {len(there)} done"
         display.event("share", f"share {share} of {path} (by {share.of}): {done}", share=str(share))
         if len(there) < len(own):
+            _unlist(
+                path, {store.chunk_name(number) for number in own} - {*map(store.chunk_name, there)}, say
+            )
             if machine is None:
                 machine = site.start(checked.sweep, was)
                 _check_platform(path, was, machine)
@@ -454,6 +474,16 @@ def _run_share(checked: _Checked, options: RunOptions, share: Share, width: int 
             job.compute(site)
         stack.pop_all().close()  # the share and its events: the rest is the run's
     return _end_share(checked, options, share, own)
+
+
+def _unlist(path: Path, names: Collection[str], display: Display) -> None:
+    """Take chunks that are to be computed again out of the manifest of a run that was done."""
+    if not {*names} & store.open_record(path).manifest.get("chunks_sha256", {}).keys():
+        return
+    with RunDirectory(path, briefly=True, on_wait=_say_wait(display)) as run:
+        values = store.open_record(path).manifest
+        left = {name: digest for name, digest in values["chunks_sha256"].items() if name not in names}
+        run.write("manifest.json", manifest.text({**values, "status": "running", "chunks_sha256": left}))
 
 
 def _check_share(plan: Plan, share: Share, platform: str) -> None:
@@ -484,9 +514,8 @@ def _end_share(checked: _Checked, options: RunOptions, share: Share, own: Collec
         say.event("share-done", line.replace("; wait, or give another --out", ""), share=str(share))
     record = store.open_record(path)
     names = {store.chunk_name(number) for number in own}
-    paths = tuple(p for p in record.chunk_paths if str(p.relative_to(path)) in names)
-    sheets = sorted((path / "sheets").glob("*.png"))
-    return Run(path, store.rows(replace(record, chunk_paths=paths)), sheets)
+    done = tuple(p for p in record.chunk_paths if str(p.relative_to(path)) in names)
+    return Run(path, store.rows(replace(record, chunk_paths=done)), report.sheets(path))
 
 
 def _merge_if_last(run: RunDirectory, display: Display, share: Share) -> None:
@@ -518,9 +547,8 @@ def open_run(path: str | os.PathLike[str]) -> Run:
     Raises:
         JaxstyleError: if it holds no run.
     """
-    record = store.open_record(Path(path))
-    sheets = sorted((record.path / "sheets").glob("*.png"))
-    return Run(record.path, store.rows(record), sheets)
+    record = store.open_record(Path(path).expanduser())
+    return Run(record.path, store.rows(record), report.sheets(record.path))
 
 
 class _Job:
@@ -562,8 +590,10 @@ class _Job:
         self.told = manifest.told_by_shares(run.path) if self.earlier and share is None else []
         """By shares that were at work before."""
         self.id: str = self.earlier.get("id") or uuid.uuid4().hex
-        self.chunks_sha256: dict[str, str] = {}
-        """Of the chunks that this process wrote or, at the end, found there."""
+        listed = self.earlier.get("chunks_sha256", {})
+        names = [store.chunk_name(number) for number in finished]
+        self.chunks_sha256: dict[str, str] = {name: listed[name] for name in names if name in listed}
+        """Of the chunks that were found whole, that this process wrote or, at the end, found there."""
         self.workers: dict[str, dict[str, Any]] = {}
         """What each worker of a cluster has done, by its name."""
 
@@ -572,9 +602,12 @@ class _Job:
         digests = dict(self.pictures.sha256)
         if self.sweep.weights is not None:
             digests[self.loaded.path] = self.loaded.sha256
-        if self.checked.earlier is None or self.checked.earlier.cells != self.checked.cells:
-            self.run.write("spec.toml", config.to_toml(self.sweep, digests))
+        spec, earlier = config.to_toml(self.sweep, digests, run=self.run.path), self.checked.earlier
+        if earlier is None or earlier.cells != self.checked.cells:
+            self.run.write("spec.toml", spec)
         self._write_manifest("running")
+        if earlier is not None and earlier.moved:  # last: what its manifest has is found by either
+            self.run.write("spec.toml", spec)
 
     def execute(self, site: Site) -> Run:
         """All chunks, then everything that is derived from them."""
@@ -694,6 +727,7 @@ class _Job:
             "status": status,
             "began": self.began.isoformat(timespec="seconds"),
             "command": sys.argv,
+            "directory": os.path.abspath(self.run.path),
             **self.machine,
             "precision": self.sweep.precision,
             "deterministic": self.sweep.deterministic,
@@ -701,19 +735,19 @@ class _Job:
             "prng": "threefry2x32",
             "resampling": "Pillow LANCZOS in uint8 sRGB",
             "weights": {
-                "path": self.loaded.path,
+                "path": paths.spelled(self.loaded.path, self.run.path),
                 "sha256": self.loaded.sha256,
                 "origin": self.loaded.origin,
             },
             "images": {
-                path: {
+                paths.spelled(path, self.run.path): {
                     "sha256": digest,
                     "pixels_sha256": self.pictures.pixels_sha256[path],
                     "notes": self.pictures.notes.get(path, ()),
                 }
                 for path, digest in self.pictures.sha256.items()
             },
-            "given": _given(self.sweep),
+            "given": _given(self.sweep, self.run.path),
             "plan": {
                 "cells": len(plan.cells),
                 "image_steps": plan.image_steps,
@@ -758,8 +792,8 @@ def _twins(plan: Plan) -> dict[str, list[int]]:
     return found
 
 
-def _given(sweep: Sweep) -> dict[str, dict[str, str]]:
+def _given(sweep: Sweep, run: Path) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for (axis, path), text in sweep.given.items():
-        found.setdefault(axis, {})[path] = text
+        found.setdefault(axis, {})[paths.spelled(path, run)] = text
     return found

@@ -255,7 +255,7 @@ def check_out(text: str, inputs: Mapping[str, str | None]) -> Path:
     """
     if not text or not text.isprintable():
         raise JaxstyleError("out", f"{text!r} is no path; give one that ends in .png")
-    path = Path(os.path.realpath(text))
+    path = Path(os.path.realpath(os.path.expanduser(text)))
     if path.suffix.lower() not in images.SAVED:
         *kinds, last = images.SAVED
         raise JaxstyleError(text, f"its name must end in {', '.join(kinds)} or {last}")

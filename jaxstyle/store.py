@@ -32,7 +32,7 @@ import time
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -40,9 +40,10 @@ import h5py
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from jaxstyle import config, grid, images
+from jaxstyle import config, grid, images, paths
 from jaxstyle.config import JaxstyleError, Share, Sweep
-from jaxstyle.grid import Cell
+from jaxstyle.fingerprints import SCHEMA, Sources, as_narrow, fingerprint
+from jaxstyle.grid import Cell, Plan
 
 LOCK = "run.lock"
 LOCKS = "locks"
@@ -60,8 +61,7 @@ LEFTOVER = re.compile(r"\..*\.tmp-")
 """What begins the names of temporary files."""
 CHECKPOINTS = "checkpoints"
 """The folder of what has been computed of chunks that are not done."""
-SCHEMA = 4
-"""Of chunk files, `results.*` and `manifest.json`."""
+OF_ANOTHER_RUN = "is of another run; --resume sets it aside and computes it again"
 LIBVER = ("v110", "v110")
 LOSSES = ("loss_total", "loss_content", "loss_style")
 MERGED_IN_MEMORY = 64 * 2**20
@@ -494,6 +494,20 @@ def read_chunk(path: Path, *, fingerprint: str | None = None) -> list[ChunkResul
         return [_read_part(group) for group in file.values()]
 
 
+def check_listed(path: Path, sha256: str | None) -> None:
+    """Raise JaxstyleError if a chunk file is not the one whose digest the manifest has, if it has one."""
+    if sha256 is None:
+        return
+    try:
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise JaxstyleError(str(path), f"cannot be read: {error.strerror or error}") from None
+    if found != sha256:
+        why = f"is not the file that manifest.json lists (sha256 {found[:12]}..., not {sha256[:12]}...)"
+        raise JaxstyleError(str(path), f"{why}; --resume sets it aside and computes it again")
+
+
 def chunk_width(path: Path) -> int:
     """Cells per launch that a chunk was computed with. Raises JaxstyleError if its file is damaged."""
     with _reading(path) as file:
@@ -529,7 +543,7 @@ def _reading(
                     str(path), f"has schema {schema} and this version {SCHEMA}; run it again"
                 )
             if fingerprint is not None and _attribute(file, "fingerprint") != fingerprint:
-                raise JaxstyleError(str(path), "is of another run; --resume sets it aside")
+                raise JaxstyleError(str(path), OF_ANOTHER_RUN)
             if any(not isinstance(file.get(name, getlink=True), h5py.HardLink) for name in file):
                 raise KeyError("it holds a link")
             yield file
@@ -693,6 +707,54 @@ class Record:
     cells: tuple[Cell, ...]
     manifest: Mapping[str, Any]
     chunk_paths: tuple[Path, ...]
+    """The chunk files of the plan that are there; no other file counts."""
+    moved: Mapping[str, str] = field(default_factory=dict)
+    """By the path that its files name, where an image or the weights are now."""
+    sound: set[Path] = field(default_factory=set, repr=False, compare=False)
+    """The chunk files that were found to be this run's."""
+
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """What the run was begun with. Raises JaxstyleError if its manifest has none."""
+        try:
+            return grid.from_record(self.sweep, self.cells, self.manifest["plan"])
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise no_plan(self.path, str(error)) from None
+
+    @functools.cached_property
+    def sources(self) -> Sources:
+        """What the run computes from, by the digests in its manifest."""
+        try:
+            listed = self.manifest["images"].items()
+            images = {self._file(key): str(about["sha256"]) for key, about in listed}
+            weights = str(self.manifest["weights"]["sha256"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise no_plan(self.path, f"it has no digests: {error}") from None
+        return Sources(self.sweep, {**images, **self.sweep.digests}, weights)
+
+    def _file(self, key: str) -> str:
+        """The absolute path of a file as the manifest names it."""
+        path = paths.taken_from(self.path, key)
+        return self.moved.get(path, path)
+
+    @functools.cached_property
+    def texts(self) -> dict[tuple[str, str], str]:
+        """The text that the user gave for every image, by axis and absolute path."""
+        given = self.manifest.get("given", {})
+        return {(axis, self._file(key)): text for axis, own in given.items() for key, text in own.items()}
+
+    def check(self, path: Path) -> None:
+        """Raise JaxstyleError unless a chunk file is the one that this run wrote."""
+        if path in self.sound:
+            return
+        number, listed = int(path.stem), self.manifest.get("chunks_sha256")
+        check_listed(path, (listed or {}).get(chunk_name(number)))
+        with _reading(path) as file:
+            width: Any = file.attrs["width"]
+            mark = _attribute(file, "fingerprint")
+        if mark != fingerprint(self.sources, as_narrow(self.plan, number, int(width)), number):
+            raise JaxstyleError(str(path), OF_ANOTHER_RUN)
+        self.sound.add(path)
 
     @functools.cached_property
     def previous(self) -> dict[int, int]:
@@ -701,11 +763,16 @@ class Record:
 
     def chunks(self) -> Iterator[ChunkResult]:
         """What the chunks of the run hold, one chunk file in memory at a time, in order."""
-        return (part for path in self.chunk_paths for part in read_chunk(path))
+        return (part for path in self._checked_paths() for part in read_chunk(path))
 
     def outlines(self) -> Iterator[Outline]:
         """What the chunks hold but for pictures and curves, in order."""
-        return (outline for path in self.chunk_paths for outline in read_outlines(path))
+        return (outline for path in self._checked_paths() for outline in read_outlines(path))
+
+    def _checked_paths(self) -> Iterator[Path]:
+        for path in self.chunk_paths:
+            self.check(path)
+            yield path
 
     @functools.cached_property
     def values(self) -> dict[str, tuple[Any, ...]]:
@@ -714,23 +781,50 @@ class Record:
 
     def given(self, axis: str, path: str) -> str:
         """The text that the user gave for an image of `axis`."""
-        return self.manifest.get("given", {}).get(axis, {}).get(path, path)
+        return self.texts.get((axis, path), path)
 
 
-def open_record(path: Path) -> Record:
-    """The run at `path`. Raises JaxstyleError if there is none."""
+def open_record(path: Path, *, among: Iterable[str] = ()) -> Record:
+    """The run at `path`. Raises JaxstyleError if there is none.
+
+    Args:
+        path: its directory.
+        among: files that may be those of the run which are no longer where they were.
+    """
     spec, manifest = path / "spec.toml", path / "manifest.json"
     if not spec.is_file() or not manifest.is_file():
         raise JaxstyleError(str(path), "is no run directory; it has no spec.toml and manifest.json")
-    sweep = config.assemble({"spec": str(spec.absolute())}).sweep
     try:
         values = json.loads(manifest.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise JaxstyleError(str(manifest), f"cannot be read: {error}") from None
     if not isinstance(values, dict):
         raise JaxstyleError(str(manifest), "is not a manifest")
-    chunk_paths = tuple(sorted((path / "chunks").glob("[0-9]*.h5")))
-    return Record(path, sweep, grid.cells(sweep), values, chunk_paths)
+    begun_at = values.get("directory")  # from where it, but not its images, may have been moved
+    places = [begun_at] if isinstance(begun_at, str) and os.path.isabs(begun_at) else []
+    assembled = config.assemble({"spec": str(spec.absolute())}, places=places, among=among)
+    sweep = assembled.sweep
+    chunk_paths = _chunk_paths(path, values)
+    return Record(path, sweep, grid.cells(sweep), values, chunk_paths, assembled.moved)
+
+
+def no_plan(path: Path, why: str) -> JaxstyleError:
+    """The error for a run whose manifest is no longer what a run writes."""
+    return JaxstyleError(str(path / "manifest.json"), f"has no plan to go on with: {why}; start a new run")
+
+
+def _chunk_paths(path: Path, manifest: Mapping[str, Any]) -> tuple[Path, ...]:
+    """The chunk files of a run, by the exact names that its plan gives them.
+
+    Others may lie beside them: what was set aside, copies, what a synchroniser left of a conflict.
+    """
+    plan = manifest.get("plan")
+    chunks = plan.get("chunks") if isinstance(plan, dict) else None
+    if not isinstance(chunks, list):
+        raise no_plan(path, "it lists no chunks")
+    there = {entry.name for entry in _listed(path / "chunks")}
+    names = (path / chunk_name(number) for number in range(len(chunks)))
+    return tuple(name for name in names if name.name in there)
 
 
 # --- results.csv ----------------------------------------------------------------------------------
@@ -757,6 +851,12 @@ COLUMNS = (
 def image_name(cell: int, step: int, last: int) -> str:
     """The PNG of a cell relative to its run; an image before the last step carries its step."""
     return f"images/{cell:06d}.png" if step == last else f"images/{cell:06d}-step{step:06d}.png"
+
+
+def image_step(name: str) -> int | None:
+    """The step in the name of a PNG that carries one; None for other names."""
+    found = re.fullmatch(r"\d{6,}-step(\d{6,})\.png", name)
+    return int(found[1]) if found else None
 
 
 class Rows(Sequence[dict[str, Any]]):

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if (value := getattr(asked, name)) < least:
                 flag = "--" + name.replace("_", "-")
                 raise JaxstyleError(flag, f"{value} is out of range; it must be at least {least}")
-        path = Path(asked.run)
+        path = Path(asked.run).expanduser()
         store.open_record(path)  # before the lock, which would make the directory look like a run
         store.check_writable(path)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxstyle import grid, launches, resume, store
+from jaxstyle import fingerprints, grid, launches, store
 from jaxstyle.config import JaxstyleError
 from jaxstyle.grid import Cell, Plan, Program
 from jaxstyle.launches import Inputs, Launcher, target_keys, timed
@@ -206,7 +206,7 @@ class Worker:
         return rounds
 
     def _checkpoint(self, numbers: Sequence[int]) -> Checkpoint:
-        marks = [resume.fingerprint(self._inputs.sources, self.plan, number) for number in numbers]
+        marks = [fingerprints.fingerprint(self._inputs.sources, self.plan, number) for number in numbers]
         several = f" on {len(self.devices)}" if len(self.devices) > 1 else ""
         # Another version of the code may keep other things.
         # The last chunk of a block is the last to be on the disk, and takes its checkpoint away.
@@ -288,7 +288,7 @@ class Worker:
             chunk = plan.chunks[number]
             own = [part for part in parts if part.cells[0].id in chunk.cells]  # no launch is of two chunks
             made = launches.chunk_results(plan, chunk, inputs.sweep.keep, inputs.pictures, own)
-            mark = resume.fingerprint(inputs.sources, plan, number)
+            mark = fingerprints.fingerprint(inputs.sources, plan, number)
             data = store.chunk_bytes(made, width=program.width, fingerprint=mark)
             digest, diverged = hashlib.sha256(data).hexdigest(), list(_diverged(made))
             found.append(Committed(number, program, digest, diverged, data if collect else b""))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from PIL import Image, ImageOps
 
 from jaxstyle import config, grid, store
 from jaxstyle.config import Sweep
+from jaxstyle.fingerprints import fingerprint
 from jaxstyle.store import ChunkResult, Record, RunDirectory
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "jaxstyle" / "examples"
@@ -64,6 +67,53 @@ def chunk(sweep, cells, shape, *, traced=41, diverged=()):
     )
 
 
+@functools.cache
+def _weights_sha256():
+    return hashlib.sha256((EXAMPLES.parent.parent / "weights" / "vgg19.h5").read_bytes()).hexdigest()
+
+
+def write_run(path, sweep, parts, *, digests=None, manifest=None, shape=None):
+    """A run directory as a run leaves it: spec, manifest with a plan, and a chunk file for each of `parts`.
+
+    Args:
+        sweep: resolved.
+        parts: for each chunk its results, one for each image shape; cells in none of them are planned in a
+            last chunk, which is not there.
+        manifest: what it holds beside the plan and digests of images and weights.
+        shape: of the planned program; the first result's if not given.
+    """
+    cells = grid.cells(sweep)
+    there = [sorted(int(i) for part in results for i in part.cell) for results in parts]
+    left = sorted({cell.id for cell in cells} - {i for ids in there for i in ids})
+    height, width = shape or parts[0][0].image.shape[2:4]
+    program = grid.Program(
+        height_px=height,
+        width_px=width,
+        pool=sweep.pool,
+        optimizer=sweep.optimizer,
+        precision=sweep.precision,
+        content_taps=("conv4_2",),
+        style_taps=LAYERS,
+        width=1,
+    )
+    chunks = [{"program": 0, "cells": [[i, i + 1] for i in ids]} for ids in [*there, *[left][: len(left)]]]
+    files = {path for cell in cells for path in (cell.content, cell.style)}
+    values = {
+        "weights": {"sha256": _weights_sha256()},
+        "images": {file: {"sha256": (digests or {}).get(file, file)} for file in sorted(files)},
+        "plan": {"programs": [dataclasses.asdict(program)], "chunks": chunks},
+        **(manifest or {}),
+    }
+    with RunDirectory(path, create=True) as run:
+        run.write("spec.toml", config.to_toml(sweep, digests or {}))
+        run.write("manifest.json", json.dumps(values))
+        record = store.open_record(path)
+        for number, results in enumerate(parts):
+            mark = fingerprint(record.sources, record.plan, number)
+            run.write(store.chunk_name(number), store.chunk_bytes(results, width=1, fingerprint=mark))
+    return store.open_record(path)
+
+
 def make_run(
     path, *, shape=(48, 64), traced=41, diverged=(), per_chunk=200, manifest=None, **axes
 ) -> Record:
@@ -74,14 +124,13 @@ def make_run(
     sweep = config.resolve(Sweep(**axes))
     given = {a: {v: Path(v).name for v in axes[a]} for a in ("content", "style")}
     cells = grid.cells(sweep)
-    with RunDirectory(path, create=True) as run:
-        run.write("spec.toml", config.to_toml(sweep, {}))
-        values = {"status": "done", "device": {"kind": "cpu"}, "given": given, **(manifest or {})}
-        run.write("manifest.json", json.dumps(values))
-        for number, start in enumerate(range(0, len(cells), per_chunk)):
-            made = chunk(sweep, cells[start : start + per_chunk], shape, traced=traced, diverged=diverged)
-            run.write(store.chunk_name(number), store.chunk_bytes([made], width=1))
-    record = store.open_record(path)
+    starts = range(0, len(cells), per_chunk)
+    parts = [
+        [chunk(sweep, cells[start : start + per_chunk], shape, traced=traced, diverged=diverged)]
+        for start in starts
+    ]
+    values = {"status": "done", "device": {"kind": "cpu"}, "given": given, **(manifest or {})}
+    record = write_run(path, sweep, parts, manifest=values)
     store.merge(record)
     return record
 

@@ -1,12 +1,21 @@
 """Contact sheets: which picture stands where, and that reports need no JAX and no lock-step."""
 
+import hashlib
+import json
+import shutil
+
+import h5py
 import numpy as np
 import pytest
 from conftest import ROOT, run_python
+from made_runs import make_run
 from PIL import Image
 from test_store import fill, result
 
-from jaxstyle import page, report, store
+import jaxstyle
+from jaxstyle import manifest as manifest_module
+from jaxstyle import page, report, seedpage, store
+from jaxstyle.config import JaxstyleError
 from jaxstyle.store import RunDirectory
 
 
@@ -135,3 +144,122 @@ def test_report_exits_as_promised(tmp_path, capsys, make, code, expected):
 def test_report_command_has_help():
     done = run_python("-m", "jaxstyle.report", "--help", check=True, cwd=ROOT)
     assert "RUN" in done.stdout
+
+
+# --- which files count ----------------------------------------------------------------------------
+
+
+def reported(path, capsys):
+    """The exit code of `report`, its lines and its errors."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        report.main([str(path)])
+    said = capsys.readouterr()
+    return stop.value.code, said.out.splitlines(), said.err.splitlines()
+
+
+@pytest.fixture(scope="module")
+def four_cells(tmp_path_factory):
+    """A run of two chunks, whose manifest has their digests."""
+    path = tmp_path_factory.mktemp("made") / "run"
+    record = make_run(path, content=("cat.jpg",), style=("glass.jpg",), seed=("0:4",), per_chunk=2)
+    listed = {f"chunks/{p.name}": hashlib.sha256(p.read_bytes()).hexdigest() for p in record.chunk_paths}
+    (path / "manifest.json").write_text(json.dumps({**record.manifest, "chunks_sha256": listed}))
+    return path
+
+
+@pytest.fixture
+def four(four_cells, tmp_path):
+    """A copy of it."""
+    shutil.copytree(four_cells, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_copies_beside_the_chunks_count_for_nothing(four, capsys, done):
+    names = ["000000 (1).h5", "000000.sync-conflict-20261124-101500-ABCDEFG.h5", "000000 copy.h5"]
+    names += [
+        "0000000.h5",
+        "000007.h5",
+        "000000.h5.bad",
+        "000000.H5",
+        "+00000.h5",
+        "٠٠٠٠٠٠.h5",
+        ".000000.h5",
+    ]
+    for name in names:
+        shutil.copy(four / "chunks" / "000000.h5", four / "chunks" / name)
+    if not done:
+        (four / "chunks" / "000001.h5").unlink()
+        manifest = json.loads((four / "manifest.json").read_text())
+        (four / "manifest.json").write_text(json.dumps({**manifest, "status": "running"}))
+    code, lines, errors = reported(four, capsys)
+    assert (code, errors) == (0, [])
+    assert lines[0].startswith("4 of 4 cells" if done else "2 of 4 cells")
+    assert [row["cell"] for row in jaxstyle.open_run(four).rows] == ([0, 1, 2, 3] if done else [0, 1])
+    assert sorted(p.name for p in (four / "images").iterdir())[-1] == (
+        "000003.png" if done else "000001.png"
+    )
+
+
+def every_reader(path):
+    """What reads a run's chunks, each as a function without arguments."""
+    return {
+        "report": lambda: report.build(store.RunDirectory(path)),
+        "open_run": lambda: jaxstyle.open_run(path),
+        "merge": lambda: store.merge(store.open_record(path)),
+        "merge of a large run": lambda: store.merge_into(path, path / "merged.h5"),
+        "variance": lambda: seedpage.build(store.RunDirectory(path)),
+    }
+
+
+@pytest.mark.parametrize("reader", every_reader(None))
+@pytest.mark.parametrize("other", ["seeds", "steps", "pool", "images"])
+def test_a_chunk_of_another_run_is_refused_by_every_reader(four, tmp_path, reader, other):
+    axes = {"content": ("cat.jpg",), "style": ("glass.jpg",), "seed": ("0:4",), "per_chunk": 2}
+    changed = {
+        "seeds": {"seed": ("4:8",)},
+        "steps": {"steps": (20, 60)},
+        "pool": {"pool": "max"},
+        "images": {"style": ("brushwork.jpg",)},
+    }
+    foreign = make_run(tmp_path / "other", **(axes | changed[other])).chunk_paths[0]
+    shutil.copy(foreign, four / "chunks" / "000000.h5")
+    manifest = json.loads((four / "manifest.json").read_text())
+    (four / "manifest.json").write_text(json.dumps({**manifest, "chunks_sha256": {}}))  # as of a killed run
+    with pytest.raises(
+        JaxstyleError, match=r"chunks/000000\.h5: is of another run; --resume sets it aside"
+    ):
+        every_reader(four)[reader]()
+
+
+@pytest.mark.parametrize("reader", every_reader(None))
+def test_a_chunk_that_the_manifest_does_not_list_is_refused_by_every_reader(four, reader):
+    with h5py.File(four / "chunks" / "000001.h5", "a") as file:
+        file["48x64/image"][0] = 255 - file["48x64/image"][0]  # HDF5 makes a new checksum of it
+    with pytest.raises(JaxstyleError, match=r"000001\.h5: is not the file that manifest\.json lists"):
+        every_reader(four)[reader]()
+
+
+def test_a_manifest_without_a_plan_is_refused(four, capsys):
+    manifest = json.loads((four / "manifest.json").read_text())
+    for spoilt in ({}, {"chunks": 3}, {"chunks": [{"cells": "x"}, {}]}):
+        (four / "manifest.json").write_text(json.dumps({**manifest, "plan": spoilt}))
+        code, _, (line,) = reported(four, capsys)
+        assert code == 2
+        assert "manifest.json: has no plan to go on with" in line
+
+
+def test_other_files_beside_those_of_a_run_count_for_nothing(four, capsys):
+    code, lines, _ = reported(four, capsys)
+    shutil.copy(four / "sheets" / "contact.png", four / "sheets" / "contact (1).png")
+    shutil.copy(four / "images" / "000000.png", four / "images" / "000000-step000010 (1).png")
+    share = {"event": "share-timings", "timings": {"compute_s": 1.0}, "machine": {}}
+    for name in ("events-000-of-002.jsonl", "events-000-of-002 (1).jsonl"):
+        (four / name).write_text(json.dumps(share) + "\n")
+    assert [told["share"] for told in manifest_module.told_by_shares(four)] == ["000-of-002"]
+    assert (code, lines) == reported(four, capsys)[:2]
+    run = jaxstyle.open_run(four)
+    assert [sheet.name for sheet in run.sheets] == ["contact.png"]
+    with pytest.raises(JaxstyleError, match="it has 60"):
+        run.image(0, step=10)

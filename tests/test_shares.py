@@ -9,7 +9,7 @@ import pytest
 from conftest import EXAMPLES, FIVE_CHUNKS, Told
 from torture import digests
 
-from jaxstyle import config, planning, report, resume, run, store, sweep
+from jaxstyle import config, planning, report, run, store, sweep
 from jaxstyle.config import JaxstyleError, RunOptions, Sweep
 from jaxstyle.store import DirectoryInUse, RunDirectory
 
@@ -116,7 +116,7 @@ def test_a_share_with_nothing_to_do_is_an_error_beside_nobody_and_none_beside_ot
 
 
 def _plan(path):
-    return resume.plan_of(store.open_record(path))
+    return store.open_record(path).plan
 
 
 # --- runs -----------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import dataclasses
 import fcntl
-import json
 import multiprocessing
 import os
 import pickle
@@ -15,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 import xarray
+from made_runs import write_run
 
 from jaxstyle import config, grid, resume, store
 from jaxstyle.config import JaxstyleError, Sweep
@@ -49,13 +49,8 @@ def fill(path, chunks, **settings):
     """A run directory with the spec, manifest and `chunks` of a sweep."""
     settings = {"content": ("/a b.png", "/c.png"), "style": ("/s.png",), "seed": (0, 1), **settings}
     sweep = config.resolve(Sweep(**settings, steps=(2, 5)))
-    run = RunDirectory(path, create=True)
-    with run:
-        run.write("spec.toml", config.to_toml(sweep, {}))
-        run.write("manifest.json", json.dumps({"given": {"content": {"/a b.png": "a b.png"}}}))
-        for number, chunk in enumerate(chunks):
-            run.write(store.chunk_name(number), store.chunk_bytes([chunk], width=1))
-    return store.open_record(path)
+    given = {"content": {"/a b.png": "a b.png"}}
+    return write_run(path, sweep, [[chunk] for chunk in chunks], manifest={"given": given}, shape=(32, 32))
 
 
 def test_chunks_read_back_as_they_were_written(tmp_path):
