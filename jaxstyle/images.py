@@ -10,6 +10,8 @@ Nothing here needs JAX; `to_network` and `mean_image` also take and give JAX arr
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import hashlib
 import io
 import logging
@@ -17,15 +19,16 @@ import os
 import re
 import stat
 import struct
+import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError, _imaging
 
 from jaxstyle import grid
 from jaxstyle.config import MIN_EDGE_PX, JaxstyleError, Sweep, parse_size
@@ -114,21 +117,38 @@ def _read_bytes(path: str) -> bytes:
         raise JaxstyleError(path, f"cannot be read: {reason}; give an image file") from None
 
 
+_ONE_AT_A_TIME = threading.RLock()
+"""Held by who decodes: filters of warnings and handlers of libtiff are the whole process's."""
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """A while in which the process's stderr leads nowhere: libtiff prints there, and then fails as well."""
-    kept = None
-    with contextlib.suppress(OSError):  # closed by who started this
-        kept = os.dup(2)
-    null = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
+    """A while in which decoders say nothing on stderr: what is wrong with a file, they raise as well.
+
+    One thread at a time. What other threads say on stderr is heard.
+    """
+    with _ONE_AT_A_TIME, warnings.catch_warnings(), contextlib.ExitStack() as stack:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        for setter in _libtiff_setters():
+            stack.callback(setter, setter(None))
         yield
-    finally:
-        os.close(null)
-        if kept is not None:
-            os.dup2(kept, 2)
-            os.close(kept)
+
+
+@functools.cache
+def _libtiff_setters() -> tuple[Callable[[int | None], int | None], ...]:
+    """Setters of libtiff's handlers of errors and of warnings, which print; each gives the one before.
+
+    Empty where Pillow was built with a libtiff whose names cannot be looked up.
+    """
+    try:
+        library = ctypes.CDLL(_imaging.__file__)  # looks names up in all that it is linked with
+        setters = (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler)
+    except (OSError, AttributeError):
+        return ()
+    for setter in setters:
+        setter.argtypes, setter.restype = (ctypes.c_void_p,), ctypes.c_void_p
+    return setters
 
 
 def _open(path: str, data: bytes) -> tuple[Image.Image, bool]:
@@ -143,8 +163,7 @@ def _open(path: str, data: bytes) -> tuple[Image.Image, bool]:
     kinds = {"F": "floating-point", "I": "32-bit"}
     if kind := "12-bit" if "I;12" in raw else kinds.get(image.mode):
         raise JaxstyleError(path, f"has {kind} pixels of unknown range; save it with 8 or 16 bits")
-    with _quiet() if image.format == "TIFF" else contextlib.nullcontext():
-        image.load()
+    image.load()
     return image, ";16" in raw and "BGR" not in raw
 
 
@@ -241,9 +260,7 @@ def read(path: str) -> Picture:
     data = _read_bytes(path)
     notes: list[str] = []
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with _quiet():
             image = _to_rgb(path, data, notes)
     except JaxstyleError:
         raise
