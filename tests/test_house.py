@@ -8,9 +8,9 @@ from conftest import ROOT, run_python
 from PIL import Image
 
 ORDER = """
-layers config cli grid images weights conv vgg19 losses optimizers step engine store manifest stats
-sample page report progress resume calibration launches worker planning cluster run single floor
-seedstudy seedtables seedplots seedpage
+layers config cli grid containers colour images weights conv vgg19 losses optimizers step engine store
+manifest stats sample page report progress resume calibration launches worker planning cluster run single
+floor seedstudy seedtables seedplots seedpage
 """.split()  # noqa: SIM905
 COMMANDS = ("sweep", "transfer", "calibrate", "features", "variance")
 WITHOUT_JAX = (
@@ -18,6 +18,8 @@ WITHOUT_JAX = (
     "config",
     "cli",
     "grid",
+    "containers",
+    "colour",
     "images",
     "weights",
     "store",

@@ -1,4 +1,7 @@
-"""Images: sizes, the network's space, saving. What is read, and what is not: test_bad_inputs.py."""
+"""Images: sizes, the network's space, saving.
+
+What is read, and what is not: test_bad_inputs.py, test_containers.py, test_colour.py.
+"""
 
 import contextlib
 import hashlib
