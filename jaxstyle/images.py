@@ -1,6 +1,7 @@
 """Images at the edge of the program: decoded, resized, shifted into the network's space, encoded.
 
-The only file that knows pixel ranges, channel means and channel order. Outside the network an image
+The only file that knows pixel ranges, channel means and channel order; how files hold a picture is known to
+`containers`, how they label its colours to `colour`. Outside the network an image
 is RGB, 0 to 255, (h, w, 3): uint8 as decoded or saved, float32 and not clamped while it is
 optimised. Inside it is BGR minus the mean pixel of VGG19's training set.
 
@@ -10,6 +11,8 @@ Nothing here needs JAX; `to_network` and `mean_image` also take and give JAX arr
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import hashlib
 import io
 import logging
@@ -17,17 +20,18 @@ import os
 import re
 import stat
 import struct
+import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, _imaging
 
-from jaxstyle import grid
+from jaxstyle import colour, containers, grid
 from jaxstyle.config import MIN_EDGE_PX, JaxstyleError, Sweep, parse_size
 from jaxstyle.grid import Cell
 
@@ -39,7 +43,7 @@ MEAN_RGB = np.array([123.68, 116.779, 103.939], np.float32)
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 """The decoders that may see a file; Pillow's others start programs or parse documents."""
-_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"GIF8")
+_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"GIF8")
 """How their files begin."""
 MAX_FILE_BYTES = 512 * 2**20
 MAX_PIXELS = 64 * 2**20
@@ -114,21 +118,38 @@ def _read_bytes(path: str) -> bytes:
         raise JaxstyleError(path, f"cannot be read: {reason}; give an image file") from None
 
 
+_ONE_AT_A_TIME = threading.RLock()
+"""Held by who decodes: filters of warnings and handlers of libtiff are the whole process's."""
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """A while in which the process's stderr leads nowhere: libtiff prints there, and then fails as well."""
-    kept = None
-    with contextlib.suppress(OSError):  # closed by who started this
-        kept = os.dup(2)
-    null = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
+    """A while in which decoders say nothing on stderr: what is wrong with a file, they raise as well.
+
+    One thread at a time. What other threads say on stderr is heard.
+    """
+    with _ONE_AT_A_TIME, warnings.catch_warnings(), contextlib.ExitStack() as stack:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        for setter in _libtiff_setters():
+            stack.callback(setter, setter(None))
         yield
-    finally:
-        os.close(null)
-        if kept is not None:
-            os.dup2(kept, 2)
-            os.close(kept)
+
+
+@functools.cache
+def _libtiff_setters() -> tuple[Callable[[int | None], int | None], ...]:
+    """Setters of libtiff's handlers of errors and of warnings, which print; each gives the one before.
+
+    Empty where Pillow was built with a libtiff whose names cannot be looked up.
+    """
+    try:
+        library = ctypes.CDLL(_imaging.__file__)  # looks names up in all that it is linked with
+        setters = (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler)
+    except (OSError, AttributeError):
+        return ()
+    for setter in setters:
+        setter.argtypes, setter.restype = (ctypes.c_void_p,), ctypes.c_void_p
+    return setters
 
 
 def _open(path: str, data: bytes) -> tuple[Image.Image, bool]:
@@ -143,8 +164,7 @@ def _open(path: str, data: bytes) -> tuple[Image.Image, bool]:
     kinds = {"F": "floating-point", "I": "32-bit"}
     if kind := "12-bit" if "I;12" in raw else kinds.get(image.mode):
         raise JaxstyleError(path, f"has {kind} pixels of unknown range; save it with 8 or 16 bits")
-    with _quiet() if image.format == "TIFF" else contextlib.nullcontext():
-        image.load()
+    image.load()
     return image, ";16" in raw and "BGR" not in raw
 
 
@@ -188,45 +208,68 @@ def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
     return image
 
 
+def _is_adobe_rgb(image: Image.Image) -> bool:
+    """Whether a camera says so in its own way, R03 (DCF 2.0), which may outlive the colours it is of."""
+    try:
+        return image.getexif().get_ifd(ExifTags.IFD.Interop).get(1) == "R03"
+    except _DECODE_ERRORS:
+        return False
+
+
 def _to_rgb(path: str, data: bytes, notes: list[str]) -> Image.Image:
-    image, deep = _open(path, data)
-    profile = image.info.get("icc_profile")
+    container = containers.opened(path, data)
+    notes += container.notes
+    image, deep = _open(path, container.data)
+    labels = colour.Labels(image.info.get("icc_profile") or container.profile, container.chunks)
+    is_bmp = image.format == "BMP"
     image = _upright(image, notes)
+    if labels == colour.Labels(None, {}) and _is_adobe_rgb(image):
+        notes.append("its EXIF data say Adobe RGB, which is not converted but taken for sRGB")
+    if container.orientation in _TURNS:
+        image = image.transpose(_TURNS[container.orientation])
     if deep:
-        image = _to_8_bits(image)
         notes.append("reduced from 16 to 8 bits")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        least, most = image.getchannel("A").getextrema()
-        if most == 0:
+    image, alpha = _split(image, deep)
+    if alpha is not None:
+        least, most = alpha.getextrema()
+        if is_bmp and most == 0:
+            # Most programs leave that byte of a BMP unused, whatever its header says.
+            notes.append("its alpha, 0 throughout, is ignored")
+            alpha = None
+        elif most == 0:
             raise JaxstyleError(path, "is fully transparent; give an image with something to see in it")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image).convert("RGB")
-        if least != 255:
+        elif least == 255:
+            alpha = None
+        else:
             notes.append("its transparent parts laid on white")
-    if image.mode in ("1", "P"):
-        image = image.convert("L" if image.mode == "1" else "RGB")
-    if profile:
-        image = _to_srgb(image, profile, notes)
+    image = colour.to_srgb(image, labels, notes)
+    if image.mode.startswith("I;16"):
+        image = _to_8_bits(image)
     if image.mode not in ("L", "RGB"):
         notes.append(f"converted from {image.mode} to sRGB")
-    return image.convert("RGB")
+    image = image.convert("RGB")
+    if alpha is None:
+        return image
+    image.putalpha(alpha)
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, image).convert("RGB")
 
 
-def _to_srgb(image: Image.Image, profile: bytes, notes: list[str]) -> Image.Image:
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if "srgb" in ImageCms.getProfileDescription(source).lower():
-            return image
-        srgb = ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-        notes.append("its colour profile could not be used and is ignored")
-        return image
-    if converted is None:
-        return image
-    notes.append("converted from its colour profile to sRGB")
-    return converted
+def _split(image: Image.Image, deep: bool) -> tuple[Image.Image, Image.Image | None]:
+    """An image's colours, of mode L, I;16, RGB or one of other colours (CMYK, LAB), and its alpha."""
+    alpha = None
+    if image.has_transparency_data:
+        both = (_to_8_bits(image) if deep else image).convert("RGBA")
+        alpha = both.getchannel("A")
+        if image.mode in ("LA", "La"):
+            image = both.getchannel("R")
+        elif image.mode not in ("L", "1") and not image.mode.startswith("I;16"):
+            image = both.convert("RGB")
+    if image.mode in ("1", "P", "RGBX", "YCbCr"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    if image.mode in ("I;16B", "I;16L", "I;16N"):
+        image = Image.fromarray(np.asarray(image).astype(np.uint16))
+    return image, alpha
 
 
 def read(path: str) -> Picture:
@@ -241,17 +284,17 @@ def read(path: str) -> Picture:
     data = _read_bytes(path)
     notes: list[str] = []
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with _quiet():
             image = _to_rgb(path, data, notes)
     except JaxstyleError:
         raise
     except UnidentifiedImageError:
-        if data.startswith(_SIGNATURES):
+        kind = containers.kind_of(path, data)
+        if not kind and data.startswith(_SIGNATURES):
             raise JaxstyleError(path, "is damaged or cut short; save it anew") from None
+        what = f"is {kind}, which is not" if kind else "is not"
         kinds = ", ".join(FORMATS)
-        raise JaxstyleError(path, f"is not an image of a known kind; save it as one of {kinds}") from None
+        raise JaxstyleError(path, f"{what} an image of a known kind; save it as one of {kinds}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         count = re.search(r"\d+", str(error))
         raise _too_large(path, count[0] if count else "too many") from None

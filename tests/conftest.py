@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from jaxtyping import install_import_hook
 
-CHECKED = "calibration conv engine images launches losses optimizers run seedstudy single"
+CHECKED = "calibration colour conv engine images launches losses optimizers run seedstudy single"
 CHECKED += " planning stats step store vgg19 weights worker"
 install_import_hook([f"jaxstyle.{name}" for name in CHECKED.split()], "beartype.beartype")
 

@@ -67,6 +67,13 @@ def _labels() -> dict[str, object]:
     return {"exif": exif, "icc_profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()}
 
 
+def _with_chunks(png: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG file and more chunks in front of its pixels."""
+    at = png.index(b"IDAT") - 4
+    made = (struct.pack(">I", len(body)) + kind + body + bytes(4) for kind, body in chunks)
+    return _with_checksums(png[:at] + b"".join(made) + png[at:])
+
+
 @functools.cache
 def pngs() -> list[bytes]:
     """PNG files of all the kinds of pixels there are."""
@@ -83,18 +90,26 @@ def pngs() -> list[bytes]:
         _encoded(image.convert("1"), "PNG"),
         _encoded(deep, "PNG", transparency=257),
         key,
+        _with_chunks(
+            _encoded(image, "PNG"),
+            (b"gAMA", struct.pack(">I", 100_000)),
+            (b"cHRM", struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)),
+            (b"acTL", struct.pack(">II", 1, 0)),
+        ),
+        _with_chunks(_encoded(image.convert("L"), "PNG"), (b"cICP", bytes((12, 13, 0, 1)))),
     ]
 
 
 @functools.cache
 def jpegs() -> list[bytes]:
-    """JPEG files: plain, labelled, progressive, grey, CMYK."""
+    """JPEG files: plain, labelled, progressive, grey, CMYK, with a second picture."""
     image = Image.fromarray(_picture())
     return [
         _encoded(image, "JPEG", **_labels()),
         _encoded(image, "JPEG", progressive=True),
         _encoded(image.convert("L"), "JPEG"),
         _encoded(image.convert("CMYK"), "JPEG"),
+        _encoded(image, "MPO", save_all=True, append_images=[image]),
     ]
 
 
@@ -103,7 +118,10 @@ def other_images() -> list[bytes]:
     """Files of the other kinds that are read."""
     image = Image.fromarray(_picture())
     deep = Image.fromarray(_picture()[..., 0].astype(np.uint16) * 257)
+    pages = _encoded(image, "TIFF", save_all=True, append_images=[image], tiffinfo={254: 1})
+    small, full = (struct.pack("<HHII", 254, 4, 1, kind) for kind in (1, 0))
     return [
+        pages.replace(small, full, 1),
         _encoded(image, "TIFF"),
         _encoded(image, "TIFF", compression="tiff_lzw", **_labels()),
         _encoded(image, "TIFF", compression="tiff_adobe_deflate"),
@@ -248,8 +266,11 @@ def mutated(data: bytes, other: bytes, random: Random) -> bytes:
 def mutated_png(data: bytes, other: bytes, random: Random) -> bytes:
     """A changed PNG, mostly with checksums that are right again, so that its chunks are looked into."""
     data = mutated(data, other, random)
-    if random.random() < 0.3:
-        return data
+    return data if random.random() < 0.3 else _with_checksums(data)
+
+
+def _with_checksums(data: bytes) -> bytes:
+    """A PNG file whose checksums are right."""
     out, at = [data[:8]], 8
     while at + 12 <= len(data):
         (size,) = struct.unpack(">I", data[at : at + 4])

@@ -8,9 +8,9 @@ from conftest import ROOT, run_python
 from PIL import Image
 
 ORDER = """
-layers paths config ambient cli grid images weights conv vgg19 losses optimizers step engine fingerprints
-store manifest stats sample page report progress resume calibration launches worker planning cluster run
-single floor seedstudy seedtables seedplots seedpage
+layers paths config ambient cli grid containers colour images weights conv vgg19 losses optimizers step
+engine fingerprints store manifest stats sample page report progress resume calibration launches worker
+planning cluster run single floor seedstudy seedtables seedplots seedpage
 """.split()  # noqa: SIM905
 COMMANDS = ("sweep", "transfer", "calibrate", "features", "variance")
 WITHOUT_JAX = (
@@ -20,6 +20,8 @@ WITHOUT_JAX = (
     "ambient",
     "cli",
     "grid",
+    "containers",
+    "colour",
     "images",
     "weights",
     "fingerprints",

@@ -1,13 +1,22 @@
-"""Images: sizes, the network's space, saving. What is read, and what is not: test_bad_inputs.py."""
+"""Images: sizes, the network's space, saving.
 
+What is read, and what is not: test_bad_inputs.py, test_containers.py, test_colour.py.
+"""
+
+import contextlib
 import hashlib
 import io
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pytest
 from conftest import random_image
 from PIL import Image, ImageOps
 
 from jaxstyle import images
+from jaxstyle.config import JaxstyleError
 
 PIXELS = random_image(40, 60, 0)
 
@@ -58,3 +67,52 @@ def test_a_picture_carries_the_digest_of_its_file(tmp_path):
     path = tmp_path / "image.png"
     Image.fromarray(PIXELS).save(path)
     assert images.read(str(path)).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# --- threads --------------------------------------------------------------------------------------
+
+
+def test_reading_in_threads_leaves_stderr_and_warnings_to_everyone(tmp_path, capfd):
+    """Half the files are torn: libtiff and Pillow have something to say of each, and nobody hears it."""
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS).save(buffer, "TIFF", compression="tiff_adobe_deflate")
+    torn = bytearray(buffer.getvalue())
+    torn[1000] ^= 0xFF
+    (tmp_path / "good.tif").write_bytes(buffer.getvalue())
+    (tmp_path / "torn.tif").write_bytes(torn)
+    before = os.readlink("/proc/self/fd/2"), list(warnings.filters), warnings.showwarning
+    said = [f"line {number}\n" for number in range(300)]
+
+    def read(_):
+        np.testing.assert_array_equal(images.read(str(tmp_path / "good.tif")).pixels, PIXELS)
+        with pytest.raises(JaxstyleError):
+            images.read(str(tmp_path / "torn.tif"))
+
+    with ThreadPoolExecutor(5) as pool:
+        reads = [pool.submit(read, number) for number in range(100)]
+        for line in said:
+            os.write(2, line.encode())
+        for done in reads:
+            done.result()
+    assert (os.readlink("/proc/self/fd/2"), list(warnings.filters), warnings.showwarning) == before
+    assert capfd.readouterr().err.splitlines(keepends=True) == said
+
+
+def test_the_handlers_of_libtiff_are_put_back():
+    setters = images._libtiff_setters()
+    if not setters:
+        pytest.skip("this Pillow has its libtiff inside")
+
+    def handlers():
+        found = [setter(None) for setter in setters]
+        for setter, handler in zip(setters, found, strict=True):
+            setter(handler)
+        return found
+
+    before = handlers()
+    with contextlib.suppress(KeyError), images._quiet():
+        within = handlers()
+        raise KeyError
+    assert within == [None, None]
+    assert handlers() == before
+    assert all(before)
