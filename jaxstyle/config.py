@@ -16,6 +16,7 @@ import functools
 import math
 import os
 import re
+import reprlib
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +44,8 @@ AXES = (
 )
 """The axes of a grid in the order of their product, the last one fastest."""
 
+SEVERAL = (*AXES, "steps")
+"""What takes several values in a sweep."""
 PATH_AXES = ("content", "style", "init")
 BALANCED_AXES = ("content", "style", "content_layer", "style_layers")
 """The axes that a balance depends on."""
@@ -277,9 +280,53 @@ def unknown_key(key: str, known: Iterable[str], *, what: str) -> JaxstyleError:
 # --- one value ------------------------------------------------------------------------------------
 
 
+def plain(value: Any) -> Any:
+    """`value` with the numbers and one-dimensional arrays of NumPy and JAX in it as Python's own.
+
+    A number of fewer than 64 bits is what it is printed as: float32(0.1) is 0.1, not 0.10000000149.
+    """
+    if isinstance(value, list | tuple):
+        return tuple(plain(item) for item in value)
+    kind = getattr(getattr(value, "dtype", None), "kind", "")
+    if not kind or not hasattr(value, "tolist"):
+        return value
+    if len(value.shape) > 1:  # an image, perhaps
+        return value
+    if kind == "f" and value.dtype.itemsize < 8:
+        return _printed(value)
+    items = value.tolist()
+    return tuple(items) if isinstance(items, list) else items
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    """The values of an axis, which may have been given as one value."""
+    return tuple(value) if isinstance(value, list | tuple | range) else (value,)
+
+
+def _printed(value: Any) -> Any:
+    """The shortest decimal numbers that are those of an array, or of a scalar."""
+    import numpy
+
+    short = numpy.asarray(value)
+    numbers = [float(str(number)) for number in short.reshape(-1)]
+    return tuple(numbers) if short.shape else numbers[0]
+
+
+def _shown(value: Any) -> str:
+    """What a wrong value is, in a few words."""
+    shape, kind = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape is not None and kind is not None:
+        return f"an array of {kind} {tuple(shape)}"
+    if type(value).__module__.partition(".")[0] == "PIL":
+        return "a PIL image"
+    if isinstance(value, list | tuple | dict | set):
+        return reprlib.repr(value)
+    return repr(value) if isinstance(value, str | bytes | int | float | None) else type(value).__name__
+
+
 def _number(what: str, value: Any, *, minimum: float, above: bool = False) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise JaxstyleError(what, f"{value!r} is not a number")
+        raise JaxstyleError(what, f"{_shown(value)} is not a number")
     try:
         number = float(value)
     except (ValueError, OverflowError):
@@ -298,23 +345,21 @@ def _integer(what: str, value: Any, *, minimum: int, maximum: int) -> int:
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,30}", value.strip()):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise JaxstyleError(what, f"{value!r} is not a whole number")
+        raise JaxstyleError(what, f"{_shown(value)} is not a whole number")
     if not minimum <= value <= maximum:
         raise JaxstyleError(what, f"{value} is out of range; it must be {minimum} to {maximum}")
     return value
 
 
-def _choice(what: str, value: Any, allowed: Sequence[str], later: Sequence[str] = ()) -> str:
-    if value in allowed:
+def _choice(what: str, value: Any, allowed: Sequence[str]) -> str:
+    if isinstance(value, str) and value in allowed:
         return value
-    if value in later:
-        raise JaxstyleError(what, f"{value} is not in this version; use {' or '.join(allowed)}")
-    raise JaxstyleError(what, f"{value!r} is not known; use {' or '.join(allowed)}")
+    raise JaxstyleError(what, f"{_shown(value)} is not known; use {' or '.join(allowed)}")
 
 
 def _text(what: str, value: Any) -> str:
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
-        raise JaxstyleError(what, f"{value!r} is not a text; give a name or a path")
+        raise JaxstyleError(what, f"{_shown(value)} is not a text; give a name or a path")
     text = str(os.fspath(value))
     if any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) <= 0xDFFF for c in text):
         raise JaxstyleError(what, f"{text!r} holds control characters or is not UTF-8; rename it")
@@ -325,13 +370,22 @@ def _place(value: Any) -> str:
     """The path of a run directory: any that can be made; it stands in no file of the run."""
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else ""
     if not text or "\0" in text or any(0xD800 <= ord(c) <= 0xDFFF for c in str(text)):
-        raise JaxstyleError("out", f"{value!r} is no path in UTF-8; give one")
+        raise JaxstyleError("out", f"{_shown(value)} is no path in UTF-8; give one")
     return str(text)
+
+
+def _file(axis: str, value: Any) -> str:
+    """The absolute path of an image file."""
+    pixels = hasattr(value, "__array__") or hasattr(value, "__array_interface__")
+    if pixels and not isinstance(value, str | os.PathLike):
+        mend = "a run is repeated from files: save it and give its path; jaxstyle.stylize takes pixels"
+        raise JaxstyleError(axis, f"{_shown(value)} is no path; {mend}")
+    return taken_from("", _text(axis, value))
 
 
 def _flag(what: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise JaxstyleError(what, f"{value!r} is neither true nor false")
+        raise JaxstyleError(what, f"{_shown(value)} is neither true nor false")
     return value
 
 
@@ -343,11 +397,11 @@ def _sha256(path: str, value: Any) -> str:
 
 def layer_name(what: str, value: Any) -> str:
     """`value` if it names a layer of VGG19; otherwise the error with the nearest name."""
-    if value in layers.NAMES:
+    if isinstance(value, str) and value in layers.NAMES:
         return value
     near = difflib.get_close_matches(str(value), layers.NAMES, n=1, cutoff=0.3)
     hint = f"did you mean {near[0]}?" if near else f"they run from {layers.NAMES[0]} to conv5_4"
-    raise JaxstyleError(what, f"VGG19 has no layer {value!r}; {hint}")
+    raise JaxstyleError(what, f"VGG19 has no layer {_shown(value)}; {hint}")
 
 
 @functools.cache
@@ -373,7 +427,7 @@ def style_set(text: str) -> tuple[tuple[str, float], ...]:
 
 def parse_size(value: Any) -> int | tuple[int, int]:
     """`256` as the longest edge in px, or `192x256` as (width, height) = (192, 256)."""
-    text = str(value)
+    text = str(value) if isinstance(value, str | int) else _shown(value)
     if match := re.fullmatch(r"(\d{1,9})x(\d{1,9})", text):
         w, h = (_integer("size", n, minimum=MIN_SIZE_PX, maximum=MAX_SIZE_PX) for n in match.groups())
         return w, h
@@ -423,9 +477,9 @@ def axis_values(axis: str, raw: Any, *, max_cells: int) -> tuple[Any, ...]:
     if not items:
         raise JaxstyleError(axis, "the axis is empty; give at least one value")
     parse: dict[str, Callable[[Any], list[Any]]] = {
-        "content": lambda v: [taken_from("", _text(axis, v))],
-        "style": lambda v: [taken_from("", _text(axis, v))],
-        "init": lambda v: [v if v in INIT_KINDS else taken_from("", _text(axis, v))],
+        "content": lambda v: [_file(axis, v)],
+        "style": lambda v: [_file(axis, v)],
+        "init": lambda v: [v if isinstance(v, str) and v in INIT_KINDS else _file(axis, v)],
         "content_layer": lambda v: [layer_name(axis, v)],
         "style_layers": lambda v: ["+".join(part.strip() for part in _text(axis, v).split("+"))],
         "alpha_beta": lambda v: [_ratio(v)],
@@ -553,6 +607,15 @@ def resolve(sweep: Sweep) -> Sweep:
     Raises:
         JaxstyleError: naming the first setting that is wrong.
     """
+    sweep = dataclasses.replace(
+        sweep,
+        **{name: plain(getattr(sweep, name)) for name in SWEEP_KEYS if name not in (*SEVERAL, "grid")},
+        **{name: _several(plain(getattr(sweep, name))) for name in SEVERAL},
+        grid=tuple(
+            {key: plain(value) for key, value in table.items()} if isinstance(table, Mapping) else table
+            for table in sweep.grid
+        ),
+    )
     max_cells = _integer("max_cells", sweep.max_cells, minimum=1, maximum=10**7)
     sweep = dataclasses.replace(sweep, **_resolve_optimizer(sweep))
     given = dict(sweep.given)
@@ -564,8 +627,7 @@ def resolve(sweep: Sweep) -> Sweep:
         if axis in needed and not getattr(sweep, axis):
             raise JaxstyleError(axis, f"no {axis} image; give --{axis} PATH or --preset demo")
     axes = {a: axis_values(a, getattr(sweep, a), max_cells=max_cells) for a in needed}
-    steps = sweep.steps if isinstance(sweep.steps, list | tuple) else (sweep.steps,)
-    steps = tuple(_integer("steps", n, minimum=1, maximum=MAX_STEPS) for n in steps)
+    steps = tuple(_integer("steps", n, minimum=1, maximum=MAX_STEPS) for n in sweep.steps)
     if not steps:
         raise JaxstyleError("steps", "no value; give at least one")
     if len(set(steps)) != len(steps):
@@ -659,7 +721,7 @@ def share(options: RunOptions, environment: Mapping[str, str] = os.environ) -> S
     """
     if options.shard is None:
         return None
-    text = str(options.shard)
+    text = options.shard if isinstance(options.shard, str) else _shown(options.shard)
     if text == "slurm":
         return _slurm_share(environment)
     found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
@@ -704,6 +766,7 @@ def run_share(options: RunOptions, environment: Mapping[str, str] = os.environ) 
 
 def check_options(options: RunOptions) -> RunOptions:
     """`options` with every value checked. Raises JaxstyleError naming the first that is wrong."""
+    options = RunOptions(**{name: plain(getattr(options, name)) for name in OPTION_KEYS})
     if options.devices is not None:
         devices = _integer("devices", options.devices, minimum=1, maximum=2**20)
         options = dataclasses.replace(options, devices=devices)

@@ -227,6 +227,13 @@ def _to_rgb(path: str, data: bytes, notes: list[str]) -> Image.Image:
         notes.append("its EXIF data say Adobe RGB, which is not converted but taken for sRGB")
     if container.orientation in _TURNS:
         image = image.transpose(_TURNS[container.orientation])
+    return _finished(path, image, deep, labels, is_bmp, notes)
+
+
+def _finished(
+    path: str, image: Image.Image, deep: bool, labels: colour.Labels, is_bmp: bool, notes: list[str]
+) -> Image.Image:
+    """A decoded, upright image as RGB of 8 bits: its colours sRGB, its transparent parts on white."""
     if deep:
         notes.append("reduced from 16 to 8 bits")
     image, alpha = _split(image, deep)
@@ -303,6 +310,43 @@ def read(path: str) -> Picture:
     except _DECODE_ERRORS as error:
         raise JaxstyleError(path, f"is damaged or cut short; save it anew: {error}") from None
     return Picture(np.asarray(image), hashlib.sha256(data).hexdigest(), tuple(notes))
+
+
+def from_memory(what: str, value: Any) -> UInt8[np.ndarray, "h w 3"]:
+    """The pixels of an image that is no file, as `read` would give them of one.
+
+    Args:
+        what: it is called in errors.
+        value: a PIL image of one frame, or an array of NumPy or JAX: uint8, 0 to 255, of shape (h, w) or
+            (h, w, 1) if grey, (h, w, 3) if RGB, (h, w, 4) if RGB and alpha.
+
+    Raises:
+        JaxstyleError: for anything else.
+    """
+    if isinstance(value, Image.Image):
+        image = value
+    else:
+        array = np.asarray(value)
+        channels = 1 if array.ndim == 2 else array.shape[2] if array.ndim == 3 else 0
+        if array.dtype != np.uint8 or channels not in (1, 3, 4) or not array.size:
+            found = f"is an array of {array.dtype} {array.shape}"
+            raise JaxstyleError(what, f"{found}; give uint8, (h, w, 3) in RGB, (h, w) in grey or (h, w, 4)")
+        if channels == 3:
+            return array
+        image = Image.fromarray(array[..., 0] if array.ndim == 3 and channels == 1 else array)
+    notes: list[str] = []
+    try:
+        with _quiet():
+            image.load()
+            labels = colour.Labels(image.info.get("icc_profile"), {})
+            deep = image.mode.startswith("I;16")
+            if image.mode in ("F", "I"):
+                raise JaxstyleError(what, f"is a PIL image of mode {image.mode}; convert it to RGB or L")
+            return np.asarray(_finished(what, _upright(image, notes), deep, labels, False, notes))
+    except JaxstyleError:
+        raise
+    except _DECODE_ERRORS as error:
+        raise JaxstyleError(what, f"cannot be taken: {error}; convert it to RGB first") from None
 
 
 # --- sizes ----------------------------------------------------------------------------------------

@@ -180,6 +180,7 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
 
     Of a run that is gone on with it is the plan of what is left.
     """
+    options = config.check_options(options)
     checked = _check(sweep, options, name)
     earlier, share = checked.earlier, config.share(options)
     device = start_jax(checked.sweep, options, earlier and earlier.manifest)
@@ -219,8 +220,14 @@ class _Checked(Inputs):
 
 
 def _check(sweep: Sweep, options: RunOptions, name: str) -> _Checked:
-    """Everything that can be found wrong before a run starts, without JAX and without writing."""
-    sweep, options = config.resolve(sweep), config.check_options(options)
+    """Everything that can be found wrong before a run starts, without JAX and without writing.
+
+    Args:
+        sweep: of the run.
+        options: checked.
+        name: what a fresh directory is called after.
+    """
+    sweep = config.resolve(sweep)
     path = Path(options.out).expanduser() if options.out else store.fresh_path(name, root=Path("runs"))
     beside = config.run_share(options) is not None
     goes_on = options.resume or options.extend or beside
@@ -314,7 +321,7 @@ def run_sweep(
         JaxstyleError: for bad settings or input, before anything is written, or a full disk.
         cli.Interrupted: in a command, for a signal; what was computed has been kept.
     """
-    options = options or RunOptions()
+    options = config.check_options(options or RunOptions())
     checked, share = _check(sweep, options, name), config.share(options)
     path, earlier = checked.path, checked.earlier
     try:

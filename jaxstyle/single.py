@@ -53,12 +53,13 @@ def single_sweep(content: Any, style: Any, settings: Mapping[str, Any]) -> Sweep
     Raises:
         JaxstyleError: for a name that is no setting, a value that is wrong, or several values.
     """
+    settings = {name: config.plain(value) for name, value in settings.items()}
     for name in settings:
         if name in _NOT_SINGLE:
             raise JaxstyleError(name, f"{_NOT_SINGLE[name]}; use jaxstyle.sweep for that")
         if name not in SETTINGS:
             raise config.unknown_key(name, SETTINGS, what=name)
-    several = (*config.AXES, "steps")
+    several = config.SEVERAL
     given: dict[str, Any] = {
         name: value if name not in several or isinstance(value, list | tuple) else (value,)
         for name, value in settings.items()
@@ -115,8 +116,8 @@ def transfer(
 
 
 def stylize(
-    content: str | os.PathLike[str] | np.ndarray,
-    style: str | os.PathLike[str] | np.ndarray,
+    content: Any,
+    style: Any,
     **settings: Any,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """`content` in the style of `style`: the picture that the same cell of a sweep gets, to the byte.
@@ -126,7 +127,8 @@ def stylize(
     Nothing is printed, and no file is left but compiled programs in the user's cache.
 
     Args:
-        content: the path of an image, or its pixels: RGB, uint8, 0 to 255.
+        content: the path of an image, a PIL image, or pixels as an array of NumPy or JAX: uint8, 0 to
+            255, (h, w, 3) in RGB, (h, w) in grey, (h, w, 4) with an alpha that is laid on white.
         style: likewise.
         settings: of `jaxstyle.Sweep`, by its names, axes with one value each: `size`, `steps`,
             `alpha_beta`, `content_layer`, `style_layers`, `init` (also pixels), `seed` and so on.
@@ -233,13 +235,11 @@ def feature_maps(
 
 
 def _named(name: str, value: Any, in_memory: dict[str, np.ndarray]) -> Any:
-    """`value`, or for an array the path that stands for it, under which it is put `in_memory`."""
-    if not isinstance(value, np.ndarray):
+    """`value`, or for pixels the path that stands for them, under which they are put `in_memory`."""
+    pixels = hasattr(value, "__array__") or hasattr(value, "__array_interface__")
+    if isinstance(value, str | os.PathLike) or not pixels:
         return value
-    if value.ndim != 3 or value.shape[2] != 3 or value.dtype != np.uint8:
-        found = f"{value.dtype} {value.shape}"
-        raise JaxstyleError(name, f"is an array of {found}; give uint8 (height, width, 3), RGB")
-    in_memory[os.path.abspath(f"array {name}")] = value
+    in_memory[os.path.abspath(f"array {name}")] = images.from_memory(name, value)
     return f"array {name}"
 
 

@@ -5,7 +5,10 @@ import re
 import tomllib
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from PIL import Image
 
 from jaxstyle import config, grid, layers
 from jaxstyle.config import JaxstyleError, RunOptions, Sweep, assemble, resolve
@@ -324,3 +327,74 @@ def test_presets_say_what_they_cost_as_a_plan_does():
             planned = plan.flops / grid.NOMINAL_FLOPS[platform] + grid.COMPILE_SECONDS[platform]
             # Nominal rates are half of what two cores do and unmeasured on a GPU.
             assert planned / 4 < claimed[key] < planned * 2, (name, key, planned)
+
+
+# --- values from Python ---------------------------------------------------------------------------
+
+
+def settings_of(**settings):
+    """Of a resolved sweep, the settings that are named."""
+    resolved = resolve(Sweep(**{"content": ("c.png",), "style": ("s.png",), **settings}))
+    return {name: getattr(resolved, name) for name in settings}
+
+
+@pytest.mark.parametrize("made", [tuple, list, lambda a: a, jnp.asarray])
+def test_numbers_of_numpy_and_jax_are_numbers(made):
+    assert settings_of(seed=made(np.arange(3)), steps=made(np.array([5, 2]))) == {
+        "seed": (0, 1, 2),
+        "steps": (2, 5),
+    }
+    # Of 32 bits, as they are printed: 0.1 and not 0.10000000149011612.
+    ratios = made(np.array([0.1, 1e-5], np.float32))
+    assert settings_of(alpha_beta=ratios)["alpha_beta"] == (0.1, 1e-5)
+    assert all(type(v) is float for v in settings_of(alpha_beta=ratios)["alpha_beta"])
+
+
+def test_single_values_of_numpy_are_values():
+    given = {
+        "size": np.int64(64),
+        "noise_std": np.float32(0.1),
+        "clamp": np.bool_(True),
+        "beta": jnp.float32(2),
+    }
+    assert settings_of(**given) == {"size": "64", "noise_std": 0.1, "clamp": True, "beta": 2.0}
+    assert settings_of(seed=range(2), learning_rate=np.float64(5)) == {
+        "seed": (0, 1),
+        "learning_rate": (5.0,),
+    }
+    assert settings_of(pool=np.str_("max"), grid=({"seed": np.arange(2)},))["grid"] == ({"seed": (0, 1)},)
+    options = config.check_options(RunOptions(out="run", devices="2", quiet=np.bool_(True)))
+    assert (options.devices, options.quiet) == (2, True)
+
+
+PIXELS = np.zeros((72, 96, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("content", (PIXELS,), "an array of uint8 (72, 96, 3) is no path"),
+        ("content", PIXELS, "an array of uint8 (72, 96, 3) is no path"),
+        ("style", Image.fromarray(PIXELS), "a PIL image is no path"),
+        ("init", ("noise", jnp.asarray(PIXELS)), "an array of uint8 (72, 96, 3) is no path"),
+        ("seed", PIXELS, "an array of uint8 (72, 96, 3) is not a whole number"),
+        ("pool", PIXELS, "an array of uint8 (72, 96, 3) is not known"),
+        ("size", PIXELS, "an array of uint8 (72, 96, 3)"),
+        ("weights", PIXELS, "an array of uint8 (72, 96, 3) is not a text"),
+        ("content_layer", PIXELS, "VGG19 has no layer an array of uint8 (72, 96, 3)"),
+        ("clamp", {"on": list(range(1000))}, "neither true nor false"),
+        ("beta", object(), "object is not a number"),
+    ],
+)
+def test_what_is_no_value_is_refused_in_one_short_line(name, value, said):
+    with pytest.raises(JaxstyleError) as error:
+        settings_of(**{name: value})
+    assert said in str(error.value)
+    assert len(str(error.value)) < 160
+
+
+@pytest.mark.parametrize("name", ["devices", "out", "shard", "cluster", "log_format", "quiet"])
+def test_options_that_are_no_values_are_refused_in_one_short_line(name):
+    with pytest.raises(JaxstyleError, match=r"an array of uint8 \(72, 96, 3\)") as error:
+        config.check_options(RunOptions(**{name: PIXELS}))
+    assert len(str(error.value)) < 160

@@ -116,3 +116,30 @@ def test_the_handlers_of_libtiff_are_put_back():
     assert within == [None, None]
     assert handlers() == before
     assert all(before)
+
+
+# --- pixels that are no files ---------------------------------------------------------------------
+
+
+def test_pixels_in_memory_are_those_of_the_same_file(tmp_path):
+    pixels = random_image(32, 40, 3)
+    for mode in ("RGB", "L", "RGBA", "P", "LA", "1"):
+        picture = Image.fromarray(pixels)
+        if "A" in mode:
+            picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+        picture = picture.convert(mode)
+        picture.save(tmp_path / "x.png")
+        expected = images.read(str(tmp_path / "x.png")).pixels
+        np.testing.assert_array_equal(images.from_memory("x", picture), expected, mode)
+        if mode in ("RGB", "L", "RGBA"):
+            np.testing.assert_array_equal(images.from_memory("x", np.asarray(picture)), expected, mode)
+    np.testing.assert_array_equal(images.from_memory("x", pixels[..., :1])[..., 2], pixels[..., 0])
+
+
+def test_a_picture_opened_by_its_user_is_turned_and_converted_as_its_file_is(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(random_image(32, 40, 3)).save(tmp_path / "x.jpg", exif=exif)
+    with Image.open(tmp_path / "x.jpg") as picture:
+        found = images.from_memory("x", picture)
+    np.testing.assert_array_equal(found, images.read(str(tmp_path / "x.jpg")).pixels)

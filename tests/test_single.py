@@ -150,7 +150,9 @@ def test_bad_input_leaves_before_jax_is_imported(tmp_path):
         ({"grid": ()}, "grid: is for several cells"),
         ({"pool": "min"}, "pool: 'min' is not known"),
         ({"content": np.zeros((40, 40, 3))}, "content: is an array of float64 (40, 40, 3); give uint8"),
-        ({"style": np.zeros((40, 40), np.uint8)}, "style: is an array of uint8 (40, 40); give uint8"),
+        ({"style": np.zeros((40, 40, 2), np.uint8)}, "style: is an array of uint8 (40, 40, 2); give uint8"),
+        ({"style": Image.new("F", (40, 40))}, "style: is a PIL image of mode F; convert it to RGB or L"),
+        ({"init": np.zeros(3, np.uint8)}, "init: is an array of uint8 (3,); give uint8"),
         ({"content": np.zeros((8, 40, 3), np.uint8)}, "both edges need 16 px"),
     ],
 )
