@@ -12,10 +12,10 @@ Importing this package imports no JAX; `run_sweep`, `stylize` and `feature_maps`
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from jaxstyle.config import JaxstyleError, RunOptions, Sweep
     from jaxstyle.run import Run, open_run, run_sweep
     from jaxstyle.single import feature_maps, stylize
@@ -43,13 +43,20 @@ __all__ = [
     "stylize",
 ]
 
-try:
-    __version__ = importlib.metadata.version("jaxstyle")
-except importlib.metadata.PackageNotFoundError:  # a checkout that was not installed
-    __version__ = "0+unknown"
-
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(f"jaxstyle.{_HOMES[name]}"), name)
+    if name == "__version__":
+        return _version()
     raise AttributeError(f"module 'jaxstyle' has no attribute {name!r}")
+
+
+def _version() -> str:
+    """The version that is installed; looked up when it is asked for, since that takes 30 ms."""
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version("jaxstyle")
+    except importlib.metadata.PackageNotFoundError:  # a checkout that was not installed
+        return "0+unknown"

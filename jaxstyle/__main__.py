@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 
+from jaxstyle import early
+
 COMMANDS = {
     "transfer": "one image in, one image out",
     "sweep": "run a grid of style transfers; without arguments, the demo",
@@ -17,6 +19,7 @@ COMMANDS = {
 
 def main() -> None:
     """Run the command that the first argument names with the rest of them."""
+    early.catch()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in COMMANDS:
         importlib.import_module(f"jaxstyle.{name}").main(sys.argv[2:])

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from jaxstyle import early
+
+    early.catch()
+
 import dataclasses
 import json
 import sys

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import faulthandler
 import functools
 import io
 import mmap
@@ -27,6 +28,7 @@ from typing import Generic, TypeVar, get_type_hints
 import tyro
 
 from jaxstyle.config import JaxstyleError, UnfitEnvironment, one_line, unknown_key
+from jaxstyle.early import SIGNALS, words
 
 T = TypeVar("T")
 SHORT = {"-o": "--out"}
@@ -149,8 +151,6 @@ def keep_freed_memory() -> bool:
 
 # --- signals --------------------------------------------------------------------------------------
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""What asks a command to end; batch schedulers send the last one."""
 GRACE_S = 8.0
 """How long a command may take to end when it is asked to."""
 
@@ -168,10 +168,7 @@ class Interrupted(BaseException):
         return 128 + self.number
 
     def __str__(self) -> str:
-        name = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}.get(
-            signal.Signals(self.number), f"stopped by {signal.Signals(self.number).name}"
-        )
-        return name + (f": {self.mend}" if self.mend else "")
+        return words(self.number) + (f": {self.mend}" if self.mend else "")
 
 
 class _Signals:
@@ -270,6 +267,8 @@ def run(command: Callable[[], int]) -> None:
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # closed before the start: whoever writes to it writes to nothing
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
+    if not faulthandler.is_enabled():
+        faulthandler.enable()  # a library that crashes says so, and where
     try:
         with _signals.caught():
             code = command()
@@ -319,6 +318,13 @@ def _is_of_jax(error: Exception) -> bool:
     """Whether XLA's runtime raised an exception: a driver, a device or its memory, mostly."""
     jax = sys.modules.get("jax")
     return jax is not None and isinstance(error, jax.errors.JaxRuntimeError)
+
+
+def say_diverged(what: str) -> int:
+    """The exit code of a command that is done but for cells that diverged, 1, when stderr has `what`."""
+    with contextlib.suppress(OSError):
+        print(f"jaxstyle: {one_line(what)}", file=sys.stderr, flush=True)
+    return 1
 
 
 def _fail(line: str, code: int) -> int:

@@ -6,6 +6,11 @@ own scale, and its positions are drawn as squares: the few that a high layer has
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from jaxstyle import early
+
+    early.catch()
+
 import json
 import sys
 from collections.abc import Mapping, Sequence

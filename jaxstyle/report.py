@@ -5,6 +5,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from jaxstyle import early
+
+    early.catch()
+
 import io
 import math
 import re
@@ -454,7 +459,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for sheet in built.sheets:
             print(f"contact sheet: {sheet}")
         print(f"page: {path / 'report.html'}")
-        return 1 if built.rows.diverged.any() else 0
+        diverged = int(built.rows.diverged.sum())
+        which = f"{diverged} of {len(built.rows)} cells diverged; {path / 'results.csv'} names them"
+        return cli.say_diverged(which) if diverged else 0
 
     cli.run(command)
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from jaxstyle import early
+
+    early.catch()
+
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -37,7 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             run.dry_run(assembled.sweep, assembled.options, name=assembled.name)
             return 0
         cli.keep_freed_memory()
-        return run.run_sweep(assembled.sweep, assembled.options, name=assembled.name).exit_code
+        done = run.run_sweep(assembled.sweep, assembled.options, name=assembled.name)
+        which = (
+            f"{done.diverged} of {len(done.rows)} cells diverged; {done.path / 'results.csv'} names them"
+        )
+        return cli.say_diverged(which) if done.diverged else 0
 
     cli.run(command)
 

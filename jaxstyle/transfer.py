@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from jaxstyle import early
+
+    early.catch()
+
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -101,10 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         store.write_atomic(out, images.file_bytes(done.image, out.suffix))
         if not flags.quiet:
             losses = ", ".join(f"{name.removeprefix('loss_')} {v:.4g}" for name, v in done.losses.items())
-            if done.diverged_step >= 0:
-                print(f"diverged at step {done.diverged_step}: the last finite image is saved")
             print(f"loss: {losses}\n{flags.out}")
-        return 1 if done.diverged_step >= 0 else 0
+        which = f"diverged at step {done.diverged_step}: {flags.out} is the last finite image"
+        return cli.say_diverged(which) if done.diverged_step >= 0 else 0
 
     cli.run(command)
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from jaxstyle import early
+
+    early.catch()
+
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for line in seedpage.summary(found):
             print(line)
         print(f"tables: {path / 'variance.csv'}, {path / 'variance.h5'}; maps and curves: {path / 'maps'}")
-        return 1 if found.diverged else 0
+        which = f"{found.diverged} cells diverged and are left out; {path / 'results.csv'} names them"
+        return cli.say_diverged(which) if found.diverged else 0
 
     cli.run(command)
 

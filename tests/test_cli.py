@@ -1,9 +1,12 @@
 """What every command line shares."""
 
+import ast
 import platform
+import signal
 
 import pytest
-from conftest import run_python
+from conftest import ROOT, run_python
+from test_house import COMMANDS
 
 FAULTS = """
 import resource, sys
@@ -58,3 +61,33 @@ def test_a_signal_that_comes_in_a_finaliser_ends_the_command_in_one_line():
     ended = run_python("-c", IN_A_CALLBACK)
     assert (ended.returncode, ended.stdout) == (128 + 15, "kept to itself\n")
     assert ended.stderr == "jaxstyle: error: terminated\n"
+
+
+# --- whatever ends says why -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_that_comes_while_modules_are_imported_is_one_line(number):
+    code = "import signal\nfrom jaxstyle import early\nearly.catch()\n"
+    ended = run_python("-c", f"{code}signal.raise_signal({int(number)})\nprint('unreachable')")
+    assert (ended.returncode, ended.stdout) == (128 + number, "")
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("jaxstyle: error: ")
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, "report"])
+def test_a_command_catches_signals_before_it_imports_anything(name):
+    tree = ast.parse((ROOT / "jaxstyle" / f"{name}.py").read_text())
+    _, future, guard, *_ = tree.body
+    assert isinstance(future, ast.ImportFrom)
+    assert future.module == "__future__"
+    assert ast.unparse(guard) == (
+        "if __name__ == '__main__':\n    from jaxstyle import early\n    early.catch()"
+    )
+
+
+def test_a_library_that_crashes_says_where():
+    crash = "from jaxstyle import cli\nimport faulthandler\ncli.run(lambda: faulthandler._sigsegv())"
+    ended = run_python("-c", crash)
+    assert ended.returncode == -signal.SIGSEGV
+    assert "Segmentation fault" in ended.stderr

@@ -8,12 +8,13 @@ from conftest import ROOT, run_python
 from PIL import Image
 
 ORDER = """
-layers paths config ambient cli grid containers colour images weights conv vgg19 losses optimizers step
-engine fingerprints store manifest stats sample page report progress resume calibration launches worker
-planning cluster run single floor seedstudy seedtables seedplots seedpage
+early layers paths config ambient cli grid containers colour images weights conv vgg19 losses optimizers
+step engine fingerprints store manifest stats sample page report progress resume calibration launches
+worker planning cluster run single floor seedstudy seedtables seedplots seedpage
 """.split()  # noqa: SIM905
 COMMANDS = ("sweep", "transfer", "calibrate", "features", "variance")
 WITHOUT_JAX = (
+    "early",
     "layers",
     "paths",
     "config",

@@ -166,7 +166,7 @@ def test_stylize_names_what_is_wrong(inputs, settings, says):
 def test_a_transfer_that_diverges_keeps_the_last_finite_image_and_says_so(inputs, tmp_path, capsys):
     flags = [1e35 if text == SETTINGS["alpha_beta"] else text for text in FLAGS]
     assert command(transfer, inputs / "c.png", inputs / "s.png", *flags, "-o", tmp_path / "out.webp") == 1
-    assert "diverged at step" in capsys.readouterr().out
+    assert "jaxstyle: diverged at step" in capsys.readouterr().err
     with Image.open(tmp_path / "out.webp") as image:
         assert (image.format, image.size) == ("WEBP", (64, 48))
     with pytest.raises(jaxstyle.JaxstyleError, match="diverged at step"):

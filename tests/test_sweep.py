@@ -440,7 +440,9 @@ def test_a_diverging_cell_is_marked_and_its_neighbour_is_not(inputs, tmp_path, c
     good, bad = rows(out)
     assert (good["status"], bad["status"]) == ("done", "diverged")
     assert bad["diverged_step"] == "0"
-    assert "cell 1 diverged at step 0" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "cell 1 diverged at step 0" in said.out
+    assert said.err == f"jaxstyle: 1 of 2 cells diverged; {out / 'results.csv'} names them\n"
     with h5py.File(out / "results.h5") as file:
         assert np.isfinite(file["48x64/loss_total"][0]).all()
         assert np.isnan(file["48x64/loss_total"][1]).all()
