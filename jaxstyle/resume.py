@@ -159,9 +159,9 @@ def whole_chunks(
         try:
             if number not in range(len(plan.chunks)) or path.name != Path(store.chunk_name(number)).name:
                 raise JaxstyleError(str(path), "is not of this run")
-            store.check_listed(path, (listed or {}).get(store.chunk_name(number)))
             own_plan = as_narrow(plan, number, store.chunk_width(path))
             results = store.read_chunk(path, fingerprint=fingerprint(sources, own_plan, number))
+            store.check_listed(path, (listed or {}).get(store.chunk_name(number)))
             yield number, own_plan.programs[own_plan.chunks[number].program], results
         except JaxstyleError as error:
             aside = store.set_aside(path)

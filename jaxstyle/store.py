@@ -495,7 +495,10 @@ def read_chunk(path: Path, *, fingerprint: str | None = None) -> list[ChunkResul
 
 
 def check_listed(path: Path, sha256: str | None) -> None:
-    """Raise JaxstyleError if a chunk file is not the one whose digest the manifest has, if it has one."""
+    """Raise JaxstyleError if a chunk file is not the one whose digest the manifest has, if it has one.
+
+    Another file may be whole, and this run's: made on another machine, by another version, or by hand.
+    """
     if sha256 is None:
         return
     try:
@@ -504,6 +507,7 @@ def check_listed(path: Path, sha256: str | None) -> None:
     except OSError as error:
         raise JaxstyleError(str(path), f"cannot be read: {error.strerror or error}") from None
     if found != sha256:
+        read_chunk(path)  # which says so if it is damaged
         why = f"is not the file that manifest.json lists (sha256 {found[:12]}..., not {sha256[:12]}...)"
         raise JaxstyleError(str(path), f"{why}; --resume sets it aside and computes it again")
 
@@ -748,12 +752,12 @@ class Record:
         if path in self.sound:
             return
         number, listed = int(path.stem), self.manifest.get("chunks_sha256")
-        check_listed(path, (listed or {}).get(chunk_name(number)))
         with _reading(path) as file:
             width: Any = file.attrs["width"]
             mark = _attribute(file, "fingerprint")
         if mark != fingerprint(self.sources, as_narrow(self.plan, number, int(width)), number):
             raise JaxstyleError(str(path), OF_ANOTHER_RUN)
+        check_listed(path, (listed or {}).get(chunk_name(number)))
         self.sound.add(path)
 
     @functools.cached_property
