@@ -9,7 +9,7 @@ from PIL import Image
 
 ORDER = """
 layers config cli grid images weights conv vgg19 losses optimizers step engine store manifest stats
-sample page report progress resume calibration launches worker planning cluster run single floor
+sample drawing page report progress resume calibration launches worker planning cluster run single floor
 seedstudy seedtables seedplots seedpage
 """.split()  # noqa: SIM905
 COMMANDS = ("sweep", "transfer", "calibrate", "features", "variance")
@@ -24,6 +24,7 @@ WITHOUT_JAX = (
     "manifest",
     "stats",
     "sample",
+    "drawing",
     "page",
     "report",
     "progress",
