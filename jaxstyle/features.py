@@ -221,9 +221,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         store.write_atomic(out, images.file_bytes(np.asarray(page), out.suffix))
         if flags.json:
-            print(json.dumps(table(flags.image, seen.maps, flags.channels)))
+            numbers = table(flags.image, seen.maps, flags.channels)
+            print(json.dumps({**numbers, "device": seen.device}))
         else:
-            print(f"feature maps: {flags.out}")
+            print(f"feature maps, computed on {seen.device}: {flags.out}")
         return 0
 
     cli.run(command)
