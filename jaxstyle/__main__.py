@@ -24,19 +24,26 @@ def main() -> None:
     if name in COMMANDS:
         importlib.import_module(f"jaxstyle.{name}").main(sys.argv[2:])
         return
+    from jaxstyle import cli
+
+    cli.run(lambda: _about(name))
+
+
+def _about(name: str) -> int:
+    """What is printed where no command is named."""
     if name in ("-h", "--help"):
         print("usage: jaxstyle COMMAND [--help] [flags]\n\ncommands:")
         for command, text in COMMANDS.items():
             print(f"  {command:10}{text}")
-        raise SystemExit(0)
+        return 0
     if name == "--version":
         from jaxstyle import __version__
 
         print(f"jaxstyle {__version__}")
-        raise SystemExit(0)
-    known = ", ".join(COMMANDS)
-    print(f"jaxstyle: error: {name}: no such command; use {known}", file=sys.stderr)
-    raise SystemExit(2)
+        return 0
+    from jaxstyle.config import JaxstyleError
+
+    raise JaxstyleError(name, f"no such command; use {', '.join(COMMANDS)}")
 
 
 if __name__ == "__main__":

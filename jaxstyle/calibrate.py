@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
+from rich.console import Console
+from rich.table import Table
 
-from jaxstyle import cli, config, grid, layers, weights
+from jaxstyle import cli, config, grid, layers, manifest, weights
 from jaxstyle.config import RunOptions, Sweep
 from jaxstyle.images import Pictures
 
@@ -117,6 +119,7 @@ def measure(sweep: Sweep, device: Any) -> dict[str, Any]:
         "pool": sweep.pool,
         "network": sweep.network,
         "content_layer": sweep.content_layer[0],
+        "device": manifest.devices_text([device]),
         "balance": balance.alpha_beta,
         "style_loss_of_content": balance.style_loss,
         "content_loss_of_style": balance.content_loss,
@@ -158,21 +161,44 @@ def _move(sweep: Sweep) -> dict[str, Any]:
     return {"size": sweep.size, "pool": sweep.pool, "network": sweep.network}
 
 
-def _print(found: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _print_table(
+    console: Console, title: str, heads: Sequence[str], lines: Sequence[Sequence[str]], *, names: int
+) -> None:
+    """Print a table; where it is wider than the terminal, a line for each number: rich would cut them.
 
-    console = Console(highlight=False, soft_wrap=True)
+    Args:
+        console: where to.
+        title: what stands above it.
+        heads: of the columns.
+        lines: a text for each column.
+        names: how many columns say what a line is of.
+    """
+    columns = list(zip(*lines, strict=True))
+    least = [max(map(len, (*head.split(), *own))) for head, own in zip(heads, columns, strict=True)]
+    if sum(least) + 3 * len(heads) + 1 <= console.width:
+        table = Table(title=title, title_justify="left")
+        for index, (head, width) in enumerate(zip(heads, least, strict=True)):
+            table.add_column(head, justify="left" if index < names else "right", min_width=width)
+        for line in lines:
+            table.add_row(*line)
+        console.print(table)
+        return
+    console.print(title, markup=False)
+    for line in lines:
+        console.print("  " + " ".join(line[:names]), markup=False)
+        for head, text in zip(heads[names:], line[names:], strict=True):
+            console.print(f"    {head} {text}", markup=False)
+
+
+def _print(found: dict[str, Any]) -> None:
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
     console.print(
         f"{found['content']} in {found['style']}: {found['size']}, {found['pool']} pooling,"
-        f" {found['network']} network, content at {found['content_layer']}",
+        f" {found['network']} network, content at {found['content_layer']}, on {found['device']}",
         markup=False,
     )
-    table = Table("layer", title="the style loss of the content image", title_justify="left")
-    for head in ("w_l", "E_l", "share", "tr(A_l)", "pull from noise", "pull from content"):
-        table.add_column(head, justify="right")
-    for line in found["layers"]:
-        table.add_row(
+    lines = [
+        (
             line["layer"],
             f"{line['weight']:.3g}",
             f"{line['layer_loss']:.3g}",
@@ -180,7 +206,10 @@ def _print(found: dict[str, Any]) -> None:
             f"{line['gram_trace']:.3g}",
             *(f"{line[f'gradient_from_{start}']:.3g}" for start in found["pull"]),
         )
-    console.print(table)
+        for line in found["layers"]
+    ]
+    heads = ("layer", "w_l", "E_l", "share", "tr(A_l)", "pull from noise", "pull from content")
+    _print_table(console, "the style loss of the content image", heads, lines, names=1)
     console.print("pull: root mean square of the gradient of w_l E_l, per pixel value\n")
     console.print(
         f"balance: alpha/beta {found['balance']:.3g} (1x)"
@@ -190,16 +219,13 @@ def _print(found: dict[str, Any]) -> None:
     ratio = found["pull"]["noise"]["alpha_beta"]
     if ratio is not None:
         console.print(f"at a noise start both pull equally at alpha/beta {ratio:.3g}")
-    table = Table("network", "size", title="\nwhere else the balance lies", title_justify="left")
-    for pool in POOLS:
-        table.add_column(f"{pool} pooling", justify="right")
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for move in found["moves"]:
         ratio = "-" if move["balance"] is None else f"{move['balance']:.3g}"
         rows.setdefault((move["network"], move["size"]), {})[move["pool"]] = ratio
-    for (network, size), ratios in rows.items():
-        table.add_row(network, size, *(ratios[pool] for pool in POOLS))
-    console.print(table)
+    lines = [(*of, *(ratios[pool] for pool in POOLS)) for of, ratios in rows.items()]
+    heads = ("network", "size", *(f"{pool} pooling" for pool in POOLS))
+    _print_table(console, "\nwhere else the balance lies", heads, lines, names=2)
     for why in dict.fromkeys(move["why"] for move in found["moves"] if "why" in move):
         console.print(f"-: {why}", markup=False)
 

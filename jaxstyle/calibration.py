@@ -64,8 +64,12 @@ class Balance:
         return {name: self.weights[name] * loss / self.style_loss for name, loss in self.layer_loss.items()}
 
 
-def balanced_weights(layer_loss: Mapping[str, float]) -> dict[str, float]:
+def balanced_weights(layer_loss: Mapping[str, float], pair: str = "this pair") -> dict[str, float]:
     """Weights that give every layer the same share: w_l = (1/E_l) / sum_k (1/E_k); they sum to 1.
+
+    Args:
+        layer_loss: E_l by layer.
+        pair: of which images, for people.
 
     Raises:
         JaxstyleError: if a layer's loss is 0, or not finite: there is nothing to weigh it by.
@@ -74,8 +78,8 @@ def balanced_weights(layer_loss: Mapping[str, float]) -> dict[str, float]:
         if not (np.isfinite(loss) and loss > 0):
             raise JaxstyleError(
                 "style_weights",
-                f"the style loss of {name} is {loss:g} at the content image, so it cannot be balanced;"
-                " leave that layer out or give another style",
+                f"the style loss of {name} is {loss:g} at the content image of {pair}, so it cannot be"
+                " balanced; leave that layer or that pair out, or give another style",
             )
     total = sum(1.0 / loss for loss in layer_loss.values())
     return {name: 1.0 / loss / total for name, loss in layer_loss.items()}
@@ -90,6 +94,7 @@ def weigh(
     content_layer: str,
     style_layers: str,
     balanced: bool,
+    pair: str,
 ) -> Balance:
     """The balance of one pair for one choice of layers.
 
@@ -101,6 +106,7 @@ def weigh(
         content_layer: of the content loss.
         style_layers: a set as in a sweep.
         balanced: whether its weights are to give each layer the same share, if it has none of its own.
+        pair: the two images, for people.
 
     Raises:
         JaxstyleError: if one of the losses is 0 or not finite.
@@ -110,16 +116,18 @@ def weigh(
     layer_loss = {name: _layer_loss(gram, target) for name, (gram, target) in grams.items()}
     weights = dict(style_set(style_layers))
     if balanced and ":" not in style_layers:
-        weights = balanced_weights(layer_loss)
+        weights = balanced_weights(layer_loss, pair)
     layer = program.content_taps.index(content_layer)
     difference = fitted.content[layer].astype(np.float64) - content.content[layer]
     content_loss = 0.5 * float(np.square(difference).sum())
     style_loss = sum(weights[name] * loss for name, loss in layer_loss.items())
     if not (np.isfinite(style_loss) and np.isfinite(content_loss) and content_loss > 0):
+        alike = "" if content_loss else ", which are equal there"
         raise JaxstyleError(
             "alpha_beta",
             f"no balance: the style image's content loss at {content_layer} is {content_loss:g} and the"
-            f" content image's style loss {style_loss:g}; give numbers instead of multiples",
+            f" content image's style loss {style_loss:g}, of {pair}{alike}; leave that"
+            " pair out, or give numbers instead of multiples",
         )
     trace = {name: float(np.trace(target.astype(np.float64))) for name, (_, target) in grams.items()}
     return Balance(style_loss / content_loss, weights, layer_loss, trace, content_loss)
@@ -179,6 +187,10 @@ class Scales:
             content_layer=cell.content_layer,
             style_layers=cell.style_layers,
             balanced=self._sweep.style_weights == "balanced",
+            pair=" and ".join(
+                self._sweep.given.get((axis, path), path)
+                for axis, path in (("content", cell.content), ("style", cell.style))
+            ),
         )
 
 

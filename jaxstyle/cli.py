@@ -23,11 +23,11 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar, get_type_hints
+from typing import Any, Generic, TypeVar, get_type_hints
 
 import tyro
 
-from jaxstyle.config import JaxstyleError, UnfitEnvironment, one_line, unknown_key
+from jaxstyle.config import ASCII_NAMES, JaxstyleError, UnfitEnvironment, encodable, one_line, unknown_key
 from jaxstyle.early import SIGNALS, words
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ def parse(command: type[T], arguments: Sequence[str], program: str) -> Parsed[T]
     Raises:
         JaxstyleError: for an unknown flag, one given twice, or a value of the wrong type.
     """
-    flags = _flags(command)
+    flags, positional = _flags(command), _flags(command, tyro.conf.Positional)
     named = []
     for argument in arguments:
         argument = SHORT.get(argument, argument)
@@ -62,8 +62,10 @@ def parse(command: type[T], arguments: Sequence[str], program: str) -> Parsed[T]
         if name.startswith("tyro_"):
             continue
         flag = "--" + name.replace("_", "-")
+        if name in positional:
+            raise JaxstyleError(flag, "is given without a flag, by its place; see --help")
         if name not in flags:
-            raise unknown_key(name, flags, what=flag)
+            raise unknown_key(name, flags, what=flag, positional=positional)
         if name in named:
             raise JaxstyleError(flag, "is given twice; give all its values after one flag")
         named.append(name)
@@ -79,32 +81,46 @@ def parse(command: type[T], arguments: Sequence[str], program: str) -> Parsed[T]
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise JaxstyleError("command line", _first_line(box.getvalue())) from None
+        line = _first_line(box.getvalue())
+        if "nrecognized" in line:
+            # Flags of one dash are those of other projects, such as -content_image.
+            words = re.split(r"[\s,;]+", line)
+            if alien := next(
+                (a for a in arguments if re.fullmatch(r"-[A-Za-z]\w*", a) and a in words), None
+            ):
+                raise unknown_key(alien[1:], flags, what=alien, positional=positional) from None
+        raise JaxstyleError("command line", line) from None
     return Parsed(value, tuple(named))
 
 
-def _flags(command: type) -> tuple[str, ...]:
-    """The names of all flags of `command`, nested dataclasses being flat."""
+def _flags(command: type, only: Any = None) -> tuple[str, ...]:
+    """The names of all flags of `command`, or `only` of those marked so, nested dataclasses being flat."""
     names: list[str] = []
     hints = get_type_hints(command, include_extras=True)
     for f in dataclasses.fields(command):
         inner = hints[f.name]
         if dataclasses.is_dataclass(inner):
-            names += _flags(inner)  # pyright: ignore[reportArgumentType]
-        elif tyro.conf.Suppress not in getattr(inner, "__metadata__", ()):
+            names += _flags(inner, only)  # pyright: ignore[reportArgumentType]
+        elif (
+            only in (marks := (None, *getattr(inner, "__metadata__", ())))
+            and tyro.conf.Suppress not in marks
+        ):
             names.append(f.name)
     return tuple(names)
 
 
 def _first_line(box: str) -> str:
     """What tyro's box says, up to its first rule, on one line."""
-    lines = []
+    lines, titled = [], "╭" in box
     for line in box.splitlines():
         text = line.strip().strip("│").strip()
         if text.startswith("╭") or not text:
             continue
-        if set(text) <= {"─"} or text.startswith("╰"):
-            break
+        if set(text) <= {*"─-"} or text.startswith("╰"):
+            if titled:
+                break
+            lines, titled = [], True  # where stdout is not UTF-8, a title and a rule instead of a box
+            continue
         lines.append(text)
     return (" ".join(lines) or "it could not be understood").rstrip(".") + "; see --help"
 
@@ -258,6 +274,31 @@ def signals_held() -> Iterator[Callable[[], Interrupted | None]]:
         raise stop
 
 
+# --- output ---------------------------------------------------------------------------------------
+
+RAISING = ("strict", "surrogateescape", "surrogatepass")
+"""Ways of a stream to take what its encoding has not that can raise."""
+
+
+@contextlib.contextmanager
+def _escaped() -> Iterator[None]:
+    """A while in which what the encoding of stdout or stderr has not is escaped, as in `\\u03b1`.
+
+    Under a C locale or `PYTHONIOENCODING=latin-1` Python raises at such a character, when the work is done.
+    """
+    changed: list[tuple[io.TextIOWrapper, str]] = []
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and (errors := stream.errors) in RAISING:
+            changed.append((stream, errors))
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for stream, errors in changed:
+            with contextlib.suppress(OSError, ValueError):  # closed meanwhile, or its reader is gone
+                stream.reconfigure(errors=errors)
+
+
 UNFIT, FAULT = UnfitEnvironment.exit_code, 70
 """Exit codes: this environment cannot run it; a fault of ours (EX_SOFTWARE of sysexits.h)."""
 
@@ -268,12 +309,17 @@ def run(command: Callable[[], int]) -> None:
         if getattr(sys, name) is None:  # closed before the start: whoever writes to it writes to nothing
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
     if not faulthandler.is_enabled():
-        faulthandler.enable()  # a library that crashes says so, and where
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr is no file
+            faulthandler.enable()  # a library that crashes says so, and where
     try:
-        with _signals.caught():
+        with _escaped(), _signals.caught():
             code = command()
     except JaxstyleError as error:
         code = _fail(str(error), error.exit_code)
+    except UnicodeEncodeError as error:  # the path of a run's image, under a C locale
+        ours = error.encoding != sys.getfilesystemencoding()
+        said = f"{error.object}: {ASCII_NAMES.format(error.encoding)}"
+        code = _tell_fault(error) if ours else _fail(said, 2)
     except BrokenPipeError:  # the reader of a help text or a plan has seen enough
         code = 0
     except OSError as error:
@@ -323,11 +369,13 @@ def _is_of_jax(error: Exception) -> bool:
 def say_diverged(what: str) -> int:
     """The exit code of a command that is done but for cells that diverged, 1, when stderr has `what`."""
     with contextlib.suppress(OSError):
-        print(f"jaxstyle: {one_line(what)}", file=sys.stderr, flush=True)
+        said = f"jaxstyle: {one_line(what)}"
+        print(encodable(said, getattr(sys.stderr, "encoding", None)), file=sys.stderr, flush=True)
     return 1
 
 
 def _fail(line: str, code: int) -> int:
     with contextlib.suppress(OSError):
-        print(f"jaxstyle: error: {one_line(line)}", file=sys.stderr, flush=True)
+        said = f"jaxstyle: error: {one_line(line)}"
+        print(encodable(said, getattr(sys.stderr, "encoding", None)), file=sys.stderr, flush=True)
     return code

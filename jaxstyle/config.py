@@ -10,6 +10,7 @@ Nothing here needs JAX.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -17,6 +18,7 @@ import math
 import os
 import re
 import reprlib
+import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +27,7 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 
-from jaxstyle import layers, paths
+from jaxstyle import layers, paths, peers
 from jaxstyle.paths import taken_from
 
 PACKAGE = Path(__file__).resolve().parent
@@ -95,6 +97,11 @@ def one_line(text: str) -> str:
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
     half = MAX_LINE // 2
     return text if len(text) <= MAX_LINE else f"{text[:half]} [...] {text[-half:]}"
+
+
+def encodable(text: str, encoding: str | None) -> str:
+    """`text` for a stream of an encoding (UTF-8 if None): what that has not is escaped, as in `\\u03b1`."""
+    return text.encode(encoding or "utf-8", "backslashreplace").decode(encoding or "utf-8")
 
 
 class JaxstyleError(ValueError):
@@ -269,10 +276,30 @@ SWEEP_KEYS = tuple(f.name for f in dataclasses.fields(Sweep) if f.name != "given
 OPTION_KEYS = tuple(f.name for f in dataclasses.fields(RunOptions))
 
 
-def unknown_key(key: str, known: Iterable[str], *, what: str) -> JaxstyleError:
-    """The error for a name that does not exist: the nearest one that does, or what is to come."""
+def unknown_key(
+    key: str, known: Iterable[str], *, what: str, positional: Sequence[str] = ()
+) -> JaxstyleError:
+    """The error for a name that does not exist: what other projects mean by it, or the nearest that does.
+
+    Args:
+        key: the name.
+        known: those that exist.
+        what: the name as it was given.
+        positional: those of `known` that are given by their place.
+    """
     if key in PLANNED:
         return JaxstyleError(what, PLANNED[key])
+    known = tuple(known)
+    if (other := peers.setting(key)) is not None:
+        name = "image" if other.setting == "content" and "content" not in known else other.setting
+        if name in positional:
+            return JaxstyleError(what, f"no such setting; {name} is given without a flag, by its place")
+        if name in known:
+            why = f" ({other.why})" if other.why else ""
+            return JaxstyleError(what, f"no such setting; did you mean {name}{why}?")
+        return JaxstyleError(what, f"no such setting; {other.why or 'see --help'}")
+    if key in (*SWEEP_KEYS, *OPTION_KEYS):
+        return JaxstyleError(what, "no such setting of this command; it is one of jaxstyle.sweep")
     near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
     return JaxstyleError(what, "no such setting; " + (f"did you mean {near[0]}?" if near else "see --help"))
 
@@ -357,10 +384,22 @@ def _choice(what: str, value: Any, allowed: Sequence[str]) -> str:
     raise JaxstyleError(what, f"{_shown(value)} is not known; use {' or '.join(allowed)}")
 
 
+ASCII_NAMES = "this process takes the names of files for {}; set PYTHONUTF8=1, or a locale of UTF-8"
+
+
+def check_named(what: str, path: str) -> None:
+    """Raise JaxstyleError for a path of good UTF-8 that came here as something else: in a C locale."""
+    if any(0xD800 <= ord(c) <= 0xDFFF for c in path):
+        with contextlib.suppress(UnicodeError):  # bytes that are no UTF-8 either
+            name = os.fsencode(path).decode("utf-8")
+            raise JaxstyleError(what, f"{name!r}: {ASCII_NAMES.format(sys.getfilesystemencoding())}")
+
+
 def _text(what: str, value: Any) -> str:
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise JaxstyleError(what, f"{_shown(value)} is not a text; give a name or a path")
     text = str(os.fspath(value))
+    check_named(what, text)
     if any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) <= 0xDFFF for c in text):
         raise JaxstyleError(what, f"{text!r} holds control characters or is not UTF-8; rename it")
     return text
@@ -369,6 +408,7 @@ def _text(what: str, value: Any) -> str:
 def _place(value: Any) -> str:
     """The path of a run directory: any that can be made; it stands in no file of the run."""
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else ""
+    check_named("out", str(text))
     if not text or "\0" in text or any(0xD800 <= ord(c) <= 0xDFFF for c in str(text)):
         raise JaxstyleError("out", f"{_shown(value)} is no path in UTF-8; give one")
     return str(text)
@@ -399,6 +439,11 @@ def layer_name(what: str, value: Any) -> str:
     """`value` if it names a layer of VGG19; otherwise the error with the nearest name."""
     if isinstance(value, str) and value in layers.NAMES:
         return value
+    if isinstance(value, str) and (known := peers.layer(value)) is not None:
+        raise JaxstyleError(what, known)
+    if isinstance(value, str) and "," in value:
+        mend = "join those of a set by +, as in conv1_1+conv2_1; sets, and content layers, by spaces"
+        raise JaxstyleError(what, f"VGG19 has no layer {value!r}; {mend}")
     near = difflib.get_close_matches(str(value), layers.NAMES, n=1, cutoff=0.3)
     hint = f"did you mean {near[0]}?" if near else f"they run from {layers.NAMES[0]} to conv5_4"
     raise JaxstyleError(what, f"VGG19 has no layer {_shown(value)}; {hint}")
@@ -456,6 +501,15 @@ def _seeds(value: Any, limit: int) -> list[int]:
     return [_integer("seed", value, **bounds)]
 
 
+def _start(value: Any) -> str:
+    """The absolute path of a starting image."""
+    path = _file("init", value)
+    name = os.path.basename(path)
+    if (kind := peers.STARTS.get(name.lower())) is not None and not os.path.exists(path):
+        raise JaxstyleError("init", f"{name} is no file and no kind of start; did you mean {kind}?")
+    return path
+
+
 def _ratio(value: Any) -> float | str:
     if isinstance(value, str) and re.fullmatch(r"[0-9.eE+-]+x", value.strip()):
         return f"{_number('alpha_beta', value.strip()[:-1], minimum=0.0):g}x"
@@ -479,7 +533,7 @@ def axis_values(axis: str, raw: Any, *, max_cells: int) -> tuple[Any, ...]:
     parse: dict[str, Callable[[Any], list[Any]]] = {
         "content": lambda v: [_file(axis, v)],
         "style": lambda v: [_file(axis, v)],
-        "init": lambda v: [v if isinstance(v, str) and v in INIT_KINDS else _file(axis, v)],
+        "init": lambda v: [v if isinstance(v, str) and v in INIT_KINDS else _start(v)],
         "content_layer": lambda v: [layer_name(axis, v)],
         "style_layers": lambda v: ["+".join(part.strip() for part in _text(axis, v).split("+"))],
         "alpha_beta": lambda v: [_ratio(v)],

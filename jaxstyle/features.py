@@ -23,7 +23,7 @@ import tyro
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw
 
-from jaxstyle import cli, images, report, single, store
+from jaxstyle import cli, drawing, images, report, single, store
 from jaxstyle.config import JaxstyleError, RunOptions
 from jaxstyle.report import INK, PAD_PX, PAPER
 
@@ -141,12 +141,12 @@ def draw(
         channels: how many of each.
         pool: the network's pooling, for the heading.
     """
-    font = report.page_font()
-    line_px = report.extent("Ag", font)[1] + 4
+    line_px = drawing.extent("Ag")[1] + 4
     height_px, width_px = picture.shape[:2]
     small = report.scaled(picture, PICTURE_PX)
+    said = drawing.readable(name)
     head = (
-        (f"What VGG19 sees in {name if len(name) <= MAX_NAME else name[:MAX_NAME] + '...'}", INK),
+        (f"What VGG19 sees in {said if len(said) <= MAX_NAME else said[:MAX_NAME] + '...'}", INK),
         (f"{width_px} x {height_px} px, {pool} pooling, after each layer's ReLU", FAINT),
         ("", INK),
         ("Under each map: its channel, and its mean activation over all", FAINT),
@@ -169,35 +169,35 @@ def draw(
     left = top = 2 * PAD_PX
     beside = left + small.width + 2 * PAD_PX
     below = top + max(small.height, (len(head) + 2) * line_px) + 2 * PAD_PX
-    texts_px = max(report.extent(text, font)[0] for text, _ in head)
+    texts_px = max(drawing.extent(text)[0] for text, _ in head)
     width = max(left + across * column_px, beside + texts_px) + 2 * PAD_PX
     page = Image.new("RGB", (width, below + sum(heights)), PAPER)
     pen = ImageDraw.Draw(page)
 
     page.paste(small, (left, top))
     for text, ink in head:
-        pen.text((beside, top), text, fill=ink, font=font)
+        drawing.write(pen, (beside, top), text, fill=ink)
         top += line_px
     ramp = Image.fromarray(coloured(np.linspace(0, 1, COLOUR_BAR_PX)[None]))
     page.paste(ramp.resize((COLOUR_BAR_PX, line_px // 2)), (beside, top + line_px // 2))
-    pen.text((beside, top + line_px), "0", fill=FAINT, font=font)
+    drawing.write(pen, (beside, top + line_px), "0", fill=FAINT)
     end = f"its strongest {1 - BRIGHT:.0%}"
-    end_px = beside + COLOUR_BAR_PX - report.extent(end, font)[0]
-    pen.text((end_px, top + line_px), end, fill=FAINT, font=font)
+    end_px = beside + COLOUR_BAR_PX - drawing.extent(end)[0]
+    drawing.write(pen, (end_px, top + line_px), end, fill=FAINT)
 
     top = below
     for (layer, (h, w, count), tiles, labels), row, height in zip(blocks, row_px, heights, strict=True):
-        pen.text((left, top), layer, fill=INK, font=font, **BOLD)
+        drawing.write(pen, (left, top), layer, fill=INK, **BOLD)
         few = f", the {len(tiles)} strongest" if len(tiles) < count else ", the strongest first"
         said = f"{count} channels of {w} x {h} positions{few}"
-        pen.text((left + report.extent(layer, font)[0] + 2 * PAD_PX, top), said, fill=FAINT, font=font)
+        drawing.write(pen, (left + drawing.extent(layer)[0] + 2 * PAD_PX, top), said, fill=FAINT)
         for index, (one, (channel, mean)) in enumerate(zip(tiles, labels, strict=True)):
             x = left + index % across * column_px
             y = top + line_px + PAD_PX // 2 + index // across * row
             page.paste(one, (x, y))
-            pen.text((x, y + one.height + 2), channel, fill=INK, font=font, **BOLD)
-            x += report.extent(channel, font)[0] + PAD_PX
-            pen.text((x, y + one.height + 2), mean, fill=FAINT, font=font)
+            drawing.write(pen, (x, y + one.height + 2), channel, fill=INK, **BOLD)
+            x += drawing.extent(channel)[0] + PAD_PX
+            drawing.write(pen, (x, y + one.height + 2), mean, fill=FAINT)
         top += height
     return page
 
@@ -226,9 +226,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         store.write_atomic(out, images.file_bytes(np.asarray(page), out.suffix))
         if flags.json:
-            print(json.dumps(table(flags.image, seen.maps, flags.channels)))
+            numbers = table(flags.image, seen.maps, flags.channels)
+            print(json.dumps({**numbers, "device": seen.device}))
         else:
-            print(f"feature maps: {flags.out}")
+            print(f"feature maps, computed on {seen.device}: {flags.out}")
         return 0
 
     cli.run(command)

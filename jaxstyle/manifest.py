@@ -71,6 +71,18 @@ def environment() -> dict[str, str]:
     return {k: v for k, v in sorted(os.environ.items()) if k.startswith(ENVIRONMENT) and k != "NPROC"}
 
 
+def device_text(platform: str, kind: str, count: int, threads: int) -> str:
+    """What computes, for people: `cpu (2 threads)`, `NVIDIA H100 80GB HBM3` or `8 x TPU v4`."""
+    plural = "" if threads == 1 else "s"
+    one = f"{kind} ({threads} thread{plural})" if platform == "cpu" else kind
+    return f"{count} x {one}" if count > 1 else one
+
+
+def devices_text(devices: Sequence[Any]) -> str:
+    """`device_text` of JAX's `devices`."""
+    return device_text(devices[0].platform, devices[0].device_kind, len(devices), thread_count())
+
+
 def machine(devices: Sequence[Any]) -> dict[str, Any]:
     """What the manifest says of this process: versions, code, host, threads and JAX's `devices`."""
     import jax

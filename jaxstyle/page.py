@@ -18,7 +18,6 @@ import hashlib
 import io
 import itertools
 import json
-import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from jaxstyle import config, images, sample, store
+from jaxstyle import config, drawing, images, sample, store
 from jaxstyle.config import JaxstyleError
 from jaxstyle.sample import Count, Shown
 from jaxstyle.store import LOSSES, Record, Rows
@@ -127,7 +126,7 @@ def group_axes(tiles: Sequence[Tile]) -> list[tuple[str, ...]]:
 
 
 _PLAIN_AXES = ("content", "style", "content_layer", "style_layers")
-_WORDS = {"alpha_beta": "alpha/beta", "learning_rate": "rate", "init": "from"}
+_WORDS = {"alpha_beta": "α/β", "learning_rate": "rate", "init": "from"}
 
 
 def place_text(place: Mapping[str, str], axes: Iterable[str]) -> str:
@@ -336,8 +335,7 @@ def overview(curves: Sequence[_Curves], labels: Mapping[int, str], title: str, o
         title: what the groups are.
         ordered: whether they are steps of a scale, which has a scale of colours.
     """
-    logging.getLogger("matplotlib").addHandler(logging.NullHandler())  # of its caches it tells stderr
-    import matplotlib as mpl
+    mpl = drawing.load_matplotlib()
     from matplotlib.figure import Figure
 
     grey = "#868686"
@@ -351,11 +349,7 @@ def overview(curves: Sequence[_Curves], labels: Mapping[int, str], title: str, o
         "xtick.color": grey,
         "ytick.color": grey,
     }
-    buffer = io.StringIO()
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        parameters: Any = mpl.rcParams
-        parameters.update(settings)
+    with drawing.figures(settings):
         figure = Figure(figsize=(9.5, 4.6), layout="constrained")
         axes = figure.add_subplot(yscale="log", xlabel="step", ylabel="total loss")
         axes.spines[["top", "right"]].set_visible(False)
@@ -380,15 +374,10 @@ def overview(curves: Sequence[_Curves], labels: Mapping[int, str], title: str, o
                 low, middle, high = np.nanquantile(total[:, seen], (0.1, 0.5, 0.9), axis=0)
                 axes.fill_between(step, low, high, color=color, alpha=0.18, linewidth=0)
                 axes.plot(step, middle, color=color, linewidth=1.6)
-            axes.plot([], [], color=color, linewidth=2, label=label)
+            axes.plot([], [], color=color, linewidth=2, label=drawing.legend_text(label))
         if title:
-            legend = axes.legend(frameon=False, title=title, loc="center left", bbox_to_anchor=(1, 0.5))
-            for text in legend.get_texts():
-                text.set_parse_math(False)
-        figure.savefig(
-            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Type": None}
-        )
-    return buffer.getvalue()
+            axes.legend(frameon=False, title=title, loc="center left", bbox_to_anchor=(1, 0.5))
+        return drawing.figure_bytes(figure, "svg", transparent=True).decode()
 
 
 # --- what the page says ---------------------------------------------------------------------------

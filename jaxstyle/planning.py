@@ -237,8 +237,15 @@ def measured_plan(
     return inputs.sweep, planned
 
 
-def describe(planned: Planned, platform: str, checkpoint_every: float) -> dict[str, Any]:
-    """What `--dry-run` says: the plan and its cost, before anything has been measured."""
+def describe(planned: Planned, platform: str, checkpoint_every: float, device: str) -> dict[str, Any]:
+    """What `--dry-run` says: the plan and its cost, before anything has been measured.
+
+    Args:
+        planned: the plan; of nothing it is all zero.
+        platform: whose nominal rate is taken.
+        checkpoint_every: of the sweep.
+        device: what computes, as `manifest.device_text` has it.
+    """
     plan = planned.plan
     rate, compile_s = planned.devices * grid.NOMINAL_FLOPS[platform], grid.COMPILE_SECONDS[platform]
     programs = [
@@ -265,10 +272,11 @@ def describe(planned: Planned, platform: str, checkpoint_every: float) -> dict[s
         "computed": sum(len(plan.computed(chunk)) for chunk in plan.chunks),
         "image_steps": plan.image_steps,
         "chunks": len(plan.chunks),
+        "device": device,
         "devices": planned.devices,
         "programs": programs,
-        "batch_width": max(program["width"] for program in programs),
-        "memory_bytes": max(program["memory_bytes"] for program in programs),
+        "batch_width": max((program["width"] for program in programs), default=0),
+        "memory_bytes": max((program["memory_bytes"] for program in programs), default=0),
         "flops": plan.flops,
         "disk_bytes": plan.result_bytes(),
         "time_s": round(plan.flops / rate + compile_s * sum(1 + len(p["coarser"]) for p in programs), 1),
@@ -300,7 +308,7 @@ def describe_text(values: dict[str, Any]) -> Iterator[str]:
     """What `describe` says, in lines for people."""
     counts = (values["cells"], "cell"), (values["image_steps"], "image-step"), (values["chunks"], "chunk")
     several = f" on {values['devices']} devices" if values["devices"] > 1 else ""
-    yield ", ".join(counted(*count) for count in counts) + several
+    yield ", ".join(counted(*count) for count in counts) + f" on {values['device']}"
     if copies := values["cells"] - values["computed"]:
         yield f"{counted(copies, 'cell')} copied from others: all that differs is a seed without noise"
     for p in values["programs"]:

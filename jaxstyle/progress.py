@@ -13,8 +13,22 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+from rich.text import Text
 
+from jaxstyle.config import encodable
+
+BAR_COLUMNS = 100
+"""Columns of a terminal that has place for a bar beside what is said in numbers."""
 PLAIN_EVERY_S = 10.0
 """How often plain lines report progress."""
 
@@ -31,6 +45,35 @@ def duration(seconds: float) -> str:
 def counted(number: int, noun: str) -> str:
     """`1 cell`, `2 cells`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+class _Escaped:
+    """A stream that takes any text: what its encoding has not is escaped, as in `\\u03b1`.
+
+    The stream itself stays as it is: it belongs to whoever runs a sweep from Python.
+    """
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write all of it."""
+        return self._stream.write(encodable(text, getattr(self._stream, "encoding", None)))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _Numbers(ProgressColumn):
+    """All that a bar says, without the bar, in lines as wide as the terminal: rich would cut numbers."""
+
+    def __init__(self) -> None:
+        super().__init__(Column(overflow="fold"))
+
+    def render(self, task: Task) -> Text:
+        """The line of a task."""
+        left = "" if task.time_remaining is None else f"  ETA {duration(task.time_remaining)}"
+        return Text(f"{task.percentage:3.0f}%  {task.fields['rate']}{left}")
 
 
 class _Console(Console):
@@ -69,8 +112,10 @@ class Display:
 
     def __init__(self, *, quiet: bool = False, log_format: str = "text", events: Path | None = None):
         self._json = log_format == "json"
+        file: Any = _Escaped(sys.stdout)
+        # Without emoji: a folder `:art:` is called that.
         self._console = _Console(
-            file=sys.stdout, quiet=quiet or self._json, highlight=False, soft_wrap=True
+            file=file, quiet=quiet or self._json, highlight=False, soft_wrap=True, emoji=False
         )
         self._quiet = quiet
         # Without a buffer: what a full disk refused must not be tried again when the process ends.
@@ -113,15 +158,16 @@ class Display:
         self._total, self._cells = image_steps, cells
         self._began = self._said = time.monotonic()
         if self._console.is_terminal and not self._quiet and not self._json:
-            self._bar = Progress(
-                SpinnerColumn(),
+            spinner = SpinnerColumn("line" if self._console.options.ascii_only else "dots")
+            wide = (
                 BarColumn(),
                 TextColumn("{task.percentage:3.0f}%"),
                 TextColumn("{task.fields[rate]}"),
                 TextColumn("ETA"),
                 TimeRemainingColumn(),
-                console=self._console,
             )
+            columns = wide if self._console.width >= BAR_COLUMNS else (_Numbers(),)
+            self._bar = Progress(spinner, *columns, console=self._console)
             self._task = self._bar.add_task("", total=image_steps, rate="")
             self._bar.start()
 

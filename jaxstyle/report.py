@@ -22,9 +22,9 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from jaxstyle import cli, images, manifest, page, store
+from jaxstyle import cli, drawing, images, manifest, page, store
 from jaxstyle.config import JaxstyleError
 from jaxstyle.grid import Cell
 from jaxstyle.page import (
@@ -47,7 +47,6 @@ SHEET_PX = 12_000
 MAX_ROWS, MAX_COLUMNS = 24, 40
 SHEET_NAME = re.compile(r"contact(-\d{3,})?\.png")
 PAD_PX = 8
-FONT_PX = 15
 PAPER, INK = (250, 249, 246), (32, 32, 36)
 FRAME_MS = 120
 """How long an animation shows a snapshot."""
@@ -167,25 +166,10 @@ def heading(record: Record) -> str:
 # --- drawing --------------------------------------------------------------------------------------
 
 
-def page_font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """What sheets are lettered in."""
-    return ImageFont.load_default(FONT_PX)
-
-
-def extent(text: str, font: Any) -> tuple[int, int]:
-    """(width, height) in px that a text takes."""
-    if not text:
-        return 0, 0
-    left, top, right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).multiline_textbbox(
-        (0, 0), text, font=font
-    )
-    return math.ceil(right - min(left, 0)), math.ceil(bottom - min(top, 0))
-
-
-def _head(line: Line, font: Any, picture: Callable[[str], np.ndarray | None], longest: int) -> Image.Image:
+def _head(line: Line, picture: Callable[[str], np.ndarray | None], longest: int) -> Image.Image:
     """The label of a row or column with its contents and styles in small."""
     small = [scaled(p, longest) for path in line.pictures if (p := picture(path)) is not None]
-    text_w, text_h = extent(line.label, font)
+    text_w, text_h = drawing.extent(line.label)
     width = max([text_w, sum(s.width for s in small) + PAD_PX * max(0, len(small) - 1), 1])
     height = text_h + (max(s.height for s in small) + PAD_PX if small else 0)
     head = Image.new("RGB", (width, max(height, 1)), PAPER)
@@ -193,7 +177,7 @@ def _head(line: Line, font: Any, picture: Callable[[str], np.ndarray | None], lo
     for s in small:
         head.paste(s, (x, 0))
         x += s.width + PAD_PX
-    ImageDraw.Draw(head).multiline_text((0, height - text_h), line.label, fill=INK, font=font)
+    drawing.write(ImageDraw.Draw(head), (0, height - text_h), line.label, fill=INK)
     return head
 
 
@@ -211,7 +195,6 @@ def draw(
         tile: the pixels of a tile.
         picture: the pixels of a content or style by its path, None where it is gone.
     """
-    font = page_font()
     longest = min(
         THUMBNAIL_PX,
         SHEET_PX // (len(sheet.columns) + 1) - PAD_PX,
@@ -220,9 +203,9 @@ def draw(
     pictures = {place: scaled(tile(t), longest) for place, t in sheet.tiles.items()}
     # Beside small pictures the heads are small too: they must not outweigh what they stand for.
     head_px = min(HEADER_PX, max(max(image.size) for image in pictures.values()))
-    rows = [_head(line, font, picture, head_px) for line in sheet.rows]
-    columns = [_head(line, font, picture, head_px) for line in sheet.columns]
-    captions = {place: extent(text, font) for place, text in sheet.captions.items()}
+    rows = [_head(line, picture, head_px) for line in sheet.rows]
+    columns = [_head(line, picture, head_px) for line in sheet.columns]
+    captions = {place: drawing.extent(text) for place, text in sheet.captions.items()}
 
     def widest(j: int) -> int:
         tiles = [p.width for (_, column), p in pictures.items() if column == j]
@@ -239,7 +222,7 @@ def draw(
     )
     for j in range(len(columns)):
         xs.append(xs[-1] + widest(j) + PAD_PX)
-    title_w, title_h = extent(title, font)
+    title_w, title_h = drawing.extent(title)
     top = PAD_PX + title_h + PAD_PX
     ys.append(top + (max(c.height for c in columns) + PAD_PX if any(s.label for s in sheet.columns) else 0))
     for i in range(len(rows)):
@@ -247,7 +230,7 @@ def draw(
 
     page = Image.new("RGB", (max(xs[-1], title_w + 2 * PAD_PX), ys[-1]), PAPER)
     pen = ImageDraw.Draw(page)
-    pen.text((PAD_PX, PAD_PX), title, fill=INK, font=font)
+    drawing.write(pen, (PAD_PX, PAD_PX), title, fill=INK)
     for j, head in enumerate(columns):
         page.paste(head, (xs[j], ys[0] - PAD_PX - head.height))
     for i, head in enumerate(rows):
@@ -255,7 +238,7 @@ def draw(
     for (i, j), image in pictures.items():
         page.paste(image, (xs[j], ys[i]))
         if text := sheet.captions.get((i, j)):
-            pen.multiline_text((xs[j], ys[i] + image.height + 4), text, fill=INK, font=font)
+            drawing.write(pen, (xs[j], ys[i] + image.height + 4), text, fill=INK)
     return page
 
 
@@ -273,7 +256,7 @@ def write_sheets(run: RunDirectory, record: Record) -> list[Path]:
         pages = lay_out(record, place_tiles(record, part.cells, part.snapshots))
         source, title = Sources(record), heading(record)
         if part.left_out:
-            title += f"\n{page.part_text(part)}".replace("α/β", "alpha/beta")  # which the font has not
+            title += f"\n{page.part_text(part)}"
         for number, sheet in enumerate(pages, 1):
 
             def tile(t: Tile) -> np.ndarray:

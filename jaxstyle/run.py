@@ -198,12 +198,14 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
         todo = [number for number in todo if number in own]
     planned = replace(planned, plan=planned.plan.only(todo))
     planning.check_memory(planned, device)
-    if not planned.plan.chunks:
-        print(f"every cell of {checked.path} is done")
-        return
-    values = describe(planned, grid.device_kind(device.platform), checked.sweep.checkpoint_every)
+    about = manifest.device_text(device.platform, device.device_kind, several, manifest.thread_count())
+    kind = grid.device_kind(device.platform)
+    values = describe(planned, kind, checked.sweep.checkpoint_every, about)
     if options.json:
         print(json.dumps(values))
+        return
+    if not planned.plan.chunks:
+        print(f"every cell of {checked.path} is done")
         return
     for line in describe_text(values):
         print(line)
@@ -673,7 +675,7 @@ class _Job:
     def _announce(self) -> None:
         say = self.display
         left = replace(self.planned, plan=self.plan.only(self.todo))
-        values = describe(left, self.platform, self.sweep.checkpoint_every)
+        values = describe(left, self.platform, self.sweep.checkpoint_every, self._device)
         say.event("plan", "\n".join(describe_text(values)), **values)
         for path, notes in self.pictures.notes.items():
             say.event("note", f"{path}: {', '.join(notes)}", path=path, notes=notes)
@@ -710,6 +712,12 @@ class _Job:
         self.display.event("chunk", chunk=number, cells=list(cells))
         for cell, step in chunk.diverged:
             self.display.event("diverged", f"cell {cell} diverged at step {step}", cell=cell, step=step)
+
+    @property
+    def _device(self) -> str:
+        """What computes, in words."""
+        about, threads = self.machine["device"], self.machine["threads"]
+        return manifest.device_text(about["platform"], about["kind"], self.planned.devices, threads)
 
     @property
     def _rate(self) -> float:
@@ -778,12 +786,13 @@ class _Job:
         self.display.event(
             "done",
             f"{counted(len(result.rows), 'cell')} in {duration(spent['wall_s'])}"
-            f" (compiling {duration(spent['compile_s'])}): {rate:.2f} image-steps/s"
+            f" (compiling {duration(spent['compile_s'])}) on {self._device}: {rate:.2f} image-steps/s"
             + (f", {result.diverged} diverged" if result.diverged else "")
             + f"\nresults: {self.run.path / 'results.csv'}"
             + f"\nthe run as a page: {self.run.path / 'report.html'}",
             cells=len(result.rows),
             diverged=result.diverged,
+            device=self._device,
             path=str(self.run.path),
             **{name: round(value, 3) for name, value in spent.items()},
         )

@@ -7,14 +7,13 @@ light and on a dark page. matplotlib is imported when something is drawn.
 from __future__ import annotations
 
 import contextlib
-import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxstyle import seedstudy, stats, store
+from jaxstyle import drawing, seedstudy, stats, store
 from jaxstyle.seedstudy import (
     SETTING_AXES,
     TITLES,
@@ -38,12 +37,9 @@ COLOURS = ("#2f8fd0", "#dc7530", "#35a06a", "#a866d0", "#bd9a1b", "#d0506a")
 SPREAD_MAP = "magma"
 
 
-@contextlib.contextmanager
-def _drawing() -> Iterator[None]:
-    import matplotlib
-
+def _drawing() -> contextlib.AbstractContextManager[None]:
     settings: Any = {
-        "font.family": "DejaVu Sans",
+        "font.family": drawing.FIGURE_FONT,
         "font.size": 9,
         "axes.titlesize": 9.5,
         "axes.facecolor": "none",
@@ -65,15 +61,11 @@ def _drawing() -> Iterator[None]:
         "svg.hashsalt": "jaxstyle",
         "axes.unicode_minus": True,
     }
-    with matplotlib.rc_context(settings):
-        yield
+    return drawing.figures(settings)
 
 
 def _saved(figure: Figure, kind: str) -> bytes:
-    buffer = io.BytesIO()
-    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
-    figure.savefig(buffer, format=kind, dpi=144, metadata=metadata)  # pyright: ignore[reportArgumentType]
-    return buffer.getvalue()
+    return drawing.figure_bytes(figure, kind, dpi=144)
 
 
 def pages(study: Study) -> list[list[Spread]]:
@@ -169,11 +161,15 @@ def _curves(study: Study, spreads: Sequence[Spread]) -> Figure:
             low, first, middle, third, high = stats.quantile_curves(spread.curves[..., k])
             for a, b, alpha in ((low, high, 0.15), (first, third, 0.25)):
                 axes.fill_between(steps[shown], a[shown], b[shown], color=colour, alpha=alpha, lw=0)
-            axes.plot(steps[shown], middle[shown], color=colour, lw=1.4, label=spread.setting.label)
+            axes.plot(steps[shown], middle[shown], color=colour, lw=1.4, label=_named(spread))
         axes.set(title=TITLES[name], xscale="log", yscale="log")
         _step_axis(axes)
     _legend(figure, panels[0])
     return figure
+
+
+def _named(spread: Spread) -> str:
+    return drawing.legend_text(spread.setting.label)
 
 
 def _legend(figure: Figure, axes: Axes, columns: int = 3) -> None:
@@ -205,7 +201,7 @@ def _convergence(study: Study, spreads: Sequence[Spread], own: Sequence[Summary]
             np.asarray(stats.cv(spread.curves[..., 0]))[shown],
             color=colour,
             lw=1.4,
-            label=spread.setting.label,
+            label=_named(spread),
         )
         if several:
             k = study.measures.index("rmse")
@@ -255,7 +251,7 @@ def _ratios(study: Study) -> Figure:
             ms=5,
             ls="none",
             capsize=2,
-            label=family.label,
+            label=drawing.legend_text(family.label),
         )
     axes.axvline(1, color=INK, lw=1)
     axes.set_yticks(range(len(study.measures)), [measure_title(m) for m in study.measures])

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxstyle import config, images, launches, planning, store
+from jaxstyle import config, images, launches, manifest, planning, store
 from jaxstyle.config import JaxstyleError, RunOptions, Sweep
 from jaxstyle.progress import Display
 
@@ -99,7 +99,9 @@ def transfer(
     with Display(quiet=options.quiet, log_format=options.log_format) as display:
         for path, notes in inputs.pictures.notes.items():
             display.event("note", f"{path}: {', '.join(notes)}", path=path, notes=notes)
-        display.event("compile", f"compiling the {program.shape} step", shape=program.shape)
+        device = manifest.devices_text(jax.local_devices()[:1])
+        line = f"compiling the {program.shape} step on {device}"
+        display.event("compile", line, shape=program.shape, device=device)
         try:
             launcher.compile(program)
             display.start(image_steps=plan.image_steps + plan.coarse_image_steps, cells=1)
@@ -162,6 +164,8 @@ class Seen:
     pixels: UInt8[np.ndarray, "h w 3"]
     maps: dict[str, Float[np.ndarray, "h2 w2 c"]]
     """By layer, from the image downwards: activations after the ReLU, float32."""
+    device: str
+    """What computed them, in words."""
 
 
 def look(
@@ -200,9 +204,10 @@ def look(
     launcher = planning.launcher(inputs, options or RunOptions())
     pixels, program = inputs.pictures.content[inputs.cells[0].content], launcher.program(0)
     found = launcher.engine.target_rows(program, pixels, of_cells=True).content
-    return Seen(
-        pixels, {name: np.asarray(values) for name, values in zip(program.content_taps, found, strict=True)}
-    )
+    maps = {name: np.asarray(values) for name, values in zip(program.content_taps, found, strict=True)}
+    import jax
+
+    return Seen(pixels, maps, manifest.devices_text(jax.local_devices()[:1]))
 
 
 def feature_maps(
@@ -253,6 +258,7 @@ def check_out(text: str, inputs: Mapping[str, str | None]) -> Path:
     Raises:
         JaxstyleError: if no picture can be written there.
     """
+    config.check_named("out", text)
     if not text or not text.isprintable():
         raise JaxstyleError("out", f"{text!r} is no path; give one that ends in .png")
     path = Path(os.path.realpath(os.path.expanduser(text)))

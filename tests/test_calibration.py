@@ -102,8 +102,12 @@ def test_what_cannot_be_balanced_says_so(images, vgg19_weights):
     with pytest.raises(JaxstyleError, match=r"^style_weights: the style loss of conv2_1 is 0 "):
         balanced_weights({"conv1_1": 1.0, "conv2_1": 0.0})
     same = {"content": images["content"], "style": images["content"]}
-    with pytest.raises(JaxstyleError, match=r"^alpha_beta: no balance: the style image's content loss"):
+    with pytest.raises(
+        JaxstyleError, match=r"^alpha_beta: no balance: the style image's content loss"
+    ) as error:
         weighed(same, vgg19_weights)
+    pair = f"{same['content']} and {same['style']}, which are equal there; leave that pair out"
+    assert pair in str(error.value)
 
 
 def test_the_normalised_networks_balance_is_decades_below_the_raw_ones(images, vgg19_weights):

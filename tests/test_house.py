@@ -8,14 +8,15 @@ from conftest import ROOT, run_python
 from PIL import Image
 
 ORDER = """
-early layers paths config ambient cli grid containers colour images weights conv vgg19 losses optimizers
-step engine fingerprints store manifest stats sample page report progress resume calibration launches
-worker planning cluster run single floor seedstudy seedtables seedplots seedpage
+early layers peers paths config ambient cli grid containers colour images weights conv vgg19 losses
+optimizers step engine fingerprints store manifest stats sample drawing page report progress resume
+calibration launches worker planning cluster run single floor seedstudy seedtables seedplots seedpage
 """.split()  # noqa: SIM905
 COMMANDS = ("sweep", "transfer", "calibrate", "features", "variance")
 WITHOUT_JAX = (
     "early",
     "layers",
+    "peers",
     "paths",
     "config",
     "ambient",
@@ -30,6 +31,7 @@ WITHOUT_JAX = (
     "manifest",
     "stats",
     "sample",
+    "drawing",
     "page",
     "report",
     "progress",
