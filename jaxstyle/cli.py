@@ -24,6 +24,7 @@ from typing import Generic, TypeVar, get_type_hints
 
 import tyro
 
+from jaxstyle import limits
 from jaxstyle.config import JaxstyleError, one_line, unknown_key
 
 T = TypeVar("T")
@@ -107,6 +108,9 @@ def _first_line(box: str) -> str:
 
 ALLOCATOR_RESERVE = 2**31
 """Bytes of address space put into huge pages; they become memory only when they are used."""
+RESERVED_SHARE = 4
+"""The part of a limit on address space or data that may be put aside so, since all of it counts there: the
+libraries, the compiler and the stacks of threads take theirs outside of it."""
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 """Of glibc's malloc.h."""
 
@@ -131,14 +135,16 @@ def keep_freed_memory() -> bool:
         libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
         libc.free.argtypes = [ctypes.c_void_p]
         libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-        settings = {_M_TRIM_THRESHOLD: -1, _M_TOP_PAD: 2**28, _M_MMAP_MAX: 0, _M_ARENA_MAX: 1}
+        reserve = min([ALLOCATOR_RESERVE, *(left // RESERVED_SHARE for left in limits.ulimits().values())])
+        pad = min(2**28, reserve // 8)
+        settings = {_M_TRIM_THRESHOLD: -1, _M_TOP_PAD: pad, _M_MMAP_MAX: 0, _M_ARENA_MAX: 1}
         if not all(libc.mallopt(key, value) for key, value in settings.items()):
             return False
         # The heap grows by one large piece, which then belongs to it, empty, its pages huge.
-        if start := libc.malloc(ALLOCATOR_RESERVE):
-            huge = 2**21
+        huge = 2**21
+        if reserve > huge and (start := libc.malloc(reserve)):
             aligned = -(-start // huge) * huge
-            libc.madvise(aligned, ALLOCATOR_RESERVE - huge, mmap.MADV_HUGEPAGE)
+            libc.madvise(aligned, reserve - huge, mmap.MADV_HUGEPAGE)
             libc.free(start)
     except (AttributeError, OSError):
         return False

@@ -8,7 +8,7 @@ from conftest import ROOT, run_python
 from PIL import Image
 
 ORDER = """
-layers config cli grid images weights conv vgg19 losses optimizers step engine store manifest stats
+layers config limits cli grid images weights conv vgg19 losses optimizers step engine store manifest stats
 sample page report progress resume calibration launches worker planning cluster run single floor
 seedstudy seedtables seedplots seedpage
 """.split()  # noqa: SIM905
@@ -16,6 +16,7 @@ COMMANDS = ("sweep", "transfer", "calibrate", "features", "variance")
 WITHOUT_JAX = (
     "layers",
     "config",
+    "limits",
     "cli",
     "grid",
     "images",
