@@ -44,19 +44,20 @@ class Sources:
     """SHA-256 of the network's."""
 
 
-def find(path: Path, *, beside: bool = False) -> Record | None:
+def find(path: Path, *, beside: bool = False, no_lock: bool = False) -> Record | None:
     """What there is of a run at `path`; None if none has been planned there yet.
 
     Args:
         path: its directory.
         beside: whether others may be at work in it.
+        no_lock: whether nobody is asked who is.
     """
     if not path.is_dir() or store.is_unbegun(path):
         return None
     if beside and not (path / "manifest.json").is_file():  # who plans it may be making its files
         return None
     if not beside:
-        store.check_not_held(path)
+        store.check_not_held(path, no_lock=no_lock)
     record = store.open_record(path)
     manifest = record.manifest
     tables = (manifest.get(key) for key in ("weights", "device", "versions", "plan", "given"))
