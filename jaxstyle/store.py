@@ -548,8 +548,8 @@ def check_writable(path: Path, *more: str) -> None:
 def check_space(path: Path, needed: int) -> None:
     """Raise JaxstyleError if the disk under `path` has less than `needed` bytes free."""
     existing = next(p for p in (path, *path.parents) if p.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
+    total, _, free = shutil.disk_usage(existing)
+    if free < needed and total:  # a file system in user space may say 0 of everything: it does not know
         raise JaxstyleError(
             str(path), f"{needed / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB free; make space"
         )
