@@ -27,6 +27,7 @@ from typing import Any, Generic, TypeVar, get_type_hints
 
 import tyro
 
+from jaxstyle import limits
 from jaxstyle.config import ASCII_NAMES, JaxstyleError, UnfitEnvironment, encodable, one_line, unknown_key
 from jaxstyle.early import SIGNALS, words
 
@@ -127,6 +128,9 @@ def _first_line(box: str) -> str:
 
 ALLOCATOR_RESERVE = 2**31
 """Bytes of address space put into huge pages; they become memory only when they are used."""
+RESERVED_SHARE = 4
+"""The part of a limit on address space or data that may be put aside so, since all of it counts there: the
+libraries, the compiler and the stacks of threads take theirs outside of it."""
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 """Of glibc's malloc.h."""
 
@@ -151,14 +155,16 @@ def keep_freed_memory() -> bool:
         libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
         libc.free.argtypes = [ctypes.c_void_p]
         libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-        settings = {_M_TRIM_THRESHOLD: -1, _M_TOP_PAD: 2**28, _M_MMAP_MAX: 0, _M_ARENA_MAX: 1}
+        reserve = min([ALLOCATOR_RESERVE, *(left // RESERVED_SHARE for left in limits.ulimits().values())])
+        pad = min(2**28, reserve // 8)
+        settings = {_M_TRIM_THRESHOLD: -1, _M_TOP_PAD: pad, _M_MMAP_MAX: 0, _M_ARENA_MAX: 1}
         if not all(libc.mallopt(key, value) for key, value in settings.items()):
             return False
         # The heap grows by one large piece, which then belongs to it, empty, its pages huge.
-        if start := libc.malloc(ALLOCATOR_RESERVE):
-            huge = 2**21
+        huge = 2**21
+        if reserve > huge and (start := libc.malloc(reserve)):
             aligned = -(-start // huge) * huge
-            libc.madvise(aligned, ALLOCATOR_RESERVE - huge, mmap.MADV_HUGEPAGE)
+            libc.madvise(aligned, reserve - huge, mmap.MADV_HUGEPAGE)
             libc.free(start)
     except (AttributeError, OSError):
         return False
@@ -331,6 +337,10 @@ def run(command: Callable[[], int]) -> None:
         code = _fail("interrupted", 128 + signal.SIGINT)
     except ImportError as error:
         code = _fail(f"{error.name or 'Python'}: cannot be imported: {error}; install it anew", UNFIT)
+    except SystemError as error:  # of a compiled module, mostly for want of memory
+        code = _fail(
+            f"Python: a library failed in it: {error}; is there memory enough, and ulimit -v?", UNFIT
+        )
     except MemoryError as error:
         code = _fail(f"memory: there is not enough: {error}; give a smaller --size", UNFIT)
     except Exception as error:  # the last resort: no traceback for a user, and none that is lost

@@ -34,7 +34,7 @@ import ray  # pyright: ignore[reportMissingImports]
 import ray._private.worker  # pyright: ignore[reportMissingImports]
 import ray.exceptions  # pyright: ignore[reportMissingImports]
 
-from jaxstyle import cli, manifest, planning, store, worker
+from jaxstyle import cli, limits, manifest, planning, store, worker
 from jaxstyle.config import JaxstyleError, RunOptions, Sweep
 from jaxstyle.grid import Plan, Program
 from jaxstyle.launches import Inputs, timed
@@ -259,10 +259,6 @@ def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _plain(inputs: Inputs) -> Inputs:
     """What cells are computed from, without what only the driver has."""
     return Inputs(inputs.sweep, inputs.cells, inputs.pictures, inputs.weights)
@@ -337,7 +333,7 @@ class Cluster:
         ray._private.worker._worker_logs_enabled = False
         try:
             if address == "local":
-                ray.init(address="local", num_cpus=_cores(), include_dashboard=False, **quiet)
+                ray.init(address="local", num_cpus=limits.cores(), include_dashboard=False, **quiet)
             else:
                 ray.init(address=address, **quiet)
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
@@ -400,13 +396,10 @@ class Cluster:
         cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
         if not cpus:
             raise JaxstyleError("cluster", "no node has a CPU or a GPU for a worker; add one")
-        if not isinstance(threads, int):
-            if (asked := os.environ.get("NPROC", "")).isdecimal():
-                threads = max(1, int(asked))
-            else:
-                wanted = self.options.devices or 1
-                fits = (n for n in range(min(cpus), 1, -1) if sum(cpu // n for cpu in cpus) >= wanted)
-                threads = next(fits, 1)
+        if not isinstance(threads, int) and (threads := limits.nproc()) is None:
+            wanted = self.options.devices or 1
+            fits = (n for n in range(min(cpus), 1, -1) if sum(cpu // n for cpu in cpus) >= wanted)
+            threads = next(fits, 1)
         return _Needs("CPU", threads), threads
 
     def _call(self, call: Callable[[_Hand], Any]) -> Any:

@@ -264,6 +264,9 @@ class RunOptions:
     an address. Needs jaxstyle[cluster]."""
     collect: bool = False
     """With --cluster: ship what is computed to this process, for workers that do not see --out."""
+    no_lock: bool = False
+    """Take no lock, where the file system of --out has none: at your own risk, it is then for you to see
+    that no other process works in the run, or at the share."""
     no_compile_cache: bool = False
     """Keep no compiled programs in the user's cache directory."""
     quiet: bool = False
@@ -832,7 +835,7 @@ def check_options(options: RunOptions) -> RunOptions:
     if options.out is not None:
         _place(options.out)
     _choice("log_format", options.log_format, ("text", "json"))
-    for name in ("dry_run", "json", "quiet", "no_compile_cache", "resume", "extend", "collect"):
+    for name in ("dry_run", "json", "quiet", "no_compile_cache", "resume", "extend", "collect", "no_lock"):
         _flag(name, getattr(options, name))
     for name in ("resume", "extend"):
         if getattr(options, name) and options.out is None:

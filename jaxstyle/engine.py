@@ -15,7 +15,6 @@ Weights are arguments of every program. Compiled programs are kept for the life 
 from __future__ import annotations
 
 import functools
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from jaxstyle import layers, step, vgg19
+from jaxstyle import layers, limits, step, vgg19
 from jaxstyle.ambient import settled
 from jaxstyle.conv import ARITHMETIC
 from jaxstyle.grid import (
@@ -132,9 +131,9 @@ _gradient_programs: dict[Any, Any] = {}
 
 
 def device_memory(device: Device) -> int:
-    """Bytes that programs may use on a device; on a CPU, the machine's memory."""
+    """Bytes that programs may use on a device; on a CPU, what this process may of the machine's."""
     if device.platform == "cpu":
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return limits.memory().bytes
     return (device.memory_stats() or {}).get("bytes_limit", UNKNOWN_MEMORY)
 
 

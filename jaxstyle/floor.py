@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 
 from jaxstyle import cli, config, manifest, run, stats, store
@@ -74,7 +73,7 @@ def compute(sweep: Sweep, seeds: Sequence[int], width: int) -> Computed:
     with tempfile.TemporaryDirectory(prefix="jaxstyle-floor-") as folder:
         out = Path(folder) / "run"
         try:
-            run.run_sweep(sweep, RunOptions(out=str(out), quiet=True), width=width)
+            run.run_sweep(sweep, RunOptions(out=str(out), quiet=True, no_lock=True), width=width)
         except cli.Interrupted as stop:
             raise cli.Interrupted(stop.number) from None  # there will be nothing to go on with
         record = store.open_record(out)
@@ -178,7 +177,7 @@ def _stored(record: Record, cells: Sequence[Cell], steps: int) -> Computed | Non
     if steps != record.sweep.steps[-1] and record.sweep.schedule != "constant":
         return None
     ids = [cell.id for cell in cells]
-    with h5py.File(record.path / "results.h5", "r") as file:
+    with store.open_h5(record.path / "results.h5") as file:
         for shape in map(str, file):
             there = store.dataset(file, f"{shape}/cell")[()].tolist()
             traced = store.dataset(file, f"{shape}/step")[()].tolist()

@@ -20,7 +20,7 @@ from typing import Any
 
 import h5py
 
-from jaxstyle import config, store
+from jaxstyle import config, limits, store
 from jaxstyle.grid import Program
 from jaxstyle.store import Record
 
@@ -39,13 +39,10 @@ def text(values: Mapping[str, Any]) -> str:
 
 def thread_count() -> int:
     """How many threads XLA's CPU runtime has, or will have when JAX starts."""
-    if (asked := os.environ.get("NPROC", "")).isdecimal():  # as XLA reads it
-        count = max(1, int(asked))
-    else:
-        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if (jax := sys.modules.get("jax")) is None or jax.default_backend() != "cpu":
-        return count
-    return max(count, jax.local_device_count())
+    if not limits.is_jax_running():
+        return limits.threads()  # by `planning.start_jax`
+    count, jax = limits.xla_threads(), sys.modules["jax"]
+    return max(count, jax.local_device_count()) if jax.default_backend() == "cpu" else count
 
 
 def versions(*names: str) -> dict[str, str]:
@@ -101,6 +98,7 @@ def machine(devices: Sequence[Any]) -> dict[str, Any]:
             "machine": host.machine(),
             "system": host.platform(),
             "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            "memory_limit": limits.memory()._asdict(),
         },
         "threads": thread_count(),
         "environment": environment(),

@@ -210,7 +210,7 @@ class Where(Mapping[int, tuple[h5py.Group, int]]):
 @contextlib.contextmanager
 def results(record: Record) -> Iterator[Where]:
     """Where every cell stands in `results.h5`, while it is open."""
-    with h5py.File(record.path / "results.h5", "r") as file:
+    with store.open_h5(record.path / "results.h5") as file:
         yield Where(file)
 
 

@@ -14,19 +14,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jaxstyle import ambient, grid, launches, manifest
+from jaxstyle import ambient, grid, launches, limits
 from jaxstyle.config import JaxstyleError, RunOptions, Share, Sweep, UnfitEnvironment
 from jaxstyle.grid import Memory, Plan, Program
 from jaxstyle.launches import Inputs, Launcher
 from jaxstyle.progress import counted, duration
 
+COMPILER_BYTES = 1_200_000_000
+"""About what compiling a run's programs takes at most beside what is planned for. With an empty cache the
+process had a peak of 0.3 (Adam, 1024 px) to 1.2 GB (L-BFGS, two coarser stages, 256 px) above that (VmHWM
+of `/proc/self/status` after `--steps 3`, two cores)."""
 DETERMINISTIC_FLAGS = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
 
 
 def start_jax(sweep: Sweep, options: RunOptions, before: Mapping[str, Any] | None = None) -> Any:
     """Import JAX with the settings a run needs and return its first device.
 
-    A cache directory that the user chose for JAX is left alone.
+    A cache directory that the user chose for JAX is left alone. On a CPU it gets as many threads as this
+    process may keep cores busy, unless NPROC says how many.
 
     Args:
         sweep: resolved.
@@ -36,10 +41,11 @@ def start_jax(sweep: Sweep, options: RunOptions, before: Mapping[str, Any] | Non
     Raises:
         UnfitEnvironment: if JAX does not start.
     """
+    threads = before and before.get("threads")
+    threads = threads if isinstance(threads, int) else limits.threads()
+    if not limits.is_jax_running() and threads != limits.xla_threads():
+        os.environ["NPROC"] = str(threads)
     if "jax" not in sys.modules:
-        threads = before and before.get("threads")
-        if isinstance(threads, int) and threads != manifest.thread_count():
-            os.environ["NPROC"] = str(threads)
         ambient.check_xla_flags()
         if sweep.deterministic:
             os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC_FLAGS}".strip()
@@ -129,6 +135,8 @@ class Planned:
     """Of each program, a device."""
     devices: int = 1
     """How many compute side by side."""
+    note: str = ""
+    """What there is to say of the memory for them."""
 
 
 def plan_of(
@@ -233,7 +241,7 @@ def measured_plan(
     planned = plan_of(inputs, devices[0], before, width=width, devices=shares * len(devices))
     planned = replace(planned, devices=len(devices))
     if before is None or devices[0].platform == "cpu":  # another one has been measured, and backs off
-        check_memory(planned, devices[0])
+        planned = replace(planned, note=check_memory(planned, devices[0]))
     return inputs.sweep, planned
 
 
@@ -283,25 +291,39 @@ def describe(planned: Planned, platform: str, checkpoint_every: float, device: s
     }
 
 
-def check_memory(planned: Planned, device: Any) -> None:
-    """Raise JaxstyleError if one launch cannot fit: a CPU would be killed for it, not told."""
+def check_memory(planned: Planned, device: Any) -> str:
+    """Raise JaxstyleError if one launch cannot fit: a CPU would be killed for it, not told.
+
+    Returns:
+        What there is to say where it fits, but what else a CPU's memory is taken for may not.
+    """
     from jaxstyle import engine
 
-    plan, there = planned.plan, engine.device_memory(device)
-    if device.platform == "cpu":  # of which all devices have the same memory
-        there //= planned.devices
+    plan = planned.plan
     if not plan.chunks:
-        return
+        return ""
     used = {chunk.program for chunk in plan.chunks}
     takes = {i: planned.memory[i].fixed + plan.programs[i].width * planned.memory[i].per_cell for i in used}
-    needed = max(takes.values())
+    largest = plan.programs[max(takes, key=takes.__getitem__)]
+    needed, there, name, mend = max(takes.values()), engine.device_memory(device), "", ""
+    if device.platform == "cpu":  # of which all devices have the same memory, and the process its own part
+        needed *= planned.devices
+        limit = min(limits.memory_limits(), key=lambda limit: limit.bytes - limit.overhead)
+        needed, there, name, mend = needed + limit.overhead, limit.bytes, f" by {limit.name}", limit.mend
     if needed > there:
-        largest = plan.programs[max(takes, key=takes.__getitem__)]
+        several = f" on each of {planned.devices} devices" if name and planned.devices > 1 else ""
         raise JaxstyleError(
             "size",
-            f"a {largest.shape} image needs about {needed / 1e9:.0f} GB of memory and there are"
-            f" {there / 1e9:.0f} GB; give a smaller --size",
+            f"a {largest.shape} image{several} needs about {needed / 1e9:.2f} GB of memory and there are"
+            f" {there / 1e9:.2f} GB{name}; give a smaller --size{mend}",
         )
+    if device.platform != "cpu" or needed + COMPILER_BYTES <= there:
+        return ""
+    return (
+        f"a {largest.shape} image needs {needed / 1e9:.2f} of the {there / 1e9:.2f} GB{name}, and compiling"
+        f" up to {COMPILER_BYTES / 1e9:.1f} GB more; if the system ends the process, give a smaller"
+        f" --size{mend}"
+    )
 
 
 def describe_text(values: dict[str, Any]) -> Iterator[str]:

@@ -415,6 +415,8 @@ class Report:
     """Cells to animate (default: all)."""
     frame_ms: int = FRAME_MS
     """How long an animation shows a snapshot, in ms; the last one ten times as long."""
+    no_lock: bool = False
+    """Take no lock, where the file system of the run has none; see to it that nobody else works there."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -430,7 +432,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif unused := [name for name in parsed.named if name in ("cell", "frame_ms")]:
             flag = unused[0].replace("_", "-")
             raise JaxstyleError(flag, "is of animations; give it together with --animate gif or webp")
-        with RunDirectory(path, briefly=True) as run:
+        store.check_writable(path)
+        with RunDirectory(path, briefly=True, no_lock=asked.no_lock) as run:
             done = record.manifest.get("status") == "done"
             built = build(run) if done else finish(run, pictures=True)
             if asked.animate is not None:

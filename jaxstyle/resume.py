@@ -31,12 +31,15 @@ INFO = (*store.LOSSES, "style_layer_loss")
 # --- the same run ---------------------------------------------------------------------------------
 
 
-def find(path: Path, *, beside: bool = False, among: Iterable[str] = ()) -> Record | None:
+def find(
+    path: Path, *, beside: bool = False, no_lock: bool = False, among: Iterable[str] = ()
+) -> Record | None:
     """What there is of a run at `path`; None if none has been planned there yet.
 
     Args:
         path: its directory.
         beside: whether others may be at work in it.
+        no_lock: whether nobody is asked who is.
         among: see `store.open_record`.
     """
     if not path.is_dir() or store.is_unbegun(path):
@@ -44,7 +47,7 @@ def find(path: Path, *, beside: bool = False, among: Iterable[str] = ()) -> Reco
     if beside and not (path / "manifest.json").is_file():  # who plans it may be making its files
         return None
     if not beside:
-        store.check_not_held(path)
+        store.check_not_held(path, no_lock=no_lock)
     record = store.open_record(path, among=among)
     manifest = record.manifest
     tables = (manifest.get(key) for key in ("weights", "device", "versions", "plan", "given"))

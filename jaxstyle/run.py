@@ -161,15 +161,21 @@ class Run:
             raise JaxstyleError(
                 str(self.path), f"has no pictures of {shape}; it has {' and '.join(shapes)}"
             )
-        path = self.path / "results.h5"
-        return xarray.open_dataset(path, group=shape or shapes[0], engine="h5netcdf")
+        path, group = self.path / "results.h5", shape or shapes[0]
+        try:
+            return xarray.open_dataset(path, group=group, engine="h5netcdf")
+        except OSError as error:  # as in `store.open_h5`
+            if not store.lacks_locks(error):
+                raise
+            without = {"locking": False}
+            return xarray.open_dataset(path, group=group, engine="h5netcdf", driver_kwds=without)
 
     def _results(self) -> h5py.File:
         path = self.path / "results.h5"
         if not path.is_file():
             mend = f"python -m jaxstyle.report {shlex.quote(str(self.path))} makes it of what there is"
             raise JaxstyleError(str(path), f"is not there yet; {mend}")
-        return h5py.File(path, "r")
+        return store.open_h5(path)
 
 
 # --- before a run ---------------------------------------------------------------------------------
@@ -197,7 +203,7 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
         own = set(share_of(planned.plan, share, device.platform))
         todo = [number for number in todo if number in own]
     planned = replace(planned, plan=planned.plan.only(todo))
-    planning.check_memory(planned, device)
+    note = planning.check_memory(planned, device)
     about = manifest.device_text(device.platform, device.device_kind, several, manifest.thread_count())
     kind = grid.device_kind(device.platform)
     values = describe(planned, kind, checked.sweep.checkpoint_every, about)
@@ -209,6 +215,8 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
         return
     for line in describe_text(values):
         print(line)
+    if note:
+        print(note)
     print(f"would write {checked.path}")
 
 
@@ -233,11 +241,12 @@ def _check(sweep: Sweep, options: RunOptions, name: str) -> _Checked:
     path = Path(options.out).expanduser() if options.out else store.fresh_path(name, root=Path("runs"))
     beside = config.run_share(options) is not None
     goes_on = options.resume or options.extend or beside
-    earlier = resume.find(path, beside=beside, among=config.files(sweep)) if goes_on else None
+    among = config.files(sweep)
+    earlier = resume.find(path, beside=beside, no_lock=options.no_lock, among=among) if goes_on else None
     if earlier is None:
-        store.check_free(path, beside=beside)
+        store.check_free(path, beside=beside, no_lock=options.no_lock)
     else:
-        store.check_writable(path)
+        store.check_writable(path, *(() if beside else ("events.jsonl",)))
     return _read(sweep, path, earlier, extend=options.extend)
 
 
@@ -334,9 +343,12 @@ def run_sweep(
                 machine = site.start(checked.sweep, {})
                 checked, planned = _planned(site, checked, None, width)
                 store.check_space(path, planned.plan.result_bytes())
-                with RunDirectory(path, create=True) as run, _display(options, path) as display:
-                    return _Job(checked, planned, machine, run, display).execute(site)
-            with RunDirectory(path) as run, _display(options, path) as display:
+                with RunDirectory(path, create=True, no_lock=options.no_lock, fresh=not options.out) as run:
+                    path = run.path  # another one, if another process has taken its number meanwhile
+                    checked = replace(checked, path=path)
+                    with _display(options, path) as display:
+                        return _Job(checked, planned, machine, run, display).execute(site)
+            with RunDirectory(path, no_lock=options.no_lock) as run, _display(options, path) as display:
                 # Now that nobody else works in it, as it stands.
                 now = store.open_record(path, among=config.files(checked.sweep))
                 if now.cells != earlier.cells:
@@ -445,8 +457,10 @@ def _run_share(checked: _Checked, options: RunOptions, share: Share, width: int 
     path, site, machine = checked.path, _Here(options, shares=share.count), None
     say = Display(quiet=options.quiet, log_format=options.log_format)
     with contextlib.ExitStack() as stack:
-        with RunDirectory(path, create=True, briefly=True, on_wait=_say_wait(say)) as run:
-            stack.enter_context(store.share_held(path, share))
+        with RunDirectory(
+            path, create=True, briefly=True, on_wait=_say_wait(say), no_lock=options.no_lock
+        ) as run:
+            stack.enter_context(store.share_held(path, share, no_lock=run.no_lock))
             among = config.files(checked.sweep)
             if checked.earlier is None and (now := resume.find(path, beside=True, among=among)) is not None:
                 checked = _read(checked.sweep, path, now)  # another one has planned it meanwhile
@@ -514,7 +528,7 @@ def _end_share(checked: _Checked, options: RunOptions, share: Share, own: Collec
     path, say = checked.path, Display(quiet=options.quiet, log_format=options.log_format)
     try:
         with (
-            RunDirectory(path, briefly=True, on_wait=_say_wait(say)) as run,
+            RunDirectory(path, briefly=True, on_wait=_say_wait(say), no_lock=options.no_lock) as run,
             _display(options, path) as display,
         ):
             _merge_if_last(run, display, share)
@@ -534,7 +548,9 @@ def _merge_if_last(run: RunDirectory, display: Display, share: Share) -> None:
         mend = f"python -m jaxstyle.report {shlex.quote(str(path))}"
         line = f"share {share} is done, {counted(left, 'chunk')} of others are not; at any time: {mend}"
         display.event("share-done", line, share=str(share), left=left)
-    elif at_work := store.shares_at_work(path):  # which is to merge: what it tells of itself is to count
+    elif not run.no_lock and (
+        at_work := store.shares_at_work(path)
+    ):  # which is to merge: what it tells of itself is to count
         line = f"share {share} is done; {at_work[0]}, merges"
         display.event("share-done", line, share=str(share), left=0)
     elif record.manifest["status"] != "done":
@@ -677,6 +693,8 @@ class _Job:
         left = replace(self.planned, plan=self.plan.only(self.todo))
         values = describe(left, self.platform, self.sweep.checkpoint_every, self._device)
         say.event("plan", "\n".join(describe_text(values)), **values)
+        if self.planned.note:
+            say.event("note", self.planned.note)
         for path, notes in self.pictures.notes.items():
             say.event("note", f"{path}: {', '.join(notes)}", path=path, notes=notes)
         if self.loaded.origin == "unknown":
@@ -743,6 +761,7 @@ class _Job:
             "began": self.began.isoformat(timespec="seconds"),
             "command": sys.argv,
             "directory": os.path.abspath(self.run.path),
+            "locking": "none" if self.run.no_lock else "flock",
             **self.machine,
             "precision": self.sweep.precision,
             "deterministic": self.sweep.deterministic,

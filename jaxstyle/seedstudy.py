@@ -329,7 +329,7 @@ class Network:
 
 
 def _shapes(record: Record) -> list[str]:
-    with h5py.File(record.path / "results.h5", "r") as file:
+    with store.open_h5(record.path / "results.h5") as file:
         return list(file)
 
 
@@ -605,7 +605,7 @@ def study(path: Path, options: Options | None = None) -> Study:
     """
     options = options or Options()
     record = store.open_record(path)
-    with h5py.File(path / "results.h5", "r") as file:
+    with store.open_h5(path / "results.h5") as file:
         settings, fixed, single, diverged = find_settings(record, file)
         if not settings:
             raise JaxstyleError(str(path), _too_few(record, fixed, diverged))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import ctypes
+import errno
 import fcntl
 import functools
 import hashlib
@@ -59,6 +60,12 @@ Its text may be that of a process that died, while another one has the lock and 
 """
 LEFTOVER = re.compile(r"\..*\.tmp-")
 """What begins the names of temporary files."""
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""What `flock` fails by where a file system has no locks, and HDF5 with it."""
+UNSYNCED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""What `fsync` fails by where a file system has none: it can do no more for a file that was written."""
+FOLDER_UNSYNCED = (*UNSYNCED, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR)
+"""What it, or the opening before it, fails by where folders have none."""
 CHECKPOINTS = "checkpoints"
 """The folder of what has been computed of chunks that are not done."""
 OF_ANOTHER_RUN = "is of another run; --resume sets it aside and computes it again"
@@ -71,6 +78,10 @@ TOGETHER, SYNCED = 256, 16
 0.58 to 0.86 ms by itself and 0.16 ms so; with 4 or 64 at once 0.22 to 0.28 ms (ext4, two cores)."""
 PER_CELL = ("diverged_step", "loss_best", "step_best", "evaluations", "steps")
 """Numbers of a cell that stand beside its image and curves."""
+
+
+class NoLocks(JaxstyleError):
+    """The file system of a run directory has no locks."""
 
 
 class DirectoryInUse(JaxstyleError):
@@ -142,29 +153,72 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
     Args:
         durable: also wait until the disk has it, so that a crash of the machine does the same.
     """
-    # Processes of several machines, or of several containers, may have the same id.
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    temporary = _temporary(path)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # less the umask
     try:
         try:
             view = memoryview(data)
             while view:
                 view = view[os.write(handle, view) :]
             if durable:
-                os.fsync(handle)
+                _sync(handle, path)
         finally:
             os.close(handle)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if not durable:
-        return
-    directory = os.open(path.parent, os.O_RDONLY)
+    if durable:
+        _sync_folder(path.parent)
+
+
+def _temporary(path: Path) -> Path:
+    """What a file is called until it is whole.
+
+    Processes of several machines, or of several containers, may have the same id.
+    """
+    return path.with_name(f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def _sync(handle: int, path: Path) -> None:
+    """Have the disk take what was written to a file, where its file system can be asked to."""
     try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in UNSYNCED:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def _sync_folder(path: Path) -> None:
+    """Have the disk take the names of the files in a folder, where its file system can be asked to."""
+    try:
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        if error.errno not in FOLDER_UNSYNCED:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def open_h5(path: Path) -> h5py.File:
+    """A merged file of a run, to be read: whoever makes it anew replaces it, so that it needs no lock.
+
+    HDF5 takes one all the same, and refuses to open a file both with and without; so it goes without only
+    where there are none.
+    """
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        if not lacks_locks(error):
+            raise
+        return h5py.File(path, "r", locking=False)
+
+
+def lacks_locks(error: OSError) -> bool:
+    """Whether HDF5 can only open a file without a lock: there are none, or this process has it open so."""
+    return error.errno in NO_LOCKS or "locking flag values don't match" in str(error)
 
 
 class RunDirectory:
@@ -179,6 +233,8 @@ class RunDirectory:
         briefly: hold it to plan the run or to rebuild what is derived, while shares of it may be at work;
             wait for others who do.
         on_wait: told who is waited for, once.
+        no_lock: take no lock; nor is one taken where there is none to be had and the run was begun without.
+        fresh: make the directory, or `runs/NNNN-name` of the next number if another one has taken it.
     """
 
     def __init__(
@@ -188,32 +244,51 @@ class RunDirectory:
         create: bool = False,
         briefly: bool = False,
         on_wait: Callable[[str], None] = lambda who: None,
+        no_lock: bool = False,
+        fresh: bool = False,
     ):
         self.path = path
-        self._create, self._briefly, self._on_wait = create, briefly, on_wait
+        self.no_lock = no_lock
+        """Whether it is held, or to be held, without a lock."""
+        self._create, self._briefly, self._on_wait, self._fresh = create, briefly, on_wait, fresh
         self._lock: int | None = None
 
     def __enter__(self) -> RunDirectory:
-        if self._create:
-            self.path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        made: list[Path] = []
+        if self._fresh:
+            made = _make(self.path.parent)
+            self.path = make_fresh(self.path)
+            made.insert(0, self.path)
+        elif self._create:
+            made = _make(self.path)
         try:
-            self._take(lock)
-        except BaseException:
-            os.close(lock)
+            lock = _open_lock(self.path / LOCK)
+            try:
+                self._take(lock)
+            except BaseException as error:
+                os.close(lock)
+                if made and isinstance(error, NoLocks):
+                    (self.path / LOCK).unlink(missing_ok=True)
+                raise
+        except BaseException:  # nothing is left of a run that could not begin
+            with contextlib.suppress(OSError):  # but what another one has begun in it meanwhile
+                for folder in made:
+                    folder.rmdir()
             raise
         self._lock = lock
         try:
             # Others who read it are to find this process there, and none that died.
-            _sign(lock, FOR_A_MOMENT if self._briefly else "")
-            if not self._briefly:
+            _sign(lock, self.path / LOCK, FOR_A_MOMENT if self._briefly else "")
+            if not (self._briefly or self.no_lock):
                 check_no_share(self.path)
             begun = self._briefly and (self.path / "manifest.json").is_file()
             if self._create and not begun and not is_unbegun(self.path):
                 # another run came and went since the directory was found free
                 raise JaxstyleError(str(self.path), "is not empty; give a new or an empty directory")
             # A share that finds a run leaves that to who merges it: it is to list all pictures.
-            if not (self._create and begun) and not shares_at_work(self.path):
+            # Without locks nobody knows who is at work: only whoever has all of the run takes things away.
+            alone = not self._briefly if self.no_lock else not shares_at_work(self.path)
+            if not (self._create and begun) and alone:
                 for leftover in _leftovers(self.path):
                     leftover.unlink(missing_ok=True)
         except BaseException:
@@ -224,7 +299,7 @@ class RunDirectory:
     def _take(self, lock: int) -> None:
         """Take the lock, or raise DirectoryInUse; wait for a holder who has it for a moment."""
         said, since, told = "", 0.0, False
-        while not _locked(lock):
+        while not self._is_free(lock):
             holder, now = _signature(lock), time.monotonic()
             if not self._briefly:
                 raise _in_use(self.path, holder)
@@ -236,6 +311,16 @@ class RunDirectory:
                 self._on_wait(_who(holder))
                 told = True
             time.sleep(POLL_S * random.uniform(0.5, 1.5))
+
+    def _is_free(self, lock: int) -> bool:
+        """Take the lock if nobody else has it; or none, where there are none and the run was begun so."""
+        try:
+            return self.no_lock or _locked(lock, self.path / LOCK)
+        except NoLocks:
+            if not begun_without_locks(self.path):
+                raise
+            self.no_lock = True
+            return True
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
@@ -253,13 +338,41 @@ class RunDirectory:
         return path
 
 
-def _locked(lock: int, kind: int = fcntl.LOCK_EX) -> bool:
-    """Take a lock if nobody else has it."""
+def _locked(lock: int, path: Path, kind: int = fcntl.LOCK_EX) -> bool:
+    """Take a lock, the file at `path`, if nobody else has it. Raises NoLocks where there are none."""
     try:
         fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        mend = "put the run on a file system that has locks, or give --no-lock and see to it that only one"
+        mend += " process writes there"
+        raise NoLocks(str(path), f"cannot be locked ({error.strerror}); {mend}") from None
     return True
+
+
+def _open_lock(path: Path, *, only_look: bool = False) -> int:
+    """A handle of a lock; made, or to be signed, unless it is only looked at."""
+    try:
+        if only_look:
+            return os.open(path, os.O_RDONLY)
+        with contextlib.suppress(FileNotFoundError):
+            # A system may refuse to make what others have made (proc_sys_fs(5), protected_regular).
+            return os.open(path, os.O_RDWR)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # less the umask
+    except PermissionError as error:
+        to = "read" if only_look else "written"
+        mend = f"have its owner give you access (chmod g+{to[0]})"
+        raise JaxstyleError(str(path), f"cannot be {to} ({error.strerror}); {mend}") from None
+
+
+def begun_without_locks(path: Path) -> bool:
+    """Whether the run at `path` was begun with --no-lock, which is then good for all who go on with it."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and manifest.get("locking") == "none"
 
 
 def _signature(lock: int) -> str:
@@ -275,19 +388,38 @@ def _in_use(path: Path, holder: str) -> DirectoryInUse:
     return DirectoryInUse(str(path), f"is in use by {_who(holder)}; wait, or give another --out")
 
 
-def _sign(lock: int, note: str = "") -> None:
+def _sign(lock: int, path: Path, note: str = "") -> None:
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()} on {socket.gethostname()}{note}\n".encode(), 0)
-    os.fsync(lock)  # for the other machines of a network file system
+    _sync(lock, path)  # for the other machines of a network file system
 
 
-def check_not_held(path: Path) -> None:
-    """Raise DirectoryInUse if a run is at work in the directory at `path`."""
-    if (path / LOCK).is_file():
-        with open(path / LOCK, "rb") as lock:
-            if not _locked(lock.fileno(), fcntl.LOCK_SH):  # which no other check minds
-                raise _in_use(path, _signature(lock.fileno()))
-            check_no_share(path)
+def check_not_held(path: Path, *, no_lock: bool = False) -> None:
+    """Raise DirectoryInUse if a run is at work in the directory at `path`.
+
+    Args:
+        no_lock: whether that is not to be asked.
+    """
+    if not no_lock and (path / LOCK).is_file():
+        try:
+            with _looked_at(path / LOCK) as holder:
+                if holder is not None:
+                    raise _in_use(path, holder)
+                check_no_share(path)
+        except NoLocks:
+            if not begun_without_locks(path):
+                raise
+
+
+@contextlib.contextmanager
+def _looked_at(path: Path) -> Iterator[str | None]:
+    """What the holder of a lock has written into it; None, and nobody takes it meanwhile, if it is free."""
+    lock = _open_lock(path, only_look=True)
+    try:
+        free = _locked(lock, path, fcntl.LOCK_SH)  # which no other look minds
+        yield None if free else _signature(lock)
+    finally:
+        os.close(lock)
 
 
 # --- shares of a run ------------------------------------------------------------------------------
@@ -304,18 +436,19 @@ def share_events(share: Share) -> str:
 
 
 @contextlib.contextmanager
-def share_held(path: Path, share: Share) -> Iterator[None]:
+def share_held(path: Path, share: Share, *, no_lock: bool = False) -> Iterator[None]:
     """Hold the lock of a share of the run at `path`, which is held; raises DirectoryInUse.
 
     Whoever looks whether a share is at work touches its lock, and holds `run.lock` meanwhile: so does who
     takes one, and no look is taken for work.
     """
     (path / LOCKS).mkdir(exist_ok=True)
-    lock = os.open(path / LOCKS / f"shard-{share_name(share)}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    name = path / LOCKS / f"shard-{share_name(share)}.lock"
+    lock = _open_lock(name)
     try:
-        if not _locked(lock):
+        if not no_lock and not _locked(lock, name):
             raise _in_use(Path(f"shard {share} of {path}"), _signature(lock))
-        _sign(lock)
+        _sign(lock, name)
         yield
     finally:
         os.close(lock)
@@ -325,9 +458,9 @@ def shares_at_work(path: Path) -> list[str]:
     """The shares of the run at `path` that some process holds, and which."""
     found = []
     for held in sorted((path / LOCKS).glob("shard-*.lock")):
-        with open(held, "rb") as lock:
-            if not _locked(lock.fileno(), fcntl.LOCK_SH):
-                found.append(f"{held.stem.replace('-', ' ')}, {_who(_signature(lock.fileno()))}")
+        with _looked_at(held) as holder:
+            if holder is not None:
+                found.append(f"{held.stem.replace('-', ' ')}, {_who(holder)}")
     return found
 
 
@@ -365,12 +498,13 @@ def is_unbegun(path: Path) -> bool:
     return there <= leftovers
 
 
-def check_free(path: Path, *, beside: bool = False) -> None:
+def check_free(path: Path, *, beside: bool = False, no_lock: bool = False) -> None:
     """Raise unless `path` can become a run directory: absent or empty, its parent writable.
 
     Args:
         path: of the directory.
         beside: whether others may be about to begin the same run in it.
+        no_lock: whether nobody is asked who is at work in it.
 
     Raises:
         DirectoryInUse: if a run is at work in it.
@@ -382,7 +516,7 @@ def check_free(path: Path, *, beside: bool = False) -> None:
             if not path.is_dir():
                 raise JaxstyleError(what, "is a file; give a new or an empty directory")
             if not beside:
-                check_not_held(path)
+                check_not_held(path, no_lock=no_lock)
             if not is_unbegun(path) and not (beside and (path / LOCK).exists()):
                 raise JaxstyleError(
                     what, "is not empty; give a new or an empty directory, or --resume to go on with it"
@@ -396,30 +530,72 @@ def check_free(path: Path, *, beside: bool = False) -> None:
         raise JaxstyleError(what, f"cannot be used: {error.strerror or error}") from None
 
 
-def check_writable(path: Path) -> None:
-    """Raise JaxstyleError unless files can be made in the directory at `path`."""
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise JaxstyleError(str(path), "is not writable; change its permissions or give --out elsewhere")
+def check_writable(path: Path, *more: str) -> None:
+    """Raise JaxstyleError unless files can be made in a run directory, and those that change be written.
+
+    Args:
+        path: of the directory.
+        more: names of files in it, beside the lock, that are not replaced but changed.
+    """
+    folders = [path, *_folders(path), *_folders(path / CHECKPOINTS)]
+    needed = dict.fromkeys(folders, os.W_OK | os.X_OK) | {path / name: os.W_OK for name in (LOCK, *more)}
+    for place, mode in needed.items():
+        if not os.access(place, mode) and place.exists():  # a checkpoint goes when its chunk is done
+            mend = "have its owner change that (chmod g+w), or give --out elsewhere"
+            raise JaxstyleError(str(place), f"is not writable; {mend}")
 
 
 def check_space(path: Path, needed: int) -> None:
     """Raise JaxstyleError if the disk under `path` has less than `needed` bytes free."""
     existing = next(p for p in (path, *path.parents) if p.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
+    total, _, free = shutil.disk_usage(existing)
+    if free < needed and total:  # a file system in user space may say 0 of everything: it does not know
         raise JaxstyleError(
             str(path), f"{needed / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB free; make space"
         )
 
 
+NUMBERED = re.compile(r"([0-9]{4,})-(.*)", re.DOTALL)
+"""The names of fresh directories."""
+
+
+def _numbered(root: Path) -> list[int]:
+    """The numbers that are taken."""
+    found = (NUMBERED.fullmatch(p.name) for p in (root.iterdir() if root.is_dir() else ()))
+    return [int(match[1]) for match in found if match]
+
+
 def fresh_path(name: str, *, root: Path) -> Path:
     """The next `runs/NNNN-name` that does not exist."""
-    taken = [
-        int(p.name[:4])
-        for p in (root.iterdir() if root.is_dir() else ())
-        if p.name[:4].isdecimal() and p.name[4:5] == "-"
-    ]
-    return root / f"{max(taken, default=0) + 1:04d}-{name}"
+    return root / f"{max(_numbered(root), default=0) + 1:04d}-{name}"
+
+
+def make_fresh(path: Path) -> Path:
+    """Make the directory that `fresh_path` gave, or the next one if another process took its number.
+
+    The number is taken by making the directory. Two that make one of a number each, under different names,
+    do not both keep it: the one that came last sees the other.
+    """
+    name = NUMBERED.fullmatch(path.name)
+    assert name is not None, path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+            number = NUMBERED.fullmatch(path.name)
+            assert number is not None
+            if _numbered(path.parent).count(int(number[1])) == 1:
+                return path
+            path.rmdir()
+            time.sleep(random.uniform(0, POLL_S / 10))
+        path = fresh_path(name[2], root=path.parent)
+
+
+def _make(path: Path) -> list[Path]:
+    """Make a directory and its parents; those that were not there, the innermost first."""
+    missing = list(itertools.takewhile(lambda p: not p.exists(), (path, *path.parents)))
+    path.mkdir(parents=True, exist_ok=True)
+    return missing
 
 
 # --- chunks ---------------------------------------------------------------------------------------
@@ -975,23 +1151,15 @@ def write_csv(run: RunDirectory, lines: Iterable[Mapping[str, Any]]) -> Path:
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` to be written; on the disk, and in its place, when that is done."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary = _temporary(path)
     try:
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        with open(temporary, "r+b") as file:  # to write: SMB refuses fsync to whoever only reads
+            _sync(file.fileno(), path)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 # --- results.h5 -----------------------------------------------------------------------------------
@@ -1128,7 +1296,7 @@ def merge_into(run: Path, temporary: Path, chunks: Collection[str] | None = None
     record = open_record(run)
     if chunks is not None:
         record = replace(record, chunk_paths=tuple(p for p in record.chunk_paths if p.name in {*chunks}))
-    with h5py.File(temporary, "w", libver=LIBVER) as file:
+    with h5py.File(temporary, "w", libver=LIBVER, locking=False) as file:  # nobody else has it
         _fill(file, record)
 
 
@@ -1199,12 +1367,12 @@ def _write_together(files: Sequence[tuple[Path, bytes]]) -> None:
     made: list[tuple[Path, Path]] = []
 
     def sync(temporary: Path) -> None:
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        with open(temporary, "r+b") as file:  # as in `_replacing`
+            _sync(file.fileno(), temporary)
 
     try:
         for path, data in files:
-            made.append((path.with_name(f".{path.name}.tmp-{os.getpid()}"), path))
+            made.append((_temporary(path), path))
             with open(made[-1][0], "xb", buffering=0) as file:
                 view = memoryview(data)
                 while view:

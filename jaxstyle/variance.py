@@ -36,6 +36,8 @@ class Variance:
     """Seeds of one setting that are computed again, five times each."""
     floor_steps: int = 500
     """Steps that they are computed for at most."""
+    no_lock: bool = False
+    """Take no lock, where the file system of the run has none; see to it that nobody else works there."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         cli.keep_freed_memory()
         options = seedstudy.Options(not asked.no_floor, asked.floor_cells, asked.floor_steps)
-        with store.RunDirectory(path) as run:
+        with store.RunDirectory(path, no_lock=asked.no_lock) as run:
             found = seedpage.build(run, options)
         for line in seedpage.summary(found):
             print(line)

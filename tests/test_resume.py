@@ -18,7 +18,7 @@ import torture
 from conftest import ROOT, random_image, run_python
 from PIL import Image
 
-from jaxstyle import store, sweep
+from jaxstyle import limits, store, sweep
 
 ONE_STAGE = (*torture.IMAGES, "--pyramid", "0")
 SWEEP = (*ONE_STAGE, "--seed", "0:2", "--steps", "15", "30", "--checkpoint-every", "0.1")
@@ -167,7 +167,7 @@ def test_a_finished_run_is_rebuilt_without_jax(copy, whole):
 
 def test_a_run_keeps_the_threads_that_it_was_begun_with(copy, whole):
     manifest = json.loads((copy / "manifest.json").read_text())
-    assert manifest["threads"] == len(os.sched_getaffinity(0))
+    assert manifest["threads"] == limits.threads()
     if manifest["threads"] == 1:
         pytest.skip("there is one core: it cannot be begun with more threads")
     (copy / "chunks" / "000001.h5").unlink()

@@ -236,7 +236,7 @@ def test_the_text_of_a_process_that_died_is_not_believed_at_once(tmp_path, monke
         def sleep(seconds):
             asked.append(seconds)
             if len(asked) == 2:
-                store._sign(held.fileno(), store.FOR_A_MOMENT)
+                store._sign(held.fileno(), path / "run.lock", store.FOR_A_MOMENT)
             if len(asked) == 4:
                 fcntl.flock(held, fcntl.LOCK_UN)
 
@@ -247,7 +247,7 @@ def test_the_text_of_a_process_that_died_is_not_believed_at_once(tmp_path, monke
         assert told == [f"process {os.getpid()} on {socket.gethostname()}"]
         assert len(set(asked)) == 4
         fcntl.flock(held, fcntl.LOCK_EX)
-        store._sign(held.fileno())
+        store._sign(held.fileno(), path / "run.lock")
         monkeypatch.setattr(store, "BELIEVED_S", 0.0)
         with (
             pytest.raises(DirectoryInUse, match=f"process {os.getpid()}"),

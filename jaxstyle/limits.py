@@ -1,0 +1,216 @@
+"""What a process may take of its machine: the memory and cores that containers, jobs and shells leave it.
+
+Whoever takes more memory than its control group may have is killed by the kernel without a word, and more
+threads than the group's share of the cores stand in each other's way. A *control group* (cgroup) is a
+folder of a hierarchy; each limit of it, and of every folder above it, counts. Its files have two versions:
+
+| | version 2 | version 1 |
+|---|---|---|
+| bytes | `memory.max`, `memory.high` | `memory.limit_in_bytes` |
+| the least of all above it, too | | `hierarchical_memory_limit` of `memory.stat` |
+| cores = quota / period | `cpu.max` | `cpu.cfs_quota_us`, `cpu.cfs_period_us` |
+
+`/proc/self/cgroup` says which group it is, `/proc/self/mountinfo` where its hierarchy is to be seen: in a
+container often from the group itself on, whatever the group is called outside (cgroups(7)).
+
+Nothing here needs JAX. `root` is where the kernel's files are looked for: tests lay out others.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+ROOT = Path("/")
+RAM, CGROUP = "RAM", "the memory limit of this process's control group"
+"""Names of limits."""
+_ULIMITS = {"RLIMIT_AS": "ulimit -v", "RLIMIT_DATA": "ulimit -d"}
+_MENDS = {
+    RAM: "",
+    CGROUP: " or give the container or job more memory",
+    "ulimit -v": " or raise ulimit -v",
+    "ulimit -d": " or raise ulimit -d",
+}
+_OVERHEAD = {RAM: 250_000_000, CGROUP: 250_000_000, "ulimit -v": 600_000_000, "ulimit -d": 250_000_000}
+"""What Python, the libraries and the weights take of each. When a plan was made on two cores, 263 MB were
+resident, and 634 MB of address space and 257 MB of data taken beside what the allocator had put aside
+(`/proc/self/status`)."""
+_PERIOD_US = 100_000
+"""What a quota of version 2 refers to that names no period."""
+
+
+class Limit(NamedTuple):
+    """A limit on the memory of this process."""
+
+    bytes: int
+    name: str
+
+    @property
+    def overhead(self) -> int:
+        """Bytes of it that are taken before anything is computed."""
+        return _OVERHEAD[self.name]
+
+    @property
+    def mend(self) -> str:
+        """What can be done about it beside asking for less."""
+        return _MENDS[self.name]
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+def memory_limits(root: Path = ROOT) -> list[Limit]:
+    """Every limit on the memory of this process, the least first; that of the machine is always there."""
+    found = [Limit(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), RAM)]
+    found += [Limit(number, CGROUP) for number in _cgroup_bytes(root)]
+    found += [Limit(number, name) for name, number in ulimits().items()]
+    return sorted(found)
+
+
+def memory(root: Path = ROOT) -> Limit:
+    """The least of the limits on the memory of this process."""
+    return memory_limits(root)[0]
+
+
+def ulimits() -> dict[str, int]:
+    """The bytes of address space and of data that the shell leaves this process, by their `ulimit`."""
+    found = {name: resource.getrlimit(getattr(resource, kind))[0] for kind, name in _ULIMITS.items()}
+    return {name: number for name, number in found.items() if number != resource.RLIM_INFINITY}
+
+
+def _cgroup_bytes(root: Path) -> Iterator[int]:
+    for folders in _cgroups(root, "memory"):
+        # Of groups above a container's own, which it does not see; and only of those that count.
+        every = re.search(r"^hierarchical_memory_limit (\d+)$", _read(folders[0] / "memory.stat"), re.M)
+        if every:
+            yield int(every[1])
+        for folder in folders[: 1 if every else None]:
+            for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
+                if (text := _read(folder / name).strip()).isdecimal():  # not "max"
+                    yield int(text)
+
+
+# --- cores ----------------------------------------------------------------------------------------
+
+
+def cores(root: Path = ROOT) -> int:
+    """How many cores this process may keep busy: those it may run on, or its group's share of them."""
+    return min([_affinity(), *_quotas(root)])
+
+
+def threads(root: Path = ROOT) -> int:
+    """How many threads XLA's CPU runtime is to have: as NPROC says, else one for each core."""
+    return cores(root) if (asked := nproc()) is None else asked
+
+
+def xla_threads() -> int:
+    """How many threads XLA's CPU runtime takes by itself, which knows nothing of control groups."""
+    return _affinity() if (asked := nproc()) is None else asked
+
+
+def is_jax_running() -> bool:
+    """Whether JAX has a backend, whose number of threads nothing changes any more."""
+    if "jax" not in sys.modules:
+        return False
+    asked = getattr(sys.modules.get("jax._src.xla_bridge"), "backends_are_initialized", None)
+    return asked is None or bool(asked())
+
+
+def _affinity() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def nproc() -> int | None:
+    """The number of threads in NPROC, as XLA reads it (`absl::SimpleAtoi`); None if there is none."""
+    text = os.environ.get("NPROC", "").strip()
+    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text) or not -(2**31) <= int(text) < 2**31:
+        return None
+    return max(1, int(text))
+
+
+def _quotas(root: Path) -> Iterator[int]:
+    """The quotas on the cores of this process's groups, part of a core counted as one."""
+    for folders in _cgroups(root, "cpu"):
+        for folder in folders:
+            quota, period = (_read(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
+            if both := _read(folder / "cpu.max").split():
+                quota, period = both[0], both[1] if len(both) > 1 else str(_PERIOD_US)
+            if quota.isdecimal() and period.isdecimal() and int(period):  # not "max", not -1
+                yield max(1, -(-int(quota) // int(period)))
+
+
+# --- control groups -------------------------------------------------------------------------------
+
+
+class _Mount(NamedTuple):
+    """Where a hierarchy is to be seen."""
+
+    version: int
+    controllers: frozenset[str]
+    top: str
+    """The group that stands at its root."""
+    at: str
+
+
+def _cgroups(root: Path, controller: str) -> Iterator[list[Path]]:
+    """This process's folder and those above it, as far as seen, in each hierarchy of a controller."""
+    own = dict(_own_groups(root))
+    for version in (2, 1):
+        group = own.get((version, controller if version == 1 else ""))
+        mounts = [
+            mount
+            for mount in _mounts(root)
+            if mount.version == version and (version == 2 or controller in mount.controllers)
+        ]
+        if group is None or not mounts:
+            continue
+        # One that does not show the group, by name, has it or one above it at its root.
+        for mount in [mount for mount in mounts if _is_below(group, mount.top)] or mounts:
+            top = folder = root / mount.at.lstrip("/")
+            if _is_below(group, mount.top):
+                folder = top / PurePosixPath(group).relative_to(mount.top)
+            while folder != top and not folder.is_dir():  # it has been moved or removed meanwhile
+                folder = folder.parent
+            folders = [folder, *folder.parents]
+            yield folders[: folders.index(top) + 1]
+
+
+def _is_below(group: str, top: str) -> bool:
+    """Whether a group is another one or below it; one outside of the namespace begins with `/..`."""
+    return ".." not in group.split("/") and PurePosixPath(group).is_relative_to(top)
+
+
+def _own_groups(root: Path) -> Iterator[tuple[tuple[int, str], str]]:
+    """This process's groups by version and controller, which version 2 has together."""
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        number, _, rest = line.partition(":")
+        names, _, group = rest.partition(":")
+        for name in names.split(","):
+            yield (2 if number == "0" and not names else 1, name), group
+
+
+def _mounts(root: Path) -> Iterator[_Mount]:
+    """The hierarchies that are mounted, by proc_pid_mountinfo(5)."""
+    for line in _read(root / "proc/self/mountinfo").splitlines():
+        fields, _, about = (part.split() for part in line.partition(" - "))
+        if len(fields) > 4 and about and about[0] in ("cgroup", "cgroup2"):
+            version = 2 if about[0] == "cgroup2" else 1
+            yield _Mount(version, frozenset(about[-1].split(",")), _plain(fields[3]), _plain(fields[4]))
+
+
+def _plain(field: str) -> str:
+    """A path of mountinfo, where a space is `\\040`."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field)
+
+
+def _read(path: Path) -> str:
+    """The text of one of the kernel's files, nothing where it cannot be read."""
+    try:
+        return path.read_text("utf-8", "surrogateescape")
+    except OSError:
+        return ""
