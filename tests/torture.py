@@ -3,6 +3,9 @@
 Half of the kills come at random moments, half at named points, where the process kills itself: before and
 after files get their names, and with half of one written. After each kill the run is gone on with; when it
 ends, every byte of its chunks, tables and pictures is compared with those of a run that nobody disturbed.
+
+`--every-step` kills a small sweep before each thing that it does to its directory instead, the first one
+before the directory is made, with another process for the same run that begins at about that moment.
 """
 
 from __future__ import annotations
@@ -39,6 +42,9 @@ FILES = {"checkpoint": "checkpoints", "chunk": "chunks", "merge": "results.h5"}
 """What the path of a file has in it that is written at a point."""
 EXAMPLES = ROOT / "jaxstyle" / "examples"
 IMAGES = ("--content", str(EXAMPLES / "cat.jpg"), "--style", str(EXAMPLES / "glass.jpg"), "--size", "64")
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+SHALLOW = (*IMAGES, "--content-layer", "conv2_2", "--style-layers", "conv1_1+conv2_1", "--seed", "0:2")
+SHALLOW += ("--optimizer", "adam", "--steps", "2", "4", "--checkpoint-every", "0.1", "--quiet")
 SWEEP = (*IMAGES, "--seed", "0:3", "--steps", "30", "60", "--checkpoint-every", "1")
 
 
@@ -64,7 +70,21 @@ def arm(point: str, count: int) -> None:
         setattr(module, name, wrapped)
 
     stage, _, moment = point.partition(": ")
-    if stage == "start-up":
+    if stage == "step":
+        out = os.path.abspath(sys.argv[sys.argv.index("--out") + 1])
+
+        def watch(event: str, arguments: tuple) -> None:
+            if event not in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"):
+                return
+            if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & WRITES):
+                return
+            if isinstance(arguments[0], str | os.PathLike) and os.path.abspath(arguments[0]).startswith(
+                out
+            ):
+                hit()
+
+        sys.addaudithook(watch)
+    elif stage == "start-up":
         before(run, "start_jax")
     elif stage == "compile":
         before(engine, "_compile")
@@ -188,6 +208,52 @@ def torture(kills: int, seed: int, settings: tuple[str, ...] = SWEEP) -> int:
     return lost + wrong + set_aside
 
 
+def every_step(seed: int, settings: tuple[str, ...] = SHALLOW) -> int:
+    """Kill a sweep before each of its steps in turn, and return how much went wrong.
+
+    Each time another process for the same run is begun: within 50 ms after the kill, or every other time
+    together with the one that is killed. Whatever ends with another code than 0 must say why.
+    """
+    chance = random.Random(seed)
+    folder = Path(tempfile.mkdtemp(prefix="jaxstyle-steps-"))
+    os.environ.setdefault("XDG_CACHE_HOME", str(folder / "cache"))
+    for _ in range(2):
+        shutil.rmtree(folder / "whole", ignore_errors=True)
+        assert start(folder / "whole", settings=settings).wait() == 0
+    expected, out = digests(folder / "whole"), folder / "run"
+    wrong, ends, step = 0, {}, 0
+    while True:
+        step += 1
+        together, processes = step % 2 == 0, [start(out, point="step", count=step, settings=settings)]
+        if together:
+            time.sleep(chance.uniform(0, 0.05))
+            processes.append(start(out, settings=settings))
+        first = processes[0].wait()
+        if not together:
+            time.sleep(chance.uniform(0, 0.05))
+        processes.append(start(out, settings=settings))
+        if together:  # which may find the one at work that began with the first
+            for process in processes:
+                process.wait()
+            processes.append(start(out, settings=settings))
+        for process in processes:
+            _, said = process.communicate()
+            code = process.returncode
+            ends[code] = ends.get(code, 0) + 1
+            if code not in (0, -signal.SIGKILL) and not said.startswith("jaxstyle: error: "):
+                print(f"step {step}: exit code {code}: {said!r}", flush=True)
+                wrong += 1
+        if processes[-1].returncode != 0 or digests(out) != expected or list(out.rglob("*.bad*")):
+            print(f"step {step}: {processes[-1].returncode}, {sorted(digests(out))}", flush=True)
+            wrong += 1
+        shutil.rmtree(out, ignore_errors=True)
+        if first == 0 and not together:
+            break
+    print(f"{step - 1} steps, exit codes {dict(sorted(ends.items()))}, {wrong} wrong")
+    shutil.rmtree(folder)
+    return wrong
+
+
 def main() -> None:
     """`python -m tests.torture --kills 100`."""
     if sys.argv[1:2] == ["--child"]:
@@ -203,7 +269,10 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--deterministic", action="store_true", help="as a GPU needs it for equal bytes")
+    parser.add_argument("--every-step", action="store_true", help="kill before each step of a small sweep")
     args = parser.parse_args()
+    if args.every_step:
+        raise SystemExit(bool(every_step(args.seed)))
     settings = (*SWEEP, "--deterministic") if args.deterministic else SWEEP
     raise SystemExit(bool(torture(args.kills, args.seed, settings)))
 
