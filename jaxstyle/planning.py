@@ -20,9 +20,9 @@ from jaxstyle.grid import Memory, Plan, Program
 from jaxstyle.launches import Inputs, Launcher
 from jaxstyle.progress import counted, duration
 
-COMPILER_BYTES = 1_200_000_000
+COMPILER_BYTES = 1_600_000_000
 """About what compiling a run's programs takes at most beside what is planned for. With an empty cache the
-process had a peak of 0.3 (Adam, 1024 px) to 1.2 GB (L-BFGS, two coarser stages, 256 px) above that (VmHWM
+process had a peak of 0.5 (Adam, 1024 px) to 1.6 GB (L-BFGS, two coarser stages, 512 px) above that (VmHWM
 of `/proc/self/status` after `--steps 3`, two cores)."""
 DETERMINISTIC_FLAGS = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
 
@@ -355,10 +355,19 @@ def share_of(plan: Plan, share: Share, platform: str) -> list[int]:
     return plan.shares(share.count, compile_flops=compile_flops)[share.index]
 
 
-def launcher(inputs: Inputs, options: RunOptions) -> Launcher:
-    """What computes a few cells without a run directory, on a device that has the memory for one."""
+def launcher(
+    inputs: Inputs, options: RunOptions, *, on_note: Callable[[str], None] = lambda note: None
+) -> Launcher:
+    """What computes a few cells without a run directory, on a device that has the memory for one.
+
+    Args:
+        inputs: what they are computed from.
+        options: of JAX's compiled programs.
+        on_note: told what there is to say of the memory.
+    """
     device = start_jax(inputs.sweep, options)
     inputs = launches.calibrated(inputs, device)
     planned = plan_of(inputs, device, measure=False)
-    check_memory(planned, device)
+    if note := check_memory(planned, device):
+        on_note(note)
     return Launcher(inputs, planned.plan, (device,), collections.defaultdict(float))

@@ -548,9 +548,8 @@ def _merge_if_last(run: RunDirectory, display: Display, share: Share) -> None:
         mend = f"python -m jaxstyle.report {shlex.quote(str(path))}"
         line = f"share {share} is done, {counted(left, 'chunk')} of others are not; at any time: {mend}"
         display.event("share-done", line, share=str(share), left=left)
-    elif not run.no_lock and (
-        at_work := store.shares_at_work(path)
-    ):  # which is to merge: what it tells of itself is to count
+    elif not run.no_lock and (at_work := store.shares_at_work(path)):
+        # which is to merge: what it tells of itself is to count
         line = f"share {share} is done; {at_work[0]}, merges"
         display.event("share-done", line, share=str(share), left=0)
     elif record.manifest["status"] != "done":

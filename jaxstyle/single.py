@@ -92,11 +92,14 @@ def transfer(
     """
     options = options or RunOptions(quiet=True)
     inputs = launches.read_inputs(sweep, in_memory=in_memory)
-    launcher = planning.launcher(inputs, options)
+    said: list[str] = []
+    launcher = planning.launcher(inputs, options, on_note=said.append)
     import jax
 
     plan, program = launcher.plan, launcher.program(0)
     with Display(quiet=options.quiet, log_format=options.log_format) as display:
+        for note in said:
+            display.event("note", note)
         for path, notes in inputs.pictures.notes.items():
             display.event("note", f"{path}: {', '.join(notes)}", path=path, notes=notes)
         device = manifest.devices_text(jax.local_devices()[:1])
