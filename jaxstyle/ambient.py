@@ -18,6 +18,19 @@ from typing import Any
 
 from jaxstyle.config import UnfitEnvironment
 
+SETTINGS: Mapping[str, Any] = {
+    "enable_x64": False,
+    "disable_jit": False,
+    "debug_nans": False,
+    "debug_infs": False,
+    "no_tracing": False,
+    "no_execution": False,
+    "numpy_dtype_promotion": "standard",
+    "numpy_rank_promotion": "allow",
+    "default_matmul_precision": None,
+    "transfer_guard": "allow",
+}
+"""JAX's defaults, by the names of its context managers."""
 XLA_CHECK_S = 120.0
 """How long a process may take that looks whether XLA knows its flags."""
 
@@ -27,19 +40,10 @@ def settled() -> Iterator[None]:
     """A while in which JAX has its default settings in this thread, as far as numbers depend on them."""
     import jax
 
-    settings: tuple[Any, ...] = (
-        jax.enable_x64(False),
-        jax.disable_jit(False),
-        jax.debug_nans(False),
-        jax.debug_infs(False),
-        jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
-        jax.default_matmul_precision(None),
-        jax.transfer_guard("allow"),
-    )
     with contextlib.ExitStack() as stack:
-        for setting in settings:
-            stack.enter_context(setting)
+        for name, value in SETTINGS.items():
+            if (setting := getattr(jax, name, None)) is not None:  # some are of some versions only
+                stack.enter_context(setting(value))
         yield
 
 

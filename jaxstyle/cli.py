@@ -365,6 +365,8 @@ def _tell_fault(error: Exception) -> int:
     except OSError as full:
         kept = f"its traceback could not be written ({full.strerror})"
     what = f"{type(error).__name__}: {said} ({os.path.basename(where.filename)}:{where.lineno})"
+    if asked := [name for name in os.environ if name.startswith("JAX_") and name != "JAX_PLATFORMS"]:
+        kept += f"; it may go better without {', '.join(sorted(asked))}"
     if _is_of_jax(error):
         return _fail(f"JAX: the device or its driver failed: {what}; {kept}", UNFIT)
     return _fail(f"jaxstyle: a fault of its own, please report it: {what}; {kept}", FAULT)

@@ -29,6 +29,7 @@ MADE_ELSEWHERE = {
     "JAX_NUMPY_DTYPE_PROMOTION": "strict",
     "JAX_NUMPY_RANK_PROMOTION": "raise",
     "JAX_TRANSFER_GUARD": "disallow",
+    "JAX_NO_EXECUTION": "1",
     "JAX_DEFAULT_MATMUL_PRECISION": "bfloat16",
     "JAX_RANDOM_SEED_OFFSET": "7",
     "JAX_DEFAULT_PRNG_IMPL": "rbg",
@@ -132,6 +133,13 @@ def test_a_fault_is_one_line_that_names_the_file_of_its_traceback(capsys, monkey
     assert "in command" in text  # where it was raised
 
 
+def test_a_fault_names_settings_of_jax_that_may_be_its_cause(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("JAX_ERROR_CHECKING_BEHAVIOR_NAN", "raise")
+    _, line = ended(raising(KeyError("x")), capsys)
+    assert line.endswith("; it may go better without JAX_ERROR_CHECKING_BEHAVIOR_NAN")
+
+
 def test_a_fault_is_told_where_no_file_can_be_written(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
     code, line = ended(raising(ZeroDivisionError()), capsys)
@@ -147,6 +155,10 @@ def test_a_fault_is_told_where_no_file_can_be_written(capsys, monkeypatch, tmp_p
         (
             ImportError("libstdc++.so.6: cannot open shared object file"),
             "Python: cannot be imported: libstd",
+        ),
+        (
+            SystemError("error return without exception set"),
+            "Python: a library failed in it: error return without",
         ),
         (
             MemoryError("Unable to allocate 8.00 GiB"),
