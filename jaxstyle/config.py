@@ -62,6 +62,8 @@ MAX_PYRAMID = 8
 MIN_CHECKPOINT_S = 0.1
 MAX_LBFGS_MEMORY = 200
 FLOAT32_MAX = 3.4028234663852886e38
+MAX_SHOWN = 80
+"""Characters of a value in an error that is no text."""
 MAX_LINE = 2000
 """Characters of an error."""
 MAX_SPEC_BYTES = 16 * 2**20
@@ -351,7 +353,9 @@ def _shown(value: Any) -> str:
         return "a PIL image"
     if isinstance(value, list | tuple | dict | set):
         return reprlib.repr(value)
-    return repr(value) if isinstance(value, str | bytes | int | float | None) else type(value).__name__
+    text = repr(value)
+    plainly = isinstance(value, str) or (len(text) <= MAX_SHOWN and not text.startswith("<"))
+    return text if plainly else type(value).__name__
 
 
 def _number(what: str, value: Any, *, minimum: float, above: bool = False) -> float:

@@ -99,12 +99,9 @@ def cache_directory(environment: Mapping[str, str] = os.environ) -> Path | None:
     base = next((base for base in bases if os.path.isabs(base)), None)
     if base is None:
         return None
-    folder = Path(base) / "jaxstyle" / "xla"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None
-    return folder if os.access(folder, os.W_OK | os.X_OK) else None
+    folder = Path(base) / "jaxstyle" / "xla"  # which JAX makes when there is something to keep
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    return folder if there.is_dir() and os.access(there, os.W_OK | os.X_OK) else None
 
 
 def devices(options: RunOptions) -> tuple[Any, ...]:

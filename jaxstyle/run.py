@@ -30,7 +30,6 @@ from jaxstyle import (
     images,
     launches,
     manifest,
-    paths,
     planning,
     report,
     resume,
@@ -768,19 +767,19 @@ class _Job:
             "prng": "threefry2x32",
             "resampling": "Pillow LANCZOS in uint8 sRGB",
             "weights": {
-                "path": paths.spelled(self.loaded.path, self.run.path),
+                "path": self.loaded.path,
                 "sha256": self.loaded.sha256,
                 "origin": self.loaded.origin,
             },
             "images": {
-                paths.spelled(path, self.run.path): {
+                path: {
                     "sha256": digest,
                     "pixels_sha256": self.pictures.pixels_sha256[path],
                     "notes": self.pictures.notes.get(path, ()),
                 }
                 for path, digest in self.pictures.sha256.items()
             },
-            "given": _given(self.sweep, self.run.path),
+            "given": _given(self.sweep),
             "plan": {
                 "cells": len(plan.cells),
                 "image_steps": plan.image_steps,
@@ -826,8 +825,8 @@ def _twins(plan: Plan) -> dict[str, list[int]]:
     return found
 
 
-def _given(sweep: Sweep, run: Path) -> dict[str, dict[str, str]]:
+def _given(sweep: Sweep) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for (axis, path), text in sweep.given.items():
-        found.setdefault(axis, {})[paths.spelled(path, run)] = text
+        found.setdefault(axis, {})[path] = text
     return found

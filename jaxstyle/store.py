@@ -906,22 +906,23 @@ class Record:
         """What the run computes from, by the digests in its manifest."""
         try:
             listed = self.manifest["images"].items()
-            images = {self._file(key): str(about["sha256"]) for key, about in listed}
+            images = {self._file(path): str(about["sha256"]) for path, about in listed}
             weights = str(self.manifest["weights"]["sha256"])
         except (KeyError, TypeError, AttributeError) as error:
             raise no_plan(self.path, f"it has no digests: {error}") from None
         return Sources(self.sweep, {**images, **self.sweep.digests}, weights)
 
-    def _file(self, key: str) -> str:
-        """The absolute path of a file as the manifest names it."""
-        path = paths.taken_from(self.path, key)
+    def _file(self, path: str) -> str:
+        """Where a file is now that the manifest names by its path when the run was last at work."""
+        if (directory := _directory(self.manifest)) is not None:
+            path = paths.taken_from(self.path, paths.spelled(path, directory))
         return self.moved.get(path, path)
 
     @functools.cached_property
     def texts(self) -> dict[tuple[str, str], str]:
         """The text that the user gave for every image, by axis and absolute path."""
         given = self.manifest.get("given", {})
-        return {(axis, self._file(key)): text for axis, own in given.items() for key, text in own.items()}
+        return {(axis, self._file(path)): text for axis, own in given.items() for path, text in own.items()}
 
     def check(self, path: Path) -> None:
         """Raise JaxstyleError unless a chunk file is the one that this run wrote."""
@@ -980,12 +981,18 @@ def open_record(path: Path, *, among: Iterable[str] = ()) -> Record:
         raise JaxstyleError(str(manifest), f"cannot be read: {error}") from None
     if not isinstance(values, dict):
         raise JaxstyleError(str(manifest), "is not a manifest")
-    begun_at = values.get("directory")  # from where it, but not its images, may have been moved
-    places = [begun_at] if isinstance(begun_at, str) and os.path.isabs(begun_at) else []
+    begun_at = _directory(values)  # from where the run, but not its images, may have been moved
+    places = () if begun_at is None else (begun_at,)
     assembled = config.assemble({"spec": str(spec.absolute())}, places=places, among=among)
     sweep = assembled.sweep
     chunk_paths = _chunk_paths(path, values)
     return Record(path, sweep, grid.cells(sweep), values, chunk_paths, assembled.moved)
+
+
+def _directory(manifest: Mapping[str, Any]) -> Path | None:
+    """The directory that a run was in when it was last at work; older runs do not tell."""
+    directory = manifest.get("directory")
+    return Path(directory) if isinstance(directory, str) and os.path.isabs(directory) else None
 
 
 def no_plan(path: Path, why: str) -> JaxstyleError:

@@ -191,4 +191,4 @@ def test_compiled_programs_lie_in_an_absolute_folder_or_nowhere(tmp_path, monkey
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HOME", str(tmp_path / "file"))
     assert planning.cache_directory({}) is None
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "home", "x"]
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]  # whoever asks makes nothing

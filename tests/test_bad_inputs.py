@@ -1175,7 +1175,7 @@ PATHS = (
     "$(touch ran)",
     "Läufe/ä",
     "a" * 255,
-    "~",
+    "~no-such-user",
     "a\\b",
     "a\nb",
 )
