@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jaxstyle.config import UnfitEnvironment
+from jaxstyle.errors import UnfitEnvironment
 
 SETTINGS: Mapping[str, Any] = {
     "enable_x64": False,
@@ -31,6 +31,13 @@ SETTINGS: Mapping[str, Any] = {
     "transfer_guard": "allow",
 }
 """JAX's defaults, by the names of its context managers."""
+FIXED: Mapping[str, tuple[str, ...]] = {
+    "jax_error_checking_behavior_nan": ("ignore",),
+    "jax_error_checking_behavior_divide": ("ignore",),
+    "jax_error_checking_behavior_oob": ("ignore",),
+    "jax_array_garbage_collection_guard": ("allow", "log"),
+}
+"""Settings that JAX has no public context manager for, and values that they may have."""
 XLA_CHECK_S = 120.0
 """How long a process may take that looks whether XLA knows its flags."""
 
@@ -45,6 +52,17 @@ def settled() -> Iterator[None]:
             if (setting := getattr(jax, name, None)) is not None:  # some are of some versions only
                 stack.enter_context(setting(value))
         yield
+
+
+def check_settings() -> None:
+    """Raise UnfitEnvironment for settings of JAX that no batch can be computed under, nor put back here."""
+    import jax
+
+    for name, harmless in FIXED.items():
+        value = getattr(jax.config, name, None)
+        if value is not None and str(value) not in harmless:
+            why = f"is {value}, under which no batch can be computed; unset it"
+            raise UnfitEnvironment(name.upper(), why)
 
 
 def check_xla_flags(environment: Mapping[str, str] = os.environ) -> None:

@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jaxstyle import grid, images, layers, step
+from jaxstyle.ambient import settled
 from jaxstyle.config import BALANCED_AXES, JaxstyleError, Sweep, style_set
 from jaxstyle.engine import Engine
 from jaxstyle.grid import Cell, Program
@@ -230,6 +231,7 @@ class Pull:
         return self.style / self.content if self.content else math.inf
 
 
+@settled()
 def pull(sweep: Sweep, cell: Cell, balance: Balance, pictures: Pictures, engine: Engine) -> dict[str, Pull]:
     """How hard the losses of a cell pull at a noise start (seed 0) and at the content image."""
     shape = pictures.shape(cell)

@@ -28,6 +28,7 @@ from typing import Annotated, Any, NamedTuple
 import tyro
 
 from jaxstyle import layers, paths, peers
+from jaxstyle.errors import JaxstyleError
 from jaxstyle.paths import taken_from
 
 PACKAGE = Path(__file__).resolve().parent
@@ -64,8 +65,6 @@ MAX_LBFGS_MEMORY = 200
 FLOAT32_MAX = 3.4028234663852886e38
 MAX_SHOWN = 80
 """Characters of a value in an error that is no text."""
-MAX_LINE = 2000
-"""Characters of an error."""
 MAX_SPEC_BYTES = 16 * 2**20
 MAX_SPEC_DEPTH = 8
 """Tables in tables of a spec; no setting needs more than 3."""
@@ -92,36 +91,6 @@ FAST_SHARE = 4
 """How many steps of Adam one of its fast twin stands for."""
 LBFGS_MEMORY = 30
 LEARNING_RATE = 10.0
-
-
-def one_line(text: str) -> str:
-    """`text` for a terminal: on one line, no control characters, the middle of a long one left out."""
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
-    half = MAX_LINE // 2
-    return text if len(text) <= MAX_LINE else f"{text[:half]} [...] {text[-half:]}"
-
-
-def encodable(text: str, encoding: str | None) -> str:
-    """`text` for a stream of an encoding (UTF-8 if None): what that has not is escaped, as in `\\u03b1`."""
-    return text.encode(encoding or "utf-8", "backslashreplace").decode(encoding or "utf-8")
-
-
-class JaxstyleError(ValueError):
-    """Bad input or configuration: one line for the user, exit code 2."""
-
-    exit_code = 2
-
-    def __init__(self, what: str, why: str):
-        super().__init__(one_line(f"{what}: {why}"))
-
-    def __reduce__(self) -> tuple[Any, ...]:  # another process gets it as it stands
-        return type(self), tuple(str(self).split(": ", 1))
-
-
-class UnfitEnvironment(JaxstyleError):
-    """A machine or an installation that cannot run what is asked for: exit code 4."""
-
-    exit_code = 4
 
 
 @dataclass(frozen=True)
@@ -319,6 +288,8 @@ def plain(value: Any) -> Any:
     """
     if isinstance(value, list | tuple):
         return tuple(plain(item) for item in value)
+    if _is_pil(value):
+        return value
     kind = getattr(getattr(value, "dtype", None), "kind", "")
     if not kind or not hasattr(value, "tolist"):
         return value
@@ -344,18 +315,30 @@ def _printed(value: Any) -> Any:
     return tuple(numbers) if short.shape else numbers[0]
 
 
+def is_pixels(value: Any) -> bool:
+    """Whether a value is an image itself, of PIL or as an array, and no path of one."""
+    return not isinstance(value, str | os.PathLike) and (_is_pil(value) or hasattr(value, "__array__"))
+
+
+def _is_pil(value: Any) -> bool:
+    # Its attributes raise once it has been closed.
+    return any(kind.__module__.partition(".")[0] == "PIL" for kind in type(value).__mro__)
+
+
 def _shown(value: Any) -> str:
     """What a wrong value is, in a few words."""
+    if _is_pil(value):
+        return "a PIL image"
     shape, kind = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape is not None and kind is not None:
         return f"an array of {kind} {tuple(shape)}"
-    if type(value).__module__.partition(".")[0] == "PIL":
-        return "a PIL image"
-    if isinstance(value, list | tuple | dict | set):
-        return reprlib.repr(value)
-    text = repr(value)
-    plainly = isinstance(value, str) or (len(text) <= MAX_SHOWN and not text.startswith("<"))
-    return text if plainly else type(value).__name__
+    if isinstance(value, int) and abs(value) > 10**MAX_SHOWN:  # which Python may refuse to print
+        return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, str):
+        long = len(value) > 3 * MAX_SHOWN
+        return repr(f"{value[:MAX_SHOWN]} [...] {value[-MAX_SHOWN:]}" if long else value)
+    text = reprlib.repr(value)
+    return text if len(text) <= MAX_SHOWN and not text.startswith("<") else type(value).__name__
 
 
 def _number(what: str, value: Any, *, minimum: float, above: bool = False) -> float:
@@ -364,7 +347,7 @@ def _number(what: str, value: Any, *, minimum: float, above: bool = False) -> fl
     try:
         number = float(value)
     except (ValueError, OverflowError):
-        raise JaxstyleError(what, f"{value!r} is not a number") from None
+        raise JaxstyleError(what, f"{_shown(value)} is not a number") from None
     if not math.isfinite(number):
         raise JaxstyleError(what, f"{value} is not finite; give a finite number")
     if number < minimum or (above and number == minimum):
@@ -381,7 +364,7 @@ def _integer(what: str, value: Any, *, minimum: int, maximum: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise JaxstyleError(what, f"{_shown(value)} is not a whole number")
     if not minimum <= value <= maximum:
-        raise JaxstyleError(what, f"{value} is out of range; it must be {minimum} to {maximum}")
+        raise JaxstyleError(what, f"{_shown(value)} is out of range; it must be {minimum} to {maximum}")
     return value
 
 
@@ -423,8 +406,7 @@ def _place(value: Any) -> str:
 
 def _file(axis: str, value: Any) -> str:
     """The absolute path of an image file."""
-    pixels = hasattr(value, "__array__") or hasattr(value, "__array_interface__")
-    if pixels and not isinstance(value, str | os.PathLike):
+    if is_pixels(value):
         mend = "a run is repeated from files: save it and give its path; jaxstyle.stylize takes pixels"
         raise JaxstyleError(axis, f"{_shown(value)} is no path; {mend}")
     return taken_from("", _text(axis, value))
@@ -568,6 +550,8 @@ def _resolve_grid(table: Mapping[str, Any], sweep: Sweep) -> dict[str, Any]:
     if not isinstance(table, Mapping):
         raise JaxstyleError("grid", "a grid is a table of axes; write [[grid]]")
     for key in table:
+        if not isinstance(key, str):
+            raise JaxstyleError("grid", f"{_shown(key)} is no name of an axis")
         if key != "zip" and key not in AXES:
             raise unknown_key(key, (*AXES, "zip"), what=f"grid.{key}")
     grid: dict[str, Any] = {
@@ -575,7 +559,9 @@ def _resolve_grid(table: Mapping[str, Any], sweep: Sweep) -> dict[str, Any]:
     }
     zipped = table.get("zip", ())
     if not isinstance(zipped, list | tuple) or any(axis not in AXES for axis in zipped):
-        raise JaxstyleError("grid.zip", f'{zipped!r} must list axes, as in zip = ["content", "style"]')
+        raise JaxstyleError(
+            "grid.zip", f'{_shown(zipped)} must list axes, as in zip = ["content", "style"]'
+        )
     if len(set(zipped)) != len(zipped) or len(zipped) == 1:
         raise JaxstyleError("grid.zip", f"{list(zipped)} must name two or more different axes")
     lengths = {axis: len(grid.get(axis, getattr(sweep, axis))) for axis in zipped}
@@ -668,6 +654,12 @@ def resolve(sweep: Sweep) -> Sweep:
     Raises:
         JaxstyleError: naming the first setting that is wrong.
     """
+    if not isinstance(sweep.grid, list | tuple):
+        raise JaxstyleError("grid", f"{_shown(sweep.grid)} is no list of tables of axes; write [[grid]]")
+    if not all(isinstance(table, Mapping) for table in sweep.grid):
+        raise JaxstyleError("grid", "a grid is a table of axes; write [[grid]]")
+    if not isinstance(sweep.digests, Mapping):
+        raise JaxstyleError("digests", 'write a table: [digests] "path" = "sha256"')
     sweep = dataclasses.replace(
         sweep,
         **{name: plain(getattr(sweep, name)) for name in SWEEP_KEYS if name not in (*SEVERAL, "grid")},
@@ -1020,7 +1012,7 @@ def assemble(
         }
 
     bases = (*(base for _, base in sources if base != EXAMPLES), *map(Path, places))
-    folders = dict.fromkeys(folder for base in bases for folder in (base, base.parent))
+    folders = dict.fromkeys(folder for base in bases for folder in (base, *base.parents))
     texts = {path: digest for path, digest in digests.items() if isinstance(digest, str)}
     moved = paths.moved(texts, places=(*folders, cwd), among=among)
     if moved:

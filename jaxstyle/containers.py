@@ -483,7 +483,7 @@ _KINDS = (
     (b"II\xbc", "a JPEG XR file"), (b"8BPS", "a Photoshop file"), (b"gimp xcf", "a GIMP file"),
     (b"v/1\x01", "an OpenEXR file"), (b"#?RADIANCE", "a Radiance file"), (b"#?RGBE", "a Radiance file"),
     (b"%PDF", "a PDF file"), (b"%!PS", "a PostScript file"), (b"\xc5\xd0\xd3\xc6", "a PostScript file"),
-    (b"\0\0\1\0", "a Windows icon"), (b"\0\0\2\0", "a Windows cursor"), (b"DDS ", "a DDS file"),
+    (b"DDS ", "a DDS file"),
     (b"qoif", "a QOI file"), (b"BPG\xfb", "a BPG file"), (b"\x8aMNG", "an MNG file"),
     (b"\x8bJNG", "a JNG file"), (b"FLIF", "a FLIF file"), (b"farbfeld", "a farbfeld file"),
     (b"SIMPLE  =", "a FITS file"),
@@ -502,11 +502,20 @@ _BRANDS = (
 _TEXT_KINDS = ((rb"<!doctype html|<html", "a web page"), (rb"<svg[\s>]", "an SVG file"))
 
 
+def _icon(data: bytes) -> str | None:
+    """What a file with the directory of a Windows icon is; a Targa picture may begin as one does."""
+    kind = {b"\0\0\1\0": "a Windows icon", b"\0\0\2\0": "a Windows cursor"}.get(data[:4])
+    count, offset = int.from_bytes(data[4:6], "little"), int.from_bytes(data[18:22], "little")
+    return kind if count and data[9:10] == b"\0" and 6 + 16 * count <= offset < len(data) else None
+
+
 def kind_of(path: str, data: bytes) -> str | None:
     """What a file is that no decoder knows, as its first bytes say it; None if they say nothing."""
     for start, kind in _KINDS:
         if data.startswith(start):
             return kind
+    if kind := _icon(data):
+        return kind
     if data[4:8] == b"ftyp":
         size = min(int.from_bytes(data[:4]), 256)
         brands = [data[8:12], *(data[at : at + 4] for at in range(16, size, 4))]

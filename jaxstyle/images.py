@@ -326,7 +326,14 @@ def from_memory(what: str, value: Any) -> UInt8[np.ndarray, "h w 3"]:
     if isinstance(value, Image.Image):
         image = value
     else:
-        array = np.asarray(value)
+        try:
+            array = np.asarray(value)
+        except (
+            TypeError,
+            ValueError,
+            RuntimeError,
+        ) as error:  # a tracer of JAX, or one that was given away
+            raise JaxstyleError(what, f"has no pixels that can be read: {error}") from None
         channels = 1 if array.ndim == 2 else array.shape[2] if array.ndim == 3 else 0
         if array.dtype != np.uint8 or channels not in (1, 3, 4) or not array.size:
             found = f"is an array of {array.dtype} {array.shape}"

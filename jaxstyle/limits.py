@@ -26,6 +26,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from jaxstyle.errors import UnfitEnvironment
+
 ROOT = Path("/")
 RAM, CGROUP = "RAM", "the memory limit of this process's control group"
 """Names of limits."""
@@ -40,6 +42,8 @@ _OVERHEAD = {RAM: 250_000_000, CGROUP: 250_000_000, "ulimit -v": 600_000_000, "u
 """What Python, the libraries and the weights take of each. When a plan was made on two cores, 263 MB were
 resident, and 634 MB of address space and 257 MB of data taken beside what the allocator had put aside
 (`/proc/self/status`)."""
+_LEAST = {"ulimit -v": 1_100_000_000, "ulimit -d": 400_000_000}
+"""What JAX needs to start and to plan (two cores; with less of either the process was aborted)."""
 _PERIOD_US = 100_000
 """What a quota of version 2 refers to that names no period."""
 
@@ -93,6 +97,16 @@ def _cgroup_bytes(root: Path) -> Iterator[int]:
             for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
                 if (text := _read(folder / name).strip()).isdecimal():  # not "max"
                     yield int(text)
+
+
+def check_start() -> None:
+    """Raise UnfitEnvironment if a shell leaves this process less than JAX needs: it would abort."""
+    if is_jax_running():
+        return
+    for name, number in ulimits().items():
+        if number < (least := _LEAST[name]):
+            why = f"leaves {number / 1e9:.2f} GB and JAX needs {least / 1e9:.1f} GB to start"
+            raise UnfitEnvironment(name, f"{why}; raise it")
 
 
 # --- cores ----------------------------------------------------------------------------------------

@@ -15,10 +15,27 @@ import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from jaxstyle.errors import JaxstyleError
+
+
+def at_home(text: str) -> str:
+    """A path with the user's home for a leading `~`, as in a shell, and as it is where no such user exists.
+
+    Raises:
+        JaxstyleError: if the user has no home: a folder called `~` is what nobody wants.
+    """
+    if not text.startswith("~"):
+        return text
+    own = text[1:2] in ("", os.sep)
+    found = text if own and os.environ.get("HOME") == "" else os.path.expanduser(text)
+    if own and found.startswith("~"):
+        raise JaxstyleError(text, "there is no home for ~ to stand for; give the whole path")
+    return found
+
 
 def taken_from(base: Path | str, text: str) -> str:
-    """The absolute path that `text` means in the folder `base`; `~` is the user's home, as in a shell."""
-    return os.path.abspath(os.path.join(base, os.path.expanduser(text)))
+    """The absolute path that `text` means in the folder `base`, or in the user's home after a `~`."""
+    return os.path.abspath(os.path.join(base, at_home(text)))
 
 
 def spelled(path: str, run: Path) -> str:
@@ -53,7 +70,7 @@ def moved(
     """By the path that each had, where files are now that have gone from there.
 
     A file that stood at /a/b/c.png is looked for at a/b/c.png, b/c.png and c.png of each of `places`, and
-    then among the files of `among`.
+    then among the files of `among`, of which each stands for one that has gone while there are several.
 
     Args:
         digests: the SHA-256 of files by the absolute path that they had.
@@ -63,13 +80,18 @@ def moved(
     gone = {path: digest for path, digest in digests.items() if not os.path.isfile(path)}
     if not gone:
         return {}
-    others = {found: path for path in among if (found := sha256(path)) is not None}
-    now = {}
+    others: dict[str, list[str]] = {}
+    for path in among:
+        if (found := sha256(path)) is not None:
+            others.setdefault(found, []).append(path)
+    now: dict[str, str] = {}
     for path, digest in gone.items():
         parts = Path(path).parts[1:]
         ends = (os.path.join(*parts[start:]) for start in range(len(parts)))
         every = (os.path.abspath(os.path.join(place, end)) for end in ends for place in places)
-        found = next((here for here in every if sha256(here) == digest), others.get(digest))
+        found = next((here for here in every if sha256(here) == digest), None)
+        if found is None and (equal := others.get(digest)):
+            found = equal.pop(0) if len(equal) > 1 else equal[0]
         if found is not None:
             now[path] = found
     return now

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxstyle import ambient, grid, launches, limits
-from jaxstyle.config import JaxstyleError, RunOptions, Share, Sweep, UnfitEnvironment
+from jaxstyle.config import JaxstyleError, RunOptions, Share, Sweep
+from jaxstyle.errors import UnfitEnvironment
 from jaxstyle.grid import Memory, Plan, Program
 from jaxstyle.launches import Inputs, Launcher
 from jaxstyle.progress import counted, duration
@@ -49,7 +50,9 @@ def start_jax(sweep: Sweep, options: RunOptions, before: Mapping[str, Any] | Non
         ambient.check_xla_flags()
         if sweep.deterministic:
             os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC_FLAGS}".strip()
+    limits.check_start()
     device = _first_device()
+    ambient.check_settings()
     import jax
 
     if (
@@ -78,14 +81,13 @@ def _first_device() -> Any:
     except Exception as error:
         # JAX has no exception of its own for this: without a GPU, JAX_PLATFORMS=cuda comes to an
         # AssertionError, an unknown platform to a RuntimeError, a wrong setting to a ValueError.
-        said = (
-            f"{type(error).__name__}: {error}".splitlines()[0] if str(error).strip() else "no such device"
-        )
-        asked = os.environ.get("JAX_PLATFORMS", "")
-        mend = f"JAX_PLATFORMS={asked} asks for it: unset that, or" if asked else "mend that, or"
-        raise UnfitEnvironment(
-            "JAX", f"does not start here: {said}; {mend} set JAX_PLATFORMS=cpu"
-        ) from error
+        text = str(error).strip()
+        said = f"{type(error).__name__}: {text}".splitlines()[0] if text else "no such device"
+        asked, mend = os.environ.get("JAX_PLATFORMS", ""), "mend that"
+        if isinstance(error, RuntimeError | AssertionError):
+            mend = f"JAX_PLATFORMS={asked} asks for it: unset that" if asked else mend
+            mend += ", or set JAX_PLATFORMS=cpu"
+        raise UnfitEnvironment("JAX", f"does not start here: {said}; {mend}") from error
 
 
 def cache_directory(environment: Mapping[str, str] = os.environ) -> Path | None:
@@ -307,6 +309,8 @@ def check_memory(planned: Planned, device: Any) -> str:
         needed *= planned.devices
         limit = min(limits.memory_limits(), key=lambda limit: limit.bytes - limit.overhead)
         needed, there, name, mend = needed + limit.overhead, limit.bytes, f" by {limit.name}", limit.mend
+        if limit.name.startswith("ulimit"):  # what goes beyond it ends the process in mid-compilation
+            needed += COMPILER_BYTES
     if needed > there:
         several = f" on each of {planned.devices} devices" if name and planned.devices > 1 else ""
         raise JaxstyleError(
@@ -314,7 +318,7 @@ def check_memory(planned: Planned, device: Any) -> str:
             f"a {largest.shape} image{several} needs about {needed / 1e9:.2f} GB of memory and there are"
             f" {there / 1e9:.2f} GB{name}; give a smaller --size{mend}",
         )
-    if device.platform != "cpu" or needed + COMPILER_BYTES <= there:
+    if device.platform != "cpu" or name.startswith(" by ulimit") or needed + COMPILER_BYTES <= there:
         return ""
     return (
         f"a {largest.shape} image needs {needed / 1e9:.2f} of the {there / 1e9:.2f} GB{name}, and compiling"

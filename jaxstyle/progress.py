@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from jaxstyle.config import encodable
+from jaxstyle.errors import encodable
 
 BAR_COLUMNS = 100
 """Columns of a terminal that has place for a bar beside what is said in numbers."""

@@ -24,7 +24,7 @@ import tyro
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from jaxstyle import cli, drawing, images, manifest, page, store
+from jaxstyle import cli, drawing, images, manifest, page, paths, store
 from jaxstyle.config import JaxstyleError
 from jaxstyle.grid import Cell
 from jaxstyle.page import (
@@ -425,7 +425,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def command() -> int:
         parsed = cli.parse(Report, sys.argv[1:] if arguments is None else arguments, "jaxstyle.report")
         asked = parsed.value
-        path = Path(asked.run).expanduser()
+        path = Path(paths.at_home(asked.run))
         record = store.open_record(path)  # before the lock, which would make the directory look like a run
         if asked.animate is not None:
             check_animation(record, asked.animate, asked.cell, asked.frame_ms)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxstyle import config, grid, paths, store
+from jaxstyle import config, grid, paths, store, weights
 from jaxstyle.config import JaxstyleError, Sweep
 from jaxstyle.fingerprints import Sources, as_narrow, fingerprint
 from jaxstyle.grid import Cell, Plan, Program
@@ -68,6 +68,10 @@ def joined(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
     given = earlier.texts
     own, what = replace(earlier.sweep, given=given), str(earlier.path)
     sweep = config.renamed(sweep, _own_names(earlier, sweep))
+    if sweep.weights != own.weights:
+        here = sweep.weights or str(weights.packaged_path())
+        if paths.sha256(here) == earlier.sources.weights:
+            sweep = replace(sweep, weights=own.weights)
     sweep = replace(sweep, balance=(*own.balance, *sweep.balance))
     differences = config.differences(own, sweep)
     for image in sorted(own.digests.keys() & sweep.digests.keys()):

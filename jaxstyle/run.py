@@ -30,6 +30,7 @@ from jaxstyle import (
     images,
     launches,
     manifest,
+    paths,
     planning,
     report,
     resume,
@@ -196,7 +197,7 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
     planned = replace(planning.plan_of(checked, device, before, devices=sharing), devices=several)
     todo = [chunk.number for chunk in planned.plan.chunks]
     if earlier is not None:
-        there = {int(path.stem) for path in earlier.chunk_paths}
+        there = {int(path.stem) for path in earlier.chunk_paths if _is_sound(earlier, path)}
         todo = [number for number in todo if number not in there]
     if share is not None:
         own = set(share_of(planned.plan, share, device.platform))
@@ -219,6 +220,15 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
     print(f"would write {checked.path}")
 
 
+def _is_sound(record: Record, path: Path) -> bool:
+    """Whether a chunk file is one that the run keeps."""
+    try:
+        record.check(path)
+    except JaxstyleError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class _Checked(Inputs):
     """A run that nothing was found wrong with."""
@@ -237,7 +247,7 @@ def _check(sweep: Sweep, options: RunOptions, name: str) -> _Checked:
         name: what a fresh directory is called after.
     """
     sweep = config.resolve(sweep)
-    path = Path(options.out).expanduser() if options.out else store.fresh_path(name, root=Path("runs"))
+    path = Path(paths.at_home(options.out)) if options.out else store.fresh_path(name, root=Path("runs"))
     beside = config.run_share(options) is not None
     goes_on = options.resume or options.extend or beside
     among = config.files(sweep)
@@ -398,6 +408,7 @@ def _go_on(checked: _Checked, options: RunOptions, site: Site, run: RunDirectory
     there, before = _whole_chunks(checked, before, run, display)
     if len(there) == len(before.chunks) and not extended:
         display.event("resume", f"every cell of {run.path} is done", finished=len(there), left=0)
+        _keep_places(checked, run)
         return _say_sheets(report.finish(run), display)
     if options.extend and len(there) < len(before.chunks):
         raise JaxstyleError(str(run.path), "is not done; --resume it before you extend it")
@@ -414,6 +425,26 @@ def _go_on(checked: _Checked, options: RunOptions, site: Site, run: RunDirectory
     )
     _say_changes(was, machine, display)
     return _Job(checked, planned, machine, run, display, finished=there).execute(site)
+
+
+def _keep_places(checked: _Checked, run: RunDirectory) -> None:
+    """Put down where the files of a run are now that have moved, though nothing is left to compute."""
+    record = checked.earlier
+    if record is None or not record.moved:
+        return
+    images = {
+        record.file(path): {**about, "place": paths.spelled(record.file(path), run.path)}
+        for path, about in record.manifest["images"].items()
+    }
+    given: dict[str, dict[str, str]] = {}
+    for (axis, path), text in record.texts.items():
+        given.setdefault(axis, {})[path] = text
+    about = {"images": images, "given": given, "directory": os.path.abspath(run.path)}
+    run.write("manifest.json", manifest.text({**record.manifest, **about}))
+    digests = dict(checked.pictures.sha256)
+    if checked.sweep.weights is not None:
+        digests[checked.weights.path] = checked.weights.sha256
+    run.write("spec.toml", config.to_toml(checked.sweep, digests, run=run.path))
 
 
 def _whole_chunks(
@@ -467,7 +498,11 @@ def _run_share(checked: _Checked, options: RunOptions, share: Share, width: int 
                 say.event("planning", f"planning {path}", path=str(path))
                 machine = site.start(checked.sweep, {})
                 checked, planned = _planned(site, checked, None, width)
-                _check_share(planned.plan, share, machine["device"]["platform"])
+                try:
+                    _check_share(planned.plan, share, machine["device"]["platform"])
+                except JaxstyleError:
+                    run.discard(share)
+                    raise
                 store.check_space(path, planned.plan.result_bytes())
                 _Job(checked, planned, machine, run, Display(quiet=True)).begin()
             checked = replace(checked, earlier=store.open_record(path, among=among))
@@ -484,7 +519,10 @@ def _run_share(checked: _Checked, options: RunOptions, share: Share, width: int 
         display.event("share", f"share {share} of {path} (by {share.of}): {done}", share=str(share))
         if len(there) < len(own):
             _unlist(
-                path, {store.chunk_name(number) for number in own} - {*map(store.chunk_name, there)}, say
+                path,
+                {store.chunk_name(number) for number in own} - {*map(store.chunk_name, there)},
+                say,
+                options.no_lock,
             )
             if machine is None:
                 machine = site.start(checked.sweep, was)
@@ -498,11 +536,11 @@ def _run_share(checked: _Checked, options: RunOptions, share: Share, width: int 
     return _end_share(checked, options, share, own)
 
 
-def _unlist(path: Path, names: Collection[str], display: Display) -> None:
+def _unlist(path: Path, names: Collection[str], display: Display, no_lock: bool) -> None:
     """Take chunks that are to be computed again out of the manifest of a run that was done."""
     if not {*names} & store.open_record(path).manifest.get("chunks_sha256", {}).keys():
         return
-    with RunDirectory(path, briefly=True, on_wait=_say_wait(display)) as run:
+    with RunDirectory(path, briefly=True, on_wait=_say_wait(display), no_lock=no_lock) as run:
         values = store.open_record(path).manifest
         left = {name: digest for name, digest in values["chunks_sha256"].items() if name not in names}
         run.write("manifest.json", manifest.text({**values, "status": "running", "chunks_sha256": left}))
@@ -518,7 +556,7 @@ def _check_share(plan: Plan, share: Share, platform: str) -> None:
         raise JaxstyleError(
             "shard",
             f"{share} has nothing to do: the run has {there}, and nobody else is at work in it; give at"
-            f" most {len(plan.chunks)} shares, or leave --shard out for a run of its own",
+            f" most {counted(len(plan.chunks), 'share')}, or leave --shard out for a run of its own",
         )
 
 
@@ -570,7 +608,7 @@ def open_run(path: str | os.PathLike[str]) -> Run:
     Raises:
         JaxstyleError: if it holds no run.
     """
-    record = store.open_record(Path(path).expanduser())
+    record = store.open_record(Path(paths.at_home(os.fspath(path))))
     return Run(record.path, store.rows(record), report.sheets(record.path))
 
 
@@ -773,6 +811,7 @@ class _Job:
             },
             "images": {
                 path: {
+                    "place": paths.spelled(path, self.run.path),
                     "sha256": digest,
                     "pixels_sha256": self.pictures.pixels_sha256[path],
                     "notes": self.pictures.notes.get(path, ()),

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxstyle import config, images, launches, manifest, planning, store
+from jaxstyle import config, images, launches, manifest, paths, planning, store
 from jaxstyle.config import JaxstyleError, RunOptions, Sweep
 from jaxstyle.progress import Display
 
@@ -244,8 +244,7 @@ def feature_maps(
 
 def _named(name: str, value: Any, in_memory: dict[str, np.ndarray]) -> Any:
     """`value`, or for pixels the path that stands for them, under which they are put `in_memory`."""
-    pixels = hasattr(value, "__array__") or hasattr(value, "__array_interface__")
-    if isinstance(value, str | os.PathLike) or not pixels:
+    if not config.is_pixels(value):
         return value
     in_memory[os.path.abspath(f"array {name}")] = images.from_memory(name, value)
     return f"array {name}"
@@ -264,7 +263,7 @@ def check_out(text: str, inputs: Mapping[str, str | None]) -> Path:
     config.check_named("out", text)
     if not text or not text.isprintable():
         raise JaxstyleError("out", f"{text!r} is no path; give one that ends in .png")
-    path = Path(os.path.realpath(os.path.expanduser(text)))
+    path = Path(os.path.realpath(paths.at_home(text)))
     if path.suffix.lower() not in images.SAVED:
         *kinds, last = images.SAVED
         raise JaxstyleError(text, f"its name must end in {', '.join(kinds)} or {last}")

@@ -27,6 +27,7 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -51,6 +52,8 @@ LOCKS = "locks"
 """The folder of the locks of shares of a run."""
 FOR_A_MOMENT = ", for a moment"
 """What ends the text of a `run.lock` that is worth waiting for."""
+TRIES = 10
+"""How often a directory is made that others take away while it is."""
 POLL_S = 0.2
 """About how often a lock that is waited for is tried."""
 BELIEVED_S = 3.0
@@ -158,8 +161,11 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
     try:
         try:
             view = memoryview(data)
-            while view:
-                view = view[os.write(handle, view) :]
+            try:
+                while view:
+                    view = view[os.write(handle, view) :]
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(path)) from None
             if durable:
                 _sync(handle, path)
         finally:
@@ -252,30 +258,26 @@ class RunDirectory:
         """Whether it is held, or to be held, without a lock."""
         self._create, self._briefly, self._on_wait, self._fresh = create, briefly, on_wait, fresh
         self._lock: int | None = None
+        self._made: list[Path] = []
+        """The folders that were made for it, the innermost first."""
 
     def __enter__(self) -> RunDirectory:
-        made: list[Path] = []
         if self._fresh:
-            made = _make(self.path.parent)
+            self._made = _make(self.path.parent)
             self.path = make_fresh(self.path)
-            made.insert(0, self.path)
-        elif self._create:
-            made = _make(self.path)
-        try:
-            lock = _open_lock(self.path / LOCK)
+            self._made.insert(0, self.path)
+        lock, attempt = None, 0
+        while lock is None:
+            attempt += 1
+            if self._create and not self._fresh:
+                self._made = _make(self.path)
             try:
-                self._take(lock)
+                self._lock = lock = self._open()
             except BaseException as error:
-                os.close(lock)
-                if made and isinstance(error, NoLocks):
-                    (self.path / LOCK).unlink(missing_ok=True)
+                if isinstance(error, FileNotFoundError) and self._create and attempt < TRIES:
+                    continue  # as where `_open` gives None, a moment earlier
+                self._unmake()
                 raise
-        except BaseException:  # nothing is left of a run that could not begin
-            with contextlib.suppress(OSError):  # but what another one has begun in it meanwhile
-                for folder in made:
-                    folder.rmdir()
-            raise
-        self._lock = lock
         try:
             # Others who read it are to find this process there, and none that died.
             _sign(lock, self.path / LOCK, FOR_A_MOMENT if self._briefly else "")
@@ -295,6 +297,38 @@ class RunDirectory:
             self.__exit__()
             raise
         return self
+
+    def _open(self) -> int | None:
+        """The lock, taken; None if whoever had it before took it away with the directory."""
+        lock = _open_lock(self.path / LOCK)
+        try:
+            self._take(lock)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock), os.stat(self.path / LOCK)):
+                    return lock
+        except BaseException as error:
+            os.close(lock)
+            if self._made and isinstance(error, NoLocks):
+                (self.path / LOCK).unlink(missing_ok=True)
+            raise
+        os.close(lock)
+        return None
+
+    def _unmake(self) -> None:
+        """Take the folders away that were made, but what another one has begun in them meanwhile."""
+        with contextlib.suppress(OSError):
+            for folder in self._made:
+                folder.rmdir()
+
+    def discard(self, share: Share) -> None:
+        """Take away what was made, held as it is, of a run that is not to begin with this share."""
+        if not self._made:
+            return
+        with contextlib.suppress(OSError):  # another share is there
+            (self.path / LOCKS / f"shard-{share_name(share)}.lock").unlink(missing_ok=True)
+            (self.path / LOCKS).rmdir()
+            (self.path / LOCK).unlink()
+            self._unmake()
 
     def _take(self, lock: int) -> None:
         """Take the lock, or raise DirectoryInUse; wait for a holder who has it for a moment."""
@@ -717,6 +751,8 @@ def _reading(
 ) -> Iterator[h5py.File]:
     """A chunk file, of which as much is read as is asked for; what is wrong is told by its name."""
     try:
+        if data is None and not stat.S_ISREG(os.stat(path).st_mode):  # a FIFO would block
+            raise OSError("it is no regular file")
         with open(path, "rb") if data is None else io.BytesIO(data) as raw, h5py.File(raw, "r") as file:
             if (schema := str(file.attrs["schema"])) != str(SCHEMA):
                 raise JaxstyleError(
@@ -906,23 +942,23 @@ class Record:
         """What the run computes from, by the digests in its manifest."""
         try:
             listed = self.manifest["images"].items()
-            images = {self._file(path): str(about["sha256"]) for path, about in listed}
+            images = {self.file(path): str(about["sha256"]) for path, about in listed}
             weights = str(self.manifest["weights"]["sha256"])
         except (KeyError, TypeError, AttributeError) as error:
             raise no_plan(self.path, f"it has no digests: {error}") from None
         return Sources(self.sweep, {**images, **self.sweep.digests}, weights)
 
-    def _file(self, path: str) -> str:
-        """Where a file is now that the manifest names by its path when the run was last at work."""
-        if (directory := _directory(self.manifest)) is not None:
-            path = paths.taken_from(self.path, paths.spelled(path, directory))
+    def file(self, path: str) -> str:
+        """Where an image is now that the manifest names by its path when the run was last at work."""
+        about = self.manifest.get("images", {}).get(path, {})
+        path = paths.taken_from(self.path, about.get("place", path))
         return self.moved.get(path, path)
 
     @functools.cached_property
     def texts(self) -> dict[tuple[str, str], str]:
         """The text that the user gave for every image, by axis and absolute path."""
         given = self.manifest.get("given", {})
-        return {(axis, self._file(path)): text for axis, own in given.items() for path, text in own.items()}
+        return {(axis, self.file(path)): text for axis, own in given.items() for path, text in own.items()}
 
     def check(self, path: Path) -> None:
         """Raise JaxstyleError unless a chunk file is the one that this run wrote."""
@@ -1252,6 +1288,8 @@ def merge(record: Record) -> None:
     Raises:
         JaxstyleError: if the disk has not the space for it, or a chunk is damaged.
     """
+    for path in record.chunk_paths:
+        record.check(path)
     size = sum(path.stat().st_size for path in record.chunk_paths)
     path = record.path / "results.h5"
     if size <= MERGED_IN_MEMORY:

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxstyle import cli, store
+from jaxstyle import cli, paths, store
 from jaxstyle.config import JaxstyleError
 
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if (value := getattr(asked, name)) < least:
                 flag = "--" + name.replace("_", "-")
                 raise JaxstyleError(flag, f"{value} is out of range; it must be at least {least}")
-        path = Path(asked.run).expanduser()
+        path = Path(paths.at_home(asked.run))
         store.open_record(path)  # before the lock, which would make the directory look like a run
         store.check_writable(path)
 

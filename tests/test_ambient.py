@@ -89,6 +89,7 @@ def test_a_step_is_float32_where_floats_are_64_bits_by_default(optimizer, canvas
     [
         ({"JAX_PLATFORMS": "banana"}, "JAX: does not start here: RuntimeError: Unable to initialize"),
         ({"JAX_ENABLE_X64": "banana"}, "JAX: does not start here: ValueError: invalid truth value"),
+        ({"JAX_ERROR_CHECKING_BEHAVIOR_NAN": "raise"}, "JAX_ERROR_CHECKING_BEHAVIOR_NAN: is raise"),
         ({"XLA_FLAGS": "--xla_nonsense=1"}, "Unknown flag in XLA_FLAGS: --xla_nonsense=1"),
         ({"XLA_FLAGS": "--xla_cpu_use_xnnpack=banana"}, "Couldn't interpret value banana for flag"),
     ],

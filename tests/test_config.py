@@ -384,13 +384,20 @@ PIXELS = np.zeros((72, 96, 3), np.uint8)
         ("content_layer", PIXELS, "VGG19 has no layer an array of uint8 (72, 96, 3)"),
         ("clamp", {"on": list(range(1000))}, "neither true nor false"),
         ("beta", object(), "object is not a number"),
+        pytest.param("beta", 10**5000, "an integer of 16610 bits is not a number", id="a huge number"),
+        pytest.param("seed", 10**5000, "an integer of 16610 bits is out of range", id="a huge seed"),
+        ("pool", "x" * 5000, "is not known; use avg or max"),
+        ("grid", np.arange(3), "an array of int64 (3,) is no list of tables"),
+        ("grid", [object], "a grid is a table of axes"),
+        ("grid", [{object: 1}], "is no name of an axis"),
+        ("digests", [1], "write a table"),
     ],
 )
 def test_what_is_no_value_is_refused_in_one_short_line(name, value, said):
     with pytest.raises(JaxstyleError) as error:
         settings_of(**{name: value})
     assert said in str(error.value)
-    assert len(str(error.value)) < 160
+    assert len(str(error.value)) < 260
 
 
 @pytest.mark.parametrize("name", ["devices", "out", "shard", "cluster", "log_format", "quiet"])

@@ -11,7 +11,7 @@ from conftest import random_image
 from made_images import bmp, chunk, curve, encoded, profile, segment, tiff, with_chunks, with_segments
 from PIL import Image, PngImagePlugin
 
-from jaxstyle import images
+from jaxstyle import containers, images
 from jaxstyle.config import JaxstyleError
 
 PIXELS = random_image(40, 60, 0)
@@ -361,3 +361,10 @@ def test_a_real_avif_and_a_real_jpeg_2000_are_called_so(why):
     image = Image.fromarray(PIXELS)
     for kind, name in (("AVIF", "an AVIF file"), ("JPEG2000", "a JPEG 2000 file")):
         assert why(encoded(image, kind)).startswith(f"is {name}, which is not an image of a known kind")
+
+
+def test_a_targa_picture_is_no_windows_cursor():
+    targa = bytes([0, 0, 2, *bytes(9), 64, 0, 48, 0, 24, 0]) + bytes(64 * 48 * 3)
+    assert containers.kind_of("x.tga", targa) is None
+    icon = bytes([0, 0, 1, 0, 1, 0, 32, 32, 0, 0, 1, 0, 32, 0]) + (64).to_bytes(4, "little") * 2 + bytes(99)
+    assert containers.kind_of("x.ico", icon) == "a Windows icon"

@@ -8,13 +8,14 @@ from conftest import ROOT, run_python
 from PIL import Image
 
 ORDER = """
-early layers peers paths config limits ambient cli grid containers colour images weights conv vgg19 losses
-optimizers step engine fingerprints store manifest stats sample drawing page report progress resume
+early errors layers peers paths config limits ambient cli grid containers colour images weights conv vgg19
+losses optimizers step engine fingerprints store manifest stats sample drawing page report progress resume
 calibration launches worker planning cluster run single floor seedstudy seedtables seedplots seedpage
 """.split()  # noqa: SIM905
 COMMANDS = ("sweep", "transfer", "calibrate", "features", "variance")
 WITHOUT_JAX = (
     "early",
+    "errors",
     "layers",
     "peers",
     "paths",

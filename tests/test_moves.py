@@ -10,7 +10,7 @@ from PIL import Image
 from torture import digests
 
 import jaxstyle
-from jaxstyle import paths, report, store, sweep
+from jaxstyle import config, paths, report, store, sweep, weights
 
 SETTINGS = ("--size", "48", "--steps", "2", "--optimizer", "adam", "--content-layer", "conv2_2")
 SETTINGS += ("--style-layers", "conv1_1+conv2_1")
@@ -124,6 +124,58 @@ def test_a_run_that_was_moved_alone_finds_its_pictures_where_it_was_begun(begun,
     assert spec_of(tmp_path / "archive")["style"] == [str(begun / "s.png")]
 
 
+@pytest.mark.parametrize("run", ["run", "runs/first"])
+def test_a_moved_run_goes_on_from_any_folder(begun, project, monkeypatch, tmp_path, run):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert command("--resume", "--out", project / run) == 0
+    assert digests(project / run) == digests(begun.with_name("away") / run)
+    assert command("--spec", project / run / "spec.toml", "--dry-run") == 0
+
+
+def test_where_a_file_is_now_lasts_though_nothing_is_left_to_compute(project):
+    assert command("--resume", "--out", "run") == 0
+    os.rename("pics/d.png", "pics/e.png")
+    given = [p.replace("d.png", "e.png") for p in GIVEN]
+    assert command(*given, "--resume", "--out", "run") == 0
+    assert spec_of(project / "run")["content"] == ["../pics/c.png", "../pics/e.png"]
+    assert command("--resume", "--out", "run") == 0
+    assert jaxstyle.open_run("run").rows[3]["content"] == "pics/d.png"
+
+
+def test_files_of_equal_bytes_are_told_apart_and_handed_out_once(tmp_path):
+    for name in ("a2.png", "b2.png", "a3.png"):
+        (tmp_path / name).write_bytes(b"same")
+    digest = paths.sha256(str(tmp_path / "a2.png"))
+    gone = {f"/gone/{name}": digest for name in ("a.png", "b.png")}
+    among = [str(tmp_path / name) for name in ("a2.png", "b2.png")]
+    assert list(paths.moved(gone, places=(), among=among).values()) == among
+    assert paths.moved({"/gone/a3.png": digest}, places=(tmp_path,)) == {
+        "/gone/a3.png": str(tmp_path / "a3.png")
+    }
+
+
+def test_a_link_inside_what_was_moved_loses_no_text(begun, tmp_path, monkeypatch):
+    shutil.copytree(begun, tmp_path / "x" / "proj", ignore=shutil.ignore_patterns("run*"))
+    (tmp_path / "x" / "link").symlink_to("proj")
+    monkeypatch.chdir(tmp_path / "x")
+    given = ("--content", "proj/pics/c.png", "--style", "proj/s.png", "--out", "link/run")
+    assert command(*with_pictures(*given)) == 0
+    before = digests(tmp_path / "x" / "proj" / "run")
+    monkeypatch.chdir(tmp_path)
+    os.rename("x", "y")
+    with pytest.raises(SystemExit):
+        report.main(["y/proj/run"])
+    assert digests(tmp_path / "y" / "proj" / "run") == before
+
+
+def test_weights_are_the_same_by_their_bytes(project, tmp_path):
+    shutil.copy(weights.packaged_path(), tmp_path / "w.h5")
+    assert command("--resume", "--out", "run") == 0
+    assert command("--resume", "--out", "run", "--weights", tmp_path / "w.h5") == 0
+    assert "weights" not in spec_of(project / "run")
+
+
 def test_another_link_or_a_copy_of_a_picture_is_that_picture(begun, project, tmp_path, capsys):
     (tmp_path / "link").symlink_to(project)
     shutil.copy("s.png", tmp_path / "painting.png")
@@ -183,3 +235,7 @@ def test_a_tilde_is_the_home_of_the_user(project, monkeypatch, tmp_path):
         report.main(["~/runs/y"])
     assert stop.value.code == 0
     assert not (project / "~").exists()
+    monkeypatch.setenv("HOME", "")
+    with pytest.raises(config.JaxstyleError, match="there is no home for ~ to stand for"):
+        jaxstyle.open_run("~/runs/y")
+    assert paths.at_home("~no-such-user/x") == "~no-such-user/x"

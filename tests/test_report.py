@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 
 import h5py
@@ -239,6 +240,17 @@ def test_a_chunk_that_the_manifest_does_not_list_is_refused_by_every_reader(four
         file["48x64/image"][0] = 255 - file["48x64/image"][0]  # HDF5 makes a new checksum of it
     with pytest.raises(JaxstyleError, match=r"000001\.h5: is not the file that manifest\.json lists"):
         every_reader(four)[reader]()
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link", "folder"])
+def test_what_is_no_file_is_a_damaged_chunk(four, capsys, kind):
+    chunk = four / "chunks" / "000000.h5"
+    chunk.unlink()
+    {"fifo": os.mkfifo, "link": lambda p: p.symlink_to("nowhere"), "folder": os.mkdir}[kind](chunk)
+    code, _, (line,) = reported(four, capsys)
+    assert code == 2
+    assert "000000.h5: is damaged: " in line
+    assert "--resume sets it aside" in line
 
 
 def test_a_manifest_without_a_plan_is_refused(four, capsys):
