@@ -184,7 +184,7 @@ class Where(Mapping[int, tuple[h5py.Group, int]]):
     """The group of `results.h5` in which a cell stands, and where in it, by the cell's number."""
 
     def __init__(self, file: h5py.File):
-        self.groups = [group for group in file.values() if isinstance(group, h5py.Group)]
+        self.groups = [group for group in store.members(file) if isinstance(group, h5py.Group)]
         cells = [store.dataset(group, "cell")[()] for group in self.groups]
         cell = np.concatenate([np.zeros(0, np.int64), *cells])
         order = np.argsort(cell, kind="stable")

@@ -241,7 +241,7 @@ def find_settings(
         seeds; how many cells diverged.
     """
     where: dict[int, tuple[str, int, bool]] = {}
-    for shape in map(str, file):
+    for shape in list(map(str, file)):
         diverged = store.dataset(file, f"{shape}/diverged_step")[()]
         for row, cell in enumerate(store.dataset(file, f"{shape}/cell")[()]):
             where[int(cell)] = shape, row, bool(diverged[row] >= 0)

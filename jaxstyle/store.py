@@ -643,6 +643,15 @@ def dataset(node: h5py.File | h5py.Group, name: str) -> h5py.Dataset:
     return found
 
 
+def members(node: h5py.File | h5py.Group) -> list[Any]:
+    """The groups and datasets of `node`, in order.
+
+    h5py's own `values()` holds the lock of all of h5py until it has given the last one. Where an exception
+    comes first that is until the iterator is collected, perhaps by a thread that then waits for this one.
+    """
+    return [node[name] for name in list(node)]
+
+
 def take(data: h5py.Dataset, rows: Sequence[int], *rest: Any) -> np.ndarray:
     """Some distinct rows of a dataset, in the order given; HDF5 wants them ascending."""
     order = np.argsort(rows)
@@ -701,7 +710,7 @@ def read_chunk(path: Path, *, fingerprint: str | None = None) -> list[ChunkResul
         JaxstyleError: if it is damaged, of another version, or another run's.
     """
     with _reading(path, fingerprint) as file:
-        return [_read_part(group) for group in file.values()]
+        return [_read_part(group) for group in members(file)]
 
 
 def check_listed(path: Path, sha256: str | None) -> None:
@@ -732,7 +741,7 @@ def chunk_width(path: Path) -> int:
 def chunk_parts(data: bytes, path: Path) -> list[ChunkResult]:
     """What `chunk_bytes` made `data` of, which is to be the file at `path`."""
     with _reading(path, data=data) as file:
-        return [_read_part(group) for group in file.values()]
+        return [_read_part(group) for group in members(file)]
 
 
 def read_outlines(path: Path) -> list[Outline]:
@@ -742,7 +751,7 @@ def read_outlines(path: Path) -> list[Outline]:
         JaxstyleError: if it is damaged or of another version.
     """
     with _reading(path) as file:
-        return [_read_outline(group) for group in file.values()]
+        return [_read_outline(group) for group in members(file)]
 
 
 @contextlib.contextmanager
@@ -760,7 +769,7 @@ def _reading(
                 )
             if fingerprint is not None and _attribute(file, "fingerprint") != fingerprint:
                 raise JaxstyleError(str(path), OF_ANOTHER_RUN)
-            if any(not isinstance(file.get(name, getlink=True), h5py.HardLink) for name in file):
+            if any(not isinstance(file.get(name, getlink=True), h5py.HardLink) for name in list(file)):
                 raise KeyError("it holds a link")
             yield file
     except JaxstyleError:

@@ -179,7 +179,7 @@ def _layer(what: str, file: h5py.File, row: layers.Conv) -> tuple[np.ndarray, np
 
 def _check_names(what: str, file: h5py.File) -> None:
     """Raise JaxstyleError if `file` has convolutions that VGG19 has not: it is another network's."""
-    for name in file:
+    for name in list(file):
         if match := re.fullmatch(r"conv(\d+_\d+)|block(\d+_)conv(\d+)", str(name)):
             layer = "conv" + "".join(part or "" for part in match.groups())
             if layer not in layers.NAMES:
