@@ -32,7 +32,7 @@ import h5py
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 
-from jaxstyle import config, images, store, weights
+from jaxstyle import config, errors, images, store, weights
 from jaxstyle.config import JaxstyleError
 
 SECONDS = 20
@@ -381,7 +381,7 @@ def outcome_of(read: Callable[[Path], None], path: Path) -> str:
     except JaxstyleError as error:
         text = str(error)
         assert text.isprintable(), text
-        assert len(text) <= config.MAX_LINE + 10
+        assert len(text) <= errors.MAX_LINE + 10
         return ONE_LINE
     return VALID
 
