@@ -20,6 +20,8 @@ import h5py
 import numpy as np
 import pytest
 from conftest import ROOT, random_image, run_python
+from made_images import chunk as png_chunk
+from made_images import encoded
 from PIL import Image, ImageCms, PngImagePlugin
 
 from jaxstyle import config, images, layers, sweep, weights
@@ -107,18 +109,6 @@ def refused(folder, capfd):
 
 
 # --- files ----------------------------------------------------------------------------------------
-
-
-def encoded(image, kind, **options):
-    buffer = io.BytesIO()
-    if not isinstance(image, Image.Image):
-        image = Image.fromarray(image)
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def png_chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def png(width, height, depth, colour, rows, *chunks):
