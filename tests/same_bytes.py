@@ -14,12 +14,9 @@ Nothing here imports the package: each version is a process of its own.
 from __future__ import annotations
 
 import argparse
-import collections
-import contextlib
 import csv
 import hashlib
 import io
-import json
 import os
 import re
 import runpy
@@ -186,7 +183,12 @@ def cases(folder: Path) -> list[Case]:
             style_size=64,
             **LBFGS,
         ),
-        by("relative ratios and balanced weights", **MIDDLE, alpha_beta=("0.1x", "1x"), style_weights="balanced"),
+        by(
+            "relative ratios, balanced weights",
+            **MIDDLE,
+            alpha_beta=("0.1x", "1x"),
+            style_weights="balanced",
+        ),
         by("snapshots, the best of each", **LBFGS, steps=(2, 4, 7), keep="best", trace_every=3),
         by("a file to start from", init=(of["coffee"], "content", "noise")),
         by("max pooling", **MIDDLE, **LBFGS, pool="max"),
@@ -281,8 +283,9 @@ def run(command: Command, root: Path, folder: Path, environment: Mapping[str, st
     Raises:
         SystemExit: if it ended as no command should.
     """
+    arguments = ("--be", str(root), command.kill, command.module, *command.arguments)
     done = subprocess.run(
-        [sys.executable, "-P", __file__, "--be", str(root), command.kill, command.module, *command.arguments],
+        [sys.executable, "-P", __file__, *arguments],
         cwd=folder,
         env={"JAX_PLATFORMS": "cpu", **os.environ, "PYTHONPATH": str(root), **environment},
         stdin=subprocess.DEVNULL,
@@ -336,7 +339,8 @@ def compare(base: Path, now: Path) -> Found:
         elif name.endswith(".csv"):
             _compare_csv(found, name, base / name, now / name)
         elif name.endswith(".json"):
-            found.differences.append(f"{name}: {(base / name).read_text()} was, {(now / name).read_text()} is")
+            was, is_now = ((folder / name).read_text() for folder in (base, now))
+            found.differences.append(f"{name}: {was} was, {is_now} is")
         else:
             found.differences.append(f"{name}: {_pixels(base / name, now / name)}")
     return found
@@ -382,7 +386,7 @@ def _compare_hdf5(found: Found, file: str, base: h5py.Group, now: h5py.Group) ->
         elif (a.tolist() != b.tolist()) if a.dtype.hasobject else (a.tobytes() != b.tobytes()):
             apart = np.argwhere(~((a == b) | ((a != a) & (b != b))))
             at = tuple(apart[0]) if len(apart) else ()
-            text = f"{a[at]!r} was, {b[at]!r} is at {tuple(map(int, at))}" if len(apart) else "other bits of NaN"
+            text = f"{a[at]!r} was, {b[at]!r} is at {tuple(map(int, at))}" if len(apart) else "NaNs do"
             found.differences.append(f"{here}: {len(apart)} of {a.size} values differ; {text}")
 
 
@@ -474,7 +478,7 @@ def compare_programs(base: Path, now: Path) -> tuple[int, list[str]]:
         come.remove(twin)
         pairs = zip([*text.splitlines(), ""], [*twin[1].splitlines(), ""], strict=False)
         number, (was, is_now) = next((n, pair) for n, pair in enumerate(pairs) if pair[0] != pair[1])
-        at = len(os.path.commonprefix([was, is_now]))
+        at = next((i for i, (a, b) in enumerate(zip(was, is_now, strict=False)) if a != b), 0)
         was, is_now = (line[max(0, at - 60) : at + 100] for line in (was, is_now))
         differences.append(f"{name} differs in line {number}:\n      was {was}\n      is  {is_now}")
     differences += [f"{name} is new ({text.count(chr(10))} lines)" for name, text in come]
