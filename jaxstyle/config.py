@@ -27,11 +27,12 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 
+import jaxstyle
 from jaxstyle import layers, paths, peers
 from jaxstyle.errors import JaxstyleError
 from jaxstyle.paths import taken_from
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(jaxstyle.__path__[0]).resolve()
 EXAMPLES = PACKAGE / "examples"
 PRESETS = PACKAGE / "presets"
 

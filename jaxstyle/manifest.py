@@ -58,9 +58,10 @@ def versions(*names: str) -> dict[str, str]:
 
 @functools.cache
 def code_digest() -> str:
-    """The SHA-256 of the package's own source files, whatever its version says."""
-    files = sorted(config.PACKAGE.glob("*.py"))
-    return hashlib.sha256(b"\0".join(path.name.encode() + path.read_bytes() for path in files)).hexdigest()
+    """The SHA-256 of the package's own source files and their places in it, whatever its version says."""
+    names = sorted(path.relative_to(config.PACKAGE).as_posix() for path in config.PACKAGE.rglob("*.py"))
+    files = (name.encode() + (config.PACKAGE / name).read_bytes() for name in names)
+    return hashlib.sha256(b"\0".join(files)).hexdigest()
 
 
 def environment() -> dict[str, str]:

@@ -1325,10 +1325,10 @@ def merge(record: Record) -> None:
             )
 
 
-_MERGE = """
+_MERGE = f"""
 import sys
 from pathlib import Path
-from jaxstyle import store
+import {__name__} as store
 store.end_with(int(sys.argv[3]))
 try:
     store.merge_into(Path(sys.argv[1]), Path(sys.argv[2]), sys.stdin.read().split("\\0"))

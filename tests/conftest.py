@@ -18,8 +18,19 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from jaxtyping import install_import_hook
 
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def module_paths():
+    """The files of the package's modules by their names in it: `store`, and `a.b` of a folder's."""
+    package = ROOT / "jaxstyle"
+    names = ((p, ".".join(p.relative_to(package).with_suffix("").parts)) for p in package.rglob("*.py"))
+    return {name.removesuffix(".__init__"): path for path, name in sorted(names)}
+
+
 CHECKED = "calibration colour conv engine images launches losses optimizers run seedstudy single"
 CHECKED += " planning stats step store vgg19 weights worker"
+assert {*CHECKED.split()} <= {*module_paths()}, "a module that is checked is not there"
 install_import_hook([f"jaxstyle.{name}" for name in CHECKED.split()], "beartype.beartype")
 
 import hypothesis
@@ -31,8 +42,6 @@ from jaxstyle import layers, weights
 
 hypothesis.settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("unhurried")
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def narrow_weights(factor=16, seed=0):

@@ -17,6 +17,8 @@ import pytest
 from conftest import EXAMPLES, ROOT, Told
 from torture import digests
 
+from jaxstyle import worker
+
 pytestmark = pytest.mark.cluster
 pytest.importorskip("ray")
 
@@ -29,7 +31,7 @@ import importlib.abc, importlib.util, os, sys
 
 class Deadly(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, name, path, target=None):
-        if name != "jaxstyle.worker":
+        if name != WORKER:
             return None
         sys.meta_path.remove(self)
         self.real = importlib.util.find_spec(name)
@@ -44,7 +46,7 @@ class Deadly(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 if any("default_worker" in argument for argument in sys.orig_argv):
     sys.meta_path.insert(0, Deadly())
-"""
+""".replace("WORKER", repr(worker.__name__))
 """What a worker of Ray may import first: it dies at the first chunk that it is given."""
 ENVIRONMENT = {
     **os.environ,
