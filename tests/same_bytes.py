@@ -8,6 +8,9 @@ Runs that BASE began, and was killed in or was done with, are gone on with by th
 With `--programs` what is compared is what XLA makes of both: the optimised HLO of all that the sweeps
 compile, without names and places in the source.
 
+With `--make-fixture` nothing is compared: BASE begins a run and is killed in it, and that run is kept with
+what BASE comes to undisturbed. `test_growth` goes on with it.
+
 Nothing here imports the package: each version is a process of its own.
 """
 
@@ -17,7 +20,9 @@ import argparse
 import csv
 import hashlib
 import io
+import json
 import os
+import platform
 import re
 import runpy
 import shutil
@@ -124,10 +129,13 @@ def sweep(
     return Command("jaxstyle.sweep", arguments, kill, by_base)
 
 
-def pictures(folder: Path) -> dict[str, str]:
-    """Pictures of several shapes in `folder`, cut from the examples: their paths by name."""
-    folder.mkdir()
-    shapes = {"cat": (96, 72), "pagoda": (72, 96), "coffee": (96, 84), "glass": (80, 80), "cafe": (96, 64)}
+SHAPES = {"cat": (96, 72), "pagoda": (72, 96), "coffee": (96, 84), "glass": (80, 80), "cafe": (96, 64)}
+"""(width, height) of the pictures by name."""
+
+
+def pictures(folder: Path, shapes: Mapping[str, tuple[int, int]] = SHAPES) -> dict[str, str]:
+    """Small pictures in `folder`, made of the examples: their paths by name."""
+    folder.mkdir(parents=True)
     found = {}
     for name, size in shapes.items():
         with Image.open(EXAMPLES / f"{name}.jpg") as image:
@@ -283,11 +291,13 @@ def run(command: Command, root: Path, folder: Path, environment: Mapping[str, st
     Raises:
         SystemExit: if it ended as no command should.
     """
+    # Some would stand in a manifest, and the net is to be the same wherever it is cast.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("TF_", "XLA_"))}
     arguments = ("--be", str(root), command.kill, command.module, *command.arguments)
     done = subprocess.run(
         [sys.executable, "-P", __file__, *arguments],
         cwd=folder,
-        env={"JAX_PLATFORMS": "cpu", **os.environ, "PYTHONPATH": str(root), **environment},
+        env={"JAX_PLATFORMS": "cpu", **inherited, "PYTHONPATH": str(root), **environment},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -325,31 +335,41 @@ class Found(NamedTuple):
         return [name for name in base if name in now]
 
 
-def compare(base: Path, now: Path) -> Found:
+def compare(base: Path, now: Path, *, sheets: bool = True) -> Found:
     """How what this version wrote to `now` differs from what BASE wrote to `base`."""
     found = Found([], [])
-    names = [{str(path.relative_to(folder)) for path in _compared(folder)} for folder in (base, now)]
+    every = ({str(path.relative_to(folder)) for path in _compared(folder)} for folder in (base, now))
+    names = [{name for name in own if sheets or not _is_drawn(name)} for own in every]
     found.differences.extend(f"{name} is in one of them only" for name in sorted(names[0] ^ names[1]))
     for name in sorted(names[0] & names[1]):
-        if (base / name).read_bytes() == (now / name).read_bytes():
-            continue
-        if name.endswith(".h5"):
-            with h5py.File(base / name) as was, h5py.File(now / name) as is_now:
-                _compare_hdf5(found, name, was, is_now)
-        elif name.endswith(".csv"):
-            _compare_csv(found, name, base / name, now / name)
-        elif name.endswith(".json"):
-            was, is_now = ((folder / name).read_text() for folder in (base, now))
-            found.differences.append(f"{name}: {was} was, {is_now} is")
-        else:
-            found.differences.append(f"{name}: {_pixels(base / name, now / name)}")
+        compare_file(found, name, base / name, now / name)
     return found
+
+
+def compare_file(found: Found, name: str, base: Path, now: Path) -> None:
+    """Add to `found` how two files differ that are called `name`."""
+    if base.read_bytes() == now.read_bytes():
+        return
+    if name.endswith(".h5"):
+        with h5py.File(base) as was, h5py.File(now) as is_now:
+            _compare_hdf5(found, name, was, is_now)
+    elif name.endswith(".csv"):
+        _compare_csv(found, name, base, now)
+    elif name.endswith(".json"):
+        _compare_json(found, name, json.loads(base.read_text()), json.loads(now.read_text()))
+    else:
+        found.differences.append(f"{name}: {_pixels(base, now)}")
 
 
 def _compared(folder: Path) -> Iterator[Path]:
     """The files of a case that must be equal: everything but what holds times or words for people."""
     for pattern in ("*.png", "*.h5", "*.csv", "said.json"):
         yield from (p for p in folder.rglob(pattern) if ".tmp-" not in p.name)
+
+
+def _is_drawn(name: str) -> bool:
+    """Whether a file is a drawing of results, with letters."""
+    return "sheets" in Path(name).parts
 
 
 def _pixels(base: Path, now: Path) -> str:
@@ -421,6 +441,18 @@ def _compare_csv(found: Found, name: str, base: Path, now: Path) -> None:
             found.differences.append(f"{name} {column}: {text}")
 
 
+def _compare_json(found: Found, where: str, base: Any, now: Any) -> None:
+    """Add how two values of JSON differ."""
+    if isinstance(base, dict) and isinstance(now, dict):
+        for name in found.names(where, list(base), list(now)):
+            _compare_json(found, f"{where} {name}", base[name], now[name])
+    elif isinstance(base, list) and isinstance(now, list) and len(base) == len(now):
+        for index, (was, is_now) in enumerate(zip(base, now, strict=True)):
+            _compare_json(found, f"{where} {index}", was, is_now)
+    elif base != now:
+        found.differences.append(f"{where}: {base!r} was, {now!r} is")
+
+
 # --- programs -------------------------------------------------------------------------------------
 
 DUMPED = ".cpu_after_optimizations.txt"
@@ -485,10 +517,62 @@ def compare_programs(base: Path, now: Path) -> tuple[int, list[str]]:
     return sum(map(len, were.values())), differences
 
 
+# --- a run that an earlier version began ------------------------------------------------------------
+
+HALF: Mapping[str, Any] = {
+    **{"content": "pictures/cat.png", "style": "pictures/glass.png", "size": 32, "style_size": 32},
+    **{"content_layer": "conv2_1", "optimizer": "lbfgs", "lbfgs_memory": 1, "pyramid": 0},
+    **{"seed": "0:8", "steps": 36, "checkpoint_every": 0.1},
+}
+"""Eight cells in four chunks."""
+
+
+def machine() -> dict[str, str]:
+    """What the bytes of a picture may depend on beside the code and the number of threads."""
+    import jaxlib
+
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    able = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+    digest = hashlib.sha256("\n".join([platform.machine(), *able]).encode()).hexdigest()
+    return {"processor_sha256": digest, "jaxlib": jaxlib.__version__}
+
+
+def make_fixture(base: str, folder: Path) -> None:
+    """Have `base` begin a run in `folder`, killed when it has two chunks, and keep what it comes to."""
+    with tempfile.TemporaryDirectory(prefix="jaxstyle-half-") as temporary:
+        work = Path(temporary)
+        lay_out(base, work / "version")
+        (work / "switches.toml").write_text(SWITCHES)
+        results = {}
+        for name, kill in (("whole", ""), ("killed", "chunks=3")):
+            place = work / "of" / name
+            pictures(place / "pictures", shapes={"cat": (32, 28), "glass": (28, 32)})
+            environment = {"XDG_CACHE_HOME": str(work / "cache")}
+            run(sweep(**HALF, kill=kill), work / "version", place, environment)
+            results[name] = place
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(results["killed"], folder)
+        (folder / "expected").mkdir()
+        whole = results["whole"] / "run"
+        for name in ("results.h5", "results.csv"):
+            shutil.copy(whole / name, folder / "expected" / name)
+        files = sorted([*whole.glob("chunks/*"), *whole.glob("images/*")])
+        about = {
+            "commit": base,
+            "machine": machine(),
+            "sha256": {
+                str(path.relative_to(whole)): hashlib.sha256(path.read_bytes()).hexdigest()
+                for path in files
+            },
+        }
+        (folder / "expected" / "about.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
 # --- the command ----------------------------------------------------------------------------------
 
 
-def check(base: str, *, only: str = "", of_programs: bool = False) -> int:
+def check(base: str, *, only: str = "", of_programs: bool = False, sheets: bool = True) -> int:
     """Compare this version with `base`, print what differs, and return in how many cases something does."""
     wrong = 0
     with tempfile.TemporaryDirectory(prefix="jaxstyle-same-") as temporary:
@@ -514,7 +598,7 @@ def check(base: str, *, only: str = "", of_programs: bool = False) -> int:
                 about = f"{count} programs"
                 assert count, f"{case.name} compiled nothing"
             else:
-                differences, added = compare(*places.values())
+                differences, added = compare(*places.values(), sheets=sheets)
                 about = f"{len(list(_compared(places['base'])))} files"
             if len(set(codes.values())) > 1:
                 differences.append(f"the exit code was {codes['base']} and is {codes['now']}")
@@ -544,9 +628,14 @@ def main() -> None:
     )
     parser.add_argument("base", help="the commit to compare with")
     parser.add_argument("--programs", action="store_true", help="compare what is compiled")
+    parser.add_argument("--no-sheets", action="store_true", help="leave out drawings of results")
+    parser.add_argument("--make-fixture", metavar="DIR", help="keep a run there that BASE began")
     parser.add_argument("--only", default="", help="cases whose name holds this text")
     args = parser.parse_args()
-    wrong = check(args.base, only=args.only, of_programs=args.programs)
+    if args.make_fixture:
+        make_fixture(args.base, Path(args.make_fixture))
+        return
+    wrong = check(args.base, only=args.only, of_programs=args.programs, sheets=not args.no_sheets)
     print(f"\n{wrong} cases differ from {args.base}")
     raise SystemExit(bool(wrong))
 
