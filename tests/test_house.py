@@ -8,6 +8,8 @@ import pytest
 from conftest import ROOT, module_paths, run_python
 from PIL import Image
 
+from jaxstyle import config, manifest
+
 ORDER = """
 early errors layers peers paths config limits ambient cli grid containers colour images weights conv vgg19
 losses optimizers step engine fingerprints store manifest stats sample drawing page report progress resume
@@ -90,6 +92,17 @@ def test_importing_the_package_imports_no_jax_and_names_its_api():
         "assert not modules & {n for n in jaxstyle.__all__ if callable(getattr(jaxstyle, n))}\n"
     )
     run_python("-c", code, check=True)
+
+
+def test_the_digest_of_the_code_is_of_every_module_and_its_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "PACKAGE", tmp_path)
+    digests = set()
+    for name, text in (("a.py", "1"), ("sub/a.py", "1"), ("sub/a.py", "2"), ("sub/deep/a.py", "2")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+        digests.add(manifest.code_digest.__wrapped__())
+        (tmp_path / name).unlink()
+    assert len(digests) == 4
 
 
 BATCHING = ("vmap", "pmap", "vectorize", "jit", "fori_loop", "while_loop", "scan")
