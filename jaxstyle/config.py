@@ -76,6 +76,24 @@ PLANNED = {
 """Settings of later versions: naming one is an error that says so, never a silent no-op."""
 
 
+class Retired(NamedTuple):
+    """A setting of earlier versions."""
+
+    default: Any
+    """Its value in runs that did not use it: there it is taken, and means nothing."""
+    why: str
+
+
+RETIRED = {
+    "warm_steps": Retired(
+        0,
+        "started cells from their neighbours' pictures, for mixed gains, and is gone; leave it out, or open"
+        " a run that has it with the version that made it",
+    ),
+}
+"""Settings that are gone; those of runs that go on are at their defaults."""
+
+
 class OptimizerDefaults(NamedTuple):
     """What a sweep gets that names no more than its optimizer."""
 
@@ -145,9 +163,6 @@ class Sweep:
     """Make of a sweep by Adam its coarse-to-fine twin: lbfgs with a pyramid, and a quarter of the steps."""
     schedule: str = "constant"
     """Adam's learning rate: constant, or decay, flat to 70 % of the steps and then linear to 0."""
-    warm_steps: int = 0
-    """Start a cell from the finished picture of the cell of the next larger alpha-beta, all else equal, and
-    take so many steps from there (0: every cell by itself)."""
     keep: str = "last"
     """The image that is saved: the last, or the best, that of the lowest loss so far."""
     clamp: bool = False
@@ -264,6 +279,8 @@ def unknown_key(
     """
     if key in PLANNED:
         return JaxstyleError(what, PLANNED[key])
+    if key in RETIRED:
+        return JaxstyleError(what, RETIRED[key].why)
     known = tuple(known)
     if (other := peers.setting(key)) is not None:
         name = "image" if other.setting == "content" and "content" not in known else other.setting
@@ -686,9 +703,6 @@ def resolve(sweep: Sweep) -> Sweep:
         raise JaxstyleError("steps", "no value; give at least one")
     if len(set(steps)) != len(steps):
         raise JaxstyleError("steps", f"{list(steps)} repeats a value; give each once")
-    warm_steps = _integer("warm_steps", sweep.warm_steps, minimum=0, maximum=max(steps))
-    if warm_steps and len(steps) > 1:
-        raise JaxstyleError("warm_steps", "several --steps are snapshots of one trajectory; give one")
     size = parse_size(sweep.size)
     style_size = sweep.style_size
     if style_size is not None:
@@ -698,7 +712,6 @@ def resolve(sweep: Sweep) -> Sweep:
         sweep,
         **axes,
         steps=tuple(sorted(steps)),
-        warm_steps=warm_steps,
         size=str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}",
         style_size=style_size,
         pool=_choice("pool", sweep.pool, ("avg", "max")),
@@ -981,6 +994,8 @@ def assemble(
     given: dict[tuple[str, str], str] = {}
     for table, base in sources:
         for key, value in table.items():
+            if key in RETIRED and value == RETIRED[key].default:
+                continue
             if key not in SWEEP_KEYS and key not in OPTION_KEYS:
                 raise unknown_key(key, (*SWEEP_KEYS, *OPTION_KEYS), what=key)
             if key in ("learning_rate", "steps") and value in ((), []):

@@ -21,8 +21,16 @@ from jaxstyle.grid import Cell, Plan
 
 SCHEMA = 4
 """Of chunk files, `results.*` and `manifest.json`."""
-_NO_NUMBERS = ("grid", "digests", "balance", "given", "weights", "max_cells", "checkpoint_every")
-_NO_NUMBERS = (*_NO_NUMBERS, "deterministic")
+_NO_NUMBERS = (
+    "grid",
+    "digests",
+    "balance",
+    "given",
+    "weights",
+    "max_cells",
+    "checkpoint_every",
+    "deterministic",
+)
 """Settings that decide no number of a cell, or stand in a fingerprint in another form."""
 
 
@@ -48,13 +56,14 @@ def fingerprint(sources: Sources, plan: Plan, number: int) -> str:
         del settings[name]
     if settings["style_weights"] == "equal":  # younger than runs that may still be gone on with
         del settings["style_weights"]
+    settings |= {name: retired.default for name, retired in config.RETIRED.items()}
     values = {
         "schema": SCHEMA,
         "settings": settings,
         "program": dataclasses.asdict(plan.programs[chunk.program]),
         "cells": [
             {axis: digests.get(value, value) for axis, value in _settings(plan.cells[i]).items()}
-            | {"from": plan.previous.get(i)}
+            | {"from": None}  # the cell whose picture it started from, while `warm_steps` was a setting
             for i in chunk.cells
         ],
         "weights": sources.weights,

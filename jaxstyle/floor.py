@@ -137,7 +137,7 @@ def measure(record: Record, cells: Sequence[Cell], label: str, device: Any, *, m
     steps = min(sweep.steps[-1], most_steps)
     program = _program_of(record, cell.id)
     own = {axis: (getattr(cell, axis),) for axis in config.AXES} | {"seed": seeds}
-    alike = replace(sweep, **own, grid=(), steps=(steps,), warm_steps=0, trace_every=1, given={})
+    alike = replace(sweep, **own, grid=(), steps=(steps,), trace_every=1, given={})
     width = program.width
     other = OTHER_WIDTH if width == 1 else 1
     precisions = ["f32"] if sweep.precision != "f32" else ["bf16"]
@@ -157,8 +157,6 @@ def measure(record: Record, cells: Sequence[Cell], label: str, device: Any, *, m
     for precision in precisions:
         found = compute(replace(alike, precision=precision), seeds, width)
         rows.append(_compare(PRODUCTS + precision, found, base))
-    if sweep.warm_steps:
-        notes.append("The cells were computed from their own noise, without the run's warm starts.")
     notes += _differences(record, program, cell, device)
     ids = tuple(c.id for c in cells)
     return Floor(label, ids, seeds, steps, rows, _between_seeds(base), sweep.precision, width, tuple(notes))
@@ -172,8 +170,6 @@ def _program_of(record: Record, cell: int) -> Program:
 
 def _stored(record: Record, cells: Sequence[Cell], steps: int) -> Computed | None:
     """What the run has of some cells after so many steps; None where its trajectory is another one."""
-    if any(cell.id in record.previous for cell in cells):
-        return None
     if steps != record.sweep.steps[-1] and record.sweep.schedule != "constant":
         return None
     ids = [cell.id for cell in cells]

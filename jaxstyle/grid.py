@@ -211,38 +211,17 @@ def seed_matters(sweep: Sweep, cell: Cell) -> bool:
 def twins(sweep: Sweep, cells: Iterable[Cell]) -> dict[int, int]:
     """For every cell without noise, the earlier one that differs from it in its seed alone, by their ids.
 
-    They come to the same bytes, and one of them is computed for all. Of cells with a warm start whole
-    chains are compared.
+    They come to the same bytes, and one of them is computed for all.
     """
-    cells = tuple(cells)
-    by_id = {cell.id: cell for cell in cells}
-    first: dict[tuple, tuple[int, ...]] = {}
+    first: dict[Cell, int] = {}
     found: dict[int, int] = {}
-    for unit in chains(cells) if sweep.warm_steps else [(cell.id,) for cell in cells]:
-        if seed_matters(sweep, by_id[unit[0]]):
-            continue
-        key = tuple(replace(by_id[i], id=0, seed=0) for i in unit)
-        found |= {i: of for i, of in zip(unit, first.setdefault(key, unit), strict=True) if i != of}
-    return found
-
-
-def chains(cells: Iterable[Cell]) -> list[tuple[int, ...]]:
-    """The ids of `cells` that differ in alpha-beta alone, each chain from the largest to the smallest."""
-    found: dict[tuple, list[Cell]] = {}
     for cell in cells:
-        others = tuple(getattr(cell, axis) for axis in AXES if axis != "alpha_beta")
-        found.setdefault(others, []).append(cell)
-    return [
-        tuple(cell.id for cell in sorted(chain, key=lambda cell: -cell.alpha_beta))
-        for chain in found.values()
-    ]
-
-
-def predecessors(sweep: Sweep, cells: Iterable[Cell]) -> dict[int, int]:
-    """By the id of every cell with a warm start, the cell from whose finished picture it starts."""
-    if not sweep.warm_steps:
-        return {}
-    return {cell: before for chain in chains(cells) for before, cell in itertools.pairwise(chain)}
+        if seed_matters(sweep, cell):
+            continue
+        of = first.setdefault(replace(cell, id=0, seed=0), cell.id)
+        if cell.id != of:
+            found[cell.id] = of
+    return found
 
 
 @dataclass(frozen=True)
@@ -352,35 +331,12 @@ class Plan:
     """Snapshots, ascending; the last one is the length of a trajectory."""
     trace_steps: tuple[int, ...]
     """The steps whose losses are kept."""
-    previous: Mapping[int, int]
-    """By id, the cell from whose finished picture one with a warm start begins; of the same chunk."""
-    warm_steps: int
-    """The steps of a cell with a warm start."""
     twins: Mapping[int, int]
     """By id, the cell of the same chunk whose result a cell shares instead of being computed (`twins`)."""
 
     def computed(self, chunk: Chunk) -> tuple[int, ...]:
         """The cells of a chunk that are computed."""
         return tuple(cell for cell in chunk.cells if cell not in self.twins)
-
-    def cell_steps(self, cell: int) -> int:
-        """The length of a cell's trajectory."""
-        return self.warm_steps if cell in self.previous else self.steps[-1]
-
-    def waves(self, chunk: Chunk) -> list[list[int]]:
-        """The computed cells of a chunk in the order of their starts: each after the one it starts from."""
-        depth: dict[int, int] = {}
-        for cell in self.computed(chunk):
-            chain = [cell]
-            while chain[-1] in self.previous and chain[-1] not in depth:
-                chain.append(self.previous[chain[-1]])
-            depth.setdefault(chain[-1], 0)
-            for before, after in itertools.pairwise(reversed(chain)):
-                depth[after] = depth[before] + 1
-        waves: list[list[int]] = [[] for _ in range(1 + max(depth.values()))]
-        for cell in self.computed(chunk):
-            waves[depth[cell]].append(cell)
-        return waves
 
     def only(self, numbers: Iterable[int]) -> Plan:
         """The part of the plan that the chunks of these numbers are."""
@@ -431,27 +387,20 @@ class Plan:
     @property
     def image_steps(self) -> int:
         """Steps of all computed cells together."""
-        return sum(self.cell_steps(cell) for chunk in self.chunks for cell in self.computed(chunk))
+        return self.steps[-1] * sum(len(self.computed(chunk)) for chunk in self.chunks)
 
-    def _sum(self, cold: Callable[[Program], float], warm: Callable[[Program], float]) -> float:
-        return sum(
-            (warm if cell in self.previous else cold)(self.programs[chunk.program])
-            for chunk in self.chunks
-            for cell in self.computed(chunk)
-        )
+    def _sum(self, of: Callable[[Program], float]) -> float:
+        return sum(of(self.programs[chunk.program]) for chunk in self.chunks for _ in self.computed(chunk))
 
     @property
     def coarse_image_steps(self) -> float:
         """What the coarser stages of all computed cells cost, in steps of the full size."""
-        return self._sum(lambda program: program.coarse_image_steps, lambda _: 0.0)
+        return self._sum(lambda program: program.coarse_image_steps)
 
     @property
     def flops(self) -> float:
         """FLOPs of all computed cells, coarser stages and the evaluation of the last image included."""
-        return self._sum(
-            lambda program: program.cell_flops(self.steps[-1]),
-            lambda program: program.stage(0).cell_flops(self.warm_steps),
-        )
+        return self._sum(lambda program: program.cell_flops(self.steps[-1]))
 
     def program_cells(self, index: int) -> int:
         """How many cells the program at `index` has, twins among them."""
@@ -518,18 +467,16 @@ def _plan(
         programs=tuple(programs),
         chunks=tuple(chunks),
         steps=sweep.steps,
-        trace_steps=trace_steps(sweep.steps[-1], sweep.trace_every, sweep.warm_steps),
-        previous=predecessors(sweep, cells),
-        warm_steps=sweep.warm_steps,
+        trace_steps=trace_steps(sweep.steps[-1], sweep.trace_every),
         # In each chunk by itself, for it depends on no other one: whatever cut the chunks, an extension or
         # an earlier version, every cell is computed or has its twin beside it.
         twins={i: of for c in chunks for i, of in twins(sweep, (cells[j] for j in c.cells)).items()},
     )
 
 
-def trace_steps(last: int, every: int, warm: int = 0) -> tuple[int, ...]:
-    """Every `every`-th step from 0, and always the last, of trajectories with a warm start too."""
-    return tuple(sorted({*range(0, last, every), last, *((warm,) if warm else ())}))
+def trace_steps(last: int, every: int) -> tuple[int, ...]:
+    """Every `every`-th step from 0, and always the last."""
+    return (*range(0, last, every), last)
 
 
 def plan(
@@ -609,45 +556,41 @@ def plan(
         for frame, members in by_frame.items():
             shared = twins(sweep, members)
             program = _framed(template, frame, len(members) - len(shared), choose_width)
-            # A chunk depends on no other one: whole chains of cells that start from each other.
-            units = chains(members) if sweep.warm_steps else [(cell.id,) for cell in members]
-            longest = max(len(unit) for unit in units)
-            launch_s = longest * _launch_seconds(program, sweep, platform)
-            launches = min(
-                sweep.checkpoint_every / launch_s, CHUNK_BYTES / (_launch_bytes(program, sweep) * longest)
-            )
+            launch_s = _launch_seconds(program, sweep, platform)
+            launches = min(sweep.checkpoint_every / launch_s, CHUNK_BYTES / _launch_bytes(program, sweep))
             if program not in programs:
                 programs.append(program)
             most = program.width * max(1, int(launches))
             least = min(most, program.width * math.ceil(MIN_CHUNK_S / launch_s))
-            together = max(most, _chunk_cells_by_size(program, sweep) // longest)
-            for part in _cut(units, shared, program.width, least=least, most=most, together=together):
-                ids = tuple(sorted(itertools.chain(*part)))
-                chunks.append(Chunk(number=len(chunks), program=programs.index(program), cells=ids))
+            together = max(most, _chunk_cells_by_size(program, sweep))
+            ids = [cell.id for cell in members]
+            for part in _cut(ids, shared, program.width, least=least, most=most, together=together):
+                own = tuple(sorted(part))
+                chunks.append(Chunk(number=len(chunks), program=programs.index(program), cells=own))
     return _plan(sweep, cells, programs, chunks)
 
 
 def _cut(
-    units: Sequence[tuple[int, ...]],
+    cells: Sequence[int],
     shared: Mapping[int, int],
     width: int,
     *,
     least: int,
     most: int,
     together: int,
-) -> Iterator[list[tuple[int, ...]]]:
-    """Cells that stay together, cut into chunks; twins go where the one goes that is computed for them.
+) -> Iterator[list[int]]:
+    """Cells cut into chunks; twins go where the one goes that is computed for them.
 
     Args:
-        units: cells that stay together.
+        cells: their ids.
         shared: of a cell, the one whose twin it is.
-        width: what the units that are computed in a chunk come in multiples of.
-        least, most: units that are computed in a chunk: `CHUNK_SHARE` of those left, within these.
-        together: units in a chunk, at most; more twins of one are computed once more.
+        width: what the cells that are computed in a chunk come in multiples of.
+        least, most: cells that are computed in a chunk: `CHUNK_SHARE` of those left, within these.
+        together: cells in a chunk, at most; more twins of one are computed once more.
     """
-    groups: dict[int, list[tuple[int, ...]]] = {}
-    for unit in units:
-        groups.setdefault(shared.get(unit[0], unit[0]), []).append(unit)
+    groups: dict[int, list[int]] = {}
+    for cell in cells:
+        groups.setdefault(shared.get(cell, cell), []).append(cell)
     left = sum(-(-len(group) // together) for group in groups.values())
 
     def size() -> int:

@@ -212,17 +212,14 @@ class Launcher:
         launches: Sequence[list[Cell]],
         program: Program,
         *,
-        done: Sequence[Launched] = (),
         begin: Progress | None = None,
         on_segment: OnSegment = lambda image_steps, progress, ending: None,
     ) -> list[Launched]:
         """Compute the cells of launches that run side by side, each on a device of its own.
 
         Args:
-            launches: no more than devices, each of at most `program.width` cells; with a warm start all
-                cells or none.
+            launches: no more than devices, each of at most `program.width` cells.
             program: theirs, which has been compiled.
-            done: launches of the same chunks, from whose pictures those with a warm start begin.
             begin: where an earlier process had come to, to go on from there.
             on_segment: see `OnSegment`.
 
@@ -232,16 +229,9 @@ class Launcher:
         from jaxstyle.engine import abreast
 
         self._current = program
-        warm, steps = self.plan.previous.get(launches[0][0].id) is not None, self.plan.steps
-        if warm:
-            program, steps = program.stage(0), (self.plan.warm_steps,)
-        pictures = {c.id: part.pixels[i, -1] for part in done for i, c in enumerate(part.cells)}
-        prepared = []
-        for cells in launches:
-            before = [pictures[self.plan.previous[cell.id]] for cell in cells] if warm else None
-            prepared.append(self._prepare(cells, program, before))
+        prepared = [self._prepare(cells, program) for cells in launches]
         launch, count = abreast(prepared, program.width), sum(map(len, launches))
-        outcome = self._advance(launch, count, program, steps, begin, on_segment)
+        outcome = self._advance(launch, count, program, begin, on_segment)
         found = []
         for index, cells in enumerate(launches):
             at = slice(index * program.width, index * program.width + len(cells))
@@ -250,15 +240,12 @@ class Launcher:
             found.append(Launched(cells, pixels, curves, outcome.diverged_step[at]))
         return found
 
-    def _prepare(self, cells: list[Cell], program: Program, warm: list[np.ndarray] | None) -> Launch:
-        """A launch of `cells`, from the images in `warm` or as each cell's own `init` says."""
+    def _prepare(self, cells: list[Cell], program: Program) -> Launch:
+        """A launch of `cells`, each from what its own `init` says."""
         from jaxstyle.engine import Launch, on_canvas
 
         stages = [self._launch_stage(cells, program, times) for times in range(program.coarser, -1, -1)]
         with timed(self.seconds, "host_s"):
-            if warm is not None:
-                quiet = stages[-1].knobs._replace(noise_std=np.zeros(len(cells), np.float32))
-                return Launch(quiet, np.stack(warm).astype(np.float32), stages[-1].targets)
             first = program.stage(program.coarser)
             canvas = (first.height_px, first.width_px) if first.canvas else None
             start = [on_canvas(self.pictures.start(cell, program.coarser), canvas) for cell in cells]
@@ -285,7 +272,7 @@ class Launcher:
                     style_row=styles.index(cell.style),
                     extent=grid.halved(shape, coarser),
                     full_extent=shape if coarser else None,
-                    steps=self.plan.cell_steps(cell.id),
+                    steps=self.plan.steps[-1],
                 )
                 for cell in cells
                 for shape in (self.pictures.shape(cell),)
@@ -303,11 +290,10 @@ class Launcher:
         launch: Launch,
         count: int,
         program: Program,
-        steps: Sequence[int],
         begin: Progress | None,
         on_segment: OnSegment,
     ) -> Outcome:
-        passes_left = steps[-1]  # the pass that evaluates the last image is no step
+        passes_left = self.plan.steps[-1]  # the pass that evaluates the last image is no step
         if begin is not None and not begin.coarser:
             passes_left -= min(begin.passes, passes_left)
 
@@ -323,7 +309,7 @@ class Launcher:
 
         with timed(self.seconds, "compute_s"), cli.signals_held() as asked:
             return self.engine.run(
-                program, launch, steps, keep=self.sweep.keep, begin=begin, on_segment=tell
+                program, launch, self.plan.steps, keep=self.sweep.keep, begin=begin, on_segment=tell
             )
 
 
@@ -374,10 +360,7 @@ def chunk_results(
     cells = [plan.cells[i] for i in chunk.cells]
     order = [places[plan.twins.get(cell.id, cell.id)] for cell in cells]
     pixels = np.concatenate([part.pixels for part in parts])[order]
-    curves = {
-        name: np.concatenate([_filled(part.curves[name], plan.steps[-1] + 1) for part in parts])[order]
-        for name in INFO
-    }
+    curves = {name: np.concatenate([part.curves[name] for part in parts])[order] for name in INFO}
     own = np.array([[tap in cell.style_weights for tap in program.style_taps] for cell in cells])
     curves["style_layer_loss"] = np.where(own[:, None, :], curves["style_layer_loss"], np.nan)
     diverged = np.concatenate([part.diverged_step for part in parts]).astype(np.int64)[order]
@@ -399,12 +382,6 @@ def chunk_results(
     return found
 
 
-def _filled(curve: np.ndarray, steps: int) -> np.ndarray:
-    """`curve` (cells, steps, ...) with NaN for the steps that a shorter trajectory does not have."""
-    missing = np.full((len(curve), steps - curve.shape[1], *curve.shape[2:]), np.nan, curve.dtype)
-    return np.concatenate([curve, missing], axis=1)
-
-
 def _chunk_result(
     plan: Plan,
     program: Program,
@@ -418,16 +395,12 @@ def _chunk_result(
     best = total.argmin(axis=1)
     never = np.isinf(total.min(axis=1))
     # The image of a cell that diverged at step d is that of step d - 1; at step 0 nothing was finite.
-    steps = np.array([plan.cell_steps(int(i)) for i in ids], np.int64)
-    last = np.where(diverged < 0, steps, np.maximum(diverged - 1, 0))
+    last = np.where(diverged < 0, plan.steps[-1], np.maximum(diverged - 1, 0))
     kept = best if keep == "best" else last
     rows = np.arange(len(ids))
     traced = list(plan.trace_steps)
     shape = (pixels.shape[2], pixels.shape[3])
-    evaluations = [
-        grid.evaluations(shape, 0 if int(i) in plan.previous else program.coarser, n)
-        for i, n in zip(ids, steps, strict=True)
-    ]
+    evaluations = grid.evaluations(shape, program.coarser, plan.steps[-1])
     return ChunkResult(
         cell=ids,
         image=pixels,
@@ -437,8 +410,8 @@ def _chunk_result(
         diverged_step=diverged,
         loss_best=np.where(never, np.nan, total.min(axis=1)).astype(np.float32),
         step_best=np.where(never, -1, best).astype(np.int64),
-        evaluations=np.array(evaluations, np.float32),
-        steps=steps,
+        evaluations=np.full(len(ids), evaluations, np.float32),
+        steps=np.full(len(ids), plan.steps[-1], np.int64),
         loss_final=np.stack([curves[name][rows, kept] for name in store.LOSSES], axis=1),
         **{name: values[:, traced].astype(np.float32) for name, values in curves.items()},
     )

@@ -886,7 +886,6 @@ def _data(
             "best": [_rounded(rows[c]["loss_best"]) for c in cells],
             "best_step": [rows[c]["step_best"] for c in cells],
             "evaluations": [_rounded(rows[c]["evaluations"]) for c in cells],
-            "start": [rows[c]["start_cell"] for c in cells],
         },
         "curves": {
             "steps": [part.step for part in curves],

@@ -88,8 +88,6 @@ def joined(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
         raise JaxstyleError(what, f"{'; '.join(differences)}; give that run's settings, or none")
     if not extend:
         return replace(own, digests=digests)
-    if own.warm_steps:
-        raise JaxstyleError("extend", "a run with --warm-steps has chains of cells; start a new run")
     grids = list(config.tables(own))
     for table in config.tables(sweep):
         if table not in grids:

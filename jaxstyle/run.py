@@ -643,7 +643,7 @@ class _Job:
         self.plan = planned.plan
         """What is being done, at the widths that there is memory for."""
         self.todo = [chunk.number for chunk in planned.plan.chunks if chunk.number not in finished]
-        self.seconds: dict[str, float] = dict.fromkeys(map(str, TIMERS), 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(TIMERS, 0.0)
         self.programs: dict[Program, dict[str, Any]] = {}
         """What there is to say of those that are compiled."""
         self.began = datetime.datetime.now(datetime.UTC)

@@ -477,10 +477,6 @@ def _family(
     apart = {key: np.array([stats.pair_mean(d[key]) for d in same]) for key in measures}
     ratios = [label(m.setting.cell, ("alpha_beta",)) for m in members]
 
-    def step(i: int, key: str) -> float:
-        """The mean distance at one seed of two neighbouring ratios."""
-        return float(np.mean([d[key][i, i + 1] for d in same]))
-
     return Family(
         label=name,
         settings=tuple(m.setting for m in members),

@@ -24,7 +24,7 @@ FEATURE_LAYERS = ("conv1_2", "conv4_2")
 MAX_NAME_BYTES = 220
 """Of a file; what it is written under until it is whole is longer."""
 _NOT_SINGLE = {
-    **dict.fromkeys(("max_cells", "split_depth", "warm_steps"), "is for several cells"),
+    **dict.fromkeys(("max_cells", "split_depth"), "is for several cells"),
     **dict.fromkeys(
         ("checkpoint_every", "trace_every", "digests", "balance", "given"), "is for run directories"
     ),

@@ -258,12 +258,6 @@ def pair_mean(d: Float[np.ndarray, "*k n n"]) -> Numbers:
     return np.where(known, upper, 0).sum(-1) / known.sum(-1)
 
 
-def pair_sd(d: Float[np.ndarray, "n n"]) -> float:
-    """The standard deviation of D over its pairs, which are not independent: no error of the mean."""
-    upper = d[np.triu_indices(len(d), 1)]
-    return float(sd(upper[np.isfinite(upper)]))
-
-
 def pair_means(
     d: Float[np.ndarray, "k n n"], *, draws: int = DRAWS, seed: int = 0
 ) -> Float[np.ndarray, "draws k"]:

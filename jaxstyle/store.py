@@ -982,11 +982,6 @@ class Record:
         check_listed(path, (listed or {}).get(chunk_name(number)))
         self.sound.add(path)
 
-    @functools.cached_property
-    def previous(self) -> dict[int, int]:
-        """By id, the cell from whose finished picture a cell with a warm start began."""
-        return grid.predecessors(self.sweep, self.cells)
-
     def chunks(self) -> Iterator[ChunkResult]:
         """What the chunks of the run hold, one chunk file in memory at a time, in order."""
         return (part for path in self._checked_paths() for part in read_chunk(path))
@@ -1166,7 +1161,7 @@ class Rows(Sequence[dict[str, Any]]):
             "loss_best": number["loss_best"],
             "step_best": "" if step_best < 0 else step_best,
             "evaluations": number["evaluations"],
-            "start_cell": self._record.previous.get(cell.id, ""),
+            "start_cell": "",  # the cell it started from, in runs of earlier versions with `warm_steps`
             "alpha_beta_given": cell.label("alpha_beta"),
             "style_layer_weights": "+".join(f"{name}:{w!r}" for name, w in cell.style_weights.items()),
         }
@@ -1176,13 +1171,6 @@ class Rows(Sequence[dict[str, Any]]):
 def rows(record: Record) -> Rows:
     """The lines of `results.csv`; raises JaxstyleError if a chunk is damaged."""
     return Rows(record, record.outlines())
-
-
-def csv_text(lines: Iterable[Mapping[str, Any]]) -> str:
-    """`results.csv`; float32 numbers in the shortest form that reads back as the same number."""
-    buffer = io.StringIO()
-    _write_lines(buffer, lines)
-    return buffer.getvalue()
 
 
 def _write_lines(file: io.TextIOBase, lines: Iterable[Mapping[str, Any]]) -> None:

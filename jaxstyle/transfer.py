@@ -32,7 +32,6 @@ class Settings(Sweep):
     seed: Annotated[tuple[int | str, ...], tyro.conf.Fixed, tyro.conf.Suppress] = ()
     steps: Annotated[tuple[int, ...], tyro.conf.Fixed, tyro.conf.Suppress] = ()
     canvas: Annotated[str, tyro.conf.Fixed, tyro.conf.Suppress] = "auto"
-    warm_steps: Annotated[int, tyro.conf.Fixed, tyro.conf.Suppress] = 0
     trace_every: Annotated[int, tyro.conf.Fixed, tyro.conf.Suppress] = 1
     checkpoint_every: Annotated[float, tyro.conf.Fixed, tyro.conf.Suppress] = 60.0
     max_cells: Annotated[int, tyro.conf.Fixed, tyro.conf.Suppress] = 1

@@ -191,19 +191,14 @@ class Worker:
         self.launcher.drop_targets(lambda key: key not in own and (many or key[0] == "content"))
 
     def _rounds(self, numbers: Sequence[int], program: Program) -> list[list[list[Cell]]]:
-        """The launches of chunks, one a device at a time, cells before those that start from them."""
-        plan, width, rounds = self.plan, program.width, []
-        waves = [plan.waves(plan.chunks[number]) for number in numbers]
-        for depth in range(max(map(len, waves))):
-            every = [
-                [plan.cells[i] for i in wave[depth][start : start + width]]
-                for wave in waves
-                if depth < len(wave)
-                for start in range(0, len(wave[depth]), width)
-            ]
-            n = len(self.devices)
-            rounds += [every[start : start + n] for start in range(0, len(every), n)]
-        return rounds
+        """The launches of chunks, one a device at a time."""
+        plan, width, n = self.plan, program.width, len(self.devices)
+        every = [
+            [plan.cells[i] for i in own[start : start + width]]
+            for own in (plan.computed(plan.chunks[number]) for number in numbers)
+            for start in range(0, len(own), width)
+        ]
+        return [every[start : start + n] for start in range(0, len(every), n)]
 
     def _checkpoint(self, numbers: Sequence[int]) -> Checkpoint:
         marks = [fingerprints.fingerprint(self._inputs.sources, self.plan, number) for number in numbers]
@@ -235,20 +230,17 @@ class Worker:
 
     def _steps_kept(self, kept: Kept, program: Program) -> float:
         """Image-steps, of the full size, that need not be done again."""
-        steps = 0.0
-        for cells in kept.launches[: len(kept.done)]:
-            coarse = 0.0 if cells[0].id in self.plan.previous else program.coarse_image_steps
-            steps += len(cells) * (coarse + self.plan.cell_steps(cells[0].id))
+        done = sum(map(len, kept.launches[: len(kept.done)]))
+        steps = done * (program.coarse_image_steps + self.plan.steps[-1])
         if (progress := kept.progress) is not None:
             own = launches.worth(program, progress.coarser, progress.passes)
-            warm = kept.current[0][0].id in self.plan.previous
-            for coarser in () if warm else range(progress.coarser + 1, program.coarser + 1):
+            for coarser in range(progress.coarser + 1, program.coarser + 1):
                 own += launches.worth(program, coarser, grid.COARSE_EVALUATIONS)
             steps += sum(map(len, kept.current)) * own
         return steps
 
     def _round(self, program: Program, kept: Kept, advance: Callable[[float], None]) -> list[Launched]:
-        """Compute the launches that are next; those with a warm start from pictures that are `kept`."""
+        """Compute the launches that are next."""
 
         def on_segment(image_steps: float, progress: Callable[[], Progress], ending: bool) -> None:
             advance(image_steps)
@@ -260,9 +252,7 @@ class Worker:
                 ids = [cell.id for cells in kept.current for cell in cells]
                 self._display.event("checkpoint", cells=ids, seconds=seconds)
 
-        return self.launcher.launch(
-            kept.current, program, done=kept.done, begin=kept.progress, on_segment=on_segment
-        )
+        return self.launcher.launch(kept.current, program, begin=kept.progress, on_segment=on_segment)
 
     # --- what has been computed --------------------------------------------------------------------
 

@@ -297,7 +297,8 @@ def mutated_spec(data: bytes, other: bytes, random: Random) -> bytes:
         return mutated(data, other, random)
     lines = data.decode().splitlines()
     values = " ".join(VALUES).split()
-    keys = (*config.SWEEP_KEYS, *config.OPTION_KEYS, *config.PLANNED, "zip", "sede", "a.b.c", '""')
+    keys = (*config.SWEEP_KEYS, *config.OPTION_KEYS, *config.PLANNED, *config.RETIRED)
+    keys += ("zip", "sede", "a.b.c", '""')
     for _ in range(random.choice((1, 1, 2))):
         at = random.randrange(len(lines))
         key, equals, value = lines[at].partition(" = ")

@@ -520,6 +520,10 @@ FLAGS = {
         ["--tolerance", "2"],
         "--tolerance: early stopping is not in this version",
     ),
+    "a flag of an earlier version": (
+        ["--warm-steps", "2"],
+        "--warm-steps: started cells from their neighbours' pictures, for mixed gains, and is gone",
+    ),
     "a flag without its value": (["--pool"], "command line: "),
     "tf32 where there is none": (
         ["--precision", "tf32"],

@@ -247,6 +247,7 @@ style_layers = "conv1_1"
     [
         ("resume = true", "of which run? give its directory with --out"),
         ("tolerance = 2", "tolerance: early stopping is not in this version"),
+        ("warm_steps = 2", "warm_steps: started cells from their neighbours' pictures"),
         ("content = 5", "content: 5 is not a text"),
         ('preset = "nothing"', "preset: 'nothing' is not known in this version; use content-layer, deck"),
         ('log_format = "xml"', "log_format: 'xml' is not known; use text or json"),
@@ -270,6 +271,15 @@ def test_a_wrong_spec_is_one_line(tmp_path, text, expected):
         assemble({"spec": write_spec(tmp_path, head + text)}, cwd=tmp_path)
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", config.RETIRED)
+def test_a_retired_setting_at_its_default_means_nothing(tmp_path, name):
+    text = 'content = "c"\nstyle = "s"\n'
+    plain = assemble({"spec": write_spec(tmp_path, text)}, cwd=tmp_path)
+    retired = write_spec(tmp_path, f"{text}{name} = {config.RETIRED[name].default}\n")
+    assert assemble({"spec": retired}, cwd=tmp_path) == plain
+    assert name not in config.to_toml(plain.sweep, {})
 
 
 def test_spec_toml_reads_back_as_the_same_sweep(tmp_path):

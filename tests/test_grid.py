@@ -1,12 +1,13 @@
 """Cells, programs and chunks."""
 
+import hashlib
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxstyle import config, grid
+from jaxstyle import config, fingerprints, grid
 from jaxstyle.config import JaxstyleError, Sweep
 
 IMAGES = {"content": ("/c.png",), "style": ("/s.png",)}
@@ -115,52 +116,6 @@ def test_chunks_hold_every_cell_once_in_order(seeds, width, steps, contents):
     for index in range(len(plan.programs)):
         own = [chunk for chunk in plan.chunks if chunk.program == index]
         assert all(len(chunk.cells) % width == 0 for chunk in own[:-1])
-
-
-@given(
-    ratios=st.lists(
-        st.sampled_from([0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0]), min_size=1, max_size=6, unique=True
-    ),
-    seeds=st.integers(1, 20),
-    width=st.sampled_from([1, 4]),
-    steps=st.sampled_from([10, 400]),
-)
-def test_a_warm_start_follows_what_it_starts_from_within_its_chunk(ratios, seeds, width, steps):
-    settings = {"alpha_beta": tuple(ratios), "seed": (f"0:{seeds}",), "style": ("/x", "/y")}
-    plan = plan_of(width=width, **settings, steps=(steps,), warm_steps=5)
-    assert sorted(i for chunk in plan.chunks for i in chunk.cells) == list(range(len(plan.cells)))
-    for chunk in plan.chunks:
-        done = set()
-        assert list(chunk.cells) == sorted(chunk.cells)
-        for wave in plan.waves(chunk):
-            starts = {plan.previous.get(cell) for cell in wave}
-            assert starts == {None} if not done else starts <= done
-            done |= set(wave)
-        assert done == set(chunk.cells)
-    for cell in plan.cells:
-        before = plan.previous.get(cell.id)
-        larger = [r for r in ratios if r > cell.alpha_beta]
-        assert (before is None) == (not larger)
-        if before is not None:
-            other = plan.cells[before]
-            assert other.alpha_beta == min(larger)
-            assert (other.seed, other.style) == (cell.seed, cell.style)
-        assert plan.cell_steps(cell.id) == (steps if before is None else 5)
-    assert plan.image_steps == 2 * seeds * (steps + 5 * (len(ratios) - 1))
-
-
-def test_cells_start_by_themselves_unless_asked_otherwise():
-    plan = plan_of(alpha_beta=(1.0, 2.0))
-    assert plan.previous == {}
-    assert [plan.waves(chunk) for chunk in plan.chunks] == [[list(chunk.cells)] for chunk in plan.chunks]
-
-
-def test_a_warm_start_costs_its_own_steps_and_no_coarser_stage():
-    cold = plan_of(alpha_beta=(1.0,), steps=(100,), shapes={"/c.png": (64, 128)})
-    warm = plan_of(alpha_beta=(1.0, 0.1), steps=(100,), warm_steps=20, shapes={"/c.png": (64, 128)})
-    assert cold.programs[0].coarser == 2
-    assert warm.flops - cold.flops == 21 * warm.programs[0].step_flops
-    assert warm.coarse_image_steps == cold.coarse_image_steps > 0
 
 
 @pytest.mark.parametrize(
@@ -362,11 +317,10 @@ def test_more_twins_than_a_chunk_holds_are_computed_once_in_each(monkeypatch):
     assert sorted(i for chunk in plan.chunks for i in chunk.cells) == list(range(50))
 
 
-def test_chains_of_warm_starts_are_twins_as_a_whole():
-    settings = {"init": ("content",), "alpha_beta": (1.0, 2.0), "warm_steps": 5, "steps": (10,)}
-    plan = plan_of(seed=("0:3",), **settings)
-    assert plan.twins == {1: 0, 2: 0, 4: 3, 5: 3}
-    (chunk,) = plan.chunks
-    assert plan.waves(chunk) == [[3], [0]]
-    uneven = ({"alpha_beta": [1.0], "seed": [0, 1]}, {"alpha_beta": [2.0], "seed": [1]})
-    assert not plan_of(grid=uneven, **settings).twins  # seed 1 of the smaller ratio has a warm start
+def test_fingerprints_are_those_of_the_versions_before():
+    settings = {"seed": ("0:40",), "alpha_beta": (1.0, "0.5x"), "steps": (20, 40)}
+    sweep, plan = config.resolve(Sweep(**IMAGES, **settings)), plan_of(**settings)
+    sources = fingerprints.Sources(sweep, {"/c.png": "1" * 64, "/s.png": "2" * 64}, weights="3" * 64)
+    marks = [fingerprints.fingerprint(sources, plan, chunk.number) for chunk in plan.chunks]
+    pinned = "f72199ef4965cbfb59c7041bd189d4f4546e7974b4db3e11f87dd849b9d17d77"
+    assert hashlib.sha256("".join(marks).encode()).hexdigest() == pinned

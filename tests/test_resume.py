@@ -91,6 +91,21 @@ def test_a_run_that_was_killed_before_its_plan_begins_anew(whole, tmp_path):
     assert torture.digests(out) == torture.digests(whole)
 
 
+def test_a_run_that_has_a_retired_setting_goes_on_where_it_is_at_its_default(copy, whole, capsys):
+    spec = copy / "spec.toml"
+    text = spec.read_text().replace("\nkeep = ", "\nwarm_steps = 0\nkeep = ")
+    assert "warm_steps" in text
+    spec.write_text(text)
+    (copy / "chunks" / "000001.h5").unlink()
+    assert command("--out", copy, "--resume") == 0
+    assert torture.digests(copy) == torture.digests(whole)
+    assert not events(copy, "set-aside")
+    spec.write_text(text.replace("warm_steps = 0", "warm_steps = 5"))
+    capsys.readouterr()
+    assert command("--out", copy, "--resume") == 2
+    assert "warm_steps: started cells from their neighbours' pictures" in error_of(capsys)
+
+
 # --- what must be the same ------------------------------------------------------------------------
 
 

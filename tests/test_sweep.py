@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 
 import jaxstyle
 from jaxstyle import grid, sweep
+from jaxstyle.run import dry_run
 
 
 def command(*arguments):
@@ -342,34 +343,6 @@ def test_a_run_that_names_no_optimizer_goes_from_coarse_to_fine(inputs, tmp_path
     assert (tmp_path / "again" / chunk).read_bytes() == (out / chunk).read_bytes()
 
 
-def test_a_warm_start_is_a_start_from_the_neighbours_picture(inputs, tmp_path):
-    base = (
-        "--content", inputs / "c0.png", "--style", inputs / "s0.png", inputs / "s1.png", "--size", "64",
-        "--quiet",
-    )  # fmt: skip
-    out = tmp_path / "run"
-    warm = ("--alpha-beta", "1e-3", "1e-1", "1e-2", "--steps", "4", "--warm-steps", "2")
-    assert command(*base, *warm, "--out", out) == 0
-    found = rows(out)
-    assert [row["start_cell"] for row in found] == ["2", "", "1", "5", "", "4"]
-    assert [row["steps"] for row in found] == ["2", "4", "2"] * 2
-    assert [float(row["evaluations"]) for row in found] == [3, 20, 3] * 2
-    with h5py.File(out / "results.h5") as file:
-        total, pictures = file["48x64/loss_total"][()], file["48x64/image"][:, 0]
-    assert np.isnan(total[:, 3:]).all(axis=1).tolist() == [True, False, True] * 2
-    # Each link of a chain as a run of its own, from the picture as it was saved.
-    for cell in (2, 0):
-        start = out / found[int(found[cell]["start_cell"])]["image"]
-        alone = tmp_path / f"alone{cell}"
-        assert command(
-            *base[:4], *base[5:], "--init", start, "--alpha-beta", found[cell]["alpha_beta"],
-            "--pyramid", "0", "--steps", "2", "--out", alone,
-        ) == 0  # fmt: skip
-        with h5py.File(alone / "results.h5") as file:
-            np.testing.assert_array_equal(file["48x64/loss_total"][0], total[cell, :3])
-            np.testing.assert_array_equal(file["48x64/image"][0, 0], pictures[cell])
-
-
 def test_the_best_image_is_kept_where_it_is_asked_for(inputs, tmp_path):
     kept = {}
     for keep in ("last", "best"):
@@ -428,6 +401,29 @@ def test_starts_and_snapshots_from_python(inputs, tmp_path):
         assert list(file["48x64/step"]) == [0, 2, 3]
         assert list(file["48x64/snapshot"]) == [1, 3]
         assert file["48x64/image"].shape == (2, 2, 48, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "says"),
+    [
+        ({"steps": "many"}, {}, "steps: 'many' is not a whole number"),
+        ({}, {"devices": "two"}, "devices: 'two' is not a whole number"),
+        ({}, {"quiet": "yes"}, "quiet: 'yes' is neither true nor false"),
+        ({}, {"log_format": 5}, "log_format: 5 is not known; use text or json"),
+    ],
+)
+def test_texts_from_python_are_taken_for_numbers_and_otherwise_refused(
+    inputs, tmp_path, capsys, settings, options, says
+):
+    images = {"content": str(inputs / "c0.png"), "style": str(inputs / "s0.png"), "size": "64"}
+    wanted: dict = {"out": str(tmp_path / "run"), **options}
+    for call in (jaxstyle.run_sweep, dry_run):
+        with pytest.raises(jaxstyle.JaxstyleError, match=f"^{says}$"):
+            call(jaxstyle.Sweep(**{**images, **settings}), jaxstyle.RunOptions(**wanted))
+    taken: dict = {"devices": "1", "dry_run": True, "json": True}
+    dry_run(jaxstyle.Sweep(**images, steps="20"), jaxstyle.RunOptions(**taken))
+    assert json.loads(capsys.readouterr().out)["image_steps"] == 20
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_diverging_cell_is_marked_and_its_neighbour_is_not(inputs, tmp_path, capsys):

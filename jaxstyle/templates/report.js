@@ -665,7 +665,6 @@ let state;
     const i = cellIndex.get(tile.cell);
     found.push(["lowest total", `${number(run.cells.best[i])}${run.cells.best_step[i] === "" ? "" : ` at step ${run.cells.best_step[i]}`}`]);
     found.push(["evaluations", number(run.cells.evaluations[i])]);
-    if (run.cells.start[i] !== "") found.push(["started from cell", String(run.cells.start[i])]);
     if (shapes.size > 1) found.push(["size", run.cells.size[i]]);
     if (anyDiverged) found.push(["status", tile.diverged < 0 ? "done" : `diverged at step ${tile.diverged}`]);
     return found;
