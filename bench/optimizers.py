@@ -171,15 +171,15 @@ def _time_steps(pipe: Any, sweeps: Sequence[Any], shapes: Sequence[tuple[int, in
             knobs = step.knobs(cell, stage, sweep, content_row=0, style_row=0, extent=extent)
             launch = engine.Stage(jax.tree.map(lambda x: x[None], knobs), rows)
             start = images.mean_image(*extent)[None]
-            drives[index, shape, coarser] = machine._begin(stage, launch, start, lambda drive, passes: None)
+            drives[index, shape, coarser] = machine._begin(stage, coarser, launch, start, [])
     taken: dict[Any, list[float]] = {key: [] for key in drives}
     done = 2
     for drive in drives.values():
-        drive.to(done)
+        list(drive.to(done))
     for turn in range(rounds):
         for key in list(drives) if turn % 2 == 0 else list(drives)[::-1]:
             began = time.perf_counter()
-            drives[key].to(done + 4)
+            list(drives[key].to(done + 4))
             taken[key].append((time.perf_counter() - began) / 4)
         done += 4
     pipe.send({key: statistics.median(values) for key, values in taken.items()})

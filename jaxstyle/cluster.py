@@ -175,7 +175,6 @@ class _Remote:
             on_program=self._relay.program,
             checkpoints=not collect,
         )
-        self._worker.launcher.asked_to_end = self._asked_to_end
         return {**machine, "where": manifest.whereabouts()}
 
     def _asked_to_end(self) -> cli.Interrupted | None:
@@ -189,7 +188,7 @@ class _Remote:
                 if self._stop.is_set():
                     return None
                 steps, skipped = self._relay.steps, self._relay.skipped
-                parts = self._worker.compute(block)
+                parts = self._worker.compute(block, asked_to_end=self._asked_to_end)
                 self._worker.forget(block)
                 steps, skipped = self._relay.steps - steps, self._relay.skipped - skipped
             with timed(self._seconds, "store_s"):

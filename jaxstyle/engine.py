@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ from jaxtyping import Array, Float, Int
 from jaxstyle import layers, limits, step, vgg19
 from jaxstyle.ambient import settled
 from jaxstyle.conv import ARITHMETIC
+from jaxstyle.course import Course
 from jaxstyle.grid import (
     COARSE_EVALUATIONS,
     NOMINAL_FLOPS,
@@ -96,6 +97,17 @@ class Progress(NamedTuple):
     """The snapshots it has gone past: arrays (cells, h, w, 3)."""
     infos: tuple[Info, ...]
     """The losses of the full size: arrays (passes, cells) and (passes, cells, style taps)."""
+
+
+class Segment(NamedTuple):
+    """One that a launch has come to the end of."""
+
+    coarser: int
+    """By how many halvings its stage is coarser than the full size."""
+    passes: int
+    """Done in it."""
+    progress: Callable[[], Progress]
+    """Fetches how far the launch has come, before it goes on."""
 
 
 class Outcome(NamedTuple):
@@ -401,7 +413,6 @@ class Engine:
                 return canvas, True
         return canvas_of([shape], TARGET_CANVAS_PX), False
 
-    @settled()
     def run(
         self,
         program: Program,
@@ -410,11 +421,8 @@ class Engine:
         *,
         keep: str = "last",
         begin: Progress | None = None,
-        on_segment: Callable[[int, int, Callable[[], Progress]], None] = lambda coarser, passes, progress: (
-            None
-        ),
-    ) -> Outcome:
-        """Compute the cells of `launch`: step 0 to the last of `steps`, an image at each of them.
+    ) -> Course[Segment, Outcome]:
+        """The computation of the cells of `launch`: step 0 to the last of `steps`, an image at each.
 
         Args:
             program: of the full size; its coarser stages go before it.
@@ -422,9 +430,12 @@ class Engine:
             steps: snapshots, ascending; the last is the length of the trajectory.
             keep: which image is taken at a snapshot, the `last` or the `best` until then.
             begin: where an earlier call for the same launch had come to, to go on from there.
-            on_segment: called after every segment with by how many halvings its stage is coarser than
-                the full size, the passes done in it, and what fetches the launch's progress.
         """
+        return Course(_settled(self._segments(program, launch, steps, keep, begin)))
+
+    def _segments(
+        self, program: Program, launch: Launch, steps: Sequence[int], keep: str, begin: Progress | None
+    ) -> Generator[Segment, None, Outcome]:
         count, drive = len(launch.start), None
         images: list[np.ndarray] = [] if begin is None else list(begin.images)
         stages = (*launch.coarser, Stage(launch.knobs, launch.targets))
@@ -435,18 +446,14 @@ class Engine:
                 before = begin
             else:
                 before = launch.start if drive is None else drive
-
-            def told(drive: _Drive, passes: int, coarser: int = coarser) -> None:
-                on_segment(coarser, passes, lambda: drive.progress(coarser, images))
-
-            drive = self._begin(program.stage(coarser), stage, before, told)
+            drive = self._begin(program.stage(coarser), coarser, stage, before, images)
             if coarser:
-                drive.to(COARSE_EVALUATIONS)
+                yield from drive.to(COARSE_EVALUATIONS)
         assert drive is not None
         for snapshot in steps[len(images) :]:
             # Pass k evaluates x_k, so x_k and its loss are both known once pass k is done.
-            state = drive.to(snapshot + 1)
-            images.append(np.array(state.best if keep == "best" else state.evaluated))
+            yield from drive.to(snapshot + 1)
+            images.append(np.array(drive.state.best if keep == "best" else drive.state.evaluated))
         info = jax.tree.map(lambda *parts: np.swapaxes(np.concatenate(parts), 0, 1)[:count], *drive.infos)
         diverged = np.array(drive.state.diverged_step)[:count]
         return Outcome(
@@ -459,9 +466,10 @@ class Engine:
     def _begin(
         self,
         program: Program,
+        coarser: int,
         stage: Stage,
         before: np.ndarray | _Drive | Progress,
-        on_segment: Callable[[_Drive, int], None],
+        images: Sequence[np.ndarray],
     ) -> _Drive:
         """A stage about to start from given images or the stage before it, or to go on."""
         compiled, _ = self.compile(program)
@@ -480,7 +488,7 @@ class Engine:
             state = _refine_programs[key](knobs, before.state.best, before.knobs.extent)
         advance = functools.partial(compiled.segment, self.network(program).params, knobs, targets)
         rate = NOMINAL_FLOPS[device_kind(self.device.platform)]
-        return _Drive(program, knobs, state, advance, rate, on_segment, infos, done)
+        return _Drive(program, coarser, knobs, state, advance, rate, images, infos, done)
 
     def _padded(self, tree: Any, program: Program) -> Any:
         """Rows of a launch on the devices, every one of which has its width of them."""
@@ -492,11 +500,12 @@ class _Drive:
 
     Args:
         program: of the stage.
+        coarser: by how many halvings it is coarser than the full size.
         knobs: of its cells, on the device.
         state: of its cells, there too.
         advance: from a state, a first and a past-the-last pass to the state after them and their losses.
         rate: FLOP/s to choose the length of the first segment by.
-        on_segment: called after every segment with this and the passes done in it.
+        images: the snapshots that the launch has gone past, as far as it has come.
         infos: the losses of segments that were driven before.
         done: the passes done before.
     """
@@ -504,28 +513,31 @@ class _Drive:
     def __init__(
         self,
         program: Program,
+        coarser: int,
         knobs: Knobs,
         state: State,
         advance: Callable[..., tuple[State, Info]],
         rate: float,
-        on_segment: Callable[[_Drive, int], None],
+        images: Sequence[np.ndarray],
         infos: Iterable[Info] = (),
         done: int = 0,
     ):
         self.program, self.knobs, self.state = program, knobs, state
         self.infos: list[Info] = list(infos)
         """The losses of every segment: arrays (passes, cells) and (passes, cells, style taps)."""
-        self._advance, self._on_segment = advance, on_segment
+        self._advance, self._coarser, self._images = advance, coarser, images
         self._passes = rate * SEGMENT_SECONDS / (program.width * program.step_flops)
         self._done = done
 
-    def progress(self, coarser: int, images: Sequence[np.ndarray]) -> Progress:
+    @settled()
+    def progress(self) -> Progress:
         """How far the launch has come whose stage this is; the curves of a coarser one are not kept."""
         state = tuple(np.array(leaf) for leaf in jax.tree.leaves(jax.device_get(self.state)))
-        return Progress(coarser, self._done, state, tuple(images), () if coarser else tuple(self.infos))
+        infos = () if self._coarser else tuple(self.infos)
+        return Progress(self._coarser, self._done, state, tuple(self._images), infos)
 
-    def to(self, passes: int) -> State:
-        """The state when so many passes have been done since the stage began."""
+    def to(self, passes: int) -> Iterator[Segment]:
+        """The segments from here until so many passes have been done since the stage began."""
         while self._done < passes:
             start = self._done
             stop = min(passes, start + int(np.clip(self._passes, 1, SEGMENT_PASSES)))
@@ -537,8 +549,18 @@ class _Drive:
             seconds = time.perf_counter() - began
             self._passes = (stop - start) * SEGMENT_SECONDS / max(seconds, 1e-4)
             self._done = stop
-            self._on_segment(self, stop - start)
-        return self.state
+            yield Segment(self._coarser, stop - start, self.progress)
+
+
+def _settled(segments: Generator[Segment, None, Outcome]) -> Generator[Segment, None, Outcome]:
+    """`segments`, each computed under JAX's default settings; those of the caller hold in between."""
+    while True:
+        with settled():
+            try:
+                segment = next(segments)
+            except StopIteration as end:
+                return end.value
+        yield segment
 
 
 def on_canvas(image: np.ndarray, canvas: tuple[int, int] | None) -> np.ndarray:

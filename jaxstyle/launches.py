@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from jaxstyle import cli, grid, images, store, weights
+from jaxstyle import grid, images, store, weights
 from jaxstyle.config import JaxstyleError, Sweep
+from jaxstyle.course import Course
 from jaxstyle.fingerprints import Sources
 from jaxstyle.grid import Cell, Chunk, Plan, Program
 from jaxstyle.images import Pictures
@@ -24,14 +25,11 @@ from jaxstyle.resume import INFO, Launched
 from jaxstyle.store import ChunkResult
 
 if TYPE_CHECKING:
-    from jaxstyle.engine import Engine, Launch, Outcome, Progress, Stage
+    from jaxstyle.engine import Engine, Launch, Outcome, Progress, Segment, Stage
     from jaxstyle.step import Targets
 
 TargetKey = tuple[str, str, Any]
 """What a target depends on: `content` or `style`, its path, and how it is computed."""
-OnSegment = Callable[[float, "Callable[[], Progress]", bool], None]
-"""Called after every segment of a launch with the image-steps of the full size that it was worth, what
-fetches the launch's progress, and whether a signal asks to end, which is raised as soon as it returns."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +82,15 @@ def calibrated(inputs: AnyInputs, device: Any) -> AnyInputs:
     return replace(inputs, sweep=sweep, cells=grid.cells(sweep))
 
 
+class Advance(NamedTuple):
+    """A segment of launches that has been computed."""
+
+    image_steps: float
+    """What it was worth, in steps of the full size."""
+    progress: Callable[[], Progress]
+    """Fetches how far the launches have come, before they go on."""
+
+
 class Launcher:
     """Computes the cells of a plan, a launch at a time on every device.
 
@@ -91,8 +98,8 @@ class Launcher:
         inputs: what they are computed from.
         plan: their programs, widths and trajectories.
         devices: where.
-        seconds: sums by name that the time of every stage is added to: `compile_s`, `targets_s`,
-            `compute_s` and `host_s`.
+        seconds: sums by name that the time of every stage is added to: `compile_s`, `targets_s` and
+            `host_s`. Who goes through a launch takes its time.
     """
 
     def __init__(self, inputs: Inputs, plan: Plan, devices: Sequence[Any], seconds: dict[str, float]):
@@ -122,8 +129,6 @@ class Launcher:
         self.made: dict[Program, list[dict[str, Any]]] = {}
         """What there is to say of the stages of each program that is ready, coarsest first."""
         self._targets: dict[TargetKey, Targets] = {}
-        self.asked_to_end: Callable[[], BaseException | None] = lambda: None
-        """What to raise at the end of the next segment, beside the exception of a signal."""
 
     def program(self, number: int) -> Program:
         """The program of a chunk as the plan now is."""
@@ -213,32 +218,24 @@ class Launcher:
         program: Program,
         *,
         begin: Progress | None = None,
-        on_segment: OnSegment = lambda image_steps, progress, ending: None,
-    ) -> list[Launched]:
-        """Compute the cells of launches that run side by side, each on a device of its own.
+    ) -> Course[Advance, list[Launched]]:
+        """The computation of the cells of launches that run side by side, each on a device of its own.
 
         Args:
             launches: no more than devices, each of at most `program.width` cells.
             program: theirs, which has been compiled.
             begin: where an earlier process had come to, to go on from there.
-            on_segment: see `OnSegment`.
-
-        Raises:
-            cli.Interrupted: in a command, for a signal.
         """
         from jaxstyle.engine import abreast
 
         self._current = program
         prepared = [self._prepare(cells, program) for cells in launches]
-        launch, count = abreast(prepared, program.width), sum(map(len, launches))
-        outcome = self._advance(launch, count, program, begin, on_segment)
-        found = []
-        for index, cells in enumerate(launches):
-            at = slice(index * program.width, index * program.width + len(cells))
-            curves = {name: values[at] for name, values in outcome.info._asdict().items()}
-            pixels = images.to_uint8(outcome.images[at])
-            found.append(Launched(cells, pixels, curves, outcome.diverged_step[at]))
-        return found
+        launch, steps = abreast(prepared, program.width), self.plan.steps
+        segments = self.engine.run(program, launch, steps, keep=self.sweep.keep, begin=begin)
+        passes_left = steps[-1]  # the pass that evaluates the last image is no step
+        if begin is not None and not begin.coarser:
+            passes_left -= min(begin.passes, passes_left)
+        return Course(_advances(launches, program, segments, passes_left))
 
     def _prepare(self, cells: list[Cell], program: Program) -> Launch:
         """A launch of `cells`, each from what its own `init` says."""
@@ -285,32 +282,34 @@ class Launcher:
                 ),
             )
 
-    def _advance(
-        self,
-        launch: Launch,
-        count: int,
-        program: Program,
-        begin: Progress | None,
-        on_segment: OnSegment,
-    ) -> Outcome:
-        passes_left = self.plan.steps[-1]  # the pass that evaluates the last image is no step
-        if begin is not None and not begin.coarser:
-            passes_left -= min(begin.passes, passes_left)
 
-        def tell(coarser: int, passes: int, progress: Callable[[], Progress]) -> None:
-            nonlocal passes_left
-            if not coarser:
-                passes = min(passes, passes_left)
-                passes_left -= passes
-            stop = asked() or self.asked_to_end()
-            on_segment(count * worth(program, coarser, passes), progress, stop is not None)
-            if stop is not None:
-                raise stop
+def _advances(
+    launches: Sequence[list[Cell]],
+    program: Program,
+    segments: Course[Segment, Outcome],
+    passes_left: int,
+) -> Generator[Advance, None, list[Launched]]:
+    """What segments of launches are worth, and what the launches come to.
 
-        with timed(self.seconds, "compute_s"), cli.signals_held() as asked:
-            return self.engine.run(
-                program, launch, self.plan.steps, keep=self.sweep.keep, begin=begin, on_segment=tell
-            )
+    Args:
+        launches: side by side.
+        program: theirs.
+        segments: of all of them.
+        passes_left: those of the full size that are steps.
+    """
+    count = sum(map(len, launches))
+    for coarser, passes, progress in segments:
+        if not coarser:
+            passes = min(passes, passes_left)
+            passes_left -= passes
+        yield Advance(count * worth(program, coarser, passes), progress)
+    outcome, found = segments.outcome, []
+    for index, cells in enumerate(launches):
+        at = slice(index * program.width, index * program.width + len(cells))
+        curves = {name: values[at] for name, values in outcome.info._asdict().items()}
+        pixels = images.to_uint8(outcome.images[at])
+        found.append(Launched(cells, pixels, curves, outcome.diverged_step[at]))
+    return found
 
 
 def _target_key(role: str, path: str, program: Program, coarser: int) -> TargetKey:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxstyle import config, images, launches, manifest, paths, planning, store
+from jaxstyle import cli, config, images, launches, manifest, paths, planning, store
 from jaxstyle.config import JaxstyleError, RunOptions, Sweep
 from jaxstyle.progress import Display
 
@@ -108,14 +108,17 @@ def transfer(
         try:
             launcher.compile(program)
             display.start(image_steps=plan.image_steps + plan.coarse_image_steps, cells=1)
-            launched = launcher.launch(
-                [list(plan.cells)], program, on_segment=lambda steps, *_: display.advance(steps)
-            )
+            course = launcher.launch([list(plan.cells)], program)
+            with cli.signals_held() as asked:
+                for image_steps, _ in course:
+                    display.advance(image_steps)
+                    if (stop := asked()) is not None:
+                        raise stop
         except jax.errors.JaxRuntimeError as error:
             launcher.narrow((0,), error)  # one cell has no narrower form: this raises
             raise
         display.finish()
-    (part,) = launches.chunk_results(plan, plan.chunks[0], sweep.keep, inputs.pictures, launched)
+    (part,) = launches.chunk_results(plan, plan.chunks[0], sweep.keep, inputs.pictures, course.outcome)
     losses = {name: float(value) for name, value in zip(store.LOSSES, part.loss_final[0], strict=True)}
     return Transfer(part.image[0, -1], losses, int(part.diverged_step[0]))
 

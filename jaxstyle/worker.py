@@ -14,11 +14,11 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from jaxstyle import fingerprints, grid, launches, store
+from jaxstyle import cli, fingerprints, grid, launches, store
 from jaxstyle.config import JaxstyleError
 from jaxstyle.grid import Cell, Plan, Program
 from jaxstyle.launches import Inputs, Launcher, target_keys, timed
@@ -26,9 +26,6 @@ from jaxstyle.manifest import code_digest
 from jaxstyle.progress import Display, Teller
 from jaxstyle.resume import Kept, Launched
 from jaxstyle.store import Checkpoint, ChunkResult, RunDirectory
-
-if TYPE_CHECKING:
-    from jaxstyle.engine import Progress
 
 TARGETS_KEPT = 200
 """Targets that a worker of a cluster keeps for blocks to come."""
@@ -106,8 +103,8 @@ class Worker:
         self._left = {chunk.number for chunk in plan.chunks} - set(finished)
         self.devices = tuple(devices)
         self.launcher = Launcher(inputs, plan, self.devices, seconds)
-        self.check: Callable[[], None] = lambda: None
-        """Called after every segment, before its state is saved; what it raises ends the computation."""
+        self._steps_done = 0.0
+        """Image-steps since it began."""
 
     @property
     def plan(self) -> Plan:
@@ -147,30 +144,34 @@ class Worker:
             width=program.width // 2,
         )
 
-    def compute(self, block: Block) -> list[Launched]:
+    def compute(
+        self, block: Block, *, asked_to_end: Callable[[], BaseException | None] = lambda: None
+    ) -> list[Launched]:
         """Compute the cells of a block, from its start again with half the width if memory runs out.
+
+        Args:
+            block: what to compute.
+            asked_to_end: asked after every segment for an exception that ends the computation when its
+                state has been saved; what it raises itself ends it at once.
 
         Returns:
             The launches of its chunks, and of those that an earlier process finished but did not commit.
+
+        Raises:
+            cli.Interrupted: in a command, for a signal.
         """
         import jax
 
-        seconds, steps_done = self._seconds, 0.0
+        seconds = self._seconds
         while True:
             program = self.make_ready(block)
-            spent, steps_done = seconds["compute_s"], 0.0
-
-            def advance(image_steps: float) -> None:
-                nonlocal steps_done
-                steps_done += image_steps
-                self._display.advance(image_steps)
-
+            spent, steps_before = seconds["compute_s"], self._steps_done
             kept = self._kept(block, program)
             skipped = self._steps_kept(kept, program)
             self._display.skip(skipped)
             try:
                 while len(kept.done) < len(kept.launches):
-                    kept.finish(self._round(program, kept, advance))
+                    kept.finish(self._round(program, kept, asked_to_end))
                 self._left -= set(block.numbers)
                 traced = self.launcher.made[program]
                 self._on_program(program, traced)  # which knows now how many target programs it took
@@ -180,7 +181,7 @@ class Worker:
             # Only here is the failed launch gone: the error's traceback held what it had allocated.
             seconds["lost_s"] += seconds["compute_s"] - spent
             seconds["compute_s"] = spent
-            self._display.advance(-steps_done)
+            self._display.advance(steps_before - self._steps_done)
             self._display.skip(-skipped)
 
     def forget(self, block: Block) -> None:
@@ -239,20 +240,28 @@ class Worker:
             steps += sum(map(len, kept.current)) * own
         return steps
 
-    def _round(self, program: Program, kept: Kept, advance: Callable[[float], None]) -> list[Launched]:
-        """Compute the launches that are next."""
+    def _round(
+        self, program: Program, kept: Kept, asked_to_end: Callable[[], BaseException | None]
+    ) -> list[Launched]:
+        """Compute the launches that are next; see `compute`.
 
-        def on_segment(image_steps: float, progress: Callable[[], Progress], ending: bool) -> None:
-            advance(image_steps)
-            self.check()
-            if self._checkpoints and (kept.is_due() or ending):
-                seconds = kept.save(progress())
-                self._seconds["checkpoint_s"] += seconds
-                self._seconds["compute_s"] -= seconds
-                ids = [cell.id for cells in kept.current for cell in cells]
-                self._display.event("checkpoint", cells=ids, seconds=seconds)
-
-        return self.launcher.launch(kept.current, program, begin=kept.progress, on_segment=on_segment)
+        What holds their memory on the devices is here alone, and goes with the error if that runs out.
+        """
+        course = self.launcher.launch(kept.current, program, begin=kept.progress)
+        with timed(self._seconds, "compute_s"), cli.signals_held() as asked:
+            for image_steps, progress in course:
+                self._steps_done += image_steps
+                self._display.advance(image_steps)
+                stop = asked_to_end() or asked()
+                if self._checkpoints and (kept.is_due() or stop is not None):
+                    seconds = kept.save(progress())
+                    self._seconds["checkpoint_s"] += seconds
+                    self._seconds["compute_s"] -= seconds
+                    ids = [cell.id for cells in kept.current for cell in cells]
+                    self._display.event("checkpoint", cells=ids, seconds=seconds)
+                if stop is not None:
+                    raise stop
+        return course.outcome
 
     # --- what has been computed --------------------------------------------------------------------
 
@@ -364,7 +373,7 @@ def compute(work: Work, devices: Sequence[Any]) -> None:
             for chunk in done:
                 work.on_commit(chunk)
 
-    def check() -> None:
+    def not_written() -> None:
         if pending is not None and pending.done():
             pending.result()  # a full disk is told of now and not when this chunk is done
 
@@ -372,14 +381,13 @@ def compute(work: Work, devices: Sequence[Any]) -> None:
         with timed(work.seconds, "store_s"):
             return worker.commit(block, parts, stop=leaving.is_set)
 
-    worker.check = check
     with ThreadPoolExecutor(1, thread_name_prefix="jaxstyle-store") as writer:
         try:
             for position, block in enumerate(every):
                 worker.make_ready(block)
                 if not position:
                     work.start()
-                parts = worker.compute(block)
+                parts = worker.compute(block, asked_to_end=not_written)
                 before, pending = pending, writer.submit(write, block, parts)
                 del parts
                 committed(before)

@@ -78,8 +78,11 @@ class Bench:
         start = np.stack([engine.on_canvas(image, canvas) for image in stages[0][1]])
         return engine.Launch(knobs, start, targets, tuple(stage for stage, _ in stages[:-1]))
 
-    def run(self, ids, steps=None, **options):
+    def course(self, ids, steps=None, **options):
         return self.engine.run(self.program, self.launch(ids), steps or self.sweep.steps, **options)
+
+    def run(self, ids, steps=None, **options):
+        return self.course(ids, steps, **options).finish()
 
 
 def same(a, b):
@@ -144,7 +147,7 @@ def test_the_loss_at_step_k_is_the_loss_of_the_image_after_k_updates(narrow):
         start = launch._replace(
             start=outcome.images[:, index], knobs=launch.knobs._replace(noise_std=np.zeros(1, np.float32))
         )
-        fresh = bench.engine.run(bench.program, start, (1,))
+        fresh = bench.engine.run(bench.program, start, (1,)).finish()
         np.testing.assert_array_equal(fresh.info.loss_total[0, 0], outcome.info.loss_total[0, k])
 
 
@@ -166,22 +169,35 @@ def test_a_content_start_has_no_content_loss_at_all(vgg19_weights):
 def test_where_segments_end_changes_no_byte(narrow, monkeypatch, length):
     bench = Bench(narrow)
     whole = bench.run([0], (7,))
-    ends = []
     monkeypatch.setattr(engine, "SEGMENT_PASSES", length)  # the program's own buffer stays as it is
-    parts = bench.run([0], (7,), on_segment=lambda _, passes, __: ends.append(passes))
+    course = bench.course([0], (7,))
+    ends = [segment.passes for segment in course]
     assert sum(ends) == 8
     assert max(ends) == length
-    same(whole, parts)
+    same(whole, course.outcome)
+
+
+def test_a_launch_goes_as_far_as_it_is_gone_through_and_settles_jax_only_meanwhile(narrow, monkeypatch):
+    bench = Bench(narrow)
+    whole = bench.run([0], (3,))
+    monkeypatch.setattr(engine, "SEGMENT_PASSES", 1)
+    with jax.numpy_rank_promotion("raise"):
+        course = bench.course([0], (3,))
+        for number, segment in enumerate(course, 1):
+            assert segment.progress().passes == number
+            assert jax.config.jax_numpy_rank_promotion == "raise"  # pyright: ignore[reportAttributeAccessIssue]
+            assert not hasattr(course, "outcome")
+    same(whole, course.outcome)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
 def test_a_launch_goes_on_from_every_segment_to_the_same_bytes(narrow, monkeypatch, optimizer):
     settings = {"optimizer": optimizer, "pyramid": 1, "seed": (0, 1, 2), "steps": (2, 7)}
-    bench, kept = Bench(narrow, shape=(48, 64), width=4, **settings), []
+    bench = Bench(narrow, shape=(48, 64), width=4, **settings)
     monkeypatch.setattr(engine, "COARSE_EVALUATIONS", 5)
     whole = bench.run([0, 1, 2])
     monkeypatch.setattr(engine, "SEGMENT_PASSES", 2)
-    bench.run([0, 1, 2], on_segment=lambda _, __, progress: kept.append(progress()))
+    kept = [segment.progress() for segment in bench.course([0, 1, 2])]
     assert {(p.coarser, p.passes) for p in kept} >= {(1, 2), (1, 5), (0, 2), (0, 3), (0, 8)}
     for progress in kept:
         assert len(progress.images) == (progress.coarser == 0 and progress.passes > 3)
@@ -354,8 +370,9 @@ def test_stages_under_32_px_are_skipped(narrow):
 def test_a_pyramid_goes_on_from_the_best_image_of_the_stage_before(narrow, optimizer):
     settings = {**PYRAMID, "optimizer": optimizer, "lbfgs_memory": None, "steps": (3, 6)}
     bench = Bench(narrow, **settings)
-    passes = []
-    outcome = bench.run([0], on_segment=lambda coarser, n, _: passes.append((coarser, n)))
+    course = bench.course([0])
+    passes = [(segment.coarser, segment.passes) for segment in course]
+    outcome = course.outcome
     assert sum(n for coarser, n in passes if coarser) == grid.COARSE_EVALUATIONS
     assert sum(n for coarser, n in passes if not coarser) == 7
     # The same two stages as runs of their own: the coarse one from noise, ...
@@ -366,7 +383,7 @@ def test_a_pyramid_goes_on_from_the_best_image_of_the_stage_before(narrow, optim
         engine.Launch(coarse, start, targets),
         (grid.COARSE_EVALUATIONS - 1,),
         keep="best",
-    )
+    ).finish()
     # ... and the full-size one from its best image, enlarged.
     (full, targets), _ = bench.stage(bench.cells[:1], 0)
     image = jax.image.resize(first.images[0, 0], (40, 64, 3), "cubic")
@@ -374,7 +391,7 @@ def test_a_pyramid_goes_on_from_the_best_image_of_the_stage_before(narrow, optim
     full = full._replace(noise_std=np.zeros(1, np.float32))
     second = bench.engine.run(
         bench.program.stage(0), engine.Launch(full, start, targets), bench.sweep.steps
-    )
+    ).finish()
     np.testing.assert_allclose(outcome.info.loss_total, second.info.loss_total, rtol=2e-4)
     assert np.abs(outcome.images - second.images).mean() < 0.05
 
@@ -413,7 +430,7 @@ def test_the_image_that_is_kept_has_the_loss_that_is_told(narrow, keep):
         again = launch._replace(
             start=outcome.images[:, index], knobs=launch.knobs._replace(noise_std=np.zeros(1, np.float32))
         )
-        assert bench.engine.run(bench.program, again, (1,)).info.loss_total[0, 0] == loss
+        assert bench.engine.run(bench.program, again, (1,)).finish().info.loss_total[0, 0] == loss
 
 
 def test_a_pyramid_on_a_canvas_is_that_of_the_image_alone(narrow, monkeypatch):

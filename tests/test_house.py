@@ -11,14 +11,15 @@ from PIL import Image
 from jaxstyle import config, manifest
 
 ORDER = """
-early errors layers peers paths config limits ambient cli grid containers colour images weights conv vgg19
-losses optimizers step engine fingerprints store manifest stats sample drawing page report progress resume
-calibration launches worker planning cluster run single floor seedstudy seedtables seedplots seedpage
+early errors course layers peers paths config limits ambient cli grid containers colour images weights conv
+vgg19 losses optimizers step engine fingerprints store manifest stats sample drawing page report progress
+resume calibration launches worker planning cluster run single floor seedstudy seedtables seedplots seedpage
 """.split()  # noqa: SIM905
 COMMANDS = ("sweep", "transfer", "calibrate", "features", "variance")
 WITHOUT_JAX = (
     "early",
     "errors",
+    "course",
     "layers",
     "peers",
     "paths",
