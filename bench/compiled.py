@@ -178,7 +178,7 @@ def read(
     from jax.sharding import Mesh, NamedSharding
     from jax.sharding import PartitionSpec as P
 
-    from jaxstyle import config, engine, grid, vgg19, weights
+    from jaxstyle import config, engine, grid, settings, vgg19, weights
 
     target = topologies.get_topology_desc(
         platform="cuda",
@@ -193,7 +193,7 @@ def read(
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=there), tree)
 
     sweep = config.resolve(
-        config.Sweep(
+        settings.Sweep(
             content=("content",),
             style=("style",),
             precision=setting.precision,

@@ -101,7 +101,7 @@ def _windowed_pool() -> None:
     def pool(x: Any) -> Any:
         return 0.25 * lax.reduce_window(x, 0.0, lax.add, (2, 2, 1), (2, 2, 1), "VALID").astype(x.dtype)
 
-    conv.POOLS["avg"] = pool
+    conv.avg_pool = pool
 
 
 def _wide_launches() -> None:

@@ -82,6 +82,7 @@ class Simulated:
     def __call__(self, cells: Sequence[Cell]) -> ChunkResult:
         """The results of `cells`."""
         from jaxstyle.store import ChunkResult
+        from jaxstyle.tables import LOSSES
 
         ids, seeds = (np.array([getattr(c, name) for c in cells], np.int64) for name in ("id", "seed"))
         ratio = np.array([c.alpha_beta for c in cells], np.float32)
@@ -104,9 +105,7 @@ class Simulated:
             snapshot=(self._last,),
             step=tuple(self._step.tolist()),
             layer=LAYERS,
-            loss_total=curves[0],
-            loss_content=curves[1],
-            loss_style=curves[2],
+            curves=dict(zip(LOSSES, curves, strict=True)),
             style_layer_loss=np.repeat(curves[2][:, :, None] / len(LAYERS), len(LAYERS), axis=2),
             diverged_step=np.where(bad, self._last // 3, -1).astype(np.int64),
             loss_best=curves[0][np.arange(len(ids)), best],
@@ -202,8 +201,8 @@ def simulate(count: int, folder: Path, platform: str, steps: int = STEPS) -> dic
         steps: of every cell, which all have their losses kept; at least 6.
     """
     from jaxstyle import config, fingerprints, grid, images, page, report, resume, store
-    from jaxstyle.config import Sweep
     from jaxstyle.progress import Display
+    from jaxstyle.settings import Sweep
     from jaxstyle.store import RunDirectory
 
     edges = EDGES if count >= EDGES**3 else 2

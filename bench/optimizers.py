@@ -147,7 +147,8 @@ def _time_steps(pipe: Any, sweeps: Sequence[Any], shapes: Sequence[tuple[int, in
     """Send, by sweep and shape, the seconds of a step of every stage: medians of rounds in turn."""
     import jax
 
-    from jaxstyle import cli, config, engine, grid, images, step, weights
+    from jaxstyle import cli, config, engine, grid, images, weights
+    from jaxstyle.cell import step
 
     cli.keep_freed_memory()
     machine = engine.Engine(weights.load().layers)

@@ -51,7 +51,8 @@ def _imitate_tf32() -> None:
     """Round the operands of convolutions and Gram products to TF32's ten bits of mantissa."""
     from jax import lax
 
-    from jaxstyle import conv, losses
+    from jaxstyle import conv
+    from jaxstyle.cell import losses
 
     plain, product = conv._plain, losses._product
 
@@ -105,12 +106,13 @@ def _judge(pipe: Any, rows: Sequence[dict[str, Any]], pictures: Sequence[Sequenc
     import jax
     import jax.numpy as jnp
 
-    from jaxstyle import config, grid, images, step, vgg19, weights
+    from jaxstyle import config, grid, images, settings, vgg19, weights
+    from jaxstyle.cell import step
 
     loaded = weights.load().layers
     found: list[list[float]] = [[] for _ in pictures]
     for index, row in enumerate(rows):
-        sweep = config.resolve(config.Sweep(content=(row["content"],), style=(row["style"],)))
+        sweep = config.resolve(settings.Sweep(content=(row["content"],), style=(row["style"],)))
         (cell,) = grid.cells(sweep)
         height, width = pictures[0][index].shape[:2]
         plan = grid.plan(

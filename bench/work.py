@@ -68,12 +68,13 @@ class Work:
     def __init__(self, size: int, cells: int, precision: str, *, pair: tuple[str, str] = PAIR):
         import jax
 
-        from jaxstyle import config, engine, grid, step, weights
+        from jaxstyle import config, engine, grid, settings, weights
+        from jaxstyle.cell import step
 
         device = jax.devices()[0]
         content, style = inputs(size, pair)
         sweep = config.resolve(
-            config.Sweep(
+            settings.Sweep(
                 content=("content",),
                 style=("style",),
                 alpha_beta=(ALPHA_BETA,),

@@ -16,14 +16,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
-    from jaxstyle.config import JaxstyleError, RunOptions, Sweep
+    from jaxstyle.errors import JaxstyleError
+    from jaxstyle.plugins import register
     from jaxstyle.run import Run, open_run, run_sweep
+    from jaxstyle.settings import RunOptions, Sweep
     from jaxstyle.single import feature_maps, stylize
+    from jaxstyle.tables import LossTerm, Optimizer, Pooling
 
 _HOMES = {
-    "JaxstyleError": "config",
-    "RunOptions": "config",
-    "Sweep": "config",
+    "JaxstyleError": "errors",
+    "RunOptions": "settings",
+    "Sweep": "settings",
+    "LossTerm": "tables",
+    "Optimizer": "tables",
+    "Pooling": "tables",
+    "register": "plugins",
     "Run": "run",
     "open_run": "run",
     "run_sweep": "run",
@@ -33,12 +40,16 @@ _HOMES = {
 
 __all__ = [
     "JaxstyleError",
+    "LossTerm",
+    "Optimizer",
+    "Pooling",
     "Run",
     "RunOptions",
     "Sweep",
     "__version__",
     "feature_maps",
     "open_run",
+    "register",
     "run_sweep",
     "stylize",
 ]

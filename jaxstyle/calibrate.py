@@ -18,9 +18,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from jaxstyle import cli, config, grid, layers, manifest, weights
-from jaxstyle.config import RunOptions, Sweep
+from jaxstyle import cli, config, errors, grid, manifest, settings, values, weights
 from jaxstyle.images import Pictures
+from jaxstyle.settings import RunOptions, Sweep
+from jaxstyle.tables import POOLINGS
 
 if TYPE_CHECKING:
     from jaxstyle.calibration import Balance
@@ -29,11 +30,11 @@ MOVED_SIZES = (0.5, 1, 2)
 """The sizes, as multiples of `--size`, that the balance is also taken at."""
 LARGEST_MOVED_PX = 512
 """No size above this is added, so that the answer comes in seconds."""
-POOLS, NETWORKS = ("avg", "max"), ("raw", "normalised")
+NETWORKS = ("raw", "normalised")
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Calibrate:
     """What a ratio of content to style is worth for a content and a style image.
 
     Prints each layer's share of the style loss of the content image, how hard each loss pulls at a noise
@@ -45,26 +46,13 @@ class Arguments:
     """The content image."""
     style: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STYLE")]
     """The style image."""
-    content_layer: str = layers.CONTENT_LAYER
-    """Layer of the content loss, after its ReLU."""
-    style_layers: str = "+".join(layers.STYLE_LAYERS)
-    """Layers of the style loss, as conv1_1+conv2_1 or conv1_1:20+conv4_1:0.05."""
-    style_weights: str = "equal"
-    """Weights of layers that carry none: equal or balanced."""
-    size: str = "256"
-    """Longest edge of the content, or WxH to fill and crop."""
-    style_size: int | None = None
-    """Longest edge of the style (default: the content's)."""
-    pool: str = "avg"
-    """Pooling of the network: avg or max."""
-    network: str = "raw"
-    """Scaling of the network's weights: raw or normalised."""
-    noise_std: float = 1.0
-    """Standard deviation of the noise start, in grey levels."""
-    weights: str | None = None
-    """VGG19 weights (default: the packaged ones)."""
     json: bool = False
     """Print JSON instead of tables."""
+
+
+def accepts() -> type:
+    """What the command line is parsed into."""
+    return settings.arguments("calibrate", Calibrate)
 
 
 class _Pair:
@@ -90,18 +78,18 @@ class _Pair:
 
 def _moved(sweep: Sweep) -> list[Sweep]:
     """`sweep` with either pooling: at other sizes, and for the other network at its own."""
-    size = config.parse_size(sweep.size)
+    size = values.parse_size(sweep.size)
     sizes = [sweep.size]
     if isinstance(size, int) and sweep.style_size is None:
         edges = [int(size * times) for times in MOVED_SIZES]
-        allowed = [n for n in edges if config.MIN_SIZE_PX <= n <= max(LARGEST_MOVED_PX, size)]
+        allowed = [n for n in edges if values.MIN_SIZE_PX <= n <= max(LARGEST_MOVED_PX, size)]
         sizes = [str(n) for n in allowed]
     (other,) = set(NETWORKS) - {sweep.network}
     at = [(sweep.network, size) for size in sizes] + [(other, sweep.size)]
     return [
         dataclasses.replace(sweep, size=size, pool=pool, network=network)
         for network, size in at
-        for pool in POOLS
+        for pool in POOLINGS.names
     ]
 
 
@@ -150,7 +138,7 @@ def measure(sweep: Sweep, device: Any) -> dict[str, Any]:
             continue
         try:
             ratio = _Pair(other, device).balance().alpha_beta
-        except config.JaxstyleError as error:  # no means beside these weights, or too small an image
+        except errors.JaxstyleError as error:  # no means beside these weights, or too small an image
             found["moves"].append(_move(other) | {"balance": None, "why": str(error)})
         else:
             found["moves"].append(_move(other) | {"balance": ratio})
@@ -223,8 +211,8 @@ def _print(found: dict[str, Any]) -> None:
     for move in found["moves"]:
         ratio = "-" if move["balance"] is None else f"{move['balance']:.3g}"
         rows.setdefault((move["network"], move["size"]), {})[move["pool"]] = ratio
-    lines = [(*of, *(ratios[pool] for pool in POOLS)) for of, ratios in rows.items()]
-    heads = ("network", "size", *(f"{pool} pooling" for pool in POOLS))
+    lines = [(*of, *(ratios[pool] for pool in POOLINGS.names)) for of, ratios in rows.items()]
+    heads = ("network", "size", *(f"{pool} pooling" for pool in POOLINGS.names))
     _print_table(console, "\nwhere else the balance lies", heads, lines, names=2)
     for why in dict.fromkeys(move["why"] for move in found["moves"] if "why" in move):
         console.print(f"-: {why}", markup=False)
@@ -234,11 +222,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """`python -m jaxstyle.calibrate`; leaves by SystemExit with the exit code."""
 
     def command() -> int:
-        given = cli.parse(Arguments, sys.argv[1:] if arguments is None else arguments, "jaxstyle.calibrate")
-        values = {f.name: getattr(given.value, f.name) for f in dataclasses.fields(Arguments)}
-        as_json = values.pop("json")
-        axes = {name: (values.pop(name),) for name in config.BALANCED_AXES}
-        sweep = config.resolve(Sweep(**axes, **values, alpha_beta=("1x",)))
+        asked = cli.parse(accepts(), sys.argv[1:] if arguments is None else arguments, "jaxstyle.calibrate")
+        given = dataclasses.asdict(asked.value)
+        as_json = given.pop("json")
+        sweep = config.resolve(Sweep(**given, alpha_beta=("1x",)))
         Pictures(sweep, grid.cells(sweep))  # what is wrong with an image is told before JAX starts
 
         from jaxstyle import planning

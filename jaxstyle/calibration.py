@@ -27,13 +27,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxstyle import grid, images, layers, step
+from jaxstyle import grid, images, layers
 from jaxstyle.ambient import settled
-from jaxstyle.config import BALANCED_AXES, JaxstyleError, Sweep, style_set
+from jaxstyle.cell import step
+from jaxstyle.cell.step import Targets
 from jaxstyle.engine import Engine
+from jaxstyle.errors import JaxstyleError
 from jaxstyle.grid import Cell, Program
 from jaxstyle.images import Pictures
-from jaxstyle.step import Targets
+from jaxstyle.settings import BALANCED_AXES, Sweep
+from jaxstyle.values import style_set
 
 KEPT_TARGETS = 64
 """How many images' features are kept on the host for the next pair."""

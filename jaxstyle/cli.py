@@ -28,9 +28,10 @@ from typing import Any, Generic, TypeVar, get_type_hints
 import tyro
 
 from jaxstyle import limits
-from jaxstyle.config import ASCII_NAMES, unknown_key
+from jaxstyle.config import unknown_key
 from jaxstyle.early import SIGNALS, words
 from jaxstyle.errors import JaxstyleError, UnfitEnvironment, encodable, one_line
+from jaxstyle.values import ASCII_NAMES
 
 T = TypeVar("T")
 SHORT = {"-o": "--out"}

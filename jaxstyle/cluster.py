@@ -34,12 +34,13 @@ import ray  # pyright: ignore[reportMissingImports]
 import ray._private.worker  # pyright: ignore[reportMissingImports]
 import ray.exceptions  # pyright: ignore[reportMissingImports]
 
-from jaxstyle import cli, limits, manifest, planning, store, worker
-from jaxstyle.config import JaxstyleError, RunOptions, Sweep
+from jaxstyle import cli, limits, manifest, planning, plugins, store, worker
+from jaxstyle.errors import JaxstyleError
 from jaxstyle.grid import Plan, Program
 from jaxstyle.launches import Inputs, timed
 from jaxstyle.planning import Planned
 from jaxstyle.progress import counted
+from jaxstyle.settings import RunOptions, Sweep
 from jaxstyle.store import Checkpoint, RunDirectory
 from jaxstyle.worker import Block, Committed, Work, Worker
 
@@ -128,10 +129,13 @@ class _Remote:
         options: of the run.
         sweep: of the run, to start JAX for.
         before: see `planning.start_jax`.
+        files: those of the plugins that the run uses, see `plugins.sources`.
     """
 
-    def __init__(self, options: RunOptions, sweep: Sweep, before: Mapping[str, Any]):
-        self._begin_with = options, sweep, before
+    def __init__(
+        self, options: RunOptions, sweep: Sweep, before: Mapping[str, Any], files: Mapping[str, bytes]
+    ):
+        self._begin_with = options, sweep, before, files
         self._relay = _Relay()
         self._seconds: dict[str, float] = collections.defaultdict(float)
         self._device, self._stop = threading.Lock(), threading.Event()
@@ -141,8 +145,10 @@ class _Remote:
     @functools.cached_property
     def _devices(self) -> tuple[Any, ...]:
         """Those of this process; JAX starts here and not before, so that what is wrong can be told."""
-        options, sweep, before = self._begin_with
+        options, sweep, before, files = self._begin_with
         cli.keep_freed_memory()
+        for file, data in files.items():
+            plugins.load_bytes(file, data)
         planning.start_jax(sweep, options, before)
         return planning.devices(RunOptions())
 
@@ -319,6 +325,7 @@ class Cluster:
         self._needs = _Needs("CPU", 1)
         self._environment: dict[str, str] = {}
         self._sweep, self._before = Sweep(), {}
+        self._files: dict[str, bytes] = {}
         self.devices = 1
         """Of each worker."""
 
@@ -364,13 +371,14 @@ class Cluster:
             runtime_env={"env_vars": self._environment},
         )
         options = RunOptions(no_compile_cache=self.options.no_compile_cache)
-        return _Hand(f"worker {self._made}", actor.remote(options, self._sweep, self._before))
+        return _Hand(f"worker {self._made}", actor.remote(options, self._sweep, self._before, self._files))
 
     # --- planning ---------------------------------------------------------------------------------
 
     def start(self, sweep: Sweep, before: Mapping[str, Any]) -> dict[str, Any]:
         """A first worker; what `manifest.machine` says of it."""
         self._sweep, self._before = sweep, {key: before[key] for key in before if key == "threads"}
+        self._files = plugins.sources(sweep)
         self._needs, threads = self._worker_needs(before.get("threads"))
         self._environment = manifest.environment()
         if "XDG_CACHE_HOME" in os.environ:

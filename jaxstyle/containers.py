@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jaxstyle.config import JaxstyleError
+from jaxstyle.errors import JaxstyleError
 
 MAX_PROFILE_BYTES = 16 * 2**20
 """Of an ICC profile, unpacked; those of printers, the largest there are, have some megabytes."""

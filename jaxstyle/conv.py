@@ -263,6 +263,3 @@ def max_pool(x: Float[Array, "h w c"]) -> Float[Array, "h2 w2 c"]:
     the gradient evenly; after a ReLU most ties are zeros, whose gradient the ReLU removes.
     """
     return _quads(x).max(axis=(1, 3))
-
-
-POOLS = {"avg": avg_pool, "max": max_pool}

@@ -28,10 +28,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from jaxstyle import layers, limits, step, vgg19
+from jaxstyle import layers, limits, vgg19
 from jaxstyle.ambient import settled
+from jaxstyle.cell import step
+from jaxstyle.cell.step import Info, Knobs, State, Targets
 from jaxstyle.conv import ARITHMETIC
 from jaxstyle.course import Course
+from jaxstyle.errors import JaxstyleError
 from jaxstyle.grid import (
     COARSE_EVALUATIONS,
     NOMINAL_FLOPS,
@@ -40,8 +43,9 @@ from jaxstyle.grid import (
     Program,
     canvas_of,
     device_kind,
+    halved,
 )
-from jaxstyle.step import Info, Knobs, State, Targets
+from jaxstyle.tables import OPTIMIZERS, POOLINGS, TERMS
 
 Device = Any
 """A `jax.Device`, which is a variable to type checkers."""
@@ -201,7 +205,7 @@ def measure_memory(
         return planned
     finally:
         for p in programs:  # a run that takes one of these widths says what it costs to compile
-            _compiled.pop(engine._key(p, engine.winograd), None)
+            _compiled.pop(engine._key(p, p, engine.winograd), None)
     if not 0 < one < two:
         return planned
     return Memory(fixed=max(0, 2 * one - two), per_cell=two - one)
@@ -311,15 +315,16 @@ class Engine:
         """`tree` on the device, or on all of them: the same on each (`P()`), or by their leading axis."""
         return jax.device_put(tree, self.device if self._mesh is None else NamedSharding(self._mesh, of))
 
-    def _key(self, program: Program | tuple, winograd: bool) -> Any:
+    def _key(self, program: Program, more: Any, winograd: bool) -> Any:
+        """What one compilation serves: a program as far as `more` says, and the functions of plugins."""
         shapes = tuple(kernel.shape for kernel, _ in self._weights.values())
-        return program, winograd, shapes, self.devices
+        return more, _functions(program), winograd, shapes, self.devices
 
     @settled()
     def compile(self, program: Program) -> tuple[Compiled, bool]:
         """The programs for one stage, and whether they had to be made now."""
         program = replace(program, coarser=0)
-        key = self._key(program, self.winograd)
+        key = self._key(program, program, self.winograd)
         if fresh := key not in _compiled:
             network = self.network(program)
             _compiled[key] = _compile(program, network.features, network.params, self.device, self._mesh)
@@ -333,6 +338,7 @@ class Engine:
         *,
         of_cells: bool = False,
         canvas: tuple[int, int] | None = None,
+        role: str | None = None,
     ) -> Targets:
         """P and A of one image, as host arrays.
 
@@ -342,6 +348,7 @@ class Engine:
             of_cells: whether it is a content of the program's cells: it is computed as they are, on
                 their canvas if they have one, so that a cell that starts from it has no content loss.
             canvas: (height, width) of one to compute it on instead; P is cut to the shape of the cells.
+            role: see `step.target_rows`.
         """
         shape = (pixels.shape[0], pixels.shape[1])
         cut, like_cells = canvas is not None, False
@@ -352,12 +359,15 @@ class Engine:
             program = replace(program, precision="f32")  # exact beside cells whose activations are float32
         network = self.network(program, winograd=winograd)
         taps = program.content_taps, program.style_taps, program.pool, program.precision
-        key = self._key((canvas or shape, canvas is None, *taps), winograd)
+        role = role if program.terms else None
+        key = self._key(program, (canvas or shape, canvas is None, *taps, role), winograd)
         if key not in _target_programs:
             self.target_traces += 1
             features = network.features  # and not the network: its parameters would live as long as this
             _target_programs[key] = jax.jit(
-                lambda params, image, extent: step.target_rows(features, params, program, image, extent),
+                lambda params, image, extent: step.target_rows(
+                    features, params, program, image, extent, role
+                ),
                 compiler_options=compiler_options(program),
             )
         extent = None if canvas is None else np.array(shape, np.int32)
@@ -382,7 +392,7 @@ class Engine:
             image: RGB, 0 to 255, (h, w, 3).
         """
         network = self.network(program)
-        key = self._key(("gradient", replace(program, width=1, coarser=0)), self.winograd)
+        key = self._key(program, ("gradient", replace(program, width=1, coarser=0)), self.winograd)
         if key not in _gradient_programs:
             features = network.features
 
@@ -406,7 +416,7 @@ class Engine:
             return (program.height_px, program.width_px) if program.canvas else None, True
         if shape in self._cell_shapes:
             return None, True
-        if not self._canvases:
+        if not (self._canvases and program.knows_canvases):
             return None, False
         for canvas in self._cell_canvases:
             if shape[0] <= canvas[0] and shape[1] <= canvas[1]:
@@ -481,7 +491,7 @@ class Engine:
         elif isinstance(before, np.ndarray):
             state = compiled.init(knobs, self._padded(before, program))
         else:
-            key = before.program, self._key(program, self.winograd)
+            key = before.program, self._key(program, program, self.winograd)
             if key not in _refine_programs:
                 refine = jax.vmap(functools.partial(step.refine, program))
                 _refine_programs[key] = jax.jit(_on_each(refine, self._mesh, (CELL,) * 3, CELL))
@@ -578,6 +588,50 @@ def abreast(launches: Sequence[Launch], width: int) -> Launch:
     return jax.tree.map(lambda *parts: np.concatenate(parts), *(_pad(one, width) for one in launches))
 
 
+@settled()
+def try_out(program: Program, weights: Layers, styles: Iterable[tuple[int, int]]) -> None:
+    """Trace a program as it is to be compiled: what is wrong with a plugin is told before a run begins.
+
+    Args:
+        program: of any width.
+        weights: (kernel, bias) by layer name.
+        styles: (height, width) in px of style images.
+
+    Raises:
+        JaxstyleError: for functions that fail, or come to something else than they must.
+    """
+    bound = vgg19.bind(weights, taps=program.taps, pool=program.pool, precision=program.precision)
+    features, params = bound.features, jax.eval_shape(lambda params: params, bound.params)
+    for coarser in range(program.coarser + 1):
+        stage = replace(program.stage(coarser), width=1)
+        lower(stage, features, params)
+        needed = _kept_shapes(_shapes(stage, 1, features, params)[2].terms, rows=True)
+        for shape in {halved(style, coarser) for style in styles}:
+            image = jax.ShapeDtypeStruct((*shape, 3), jnp.float32)
+            found = jax.eval_shape(
+                functools.partial(step.target_rows, features, program=stage, role="style"),
+                params=params,
+                image=image,
+            )
+            for name, own in _kept_shapes(found.terms).items():
+                if own != needed[name]:
+                    why = "what it keeps of a style depends on the size of the image; it must not"
+                    raise JaxstyleError(TERMS[name].where, why)
+
+
+def _kept_shapes(terms: Any, *, rows: bool = False) -> dict[str, list[Any]]:
+    """The shapes and types of what terms keep, by name; without an axis of rows."""
+    leaves = {name: jax.tree.leaves(of) for name, of in terms.items()}
+    return {name: [(leaf.shape[rows:], leaf.dtype) for leaf in own] for name, own in leaves.items()}
+
+
+def _functions(program: Program) -> tuple[Any, ...]:
+    """What a program has of rows that a plugin may change while a process runs."""
+    rows = [TERMS[name] for name in program.terms]
+    terms = [(row.name, row.of, row.taps, row.loss, row.keep) for row in rows]
+    return OPTIMIZERS[program.optimizer].make, POOLINGS[program.pool].pool, *terms
+
+
 def _pad(tree: Any, width: int) -> Any:
     """Every array of `tree` with its leading axis filled up to `width` by its last row."""
     return jax.tree.map(lambda a: np.concatenate([a, np.repeat(a[-1:], width - len(a), axis=0)]), tree)
@@ -638,9 +692,10 @@ def lower(
             state, info = jax.vmap(one, in_axes=(0, 0, None))(knobs, state, k)
             return state, jax.tree.map(lambda t, v: t.at[k - start].set(v), trace, info)
 
-        scalar = jnp.full((SEGMENT_PASSES, program.width), jnp.nan, jnp.float32)
-        per_layer = jnp.full((*scalar.shape, len(program.style_taps)), jnp.nan, jnp.float32)
-        return lax.fori_loop(start, stop, body, (state, Info(scalar, scalar, scalar, per_layer)))
+        empty = jax.tree.map(
+            lambda leaf: jnp.full((SEGMENT_PASSES, *leaf.shape), jnp.nan, leaf.dtype), state.info
+        )
+        return lax.fori_loop(start, stop, body, (state, empty))
 
     cells = program.width * (1 if mesh is None else mesh.size)
     knobs, start_images, targets = placed(_shapes(program, cells, features, params), CELL)
@@ -688,32 +743,9 @@ def _shapes(
     program: Program, width: int, features: vgg19.Features, params: vgg19.Params
 ) -> tuple[Knobs, jax.ShapeDtypeStruct, Targets]:
     """The shapes of the arguments of `width` cells; the channel counts are those of the network at hand."""
-
-    def knobs() -> Knobs:
-        one = jnp.zeros(width, jnp.float32)
-        row = jnp.zeros(width, jnp.int32)
-        return Knobs(
-            content_weight=one,
-            style_weight=one,
-            tv_weight=one,
-            content_layer_weights=jnp.zeros((width, len(program.content_taps)), jnp.float32),
-            style_layer_weights=jnp.zeros((width, len(program.style_taps)), jnp.float32),
-            learning_rate=one,
-            decay_end=one,
-            decay_steps=one,
-            seed=jnp.zeros(width, jnp.uint32),
-            noise_std=one,
-            pixel_range=jnp.zeros((width, 2), jnp.float32),
-            content_row=row,
-            style_row=row,
-            extent=jnp.zeros((width, 2), jnp.int32),
-        )
-
     image = jax.ShapeDtypeStruct((program.height_px, program.width_px, 3), jnp.float32)
     rows = jax.eval_shape(
-        lambda params, image: step.target_rows(features, params, program, image),
-        params,
-        image,
+        lambda params, image: step.target_rows(features, params, program, image), params, image
     )
     stack = lambda leaf: jax.ShapeDtypeStruct((width, *leaf.shape), leaf.dtype)  # noqa: E731
-    return jax.eval_shape(knobs), stack(image), jax.tree.map(stack, rows)
+    return jax.tree.map(stack, step.blank_knobs(program)), stack(image), jax.tree.map(stack, rows)

@@ -23,9 +23,10 @@ import tyro
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw
 
-from jaxstyle import cli, drawing, images, report, single, store
-from jaxstyle.config import JaxstyleError, RunOptions
+from jaxstyle import cli, drawing, images, report, settings, single, store
+from jaxstyle.errors import JaxstyleError
 from jaxstyle.report import INK, PAD_PX, PAPER
+from jaxstyle.settings import RunOptions
 
 TILE_PX = 160
 """The longest edge of a map on the sheet."""
@@ -53,7 +54,7 @@ RAMP = (
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Features:
     """Draw the feature maps of an image at chosen layers, the strongest channels first."""
 
     image: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
@@ -62,18 +63,15 @@ class Arguments:
     """Layers to draw, after their ReLU: conv1_1 to conv5_4."""
     channels: int = 24
     """How many channels of each: those with the largest mean activation."""
-    size: str = "256"
-    """Longest edge of the image, or WxH to fill and crop."""
-    pool: str = "avg"
-    """Pooling of the network: avg or max."""
-    weights: str | None = None
-    """VGG19 weights: a converted file or Keras' notop file (default: the packaged ones)."""
     out: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "features.png"
     """The sheet: a .png, .jpg or .webp file, which is replaced if it is there."""
     json: bool = False
     """Print the channels that are drawn, their means and their maxima, as JSON."""
-    no_compile_cache: bool = False
-    """Keep no compiled programs in the user's cache directory."""
+
+
+def accepts() -> type:
+    """What the command line is parsed into."""
+    return settings.arguments("features", Features, options=("no_compile_cache",))
 
 
 def strongest(maps: Float[np.ndarray, "h w c"], count: int) -> Int[np.ndarray, " k"]:
@@ -206,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """`python -m jaxstyle.features IMAGE`; leaves by SystemExit with the exit code."""
 
     def command() -> int:
-        asked = cli.parse(Arguments, sys.argv[1:] if arguments is None else arguments, "jaxstyle.features")
+        asked = cli.parse(accepts(), sys.argv[1:] if arguments is None else arguments, "jaxstyle.features")
         flags = asked.value
         if not 1 <= flags.channels <= MAX_CHANNELS:
             why = f"{flags.channels} is out of range; it must be 1 to {MAX_CHANNELS}"

@@ -15,23 +15,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxstyle import config
-from jaxstyle.config import Sweep
+from jaxstyle import config, settings
 from jaxstyle.grid import Cell, Plan
+from jaxstyle.settings import AXES, LATER, SETTINGS, Sweep
 
 SCHEMA = 4
 """Of chunk files, `results.*` and `manifest.json`."""
-_NO_NUMBERS = (
-    "grid",
-    "digests",
-    "balance",
-    "given",
-    "weights",
-    "max_cells",
-    "checkpoint_every",
-    "deterministic",
-)
-"""Settings that decide no number of a cell, or stand in a fingerprint in another form."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +40,12 @@ def fingerprint(sources: Sources, plan: Plan, number: int) -> str:
     Images and weights count by what is in them, wherever they lie.
     """
     chunk, digests = plan.chunks[number], sources.images
-    settings = {f.name: getattr(sources.sweep, f.name) for f in dataclasses.fields(Sweep)}
-    for name in (*config.AXES, *_NO_NUMBERS):
-        del settings[name]
-    if settings["style_weights"] == "equal":  # younger than runs that may still be gone on with
-        del settings["style_weights"]
-    settings |= {name: retired.default for name, retired in config.RETIRED.items()}
     values = {
         "schema": SCHEMA,
-        "settings": settings,
-        "program": dataclasses.asdict(plan.programs[chunk.program]),
+        "settings": _settings(sources.sweep),
+        "program": plan.programs[chunk.program].record(),
         "cells": [
-            {axis: digests.get(value, value) for axis, value in _settings(plan.cells[i]).items()}
+            {axis: digests.get(value, value) for axis, value in _values(plan.cells[i]).items()}
             | {"from": None}  # the cell whose picture it started from, while `warm_steps` was a setting
             for i in chunk.cells
         ],
@@ -71,12 +54,29 @@ def fingerprint(sources: Sources, plan: Plan, number: int) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _settings(cell: Cell) -> dict[str, Any]:
+def _settings(sweep: Sweep) -> dict[str, Any]:
+    """The settings that the numbers of a cell follow from; younger ones only where not at their default.
+
+    So runs that were begun before there were these can be gone on with.
+    """
+    defaults = {f.name: f.default for f in dataclasses.fields(Sweep)}
+    found = {name: retired.default for name, retired in config.RETIRED.items()}
+    for name, row in SETTINGS.items():
+        value = getattr(sweep, name)
+        if row.numbers and not (row.later and value == defaults[name]):
+            found[name] = value
+    return found | {name: value for name, value in sweep.extra.items() if not settings.is_axis(name)}
+
+
+def _values(cell: Cell) -> dict[str, Any]:
     """What tells a cell from others: its axes, and what was measured for it."""
     values = dataclasses.asdict(cell)
-    return (
-        values if cell.balanced or cell.alpha_beta_given else {k: values[k] for k in ("id", *config.AXES)}
-    )
+    later = {name: values.pop(name) for name in ("extra", *LATER) if name in values}
+    if not (cell.balanced or cell.alpha_beta_given):
+        values = {name: values[name] for name in ("id", *AXES)}
+    return values | {
+        name: value for name, value in later.items() if value not in ((), *LATER.get(name, ()))
+    }
 
 
 def as_narrow(plan: Plan, number: int, width: int) -> Plan:

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxstyle import cli, config, manifest, run, stats, store
-from jaxstyle.config import RunOptions, Sweep
+from jaxstyle import cli, manifest, run, stats, store, tables
 from jaxstyle.grid import Cell, Program
+from jaxstyle.settings import RunOptions, Sweep
 from jaxstyle.store import Record
 
 OTHER_WIDTH = 4
@@ -81,7 +81,7 @@ def compute(sweep: Sweep, seeds: Sequence[int], width: int) -> Computed:
         for part in record.chunks():
             for i, number in enumerate(part.cell):
                 seed = record.cells[int(number)].seed
-                pictures[seed], totals[seed] = part.image[i, -1], part.loss_total[i]
+                pictures[seed], totals[seed] = part.image[i, -1], part.curves[tables.TOTAL][i]
     return Computed(np.stack([pictures[s] for s in seeds]), np.stack([totals[s] for s in seeds]))
 
 
@@ -136,7 +136,7 @@ def measure(record: Record, cells: Sequence[Cell], label: str, device: Any, *, m
     seeds = tuple(c.seed for c in cells)
     steps = min(sweep.steps[-1], most_steps)
     program = _program_of(record, cell.id)
-    own = {axis: (getattr(cell, axis),) for axis in config.AXES} | {"seed": seeds}
+    own = {axis: (getattr(cell, axis),) for axis in sweep.axes} | {"seed": seeds}
     alike = replace(sweep, **own, grid=(), steps=(steps,), trace_every=1, given={})
     width = program.width
     other = OTHER_WIDTH if width == 1 else 1

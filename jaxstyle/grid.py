@@ -16,19 +16,13 @@ import itertools
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jaxstyle import layers
-from jaxstyle.config import (
-    AXES,
-    BALANCED_AXES,
-    FLOAT32_MAX,
-    MIN_EDGE_PX,
-    JaxstyleError,
-    Sweep,
-    multiple,
-    style_set,
-)
+from jaxstyle import layers, settings
+from jaxstyle.errors import JaxstyleError
+from jaxstyle.settings import BALANCED_AXES, MIN_EDGE_PX, Sweep
+from jaxstyle.tables import LOSSES, OPTIMIZERS, POOLINGS, TERMS, optional_terms
+from jaxstyle.values import FLOAT32_MAX, multiple, style_set
 
 NOMINAL_FLOPS = {"cpu": 2e11, "gpu": 1e14, "tpu": 1e14}
 """Rates that plans are made with, in FLOP/s: fixed numbers, so that a plan never depends on a timing."""
@@ -84,6 +78,11 @@ def uses_winograd(sweep: Sweep, platform: str) -> bool:
     return sweep.conv == "auto" and platform in WINOGRAD_PLATFORMS
 
 
+def uses_canvases(sweep: Sweep, program: Program) -> bool:
+    """Whether images of several shapes may share a canvas: not where a term or a pooling knows none."""
+    return sweep.canvas == "auto" and program.knows_canvases
+
+
 def device_kind(platform: str) -> str:
     """`platform` as plans know it, with a rate of its own; what is neither CPU nor TPU is a GPU."""
     return platform if platform in NOMINAL_FLOPS else "gpu"
@@ -107,6 +106,19 @@ class Cell:
     """What a relative ratio was given as, `0.1x`; empty for a number."""
     balanced: tuple[tuple[str, float], ...] = ()
     """Measured `(name, w_l)`, where style weights are balanced."""
+    extra: tuple[tuple[str, float], ...] = ()
+    """Its weights of optional loss terms, by the name of the axis, where they are not 0."""
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            extra = dict(self.__dict__.get("extra", ()))
+            return extra[name] if name in extra else settings.default_of(name)[0]
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The optional loss terms that it has a weight for."""
+        return terms_of([self]) if self.extra else ()
 
     @property
     def style_weights(self) -> dict[str, float]:
@@ -120,20 +132,23 @@ class Cell:
     @property
     def taps(self) -> tuple[str, ...]:
         """The layers this cell needs, from the image downwards."""
-        return layers.in_order((self.content_layer, *self.style_weights))
+        own = (tap for name in self.terms for tap in TERMS[name].taps)
+        return layers.in_order((self.content_layer, *self.style_weights, *own))
 
 
-def _combinations(grid: Mapping[str, Sequence], zipped: Sequence[str]) -> Iterator[dict[str, object]]:
+def _combinations(
+    axes: Sequence[str], grid: Mapping[str, Sequence], zipped: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     """Every combination of one grid, the last axis fastest; zipped axes move together.
 
     The zipped group stands where the first of its axes stands in the order of the product.
     """
     groups: list[tuple[str, ...]] = []
-    for axis in AXES:
+    for axis in axes:
         if axis not in zipped:
             groups.append((axis,))
         elif not any(axis in group for group in groups):
-            groups.append(tuple(a for a in AXES if a in zipped))
+            groups.append(tuple(a for a in axes if a in zipped))
     options = [list(zip(*(grid[axis] for axis in group), strict=True)) for group in groups]
     for choice in itertools.product(*options):
         yield {
@@ -149,7 +164,10 @@ def cells(sweep: Sweep) -> tuple[Cell, ...]:
     Raises:
         JaxstyleError: if the product is larger than `sweep.max_cells`.
     """
-    top = {axis: getattr(sweep, axis) for axis in AXES}
+    axes = sweep.axes
+    rows = {axis: settings.axis(axis) for axis in axes}
+    weights = [axis for axis in axes if axis in settings.added()]
+    top = {axis: getattr(sweep, axis) for axis in axes}
     tables = [({**top, **grid}, grid.get("zip", ())) for grid in sweep.grid] or [(top, ())]
 
     def check(count: int) -> None:
@@ -162,17 +180,29 @@ def cells(sweep: Sweep) -> tuple[Cell, ...]:
     measured = {tuple(table[axis] for axis in BALANCED_AXES): table for table in sweep.balance}
     found: dict[tuple, Cell] = {}
     for table, zipped in tables:
-        free = math.prod(len(table[axis]) for axis in AXES if axis not in zipped)
+        free = math.prod(len(table[axis]) for axis in axes if axis not in zipped)
         check(free * (len(table[zipped[0]]) if zipped else 1))
-        for choice in _combinations(table, zipped):
-            identity = tuple(
-                style_set(value) if axis == "style_layers" else value for axis, value in choice.items()
-            )
+        for choice in _combinations(axes, table, zipped):
+            identity = tuple(rows[axis].same(value) for axis, value in choice.items())
             if identity not in found:
                 check(len(found) + 1)
-                cell = Cell(id=len(found), **choice)  # pyright: ignore[reportArgumentType]
+                extra = tuple((axis, weight) for axis in weights if (weight := choice.pop(axis)))
+                cell = Cell(id=len(found), **choice, extra=extra)
                 found[identity] = _balanced(sweep, cell, measured)
     return tuple(found.values())
+
+
+def axes_of(cells: Iterable[Cell]) -> tuple[str, ...]:
+    """The axes of some cells: those of every run, and others on which one is not at the default."""
+    cells = tuple(cells)
+    defaults = settings.optional_axes().items()
+    return settings.axes_with(a for a, (own,) in defaults if any(getattr(c, a) != own for c in cells))
+
+
+def terms_of(cells: Iterable[Cell]) -> tuple[str, ...]:
+    """The optional loss terms that some of `cells` has a weight for, by name."""
+    given = {name for cell in cells for name, _ in cell.extra}
+    return tuple(row.name for row in optional_terms() if row.weight in given)
 
 
 def balance_key(cell: Cell) -> tuple[str, ...]:
@@ -245,6 +275,10 @@ class Program:
     """Pairs that L-BFGS remembers; 0 for other optimizers."""
     coarser: int = 0
     """How many coarser stages a cell goes through first."""
+    terms: tuple[str, ...] = ()
+    """The optional loss terms that some cell has a weight for."""
+    own: tuple[tuple[str, float], ...] = ()
+    """What its optimizer has of its own, by name, but for `lbfgs_memory`."""
 
     @property
     def shape(self) -> str:
@@ -254,7 +288,36 @@ class Program:
     @property
     def taps(self) -> tuple[str, ...]:
         """Every layer it looks at, from the image downwards."""
-        return layers.in_order(self.content_taps + self.style_taps)
+        return layers.in_order((*self.content_taps, *self.style_taps, *self._term_taps))
+
+    @property
+    def _term_taps(self) -> tuple[str, ...]:
+        return tuple(tap for name in self.terms for tap in TERMS[name].taps)
+
+    @property
+    def knows_canvases(self) -> bool:
+        """Whether its pooling and its terms leave out what is not inside an image on a canvas."""
+        return POOLINGS[self.pool].canvas and all(TERMS[name].canvas for name in self.terms)
+
+    @property
+    def optimizer_settings(self) -> dict[str, float]:
+        """Everything that its optimizer has of its own, by name."""
+        own = {"lbfgs_memory": self.lbfgs_memory, **dict(self.own)}
+        return {name: own[name] for name in OPTIMIZERS[self.optimizer].own}
+
+    @property
+    def _state_images(self) -> int:
+        return OPTIMIZERS[self.optimizer].images(**self.optimizer_settings)
+
+    @property
+    def curves(self) -> int:
+        """How many numbers are kept of every step."""
+        terms = sum(TERMS[name].curve for name in self.terms)
+        return len(LOSSES) + len(self.style_taps) + terms
+
+    def record(self) -> dict[str, Any]:
+        """What fingerprints and the manifest have of it: younger fields only where they say something."""
+        return {k: v for k, v in asdict(self).items() if v or k not in ("terms", "own")}
 
     def stage(self, coarser: int) -> Program:
         """The program of one stage: halved so many times, with no stages of its own."""
@@ -278,12 +341,12 @@ class Program:
     @property
     def step_flops(self) -> float:
         """FLOPs of one step of one cell."""
-        return layers.evaluation_flops(self.height_px, self.width_px, self.content_taps, self.style_taps)
+        others = (*self.content_taps, *self._term_taps)
+        return layers.evaluation_flops(self.height_px, self.width_px, others, self.style_taps)
 
     def state_bytes(self) -> int:
         """Bytes of the state that a launch carries from step to step: what a checkpoint holds."""
-        pairs = 2 * self.lbfgs_memory + 1 if self.optimizer == "lbfgs" else 2
-        return self.width * (3 + pairs) * 4 * 3 * self.height_px * self.width_px
+        return self.width * (3 + self._state_images) * 4 * 3 * self.height_px * self.width_px
 
     def checkpoint_s(self, every: float) -> float:
         """Seconds between checkpoints: `every`, or longer where writing would take more than its share."""
@@ -294,10 +357,11 @@ class Program:
 
         # 1.9 times the float32 activations. By XLA's account on a CPU, down to conv5_1, arguments and
         # results included: 2.64, 2.03, 1.82 and 1.79 times at 64, 128, 256 and 512 px, 1.94 for the
-        # second cell of a launch at 256 px.
+        # second cell of a launch at 256 px. The two images of Adam's state are in that.
         """
         activations = 4 * layers.activation_floats(self.height_px, self.width_px, self.taps)
-        history = 2 * self.lbfgs_memory * 4 * 3 * self.height_px * self.width_px
+        images = self._state_images - 1 if self._state_images > 2 else 0
+        history = images * 4 * 3 * self.height_px * self.width_px
         return int(1.9 * activations) + history + 4 * 2**20
 
 
@@ -412,7 +476,7 @@ class Plan:
         for chunk in self.chunks:
             program = self.programs[chunk.program]
             image = program.height_px * program.width_px * 3 * len(self.steps)
-            curve = 4 * len(self.trace_steps) * (3 + len(program.style_taps))
+            curve = 4 * len(self.trace_steps) * program.curves
             total += 2 * len(chunk.cells) * (image + curve)
         return total
 
@@ -420,7 +484,7 @@ class Plan:
 def to_record(plan: Plan) -> dict[str, Any]:
     """The programs and chunks of `plan` in numbers and texts: what `from_record` reads."""
     return {
-        "programs": [asdict(program) for program in plan.programs],
+        "programs": [program.record() for program in plan.programs],
         "chunks": [{"program": chunk.program, "cells": _ranges(chunk.cells)} for chunk in plan.chunks],
     }
 
@@ -432,8 +496,7 @@ def from_record(sweep: Sweep, cells: Sequence[Cell], record: Mapping[str, Any]) 
         KeyError, TypeError, ValueError: for what is no record of a plan, or not one of `cells`.
     """
     rows: list[dict[str, Any]] = [
-        {key: tuple(value) if isinstance(value, list) else value for key, value in program.items()}
-        for program in record["programs"]
+        {key: _tuples(value) for key, value in program.items()} for program in record["programs"]
     ]
     programs = tuple(Program(**row) for row in rows)
     chunks = tuple(
@@ -446,6 +509,10 @@ def from_record(sweep: Sweep, cells: Sequence[Cell], record: Mapping[str, Any]) 
     if any(not 0 <= chunk.program < len(programs) for chunk in chunks):
         raise ValueError("a chunk has no program")
     return _plan(sweep, cells[: len(planned)], programs, chunks)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _ranges(numbers: Sequence[int]) -> list[list[int]]:
@@ -505,7 +572,7 @@ def plan(
         return cell.taps[-1] if sweep.split_depth else ""
 
     # The taps are those of the whole run, so that a cell's program does not depend on which of its
-    # neighbours have its shape.
+    # neighbours have its shape; so are the optional terms.
     by_depth: dict[str, list[Cell]] = {}
     for cell in cells:
         by_depth.setdefault(depth(cell), []).append(cell)
@@ -513,6 +580,7 @@ def plan(
         key: (
             layers.in_order(cell.content_layer for cell in members),
             layers.in_order(name for cell in members for name in cell.style_weights),
+            terms_of(members),
         )
         for key, members in by_depth.items()
     }
@@ -531,6 +599,10 @@ def plan(
             style_taps=taps[key][1],
             width=1,
             lbfgs_memory=sweep.lbfgs_memory or 0,
+            terms=taps[key][2],
+            own=tuple(
+                (name, sweep.extra[name]) for name in OPTIMIZERS[sweep.optimizer].own if name in sweep.extra
+            ),
         )
         counts = collections.Counter(shapes[cell.content] for cell in members_of_depth)
         frames: dict[tuple[int, int], Frame] = {}
@@ -548,7 +620,7 @@ def plan(
                     )
                 ),
                 coarser=coarser,
-                canvases=sweep.canvas == "auto",
+                canvases=uses_canvases(sweep, template),
             )
         by_frame: dict[Frame, list[Cell]] = {}
         for cell in members_of_depth:
@@ -717,4 +789,4 @@ def _chunk_cells_by_size(program: Program, sweep: Sweep) -> int:
 def _cell_bytes(program: Program, sweep: Sweep) -> int:
     """What one cell holds on the host while its chunk is computed."""
     pixels = program.height_px * program.width_px * 3 * (1 + 4) * len(sweep.steps)
-    return pixels + 4 * (sweep.steps[-1] + 1) * (3 + len(program.style_taps))
+    return pixels + 4 * (sweep.steps[-1] + 1) * program.curves

@@ -32,8 +32,10 @@ from jaxtyping import Float, UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, _imaging
 
 from jaxstyle import colour, containers, grid
-from jaxstyle.config import MIN_EDGE_PX, JaxstyleError, Sweep, parse_size
+from jaxstyle.errors import JaxstyleError
 from jaxstyle.grid import Cell
+from jaxstyle.settings import MIN_EDGE_PX, Sweep
+from jaxstyle.values import parse_size
 
 # Pillow logs some of what it also raises; without a handler Python prints that on stderr.
 logging.getLogger("PIL").addHandler(logging.NullHandler())

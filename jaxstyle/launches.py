@@ -15,18 +15,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from jaxstyle import grid, images, store, weights
-from jaxstyle.config import JaxstyleError, Sweep
+from jaxstyle import grid, images, plugins, tables, weights
 from jaxstyle.course import Course
+from jaxstyle.errors import JaxstyleError
 from jaxstyle.fingerprints import Sources
 from jaxstyle.grid import Cell, Chunk, Plan, Program
 from jaxstyle.images import Pictures
-from jaxstyle.resume import INFO, Launched
+from jaxstyle.resume import Launched
+from jaxstyle.settings import Sweep
 from jaxstyle.store import ChunkResult
+from jaxstyle.tables import LAYER_CURVE, TERMS
 
 if TYPE_CHECKING:
+    from jaxstyle.cell.step import Targets
     from jaxstyle.engine import Engine, Launch, Outcome, Progress, Segment, Stage
-    from jaxstyle.step import Targets
 
 TargetKey = tuple[str, str, Any]
 """What a target depends on: `content` or `style`, its path, and how it is computed."""
@@ -58,6 +60,7 @@ def read_inputs(sweep: Sweep, *, in_memory: Mapping[str, np.ndarray] | None = No
     Raises:
         JaxstyleError: for a file that cannot be used or is not the one of `sweep.digests`.
     """
+    plugins.check(sweep)
     cells = grid.cells(sweep)
     pictures = Pictures(sweep, cells, in_memory=in_memory)
     taps = {tap for cell in cells for tap in cell.taps}
@@ -110,20 +113,19 @@ class Launcher:
         self.plan = plan
         """As it now is: `narrow` changes it."""
         self.seconds = seconds
+        canvases = self.sweep.canvas == "auto"
         stages = [p.stage(times) for p in plan.programs for times in range(p.coarser + 1)]
         self.engine: Engine = Engine(
             inputs.weights.layers,
             cell_shapes={(p.height_px, p.width_px) for p in stages if not p.canvas},
             cell_canvases={(p.height_px, p.width_px) for p in stages if p.canvas},
-            canvases=self.sweep.canvas == "auto",
+            canvases=canvases,
             device=devices,
             winograd=grid.uses_winograd(self.sweep, grid.device_kind(devices[0].platform)),
         )
         edges = self.pictures.style_size_px, self.pictures.longest_px // 2
         self._coarse_canvas = (
-            grid.canvas_of([(max(edges), max(edges))], engine.TARGET_CANVAS_PX)
-            if self.sweep.canvas == "auto"
-            else None
+            grid.canvas_of([(max(edges), max(edges))], engine.TARGET_CANVAS_PX) if canvases else None
         )
         """What targets of coarser stages are computed on: one program for all of them."""
         self.made: dict[Program, list[dict[str, Any]]] = {}
@@ -192,9 +194,10 @@ class Launcher:
             with timed(self.seconds, "targets_s"):
                 before = self.engine.target_traces
                 try:
-                    stage, canvas = program.stage(coarser), self._coarse_canvas if coarser else None
+                    stage = program.stage(coarser)
+                    canvas = self._coarse_canvas if coarser and program.knows_canvases else None
                     exact = role == "content" and canvas is None
-                    rows = self.engine.target_rows(stage, pixels, of_cells=exact, canvas=canvas)
+                    rows = self.engine.target_rows(stage, pixels, of_cells=exact, canvas=canvas, role=role)
                 except jax.errors.JaxRuntimeError as error:
                     if not engine.is_out_of_memory(error):
                         raise
@@ -250,15 +253,13 @@ class Launcher:
 
     def _launch_stage(self, cells: list[Cell], program: Program, coarser: int) -> Stage:
         """Knobs and targets of `cells` in one stage of their program."""
-        import jax
-
-        from jaxstyle import step
+        from jaxstyle.cell import step
         from jaxstyle.engine import Stage
 
         contents = list(dict.fromkeys(cell.content for cell in cells))
         styles = list(dict.fromkeys(cell.style for cell in cells))
-        p = [self._target("content", path, program, coarser).content for path in contents]
-        a = [self._target("style", path, program, coarser).style for path in styles]
+        of_contents = [self._target("content", path, program, coarser) for path in contents]
+        of_styles = [self._target("style", path, program, coarser) for path in styles]
         with timed(self.seconds, "host_s"):
             knobs = [
                 step.knobs(
@@ -275,10 +276,12 @@ class Launcher:
                 for shape in (self.pictures.shape(cell),)
             ]
             return Stage(
-                jax.tree.map(lambda *rows: np.stack(rows), *knobs),
+                _stacked(knobs),
                 step.Targets(
-                    content=tuple(np.stack(rows) for rows in zip(*p, strict=True)),
-                    style=tuple(np.stack(rows) for rows in zip(*a, strict=True)),
+                    content=_stacked([rows.content for rows in of_contents]),
+                    style=_stacked([rows.style for rows in of_styles]),
+                    terms=_stacked([rows.terms for rows in of_contents])
+                    | _stacked([rows.terms for rows in of_styles]),
                 ),
             )
 
@@ -297,6 +300,8 @@ def _advances(
         segments: of all of them.
         passes_left: those of the full size that are steps.
     """
+    from jaxstyle.cell import step
+
     count = sum(map(len, launches))
     for coarser, passes, progress in segments:
         if not coarser:
@@ -306,17 +311,24 @@ def _advances(
     outcome, found = segments.outcome, []
     for index, cells in enumerate(launches):
         at = slice(index * program.width, index * program.width + len(cells))
-        curves = {name: values[at] for name, values in outcome.info._asdict().items()}
+        curves = {name: values[at] for name, values in step.curves(outcome.info).items()}
         pixels = images.to_uint8(outcome.images[at])
         found.append(Launched(cells, pixels, curves, outcome.diverged_step[at]))
     return found
+
+
+def _stacked(trees: Sequence[Any]) -> Any:
+    """Trees of arrays as one, with an axis of them first."""
+    import jax
+
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 def _target_key(role: str, path: str, program: Program, coarser: int) -> TargetKey:
     """What a target depends on: never the width, and for a style not the shape of the cells either."""
     if role == "content":
         return role, path, replace(program.stage(coarser), width=1)
-    taps = program.content_taps, program.style_taps
+    taps = program.content_taps, program.style_taps, program.terms
     return role, path, (*taps, program.pool, program.precision, coarser)
 
 
@@ -359,9 +371,10 @@ def chunk_results(
     cells = [plan.cells[i] for i in chunk.cells]
     order = [places[plan.twins.get(cell.id, cell.id)] for cell in cells]
     pixels = np.concatenate([part.pixels for part in parts])[order]
-    curves = {name: np.concatenate([part.curves[name] for part in parts])[order] for name in INFO}
+    names = parts[0].curves
+    curves = {name: np.concatenate([part.curves[name] for part in parts])[order] for name in names}
     own = np.array([[tap in cell.style_weights for tap in program.style_taps] for cell in cells])
-    curves["style_layer_loss"] = np.where(own[:, None, :], curves["style_layer_loss"], np.nan)
+    curves[LAYER_CURVE] = np.where(own[:, None, :], curves[LAYER_CURVE], np.nan)
     diverged = np.concatenate([part.diverged_step for part in parts]).astype(np.int64)[order]
     shapes = [pictures.shape(cell) for cell in cells]
     found = []
@@ -397,7 +410,8 @@ def _chunk_result(
     last = np.where(diverged < 0, plan.steps[-1], np.maximum(diverged - 1, 0))
     kept = best if keep == "best" else last
     rows = np.arange(len(ids))
-    traced = list(plan.trace_steps)
+    traced = {name: values[:, list(plan.trace_steps)].astype(np.float32) for name, values in curves.items()}
+    losses = tables.curves(TERMS[name] for name in program.terms)
     shape = (pixels.shape[2], pixels.shape[3])
     evaluations = grid.evaluations(shape, program.coarser, plan.steps[-1])
     return ChunkResult(
@@ -411,6 +425,8 @@ def _chunk_result(
         step_best=np.where(never, -1, best).astype(np.int64),
         evaluations=np.full(len(ids), evaluations, np.float32),
         steps=np.full(len(ids), plan.steps[-1], np.int64),
-        loss_final=np.stack([curves[name][rows, kept] for name in store.LOSSES], axis=1),
-        **{name: values[:, traced].astype(np.float32) for name, values in curves.items()},
+        losses=tuple(losses),
+        loss_final=np.stack([curves[name][rows, kept] for name in losses], axis=1),
+        curves={name: traced[name] for name in losses},
+        style_layer_loss=traced[LAYER_CURVE],
     )

@@ -20,7 +20,7 @@ from typing import Any
 
 import h5py
 
-from jaxstyle import config, limits, store
+from jaxstyle import limits, settings, store
 from jaxstyle.grid import Program
 from jaxstyle.store import Record
 
@@ -59,8 +59,8 @@ def versions(*names: str) -> dict[str, str]:
 @functools.cache
 def code_digest() -> str:
     """The SHA-256 of the package's own source files and their places in it, whatever its version says."""
-    names = sorted(path.relative_to(config.PACKAGE).as_posix() for path in config.PACKAGE.rglob("*.py"))
-    files = (name.encode() + (config.PACKAGE / name).read_bytes() for name in names)
+    names = sorted(path.relative_to(settings.PACKAGE).as_posix() for path in settings.PACKAGE.rglob("*.py"))
+    files = (name.encode() + (settings.PACKAGE / name).read_bytes() for name in names)
     return hashlib.sha256(b"\0".join(files)).hexdigest()
 
 
@@ -141,6 +141,7 @@ def program(program: Program, stages: Sequence[Mapping[str, Any]]) -> dict[str, 
         "taps": list(program.taps),
         "content_taps": list(program.content_taps),
         "style_taps": list(program.style_taps),
+        **({"terms": list(program.terms)} if program.terms else {}),
         "width": program.width,
         **stages[-1],
         "coarser": list(stages[:-1]),

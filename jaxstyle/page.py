@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import dataclasses
 import hashlib
 import io
 import itertools
@@ -29,12 +28,13 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from jaxstyle import config, drawing, images, sample, store
-from jaxstyle.config import JaxstyleError
+from jaxstyle import drawing, images, sample, settings, store, values
+from jaxstyle.errors import JaxstyleError
 from jaxstyle.sample import Count, Shown
-from jaxstyle.store import LOSSES, Record, Rows
+from jaxstyle.settings import SETTINGS
+from jaxstyle.store import Record, Rows
 
-TEMPLATES = config.PACKAGE / "templates"
+TEMPLATES = settings.PACKAGE / "templates"
 SOURCE_PX = 224
 """The longest edge at which contents and styles are kept for heads of rows and columns."""
 VARIANCE = "variance.json"
@@ -56,7 +56,7 @@ class Tile:
 
 
 def _short(axis: str, value: Any) -> str:
-    if axis in config.PATH_AXES and value not in config.INIT_KINDS:
+    if axis in settings.PATH_AXES and value not in values.INIT_KINDS:
         return Path(value).stem
     return f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -98,8 +98,8 @@ def place_tiles(
     Args:
         snapshots: the indices of those to take; all if None.
     """
-    names = {axis: axis_names(record, axis) for axis in config.AXES}
-    varying = [axis for axis in config.AXES if len(names[axis]) > 1]
+    names = {axis: axis_names(record, axis) for axis in record.axes}
+    varying = [axis for axis in record.axes if len(names[axis]) > 1]
     steps = record.sweep.steps
     found = []
     for number in sorted(present):
@@ -125,16 +125,12 @@ def group_axes(tiles: Sequence[Tile]) -> list[tuple[str, ...]]:
     return groups
 
 
-_PLAIN_AXES = ("content", "style", "content_layer", "style_layers")
-_WORDS = {"alpha_beta": "α/β", "learning_rate": "rate", "init": "from"}
-
-
 def place_text(place: Mapping[str, str], axes: Iterable[str]) -> str:
     """`place` on some axes as lines: names by themselves, numbers with what they count."""
     parts = []
     for axis in axes:
         text = place[axis].replace("+", " +\n") if axis == "style_layers" else place[axis]
-        parts.append(text if axis in _PLAIN_AXES else f"{_WORDS.get(axis, axis)} {text}")
+        parts.append(f"{settings.short(axis)} {text}".lstrip())
     return "\n".join(parts)
 
 
@@ -142,7 +138,7 @@ def shared_words(record: Record) -> list[str]:
     """What all cells of a run have in common, a few words each."""
     sweep = record.sweep
     words = []
-    for axis in config.AXES:
+    for axis in record.axes:
         names = list(axis_names(record, axis).values())
         if len(names) == 1:
             words.append(place_text({axis: names[0]}, [axis]).replace(" +\n", "+"))
@@ -286,15 +282,15 @@ def _thinned(count: int, points: int) -> np.ndarray:
     return np.unique(np.round(np.concatenate([even, early])).astype(int))
 
 
-def _read_curves(where: Where, cells: Sequence[int]) -> list[_Curves]:
+def _read_curves(where: Where, losses: Sequence[str], cells: Sequence[int]) -> list[_Curves]:
     """The curves of some cells, fewer points the more they are."""
-    points = min(120, max(16, _CURVE_VALUES // (3 * max(1, len(cells)))))
+    points = min(120, max(16, _CURVE_VALUES // (len(losses) * max(1, len(cells)))))
     if len(cells) == len(where):
-        return [_group_curves(group, LOSSES, points) for group in where.groups]
+        return [_group_curves(group, losses, points) for group in where.groups]
     rows: dict[int, list[int]] = {}
     for group, index in map(where.__getitem__, cells):
         rows.setdefault(where.groups.index(group), []).append(index)
-    return [_group_curves(where.groups[at], LOSSES, points, own) for at, own in sorted(rows.items())]
+    return [_group_curves(where.groups[at], losses, points, own) for at, own in sorted(rows.items())]
 
 
 def _group_curves(
@@ -382,33 +378,14 @@ def overview(curves: Sequence[_Curves], labels: Mapping[int, str], title: str, o
 
 # --- what the page says ---------------------------------------------------------------------------
 
-LABELS = {
-    "alpha_beta": "α/β",
-    "content_layer": "content layer",
-    "style_layers": "style layers",
-    "learning_rate": "learning rate",
-    "init": "start",
-}
-_LOSS_WORDS = {name: f"{name.removeprefix('loss_')} loss" for name in LOSSES}
-_COUNTED = {
-    "content": "contents",
-    "style": "styles",
-    "content_layer": "content layers",
-    "style_layers": "sets of style layers",
-    "init": "starts",
-    "alpha_beta": "values of α/β",
-    "learning_rate": "learning rates",
-    "seed": "seeds",
-    "steps": "snapshots",
-}
-
-
-def _label(axis: str) -> str:
-    return LABELS.get(axis, axis)
-
 
 def _plural(axes: Iterable[str]) -> str:
-    return " with ".join(_COUNTED[axis] for axis in axes)
+    return " with ".join(map(settings.plural, axes))
+
+
+def _speaks_for_itself(axis: str) -> bool:
+    """Whether a value of an axis needs no word before it."""
+    return not settings.short(axis)
 
 
 class _Heads:
@@ -455,9 +432,9 @@ def _dimension(record: Record, tiles: Sequence[Tile], axes: tuple[str, ...], hea
         at.append(index[key])
     about = {
         "id": axes[0],
-        "label": " + ".join(_label(axis) for axis in axes),
-        "axes": [_label(axis) for axis in axes],
-        "named": axes[0] not in _PLAIN_AXES,
+        "label": " + ".join(map(settings.title, axes)),
+        "axes": [settings.title(axis) for axis in axes],
+        "named": not _speaks_for_itself(axes[0]),
         "values": values,
     }
     return _Dimension(axes, tuple(index), at, about)
@@ -472,8 +449,12 @@ def _value(record: Record, tile: Tile, axes: Sequence[str], heads: _Heads) -> di
     raws: list[Any] = [_raw(record, tile, axis) for axis in axes]
     given, pictures = [], []
     for axis, raw in zip(axes, raws, strict=True):
-        given.append(record.given(axis, raw) if axis in config.PATH_AXES else tile.place[axis])
-        if axis in ("content", "style") and (number := heads.add(raw, given[-1])) is not None:
+        given.append(record.given(axis, raw) if axis in settings.PATH_AXES else tile.place[axis])
+        if (
+            axis != "steps"
+            and settings.axis(axis).thumbnail
+            and (number := heads.add(raw, given[-1])) is not None
+        ):
             pictures.append(number)
     return {
         "text": [tile.place[axis] for axis in axes],
@@ -488,21 +469,23 @@ def _rounded(value: Any) -> float | None:
     return float(f"{number:.5g}") if math.isfinite(number) else None
 
 
-def _tile_losses(tiles: Sequence[Tile], where: Mapping, rows: Mapping[int, Mapping]) -> list[list]:
-    """Total, content and style loss of every tile, None where the run did not keep it."""
-    found: list[list] = [[], [], []]
+def _tile_losses(
+    tiles: Sequence[Tile], names: Sequence[str], where: Mapping, rows: Mapping[int, Mapping]
+) -> list[list]:
+    """The losses of every tile by their `names`, None where the run did not keep it."""
+    found: list[list] = [[] for _ in names]
     places: dict[str, dict[int, int]] = {}
     for tile in tiles:
         group, index = where[tile.cell]
         snapshots = store.dataset(group, "snapshot")
         if tile.snapshot == len(snapshots) - 1:
-            values = [rows[tile.cell][name] for name in LOSSES]
+            values = [rows[tile.cell][name] for name in names]
         else:
             if group.name not in places:
                 steps = store.dataset(group, "step")[()]
                 places[group.name] = {int(step): i for i, step in enumerate(steps)}
             at = places[group.name].get(int(snapshots[tile.snapshot]))
-            values = [math.nan if at is None else store.dataset(group, n)[index, at] for n in LOSSES]
+            values = [math.nan if at is None else store.dataset(group, n)[index, at] for n in names]
         for losses, value in zip(found, values, strict=True):
             losses.append(_rounded(value))
     return found
@@ -510,7 +493,7 @@ def _tile_losses(tiles: Sequence[Tile], where: Mapping, rows: Mapping[int, Mappi
 
 def _value_texts(record: Record, axis: str) -> str:
     values = record.values[axis]
-    texts = [record.given(axis, v) if axis in config.PATH_AXES else _short(axis, v) for v in values]
+    texts = [record.given(axis, v) if axis in settings.PATH_AXES else _short(axis, v) for v in values]
     if len(texts) > 24:
         return ", ".join(texts[:20]) + f", … {texts[-1]} ({len(texts)} values)"
     return ", ".join(texts)
@@ -518,13 +501,13 @@ def _value_texts(record: Record, axis: str) -> str:
 
 def _settings(record: Record) -> list[tuple[str, str]]:
     """Every setting of the run by its name, the axes first."""
-    found = [(axis, _value_texts(record, axis)) for axis in config.AXES]
-    for f in dataclasses.fields(config.Sweep):
-        value = getattr(record.sweep, f.name)
-        if f.name in (*config.AXES, "grid", "digests", "balance", "given") or value is None:
-            continue
-        text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        found.append((f.name, text.lower() if isinstance(value, bool) else text))
+    found = [(axis, _value_texts(record, axis)) for axis in record.axes]
+    values = {name: getattr(record.sweep, name) for name, row in SETTINGS.items() if row.commands}
+    more = {name: value for name, value in record.sweep.extra.items() if not settings.is_axis(name)}
+    for name, value in (values | more).items():
+        if value is not None:
+            text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            found.append((name, text.lower() if isinstance(value, bool) else text))
     return found
 
 
@@ -669,14 +652,14 @@ def html(record: Record, rows: Rows) -> str:
             src = _jpeg(image, quality=size.quality, subsampling=size.subsampling)
             about = {"alt": _alt(tile), "caption": _caption(tile)}
             figures.append({"src": src, "width": image.width, "height": image.height, **about})
-        losses = _tile_losses(tiles, where, by_cell)
-        curves = _read_curves(where, part.cells)
+        names = tuple(record.losses)
+        losses = _tile_losses(tiles, names, where, by_cell)
+        curves = _read_curves(where, names, part.cells)
         every = (
-            [_group_curves(g, LOSSES[:1], _BAND_POINTS) for g in where.groups] if part.left_out else curves
+            [_group_curves(g, names[:1], _BAND_POINTS) for g in where.groups] if part.left_out else curves
         )
-    alone = {axis for axis in config.AXES if len(axis_names(record, axis)) == 1}
-    for axis in ("content", "style"):
-        if axis in alone:
+    for axis in record.axes:
+        if settings.axis(axis).thumbnail and len(axis_names(record, axis)) == 1:
             path = getattr(record.cells[0], axis)
             heads.add(path, record.given(axis, path))
     data = _data(record, tiles, dimensions, losses, curves, by_cell)
@@ -689,7 +672,7 @@ def html(record: Record, rows: Rows) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    columns, lines = _shown_rows(by_cell, dimensions, tiles)
+    columns, lines = _shown_rows(record, by_cell, dimensions, tiles)
     short, manifest = _manifest(record.manifest)
     told = _whole(record, rows) if part.left_out else _Whole([], _colours(tiles, dimensions, by_cell))
     labels, colours, ordered = told.colours
@@ -730,7 +713,10 @@ def html(record: Record, rows: Rows) -> str:
 
 def _words(tile: Tile) -> list[str]:
     """Where a tile stands, an item for each axis."""
-    return [text if axis in _PLAIN_AXES else f"{_label(axis)} {text}" for axis, text in tile.place.items()]
+    return [
+        text if _speaks_for_itself(axis) else f"{settings.title(axis)} {text}"
+        for axis, text in tile.place.items()
+    ]
 
 
 def _caption(tile: Tile) -> str:
@@ -792,14 +778,14 @@ def _whole(record: Record, rows: Rows) -> _Whole:
             ", ".join(name[cell.label(axis)] for axis, name in zip(own, names, strict=True))
             for cell in cells
         ]
-        label = " + ".join(map(_label, own))
+        label = " + ".join(map(settings.title, own))
         if len(texts) <= MAX_COLOURS:
             ordered = isinstance(getattr(cells[0], own[0]), int | float)
             colours = [text[:40] for text in texts]
             few.append((_within(totals, at), (at, colours, label, ordered)))
         kept = sample.even(len(texts), MAX_VALUES)
         lines = [[texts[i], *_line_of(rows, at == i)] for i in kept]
-        columns = [label, "cells", "diverged", *(f"median {_LOSS_WORDS[name]}" for name in LOSSES)]
+        columns = [label, "cells", "diverged", *(f"median {title}" for title in record.losses.values())]
         tables.append({"columns": columns, "rows": lines, "left_out": len(texts) - len(kept)})
     if not few:
         return _Whole(tables, (dict.fromkeys(present, "all"), "", False))
@@ -811,12 +797,21 @@ def _whole(record: Record, rows: Rows) -> _Whole:
 def _line_of(rows: Rows, own: np.ndarray) -> list[str]:
     """How many of some cells there are, how many diverged, and the medians of the others' losses."""
     losses = rows.losses[own & ~rows.diverged]
-    medians = [f"{value:.4g}" for value in np.median(losses, axis=0)] if len(losses) else [""] * len(LOSSES)
+    medians = [_median(column) for column in losses.T]
     return [f"{own.sum():,}", f"{rows.diverged[own].sum():,}", *medians]
 
 
+def _median(values: np.ndarray) -> str:
+    """Of what there is; nothing where there is none."""
+    known = values[~np.isnan(values)]
+    return f"{np.median(known):.4g}" if len(known) else ""
+
+
 def _shown_rows(
-    rows: Mapping[int, Mapping[str, Any]], dimensions: Sequence[_Dimension], tiles: Sequence[Tile]
+    record: Record,
+    rows: Mapping[int, Mapping[str, Any]],
+    dimensions: Sequence[_Dimension],
+    tiles: Sequence[Tile],
 ) -> tuple[list[str], list[list[str]]]:
     """The table of the cells: the axes that vary, losses and status."""
     axes = [axis for d in dimensions for axis in d.axes if axis != "steps"]
@@ -829,12 +824,12 @@ def _shown_rows(
         [
             str(row["cell"]),
             *(place[row["cell"]][axis] for axis in axes),
-            *(number(row[name]) for name in LOSSES),
+            *(number(row[name]) for name in record.losses),
             row["status"] if row["status"] == "done" else f"diverged at step {row['diverged_step']}",
         ]
         for row in rows.values()
     ]
-    return ["cell", *map(_label, axes), "total loss", "content loss", "style loss", "status"], lines
+    return ["cell", *map(settings.title, axes), *record.losses.values(), "status"], lines
 
 
 def _arranged(dimensions: Sequence[_Dimension]) -> tuple[list[str], list[str]]:
@@ -877,8 +872,9 @@ def _data(
             "cell": [tile.cell for tile in tiles],
             "snapshot": [tile.snapshot for tile in tiles],
             "at": [d.at for d in dimensions],
-            **dict(zip(LOSSES, losses, strict=True)),
+            **dict(zip(record.losses, losses, strict=True)),
         },
+        "losses": record.losses,
         "cells": {
             "cell": cells,
             "size": [f"{rows[c]['width']} × {rows[c]['height']}" for c in cells],

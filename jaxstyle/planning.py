@@ -8,18 +8,19 @@ from __future__ import annotations
 import collections
 import functools
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jaxstyle import ambient, grid, launches, limits
-from jaxstyle.config import JaxstyleError, RunOptions, Share, Sweep
-from jaxstyle.errors import UnfitEnvironment
+from jaxstyle import ambient, config, grid, launches, limits
+from jaxstyle.config import Share
+from jaxstyle.errors import JaxstyleError, UnfitEnvironment
 from jaxstyle.grid import Memory, Plan, Program
 from jaxstyle.launches import Inputs, Launcher
 from jaxstyle.progress import counted, duration
+from jaxstyle.settings import RunOptions, Sweep
+from jaxstyle.tables import TERMS
 
 COMPILER_BYTES = 1_600_000_000
 """About what compiling a run's programs takes at most beside what is planned for. With an empty cache the
@@ -46,7 +47,7 @@ def start_jax(sweep: Sweep, options: RunOptions, before: Mapping[str, Any] | Non
     threads = threads if isinstance(threads, int) else limits.threads()
     if not limits.is_jax_running() and threads != limits.xla_threads():
         os.environ["NPROC"] = str(threads)
-    if "jax" not in sys.modules:
+    if not limits.is_jax_running():
         ambient.check_xla_flags()
         if sweep.deterministic:
             os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC_FLAGS}".strip()
@@ -213,6 +214,10 @@ def plan_of(
         ),
         memory,
     )
+    if any(row.origin is not None for row in config.rows_used(sweep)):
+        styles = {(pixels.shape[0], pixels.shape[1]) for pixels in checked.pictures.style.values()}
+        for program in found.programs:
+            engine.try_out(program, checked.weights.layers, styles)
     return Planned(found, tuple(memory(program) for program in found.programs), devices)
 
 
@@ -264,6 +269,7 @@ def describe(planned: Planned, platform: str, checkpoint_every: float, device: s
             "coarser": [program.stage(times).shape for times in range(program.coarser, 0, -1)],
             "precision": program.precision,
             "taps": list(program.taps),
+            **({"terms": list(program.terms)} if program.terms else {}),
             "width": program.width,
             "cells": plan.program_cells(i),
             "memory_bytes": memory.fixed + program.width * memory.per_cell,
@@ -342,6 +348,7 @@ def describe_text(values: dict[str, Any]) -> Iterator[str]:
             f" image-step, {p['optimizer']}{''.join(f', from {shape}' for shape in p['coarser'][:1])},"
             f" {p['precision']}, {p['pool']} pooling,"
             f" taps {' '.join(p['taps'])}"
+            + "".join(f", and the {TERMS[name].words}" for name in p.get("terms", ()))
         )
     every = max(p["checkpoint_s"] for p in values["programs"])
     yield f"{values['flops'] / 1e12:.2f} TFLOP in all, about {values['disk_bytes'] / 1e6:.0f} MB on disk"

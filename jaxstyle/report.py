@@ -25,7 +25,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
 from jaxstyle import cli, drawing, images, manifest, page, paths, store
-from jaxstyle.config import JaxstyleError
+from jaxstyle.errors import JaxstyleError
 from jaxstyle.grid import Cell
 from jaxstyle.page import (
     Sources,
@@ -380,7 +380,7 @@ def build(run: RunDirectory, *, pictures: bool = True, with_page: bool = True) -
         for chunk in record.chunks():
             store.write_images(run, chunk)
     rows = store.rows(record)
-    store.write_csv(run, rows)
+    store.write_csv(run, rows, rows.columns)
     built = Built(record, rows, write_sheets(run, record))
     if with_page:
         write_page(run, rows)

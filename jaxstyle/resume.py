@@ -15,18 +15,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxstyle import config, grid, paths, store, weights
-from jaxstyle.config import JaxstyleError, Sweep
+from jaxstyle import config, grid, paths, settings, store, values, weights
+from jaxstyle.errors import JaxstyleError
 from jaxstyle.fingerprints import Sources, as_narrow, fingerprint
 from jaxstyle.grid import Cell, Plan, Program
 from jaxstyle.progress import Display
+from jaxstyle.settings import Sweep
 from jaxstyle.store import Arrays, Checkpoint, ChunkResult, Record, RunDirectory
 
 if TYPE_CHECKING:
     from jaxstyle.engine import Progress
-
-INFO = (*store.LOSSES, "style_layer_loss")
-"""The fields of `step.Info`."""
 
 # --- the same run ---------------------------------------------------------------------------------
 
@@ -73,13 +71,15 @@ def joined(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
         if paths.sha256(here) == earlier.sources.weights:
             sweep = replace(sweep, weights=own.weights)
     sweep = replace(sweep, balance=(*own.balance, *sweep.balance))
+    if own.plugins != sweep.plugins:
+        raise JaxstyleError(what, _other_plugins(own, sweep))
     differences = config.differences(own, sweep)
     for image in sorted(own.digests.keys() & sweep.digests.keys()):
         if own.digests[image] != sweep.digests[image]:
             differences.append(f"{image} has another digest there")
     digests = {**sweep.digests, **own.digests}
     if not extend and (cells := grid.cells(sweep)) != earlier.cells:
-        for axis in config.AXES:
+        for axis in settings.axes_with({*own.axes, *sweep.axes}):
             had, has = (list(dict.fromkeys(getattr(c, axis) for c in of)) for of in (earlier.cells, cells))
             if had != has:
                 differences.append(f"{axis} is {_listed(had)} there and {_listed(has)} here")
@@ -88,8 +88,9 @@ def joined(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
         raise JaxstyleError(what, f"{'; '.join(differences)}; give that run's settings, or none")
     if not extend:
         return replace(own, digests=digests)
-    grids = list(config.tables(own))
-    for table in config.tables(sweep):
+    axes = {*own.axes, *sweep.axes}
+    grids = list(config.grids(own, axes))
+    for table in config.grids(sweep, axes):
         if table not in grids:
             grids.append(table)
     found = replace(
@@ -103,10 +104,19 @@ def joined(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
     return found
 
 
+def _other_plugins(own: Sweep, sweep: Sweep) -> str:
+    """Why a run cannot be gone on with by the plugins of `sweep`."""
+    had, has = (" and ".join(of.plugins) for of in (own, sweep))
+    if not had:
+        return f"was begun without the plugin (sha256 {has}), which cannot be added to it; start a new run"
+    given = f"those given have {has}" if has else "none is given"
+    return f"was begun with plugins of sha256 {had}, and {given}; give the same with --plugin FILE.py"
+
+
 def _own_names(earlier: Record, sweep: Sweep) -> dict[str, dict[str, str]]:
     """By axis and path of `sweep`, what the run calls the same file, where that is another path."""
     names: dict[str, dict[str, str]] = {}
-    for key in (*config.PATH_AXES, "weights"):
+    for key in (*settings.PATH_AXES, "weights"):
         had, has = (_named(of, key) for of in (earlier.sweep, sweep))
         names[key] = {path: earlier.moved[path] for path in has if path in earlier.moved}
         unnamed = [path for path in had if path not in has]
@@ -125,8 +135,8 @@ def _named(sweep: Sweep, key: str) -> list[str]:
     """The files that a sweep names on an axis, or as its weights."""
     if key == "weights":
         return [sweep.weights] if sweep.weights else []
-    every = [path for table in config.tables(sweep) for path in table[key]]
-    return [path for path in dict.fromkeys(every) if path not in config.INIT_KINDS]
+    every = [path for table in config.grids(sweep) for path in table[key]]
+    return [path for path in dict.fromkeys(every) if path not in values.INIT_KINDS]
 
 
 def _digest(record: Record, key: str, path: str) -> str | None:
@@ -234,6 +244,8 @@ class Kept:
 
     def save(self, progress: Progress) -> float:
         """Put everything that is new on the disk; the seconds that it took."""
+        from jaxstyle.cell import step
+
         began = time.monotonic()
         launches, pictures, infos = self._saved
         part: Arrays = {"of": np.array(len(self.done))}
@@ -242,8 +254,9 @@ class Kept:
             part |= {f"launch{index}/{name}": values for name, values in named.items()}
         for index, image in enumerate(progress.images[pictures:]):
             part[f"image{index}"] = image
-        for name in INFO if len(progress.infos) > infos else ():
-            part[f"info/{name}"] = np.concatenate([getattr(i, name) for i in progress.infos[infos:]])
+        curves = [step.curves(info) for info in progress.infos[infos:]]
+        for name in curves[0] if curves else ():
+            part[f"info/{name}"] = np.concatenate([curve[name] for curve in curves])
         state: Arrays = {name: np.array(getattr(progress, name)) for name in ("coarser", "passes")}
         state["launch"] = np.array(len(self.done))
         state |= {f"leaf{index}": leaf for index, leaf in enumerate(progress.state)}
@@ -261,8 +274,8 @@ class Kept:
         Raises:
             JaxstyleError: if it is damaged; then there is nothing.
         """
+        from jaxstyle.cell import step
         from jaxstyle.engine import Progress
-        from jaxstyle.step import Info
 
         found = self.checkpoint.load()
         if found is None:
@@ -271,15 +284,19 @@ class Kept:
         launch = int(state["launch"])
         every = {name: values for part in parts for name, values in part.items() if "launch" in name}
         for index, cells in enumerate(self.launches[:launch]):
-            own = {name: every[f"launch{index}/{name}"] for name in ("pixels", "diverged_step", *INFO)}
+            own = _named_in(every, f"launch{index}/")
             pixels, diverged = own.pop("pixels"), own.pop("diverged_step")
             self.done.append(Launched(cells, pixels, own, diverged))
         tail = [part for part in parts if int(part["of"]) == launch]
         pictures = [part[f"image{i}"] for part in tail for i in range(len(part)) if f"image{i}" in part]
-        curves = [{n: part[f"info/{n}"] for n in INFO} for part in tail if f"info/{INFO[0]}" in part]
-        infos = [Info(**curve) for curve in curves]  # pyright: ignore[reportArgumentType]
+        infos = [step.from_curves(curves) for part in tail if (curves := _named_in(part, "info/"))]
         leaves = [state[f"leaf{i}"] for i in range(sum(name.startswith("leaf") for name in state))]
         self.progress = Progress(
             int(state["coarser"]), int(state["passes"]), tuple(leaves), tuple(pictures), tuple(infos)
         )
         self._saved = [launch, len(pictures), len(infos)]
+
+
+def _named_in(arrays: Arrays, prefix: str) -> Arrays:
+    """The arrays whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): of for name, of in arrays.items() if name.startswith(prefix)}

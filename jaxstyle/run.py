@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import json
 import os
 import shlex
@@ -32,16 +33,20 @@ from jaxstyle import (
     manifest,
     paths,
     planning,
+    plugins,
     report,
     resume,
     store,
+    values,
     worker,
 )
-from jaxstyle.config import JaxstyleError, RunOptions, Share, Sweep
+from jaxstyle.config import Share
+from jaxstyle.errors import JaxstyleError
 from jaxstyle.grid import Plan, Program
 from jaxstyle.launches import Inputs, timed
 from jaxstyle.planning import Planned, describe, describe_text, devices, share_of, start_jax
 from jaxstyle.progress import Display, counted, duration
+from jaxstyle.settings import RunOptions, Sweep
 from jaxstyle.store import Checkpoint, DirectoryInUse, Record, RunDirectory
 from jaxstyle.worker import Committed, Work
 
@@ -85,6 +90,11 @@ class Run:
         """0 if every cell is done, 1 if some diverged."""
         return 1 if self.diverged else 0
 
+    @functools.cached_property
+    def _losses(self) -> tuple[str, ...]:
+        """The names of its loss curves."""
+        return tuple(store.open_record(self.path).losses)
+
     def _row(self, cell: int) -> dict[str, Any]:
         found = self.rows.find(cell)
         if found is None:
@@ -118,14 +128,14 @@ class Run:
     def losses(self, cell: int) -> dict[str, np.ndarray]:
         """The loss curves of a cell: float32 arrays over the steps that are in `step`.
 
-        `loss_total`, `loss_content` and `loss_style`, and E_l of each of its own style layers under the
-        layer's name. Where the cell had diverged they are NaN.
+        `loss_total`, `loss_content`, `loss_style` and those of plugins, and E_l of each of its own style
+        layers under the layer's name. Where the cell had diverged they are NaN.
 
         Raises:
             JaxstyleError: if there is no such cell, or no `results.h5` yet.
         """
         row = self._row(cell)
-        own = [name for name, _ in config.style_set(row["style_layers"])]
+        own = [name for name, _ in values.style_set(row["style_layers"])]
         with self._results() as file:
             group = file[f"{row['height']}x{row['width']}"]
             assert isinstance(group, h5py.Group)
@@ -133,7 +143,7 @@ class Run:
             names = [name.decode() for name in store.dataset(group, "layer")[()]]
             layers = store.dataset(group, "style_layer_loss")[at]
             found = {"step": store.dataset(group, "step")[()]}
-            found |= {name: store.dataset(group, name)[at] for name in store.LOSSES}
+            found |= {name: store.dataset(group, name)[at] for name in self._losses}
             return found | {name: layers[:, names.index(name)] for name in own}
 
     def dataset(self, shape: str | None = None) -> xarray.Dataset:
@@ -187,6 +197,7 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
     Of a run that is gone on with it is the plan of what is left.
     """
     options = config.check_options(options)
+    plugins.load(options.plugin)
     checked = _check(sweep, options, name)
     earlier, share = checked.earlier, config.share(options)
     device = start_jax(checked.sweep, options, earlier and earlier.manifest)
@@ -342,6 +353,7 @@ def run_sweep(
         cli.Interrupted: in a command, for a signal; what was computed has been kept.
     """
     options = config.check_options(options or RunOptions())
+    plugins.load(options.plugin)
     checked, share = _check(sweep, options, name), config.share(options)
     path, earlier = checked.path, checked.earlier
     try:
@@ -819,6 +831,7 @@ class _Job:
                 for path, digest in self.pictures.sha256.items()
             },
             "given": _given(self.sweep),
+            **({"plugins": plugins.record(self.sweep)} if self.sweep.plugins else {}),
             "plan": {
                 "cells": len(plan.cells),
                 "image_steps": plan.image_steps,

@@ -344,7 +344,7 @@ def _components_block(study: Study, drawn: Sequence[str]) -> dict[str, Any]:
         " total loss is so by definition."
     )
     if found.design.dropped:
-        gone = ", ".join(f"{axis_title(n)} {_level(n, v)}" for n, v in found.design.dropped)
+        gone = ", ".join(_level(n, v) for n, v in found.design.dropped)
         text.append(f"The grid is not balanced; a balanced part of it was used, without {gone}.")
     if found.left_out:
         text.append(

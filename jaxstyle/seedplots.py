@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxstyle import drawing, seedstudy, stats, store
+from jaxstyle import drawing, seedstudy, stats
 from jaxstyle.seedstudy import (
-    SETTING_AXES,
-    TITLES,
     Spread,
     Study,
     Summary,
@@ -30,6 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PER_FIGURE = 6
+ACROSS = 3
+"""Panels of losses side by side."""
 """Settings in one figure."""
 INK = "#757c84"
 """Text of figures: a contrast of 4 with white and with black."""
@@ -71,8 +71,9 @@ def _saved(figure: Figure, kind: str) -> bytes:
 def pages(study: Study) -> list[list[Spread]]:
     """The spreads in groups that fit a figure; a family stands together where it can."""
     families: dict[str, list[Spread]] = {}
+    axes = seedstudy.setting_axes(spread.setting.cell for spread in study.spreads)
     for spread in study.spreads:
-        key = seedstudy.label(spread.setting.cell, (a for a in SETTING_AXES if a != "alpha_beta"))
+        key = seedstudy.label(spread.setting.cell, (a for a in axes if a != "alpha_beta"))
         families.setdefault(key + spread.setting.shape, []).append(spread)
     found: list[list[Spread]] = [[]]
     for members in families.values():
@@ -148,12 +149,17 @@ def _maps(spreads: Sequence[Spread], top: float) -> Figure:
 
 
 def _curves(study: Study, spreads: Sequence[Spread]) -> Figure:
-    """Median and quantile bands of the three losses over the steps."""
+    """Median and quantile bands of the losses over the steps, but for E_l."""
     from matplotlib.figure import Figure
 
-    figure = Figure((9.2, 3.2 + 0.2 * math.ceil(len(spreads) / 3)), layout="constrained")
-    panels = figure.subplots(1, 3, sharex=True)
-    for k, name in enumerate(store.LOSSES):
+    losses = tuple(study.record.losses)
+    down = -(-len(losses) // ACROSS)
+    height = 3.2 * down + 0.2 * math.ceil(len(spreads) / 3)
+    figure = Figure((9.2, height), layout="constrained")
+    panels = figure.subplots(down, ACROSS, sharex=True).ravel()
+    for empty in panels[len(losses) :]:
+        empty.set_axis_off()
+    for k, name in enumerate(losses):
         axes: Axes = panels[k]
         for spread, colour in zip(spreads, COLOURS, strict=False):
             steps = np.array(spread.steps)
@@ -162,7 +168,7 @@ def _curves(study: Study, spreads: Sequence[Spread]) -> Figure:
             for a, b, alpha in ((low, high, 0.15), (first, third, 0.25)):
                 axes.fill_between(steps[shown], a[shown], b[shown], color=colour, alpha=alpha, lw=0)
             axes.plot(steps[shown], middle[shown], color=colour, lw=1.4, label=_named(spread))
-        axes.set(title=TITLES[name], xscale="log", yscale="log")
+        axes.set(title=term_title(name), xscale="log", yscale="log")
         _step_axis(axes)
     _legend(figure, panels[0])
     return figure

@@ -22,15 +22,16 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from jaxstyle import config, floor, grid, layers, planning, stats, store, weights
-from jaxstyle.config import JaxstyleError, RunOptions
+from jaxstyle import floor, grid, layers, planning, stats, store, tables, weights
+from jaxstyle.errors import JaxstyleError
 from jaxstyle.floor import Floor
 from jaxstyle.grid import Cell, Program
 from jaxstyle.images import Pictures
+from jaxstyle.settings import PATH_AXES, RunOptions, short, title
 from jaxstyle.stats import Component, Design, Interval, Ratio
 from jaxstyle.store import Record
+from jaxstyle.values import INIT_KINDS
 
-SETTING_AXES = tuple(axis for axis in config.AXES if axis != "seed")
 FEATURE_LAYERS = ("conv2_1", "conv4_1")
 """Where pictures are compared in features: strokes and grain, and larger forms."""
 LOW_PASS_SHARE = 32
@@ -42,9 +43,6 @@ LOW = "lowpass_"
 PICTURE = "picture"
 """The name of the pictures among the terms that are decomposed."""
 TITLES = {
-    "loss_total": "total loss",
-    "loss_content": "content loss",
-    "loss_style": "style loss",
     "rmse": "RMSE",
     "dssim": "1 − SSIM",
     PICTURE: "the picture",
@@ -179,6 +177,11 @@ class Study:
     notes: list[str]
     """What could not be done, and why."""
 
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes that its settings may differ on."""
+        return setting_axes(self.record.cells)
+
     def of_shape(self) -> dict[str, list[Spread]]:
         """The spreads by image shape."""
         found: dict[str, list[Spread]] = {}
@@ -192,28 +195,28 @@ class Study:
 
 def value_text(axis: str, value: Any) -> str:
     """A value of an axis, as the user gave it, as a short text."""
-    if axis in config.PATH_AXES and value not in config.INIT_KINDS:
+    if axis in PATH_AXES and value not in INIT_KINDS:
         return Path(value).stem
-    words = {"alpha_beta": "α/β ", "learning_rate": "rate ", "init": "from "}
-    return words.get(axis, "") + (f"{value:g}" if isinstance(value, float) else str(value))
+    return f"{short(axis)} {value:g}" if isinstance(value, float) else f"{short(axis)} {value}".lstrip()
 
 
 def axis_title(name: str) -> str:
     """An axis, axes that move together, or another component of variance as a reader knows it."""
-    words = {"alpha_beta": "α/β", stats.RESIDUAL: "seed × setting"}
-    return " and ".join(words.get(part, part.replace("_", " ")) for part in name.split("+"))
+    words = {stats.RESIDUAL: "seed × setting"}
+    return " and ".join(words.get(part) or title(part) for part in name.split("+"))
 
 
 def term_title(term: str) -> str:
-    """A loss term as a reader knows it."""
-    return TITLES.get(term, f"E of {term}")
+    """A loss as a reader knows it: of all, of a term, or E_l."""
+    losses = tables.curves(tables.optional_terms())
+    return {**losses, **TITLES}.get(term, f"E of {term}")
 
 
 def measure_title(measure: str) -> str:
     """A measure of distance as a reader knows it."""
     name = measure.removeprefix(LOW)
-    title = TITLES.get(name, f"features {name}")
-    return f"{title}, low-pass" if measure.startswith(LOW) else title
+    words = TITLES.get(name, f"features {name}")
+    return f"{words}, low-pass" if measure.startswith(LOW) else words
 
 
 def label(cell: Cell, axes: Iterable[str]) -> str:
@@ -221,13 +224,18 @@ def label(cell: Cell, axes: Iterable[str]) -> str:
     return ", ".join(value_text(axis, cell.label(axis)) for axis in axes)
 
 
-def varying(cells: Iterable[Cell], axes: Sequence[str] = SETTING_AXES) -> tuple[str, ...]:
+def setting_axes(cells: Iterable[Cell]) -> tuple[str, ...]:
+    """The axes that cells of different settings may differ on."""
+    return tuple(axis for axis in grid.axes_of(cells) if axis != "seed")
+
+
+def varying(cells: Iterable[Cell], axes: Sequence[str]) -> tuple[str, ...]:
     """Those of `axes` on which cells differ."""
     cells = tuple(cells)
     return tuple(axis for axis in axes if len({cell.label(axis) for cell in cells}) > 1)
 
 
-def _identity(cell: Cell, axes: Sequence[str] = SETTING_AXES) -> tuple:
+def _identity(cell: Cell, axes: Sequence[str]) -> tuple:
     return tuple(cell.label(axis) for axis in axes)
 
 
@@ -246,11 +254,13 @@ def find_settings(
         for row, cell in enumerate(store.dataset(file, f"{shape}/cell")[()]):
             where[int(cell)] = shape, row, bool(diverged[row] >= 0)
     groups: dict[tuple, list[Cell]] = {}
+    others = setting_axes(record.cells)
     for number in sorted(where):
-        groups.setdefault(_identity(record.cells[number]), []).append(record.cells[number])
+        groups.setdefault(_identity(record.cells[number], others), []).append(record.cells[number])
     firsts = [cells[0] for cells in groups.values()]
-    every = varying(firsts) or ("content", "style")
-    axes = varying(c for c in firsts if grid.seed_matters(record.sweep, c)) or ("content", "style")
+    every = varying(firsts, others) or ("content", "style")
+    noisy = (cell for cell in firsts if grid.seed_matters(record.sweep, cell))
+    axes = varying(noisy, others) or ("content", "style")
     settings, fixed, single = [], [], []
     for cells in groups.values():
         if not grid.seed_matters(record.sweep, cells[0]):
@@ -398,11 +408,15 @@ def spread_of(
     own = [int(s) for s in store.dataset(group, "snapshot")]
     steps = tuple(int(s) for s in store.dataset(group, "step"))
     names = [t.decode() for t in store.dataset(group, "layer")[()]]
-    columns = [store.take(store.dataset(group, name), setting.rows) for name in store.LOSSES]
-    per_layer = store.take(store.dataset(group, "style_layer_loss"), setting.rows)
-    columns += [
-        per_layer[..., names.index(t)] if t in names else np.full_like(columns[0], np.nan)
-        for t in terms[len(store.LOSSES) :]
+    per_layer = store.take(store.dataset(group, tables.LAYER_CURVE), setting.rows)
+    nothing = np.full(per_layer.shape[:2], np.nan, per_layer.dtype)
+    columns = [
+        store.take(store.dataset(group, term), setting.rows)
+        if term in group
+        else per_layer[..., names.index(term)]
+        if term in names
+        else nothing
+        for term in terms
     ]
     curves = np.stack(columns, axis=-1).astype(np.float64)
     ends = [min(s, int(store.dataset(group, "steps")[setting.rows[0]])) for s in snapshots]
@@ -436,7 +450,8 @@ def families(
     spreads: Sequence[Spread], file: h5py.File, network: Network, sigma_px: Mapping[str, float]
 ) -> list[Family]:
     """The settings by what they share but for alpha-beta, where there are two ratios and two seeds."""
-    others = tuple(axis for axis in SETTING_AXES if axis != "alpha_beta")
+    every = setting_axes(spread.setting.cell for spread in spreads)
+    others = tuple(axis for axis in every if axis != "alpha_beta")
     groups: dict[tuple, list[Spread]] = {}
     for spread in spreads:
         groups.setdefault(_identity(spread.setting.cell, others), []).append(spread)
@@ -504,9 +519,10 @@ def decompose(spreads: Sequence[Spread], terms: Sequence[str], file: h5py.File) 
     Of the natural logarithm of each loss, whose spread is relative: losses of different styles differ by
     factors. Of pictures, pixel by pixel, averaged over them, where all have one shape.
     """
-    axes = (*SETTING_AXES, "seed")
+    others = setting_axes(spread.setting.cell for spread in spreads)
+    axes = (*others, "seed")
     rows = {
-        (*_identity(spread.setting.cell), seed): (spread, i)
+        (*_identity(spread.setting.cell, others), seed): (spread, i)
         for spread in spreads
         for i, seed in enumerate(spread.setting.seeds)
     }
@@ -514,7 +530,7 @@ def decompose(spreads: Sequence[Spread], terms: Sequence[str], file: h5py.File) 
     if not design.names or design.names[-1] != "seed":
         return None
     common = spreads[0].setting.cell
-    places = [rows[_full(common, design, place)] for place in design.places()]
+    places = [rows[_full(common, axes, design, place)] for place in design.places()]
     levels = tuple(len(found) for found in design.levels)
     names = design.names[:-1]
     values = np.stack([spread.terms[-1][i] for spread, i in places])
@@ -533,9 +549,9 @@ def decompose(spreads: Sequence[Spread], terms: Sequence[str], file: h5py.File) 
     return Decompositions(design, len(places), found, tuple(left_out))
 
 
-def _full(common: Cell, design: Design, place: tuple) -> tuple:
+def _full(common: Cell, axes: Sequence[str], design: Design, place: tuple) -> tuple:
     """A place of a design as a value on every axis, those that the design lacks as in `common`."""
-    values = dict(zip((*SETTING_AXES, "seed"), (*_identity(common), common.seed), strict=True))
+    values = dict(zip(axes, _identity(common, axes), strict=True))
     for name, level in zip(design.names, place, strict=True):
         names = name.split("+")
         values |= dict(zip(names, level if len(names) > 1 else (level,), strict=True))
@@ -567,7 +583,9 @@ def _picture_components(
 # --- styles ---------------------------------------------------------------------------------------
 
 
-def styles(record: Record, spreads: Sequence[Spread], network: Network) -> list[Style]:
+def styles(
+    record: Record, spreads: Sequence[Spread], terms: Sequence[str], network: Network
+) -> list[Style]:
     """Every style of the study with the traces of its Gram matrices.
 
     The spread of the optimisation's outcomes is said to fall as the trace rises (Gupta et al. 2017,
@@ -578,7 +596,7 @@ def styles(record: Record, spreads: Sequence[Spread], network: Network) -> list[
     found = []
     for path in dict.fromkeys(spread.setting.cell.style for spread in spreads):
         own = [spread for spread in spreads if spread.setting.cell.style == path]
-        style = store.LOSSES.index("loss_style")
+        style = terms.index("loss_style")
         found.append(
             Style(
                 name=value_text("style", path),
@@ -608,7 +626,7 @@ def study(path: Path, options: Options | None = None) -> Study:
         device = planning.start_jax(record.sweep, RunOptions(), record.manifest)
         network = Network(record, device)
         names = layers.in_order(n for s in settings for n in s.cell.style_weights)
-        terms = (*store.LOSSES, *names)
+        terms = (*record.losses, *names)
         shapes = dict.fromkeys(setting.shape for setting in settings)
         sigma_px = {shape: max(_size(shape)) / LOW_PASS_SHARE for shape in shapes}
         snapshots = chosen_snapshots(record.sweep.steps)
@@ -622,7 +640,7 @@ def study(path: Path, options: Options | None = None) -> Study:
     weighed: list[Style] = []
     recomputed = None
     try:
-        weighed = styles(record, spreads, network)
+        weighed = styles(record, spreads, terms, network)
         if options.floor:
             recomputed = _floor(record, spreads, device, options)
     except JaxstyleError as error:  # an image that has gone or changed since

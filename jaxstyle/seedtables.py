@@ -13,15 +13,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from jaxstyle import stats, store
-from jaxstyle.seedstudy import LOW, SETTING_AXES, TITLES, Spread, Study, Summary
+from jaxstyle import layers, stats, store
+from jaxstyle.seedstudy import LOW, TITLES, Spread, Study, Summary
 
 # --- variance.csv ---------------------------------------------------------------------------------
 
 STATISTICS = ("mean", "sd", "cv")
 COLUMNS = (
-    "setting",
-    *SETTING_AXES,
     "steps",
     "quantity",
     "seeds",
@@ -35,8 +33,8 @@ COLUMNS = (
 
 
 def quantity(term: str) -> str:
-    """The name of a loss term or a measure in the tables: `E_conv1_1` for E_l, `feature_conv2_1`."""
-    return term if term in TITLES else f"E_{term}"
+    """The name of a loss or a measure in the tables: `E_conv1_1` for E_l, `feature_conv2_1`."""
+    return f"E_{term}" if term in layers.NAMES else term
 
 
 def measure_quantity(measure: str) -> str:
@@ -52,7 +50,8 @@ def _csv_number(value: Any) -> str:
 def csv_text(study: Study, numbers: Sequence[Summary]) -> str:
     """A line for every setting, snapshot and quantity; distances are over pairs of seeds."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n", restval="")
+    columns = ("setting", *study.axes, *COLUMNS)
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n", restval="")
     writer.writeheader()
     for spread, own in zip(study.spreads, numbers, strict=True):
         for line in _lines(study, spread, own):
@@ -64,7 +63,7 @@ def _axes_of(study: Study, spread: Spread) -> dict[str, Any]:
     cell = spread.setting.cell
     return {
         axis: study.record.given(axis, value) if isinstance(value, str) else value
-        for axis in SETTING_AXES
+        for axis in study.axes
         for value in (getattr(cell, axis),)
     }
 
@@ -162,7 +161,7 @@ def _put_shape(group: h5py.Group, study: Study, spreads: Sequence[Spread], own: 
     _put(group, "y", np.arange(height, dtype=np.int64), "y")
     _put(group, "x", np.arange(width, dtype=np.int64), "x")
     _put(group, "channel", _texts("RGB"), "channel")
-    for axis in SETTING_AXES:
+    for axis in study.axes:
         values = [_axes_of(study, spread)[axis] for spread in spreads]
         _put(group, axis, _texts(values) if isinstance(values[0], str) else np.array(values), "setting")
     seeds, diverged = (
@@ -197,8 +196,8 @@ def _put_shape(group: h5py.Group, study: Study, spreads: Sequence[Spread], own: 
     _put(group, LOW + "pixel_sd", maps[:, 1], "setting y x", f"{text}, of the low-passed pictures")
     means = np.stack([s.mean_picture for s in spreads]).astype(np.float32)
     _put(group, "mean_picture", means, "setting y x channel", "mean over seeds")
-    for name in sorted(set(group) - {*SETTING_AXES, *_SCALES}):
-        group[name].attrs["coordinates"] = " ".join(SETTING_AXES)
+    for name in sorted(set(group) - {*study.axes, *_SCALES}):
+        group[name].attrs["coordinates"] = " ".join(study.axes)
 
 
 _SCALES = ("setting", "snapshot", "step", "term", "measure", "quantile", "y", "x", "channel")

@@ -15,24 +15,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxstyle import cli, config, images, launches, manifest, paths, planning, store
-from jaxstyle.config import JaxstyleError, RunOptions, Sweep
+from jaxstyle import cli, config, images, launches, manifest, paths, planning, settings, values
+from jaxstyle.errors import JaxstyleError
 from jaxstyle.progress import Display
+from jaxstyle.settings import AXES, SETTINGS, RunOptions, Sweep
 
 FEATURE_LAYERS = ("conv1_2", "conv4_2")
 """A low layer and a high one: edges and colours; parts of things."""
 MAX_NAME_BYTES = 220
 """Of a file; what it is written under until it is whole is longer."""
-_NOT_SINGLE = {
-    **dict.fromkeys(("max_cells", "split_depth"), "is for several cells"),
-    **dict.fromkeys(
-        ("checkpoint_every", "trace_every", "digests", "balance", "given"), "is for run directories"
-    ),
-    "grid": "is for several cells",
-}
-"""Settings of a sweep that mean nothing for a single transfer, and why."""
-SETTINGS = tuple(name for name in config.SWEEP_KEYS if name not in (*_NOT_SINGLE, "content", "style"))
-"""What `stylize` takes beside the two images."""
+
+
+def takes() -> tuple[str, ...]:
+    """Names of the settings that `stylize` takes beside the two images."""
+    own = (name for name in (*AXES, *SETTINGS) if name not in ("content", "style"))
+    return (*(name for name in own if not (name in SETTINGS and SETTINGS[name].alone)), *settings.added())
 
 
 @dataclass(frozen=True)
@@ -42,30 +39,25 @@ class Transfer:
     image: UInt8[np.ndarray, "h w 3"]
     """The picture, RGB: of a transfer that diverged the last finite one."""
     losses: Mapping[str, float]
-    """`loss_total`, `loss_content` and `loss_style` of that image."""
+    """`loss_total`, `loss_content`, `loss_style` and those of plugins, of that image."""
     diverged_step: int
     """The first step without a finite loss, or -1."""
 
 
-def single_sweep(content: Any, style: Any, settings: Mapping[str, Any]) -> Sweep:
+def single_sweep(content: Any, style: Any, given: Mapping[str, Any]) -> Sweep:
     """The resolved sweep of one cell: names and meanings are those of `Sweep`, axes take one value.
 
     Raises:
         JaxstyleError: for a name that is no setting, a value that is wrong, or several values.
     """
-    settings = {name: config.plain(value) for name, value in settings.items()}
-    for name in settings:
-        if name in _NOT_SINGLE:
-            raise JaxstyleError(name, f"{_NOT_SINGLE[name]}; use jaxstyle.sweep for that")
-        if name not in SETTINGS:
-            raise config.unknown_key(name, SETTINGS, what=name)
-    several = config.SEVERAL
-    given: dict[str, Any] = {
-        name: value if name not in several or isinstance(value, list | tuple) else (value,)
-        for name, value in settings.items()
-    }
-    sweep = config.resolve(Sweep(**{"content": (content,), "style": (style,), **given}))
-    for name in several:
+    known = takes()
+    for name in given:
+        if why := name in SETTINGS and SETTINGS[name].alone:
+            raise JaxstyleError(name, f"{why}; use jaxstyle.sweep for that")
+        if name not in known:
+            raise config.unknown_key(name, known, what=name)
+    sweep = config.resolve(Sweep(**{"content": content, "style": style, **given}))
+    for name in (*sweep.axes, "steps"):
         if (count := len(getattr(sweep, name))) != 1:
             raise JaxstyleError(
                 name, f"has {count} values and a single transfer takes one; jaxstyle.sweep takes several"
@@ -119,7 +111,7 @@ def transfer(
             raise
         display.finish()
     (part,) = launches.chunk_results(plan, plan.chunks[0], sweep.keep, inputs.pictures, course.outcome)
-    losses = {name: float(value) for name, value in zip(store.LOSSES, part.loss_final[0], strict=True)}
+    losses = {name: float(value) for name, value in zip(part.losses, part.loss_final[0], strict=True)}
     return Transfer(part.image[0, -1], losses, int(part.diverged_step[0]))
 
 
@@ -184,7 +176,7 @@ def look(
     options: RunOptions | None = None,
 ) -> Seen:
     """What VGG19 makes of one image, computed as the content of a cell is; see `feature_maps`."""
-    names = [config.layer_name("layers", name) for name in layers]
+    names = [values.layer_name("layers", name) for name in layers]
     for name in names:
         if names.count(name) > 1:
             raise JaxstyleError("layers", f"{name} is there twice; give each once")
@@ -193,14 +185,14 @@ def look(
     in_memory: dict[str, np.ndarray] = {}
     path = _named("image", image, in_memory)
     # The smallest sweep that has these layers: of its cells' contents no more than the targets is made.
-    blank = _named("no style", np.zeros((config.MIN_SIZE_PX, config.MIN_SIZE_PX, 3), np.uint8), in_memory)
+    blank = _named("no style", np.zeros((values.MIN_SIZE_PX, values.MIN_SIZE_PX, 3), np.uint8), in_memory)
     sweep = Sweep(
         content=(path,),
         style=(blank,),
         content_layer=tuple(names),
         style_layers=(names[0],),
         size=str(size),
-        style_size=config.MIN_SIZE_PX,
+        style_size=values.MIN_SIZE_PX,
         pool=pool,
         optimizer="adam",
         steps=(1,),
@@ -247,7 +239,7 @@ def feature_maps(
 
 def _named(name: str, value: Any, in_memory: dict[str, np.ndarray]) -> Any:
     """`value`, or for pixels the path that stands for them, under which they are put `in_memory`."""
-    if not config.is_pixels(value):
+    if not values.is_pixels(value):
         return value
     in_memory[os.path.abspath(f"array {name}")] = images.from_memory(name, value)
     return f"array {name}"
@@ -263,7 +255,7 @@ def check_out(text: str, inputs: Mapping[str, str | None]) -> Path:
     Raises:
         JaxstyleError: if no picture can be written there.
     """
-    config.check_named("out", text)
+    values.check_named("out", text)
     if not text or not text.isprintable():
         raise JaxstyleError("out", f"{text!r} is no path; give one that ends in .png")
     path = Path(os.path.realpath(paths.at_home(text)))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import ctypes
+import dataclasses
 import errno
 import fcntl
 import functools
@@ -42,10 +43,13 @@ import h5py
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from jaxstyle import config, grid, images, paths
-from jaxstyle.config import JaxstyleError, Share, Sweep
+from jaxstyle import config, grid, images, paths, plugins, tables
+from jaxstyle.config import Share
+from jaxstyle.errors import JaxstyleError
 from jaxstyle.fingerprints import SCHEMA, Sources, as_narrow, fingerprint
 from jaxstyle.grid import Cell, Plan
+from jaxstyle.settings import AXES, PATH_AXES, Sweep
+from jaxstyle.tables import LAYER_CURVE, LOSSES
 
 LOCK = "run.lock"
 LOCKS = "locks"
@@ -73,7 +77,6 @@ CHECKPOINTS = "checkpoints"
 """The folder of what has been computed of chunks that are not done."""
 OF_ANOTHER_RUN = "is of another run; --resume sets it aside and computes it again"
 LIBVER = ("v110", "v110")
-LOSSES = ("loss_total", "loss_content", "loss_style")
 MERGED_IN_MEMORY = 64 * 2**20
 """Bytes of chunks up to which `results.h5` is made in memory."""
 TOGETHER, SYNCED = 256, 16
@@ -104,6 +107,8 @@ class Numbers:
     """The steps the losses are of."""
     layer: tuple[str, ...]
     """The layers of `style_layer_loss`."""
+    losses: tuple[str, ...] = LOSSES
+    """The names of the loss curves: those of every run, then those of optional terms."""
     diverged_step: Int[np.ndarray, " cells"]
     """-1 for a cell that did not diverge."""
     loss_best: Float[np.ndarray, " cells"]
@@ -113,8 +118,8 @@ class Numbers:
     """Of the loss and its gradient; those of coarser stages count by their share of pixels."""
     steps: Int[np.ndarray, " cells"]
     """The length of each cell's trajectory; its curves are NaN after that."""
-    loss_final: Float[np.ndarray, "cells 3"]
-    """Total, content and style loss of the image kept."""
+    loss_final: Float[np.ndarray, "cells losses"]
+    """Every one of `losses` of the image kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +127,8 @@ class ChunkResult(Numbers):
     """What was computed for the cells of one chunk that have one image shape."""
 
     image: UInt8[np.ndarray, "cells snapshots h w 3"]
-    loss_total: Float[np.ndarray, "cells steps"]
-    loss_content: Float[np.ndarray, "cells steps"]
-    loss_style: Float[np.ndarray, "cells steps"]
+    curves: Mapping[str, Float[np.ndarray, "cells steps"]]
+    """Every one of `losses`."""
     style_layer_loss: Float[np.ndarray, "cells steps layers"]
     """E_l, NaN for layers outside a cell's own set."""
 
@@ -680,17 +684,12 @@ def chunk_bytes(parts: Sequence[ChunkResult], *, width: int, fingerprint: str = 
         for result in parts:
             group = file.create_group(result.shape)
             group.attrs["layer"] = np.bytes_(",".join(result.layer).encode())
-            for name in (
-                "snapshot",
-                "step",
-                "cell",
-                "image",
-                *LOSSES,
-                "style_layer_loss",
-                *PER_CELL,
-                "loss_final",
-            ):
-                values = np.asarray(getattr(result, name))
+            if added := result.losses[len(LOSSES) :]:
+                group.attrs["losses"] = np.bytes_(",".join(added).encode())
+            own = ("snapshot", "step", "cell", "image"), (LAYER_CURVE, *PER_CELL, "loss_final")
+            before, after = ({name: getattr(result, name) for name in names} for names in own)
+            for name, of in {**before, **result.curves, **after}.items():
+                values = np.asarray(of)
                 # A checksum needs chunked storage, and an HDF5 chunk must stay under 4 GiB. HDF5's own
                 # structures carry theirs (libver v110), but for the heap, where texts of any length go:
                 # texts here have a fixed one, so that no bit can change unseen.
@@ -897,27 +896,38 @@ def _read_outline(group: Any) -> Outline:
     _checked(group, "image", image, (len(cell), len(snapshot), *image.shape[2:4], 3))
     if image.dtype != np.uint8:
         raise ValueError(f"{group.name}/image has type {image.dtype}")
-    shapes = {**dict.fromkeys(PER_CELL, cell.shape), "loss_final": (len(cell), len(LOSSES))}
+    added = _attribute(group, "losses").split(",") if "losses" in group.attrs else ()
+    losses = (*LOSSES, *added)
+    shapes = {**dict.fromkeys(PER_CELL, cell.shape), "loss_final": (len(cell), len(losses))}
     numbers = {
         name: _checked(group, name, dataset(group, name)[()], shape) for name, shape in shapes.items()
     }
     layer = tuple(_attribute(group, "layer").split(","))
     height, width = image.shape[2:4]
     return Outline(
-        height_px=height, width_px=width, snapshot=snapshot, step=step, layer=layer, cell=cell, **numbers
+        height_px=height,
+        width_px=width,
+        snapshot=snapshot,
+        step=step,
+        layer=layer,
+        losses=losses,
+        cell=cell,
+        **numbers,
     )
 
 
 def _read_part(group: Any) -> ChunkResult:
     outline = _read_outline(group)
     steps = (len(outline.cell), len(outline.step))
-    shapes = {**dict.fromkeys(LOSSES, steps), "style_layer_loss": (*steps, len(outline.layer))}
+    shapes = {**dict.fromkeys(outline.losses, steps), LAYER_CURVE: (*steps, len(outline.layer))}
     curves = {
         name: _checked(group, name, dataset(group, name)[()], shape) for name, shape in shapes.items()
     }
-    names = ("cell", "snapshot", "step", "layer", *PER_CELL, "loss_final")
-    values = {name: getattr(outline, name) for name in names}
-    return ChunkResult(image=dataset(group, "image")[()], **values, **curves)
+    values = {f.name: getattr(outline, f.name) for f in dataclasses.fields(Numbers)}
+    per_layer = curves.pop(LAYER_CURVE)
+    return ChunkResult(
+        image=dataset(group, "image")[()], curves=curves, style_layer_loss=per_layer, **values
+    )
 
 
 # --- reading a run back ---------------------------------------------------------------------------
@@ -935,6 +945,8 @@ class Record:
     """The chunk files of the plan that are there; no other file counts."""
     moved: Mapping[str, str] = field(default_factory=dict)
     """By the path that its files name, where an image or the weights are now."""
+    rows: tuple[Any, ...] = ()
+    """The rows of plugins that it was made with, without functions."""
     sound: set[Path] = field(default_factory=set, repr=False, compare=False)
     """The chunk files that were found to be this run's."""
 
@@ -996,9 +1008,21 @@ class Record:
             yield path
 
     @functools.cached_property
+    def axes(self) -> tuple[str, ...]:
+        """The axes of its cells: those of every run, and the weights of optional terms that one has."""
+        return grid.axes_of(self.cells)
+
+    @functools.cached_property
+    def losses(self) -> dict[str, str]:
+        """The loss curves of its cells, and what they are called: by the run, whatever is known here."""
+        told = {row.name: row for row in self.rows if isinstance(row, tables.LossTerm)}
+        names = grid.terms_of(self.cells)
+        return tables.curves(told.get(name) or tables.TERMS[name] for name in names)
+
+    @functools.cached_property
     def values(self) -> dict[str, tuple[Any, ...]]:
         """By axis, its values as the user gave them, each once, in the order of the cells."""
-        return {axis: tuple(dict.fromkeys(c.label(axis) for c in self.cells)) for axis in config.AXES}
+        return {axis: tuple(dict.fromkeys(c.label(axis) for c in self.cells)) for axis in self.axes}
 
     def given(self, axis: str, path: str) -> str:
         """The text that the user gave for an image of `axis`."""
@@ -1023,10 +1047,12 @@ def open_record(path: Path, *, among: Iterable[str] = ()) -> Record:
         raise JaxstyleError(str(manifest), "is not a manifest")
     begun_at = _directory(values)  # from where the run, but not its images, may have been moved
     places = () if begun_at is None else (begun_at,)
+    rows = plugins.told(values.get("plugins", ()))
+    plugins.know(rows)
     assembled = config.assemble({"spec": str(spec.absolute())}, places=places, among=among)
     sweep = assembled.sweep
     chunk_paths = _chunk_paths(path, values)
-    return Record(path, sweep, grid.cells(sweep), values, chunk_paths, assembled.moved)
+    return Record(path, sweep, grid.cells(sweep), values, chunk_paths, assembled.moved, rows)
 
 
 def _directory(manifest: Mapping[str, Any]) -> Path | None:
@@ -1058,7 +1084,7 @@ def _chunk_paths(path: Path, manifest: Mapping[str, Any]) -> tuple[Path, ...]:
 
 COLUMNS = (
     "cell",
-    *config.AXES,
+    *AXES,
     "steps",
     "height",
     "width",
@@ -1107,8 +1133,8 @@ class Rows(Sequence[dict[str, Any]]):
 
         self.cell = cells[order]
         """Their ids."""
-        self.losses = column(lambda outline: outline.loss_final)
-        """Total, content and style loss of the image kept, (cells, 3)."""
+        self.losses = column(lambda outline: _in_columns(outline, tuple(record.losses)))
+        """Every one of the record's losses of the image kept, (cells, losses)."""
         self.diverged = column(lambda outline: outline.diverged_step) >= 0
         """Whether each diverged."""
         self._numbers = {name: column(lambda o, name=name: getattr(o, name)) for name in PER_CELL}
@@ -1147,15 +1173,15 @@ class Rows(Sequence[dict[str, Any]]):
         number = {name: values[index] for name, values in self._numbers.items()}
         diverged, step_best = int(number["diverged_step"]), int(number["step_best"])
         values: dict[str, Any] = {"cell": cell.id}
-        for axis in config.AXES:
+        for axis in self._record.axes:
             value = getattr(cell, axis)
-            values[axis] = self._record.given(axis, value) if axis in config.PATH_AXES else value
+            values[axis] = self._record.given(axis, value) if axis in PATH_AXES else value
         values |= {
             "steps": int(number["steps"]),
             "height": int(self._shape[index, 0]),
             "width": int(self._shape[index, 1]),
             "status": "done" if diverged < 0 else "diverged",
-            **dict(zip(LOSSES, self.losses[index], strict=True)),
+            **dict(zip(self._record.losses, self.losses[index], strict=True)),
             "image": image_name(cell.id, 0, 0),
             "diverged_step": "" if diverged < 0 else diverged,
             "loss_best": number["loss_best"],
@@ -1167,24 +1193,41 @@ class Rows(Sequence[dict[str, Any]]):
         }
         return values
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The heads of `results.csv`: those of every run, then those of optional terms."""
+        more = (*self._record.axes, *self._record.losses)
+        return (*COLUMNS, *(name for name in more if name not in COLUMNS))
+
+
+def _in_columns(outline: Outline, losses: Sequence[str]) -> np.ndarray:
+    """The final losses of a chunk's cells, (cells, losses), NaN for those that it does not have."""
+    found = np.full((len(outline.cell), len(losses)), np.nan, np.float32)
+    found[:, [losses.index(name) for name in outline.losses]] = outline.loss_final
+    return found
+
 
 def rows(record: Record) -> Rows:
     """The lines of `results.csv`; raises JaxstyleError if a chunk is damaged."""
     return Rows(record, record.outlines())
 
 
-def _write_lines(file: io.TextIOBase, lines: Iterable[Mapping[str, Any]]) -> None:
-    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+def _write_lines(file: io.TextIOBase, lines: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """float32 numbers in the shortest form that reads back as the same number."""
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
     for line in lines:
-        writer.writerow({k: str(line[k]) if isinstance(line[k], np.floating) else line[k] for k in COLUMNS})
+        numbers = {name: str(value) for name, value in line.items() if isinstance(value, np.floating)}
+        writer.writerow({**line, **numbers})
 
 
-def write_csv(run: RunDirectory, lines: Iterable[Mapping[str, Any]]) -> Path:
+def write_csv(
+    run: RunDirectory, lines: Iterable[Mapping[str, Any]], columns: Sequence[str] = COLUMNS
+) -> Path:
     """Write `results.csv` line by line, whole or not at all."""
     path = run.path / "results.csv"
     with _replacing(path) as temporary, open(temporary, "x", encoding="utf-8", newline="") as file:
-        _write_lines(file, lines)
+        _write_lines(file, lines, columns)
     return path
 
 
@@ -1255,24 +1298,25 @@ def _create_group(file: h5py.File, shape: str, group: _Group, record: Record) ->
     _coordinate(h5, "x", np.arange(width, dtype=np.int64))
     _coordinate(h5, "channel", _texts("RGB"))
     cells = [record.cells[i] for i in group.cells]
-    for axis in config.AXES:
+    for axis in record.axes:
         values: Any = [getattr(cell, axis) for cell in cells]
-        if axis in config.PATH_AXES:
+        if axis in PATH_AXES:
             values = [record.given(axis, value) for value in values]
         data = _texts(values) if isinstance(values[0], str) else np.array(values)
         h5.create_dataset(axis, data=data).dims[0].attach_scale(h5["cell"])
     _variable(h5, "image", (n, s, height, width, 3), np.uint8, "cell snapshot y x channel")
-    for name in LOSSES:
-        _variable(h5, name, (n, t), np.float32, "cell step")
-    _variable(h5, "style_layer_loss", (n, t, k), np.float32, "cell step layer", fill=np.nan)
+    for name in record.losses:
+        fill = None if name in LOSSES else np.nan
+        _variable(h5, name, (n, t), np.float32, "cell step", fill=fill)
+    _variable(h5, LAYER_CURVE, (n, t, k), np.float32, "cell step layer", fill=np.nan)
     _variable(h5, "diverged_step", (n,), np.int64, "cell")
     _variable(h5, "loss_best", (n,), np.float32, "cell")
     _variable(h5, "step_best", (n,), np.int64, "cell")
     _variable(h5, "evaluations", (n,), np.float32, "cell")
     _variable(h5, "steps", (n,), np.int64, "cell")
     # What makes per-cell axes coordinates in xarray and other readers of the CF conventions.
-    for name in ("image", *LOSSES, "style_layer_loss", *PER_CELL):
-        h5[name].attrs["coordinates"] = " ".join(config.AXES)
+    for name in ("image", *record.losses, LAYER_CURVE, *PER_CELL):
+        h5[name].attrs["coordinates"] = " ".join(record.axes)
     return h5
 
 
@@ -1346,7 +1390,7 @@ def _fill(file: h5py.File, record: Record) -> None:
     """Everything that `results.h5` holds, one chunk in memory at a time."""
     groups = _survey(record)
     file.attrs["schema"] = SCHEMA
-    names = ("image", *LOSSES, *PER_CELL, "style_layer_loss")
+    names = ("image", *record.losses, *PER_CELL, LAYER_CURVE)
     made = {}
     for shape, group in groups.items():
         h5 = _create_group(file, shape, group, record)
@@ -1356,13 +1400,15 @@ def _fill(file: h5py.File, record: Record) -> None:
         where = np.searchsorted(group.cells, chunk.cell)
         for start, stop in _runs(where):
             target = slice(int(where[start]), int(where[start]) + stop - start)
-            for name in names[:-1]:
+            for name in ("image", *PER_CELL):
                 data[name][target] = getattr(chunk, name)[start:stop]
+            for name, curve in chunk.curves.items():
+                data[name][target] = curve[start:stop]
             # All layers at once: one at a time would be a write for every number.
             own = chunk.style_layer_loss[start:stop]
             every = np.full((*own.shape[:2], len(group.layers)), np.nan, np.float32)
             every[:, :, [group.layers.index(layer) for layer in chunk.layer]] = own
-            data["style_layer_loss"][target] = every
+            data[LAYER_CURVE][target] = every
 
 
 def _runs(positions: np.ndarray) -> Iterator[tuple[int, int]]:

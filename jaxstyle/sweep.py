@@ -9,29 +9,35 @@ if __name__ == "__main__":
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field, make_dataclass
 
-from jaxstyle import cli, config
-from jaxstyle.config import OPTION_KEYS, RunOptions, Sweep
+from jaxstyle import cli, config, plugins, settings
+from jaxstyle.settings import OPTION_KEYS, RunOptions
+
+ABOUT = """Run a grid of style transfers as one batch: the product of all axes, the last one fastest.
+
+With no image, preset or spec: the demo, on images that come with the package. Axes take several
+values after one flag, as in --alpha-beta 1e-2 1e-3 --seed 0:4.
+"""
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """Run a grid of style transfers as one batch: the product of all axes, the last one fastest.
-
-    With no image, preset or spec: the demo, on images that come with the package. Axes take several
-    values after one flag, as in --alpha-beta 1e-2 1e-3 --seed 0:4.
-    """
-
-    axes_and_settings: Sweep = field(default_factory=Sweep)
-    run: RunOptions = field(default_factory=RunOptions)
+def accepts() -> type:
+    """What the command line is parsed into: with the axes and settings that plugins add."""
+    sweep = settings.with_added()
+    fields = [
+        ("axes_and_settings", sweep, field(default_factory=sweep)),
+        ("run", RunOptions, field(default_factory=RunOptions)),
+    ]
+    return make_dataclass("Sweep", fields, frozen=True, namespace={"__doc__": ABOUT})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """`python -m jaxstyle.sweep`; leaves by SystemExit with the exit code."""
 
     def command() -> int:
-        parsed = cli.parse(Arguments, sys.argv[1:] if arguments is None else arguments, "jaxstyle.sweep")
+        given = sys.argv[1:] if arguments is None else arguments
+        plugins.load(plugins.named_in(given))
+        parsed = cli.parse(accepts(), given, "jaxstyle.sweep")
         sweep, options = parsed.value.axes_and_settings, parsed.value.run
         flags = {name: getattr(options if name in OPTION_KEYS else sweep, name) for name in parsed.named}
         assembled = config.assemble(flags)

@@ -15,8 +15,8 @@ from typing import Annotated
 
 import tyro
 
-from jaxstyle import cli, paths, store
-from jaxstyle.config import JaxstyleError
+from jaxstyle import cli, paths, plugins, store
+from jaxstyle.errors import JaxstyleError
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Variance:
     """Seeds of one setting that are computed again, five times each."""
     floor_steps: int = 500
     """Steps that they are computed for at most."""
+    plugin: tuple[str, ...] = ()
+    """The plugins that the run was made with, for the floor."""
     no_lock: bool = False
     """Take no lock, where the file system of the run has none; see to it that nobody else works there."""
 
@@ -51,7 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 flag = "--" + name.replace("_", "-")
                 raise JaxstyleError(flag, f"{value} is out of range; it must be at least {least}")
         path = Path(paths.at_home(asked.run))
-        store.open_record(path)  # before the lock, which would make the directory look like a run
+        plugins.load(asked.plugin)
+        record = store.open_record(path)  # before the lock, which would make the directory look like a run
+        if asked.plugin:
+            plugins.check(record.sweep)
         store.check_writable(path)
 
         from jaxstyle import seedpage, seedstudy

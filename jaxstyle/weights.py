@@ -33,7 +33,8 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxstyle import layers
-from jaxstyle.config import PACKAGE, JaxstyleError
+from jaxstyle.errors import JaxstyleError
+from jaxstyle.settings import PACKAGE
 
 PACKAGED_SHA256 = "2f8f319767b0df90e5d1b7236f3c6073b18f8407a14e219b24be5a463b1577ea"
 """Of `weights/vgg19.h5` as committed."""

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from jaxstyle import cli, fingerprints, grid, launches, store
-from jaxstyle.config import JaxstyleError
+from jaxstyle.errors import JaxstyleError
 from jaxstyle.grid import Cell, Plan, Program
 from jaxstyle.launches import Inputs, Launcher, target_keys, timed
 from jaxstyle.manifest import code_digest

@@ -28,8 +28,8 @@ def module_paths():
     return {name.removesuffix(".__init__"): path for path, name in sorted(names)}
 
 
-CHECKED = "calibration colour conv engine images launches losses optimizers run seedstudy single"
-CHECKED += " planning stats step store vgg19 weights worker"
+CHECKED = "calibration cell colour conv engine images launches run seedstudy single planning stats store"
+CHECKED += " vgg19 weights worker"
 assert {*CHECKED.split()} <= {*module_paths()}, "a module that is checked is not there"
 install_import_hook([f"jaxstyle.{name}" for name in CHECKED.split()], "beartype.beartype")
 

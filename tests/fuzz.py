@@ -32,8 +32,8 @@ import h5py
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 
-from jaxstyle import config, errors, images, store, weights
-from jaxstyle.config import JaxstyleError
+from jaxstyle import config, errors, images, settings, store, weights
+from jaxstyle.errors import JaxstyleError
 
 SECONDS = 20
 """What reading one file may take."""
@@ -205,9 +205,7 @@ def chunk_files() -> list[bytes]:
         snapshot=snapshots,
         step=tuple(range(steps)),
         layer=names,
-        loss_total=curve,
-        loss_content=curve,
-        loss_style=curve,
+        curves=dict.fromkeys(store.LOSSES, curve),
         style_layer_loss=np.stack([curve, curve], -1),
         diverged_step=np.full(cells, -1, np.int64),
         loss_best=curve[:, -1],
@@ -297,7 +295,7 @@ def mutated_spec(data: bytes, other: bytes, random: Random) -> bytes:
         return mutated(data, other, random)
     lines = data.decode().splitlines()
     values = " ".join(VALUES).split()
-    keys = (*config.SWEEP_KEYS, *config.OPTION_KEYS, *config.PLANNED, *config.RETIRED)
+    keys = (*settings.SWEEP_KEYS, *settings.OPTION_KEYS, *config.PLANNED, *config.RETIRED)
     keys += ("zip", "sede", "a.b.c", '""')
     for _ in range(random.choice((1, 1, 2))):
         at = random.randrange(len(lines))
@@ -325,7 +323,7 @@ def _read_image(path: Path) -> None:
     height, width, channels = picture.pixels.shape
     assert picture.pixels.dtype == np.uint8
     assert channels == 3
-    assert min(height, width) >= config.MIN_EDGE_PX
+    assert min(height, width) >= settings.MIN_EDGE_PX
     assert height * width <= images.MAX_PIXELS
 
 
@@ -335,8 +333,8 @@ def _read_spec(path: Path) -> None:
     again = path.with_name("again.toml")
     again.write_text(config.to_toml(sweep, sweep.digests), "utf-8")
     read = config.assemble({"spec": str(again)}).sweep
-    for name in config.SWEEP_KEYS:
-        unused = name in config.AXES and sweep.grid and all(name in table for table in sweep.grid)
+    for name in settings.SWEEP_KEYS:
+        unused = name in settings.AXES and sweep.grid and all(name in table for table in sweep.grid)
         assert unused or getattr(read, name) == getattr(sweep, name), name
 
 
@@ -355,7 +353,7 @@ def _read_chunk(path: Path) -> None:
         assert part.image.shape[4:] == (3,)
         assert part.image.dtype == np.uint8
         for name in store.LOSSES:
-            assert getattr(part, name).shape == (cells, steps), name
+            assert part.curves[name].shape == (cells, steps), name
         assert part.style_layer_loss.shape == (cells, steps, names)
         for name in store.PER_CELL:
             assert getattr(part, name).shape == (cells,), name

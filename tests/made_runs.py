@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from jaxstyle import config, grid, store
-from jaxstyle.config import Sweep
 from jaxstyle.fingerprints import fingerprint
+from jaxstyle.settings import Sweep
 from jaxstyle.store import ChunkResult, Record, RunDirectory
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "jaxstyle" / "examples"
@@ -54,9 +54,7 @@ def chunk(sweep, cells, shape, *, traced=41, diverged=()):
         snapshot=sweep.steps,
         step=tuple(step.tolist()),
         layer=LAYERS,
-        loss_total=curves[0],
-        loss_content=curves[1],
-        loss_style=curves[2],
+        curves=dict(zip(store.LOSSES, curves, strict=True)),
         style_layer_loss=np.zeros((len(cells), len(step), len(LAYERS)), np.float32),
         diverged_step=np.array([steps // 3 if c.id in diverged else -1 for c in cells], np.int64),
         loss_best=np.nanmin(curves[0], axis=1),

@@ -9,11 +9,13 @@ import pytest
 from conftest import random_image, run_python
 from PIL import Image
 
-from jaxstyle import calibrate, calibration, config, grid, run, step, weights
+from jaxstyle import calibrate, calibration, config, grid, run, weights
 from jaxstyle.calibration import balanced_weights
-from jaxstyle.config import JaxstyleError, RunOptions, Sweep
+from jaxstyle.cell import step
 from jaxstyle.engine import Engine
+from jaxstyle.errors import JaxstyleError
 from jaxstyle.images import Pictures
+from jaxstyle.settings import RunOptions, Sweep
 
 FIVE = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
 

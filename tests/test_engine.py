@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from conftest import ROOT, narrow_weights, random_image, run_python
 
-from jaxstyle import config, engine, grid, images, layers, step
+from jaxstyle import config, engine, grid, images, layers
+from jaxstyle.cell import step
+from jaxstyle.settings import Sweep
 
 STYLE_SIZES = {"/s0": (40, 50), "/s1": (33, 64), "/s2": (48, 32)}
 
@@ -18,7 +20,7 @@ class Bench:
 
     def __init__(self, weights, *, width=1, shape=(32, 40), **settings):
         settings = {"content": ("/c0",), "style": ("/s0",), "steps": (4,), "optimizer": "adam", **settings}
-        self.sweep = config.resolve(config.Sweep(**settings))
+        self.sweep = config.resolve(Sweep(**settings))
         self.cells = grid.cells(self.sweep)
         # Narrow networks take XLA's convolution, which compiles fast; real ones what a run would take.
         real = weights["conv1_1"][1].size == 64
@@ -212,7 +214,7 @@ def test_real_cells_are_the_same_bytes_in_any_place_order_and_padding(vgg19_weig
     for name in ("images", "diverged_step"):
         np.testing.assert_array_equal(getattr(full, name)[3], getattr(mixed, name)[1])
         np.testing.assert_array_equal(getattr(full, name)[3], getattr(padded, name)[0])
-    for a, b, c in zip(full.info, mixed.info, padded.info, strict=True):
+    for a, b, c in zip(*(jax.tree.leaves(of.info) for of in (full, mixed, padded)), strict=True):
         np.testing.assert_array_equal(a[3], b[1])
         np.testing.assert_array_equal(a[3], c[0])
     same(full, bench.run([0, 1, 2, 3]))

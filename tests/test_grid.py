@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxstyle import config, fingerprints, grid
-from jaxstyle.config import JaxstyleError, Sweep
+from jaxstyle.errors import JaxstyleError
+from jaxstyle.settings import Sweep
 
 IMAGES = {"content": ("/c.png",), "style": ("/s.png",)}
 

@@ -2,18 +2,23 @@
 
 import ast
 import collections
+import inspect
 import tomllib
 
+import jax
+import jax.numpy as jnp
 import pytest
 from conftest import ROOT, module_paths, run_python
 from PIL import Image
 
-from jaxstyle import config, manifest
+from jaxstyle import grid, manifest, settings, tables
+from jaxstyle.cell import solvers
 
 ORDER = """
-early errors course layers peers paths config limits ambient cli grid containers colour images weights conv
-vgg19 losses optimizers step engine fingerprints store manifest stats sample drawing page report progress
-resume calibration launches worker planning cluster run single floor seedstudy seedtables seedplots seedpage
+early errors course layers peers paths limits tables values settings config plugins ambient cli grid
+containers colour images weights conv vgg19 cell engine fingerprints store manifest stats sample
+drawing page report progress resume calibration launches worker planning cluster run single floor
+seedstudy seedtables seedplots seedpage
 """.split()  # noqa: SIM905
 COMMANDS = ("sweep", "transfer", "calibrate", "features", "variance")
 WITHOUT_JAX = (
@@ -23,8 +28,12 @@ WITHOUT_JAX = (
     "layers",
     "peers",
     "paths",
-    "config",
     "limits",
+    "tables",
+    "values",
+    "settings",
+    "config",
+    "plugins",
     "ambient",
     "cli",
     "grid",
@@ -54,26 +63,42 @@ WITHOUT_JAX = (
 )
 
 
+MODULES = sorted({*module_paths()} - {"__init__", "__main__"})
+
+
+def wing(module):
+    """What a module is called in `ORDER`: itself, or the folder that it is in."""
+    return module.split(".")[0]
+
+
 def imports(name):
     """The modules of the package that a module imports, inside functions too."""
-    known, found = {*ORDER, *COMMANDS}, set()
+    found = set()
     for node in ast.walk(ast.parse(module_paths()[name].read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "jaxstyle":
-            every = (f"{node.module}.{alias.name}".removeprefix("jaxstyle.") for alias in node.names)
-            found |= {name if name in known else name.rpartition(".")[0] for name in every}
+            every = [f"{node.module}.{alias.name}".removeprefix("jaxstyle.") for alias in node.names]
+            found |= {m if m in MODULES else m.rpartition(".")[0] for m in every}
         elif isinstance(node, ast.Import):
             found |= {a.name.removeprefix("jaxstyle.") for a in node.names if "jaxstyle." in a.name}
-    return found & known
+    return found & {*MODULES}
 
 
 def test_every_module_has_its_place():
-    assert {*module_paths()} - {"__init__", "__main__"} == {*ORDER, *COMMANDS}
+    assert {wing(module) for module in MODULES} == {*ORDER, *COMMANDS}
 
 
-@pytest.mark.parametrize("name", [*ORDER, *COMMANDS])
-def test_a_module_imports_only_from_above(name):
-    above = ORDER[: ORDER.index(name)] if name in ORDER else ORDER
-    assert imports(name) <= set(above)
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_only_from_above_and_from_its_own_folder(name):
+    own = wing(name)
+    above = ORDER[: ORDER.index(own)] if own in ORDER else ORDER
+    assert {wing(module) for module in imports(name)} - {own if "." in name else ""} <= {*above}
+
+
+def test_no_modules_of_a_folder_import_each_other_in_a_circle():
+    left = {m: {i for i in imports(m) if wing(i) == wing(m)} for m in MODULES}
+    while free := {module for module, needs in left.items() if not needs}:
+        left = {module: needs - free for module, needs in left.items() if module not in free}
+    assert left == {}
 
 
 def test_modules_that_promise_to_need_no_jax_import_none():
@@ -96,7 +121,7 @@ def test_importing_the_package_imports_no_jax_and_names_its_api():
 
 
 def test_the_digest_of_the_code_is_of_every_module_and_its_place(tmp_path, monkeypatch):
-    monkeypatch.setattr(config, "PACKAGE", tmp_path)
+    monkeypatch.setattr(settings, "PACKAGE", tmp_path)
     digests = set()
     for name, text in (("a.py", "1"), ("sub/a.py", "1"), ("sub/a.py", "2"), ("sub/deep/a.py", "2")):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -154,3 +179,44 @@ def test_the_demo_is_small_enough_for_a_laptop():
     for axis in ("content", "style", "alpha_beta", "init"):
         cells *= len(preset[axis])
     assert cells * max(preset["steps"]) <= 800
+
+
+# --- the rows of the tables ---------------------------------------------------------------------------
+
+FIRST = """
+content style content_layer style_layers init alpha_beta learning_rate seed steps size style_size
+pool network optimizer lbfgs_memory pyramid fast schedule keep clamp noise_std precision conv canvas
+beta tv_weight weights trace_every checkpoint_every max_cells split_depth deterministic grid digests
+balance given extra
+""".split()  # noqa: SIM905
+"""Axes and settings of commit 1f9e732, whose runs go on, and what fingerprints have in another form."""
+
+
+def test_a_younger_axis_or_setting_is_marked_later_or_decides_no_number():
+    """Otherwise it stands in the fingerprint of every run, and no earlier run goes on."""
+    younger = {name: row for name, row in settings._ROWS.items() if name not in FIRST}
+    assert [
+        name for name, row in younger.items() if not (row.later or not getattr(row, "numbers", True))
+    ] == []
+
+
+def test_an_axis_is_a_field_of_a_cell_with_the_same_default():
+    fields = grid.Cell.__dataclass_fields__
+    assert set(settings.SEVERAL) - {"steps"} <= set(fields)
+    assert {name: (fields[name].default,) for name in settings.LATER} == settings.LATER
+
+
+def test_every_function_of_a_row_is_there_and_takes_what_the_row_says():
+    for row in (*tables.OPTIMIZERS, *tables.POOLINGS, *tables.optional_terms()):
+        functions = {name: tables.function(getattr(row, name)) for name in row.functions}
+        assert callable(functions[row.functions[0]]), row.name
+    for row in tables.OPTIMIZERS:
+        assert inspect.signature(tables.function(row.make)).parameters.keys() == row.own.keys()
+        image = jax.ShapeDtypeStruct((8, 9, 3), jnp.float32)
+        state = jax.eval_shape(solvers.make(row.name, row.own).init, image)
+        held = sum(leaf.size for leaf in jax.tree.leaves(state)) / (8 * 9 * 3)
+        assert row.images(**row.own) == pytest.approx(held, rel=0.3), row.name
+
+
+def test_every_axis_setting_and_option_has_its_help():
+    assert {*settings._ROWS, *settings.OPTIONS} <= settings.helps().keys()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from jaxstyle import losses
+from jaxstyle.cell import losses
 from jaxstyle.conv import Kernel, conv_relu, prepare
 
 RANDOM = np.random.default_rng(1)

@@ -10,7 +10,7 @@ from PIL import Image
 from torture import digests
 
 import jaxstyle
-from jaxstyle import config, paths, report, store, sweep, weights
+from jaxstyle import errors, paths, report, store, sweep, weights
 
 SETTINGS = ("--size", "48", "--steps", "2", "--optimizer", "adam", "--content-layer", "conv2_2")
 SETTINGS += ("--style-layers", "conv1_1+conv2_1")
@@ -236,6 +236,6 @@ def test_a_tilde_is_the_home_of_the_user(project, monkeypatch, tmp_path):
     assert stop.value.code == 0
     assert not (project / "~").exists()
     monkeypatch.setenv("HOME", "")
-    with pytest.raises(config.JaxstyleError, match="there is no home for ~ to stand for"):
+    with pytest.raises(errors.JaxstyleError, match="there is no home for ~ to stand for"):
         jaxstyle.open_run("~/runs/y")
     assert paths.at_home("~no-such-user/x") == "~no-such-user/x"

@@ -6,7 +6,7 @@ import numpy as np
 import oracle
 import pytest
 
-from jaxstyle import optimizers
+from jaxstyle.cell import solvers
 
 SHAPE = (4, 5, 3)
 
@@ -29,13 +29,13 @@ def valley(seed=0, scale=1.0):
 
 def follow(evaluate, start, steps, memory, rate=10.0):
     """Results and losses after 0 to `steps` steps of jaxstyle's L-BFGS, and its rejections."""
-    optimizer = optimizers.make("lbfgs", memory)
+    optimizer = solvers.make("lbfgs", {"lbfgs_memory": memory})
     update = jax.jit(optimizer.update)
     image = result = jnp.asarray(start, jnp.float32)
     state, images, losses, rejected = optimizer.init(image), [], [], 0
     for k in range(steps + 1):
         loss, slope = evaluate(image)
-        seen = optimizers.Evaluation(image, jnp.float32(loss), jnp.asarray(slope, jnp.float32))
+        seen = solvers.Evaluation(image, jnp.float32(loss), jnp.asarray(slope, jnp.float32))
         move = update(seen, result, state, jnp.float32(rate), jnp.int32(k))
         result = jnp.where(move.accepted, image, result)
         rejected += not move.accepted
@@ -116,10 +116,10 @@ def test_an_image_without_a_finite_loss_is_rejected_and_its_neighbourhood_is_tri
 
 
 def test_a_first_loss_that_is_not_finite_is_no_sound_result():
-    optimizer = optimizers.make("lbfgs", 5)
+    optimizer = solvers.make("lbfgs", {"lbfgs_memory": 5})
     image = jnp.asarray(start_image())
     for loss, slope in ((np.inf, 1.0), (1.0, np.nan)):
-        seen = optimizers.Evaluation(image, jnp.float32(loss), jnp.full(SHAPE, slope, jnp.float32))
+        seen = solvers.Evaluation(image, jnp.float32(loss), jnp.full(SHAPE, slope, jnp.float32))
         move = optimizer.update(seen, image, optimizer.init(image), jnp.float32(10), jnp.int32(0))
         assert not move.accepted
         assert not move.sound
@@ -136,12 +136,12 @@ def test_at_a_minimum_the_image_stands_still():
 
 
 def test_a_batch_takes_the_steps_of_its_cells_and_writes_pairs_in_place():
-    optimizer = optimizers.make("lbfgs", 3)
+    optimizer = solvers.make("lbfgs", {"lbfgs_memory": 3})
     starts = jnp.stack([start_image(s) for s in range(4)])
 
     def evaluate(x):
         value, slope = jax.value_and_grad(lambda x: jnp.sum(jnp.abs(x) ** 1.5))(x)
-        return optimizers.Evaluation(x, value, slope)
+        return solvers.Evaluation(x, value, slope)
 
     def one(image, result, state, k):
         move = optimizer.update(evaluate(image), result, state, jnp.float32(10), k)
@@ -167,9 +167,9 @@ def test_a_batch_takes_the_steps_of_its_cells_and_writes_pairs_in_place():
 
 @pytest.mark.parametrize("name", ["adam", "lbfgs"])
 def test_an_optimizer_is_made_by_its_name(name):
-    made = optimizers.make(name, 2)
+    made = solvers.make(name, {"lbfgs_memory": 2} if name == "lbfgs" else {})
     state = made.init(jnp.zeros(SHAPE))
-    seen = optimizers.Evaluation(jnp.zeros(SHAPE), jnp.float32(1), jnp.ones(SHAPE))
+    seen = solvers.Evaluation(jnp.zeros(SHAPE), jnp.float32(1), jnp.ones(SHAPE))
     move = made.update(seen, jnp.zeros(SHAPE), state, jnp.float32(2), jnp.int32(0))
     assert move.accepted
     assert move.sound

@@ -14,7 +14,7 @@ from made_runs import chunk, make_run, sixty, two_thousand, with_variance
 from PIL import Image
 
 from jaxstyle import page, report, store
-from jaxstyle.config import JaxstyleError
+from jaxstyle.errors import JaxstyleError
 from jaxstyle.store import RunDirectory
 
 IMAGES = {"content": ("cat.jpg",), "style": ("glass.jpg",)}
@@ -95,7 +95,7 @@ def test_axes_of_the_page_are_those_of_the_sheets(small):
 
 def test_zipped_axes_are_one_dimension(tmp_path):
     names = [
-        str(page.config.EXAMPLES / n) for n in ("cat.jpg", "astronaut.jpg", "glass.jpg", "brushwork.jpg")
+        str(page.settings.EXAMPLES / n) for n in ("cat.jpg", "astronaut.jpg", "glass.jpg", "brushwork.jpg")
     ]
     zipped = {"content": names[:2], "style": names[2:], "zip": ["content", "style"]}
     record = make_run(tmp_path / "run", content=names[:2], style=names[2:], grid=(zipped,), seed=(0, 1))

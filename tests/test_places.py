@@ -13,7 +13,8 @@ from conftest import EXAMPLES, ROOT, run_python
 
 import jaxstyle
 from jaxstyle import config, limits, store, sweep
-from jaxstyle.config import JaxstyleError, RunOptions, Sweep
+from jaxstyle.errors import JaxstyleError
+from jaxstyle.settings import RunOptions, Sweep
 from jaxstyle.store import NoLocks, RunDirectory
 
 SMALL = ("--content", EXAMPLES / "pagoda.jpg", "--style", EXAMPLES / "cafe.jpg", "--size", 64, "--steps", 3)

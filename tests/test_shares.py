@@ -10,7 +10,8 @@ from conftest import EXAMPLES, FIVE_CHUNKS, Told
 from torture import digests
 
 from jaxstyle import config, planning, report, run, store, sweep
-from jaxstyle.config import JaxstyleError, RunOptions, Sweep
+from jaxstyle.errors import JaxstyleError
+from jaxstyle.settings import RunOptions, Sweep
 from jaxstyle.store import DirectoryInUse, RunDirectory
 
 SWEEP = FIVE_CHUNKS

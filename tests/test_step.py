@@ -9,7 +9,10 @@ import oracle
 import pytest
 from conftest import random_image
 
-from jaxstyle import config, engine, grid, images, layers, step, vgg19
+from jaxstyle import config, engine, grid, images, layers, vgg19
+from jaxstyle.cell import step
+from jaxstyle.settings import Sweep
+from jaxstyle.tables import TERMS
 
 
 def make(sweep, weights, content, style, winograd=False, canvas=None):
@@ -34,7 +37,12 @@ def make(sweep, weights, content, style, winograd=False, canvas=None):
         for (params, f), x, e in ((network, content, extent), (plain, style, None))
     ]
     targets = step.Targets(
-        content=tuple(p[None] for p in rows[0].content), style=tuple(a[None] for a in rows[1].style)
+        content=tuple(p[None] for p in rows[0].content),
+        style=tuple(a[None] for a in rows[1].style),
+        terms=jax.tree.map(
+            lambda leaf: leaf[None],
+            {name: rows[TERMS[name].of == "style"].terms[name] for name in program.terms},
+        ),
     )
     knobs = step.knobs(cell, program, sweep, content_row=0, style_row=0, extent=size)
     return network, program, jax.tree.map(jnp.asarray, knobs), targets
@@ -63,7 +71,7 @@ def advance(network, program, knobs, targets, state, passes):
 
 
 def sweep(**settings):
-    return config.Sweep(**{"content": ("/c.png",), "style": ("/s.png",), **settings})
+    return Sweep(**{"content": ("/c.png",), "style": ("/s.png",), **settings})
 
 
 CASES = {
@@ -400,7 +408,7 @@ def test_a_loss_that_overflows_keeps_the_image_before_it(narrow):
     assert state.diverged_step == 1
     np.testing.assert_array_equal(state.evaluated, content.astype(np.float32))
     assert np.isfinite(infos[0].loss_total)
-    assert all(np.isnan(value).all() for info in infos[1:] for value in info)
+    assert all(np.isnan(value).all() for value in jax.tree.leaves(infos[1:]))
 
 
 def test_an_update_that_overflows_keeps_the_image_it_started_from(narrow):

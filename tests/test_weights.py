@@ -14,7 +14,7 @@ from conftest import ROOT, random_image, run_python
 from PIL import Image
 
 from jaxstyle import layers, weights
-from jaxstyle.config import JaxstyleError
+from jaxstyle.errors import JaxstyleError
 
 
 @pytest.fixture(scope="module")

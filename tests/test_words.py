@@ -8,11 +8,11 @@ import made_runs
 import pytest
 from conftest import EXAMPLES, run_python
 
-from jaxstyle import calibrate, cli, config, features, layers, peers, sweep, transfer
-from jaxstyle.config import JaxstyleError
+from jaxstyle import calibrate, cli, config, features, layers, peers, settings, sweep, transfer, values
+from jaxstyle.errors import JaxstyleError
 from jaxstyle.progress import Display
 
-KEYS = {*config.SWEEP_KEYS, *config.OPTION_KEYS}
+KEYS = {*settings.SWEEP_KEYS, *settings.OPTION_KEYS}
 
 
 # --- names ----------------------------------------------------------------------------------------
@@ -24,7 +24,7 @@ def test_every_name_of_others_leads_to_a_setting_that_there_is():
         assert found.setting is not None or found.why, name
         assert name not in KEYS
         assert name == name.lower().replace("-", "_")
-    assert set(peers.STARTS.values()) <= set(config.INIT_KINDS)
+    assert set(peers.STARTS.values()) <= set(values.INIT_KINDS)
 
 
 SWEEP_FLAGS = {
@@ -49,7 +49,7 @@ SWEEP_FLAGS = {
 def test_a_flag_of_other_projects_is_answered_with_ours(setting):
     for flag in SWEEP_FLAGS[setting].split():
         with pytest.raises(JaxstyleError, match=rf"no such setting; did you mean {setting}[ ?]"):
-            cli.parse(sweep.Arguments, ["--seed", "1", flag, "x"], "jaxstyle.sweep")
+            cli.parse(sweep.accepts(), ["--seed", "1", flag, "x"], "jaxstyle.sweep")
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_flag_of_other_projects_is_answered_with_ours(setting):
 )
 def test_each_command_answers_for_itself(command, arguments, says):
     with pytest.raises(JaxstyleError) as error:
-        cli.parse(command.Arguments, arguments, command.__name__)
+        cli.parse(command.accepts(), arguments, command.__name__)
     assert says in str(error.value)
 
 
@@ -121,7 +121,7 @@ LAYERS = {
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_by_another_name_is_answered_with_its_own(name):
     with pytest.raises(JaxstyleError) as error:
-        config.layer_name("content_layer", name)
+        values.layer_name("content_layer", name)
     assert LAYERS[name] in str(error.value)
 
 

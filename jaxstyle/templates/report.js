@@ -9,7 +9,7 @@
   const run = JSON.parse(document.getElementById("run").textContent);
   const root = document.documentElement;
   const $ = (id) => document.getElementById(id);
-  const LOSSES = { loss_total: "total loss", loss_content: "content loss", loss_style: "style loss" };
+  const LOSSES = run.losses; // what the curves are called, by name
   const dims = run.dimensions.map((about, index) => ({ ...about, index, at: run.tiles.at[index] }));
   const dimOf = new Map(dims.map((dim) => [dim.id, dim]));
   const cellIndex = new Map(run.cells.cell.map((cell, index) => [cell, index]));
@@ -700,7 +700,7 @@ let state;
       let offset = 0;
       for (const of of run.curves.of) {
         offsets.push(offset);
-        offset += 3 * run.curves.steps[of].length;
+        offset += Object.keys(LOSSES).length * run.curves.steps[of].length;
       }
     }
     const index = cellIndex.get(cell);

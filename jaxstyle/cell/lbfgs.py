@@ -1,99 +1,26 @@
-"""How an image follows its gradient: optimizers as `init` and `update` pairs on one image.
+"""L-BFGS (Nocedal 1980) with one evaluation per step and no line search inside it.
 
-Adam (Kingma & Ba 2015) with optax's defaults, b1 0.9, b2 0.999, eps 1e-8. L-BFGS (Nocedal 1980) with one
-evaluation per step and no line search inside it, so that all cells of a batch stay in step: a trial
-image that is worse is rejected and the next one lies half as far. The learning rate is a number of the
-cell, not of the optimizer, so that rates share one program.
+A trial image that is worse is rejected and the next one lies half as far: so all cells of a batch stay in
+step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 from jax.custom_batching import custom_vmap
 from jax.scipy.linalg import solve_triangular
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-OptimizerState = Any
-"""What an optimizer carries between steps: a pytree of arrays."""
+from jaxstyle.cell.solvers import Evaluation, Move, Solver, all_finite
 
 MIN_CURVATURE = 1e-10
 """The smallest s.y worth remembering, gradients being in units of the first one's largest entry."""
 
 TINY = float(jnp.finfo(jnp.float32).tiny)
 """In place of a divisor that is 0."""
-
-
-class Evaluation(NamedTuple):
-    """What is known of the image that was asked for."""
-
-    image: Float[Array, "h w 3"]
-    loss: Float[Array, ""]
-    gradient: Float[Array, "h w 3"]
-
-
-class Move(NamedTuple):
-    """What an optimizer makes of an evaluation."""
-
-    image: Float[Array, "h w 3"]
-    """To be evaluated next."""
-    state: OptimizerState
-    accepted: Bool[Array, ""]
-    """Whether the image evaluated is the result from now on; otherwise the one before it remains."""
-    sound: Bool[Array, ""]
-    """Whether the result has a finite loss."""
-    able: Bool[Array, ""]
-    """Whether everything that the next evaluation starts from is finite."""
-
-
-class Optimizer(NamedTuple):
-    """A way to follow gradients."""
-
-    init: Callable[[Float[Array, "h w 3"]], OptimizerState]
-    """The state before the first evaluation of an image."""
-    update: Callable[..., Move]
-    """From an `Evaluation`, the result so far, the state, the learning rate, and how many evaluations
-    there were before this one."""
-
-
-def make(name: str, memory: int) -> Optimizer:
-    """The optimizer called `name`; `memory` is L-BFGS's."""
-    if name == "adam":
-        return Optimizer(_ADAM.init, _adam)
-    assert name == "lbfgs", name
-    return Optimizer(lambda image: _lbfgs_init(image, memory), _lbfgs)
-
-
-def _all_finite(tree: Any) -> Bool[Array, ""]:
-    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-    return jnp.all(jnp.stack(leaves))
-
-
-# --- Adam -----------------------------------------------------------------------------------------
-
-_ADAM = optax.scale_by_adam()
-
-
-def _adam(
-    seen: Evaluation,
-    result: Float[Array, "h w 3"],
-    state: OptimizerState,
-    learning_rate: Float[Array, ""],
-    index: Int[Array, ""],
-) -> Move:
-    direction: Any
-    direction, state = _ADAM.update(seen.gradient, state)
-    following = seen.image - learning_rate * direction
-    finite = jnp.isfinite(seen.loss)
-    return Move(following, state, finite, finite, _all_finite((seen.gradient, following, state)))
-
-
-# --- L-BFGS ---------------------------------------------------------------------------------------
 
 
 class History(NamedTuple):
@@ -122,6 +49,11 @@ class History(NamedTuple):
     """t, what the next direction is multiplied by."""
     unit: Float[Array, ""]
     """The largest entry of the first gradient. Without it squares of gradients leave float32's range."""
+
+
+def lbfgs(lbfgs_memory: int) -> Solver:
+    """L-BFGS (Nocedal 1980) that remembers the last `lbfgs_memory` steps."""
+    return Solver(lambda image: _lbfgs_init(image, lbfgs_memory), _lbfgs)
 
 
 def _lbfgs_init(image: Float[Array, "h w 3"], memory: int) -> History:
@@ -252,7 +184,7 @@ def _lbfgs(
     origin = jnp.where(accepted, seen.image, result)
     following = origin - length * uphill.reshape(origin.shape)
     loss = jnp.where(accepted, seen.loss, state.loss)
-    able = _all_finite(following)
+    able = all_finite(following)
     # Written after the pairs have been read, for it needs what comes of them: so XLA makes no copy.
     pairs = _write(state.pairs, jnp.where(able, newest, 0.0), slot)
     return Move(

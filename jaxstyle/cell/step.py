@@ -6,19 +6,25 @@ is added by the one `vmap` in `engine.py`.
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, UInt
+from jaxtyping import Array, Bool, Float, Int, UInt
 
-from jaxstyle import images, layers, losses, optimizers
-from jaxstyle.config import FLOAT32_MAX, Sweep
+from jaxstyle import images, layers, tables
+from jaxstyle.cell import losses, solvers
 from jaxstyle.conv import ARITHMETIC
+from jaxstyle.errors import JaxstyleError
 from jaxstyle.grid import Cell, Program
+from jaxstyle.settings import Sweep
+from jaxstyle.tables import TERMS, LossTerm
+from jaxstyle.values import FLOAT32_MAX
 from jaxstyle.vgg19 import Extent, Features, Params, within
 
 Value = Array | np.ndarray
@@ -55,6 +61,8 @@ class Knobs(NamedTuple):
     """The cell's row in `Targets.style`."""
     extent: Int[Value, " 2"]
     """(height, width) in px of the image, which may be smaller than the program's canvas."""
+    term_weights: dict[str, Float[Value, ""]]
+    """Of every optional loss term, by name."""
 
 
 class Targets(NamedTuple):
@@ -64,19 +72,49 @@ class Targets(NamedTuple):
     """P at every content tap."""
     style: tuple[Float[Value, "rows _c _c"], ...]
     """A, over its own pixel count, at every style tap."""
+    terms: dict[str, Any] = {}  # noqa: RUF012 - nobody changes it
+    """What each optional loss term keeps, by name: a pytree of arrays, a row of each for every content
+    or every style."""
+
+
+class View(NamedTuple):
+    """What an optional loss term sees of an image."""
+
+    image: Float[Array, "h w 3"]
+    """RGB, 0 to 255; a picture that is being optimised may leave that range."""
+    features: dict[str, Float[Array, "_h _w _c"]]
+    """Activations after the ReLU at the term's own taps, by layer, float32."""
+    inside: Bool[Array, "h w 1"] | None
+    """Where the image is, on a canvas larger than it; None where there is no canvas."""
 
 
 class Info(NamedTuple):
     """What one pass reports of x_k, the result after it; NaN from the step a cell diverged at."""
 
     loss_total: Float[Array, ""]
-    """alpha L_content + beta L_style + tv_weight TV."""
+    """alpha L_content + beta L_style + tv_weight TV, and weight times loss of every optional term."""
     loss_content: Float[Array, ""]
     """Without alpha."""
     loss_style: Float[Array, ""]
     """sum_l w_l E_l, without beta."""
     style_layer_loss: Float[Array, " style_taps"]
     """E_l, without w_l, of every tap of the program."""
+    terms: dict[str, Float[Array, ""]]
+    """Of every optional loss term, by name, without its weight."""
+
+
+def curves(info: Info) -> dict[str, Any]:
+    """An `Info` of any arrays as curves, by the names that tables have."""
+    fixed = info._asdict()
+    terms = {TERMS[name].loss_name: values for name, values in fixed.pop("terms").items()}
+    return fixed | terms
+
+
+def from_curves(values: Mapping[str, Any]) -> Info:
+    """What `curves` made `values` of."""
+    fixed = [name for name in Info._fields if name != "terms"]
+    terms = {row.name: values[row.loss_name] for row in tables.optional_terms() if row.loss_name in values}
+    return Info(**{name: values[name] for name in fixed}, terms=terms)
 
 
 class State(NamedTuple):
@@ -91,7 +129,7 @@ class State(NamedTuple):
     best: Float[Array, "h w 3"]
     """The image of the lowest loss so far."""
     loss_best: Float[Array, ""]
-    optimizer: optimizers.OptimizerState
+    optimizer: solvers.OptimizerState
     diverged_step: Int[Array, ""]
     """The first step that has no finite loss; -1 while there is none."""
 
@@ -147,7 +185,14 @@ def knobs(
         content_row=np.asarray(content_row, np.int32),
         style_row=np.asarray(style_row, np.int32),
         extent=np.asarray(extent, np.int32),
+        term_weights={name: number(getattr(cell, TERMS[name].weight)) for name in program.terms},
     )
+
+
+def blank_knobs(program: Program) -> Knobs:
+    """Knobs of no cell, whose shapes are those that `program` is compiled for."""
+    cell = Cell(0, "", "", "", "+".join(layers.STYLE_LAYERS), "noise", 0.0, 0.0, 0)
+    return knobs(cell, program, Sweep(), content_row=0, style_row=0, extent=(0, 0), steps=1)
 
 
 def noise(
@@ -221,10 +266,12 @@ def _bicubic(
 
 def _begin(program: Program, knobs: Knobs, image: Float[Array, "h w 3"]) -> State:
     nan, image = jnp.float32(jnp.nan), _within_range(knobs, image)
+    per_layer = jnp.full(len(program.style_taps), nan, jnp.float32)
+    terms: dict[str, Any] = dict.fromkeys(program.terms, nan)
     return State(
         image=image,
         evaluated=image,
-        info=Info(nan, nan, nan, jnp.full(len(program.style_taps), nan, jnp.float32)),
+        info=Info(nan, nan, nan, per_layer, terms),
         best=image,
         loss_best=jnp.float32(jnp.inf),
         optimizer=_optimizer(program).init(image),
@@ -232,8 +279,8 @@ def _begin(program: Program, knobs: Knobs, image: Float[Array, "h w 3"]) -> Stat
     )
 
 
-def _optimizer(program: Program) -> optimizers.Optimizer:
-    return optimizers.make(program.optimizer, program.lbfgs_memory)
+def _optimizer(program: Program) -> solvers.Solver:
+    return solvers.make(program.optimizer, program.optimizer_settings)
 
 
 def _positions(extent: Extent | None, name: str) -> Float[Array, ""] | None:
@@ -252,7 +299,10 @@ def loss(
     targets: Targets,
     image: Float[Array, "h w 3"],
 ) -> tuple[Float[Array, ""], Info]:
-    """L = alpha L_content + beta sum_l w_l E_l + tv_weight TV of one image (Gatys et al. 2016, eq. 7)."""
+    """L = alpha L_content + beta sum_l w_l E_l + tv_weight TV of one image (Gatys et al. 2016, eq. 7).
+
+    # Differs from Gatys et al. (2016): total variation, and weight times loss of every optional term.
+    """
     extent = knobs.extent if program.canvas else None
     arithmetic = ARITHMETIC[program.precision]
     found = features(params, images.to_network(image), extent)
@@ -278,7 +328,44 @@ def loss(
         + knobs.style_weight * loss_style
         + knobs.tv_weight * losses.total_variation(image, inside)
     )
-    return total, Info(total, loss_content, loss_style, style)
+    terms = {}
+    for name in program.terms:
+        row = TERMS[name]
+        at = knobs.content_row if row.of == "content" else knobs.style_row
+        kept = jax.tree.map(lambda table, at=at: table[at], targets.terms[name])
+        weight = knobs.term_weights[name]
+        view = jax.tree.map(functools.partial(_gated, weight), _view(row, image, found, inside))
+        terms[name] = _term_loss(row, view, kept)
+        total = total + jnp.where(weight > 0, weight * terms[name], 0.0)
+    return total, Info(total, loss_content, loss_style, style, terms)
+
+
+def _gated(weight: Float[Value, ""], values: Array) -> Array:
+    """`values`, which get no gradient where a term weighs nothing: not even one that is not finite."""
+    return jnp.where(weight > 0, values, lax.stop_gradient(values))
+
+
+def _view(
+    row: LossTerm,
+    image: Float[Array, "h w 3"],
+    found: dict[str, Array],
+    inside: Bool[Array, "h w 1"] | None,
+) -> View:
+    return View(image, {tap: found[tap].astype(jnp.float32) for tap in row.taps}, inside)
+
+
+def _term_loss(row: LossTerm, view: View, kept: Any) -> Float[Array, ""]:
+    """The loss of an optional term. Raises JaxstyleError if what comes of it is no number."""
+    with tables.blamed(row):
+        given = tables.function(row.loss)(view, kept)
+    if given is None:
+        raise JaxstyleError(row.where, "its loss gives None; end the function with return")
+    with tables.blamed(row):
+        value = jnp.asarray(given)
+    if value.shape or not jnp.issubdtype(value.dtype, jnp.floating):
+        shape = list(value.shape) if value.shape else ""
+        raise JaxstyleError(row.where, f"its loss is {value.dtype}{shape}; it must be one float")
+    return value.astype(jnp.float32)
 
 
 def _choose(condition: jax.Array, yes, no):
@@ -324,7 +411,7 @@ def step(
     (total, info), gradient = jax.value_and_grad(
         lambda image: loss(features, params, program, knobs, targets, image), has_aux=True
     )(state.image)
-    seen = optimizers.Evaluation(state.image, total, _projected(knobs, state.image, gradient))
+    seen = solvers.Evaluation(state.image, total, _projected(knobs, state.image, gradient))
     move = _optimizer(program).update(seen, state.evaluated, state.optimizer, _rate(knobs, k), k)
 
     alive = state.diverged_step < 0
@@ -353,17 +440,38 @@ def target_rows(
     program: Program,
     image: Float[Array, "h w 3"],
     extent: Extent | None = None,
+    role: str | None = None,
 ) -> Targets:
-    """P at the content taps and A at the style taps of one image, without the axis of rows.
+    """What the losses keep of one image, P at the content taps and A at the style taps, without rows.
 
     Args:
         extent: of the image, if it lies on a canvas.
+        role: `content` or `style`; optional terms keep nothing of the other one. None for both.
     """
     arithmetic = ARITHMETIC[program.precision]
     found = features(params, images.to_network(image), extent)
+    inside = None if extent is None else within(image.shape[:2], extent)
     return Targets(
         content=tuple(found[name] for name in program.content_taps),
         style=tuple(
             losses.gram(found[name], _positions(extent, name), arithmetic) for name in program.style_taps
         ),
+        terms={
+            name: _kept(TERMS[name], image, found, inside)
+            for name in program.terms
+            if role in (None, TERMS[name].of)
+        },
     )
+
+
+def _kept(
+    row: LossTerm,
+    image: Float[Array, "h w 3"],
+    found: dict[str, Array],
+    inside: Bool[Array, "h w 1"] | None,
+) -> Any:
+    """What an optional term keeps of an image."""
+    if row.keep is None:
+        return ()
+    with tables.blamed(row):
+        return jax.tree.map(jnp.asarray, tables.function(row.keep)(_view(row, image, found, inside)))

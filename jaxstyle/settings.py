@@ -1,0 +1,606 @@
+"""What a run can be asked for: the axes of its grid, its settings, and how it is carried out.
+
+A field of `Sweep` or of `RunOptions` is the row of a setting: its name, its type, its default, its help
+(the text under it), and in its annotation the rest, an `Axis` or a `Setting`. Flags, TOML, checks,
+fingerprints, comparisons, tables and the other commands take what they need from there.
+
+The weight of a loss term that is not in every program is an axis, and what an optimizer has of its own a
+setting, without being fields: their values are in `Sweep.extra`, and are given and read as if they were.
+
+Nothing here needs JAX.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import tyro
+
+import jaxstyle
+from jaxstyle import layers, tables, values
+from jaxstyle.paths import taken_from
+from jaxstyle.values import as_choice, as_flag, as_integer, as_number, as_text
+
+PACKAGE = Path(jaxstyle.__path__[0]).resolve()
+EXAMPLES = PACKAGE / "examples"
+PRESETS = PACKAGE / "presets"
+
+MIN_EDGE_PX = 16
+"""The shortest edge of an image, given or resized: four poolings leave one position of conv5_1."""
+MAX_STEPS = 10_000_000
+MAX_PYRAMID = 8
+MAX_CELLS = 10**7
+MAX_LBFGS_MEMORY = 200
+MIN_CHECKPOINT_S = 0.1
+MAX_DEVICES = 2**20
+LEARNING_RATE = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """What a grid may vary: a field of `Sweep` that takes several values, and of `Cell` that has one."""
+
+    parse: Callable[[str, Any, int], list[Any]]
+    """From the name of the axis, what was given, and how many values there may be, to values."""
+    title: str = ""
+    """What people are told it is; its name where it has none."""
+    short: str | None = None
+    """What stands before a value where there is little room: nothing, or the title if not given."""
+    plural: str = ""
+    """What several values are counted as; the title and `s` where it has none."""
+    path: bool = False
+    """Whether its values are paths of images, but for `INIT_KINDS`."""
+    thumbnail: bool = False
+    """Whether rows and columns of the page show its values."""
+    same: Callable[[Any], Any] = lambda value: value
+    """What two values have in common that are the same."""
+    balance: bool = False
+    """Whether a balance depends on it."""
+    later: bool = False
+    """Whether it is younger than runs that may be gone on with: it has one value by default then, and where
+    no cell has another it is in no fingerprint and no table."""
+    single: type = str
+    """The type of a flag that takes one value."""
+    single_help: str = ""
+    """Its help there, where that is another one."""
+    commands: tuple[str, ...] = ("sweep",)
+    """The commands that have it; beside `sweep`, with one value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What is the same for all cells of a run."""
+
+    check: Callable[[str, Any], Any] | None = None
+    """From its name and a value to the value in one form; None where it is checked with others."""
+    numbers: bool = True
+    """Whether the numbers of a cell follow from its value: then fingerprints have it."""
+    same: bool = True
+    """Whether a run that is gone on with must have the same."""
+    later: bool = False
+    """Whether it is younger than runs that may be gone on with: at its default it is in no fingerprint."""
+    balance: bool = False
+    """Whether a balance depends on it."""
+    single_help: str = ""
+    """Its help for a single picture, where that is another one."""
+    alone: str = ""
+    """Why it means nothing for a single picture, where it does not."""
+    commands: tuple[str, ...] = ("sweep", "transfer")
+    """The commands that have it."""
+
+
+def _choice(*allowed: str) -> Callable[[str, Any], str]:
+    return lambda what, value: as_choice(what, value, allowed)
+
+
+def _integer(minimum: int, maximum: int) -> Callable[[str, Any], int]:
+    return lambda what, value: as_integer(what, value, minimum=minimum, maximum=maximum)
+
+
+def _number(minimum: float, *, above: bool = False) -> Callable[[str, Any], float]:
+    return lambda what, value: as_number(what, value, minimum=minimum, above=above)
+
+
+def _one(parse: Callable[[str, Any], Any]) -> Callable[[str, Any, int], list[Any]]:
+    """For an axis each of whose values is given by itself."""
+    return lambda axis, value, most: [parse(axis, value)]
+
+
+def _steps(what: str, given: Sequence[Any]) -> tuple[int, ...]:
+    steps = tuple(as_integer(what, n, minimum=1, maximum=MAX_STEPS) for n in given)
+    if not steps:
+        raise values.JaxstyleError(what, "no value; give at least one")
+    if len(set(steps)) != len(steps):
+        raise values.JaxstyleError(what, f"{list(steps)} repeats a value; give each once")
+    return tuple(sorted(steps))
+
+
+def _files(what: str, given: Any) -> tuple[str, ...]:
+    several = given if isinstance(given, list | tuple) else (given,)
+    return tuple(_path(what, path) for path in several)
+
+
+def _path(what: str, given: Any) -> str:
+    return taken_from("", as_text(what, given))
+
+
+def _pool(what: str, value: Any) -> str:
+    return as_choice(what, value, tables.POOLINGS.names)
+
+
+_STEPS = "Optimisation steps, one evaluation of the loss and its gradient each (default: "
+_STEPS += ", ".join(f"{row.steps} for {row.name}" for row in tables.OPTIMIZERS) + ")."
+_EVERYWHERE = ("sweep", "transfer", "calibrate", "features")
+_OF_A_PAIR = ("sweep", "transfer", "calibrate")
+_CELLS, _DIRECTORY = "is for several cells", "is for run directories"
+_HIDDEN: Any = tyro.conf.Suppress
+WRITTEN = Setting(numbers=False, same=False, commands=(), alone=_DIRECTORY)
+"""The row of what a spec has and no flag."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A grid of style transfers: its axes (each takes several values) and its settings."""
+
+    content: Annotated[
+        tuple[str, ...],
+        Axis(parse=_one(values.as_file), short="", path=True, thumbnail=True, balance=True),
+    ] = ()
+    """Content images. With neither --content nor --style nor --spec, the demo preset."""
+    style: Annotated[
+        tuple[str, ...],
+        Axis(parse=_one(values.as_file), short="", path=True, thumbnail=True, balance=True),
+    ] = ()
+    """Style images."""
+    content_layer: Annotated[
+        tuple[str, ...],
+        Axis(
+            parse=_one(values.layer_name),
+            title="content layer",
+            short="",
+            balance=True,
+            commands=_OF_A_PAIR,
+        ),
+    ] = (layers.CONTENT_LAYER,)
+    """Layer of the content loss, after its ReLU."""
+    style_layers: Annotated[
+        tuple[str, ...],
+        Axis(
+            parse=_one(values.as_style_set),
+            title="style layers",
+            short="",
+            plural="sets of style layers",
+            same=values.style_set,
+            balance=True,
+            commands=_OF_A_PAIR,
+        ),
+    ] = ("+".join(layers.STYLE_LAYERS),)
+    """Layers of the style loss: conv1_1+conv2_1 (equal weights, sum 1) or conv1_1:20+conv4_1:0.05."""
+    init: Annotated[
+        tuple[str, ...],
+        Axis(
+            parse=_one(values.as_start),
+            title="start",
+            short="from",
+            path=True,
+            commands=("sweep", "transfer"),
+        ),
+    ] = ("noise",)
+    """Starting image: noise, content, style, or a path to any image."""
+    alpha_beta: Annotated[
+        tuple[float | str, ...],
+        Axis(
+            parse=_one(values.as_ratio),
+            title="α/β",
+            plural="values of α/β",
+            commands=("sweep", "transfer"),
+        ),
+    ] = (1e-3,)
+    """Ratio of content to style weight; 0 is texture synthesis. 0.1x is that multiple of the ratio at
+    which pure content and pure style would cost the same, measured first (see jaxstyle.calibrate)."""
+    learning_rate: Annotated[
+        tuple[float, ...],
+        Axis(
+            parse=_one(_number(0.0, above=True)),
+            title="learning rate",
+            short="rate",
+            single=float,
+            commands=("sweep", "transfer"),
+        ),
+    ] = ()
+    """Adam's learning rate, in grey levels; with lbfgs, how far its first step moves the pixel that it
+    moves farthest (default: 10)."""
+    seed: Annotated[
+        tuple[int | str, ...],
+        Axis(
+            parse=values.as_seeds,
+            single_help="Seed of the noise, 0 to 4294967295.",
+            commands=("sweep", "transfer"),
+        ),
+    ] = (0,)
+    """Seed of the noise, 0 to 4294967295; 0:32 is a range."""
+
+    steps: Annotated[tuple[int, ...], Setting(check=_steps, single_help=_STEPS)] = ()
+    """Optimisation steps, one evaluation of the loss and its gradient each. Several values are snapshots of
+    one trajectory (default: 500 for adam, 250 for lbfgs)."""
+    size: Annotated[str, Setting(check=values.as_size, balance=True, commands=_EVERYWHERE)] = "256"
+    """Longest edge of the content, or WxH to fill and crop."""
+    style_size: Annotated[
+        int | None,
+        Setting(check=_integer(values.MIN_SIZE_PX, values.MAX_SIZE_PX), balance=True, commands=_OF_A_PAIR),
+    ] = None
+    """Longest edge of the style images (default: the longest edge of the content's target size)."""
+    pool: Annotated[str, Setting(check=_pool, balance=True, commands=_EVERYWHERE)] = "avg"
+    """Pooling of the network: avg or max."""
+    network: Annotated[
+        str, Setting(check=_choice("raw", "normalised"), balance=True, commands=_OF_A_PAIR)
+    ] = "raw"
+    """Scaling of the network's weights: raw, as published, or normalised, so that every filter's mean
+    activation is 1 (Gatys et al. 2016); ratios mean another thing there, give them as multiples (0.1x)."""
+    style_weights: Annotated[
+        str,
+        Setting(check=_choice("equal", "balanced"), balance=True, later=True, commands=_OF_A_PAIR),
+    ] = "equal"
+    """Weights of style layers that carry none of their own: equal, or balanced, so that each has the same
+    share of the style loss of the content image."""
+    optimizer: Annotated[str, Setting()] = "auto"
+    """How the pixels are optimised: adam or lbfgs; auto is lbfgs, or adam where a learning rate or decay is
+    given, which are Adam's."""
+    lbfgs_memory: Annotated[int | None, Setting(check=_integer(1, MAX_LBFGS_MEMORY))] = None
+    """Pairs of steps and gradient changes that L-BFGS remembers (default: 30)."""
+    pyramid: Annotated[int | None, Setting(check=_integer(0, MAX_PYRAMID))] = None
+    """Coarser stages to solve first, each of half the next one's size; those under 32 px are skipped
+    (default: 2 for lbfgs, 0 for adam)."""
+    fast: Annotated[bool, Setting(check=as_flag)] = False
+    """Make of a sweep by Adam its coarse-to-fine twin: lbfgs with a pyramid, and a quarter of the steps."""
+    schedule: Annotated[str, Setting()] = "constant"
+    """Adam's learning rate: constant, or decay, flat to 70 % of the steps and then linear to 0."""
+    keep: Annotated[str, Setting(check=_choice("last", "best"))] = "last"
+    """The image that is saved: the last, or the best, that of the lowest loss so far."""
+    clamp: Annotated[bool, Setting(check=as_flag)] = False
+    """Keep pixels in 0 to 255 while they are optimised, so that the picture that is saved is the one whose
+    loss was brought down."""
+    noise_std: Annotated[float, Setting(check=_number(0.0), commands=_OF_A_PAIR)] = 1.0
+    """Standard deviation of the noise start about the mean colour, in grey levels."""
+    precision: Annotated[str, Setting(check=_choice("f32", "tf32", "bf16"))] = "f32"
+    """Products of convolutions and Gram matrices: f32, tf32 (NVIDIA GPUs only) or bf16, summed in float32
+    (bf16 also stores activations so); losses and the image are always float32."""
+    conv: Annotated[str, Setting(check=_choice("auto", "plain"))] = "auto"
+    """Convolution: auto, the fastest on the device, or plain, XLA's own everywhere."""
+    canvas: Annotated[str, Setting(check=_choice("auto", "off"), commands=("sweep",))] = "auto"
+    """auto lets images of several shapes share a program where that is predicted to pay; off never."""
+    beta: Annotated[float, Setting(check=_number(0.0, above=True))] = 1.0
+    """Weight of the style loss; the content loss has beta times alpha-beta."""
+    tv_weight: Annotated[float, Setting(check=_number(0.0))] = 0.0
+    """Weight of the total variation."""
+    weights: Annotated[
+        str | None,
+        Setting(
+            check=_path,
+            numbers=False,  # their digest stands there
+            balance=True,
+            commands=_EVERYWHERE,
+        ),
+    ] = None
+    """VGG19 weights: a converted file or Keras' notop file (default: the packaged ones)."""
+    trace_every: Annotated[
+        int, Setting(check=_integer(1, MAX_STEPS), alone=_DIRECTORY, commands=("sweep",))
+    ] = 1
+    """Keep every N-th entry of the loss curves (the first and the last always)."""
+    checkpoint_every: Annotated[
+        float,
+        Setting(check=_number(MIN_CHECKPOINT_S), numbers=False, alone=_DIRECTORY, commands=("sweep",)),
+    ] = 60.0
+    """Seconds of work that a killed run may have to repeat at most: chunks are cut, and states written, by
+    it."""
+    max_cells: Annotated[
+        int,
+        Setting(check=_integer(1, MAX_CELLS), numbers=False, same=False, alone=_CELLS, commands=("sweep",)),
+    ] = 100_000
+    """Refuse a grid of more cells than this."""
+    split_depth: Annotated[bool, Setting(check=as_flag, alone=_CELLS, commands=("sweep",))] = False
+    """Compile cells of shallower layers apart from deeper ones instead of together."""
+    deterministic: Annotated[bool, Setting(check=as_flag, numbers=False)] = False
+    """Ask a GPU for the same bytes in every process (a CPU gives them anyway)."""
+
+    grid: Annotated[tuple[Mapping[str, Any], ...], _HIDDEN, dataclasses.replace(WRITTEN, alone=_CELLS)] = ()
+    """Tables of axis values, the run being their union; axes absent from one come from above."""
+    digests: Annotated[Mapping[str, str], _HIDDEN, WRITTEN] = field(default_factory=dict)
+    """SHA-256 of files by path; a file that differs is an error."""
+    balance: Annotated[tuple[Mapping[str, Any], ...], _HIDDEN, WRITTEN] = ()
+    """What was measured for relative alpha-beta and balanced style weights: a table for each combination of
+    `BALANCED_AXES`, with `alpha_beta`, the ratio that 1x stands for, and `weights`, w_l by layer."""
+    given: Annotated[Mapping[tuple[str, str], str], _HIDDEN, WRITTEN] = field(default_factory=dict)
+    """The text a user gave for a path, by axis and absolute path."""
+    extra: Annotated[Mapping[str, Any], _HIDDEN, WRITTEN] = field(default_factory=dict)
+    """Values of the axes and settings that are no fields, by name: weights of optional terms that are not
+    at their default, and what is the optimizer's own."""
+    plugins: Annotated[
+        tuple[str, ...], _HIDDEN, dataclasses.replace(WRITTEN, numbers=True, same=True, later=True)
+    ] = ()
+    """SHA-256 of the plugins whose rows it uses, ascending."""
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes of its grid, in the order of their product, the last one fastest."""
+        given = {*self.extra, *(key for table in self.grid for key in table)}
+        others = (name for name, default in LATER.items() if getattr(self, name) != default)
+        return axes_with({*given, *others})
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            extra = self.__dict__.get("extra", {})
+            return extra[name] if name in extra else default_of(name)
+
+
+def default_of(name: str) -> Any:
+    """The default of an axis or a setting that is no field. Raises AttributeError if it is none at all."""
+    if not name.startswith("_") and name in (defaults := added()):
+        return defaults[name]
+    raise AttributeError(name)
+
+
+_init = Sweep.__init__
+
+
+@functools.wraps(_init)
+def _init_with_extra(self: Sweep, *given: Any, **settings: Any) -> None:
+    own = {name: settings.pop(name) for name in added() if name in settings}
+    if own:
+        settings["extra"] = {**(settings.get("extra") or {}), **own}
+    _init(self, *given, **settings)
+
+
+Sweep.__init__ = _init_with_extra  # what plugins add is given by name, like a field
+
+
+# --- what follows from the rows -------------------------------------------------------------------
+
+
+def _rows(of: type) -> dict[str, Any]:
+    """The rows that the fields of a dataclass are annotated with, by the fields' names."""
+    hints = get_type_hints(of, include_extras=True)
+    marks = {f.name: getattr(hints[f.name], "__metadata__", ()) for f in dataclasses.fields(of)}
+    return {name: mark for name, own in marks.items() for mark in own if isinstance(mark, Axis | Setting)}
+
+
+_ROWS = _rows(Sweep)
+_AXES: dict[str, Axis] = {name: row for name, row in _ROWS.items() if isinstance(row, Axis)}
+SETTINGS: dict[str, Setting] = {name: row for name, row in _ROWS.items() if isinstance(row, Setting)}
+"""The settings of a sweep by name."""
+LATER = {f.name: f.default for f in dataclasses.fields(Sweep) if f.name in _AXES and _AXES[f.name].later}
+"""The defaults of the axes that are younger than runs that may be gone on with."""
+AXES = tuple(name for name in _AXES if name not in LATER)
+"""The axes that every run has, in the order of their product, the last one fastest."""
+SEVERAL = (*_AXES, "steps")
+"""What takes several values in a sweep."""
+PATH_AXES = tuple(name for name, row in _AXES.items() if row.path)
+BALANCED_AXES = tuple(name for name, row in _AXES.items() if row.balance)
+"""The axes that a balance depends on."""
+BALANCED_SETTINGS = tuple(name for name, row in SETTINGS.items() if row.balance)
+"""The settings that it depends on."""
+SWEEP_KEYS = tuple(f.name for f in dataclasses.fields(Sweep) if f.name not in ("given", "extra"))
+"""What a spec may have of a sweep, beside what is no field."""
+_AFTER_ADDED = "learning_rate"
+"""The other axes stand before this one."""
+
+
+def added() -> dict[str, Any]:
+    """The axes and settings that are no fields, weights of optional terms and what is an optimizer's own.
+
+    Returns:
+        Their defaults, by name.
+    """
+    weights = {row.weight: (0.0,) for row in tables.optional_terms()}
+    own = ((name, default) for row in tables.OPTIMIZERS for name, default in row.own.items())
+    return weights | {name: default for name, default in own if name not in SETTINGS}
+
+
+def is_axis(name: str) -> bool:
+    """Whether a name is that of an axis."""
+    return name in _AXES or any(row.weight == name for row in tables.optional_terms())
+
+
+def axis(name: str) -> Axis:
+    """The row of an axis. Raises KeyError if it is none."""
+    if name in _AXES:
+        return _AXES[name]
+    for row in tables.optional_terms():
+        if row.weight == name:
+            title = f"weight of the {row.words}"
+            short = name.replace("_", " ")
+            return Axis(parse=_one(_number(0.0)), title=title, short=short, plural=f"values of {short}")
+    raise KeyError(name)
+
+
+def optional_axes() -> dict[str, Any]:
+    """The axes that not every run has, and their values there: younger ones, weights of optional terms."""
+    return LATER | {row.weight: (0.0,) for row in tables.optional_terms()}
+
+
+def axes_with(more: Iterable[str]) -> tuple[str, ...]:
+    """The names of the axes that every run has, and of those optional ones that are in `more`."""
+    more, at = set(more), AXES.index(_AFTER_ADDED)
+    own = [name for name in optional_axes() if name in more]
+    return (*AXES[:at], *own, *AXES[at:])
+
+
+def title(name: str) -> str:
+    """What people are told an axis is, or `steps`."""
+    return (axis(name).title if is_axis(name) else "") or name.replace("_", " ")
+
+
+def short(name: str) -> str:
+    """What stands before a value of an axis where there is little room."""
+    row = axis(name).short if is_axis(name) else None
+    return title(name) if row is None else row
+
+
+def plural(name: str) -> str:
+    """What several values of an axis are counted as."""
+    if name == "steps":
+        return "snapshots"
+    return axis(name).plural or f"{title(name)}s"
+
+
+# --- how a run is carried out ---------------------------------------------------------------------
+
+
+def preset_heads() -> dict[str, tuple[str, str]]:
+    """What every preset is and what it costs, by name: the first two lines of its file."""
+    heads = {}
+    for path in sorted(PRESETS.glob("*.toml")):
+        with path.open(encoding="utf-8") as file:
+            about, cost = (file.readline().removeprefix("#").strip() for _ in range(2))
+        heads[path.stem] = about, cost
+    return heads
+
+
+def _preset_hint(_: str) -> str:
+    """The list of presets under `--help`, which is all that reads their files."""
+    lines = (f"{name}: {about} ({cost})" for name, (about, cost) in preset_heads().items())
+    return "\n" + "\n".join(lines) + "\n(default: none)"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where a run goes and what it says: nothing that its numbers depend on."""
+
+    preset: Annotated[str | None, tyro.conf.arg(help_behavior_hint=_preset_hint), Setting()] = None
+    """Start from a named set of settings; flags override them. Times are those of two CPU cores, and for a
+    GPU estimates; --fast makes of one by Adam a twin of a quarter of its steps."""
+    spec: Annotated[str | None, Setting(check=as_text)] = None
+    """Read settings from a TOML file whose keys are these flags with _ for -."""
+    plugin: Annotated[tuple[str, ...], Setting(check=_files)] = ()
+    """Python files that add loss terms, optimizers or poolings, with flags of their own: see
+    docs/plugins.md. They are run, so that no spec can name one."""
+    out: Annotated[str | None, Setting(check=values.as_place)] = None
+    """Run directory, new or empty (default: runs/NNNN-NAME)."""
+    resume: Annotated[bool, Setting(check=as_flag)] = False
+    """Go on with the run in --out where it ended; settings that are given must be that run's."""
+    extend: Annotated[bool, Setting(check=as_flag)] = False
+    """Add the cells that are not in the run in --out yet; all other settings must be that run's."""
+    dry_run: Annotated[bool, Setting(check=as_flag)] = False
+    """Print the plan and its cost, and write nothing."""
+    json: Annotated[bool, Setting(check=as_flag)] = False
+    """With --dry-run: print the plan as JSON."""
+    devices: Annotated[int | None, Setting(check=_integer(1, MAX_DEVICES))] = None
+    """Use no more than so many devices of this machine, or workers of the cluster (default: all)."""
+    shard: Annotated[str | None, Setting()] = None
+    """I/N: compute one N-th of the run in --out, beside other processes that compute the others; I counts
+    from 0 or from 1. slurm: the one that the variables of SLURM's job array name."""
+    cluster: Annotated[str | None, Setting(check=as_text)] = None
+    """Compute on a Ray cluster: local starts one on this machine, auto is the one this process is on, else
+    an address. Needs jaxstyle[cluster]."""
+    collect: Annotated[bool, Setting(check=as_flag)] = False
+    """With --cluster: ship what is computed to this process, for workers that do not see --out."""
+    no_lock: Annotated[bool, Setting(check=as_flag)] = False
+    """Take no lock, where the file system of --out has none: at your own risk, it is then for you to see
+    that no other process works in the run, or at the share."""
+    no_compile_cache: Annotated[bool, Setting(check=as_flag)] = False
+    """Keep no compiled programs in the user's cache directory."""
+    quiet: Annotated[bool, Setting(check=as_flag)] = False
+    """Print nothing but errors."""
+    log_format: Annotated[str, Setting(check=_choice("text", "json"))] = "text"
+    """Lines on standard output: text or json."""
+
+
+OPTIONS: dict[str, Setting] = _rows(RunOptions)
+"""The settings of how a run is carried out by name."""
+OPTION_KEYS = tuple(OPTIONS)
+
+
+# --- the settings of a command --------------------------------------------------------------------
+
+
+@functools.cache
+def helps() -> dict[str, str]:
+    """The help of every axis, setting and option: the text under its field."""
+    found = {}
+    for node in ast.parse(inspect.getsource(sys.modules[__name__])).body:
+        if isinstance(node, ast.ClassDef) and node.name in (Sweep.__name__, RunOptions.__name__):
+            for line, after in zip(node.body, node.body[1:], strict=False):
+                if isinstance(line, ast.AnnAssign) and isinstance(after, ast.Expr):
+                    text = ast.literal_eval(after.value)
+                    found[ast.unparse(line.target)] = " ".join(text.split())
+    return found
+
+
+def of_command(command: str) -> tuple[str, ...]:
+    """The axes and settings that a command has, in the order of `Sweep`."""
+    return tuple(name for name, row in _ROWS.items() if command in row.commands)
+
+
+def arguments(command: str, base: type, options: Iterable[str] = ()) -> type:
+    """`base`, the arguments of a command, and after them the settings that the command has.
+
+    An axis takes one value there, and so do the steps and options that may have several.
+
+    Args:
+        command: whose.
+        base: a dataclass; its own fields stay as they are.
+        options: names of options that it also has.
+    """
+    own = {f.name for f in dataclasses.fields(base)}
+    fields = []
+    for of, names in ((Sweep, of_command(command)), (RunOptions, tuple(options))):
+        hints: dict[str, Any] = get_type_hints(of)
+        defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(of)}
+        for name in names:
+            if name in own:
+                continue
+            kind, default = hints[name], defaults[name]
+            if isinstance(default, tuple) and name in OPTIONS:
+                kind, default = str | None, None
+            elif name in SEVERAL:
+                kind = _AXES[name].single if name in _AXES else int
+                default = default[0] if default else None
+                if default is None:
+                    kind = kind | None
+                elif kind is str:
+                    default = str(default)
+            row = _ROWS.get(name) or OPTIONS[name]
+            text = row.single_help or helps()[name]
+            fields.append((name, Annotated[kind, tyro.conf.arg(help=text)], default))
+    optimises = command in SETTINGS["optimizer"].commands
+    for name, (default, text) in _added_flags().items() if optimises else ():
+        one = default[0] if isinstance(default, tuple) else default
+        fields.append((name, Annotated[type(one), tyro.conf.arg(help=text)], one))
+    made = dataclasses.make_dataclass(base.__name__, fields, bases=(base,), frozen=True)
+    made.__doc__ = base.__doc__
+    return made
+
+
+def with_added() -> type[Sweep]:
+    """`Sweep` with a field for everything that is none, for flags."""
+    fields = [
+        (
+            name,
+            Annotated[
+                tuple[float, ...] if isinstance(default, tuple) else type(default),
+                tyro.conf.arg(help=about),
+            ],
+            default,
+        )
+        for name, (default, about) in _added_flags().items()
+    ]
+    return (
+        dataclasses.make_dataclass(Sweep.__name__, fields, bases=(Sweep,), frozen=True) if fields else Sweep
+    )
+
+
+def _added_flags() -> dict[str, tuple[Any, str]]:
+    """By name of what is no field, its default and its help."""
+    helps = {row.weight: f"Weight of the {row.words}." for row in tables.optional_terms()}
+    for row in tables.OPTIMIZERS:
+        helps |= dict.fromkeys(row.own, row.help or f"A setting of {row.words}.")
+    return {name: (default, helps[name]) for name, default in added().items()}

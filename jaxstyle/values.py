@@ -1,0 +1,282 @@
+"""Values of settings: from what a user wrote to what it means, or an error of one line.
+
+A function takes what is being set, for its error, and the value as flags, TOML or Python give it: a text,
+a number, a number of NumPy. What comes back has one form for all of them.
+
+Nothing here needs JAX.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import math
+import os
+import re
+import reprlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from jaxstyle import layers, peers
+from jaxstyle.errors import JaxstyleError
+from jaxstyle.paths import taken_from
+
+INIT_KINDS = ("noise", "content", "style")
+MIN_SIZE_PX, MAX_SIZE_PX = 32, 8192
+FLOAT32_MAX = 3.4028234663852886e38
+MAX_SHOWN = 80
+"""Characters of a value in an error that is no text."""
+
+# --- any setting ------------------------------------------------------------------------------------
+
+
+def plain(value: Any) -> Any:
+    """`value` with the numbers and one-dimensional arrays of NumPy and JAX in it as Python's own.
+
+    A number of fewer than 64 bits is what it is printed as: float32(0.1) is 0.1, not 0.10000000149.
+    """
+    if isinstance(value, list | tuple):
+        return tuple(plain(item) for item in value)
+    if _is_pil(value):
+        return value
+    kind = getattr(getattr(value, "dtype", None), "kind", "")
+    if not kind or not hasattr(value, "tolist"):
+        return value
+    if len(value.shape) > 1:  # an image, perhaps
+        return value
+    if kind == "f" and value.dtype.itemsize < 8:
+        return _printed(value)
+    items = value.tolist()
+    return tuple(items) if isinstance(items, list) else items
+
+
+def several(value: Any) -> tuple[Any, ...]:
+    """The values of an axis, which may have been given as one value."""
+    return tuple(value) if isinstance(value, list | tuple | range) else (value,)
+
+
+def _printed(value: Any) -> Any:
+    """The shortest decimal numbers that are those of an array, or of a scalar."""
+    import numpy
+
+    short = numpy.asarray(value)
+    numbers = [float(str(number)) for number in short.reshape(-1)]
+    return tuple(numbers) if short.shape else numbers[0]
+
+
+def is_pixels(value: Any) -> bool:
+    """Whether a value is an image itself, of PIL or as an array, and no path of one."""
+    return not isinstance(value, str | os.PathLike) and (_is_pil(value) or hasattr(value, "__array__"))
+
+
+def _is_pil(value: Any) -> bool:
+    # Its attributes raise once it has been closed.
+    return any(kind.__module__.partition(".")[0] == "PIL" for kind in type(value).__mro__)
+
+
+def shown(value: Any) -> str:
+    """What a wrong value is, in a few words."""
+    if _is_pil(value):
+        return "a PIL image"
+    shape, kind = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape is not None and kind is not None:
+        return f"an array of {kind} {tuple(shape)}"
+    if isinstance(value, int) and abs(value) > 10**MAX_SHOWN:  # which Python may refuse to print
+        return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, str):
+        long = len(value) > 3 * MAX_SHOWN
+        return repr(f"{value[:MAX_SHOWN]} [...] {value[-MAX_SHOWN:]}" if long else value)
+    text = reprlib.repr(value)
+    return text if len(text) <= MAX_SHOWN and not text.startswith("<") else type(value).__name__
+
+
+def as_number(what: str, value: Any, *, minimum: float, above: bool = False) -> float:
+    """A finite number from `minimum` on, or `above` it, that float32 holds."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise JaxstyleError(what, f"{shown(value)} is not a number")
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        raise JaxstyleError(what, f"{shown(value)} is not a number") from None
+    if not math.isfinite(number):
+        raise JaxstyleError(what, f"{value} is not finite; give a finite number")
+    if number < minimum or (above and number == minimum):
+        bound = f"above {minimum:g}" if above else f"at least {minimum:g}"
+        raise JaxstyleError(what, f"{value} is out of range; it must be {bound}")
+    if number > FLOAT32_MAX:
+        raise JaxstyleError(what, f"{value} is beyond float32; the largest is 3.4e38")
+    return number
+
+
+def as_integer(what: str, value: Any, *, minimum: int, maximum: int) -> int:
+    """A whole number from `minimum` to `maximum`."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,30}", value.strip()):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise JaxstyleError(what, f"{shown(value)} is not a whole number")
+    if not minimum <= value <= maximum:
+        raise JaxstyleError(what, f"{shown(value)} is out of range; it must be {minimum} to {maximum}")
+    return value
+
+
+def as_choice(what: str, value: Any, allowed: Sequence[str]) -> str:
+    """One of `allowed`."""
+    if isinstance(value, str) and value in allowed:
+        return value
+    raise JaxstyleError(what, f"{shown(value)} is not known; use {' or '.join(allowed)}")
+
+
+ASCII_NAMES = "this process takes the names of files for {}; set PYTHONUTF8=1, or a locale of UTF-8"
+
+
+def check_named(what: str, path: str) -> None:
+    """Raise JaxstyleError for a path of good UTF-8 that came here as something else: in a C locale."""
+    if any(0xD800 <= ord(c) <= 0xDFFF for c in path):
+        with contextlib.suppress(UnicodeError):  # bytes that are no UTF-8 either
+            name = os.fsencode(path).decode("utf-8")
+            raise JaxstyleError(what, f"{name!r}: {ASCII_NAMES.format(sys.getfilesystemencoding())}")
+
+
+def as_text(what: str, value: Any) -> str:
+    """A text that can stand in a file of a run: a name or a path."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise JaxstyleError(what, f"{shown(value)} is not a text; give a name or a path")
+    text = str(os.fspath(value))
+    check_named(what, text)
+    if any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) <= 0xDFFF for c in text):
+        raise JaxstyleError(what, f"{text!r} holds control characters or is not UTF-8; rename it")
+    return text
+
+
+def as_place(what: str, value: Any) -> str:
+    """The path of a run directory: any that can be made; it stands in no file of the run."""
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else ""
+    check_named(what, str(text))
+    if not text or "\0" in text or any(0xD800 <= ord(c) <= 0xDFFF for c in str(text)):
+        raise JaxstyleError(what, f"{shown(value)} is no path in UTF-8; give one")
+    return str(text)
+
+
+def as_file(axis: str, value: Any) -> str:
+    """The absolute path of an image file."""
+    if is_pixels(value):
+        mend = "a run is repeated from files: save it and give its path; jaxstyle.stylize takes pixels"
+        raise JaxstyleError(axis, f"{shown(value)} is no path; {mend}")
+    return taken_from("", as_text(axis, value))
+
+
+def as_flag(what: str, value: Any) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise JaxstyleError(what, f"{shown(value)} is neither true nor false")
+    return value
+
+
+def as_sha256(path: str, value: Any) -> str:
+    """The digest of a file at `path`, in small letters."""
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9A-Fa-f]{64}", value):
+        raise JaxstyleError("digests", f"{value!r} of {path} is no SHA-256; give 64 hexadecimal digits")
+    return value.lower()
+
+
+def layer_name(what: str, value: Any) -> str:
+    """`value` if it names a layer of VGG19; otherwise the error with the nearest name."""
+    if isinstance(value, str) and value in layers.NAMES:
+        return value
+    if isinstance(value, str) and (known := peers.layer(value)) is not None:
+        raise JaxstyleError(what, known)
+    if isinstance(value, str) and "," in value:
+        mend = "join those of a set by +, as in conv1_1+conv2_1; sets, and content layers, by spaces"
+        raise JaxstyleError(what, f"VGG19 has no layer {value!r}; {mend}")
+    near = difflib.get_close_matches(str(value), layers.NAMES, n=1, cutoff=0.3)
+    hint = f"did you mean {near[0]}?" if near else f"they run from {layers.NAMES[0]} to conv5_4"
+    raise JaxstyleError(what, f"VGG19 has no layer {shown(value)}; {hint}")
+
+
+@functools.cache
+def style_set(text: str) -> tuple[tuple[str, float], ...]:
+    """The layers and weights that a set such as `conv1_1+conv2_1` or `conv1_1:20+conv4_1:0.05` names.
+
+    Returns:
+        `(name, w_l)` from the image downwards. Without weights they are equal and sum to 1.
+    """
+    what = "style_layers"
+    weights: dict[str, float | None] = {}
+    for part in as_text(what, text).split("+"):
+        name, colon, weight = part.strip().partition(":")
+        layer_name(what, name)
+        if name in weights:
+            raise JaxstyleError(what, f"{text!r} names {name} twice; name each layer once")
+        weights[name] = as_number(what, weight, minimum=0.0) if colon else None
+    if len({weight is None for weight in weights.values()}) > 1:
+        raise JaxstyleError(what, f"{text!r}: either every layer of a set carries a weight or none")
+    names = layers.in_order(weights)
+    return tuple((n, 1.0 / len(names) if (w := weights[n]) is None else w) for n in names)
+
+
+def as_style_set(what: str, value: Any) -> str:
+    """A set of style layers as it is written, without spaces."""
+    return "+".join(part.strip() for part in as_text(what, value).split("+"))
+
+
+def as_size(what: str, value: Any) -> str:
+    """`256` or `256x192`, from what `parse_size` takes."""
+    size = parse_size(value)
+    return str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}"
+
+
+def parse_size(value: Any) -> int | tuple[int, int]:
+    """`256` as the longest edge in px, or `192x256` as (width, height) = (192, 256)."""
+    text = str(value) if isinstance(value, str | int) else shown(value)
+    if match := re.fullmatch(r"(\d{1,9})x(\d{1,9})", text):
+        w, h = (as_integer("size", n, minimum=MIN_SIZE_PX, maximum=MAX_SIZE_PX) for n in match.groups())
+        return w, h
+    if isinstance(value, bool) or not re.fullmatch(r"-?\d{1,9}", text):
+        raise JaxstyleError("size", f"{text!r} is neither a longest edge (256) nor WxH (256x192)")
+    return as_integer("size", int(text), minimum=MIN_SIZE_PX, maximum=MAX_SIZE_PX)
+
+
+# --- values of axes -----------------------------------------------------------------------------
+
+
+def as_seeds(what: str, value: Any, limit: int) -> list[int]:
+    """Seeds that a number or a range such as `0:32` stands for, at most `limit`."""
+    bounds = {"minimum": 0, "maximum": 2**32 - 1}
+    if isinstance(value, str) and ":" in value:
+        match = re.fullmatch(r"(\d{1,10}):(\d{1,10})", value.strip())
+        if not match:
+            raise JaxstyleError(what, f"{value!r} is not a range; write 0:32 for 0 to 31")
+        first, end = int(match[1]), int(match[2])
+        if end <= first:
+            raise JaxstyleError(what, f"{value} is empty; the end must be above the start")
+        as_integer(what, first, **bounds)
+        as_integer(what, end - 1, **bounds)
+        if end - first > limit:
+            raise JaxstyleError(what, f"{value} has more than {limit} values; see --max-cells")
+        return list(range(first, end))
+    return [as_integer(what, value, **bounds)]
+
+
+def as_start(what: str, value: Any) -> str:
+    """One of `INIT_KINDS`, or the absolute path of a starting image."""
+    if isinstance(value, str) and value in INIT_KINDS:
+        return value
+    path = as_file(what, value)
+    name = os.path.basename(path)
+    if (kind := peers.STARTS.get(name.lower())) is not None and not os.path.exists(path):
+        raise JaxstyleError(what, f"{name} is no file and no kind of start; did you mean {kind}?")
+    return path
+
+
+def as_ratio(what: str, value: Any) -> float | str:
+    """A ratio of content to style weight, or a multiple of the balance such as `0.1x`."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9.eE+-]+x", value.strip()):
+        return f"{as_number(what, value.strip()[:-1], minimum=0.0):g}x"
+    return as_number(what, value, minimum=0.0)
+
+
+def multiple(ratio: float | str) -> float | None:
+    """The factor of a relative alpha-beta such as `0.1x`; None for a number."""
+    return float(ratio[:-1]) if isinstance(ratio, str) else None
