@@ -169,6 +169,7 @@ def _curves(study: Study, spreads: Sequence[Spread]) -> Figure:
                 axes.fill_between(steps[shown], a[shown], b[shown], color=colour, alpha=alpha, lw=0)
             axes.plot(steps[shown], middle[shown], color=colour, lw=1.4, label=_named(spread))
         axes.set(title=term_title(name), xscale="log", yscale="log")
+        axes.tick_params(labelbottom=True)  # also where a panel below is left out
         _step_axis(axes)
     _legend(figure, panels[0])
     return figure
