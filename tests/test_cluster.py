@@ -42,7 +42,7 @@ class Deadly(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module):
         self.real.loader.exec_module(module)
-        module.Worker.compute = lambda self, block: os._exit(9)
+        module.Worker.compute = lambda self, block, **more: os._exit(9)
 
 if any("default_worker" in argument for argument in sys.orig_argv):
     sys.meta_path.insert(0, Deadly())
