@@ -55,7 +55,7 @@ def blamed(row: _Row) -> Iterator[None]:
         yield
     except JaxstyleError:
         raise
-    except Exception as error:
+    except Exception as error:  # whatever a user's own code raises; jaxstyle's own is not touched
         if row.origin is None:
             raise
         raise JaxstyleError(at_fault(row.origin.file, error), said(error)) from error
