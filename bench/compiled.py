@@ -179,6 +179,7 @@ def read(
     from jax.sharding import PartitionSpec as P
 
     from jaxstyle import config, engine, grid, settings, vgg19, weights
+    from jaxstyle.cell.poolings import pooling
 
     target = topologies.get_topology_desc(
         platform="cuda",
@@ -209,7 +210,7 @@ def read(
     network = vgg19.bind(
         weights.load(taps=program.taps).layers,
         taps=program.taps,
-        pool=program.pool,
+        pool=pooling(program.pool),
         precision=program.precision,
     )
     lowered = engine.lower(

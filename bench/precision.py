@@ -108,6 +108,7 @@ def _judge(pipe: Any, rows: Sequence[dict[str, Any]], pictures: Sequence[Sequenc
 
     from jaxstyle import config, grid, images, settings, vgg19, weights
     from jaxstyle.cell import step
+    from jaxstyle.cell.poolings import pooling
 
     loaded = weights.load().layers
     found: list[list[float]] = [[] for _ in pictures]
@@ -119,7 +120,7 @@ def _judge(pipe: Any, rows: Sequence[dict[str, Any]], pictures: Sequence[Sequenc
             sweep, [cell], {cell.content: (height, width)}, platform="cpu", choose_width=lambda *_: 1
         )
         program = plan.programs[0]
-        network = vgg19.bind(loaded, taps=program.taps, pool=program.pool)
+        network = vgg19.bind(loaded, taps=program.taps, pool=pooling(program.pool))
         content = images.resize(images.read(row["content"]).pixels, max(height, width))
         style = images.resize(images.read(row["style"]).pixels, max(height, width))
         targets = [

@@ -31,6 +31,7 @@ from jaxtyping import Array, Float, Int
 from jaxstyle import layers, limits, vgg19
 from jaxstyle.ambient import settled
 from jaxstyle.cell import step
+from jaxstyle.cell.poolings import pooling
 from jaxstyle.cell.step import Info, Knobs, State, Targets
 from jaxstyle.conv import ARITHMETIC
 from jaxstyle.course import Course
@@ -294,7 +295,7 @@ class Engine:
             bound = vgg19.bind(
                 self._weights,
                 taps=program.taps,
-                pool=program.pool,
+                pool=pooling(program.pool),
                 winograd=winograd,
                 precision=program.precision,
             )
@@ -600,7 +601,7 @@ def try_out(program: Program, weights: Layers, styles: Iterable[tuple[int, int]]
     Raises:
         JaxstyleError: for functions that fail, or come to something else than they must.
     """
-    bound = vgg19.bind(weights, taps=program.taps, pool=program.pool, precision=program.precision)
+    bound = vgg19.bind(weights, taps=program.taps, pool=pooling(program.pool), precision=program.precision)
     features, params = bound.features, jax.eval_shape(lambda params: params, bound.params)
     for coarser in range(program.coarser + 1):
         stage = replace(program.stage(coarser), width=1)

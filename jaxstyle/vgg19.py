@@ -19,16 +19,17 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxstyle import layers, tables
+from jaxstyle import layers
 from jaxstyle.conv import ARITHMETIC, Kernel, conv_relu, prepare
-from jaxstyle.errors import JaxstyleError
-from jaxstyle.tables import POOLINGS
 
 Params = Any
 """The module's parameters as a pytree: what `Bound.params` holds and `Bound.features` takes."""
 
 Extent = Int[Array | np.ndarray, "2"]
 """(height, width) in px of the image on its canvas."""
+
+Pool = Callable[[Float[Array, "h w c"]], Float[Array, "h2 w2 c"]]
+"""A pooling: half the height and half the width, odd edges dropped."""
 
 Features = Callable[[Params, Float[Array, "h w 3"], Extent | None], dict[str, Float[Array, "_h _w _c"]]]
 """`features(params, image, extent)`: the activation after the ReLU of every tap, by layer name. Without
@@ -67,7 +68,7 @@ class VGG19(nnx.Module):
         weights: `(kernel, bias)` of each layer by name, kernels in HWIO. The channel counts are those
             of the arrays, so that a narrow network can be built from narrow arrays.
         taps: the layers wanted. Nothing below the deepest of them is held or computed.
-        pool: the name of a row of `POOLINGS`.
+        pool: between the blocks.
         winograd: run every layer but the first by Winograd's algorithm. The first has three channels
             to sum over, and the linear maps would cost more than the products they save.
         precision: a key of `conv.ARITHMETIC`. In `bf16` the activations are bfloat16 too, but for
@@ -79,7 +80,7 @@ class VGG19(nnx.Module):
         weights: Mapping[str, tuple[np.ndarray, np.ndarray]],
         *,
         taps: tuple[str, ...],
-        pool: str,
+        pool: Pool,
         winograd: bool = False,
         precision: str = "f32",
     ):
@@ -106,7 +107,7 @@ class VGG19(nnx.Module):
         x = x.astype(self.dtype)
         for row in layers.up_to(self.taps):
             if row.pools > pools:
-                x, pools = pooled(self.pool, x), row.pools
+                x, pools = self.pool(x), row.pools
                 if extent is not None:
                     # The last row of an odd height is dropped, as it is at the image's own size.
                     inside = within(x.shape[:2], jnp.asarray(extent) >> pools)
@@ -115,18 +116,6 @@ class VGG19(nnx.Module):
             if row.name in self.taps:
                 found[row.name] = x
         return found
-
-
-def pooled(name: str, x: Float[Array, "h w c"]) -> Float[Array, "h2 w2 c"]:
-    """`x` after the pooling called `name`. Raises JaxstyleError for a plugin's that does not halve it."""
-    row = POOLINGS[name]
-    with tables.blamed(row):
-        found = tables.function(row.pool)(x)
-    h, w, c = x.shape
-    if found.shape != (h // 2, w // 2, c) or found.dtype != x.dtype:
-        made, of = f"{found.dtype}{list(found.shape)}", f"{x.dtype}{[h, w, c]}"
-        raise JaxstyleError(row.where, f"makes {made} of {of}; it must be {[h // 2, w // 2, c]}")
-    return found
 
 
 def within(shape: tuple[int, ...], extent: Extent) -> Bool[Array, "h w 1"]:
@@ -146,7 +135,7 @@ def bind(
     weights: Mapping[str, tuple[np.ndarray, np.ndarray]],
     *,
     taps: tuple[str, ...],
-    pool: str,
+    pool: Pool,
     winograd: bool = False,
     precision: str = "f32",
 ) -> Bound:

@@ -11,6 +11,7 @@ from conftest import random_image
 
 from jaxstyle import config, engine, grid, images, layers, vgg19
 from jaxstyle.cell import step
+from jaxstyle.cell.poolings import pooling
 from jaxstyle.settings import Sweep
 from jaxstyle.tables import TERMS
 
@@ -27,7 +28,7 @@ def make(sweep, weights, content, style, winograd=False, canvas=None):
     if canvas is not None:
         program = dataclasses.replace(program, height_px=canvas[0], width_px=canvas[1], canvas=True)
         content, extent = engine.on_canvas(content, canvas), np.array(size, np.int32)
-    options = {"taps": program.taps, "pool": program.pool, "precision": program.precision}
+    options = {"taps": program.taps, "pool": pooling(program.pool), "precision": program.precision}
     network = vgg19.bind(weights, winograd=winograd, **options)
     plain = vgg19.bind(weights, **options)
     rows = [
@@ -90,7 +91,7 @@ CASES = {
 def every_activation(weights, image, pool, deepest, winograd, extent):
     """What float32 makes of every layer down to `deepest`, the image being on a canvas or not."""
     taps = tuple(row.name for row in layers.up_to([deepest]))
-    network = vgg19.bind(weights, taps=taps, pool=pool, winograd=winograd)
+    network = vgg19.bind(weights, taps=taps, pool=pooling(pool), winograd=winograd)
     found = jax.jit(network.features)(network.params, jnp.asarray(images.to_network(image)), extent)
     height, width = image.shape[:2] if extent is None else extent
     shapes = {name: layers.feature_shape(name, height, width) for name in found}

@@ -1,0 +1,26 @@
+"""The poolings of the table, as functions that the network takes."""
+
+from __future__ import annotations
+
+from jaxtyping import Array, Float
+
+from jaxstyle import tables
+from jaxstyle.errors import JaxstyleError
+from jaxstyle.tables import POOLINGS
+from jaxstyle.vgg19 import Pool
+
+
+def pooling(name: str) -> Pool:
+    """The pooling called `name`; it raises JaxstyleError where a plugin's does not halve an image."""
+    row = POOLINGS[name]
+
+    def pool(x: Float[Array, "h w c"]) -> Float[Array, "h2 w2 c"]:
+        with tables.blamed(row):
+            found = tables.function(row.pool)(x)
+        h, w, c = x.shape
+        if found.shape != (h // 2, w // 2, c) or found.dtype != x.dtype:
+            made, of = f"{found.dtype}{list(found.shape)}", f"{x.dtype}{[h, w, c]}"
+            raise JaxstyleError(row.where, f"makes {made} of {of}; it must be {[h // 2, w // 2, c]}")
+        return found
+
+    return pool
