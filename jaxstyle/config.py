@@ -278,14 +278,8 @@ def rows_used(sweep: Sweep) -> tuple[Any, ...]:
     return (*terms, OPTIMIZERS[sweep.optimizer], POOLINGS[sweep.pool])
 
 
-def resolve(sweep: Sweep) -> Sweep:
-    """`sweep` with every value checked and in one form: what planning and `spec.toml` start from.
-
-    Relative paths are taken from the current directory; files are not looked at.
-
-    Raises:
-        JaxstyleError: naming the first setting that is wrong.
-    """
+def _plain(sweep: Sweep) -> Sweep:
+    """`sweep` with plain values of Python for those of NumPy and others; tables must be tables."""
     if not isinstance(sweep.grid, list | tuple):
         raise JaxstyleError(
             "grid", f"{values.shown(sweep.grid)} is no list of tables of axes; write [[grid]]"
@@ -296,7 +290,7 @@ def resolve(sweep: Sweep) -> Sweep:
         raise JaxstyleError("digests", 'write a table: [digests] "path" = "sha256"')
     if not isinstance(sweep.extra, Mapping):
         raise JaxstyleError("extra", f"{values.shown(sweep.extra)} is no table of settings by name")
-    sweep = dataclasses.replace(
+    return dataclasses.replace(
         sweep,
         **{
             name: values.plain(getattr(sweep, name))
@@ -307,6 +301,17 @@ def resolve(sweep: Sweep) -> Sweep:
         grid=tuple({key: values.plain(value) for key, value in table.items()} for table in sweep.grid),
         extra={name: values.plain(value) for name, value in sweep.extra.items()},
     )
+
+
+def resolve(sweep: Sweep) -> Sweep:
+    """`sweep` with every value checked and in one form: what planning and `spec.toml` start from.
+
+    Relative paths are taken from the current directory; files are not looked at.
+
+    Raises:
+        JaxstyleError: naming the first setting that is wrong.
+    """
+    sweep = _plain(sweep)
     max_cells = values.as_integer("max_cells", sweep.max_cells, minimum=1, maximum=settings.MAX_CELLS)
     sweep = dataclasses.replace(sweep, **_resolve_optimizer(sweep))
     given = dict(sweep.given)
@@ -336,10 +341,9 @@ def resolve(sweep: Sweep) -> Sweep:
         extra=extra,
     )
     grids = tuple(_resolve_grid(table, resolved) for table in sweep.grid)
-    for of in (found, *grids):
-        for ratio in of.get("alpha_beta", ()):
-            if values.multiple(ratio) is None and ratio * resolved.beta > FLOAT32_MAX:
-                raise JaxstyleError("alpha_beta", f"{ratio} x beta {resolved.beta} is beyond float32")
+    for ratio in (ratio for of in (found, *grids) for ratio in of.get("alpha_beta", ())):
+        if values.multiple(ratio) is None and ratio * resolved.beta > FLOAT32_MAX:
+            raise JaxstyleError("alpha_beta", f"{ratio} x beta {resolved.beta} is beyond float32")
     resolved = dataclasses.replace(resolved, grid=grids)
     plugins = {values.as_sha256("a plugin", digest) for digest in sweep.plugins}
     plugins = plugins or {row.origin.sha256 for row in rows_used(resolved) if row.origin is not None}
@@ -583,6 +587,37 @@ def assemble(
         JaxstyleError: for a key that does not exist, a file that cannot be read, or a wrong value.
     """
     cwd = cwd or Path.cwd()
+    sources, name = _sources(flags, cwd)
+    layers = [_layer(table if table is flags else _of_file(table), base) for table, base in sources]
+    found, tables, balance, digests, given = _stacked(layers)
+
+    bases = (*(base for _, base in sources if base != EXAMPLES), *map(Path, places))
+    folders = dict.fromkeys(folder for base in bases for folder in (base, *base.parents))
+    texts = {path: digest for path, digest in digests.items() if isinstance(digest, str)}
+    moved = paths.moved(texts, places=(*folders, cwd), among=among)
+    if moved:
+        found, tables, balance = _renamed([found, tables, balance], moved)
+        digests = {moved.get(path, path): digest for path, digest in digests.items()}
+        given = {(axis, moved.get(path, path)): text for (axis, path), text in given.items()}
+
+    options = RunOptions(**{k: v for k, v in found.items() if k in OPTION_KEYS and k != "spec"})
+    sweep = Sweep(
+        **{k: v for k, v in found.items() if k in SWEEP_KEYS},
+        extra={k: v for k, v in found.items() if k in settings.added()},
+        grid=tuple(tables),
+        digests=digests,
+        balance=tuple(balance),
+        given=given,
+    )
+    return Assembled(resolve(sweep), check_options(options), name, moved)
+
+
+def _sources(flags: Mapping[str, Any], cwd: Path) -> tuple[list[tuple[Mapping[str, Any], Path]], str]:
+    """Everything that names settings, the weakest first, each with the folder that its paths start from.
+
+    Returns:
+        These, and what a run directory is called after.
+    """
     sources: list[tuple[Mapping[str, Any], Path]] = [(flags, cwd)]
     spec, preset = flags.get("spec"), flags.get("preset")
     if spec is not None:
@@ -603,71 +638,76 @@ def assemble(
             raise JaxstyleError(goes_on, f"{where} holds no run yet; give the settings of one to begin it")
     if preset is not None:
         sources.insert(0, (read_toml(preset_path(preset)), EXAMPLES))
-
-    added, found = settings.added(), dict[str, Any]()
-    tables: list[dict[str, Any]] = []
-    digests: dict[str, str] = {}
-    balance: list[dict[str, Any]] = []
-    given: dict[tuple[str, str], str] = {}
-    for table, base in sources:
-        if table is not flags:
-            table = _of_file(table)
-        for key, value in table.items():
-            if key not in SWEEP_KEYS and key not in OPTION_KEYS and key not in added:
-                raise unknown_key(key, (*SWEEP_KEYS, *OPTION_KEYS, *added), what=key)
-            if key in ("learning_rate", "steps") and value in ((), []):
-                raise JaxstyleError(key, "no value; give at least one")
-        own_grids = table.get("grid")
-        if own_grids is not None and (
-            not isinstance(own_grids, list) or not all(isinstance(g, dict) for g in own_grids)
-        ):
-            raise JaxstyleError("grid", "a grid is a table of axes; write [[grid]]")
-        if own_grids:
-            tables = [_absolute(g, base) for g in own_grids]
-        else:
-            tables = [{k: v for k, v in g.items() if k not in table} for g in tables]
-        if (own_balance := table.get("balance")) is not None:
-            if not isinstance(own_balance, list) or not all(isinstance(t, dict) for t in own_balance):
-                raise JaxstyleError("balance", "is written by a run; leave it out and it is measured again")
-            balance = [_absolute(t, base) for t in own_balance]
-        elif any(key in table for key in BALANCED_SETTINGS):
-            balance = []
-        own_digests = table.get("digests", {})
-        if not isinstance(own_digests, dict):
-            raise JaxstyleError("digests", 'write a table: [digests] "path" = "sha256"')
-        digests |= {taken_from(base, path): d for path, d in own_digests.items()}
-        for source in (table, *(own_grids or ())):
-            given |= _given(source, base)
-        found |= {
-            k: v
-            for k, v in _absolute(table, base).items()
-            if k not in ("grid", "digests", "balance", "spec")
-        }
-
-    bases = (*(base for _, base in sources if base != EXAMPLES), *map(Path, places))
-    folders = dict.fromkeys(folder for base in bases for folder in (base, *base.parents))
-    texts = {path: digest for path, digest in digests.items() if isinstance(digest, str)}
-    moved = paths.moved(texts, places=(*folders, cwd), among=among)
-    if moved:
-        found, tables, balance = _renamed([found, tables, balance], moved)
-        digests = {moved.get(path, path): digest for path, digest in digests.items()}
-        given = {(axis, moved.get(path, path)): text for (axis, path), text in given.items()}
-
-    name = "sweep"
     if spec is not None:
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(str(spec)).stem).strip(".-")[:60] or "spec"
-    elif preset is not None:
-        name = str(preset)
-    options = RunOptions(**{k: v for k, v in found.items() if k in OPTION_KEYS and k != "spec"})
-    sweep = Sweep(
-        **{k: v for k, v in found.items() if k in SWEEP_KEYS},
-        extra={k: v for k, v in found.items() if k in added},
-        grid=tuple(tables),
-        digests=digests,
-        balance=tuple(balance),
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(str(spec)).stem).strip(".-")[:60]
+        return sources, stem or "spec"
+    return sources, "sweep" if preset is None else str(preset)
+
+
+class _Layer(NamedTuple):
+    """Everything that one source says, its paths absolute."""
+
+    names: frozenset[str]
+    """All keys of its table."""
+    found: dict[str, Any]
+    grid: list[dict[str, Any]]
+    balance: list[dict[str, Any]] | None
+    digests: dict[str, str]
+    given: dict[tuple[str, str], str]
+
+
+def _layer(table: Mapping[str, Any], base: Path) -> _Layer:
+    """One source, its paths taken from `base`. Raises JaxstyleError for a key or a table that is wrong."""
+    added = settings.added()
+    for key, value in table.items():
+        if key not in SWEEP_KEYS and key not in OPTION_KEYS and key not in added:
+            raise unknown_key(key, (*SWEEP_KEYS, *OPTION_KEYS, *added), what=key)
+        if key in ("learning_rate", "steps") and value in ((), []):
+            raise JaxstyleError(key, "no value; give at least one")
+    grid = _tables(table, "grid", "a grid is a table of axes; write [[grid]]") or []
+    balance = _tables(table, "balance", "is written by a run; leave it out and it is measured again")
+    digests = table.get("digests", {})
+    if not isinstance(digests, dict):
+        raise JaxstyleError("digests", 'write a table: [digests] "path" = "sha256"')
+    given: dict[tuple[str, str], str] = {}
+    for source in (table, *grid):
+        given |= _given(source, base)
+    found = _absolute(table, base)
+    return _Layer(
+        names=frozenset(table),
+        found={k: v for k, v in found.items() if k not in ("grid", "digests", "balance", "spec")},
+        grid=[_absolute(one, base) for one in grid],
+        balance=None if balance is None else [_absolute(one, base) for one in balance],
+        digests={taken_from(base, path): digest for path, digest in digests.items()},
         given=given,
     )
-    return Assembled(resolve(sweep), check_options(options), name, moved)
+
+
+def _tables(table: Mapping[str, Any], key: str, why: str) -> list[dict[str, Any]] | None:
+    """The tables under a key, None where it is not there. Raises JaxstyleError for anything else."""
+    found = table.get(key)
+    if found is not None and not (isinstance(found, list) and all(isinstance(t, dict) for t in found)):
+        raise JaxstyleError(key, why)
+    return found
+
+
+def _stacked(
+    layers: Iterable[_Layer],
+) -> tuple[
+    dict[str, Any], list[dict[str, Any]], list[dict[str, Any]], dict[str, str], dict[tuple[str, str], str]
+]:
+    """All layers as one, later ones being stronger: values, grids, balance, digests, texts of paths."""
+    found, tables, balance, digests, given = dict[str, Any](), [], [], {}, {}
+    for layer in layers:
+        tables = layer.grid or [{k: v for k, v in g.items() if k not in layer.names} for g in tables]
+        if layer.balance is not None:
+            balance = layer.balance
+        elif layer.names & {*BALANCED_SETTINGS}:
+            balance = []
+        digests |= layer.digests
+        given |= layer.given
+        found |= layer.found
+    return found, tables, balance, digests, given
 
 
 def _renamed(value: Any, names: Mapping[str, str]) -> Any:

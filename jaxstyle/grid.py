@@ -567,79 +567,90 @@ def plan(
         fits: whether the device has the memory for one cell of a program; no canvas is made where not.
         before: the plan of the first of `cells`, which is kept; the others are planned after it.
     """
-
-    def depth(cell: Cell) -> str:
-        return cell.taps[-1] if sweep.split_depth else ""
-
-    # The taps are those of the whole run, so that a cell's program does not depend on which of its
-    # neighbours have its shape; so are the optional terms.
-    by_depth: dict[str, list[Cell]] = {}
-    for cell in cells:
-        by_depth.setdefault(depth(cell), []).append(cell)
-    taps = {
-        key: (
-            layers.in_order(cell.content_layer for cell in members),
-            layers.in_order(name for cell in members for name in cell.style_weights),
-            terms_of(members),
-        )
-        for key, members in by_depth.items()
-    }
     programs: list[Program] = list(before.programs) if before else []
     chunks: list[Chunk] = list(before.chunks) if before else []
     planned = len(before.cells) if before else 0
-    for key, all_of_depth in by_depth.items():
-        members_of_depth = [cell for cell in all_of_depth if cell.id >= planned]
+    for template, every in _templates(sweep, cells):
+        left = [cell for cell in every if cell.id >= planned]
+        counts = collections.Counter(shapes[cell.content] for cell in left)
+        frames = _frames_of(template, counts, sweep, platform, choose_width, fits)
+        by_frame: dict[Frame, list[Cell]] = {}
+        for cell in left:
+            by_frame.setdefault(frames[shapes[cell.content]], []).append(cell)
+        for frame, members in by_frame.items():
+            shared = twins(sweep, members)
+            program = _framed(template, frame, len(members) - len(shared), choose_width)
+            if program not in programs:
+                programs.append(program)
+            for part in _parts(program, members, shared, sweep, platform):
+                chunks.append(Chunk(number=len(chunks), program=programs.index(program), cells=part))
+    return _plan(sweep, cells, programs, chunks)
+
+
+def _templates(sweep: Sweep, cells: Iterable[Cell]) -> Iterator[tuple[Program, list[Cell]]]:
+    """Programs of no shape yet and of width 1, each with its cells: one, or one for every depth.
+
+    The taps are those of the whole run, so that a cell's program does not depend on which of its
+    neighbours have its shape; so are the optional terms.
+    """
+    by_depth: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_depth.setdefault(cell.taps[-1] if sweep.split_depth else "", []).append(cell)
+    own = OPTIMIZERS[sweep.optimizer].own
+    for members in by_depth.values():
         template = Program(
             height_px=0,
             width_px=0,
             pool=sweep.pool,
             optimizer=sweep.optimizer,
             precision=sweep.precision,
-            content_taps=taps[key][0],
-            style_taps=taps[key][1],
+            content_taps=layers.in_order(cell.content_layer for cell in members),
+            style_taps=layers.in_order(name for cell in members for name in cell.style_weights),
             width=1,
             lbfgs_memory=sweep.lbfgs_memory or 0,
-            terms=taps[key][2],
-            own=tuple(
-                (name, sweep.extra[name]) for name in OPTIMIZERS[sweep.optimizer].own if name in sweep.extra
-            ),
+            terms=terms_of(members),
+            own=tuple((name, sweep.extra[name]) for name in own if name in sweep.extra),
         )
-        counts = collections.Counter(shapes[cell.content] for cell in members_of_depth)
-        frames: dict[tuple[int, int], Frame] = {}
-        stages = {shape: coarser_stages(shape, sweep.pyramid or 0) for shape in counts}
-        for coarser in dict.fromkeys(
-            stages.values()
-        ):  # cells share a program only if they share its stages
-            frames |= _frames(
-                {shape: count for shape, count in counts.items() if stages[shape] == coarser},
-                lambda frame, count, template=template: (
-                    math.inf
-                    if frame.canvas and not fits(replace(template, **frame._asdict()))
-                    else _program_seconds(
-                        _framed(template, frame, count, choose_width), count, sweep, platform
-                    )
-                ),
-                coarser=coarser,
-                canvases=uses_canvases(sweep, template),
-            )
-        by_frame: dict[Frame, list[Cell]] = {}
-        for cell in members_of_depth:
-            by_frame.setdefault(frames[shapes[cell.content]], []).append(cell)
-        for frame, members in by_frame.items():
-            shared = twins(sweep, members)
-            program = _framed(template, frame, len(members) - len(shared), choose_width)
-            launch_s = _launch_seconds(program, sweep, platform)
-            launches = min(sweep.checkpoint_every / launch_s, CHUNK_BYTES / _launch_bytes(program, sweep))
-            if program not in programs:
-                programs.append(program)
-            most = program.width * max(1, int(launches))
-            least = min(most, program.width * math.ceil(MIN_CHUNK_S / launch_s))
-            together = max(most, _chunk_cells_by_size(program, sweep))
-            ids = [cell.id for cell in members]
-            for part in _cut(ids, shared, program.width, least=least, most=most, together=together):
-                own = tuple(sorted(part))
-                chunks.append(Chunk(number=len(chunks), program=programs.index(program), cells=own))
-    return _plan(sweep, cells, programs, chunks)
+        yield template, members
+
+
+def _frames_of(
+    template: Program,
+    counts: Mapping[tuple[int, int], int],
+    sweep: Sweep,
+    platform: str,
+    choose_width: Callable[[Program, int], int],
+    fits: Callable[[Program], bool],
+) -> dict[tuple[int, int], Frame]:
+    """The frame of every shape in `counts`; cells share a program only if they share its stages."""
+
+    def seconds(frame: Frame, count: int) -> float:
+        if frame.canvas and not fits(replace(template, **frame._asdict())):
+            return math.inf
+        program = _framed(template, frame, count, choose_width)
+        return _program_seconds(program, count, sweep, platform)
+
+    stages = {shape: coarser_stages(shape, sweep.pyramid or 0) for shape in counts}
+    frames: dict[tuple[int, int], Frame] = {}
+    for coarser in dict.fromkeys(stages.values()):
+        alike = {shape: count for shape, count in counts.items() if stages[shape] == coarser}
+        canvases = uses_canvases(sweep, template)
+        frames |= _frames(alike, seconds, coarser=coarser, canvases=canvases)
+    return frames
+
+
+def _parts(
+    program: Program, cells: Sequence[Cell], shared: Mapping[int, int], sweep: Sweep, platform: str
+) -> Iterator[tuple[int, ...]]:
+    """The ids of the cells of each chunk of a program, ascending; see `_cut`."""
+    launch_s = _launch_seconds(program, sweep, platform)
+    launches = min(sweep.checkpoint_every / launch_s, CHUNK_BYTES / _launch_bytes(program, sweep))
+    most = program.width * max(1, int(launches))
+    least = min(most, program.width * math.ceil(MIN_CHUNK_S / launch_s))
+    together = max(most, _chunk_cells_by_size(program, sweep))
+    ids = [cell.id for cell in cells]
+    for part in _cut(ids, shared, program.width, least=least, most=most, together=together):
+        yield tuple(sorted(part))
 
 
 def _cut(

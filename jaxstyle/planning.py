@@ -171,54 +171,64 @@ def plan_of(
     if before is not None and len(before.cells) == len(checked.cells):
         return Planned(before, tuple(memory(program) for program in before.programs), devices)
 
-    def planned(
-        choose_width: Callable[[Program, int], int], memory: Callable[[Program], Memory], **changes: Any
-    ) -> Plan:
-        def fits(program: Program) -> bool:
-            one = memory(program)
-            return one.fixed + one.per_cell <= available * engine.MEMORY_SHARE
-
-        return grid.plan(
-            replace(sweep, **changes),
-            checked.cells,
-            {cell.content: checked.pictures.shape(cell) for cell in checked.cells},
-            platform=platform,
-            choose_width=choose_width,
-            fits=fits,
-            before=before,
-        )
-
+    find = functools.partial(_find_plan, checked, platform=platform, available=available, before=before)
     if measure and platform != "cpu":
-        # The largest program is measured, the others are taken to need as much by their activations.
-        largest = max(
-            planned(lambda *_: 1, memory, canvas="off").programs,
-            key=lambda p: (p.bytes_per_cell(), p.shape),
-        )
-        measured = engine.measure_memory(largest, checked.weights.layers, device=device, winograd=winograd)
+        alone = find(lambda *_: 1, memory, canvas="off").programs
+        largest = max(alone, key=lambda program: (program.bytes_per_cell(), program.shape))
+        memory = _measured_memory(largest, checked, device)
 
-        def memory(program: Program) -> Memory:
-            share = program.bytes_per_cell() / largest.bytes_per_cell()
-            return Memory(measured.fixed, int(measured.per_cell * share))
+    def choose_width(program: Program, count: int) -> int:
+        about = {"platform": platform, "memory": memory(program), "available": available}
+        return width or engine.choose_width(program, count, devices=devices, **about)
 
-    found = planned(
-        lambda program, count: (
-            width
-            or engine.choose_width(
-                program,
-                count,
-                platform=platform,
-                memory=memory(program),
-                available=available,
-                devices=devices,
-            )
-        ),
-        memory,
-    )
+    found = find(choose_width, memory)
     if any(row.origin is not None for row in config.rows_used(sweep)):
         styles = {(pixels.shape[0], pixels.shape[1]) for pixels in checked.pictures.style.values()}
         for program in found.programs:
             engine.try_out(program, checked.weights.layers, styles)
     return Planned(found, tuple(memory(program) for program in found.programs), devices)
+
+
+def _find_plan(
+    checked: Inputs,
+    choose_width: Callable[[Program, int], int],
+    memory: Callable[[Program], Memory],
+    *,
+    platform: str,
+    available: int,
+    before: Plan | None,
+    **changes: Any,
+) -> Plan:
+    """The plan of `checked`, with `changes` to its sweep, where canvases must fit the memory there is."""
+    from jaxstyle import engine
+
+    def fits(program: Program) -> bool:
+        one = memory(program)
+        return one.fixed + one.per_cell <= available * engine.MEMORY_SHARE
+
+    return grid.plan(
+        replace(checked.sweep, **changes),
+        checked.cells,
+        {cell.content: checked.pictures.shape(cell) for cell in checked.cells},
+        platform=platform,
+        choose_width=choose_width,
+        fits=fits,
+        before=before,
+    )
+
+
+def _measured_memory(largest: Program, checked: Inputs, device: Any) -> Callable[[Program], Memory]:
+    """The memory that launches of a program take: measured of `largest`, others by their activations."""
+    from jaxstyle import engine
+
+    winograd = grid.uses_winograd(checked.sweep, grid.device_kind(device.platform))
+    measured = engine.measure_memory(largest, checked.weights.layers, device=device, winograd=winograd)
+
+    def memory(program: Program) -> Memory:
+        share = program.bytes_per_cell() / largest.bytes_per_cell()
+        return Memory(measured.fixed, int(measured.per_cell * share))
+
+    return memory
 
 
 def measured_plan(

@@ -16,7 +16,6 @@ import ast
 import dataclasses
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -526,12 +525,13 @@ OPTION_KEYS = tuple(OPTIONS)
 def helps() -> dict[str, str]:
     """The help of every axis, setting and option: the text under its field."""
     found = {}
-    for node in ast.parse(inspect.getsource(sys.modules[__name__])).body:
-        if isinstance(node, ast.ClassDef) and node.name in (Sweep.__name__, RunOptions.__name__):
-            for line, after in zip(node.body, node.body[1:], strict=False):
-                if isinstance(line, ast.AnnAssign) and isinstance(after, ast.Expr):
-                    text = ast.literal_eval(after.value)
-                    found[ast.unparse(line.target)] = " ".join(text.split())
+    for of in (Sweep, RunOptions):
+        (kind,) = ast.parse(inspect.getsource(of)).body
+        assert isinstance(kind, ast.ClassDef)
+        for line, after in zip(kind.body, kind.body[1:], strict=False):
+            if isinstance(line, ast.AnnAssign) and isinstance(after, ast.Expr):
+                text = ast.literal_eval(after.value)
+                found[ast.unparse(line.target)] = " ".join(text.split())
     return found
 
 

@@ -374,27 +374,10 @@ def components(y: np.ndarray, names: Sequence[str]) -> list[Component]:
     levels = y.shape[: factors + 1]
     if y.ndim <= factors or min(levels) < 2:
         raise ValueError(f"a design of shape {y.shape} for {names}: every factor needs two levels")
-    axes, total = tuple(range(factors + 1)), math.prod(levels)
-    settings, seeds = total // levels[-1], levels[-1]
-    grand = y.mean(axes)
-
-    def squares(kept: tuple[int, ...]) -> Numbers:
-        """The sum of squares between the means over all axes but those kept."""
-        means = y.mean(tuple(a for a in axes if a not in kept))
-        size = math.prod(levels[a] for a in kept)
-        own = tuple(range(len(kept)))
-        return np.sum((means - grand) ** 2, axis=own) * (total // size)
-
-    ss = [squares((f,)) for f in range(factors)]
-    ss_settings = squares(axes[:-1]) if factors else np.zeros_like(grand)
-    ss_seed = squares((factors,))
-    ss_total = np.sum((y - grand) ** 2, axis=axes)
-    ss_inter, df_inter = ss_settings - sum(ss), settings - 1 - sum(n - 1 for n in levels[:-1])
-    ss_error, df_error = ss_total - ss_settings - ss_seed, (settings - 1) * (seeds - 1)
-    # What is left of a difference of sums when nothing is: rounding, of the size of the total's.
-    tiny = 64 * np.finfo(np.float64).eps * (ss_total + total * grand**2)
-    ss_inter, ss_error = (np.where(np.abs(s) < tiny, 0.0, s) for s in (ss_inter, ss_error))
-    ms_error = ss_error / df_error if df_error else np.zeros_like(grand)
+    settings, seeds, total = math.prod(levels[:-1]), levels[-1], math.prod(levels)
+    ss, ss_inter, ss_seed, ss_error = _sums_of_squares(y, levels)
+    df_inter, df_error = settings - 1 - sum(n - 1 for n in levels[:-1]), (settings - 1) * (seeds - 1)
+    ms_error = ss_error / df_error if df_error else np.zeros(y.shape[factors + 1 :])
     ms_inter = ss_inter / df_inter if df_inter else ms_error
     found = [
         Component(name, n - 1, s, (s / (n - 1) - ms_inter) * n / total)
@@ -406,6 +389,30 @@ def components(y: np.ndarray, names: Sequence[str]) -> list[Component]:
     if df_error:
         found.append(Component(RESIDUAL, df_error, ss_error, ms_error))
     return found
+
+
+def _sums_of_squares(
+    y: np.ndarray, levels: Sequence[int]
+) -> tuple[list[Numbers], Numbers, Numbers, Numbers]:
+    """The sums of squares of each factor, of their interactions, of the seed and of the residual."""
+    axes, total, grand = tuple(range(len(levels))), math.prod(levels), y.mean(tuple(range(len(levels))))
+
+    def squares(kept: tuple[int, ...]) -> Numbers:
+        """The sum of squares between the means over all axes but those kept."""
+        means = y.mean(tuple(a for a in axes if a not in kept))
+        size = math.prod(levels[a] for a in kept)
+        own = tuple(range(len(kept)))
+        return np.sum((means - grand) ** 2, axis=own) * (total // size)
+
+    ss = [squares((f,)) for f in axes[:-1]]
+    ss_settings = squares(axes[:-1]) if ss else np.zeros_like(grand)
+    ss_seed = squares(axes[-1:])
+    ss_total = np.sum((y - grand) ** 2, axis=axes)
+    ss_inter, ss_error = ss_settings - sum(ss), ss_total - ss_settings - ss_seed
+    # What is left of a difference of sums when nothing is: rounding, of the size of the total's.
+    tiny = 64 * np.finfo(np.float64).eps * (ss_total + total * grand**2)
+    ss_inter, ss_error = (np.where(np.abs(s) < tiny, 0.0, s) for s in (ss_inter, ss_error))
+    return ss, ss_inter, ss_seed, ss_error
 
 
 def shares(found: Sequence[Component]) -> list[float]:
