@@ -511,10 +511,10 @@ FLAGS = {
     "40 a file": (["--out", "c.png"], "c.png: is a file; give a new or an empty directory"),
     "40 in a file": (["--out", "c.png/run"], "c.png is a file; give a new or an empty directory"),
     "40 not writable": (["--out", "locked/run"], "locked is not writable; give --out elsewhere"),
-    "41 a NUL": (["--out", "a\0b"], "a\\x00b' is no path in UTF-8; give one"),
-    "41 bytes that are no text": (["--out", "a\udcff"], "a\\udcff' is no path in UTF-8; give one"),
+    "41 a NUL": (["--out", "a\0b"], "a\\x00b' is not a path in UTF-8; give one"),
+    "41 bytes that are no text": (["--out", "a\udcff"], "a\\udcff' is not a path in UTF-8; give one"),
     "41 over 255 bytes": (["--out", "a" * 256], "cannot be used: File name too long"),
-    "41 no name": (["--out", ""], "out: '' is no path in UTF-8; give one"),
+    "41 no name": (["--out", ""], "out: '' is not a path in UTF-8; give one"),
     "a content of a name with a newline": (["--init", "a\nb.png"], "init: '"),
     "a flag of a later version": (
         ["--tolerance", "2"],
@@ -590,7 +590,7 @@ SPECS = {
     "35 digests that are no table": (b"digests = 3", 'digests: write a table: [digests] "path" = "sha256"'),
     "35 a digest that is none": (
         b"[digests]\n'c.png' = 'abc'",
-        "c.png is no SHA-256; give 64 hexadecimal digits",
+        "c.png is not a SHA-256; give 64 hexadecimal digits",
     ),
     "35 a spec in a spec": (b"spec = 'other.toml'", "spec: a spec cannot name another spec"),
     "36 no TOML": (b"seed = [", "not a TOML file in UTF-8; mend it: "),

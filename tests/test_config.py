@@ -383,10 +383,10 @@ PIXELS = np.zeros((72, 96, 3), np.uint8)
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("content", (PIXELS,), "an array of uint8 (72, 96, 3) is no path"),
-        ("content", PIXELS, "an array of uint8 (72, 96, 3) is no path"),
-        ("style", Image.fromarray(PIXELS), "a PIL image is no path"),
-        ("init", ("noise", jnp.asarray(PIXELS)), "an array of uint8 (72, 96, 3) is no path"),
+        ("content", (PIXELS,), "an array of uint8 (72, 96, 3) is not a path"),
+        ("content", PIXELS, "an array of uint8 (72, 96, 3) is not a path"),
+        ("style", Image.fromarray(PIXELS), "a PIL image is not a path"),
+        ("init", ("noise", jnp.asarray(PIXELS)), "an array of uint8 (72, 96, 3) is not a path"),
         ("seed", PIXELS, "an array of uint8 (72, 96, 3) is not a whole number"),
         ("pool", PIXELS, "an array of uint8 (72, 96, 3) is not known"),
         ("size", PIXELS, "an array of uint8 (72, 96, 3)"),
@@ -399,7 +399,7 @@ PIXELS = np.zeros((72, 96, 3), np.uint8)
         ("pool", "x" * 5000, "is not known; use avg or max"),
         ("grid", np.arange(3), "an array of int64 (3,) is no list of tables"),
         ("grid", [object], "a grid is a table of axes"),
-        ("grid", [{object: 1}], "is no name of an axis"),
+        ("grid", [{object: 1}], "is not the name of an axis"),
         ("digests", [1], "write a table"),
     ],
 )

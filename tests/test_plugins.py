@@ -497,9 +497,9 @@ def test_a_term_registered_again_takes_the_place_of_the_one_before():
             lambda: jaxstyle.LossTerm("tv", loss=len),
             "loss term tv: is jaxstyle's own|a setting tv_weight already",
         ),
-        (lambda: jaxstyle.LossTerm("Palette", loss=len), "loss term: 'Palette' is no name"),
+        (lambda: jaxstyle.LossTerm("Palette", loss=len), "loss term: 'Palette' is not a name"),
         (lambda: jaxstyle.LossTerm("palette"), "loss term palette: has no loss; give a function"),
-        (lambda: jaxstyle.LossTerm("palette", loss=3), "loss term palette: loss is 3 and no function"),
+        (lambda: jaxstyle.LossTerm("palette", loss=3), "loss term palette: loss is 3, not a function"),
         (lambda: jaxstyle.LossTerm("p", loss=len, of="both"), "of is 'both'; give style or content"),
         (lambda: jaxstyle.LossTerm("p", loss=len, taps="conv9_1"), "VGG19 has no layer 'conv9_1'"),
         (lambda: jaxstyle.Optimizer("adam", make=len), "optimizer adam: is jaxstyle's own"),
@@ -556,7 +556,7 @@ LOSS = "def loss(view, kept):\n    return jnp.sum(view.image.mean((0, 1)) - kept
         (
             HEAD + KEEP + "def loss(view, kept):\n    return view.features['conv1_1'].sum()\n" + REGISTER,
             6,
-            "a view has the layers that the term names in taps",
+            "a view holds only the layers that the term names in taps",
         ),
         (
             HEAD + KEEP + "def loss(view, kept):\n    return view.image\n" + REGISTER,
