@@ -143,7 +143,7 @@ class LossTerm(_Row):
         jaxstyle.register(jaxstyle.LossTerm("mean", loss=loss, keep=keep))
 
     Its weight, here `mean_weight`, is an axis of a sweep, 0 by default. Its curve, `loss_mean`, does not
-    include the weight. If the weight is 0 in every cell of a run, the term is neither computed nor compiled.
+    include the weight. A term whose weight is 0 in every cell of a run is neither computed nor compiled.
     """
 
     loss: Function = field(default=None, kw_only=True)

@@ -189,7 +189,7 @@ def layer_name(what: str, value: Any) -> str:
     if isinstance(value, str) and (known := peers.layer(value)) is not None:
         raise JaxstyleError(what, known)
     if isinstance(value, str) and "," in value:
-        mend = "join the layers of a set with +, as in conv1_1+conv2_1; put spaces between sets"
+        mend = "join the layers of a set with +, as in conv1_1+conv2_1; separate values with spaces"
         raise JaxstyleError(what, f"VGG19 has no layer {value!r}; {mend}")
     near = difflib.get_close_matches(str(value), layers.NAMES, n=1, cutoff=0.3)
     hint = f"did you mean {near[0]}?" if near else f"they run from {layers.NAMES[0]} to conv5_4"

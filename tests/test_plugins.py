@@ -186,7 +186,7 @@ def test_a_killed_run_goes_on_with_the_same_file_alone(finished, palette, tmp_pa
     done = run_python("-m", "jaxstyle.sweep", "--resume", "--out", out)
     assert done.returncode == 2
     assert re.fullmatch(
-        r"jaxstyle: error: palette_weight: is of a plugin \(sha256 \w+\.\.\.\); [^\n]+\n", done.stderr
+        r"jaxstyle: error: palette_weight: belongs to a plugin \(sha256 \w+\.\.\.\); [^\n]+\n", done.stderr
     )
     changed = tmp_path / "palette.py"
     changed.write_text(PALETTE.replace("** 2)", "** 2) / 2"))
@@ -359,7 +359,7 @@ def test_the_weight_of_a_term_is_an_axis_like_others(tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "says"),
-    [(-1, "at least 0"), ("x", "is not a number"), ((1, 1), "is there twice"), ((), "the axis is empty")],
+    [(-1, "at least 0"), ("x", "is not a number"), ((1, 1), "is given twice"), ((), "the axis is empty")],
 )
 def test_a_wrong_weight_is_an_error_of_its_axis(value, says):
     jaxstyle.register(term())
@@ -376,7 +376,7 @@ def test_an_optimizers_own_settings_are_flags_that_others_refuse(tmp_path):
     assert resolved.extra == {"nadam_b1": 0.5, "nadam_delay": 3}
     assert planned(resolved).programs[0].optimizer_settings == {"nadam_b1": 0.5, "nadam_delay": 3}
     with pytest.raises(
-        JaxstyleError, match="nadam_b1: adam has none; leave it out or give --optimizer nadam"
+        JaxstyleError, match="nadam_b1: adam does not have it; leave it out or give --optimizer nadam"
     ):
         config.resolve(Sweep(content="/c.png", style="/s.png", optimizer="adam", nadam_b1=0.5))
     with pytest.raises(JaxstyleError, match=r"nadam_delay: '2\.5' is not a whole number"):
@@ -732,7 +732,7 @@ def test_runs_of_different_plugins_with_one_name_are_read_side_by_side(tmp_path)
         lines = list(store.rows(record))
         assert ("loss_bright" in lines[0]) == (record is one)
     assert tables.TERMS["bright"].loss is None
-    with pytest.raises(JaxstyleError, match="loss term bright: is of the plugin"):
+    with pytest.raises(JaxstyleError, match="loss term bright: belongs to the plugin"):
         plugins.check(one.sweep)
 
 
@@ -884,7 +884,7 @@ def test_a_digest_is_of_everything_that_a_row_is():
 
 def test_a_plugin_flag_without_a_file_is_an_error(capsys):
     assert command("--plugin", "--dry-run") == 2
-    assert "plugin: no file; give the path of a Python file" in capsys.readouterr().err
+    assert "plugin: no file is named; give the path of a Python file" in capsys.readouterr().err
 
 
 def test_the_plan_names_the_terms(palette, tmp_path, save_image, capsys):

@@ -60,8 +60,8 @@ def test_a_flag_of_other_projects_is_answered_with_ours(setting):
         (sweep, ["--batch-size", "4"], "no such setting; the number of cells in a launch follows"),
         (sweep, ["--original-colors"], "cannot be kept in this version"),
         (sweep, ["-z"], "-z: no such setting; see --help"),
-        (transfer, ["a", "b", "--content-image", "c"], "content is given without a flag, by its place"),
-        (transfer, ["--content", "a"], "--content: is given without a flag, by its place"),
+        (transfer, ["a", "b", "--content-image", "c"], "content is a positional argument, without a flag"),
+        (transfer, ["--content", "a"], "--content: is a positional argument, without a flag"),
         (transfer, ["a", "b", "--output", "c.png"], "did you mean out?"),
         (transfer, ["a", "b", "--gpu", "0"], "no such setting; JAX computes on the GPU or TPU"),
         (
@@ -69,8 +69,8 @@ def test_a_flag_of_other_projects_is_answered_with_ours(setting):
             ["a", "b", "--preset", "demo"],
             "no such setting of this command; it is one of jaxstyle",
         ),
-        (features, ["--input", "a"], "image is given without a flag"),
-        (calibrate, ["a", "--style-image", "b"], "style is given without a flag"),
+        (features, ["--input", "a"], "image is a positional argument"),
+        (calibrate, ["a", "--style-image", "b"], "style is a positional argument"),
     ],
 )
 def test_each_command_answers_for_itself(command, arguments, says):
