@@ -473,7 +473,7 @@ def _preset_hint(_: str) -> str:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Add the cells that the run in --out does not have yet; other settings must be the run's own."""
+    """Options of how a run is carried out and reported; the numbers of the run do not depend on them."""
 
     preset: Annotated[str | None, tyro.conf.arg(help_behavior_hint=_preset_hint), Setting()] = None
     """Start from a named set of settings; flags override them. Times are for two CPU cores, and estimates

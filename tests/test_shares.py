@@ -80,7 +80,7 @@ def test_a_task_of_a_slurm_array_is_a_share_if_it_asks_to_be_one():
     for bad in (slurm(6, 3, first=5, stride=2), slurm(9, 3), {"SLURM_ARRAY_TASK_ID": "1"}):
         with pytest.raises(JaxstyleError, match="give --shard I/N"):
             share(bad, **asked)
-    with pytest.raises(JaxstyleError, match="no task of a job array"):
+    with pytest.raises(JaxstyleError, match="not a task of a job array"):
         share({}, **asked)
 
 
