@@ -1,7 +1,7 @@
 """Common parts of all commands: parsing of flags by tyro, errors in one line, exit codes.
 
-For a flag that it cannot parse tyro draws a box, which becomes one line here; of a flag given twice it takes
-the last value, and here that is an error. Nothing here needs JAX.
+For a flag that it cannot parse tyro draws a box, which becomes one line here; of a flag given twice it
+takes the last value, and here that is an error. Nothing here needs JAX.
 """
 
 from __future__ import annotations
