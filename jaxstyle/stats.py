@@ -112,7 +112,7 @@ def interval(
     Unlike in the book, resamples equal to theta count half in z0, because ties are frequent with few seeds.
 
     Args:
-        x: (n, ...), a seed per row; every element of the rest has its own interval, over the same resamples.
+        x: (n, ...), a seed per row; every further element has its own interval, over the same resamples.
         statistic: function of an array that reduces the axis of seeds, given by the keyword `axis`.
         corrected: whether to use BCa; otherwise percentiles.
     """
