@@ -64,7 +64,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _version() -> str:
-    """The version that is installed; looked up when it is asked for, since that takes 30 ms."""
+    """The installed version; looked up only on demand, since that takes 30 ms."""
     import importlib.metadata
 
     try:

@@ -8,17 +8,17 @@ import sys
 from jaxstyle import early
 
 COMMANDS = {
-    "transfer": "one image in, one image out",
+    "transfer": "transfer the style of one image to another",
     "sweep": "run a grid of style transfers; without arguments, the demo",
     "report": "rebuild the tables, pictures, sheets and page of a run; make animations",
-    "variance": "how much the seed decides in a run of several",
-    "calibrate": "what a ratio of content to style is worth for two images",
+    "variance": "measure how much the seed matters in a run with several",
+    "calibrate": "measure what a ratio of content to style means for two images",
     "features": "draw what chosen layers of the network see in an image",
 }
 
 
 def main() -> None:
-    """Run the command that the first argument names with the rest of them."""
+    """Run the command that the first argument names, with the remaining arguments."""
     early.catch()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in COMMANDS:
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def _about(name: str) -> int:
-    """What is printed where no command is named."""
+    """Print the help or the version and return the exit code; an unknown command is a JaxstyleError."""
     if name in ("-h", "--help"):
         print("usage: jaxstyle COMMAND [--help] [flags]\n\ncommands:")
         for command, text in COMMANDS.items():

@@ -1,9 +1,9 @@
-"""JAX's own settings while this package computes, whatever the process around it has made of them.
+"""JAX's settings while this package computes, which do not depend on those of the surrounding process.
 
 JAX reads dozens of settings from the environment and lets a program change them: 64-bit numbers, promotion
 of types, checks for NaN, guards on transfers. Some would change a picture, and some would forbid what is
-right here: a cell begins with losses that are NaN, host arrays become device arrays. They hold for the
-caller's own code, and are put back after every call.
+normal here: the losses of a cell begin as NaN, and host arrays become device arrays. The caller's settings
+are restored after every call.
 """
 
 from __future__ import annotations
@@ -37,39 +37,39 @@ FIXED: Mapping[str, tuple[str, ...]] = {
     "jax_error_checking_behavior_oob": ("ignore",),
     "jax_array_garbage_collection_guard": ("allow", "log"),
 }
-"""Settings that JAX has no public context manager for, and values that they may have."""
+"""Settings for which JAX has no public context manager, with the values that do no harm."""
 XLA_CHECK_S = 120.0
-"""How long a process may take that looks whether XLA knows its flags."""
+"""Time limit, in seconds, of the process that checks whether XLA accepts its flags."""
 
 
 @contextlib.contextmanager
 def settled() -> Iterator[None]:
-    """A while in which JAX has its default settings in this thread, as far as numbers depend on them."""
+    """Give JAX its default settings inside, in this thread, as far as numbers depend on them."""
     import jax
 
     with contextlib.ExitStack() as stack:
         for name, value in SETTINGS.items():
-            if (setting := getattr(jax, name, None)) is not None:  # some are of some versions only
+            if (setting := getattr(jax, name, None)) is not None:  # some exist only in some versions of JAX
                 stack.enter_context(setting(value))
         yield
 
 
 def check_settings() -> None:
-    """Raise UnfitEnvironment for settings of JAX that no batch can be computed under, nor put back here."""
+    """Raise UnfitEnvironment for settings of JAX that prevent a batch and that `settled` cannot change."""
     import jax
 
     for name, harmless in FIXED.items():
         value = getattr(jax.config, name, None)
         if value is not None and str(value) not in harmless:
-            why = f"is {value}, under which no batch can be computed; unset it"
+            why = f"is {value}, with which no batch can be computed; unset it"
             raise UnfitEnvironment(name.upper(), why)
 
 
 def check_xla_flags(environment: Mapping[str, str] = os.environ) -> None:
-    """Raise UnfitEnvironment if XLA does not take the flags in `XLA_FLAGS`.
+    """Raise UnfitEnvironment if XLA rejects the flags in `XLA_FLAGS`.
 
-    XLA ends the process for a flag that it does not know, with a line of its own and the exit code 1: so
-    another process is asked first, where there are flags. It takes about a second.
+    XLA ends the process at a flag that it does not know, with a line of its own and exit code 1. If there
+    are flags, they are therefore tried in another process first, which takes about a second.
     """
     if not environment.get("XLA_FLAGS", "").strip():
         return
@@ -87,4 +87,4 @@ def check_xla_flags(environment: Mapping[str, str] = os.environ) -> None:
         return
     said = re.search(r"(Unknown flags? in XLA_FLAGS.*|Couldn't interpret value.*)", done.stderr)
     why = said[0] if said else (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    raise UnfitEnvironment("XLA_FLAGS", f"XLA does not take them: {why}; mend the variable or unset it")
+    raise UnfitEnvironment("XLA_FLAGS", f"XLA does not accept it: {why}; correct the variable or unset it")

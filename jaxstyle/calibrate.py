@@ -1,4 +1,4 @@
-"""`python -m jaxstyle.calibrate CONTENT STYLE`: what a ratio of content to style is worth for them."""
+"""`python -m jaxstyle.calibrate CONTENT STYLE`: what a ratio of content to style means for two images."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ if TYPE_CHECKING:
     from jaxstyle.calibration import Balance
 
 MOVED_SIZES = (0.5, 1, 2)
-"""The sizes, as multiples of `--size`, that the balance is also taken at."""
+"""Sizes at which the balance is measured, as multiples of `--size`."""
 LARGEST_MOVED_PX = 512
-"""No size above this is added, so that the answer comes in seconds."""
+"""Largest size that is added to `--size`, so that the answer takes seconds."""
 NETWORKS = ("raw", "normalised")
 
 
 @dataclass(frozen=True)
 class Calibrate:
-    """What a ratio of content to style is worth for a content and a style image.
+    """Measure what a ratio of content to style means for a content and a style image.
 
     Prints each layer's share of the style loss of the content image, how hard each loss pulls at a noise
-    and at a content start, the alpha/beta at which pure content and pure style would cost the same (what 1x
-    means to --alpha-beta of jaxstyle.sweep), and how that moves with size, pooling and network.
+    start and at a content start, the balance, which is the alpha/beta at which pure content and pure style
+    would cost the same (1x for --alpha-beta of jaxstyle.sweep), and how it moves with size, pooling and
+    network.
     """
 
     content: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CONTENT")]
@@ -51,12 +52,12 @@ class Calibrate:
 
 
 def accepts() -> type:
-    """What the command line is parsed into."""
+    """The dataclass that the command line is parsed into."""
     return settings.arguments("calibrate", Calibrate)
 
 
 class _Pair:
-    """Two images and a network: everything that is measured of them."""
+    """Two images and a network, with what is needed to measure their balance."""
 
     def __init__(self, sweep: Sweep, device: Any):
         from jaxstyle import calibration
@@ -72,12 +73,12 @@ class _Pair:
         self.scales = calibration.Scales(self.sweep, [self.cell], self.pictures, self.engine)
 
     def balance(self) -> Balance:
-        """Of its two images."""
+        """The balance of the two images."""
         return self.scales.of(self.cell)
 
 
 def _moved(sweep: Sweep) -> list[Sweep]:
-    """`sweep` with either pooling: at other sizes, and for the other network at its own."""
+    """`sweep` with every pooling: at its own size and others, and for the other network at its own size."""
     size = values.parse_size(sweep.size)
     sizes = [sweep.size]
     if isinstance(size, int) and sweep.style_size is None:
@@ -94,7 +95,7 @@ def _moved(sweep: Sweep) -> list[Sweep]:
 
 
 def measure(sweep: Sweep, device: Any) -> dict[str, Any]:
-    """Everything that the command prints, as what JSON can hold."""
+    """All numbers that the command prints, in a form that JSON can hold."""
     from jaxstyle import calibration
 
     pair = _Pair(sweep, device)
@@ -138,7 +139,7 @@ def measure(sweep: Sweep, device: Any) -> dict[str, Any]:
             continue
         try:
             ratio = _Pair(other, device).balance().alpha_beta
-        except errors.JaxstyleError as error:  # no means beside these weights, or too small an image
+        except errors.JaxstyleError as error:  # these weights come without means, or an image is too small
             found["moves"].append(_move(other) | {"balance": None, "why": str(error)})
         else:
             found["moves"].append(_move(other) | {"balance": ratio})
@@ -152,14 +153,14 @@ def _move(sweep: Sweep) -> dict[str, Any]:
 def _print_table(
     console: Console, title: str, heads: Sequence[str], lines: Sequence[Sequence[str]], *, names: int
 ) -> None:
-    """Print a table; where it is wider than the terminal, a line for each number: rich would cut them.
+    """Print a table, or one line for each number if the terminal is too narrow: rich would cut them.
 
     Args:
-        console: where to.
-        title: what stands above it.
-        heads: of the columns.
-        lines: a text for each column.
-        names: how many columns say what a line is of.
+        console: the terminal.
+        title: text above the table.
+        heads: headings of the columns.
+        lines: rows, each with a text for every column.
+        names: number of leading columns that name a row.
     """
     columns = list(zip(*lines, strict=True))
     least = [max(map(len, (*head.split(), *own))) for head, own in zip(heads, columns, strict=True)]
@@ -219,14 +220,14 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`python -m jaxstyle.calibrate`; leaves by SystemExit with the exit code."""
+    """Run `python -m jaxstyle.calibrate`; always raises SystemExit, with the exit code."""
 
     def command() -> int:
         asked = cli.parse(accepts(), sys.argv[1:] if arguments is None else arguments, "jaxstyle.calibrate")
         given = dataclasses.asdict(asked.value)
         as_json = given.pop("json")
         sweep = config.resolve(Sweep(**given, alpha_beta=("1x",)))
-        Pictures(sweep, grid.cells(sweep))  # what is wrong with an image is told before JAX starts
+        Pictures(sweep, grid.cells(sweep))  # reports faults of the images before JAX starts
 
         from jaxstyle import planning
 

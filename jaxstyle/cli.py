@@ -1,7 +1,7 @@
-"""What every command line shares: flags parsed by tyro, errors in one line, exit codes.
+"""Common parts of all commands: parsing of flags by tyro, errors in one line, exit codes.
 
-tyro draws a box for a flag it cannot parse, and takes a flag given twice by its last value; here the
-box becomes one line and the second a mistake. Nothing here needs JAX.
+For a flag that it cannot parse tyro draws a box, which becomes one line here; of a flag given twice it
+takes the last value, and here that is an error. Nothing here needs JAX.
 """
 
 from __future__ import annotations
@@ -35,22 +35,20 @@ from jaxstyle.values import ASCII_NAMES
 
 T = TypeVar("T")
 SHORT = {"-o": "--out"}
-"""Flags that have a short form, by it."""
+"""Flags by their short forms."""
 
 
 @dataclass(frozen=True)
 class Parsed(Generic[T]):
-    """A command line: its values, and which of them it named."""
+    """The values of a command line and the names of those that it gave."""
 
     value: T
     named: tuple[str, ...]
-    """Field names of the flags that were given, in order."""
+    """Names of the fields whose flags were given, in order."""
 
 
 def parse(command: type[T], arguments: Sequence[str], program: str) -> Parsed[T]:
-    """Parse `arguments` into the dataclass `command`.
-
-    `--help` prints and exits as tyro does.
+    """Parse `arguments` into the dataclass `command`; `--help` prints its text and exits.
 
     Raises:
         JaxstyleError: for an unknown flag, one given twice, or a value of the wrong type.
@@ -66,7 +64,7 @@ def parse(command: type[T], arguments: Sequence[str], program: str) -> Parsed[T]
             continue
         flag = "--" + name.replace("_", "-")
         if name in positional:
-            raise JaxstyleError(flag, "is given without a flag, by its place; see --help")
+            raise JaxstyleError(flag, "is a positional argument, without a flag; see --help")
         if name not in flags:
             raise unknown_key(name, flags, what=flag, positional=positional)
         if name in named:
@@ -86,7 +84,7 @@ def parse(command: type[T], arguments: Sequence[str], program: str) -> Parsed[T]
             raise
         line = _first_line(box.getvalue())
         if "nrecognized" in line:
-            # Flags of one dash are those of other projects, such as -content_image.
+            # Flags with one dash, such as -content_image, come from other projects.
             words = re.split(r"[\s,;]+", line)
             if alien := next(
                 (a for a in arguments if re.fullmatch(r"-[A-Za-z]\w*", a) and a in words), None
@@ -97,7 +95,7 @@ def parse(command: type[T], arguments: Sequence[str], program: str) -> Parsed[T]
 
 
 def _flags(command: type, only: Any = None) -> tuple[str, ...]:
-    """The names of all flags of `command`, or `only` of those marked so, nested dataclasses being flat."""
+    """Names of the flags of `command` and of its nested dataclasses, or only of those marked `only`."""
     names: list[str] = []
     hints = get_type_hints(command, include_extras=True)
     for f in dataclasses.fields(command):
@@ -113,7 +111,7 @@ def _flags(command: type, only: Any = None) -> tuple[str, ...]:
 
 
 def _first_line(box: str) -> str:
-    """What tyro's box says, up to its first rule, on one line."""
+    """The text of tyro's box, up to its first horizontal rule, on one line."""
     lines, titled = [], "╭" in box
     for line in box.splitlines():
         text = line.strip().strip("│").strip()
@@ -122,32 +120,32 @@ def _first_line(box: str) -> str:
         if set(text) <= {*"─-"} or text.startswith("╰"):
             if titled:
                 break
-            lines, titled = [], True  # where stdout is not UTF-8, a title and a rule instead of a box
+            lines, titled = [], True  # if stdout is not UTF-8, tyro prints a title and a rule, not a box
             continue
         lines.append(text)
     return (" ".join(lines) or "it could not be understood").rstrip(".") + "; see --help"
 
 
 ALLOCATOR_RESERVE = 2**31
-"""Bytes of address space put into huge pages; they become memory only when they are used."""
+"""Bytes of address space reserved in huge pages; they become memory only when they are used."""
 RESERVED_SHARE = 4
-"""The part of a limit on address space or data that may be put aside so, since all of it counts there: the
-libraries, the compiler and the stacks of threads take theirs outside of it."""
+"""Divisor of a limit on address space or data that gives the most to reserve. The whole reserve counts
+towards the limit, and libraries, compiler and thread stacks need the rest."""
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
-"""Of glibc's malloc.h."""
+"""Constants of glibc's malloc.h."""
 
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Have glibc keep freed memory and put it in huge pages; for a process that is all ours.
+    """Make glibc keep freed memory, in huge pages; only for a process that does nothing else.
 
-    XLA's CPU runtime takes tens of megabytes in every step and gives them back. By default each such
-    piece is mapped anew, and the kernel fills it with zeros page by page: at 256 px some 13,000 page faults
-    a step (docs/performance.md has the cost and its command). The process then keeps its peak memory to its
-    end. Nothing is done without glibc, or if the user has tuned it.
+    XLA's CPU runtime allocates tens of megabytes in every step and frees them. By default each such piece
+    is mapped anew, and the kernel fills it with zeros page by page: at 256 px some 13,000 page faults a
+    step (docs/performance.md has the cost and the command that measures it). With this, the process keeps
+    its peak memory until it ends. Nothing is done without glibc, or if the user has tuned it.
 
     Returns:
-        Whether the allocator took the settings.
+        Whether the allocator accepted the settings.
     """
     if any(name == "GLIBC_TUNABLES" or name.startswith("MALLOC_") for name in os.environ):
         return False
@@ -162,7 +160,7 @@ def keep_freed_memory() -> bool:
         settings = {_M_TRIM_THRESHOLD: -1, _M_TOP_PAD: pad, _M_MMAP_MAX: 0, _M_ARENA_MAX: 1}
         if not all(libc.mallopt(key, value) for key, value in settings.items()):
             return False
-        # The heap grows by one large piece, which then belongs to it, empty, its pages huge.
+        # Allocate and free one large piece, so that it belongs to the heap as empty huge pages.
         huge = 2**21
         if reserve > huge and (start := libc.malloc(reserve)):
             aligned = -(-start // huge) * huge
@@ -176,11 +174,11 @@ def keep_freed_memory() -> bool:
 # --- signals --------------------------------------------------------------------------------------
 
 GRACE_S = 8.0
-"""How long a command may take to end when it is asked to."""
+"""Seconds that a command may take to end after a signal."""
 
 
 class Interrupted(BaseException):
-    """A signal, as an exception: exit code 128 + its number."""
+    """A signal as an exception: exit code 128 + its number."""
 
     def __init__(self, number: int, mend: str = ""):
         super().__init__(number, mend)
@@ -196,11 +194,11 @@ class Interrupted(BaseException):
 
 
 class _Signals:
-    """What has been asked for, and whether it can wait.
+    """The signal that has come, if any, and whether it is held back.
 
-    A handler written in Python runs when the main thread comes back from compiled code. So that the process
-    ends in time all the same, a thread is woken by the signal itself; it ends the process after `GRACE_S`,
-    or at the second signal.
+    A handler written in Python runs only when the main thread returns from compiled code. To end the
+    process in time in any case, the signal also wakes a thread, which ends the process after `GRACE_S` or
+    at the second signal.
     """
 
     def __init__(self) -> None:
@@ -214,7 +212,7 @@ class _Signals:
 
     @contextlib.contextmanager
     def caught(self) -> Iterator[None]:
-        """Catch `SIGNALS` inside; a no-op outside the main thread."""
+        """Catch `SIGNALS` inside; does nothing outside the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -224,8 +222,8 @@ class _Signals:
         said = sys.unraisablehook
 
         def say(unraisable: sys.UnraisableHookArgs) -> None:
-            # A finaliser or a collector's callback keeps an exception to itself. It is raised again where
-            # `signals_held` ends, and the watcher ends a process that does not get there.
+            # A finaliser or a callback of the garbage collector swallows exceptions. This one is raised
+            # again at the end of `signals_held`; a process that does not get there is ended by the watcher.
             if not isinstance(unraisable.exc_value, Interrupted):
                 said(unraisable)
 
@@ -247,13 +245,13 @@ class _Signals:
                 signal.signal(number, handler)
 
     def _watch(self, reader: int) -> None:
-        """End the process when it was asked to and did not, or was asked twice."""
+        """End the process if it has not ended in time after a signal, or at the second one."""
         with open(reader, "rb", buffering=0) as pipe:
             if not (first := pipe.read(1)):
                 return
             number, (ready, _, _) = first[0], select.select([pipe], [], [], GRACE_S)
             if ready and not pipe.read(1):
-                return  # not a second signal but the end of `caught`
+                return  # the pipe was closed at the end of `caught`: no second signal
         _fail(str(Interrupted(number)), 0)
         os._exit(128 + number)
 
@@ -266,8 +264,8 @@ def signals_held() -> Iterator[Callable[[], Interrupted | None]]:
     """Hold back signals inside, where an exception would lose work.
 
     Yields:
-        What asks for the exception of a signal that has come, to be raised when the work has been saved. It
-        is raised at the end in any case.
+        A function that returns the exception of a signal that has come, or None, so that the caller can
+        save the work and then raise it. It is raised at the end in any case.
     """
 
     def asked() -> Interrupted | None:
@@ -285,14 +283,15 @@ def signals_held() -> Iterator[Callable[[], Interrupted | None]]:
 # --- output ---------------------------------------------------------------------------------------
 
 RAISING = ("strict", "surrogateescape", "surrogatepass")
-"""Ways of a stream to take what its encoding has not that can raise."""
+"""Error handlers of a stream that may raise at a character that its encoding lacks."""
 
 
 @contextlib.contextmanager
 def _escaped() -> Iterator[None]:
-    """A while in which what the encoding of stdout or stderr has not is escaped, as in `\\u03b1`.
+    """Escape characters that the encoding of stdout or stderr lacks, as in `\\u03b1`, while inside.
 
-    Under a C locale or `PYTHONIOENCODING=latin-1` Python raises at such a character, when the work is done.
+    In a C locale or with `PYTHONIOENCODING=latin-1` Python would raise at such a character, after all the
+    work is done.
     """
     changed: list[tuple[io.TextIOWrapper, str]] = []
     for stream in (sys.stdout, sys.stderr):
@@ -308,23 +307,23 @@ def _escaped() -> Iterator[None]:
 
 
 UNFIT, FAULT = UnfitEnvironment.exit_code, 70
-"""Exit codes: this environment cannot run it; a fault of ours (EX_SOFTWARE of sysexits.h)."""
+"""Exit codes: an environment that cannot run the command; an internal error (EX_SOFTWARE of sysexits.h)."""
 
 
 def run(command: Callable[[], int]) -> None:
-    """Run a command and leave with its exit code; whatever fails is one line on stderr."""
+    """Run a command and exit with its code; any failure is told in one line on stderr."""
     for name in ("stdin", "stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed before the start: whoever writes to it writes to nothing
+        if getattr(sys, name) is None:  # closed before the start: discard what is written to it
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
     if not faulthandler.is_enabled():
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr is no file
-            faulthandler.enable()  # a library that crashes says so, and where
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr is not a file
+            faulthandler.enable()  # shows where a library crashes
     try:
         with _escaped(), _signals.caught():
             code = command()
     except JaxstyleError as error:
         code = _fail(str(error), error.exit_code)
-    except UnicodeEncodeError as error:  # the path of a run's image, under a C locale
+    except UnicodeEncodeError as error:  # probably the path of a run's image in a C locale
         ours = error.encoding != sys.getfilesystemencoding()
         said = f"{error.object}: {ASCII_NAMES.format(error.encoding)}"
         code = _tell_fault(error) if ours else _fail(said, 2)
@@ -339,13 +338,13 @@ def run(command: Callable[[], int]) -> None:
         code = _fail("interrupted", 128 + signal.SIGINT)
     except ImportError as error:
         code = _fail(f"{error.name or 'Python'}: cannot be imported: {error}; install it anew", UNFIT)
-    except SystemError as error:  # of a compiled module, mostly for want of memory
+    except SystemError as error:  # raised by a compiled module, mostly for lack of memory
         code = _fail(
-            f"Python: a library failed in it: {error}; is there memory enough, and ulimit -v?", UNFIT
+            f"Python: a compiled library failed: {error}; check the free memory and ulimit -v", UNFIT
         )
     except MemoryError as error:
         code = _fail(f"memory: there is not enough: {error}; give a smaller --size", UNFIT)
-    except Exception as error:  # the last resort: no traceback for a user, and none that is lost
+    except Exception as error:  # the last resort: the user sees one line, and the traceback is kept
         code = _tell_fault(error)
     try:
         sys.stdout.flush()
@@ -355,8 +354,8 @@ def run(command: Callable[[], int]) -> None:
 
 
 def _tell_fault(error: Exception) -> int:
-    """Say in one line what nobody expected, and where its traceback is; the exit code."""
-    said = (str(error).strip() or "no more is said").splitlines()[0]
+    """Report an unexpected error in one line, with the place of its traceback, and return the exit code."""
+    said = (str(error).strip() or "no message").splitlines()[0]
     trace = "".join(traceback.format_exception(error))
     where = traceback.extract_tb(error.__traceback__)[-1]
     try:
@@ -368,20 +367,20 @@ def _tell_fault(error: Exception) -> int:
         kept = f"its traceback could not be written ({full.strerror})"
     what = f"{type(error).__name__}: {said} ({os.path.basename(where.filename)}:{where.lineno})"
     if asked := [name for name in os.environ if name.startswith("JAX_") and name != "JAX_PLATFORMS"]:
-        kept += f"; it may go better without {', '.join(sorted(asked))}"
+        kept += f"; it may work without {', '.join(sorted(asked))}"
     if _is_of_jax(error):
         return _fail(f"JAX: the device or its driver failed: {what}; {kept}", UNFIT)
-    return _fail(f"jaxstyle: a fault of its own, please report it: {what}; {kept}", FAULT)
+    return _fail(f"jaxstyle: an internal error, please report it: {what}; {kept}", FAULT)
 
 
 def _is_of_jax(error: Exception) -> bool:
-    """Whether XLA's runtime raised an exception: a driver, a device or its memory, mostly."""
+    """Whether XLA's runtime raised an exception, mostly because of a driver, a device or its memory."""
     jax = sys.modules.get("jax")
     return jax is not None and isinstance(error, jax.errors.JaxRuntimeError)
 
 
 def say_diverged(what: str) -> int:
-    """The exit code of a command that is done but for cells that diverged, 1, when stderr has `what`."""
+    """Print `what` on stderr and return 1, the exit code of a finished command with diverged cells."""
     with contextlib.suppress(OSError):
         said = f"jaxstyle: {one_line(what)}"
         print(encodable(said, getattr(sys.stderr, "encoding", None)), file=sys.stderr, flush=True)

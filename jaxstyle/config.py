@@ -1,8 +1,8 @@
-"""What a run is asked for: the axes of its grid and its settings, from flags, TOML or Python.
+"""Configuration of a run, the axes of its grid and its settings, from flags, TOML or Python.
 
-`Sweep` holds what the numbers of a run depend on, `RunOptions` what they do not (where to write, how
-to report). Both are written by users; `resolve` turns a `Sweep` into one whose every value has been
-checked and put into one form. Each error is a `JaxstyleError` whose text is a single line:
+`Sweep` holds what the numbers of a run depend on, `RunOptions` the rest (where to write, how to report).
+Both come from users; `resolve` turns a `Sweep` into one whose every value has been checked and has its one
+form. Each error is a `JaxstyleError` whose text is a single line:
 `<what>: <why, with the value, the limit and the mend>`.
 
 Nothing here needs JAX.
@@ -43,44 +43,45 @@ from jaxstyle.values import FLOAT32_MAX, INIT_KINDS
 
 MAX_SPEC_BYTES = 16 * 2**20
 MAX_SPEC_DEPTH = 8
-"""Tables in tables of a spec; no setting needs more than 3."""
+"""Deepest nesting of tables in a spec; no setting needs more than 3."""
 FAST_SHARE = 4
-"""How many steps of Adam one of its fast twin stands for."""
+"""Number of Adam's steps that one step of its fast twin replaces."""
 
 PLANNED = {
     "tolerance": "early stopping is not in this version",
 }
-"""Settings of later versions: naming one is an error that says so, never a silent no-op."""
+"""Settings of later versions and the error for each; they are never silently ignored."""
 
 
 class Retired(NamedTuple):
-    """A setting of earlier versions."""
+    """A setting of earlier versions that is gone."""
 
     default: Any
-    """Its value in runs that did not use it: there it is taken, and means nothing."""
+    """Its value in runs that did not use it; this value is accepted and ignored."""
     why: str
+    """The error for any other value."""
 
 
 RETIRED = {
     "warm_steps": Retired(
         0,
-        "started cells from their neighbours' pictures, for mixed gains, and is gone; leave it out, or open"
-        " a run that has it with the version that made it",
+        "started cells from their neighbours' pictures, with mixed gains, and was removed; leave it out, or"
+        " open a run that has it with the version that made it",
     ),
 }
-"""Settings that are gone; those of runs that go on are at their defaults."""
+"""Settings that are gone; runs that can be resumed have them at their defaults."""
 
 
 def unknown_key(
     key: str, known: Iterable[str], *, what: str, positional: Sequence[str] = ()
 ) -> JaxstyleError:
-    """The error for a name that does not exist: what other projects mean by it, or the nearest that does.
+    """The error for an unknown name; it suggests what other projects mean by it, or the nearest known name.
 
     Args:
-        key: the name.
-        known: those that exist.
+        key: the name, with `_` for `-`.
+        known: names that exist.
         what: the name as it was given.
-        positional: those of `known` that are given by their place.
+        positional: those of `known` that are positional arguments.
     """
     if key in PLANNED:
         return JaxstyleError(what, PLANNED[key])
@@ -90,7 +91,7 @@ def unknown_key(
     if (other := peers.setting(key)) is not None:
         name = "image" if other.setting == "content" and "content" not in known else other.setting
         if name in positional:
-            return JaxstyleError(what, f"no such setting; {name} is given without a flag, by its place")
+            return JaxstyleError(what, f"no such setting; {name} is a positional argument, without a flag")
         if name in known:
             why = f" ({other.why})" if other.why else ""
             return JaxstyleError(what, f"no such setting; did you mean {name}{why}?")
@@ -105,10 +106,10 @@ def unknown_key(
 
 
 def axis_values(axis: str, raw: Any, *, max_cells: int) -> tuple[Any, ...]:
-    """The checked values of one axis: numbers as numbers, paths absolute, ranges of seeds written out.
+    """The checked values of one axis: numbers as numbers, paths absolute, ranges of seeds expanded.
 
     Raises:
-        JaxstyleError: for an empty axis, a value out of its range, or a value that is there twice.
+        JaxstyleError: for an empty axis, a value out of its range, or a value that is given twice.
     """
     items = list(raw) if isinstance(raw, list | tuple | range) else [raw]
     if not items:
@@ -121,7 +122,7 @@ def axis_values(axis: str, raw: Any, *, max_cells: int) -> tuple[Any, ...]:
     seen: set[Any] = set()
     for value in found:
         if (key := row.same(value)) in seen:
-            raise JaxstyleError(axis, f"{value} is there twice; give each value once")
+            raise JaxstyleError(axis, f"{value} is given twice; give each value once")
         seen.add(key)
     return tuple(found)
 
@@ -134,7 +135,7 @@ def _resolve_grid(table: Mapping[str, Any], sweep: Sweep) -> dict[str, Any]:
         raise JaxstyleError("grid", "a grid is a table of axes; write [[grid]]")
     for key in table:
         if not isinstance(key, str):
-            raise JaxstyleError("grid", f"{values.shown(key)} is no name of an axis")
+            raise JaxstyleError("grid", f"{values.shown(key)} is not the name of an axis")
         if key != "zip" and not settings.is_axis(key):
             raise unknown_key(key, (*AXES, *settings.added(), "zip"), what=f"grid.{key}")
     axes = settings.axes_with(table)
@@ -160,10 +161,10 @@ def _resolve_grid(table: Mapping[str, Any], sweep: Sweep) -> dict[str, Any]:
 
 
 def _balance(table: Any) -> dict[str, Any]:
-    """One checked table of `Sweep.balance`."""
+    """A checked table of `Sweep.balance`."""
     what = "balance"
     if not isinstance(table, Mapping) or set(table) != {*BALANCED_AXES, "alpha_beta", "weights"}:
-        raise JaxstyleError(what, "a table has another form; leave it out and it is measured again")
+        raise JaxstyleError(what, "a table has an unknown form; leave it out and it is measured again")
     found = {axis: values.as_text(what, table[axis]) for axis in BALANCED_AXES}
     values.layer_name(what, found["content_layer"])
     found |= {axis: os.path.abspath(found[axis]) for axis in ("content", "style")}
@@ -176,13 +177,13 @@ def _balance(table: Any) -> dict[str, Any]:
 
 
 def _twin(sweep: Sweep, optimizer: Mapping[str, Any]) -> dict[str, Any]:
-    """What `fast` makes of a sweep whose own settings of its optimizer are `optimizer`."""
+    """The optimizer settings of the `fast` twin of a sweep; `optimizer` holds those of the sweep itself."""
     if optimizer["optimizer"] != "adam":
-        raise JaxstyleError("fast", "is for sweeps by adam; lbfgs is fast as it is")
+        raise JaxstyleError("fast", "is for sweeps with adam; lbfgs is fast without it")
     tables = [table for table in sweep.grid if isinstance(table, Mapping)]
     rates = [sweep.learning_rate, *(table.get("learning_rate", ()) for table in tables)]
     if any(isinstance(values, list | tuple) and len(values) > 1 for values in rates):
-        raise JaxstyleError("fast", "several learning rates are Adam's; give one or none")
+        raise JaxstyleError("fast", "several learning rates are for Adam; give one or none")
     bounds = {"minimum": 1, "maximum": settings.MAX_STEPS}
     steps = (values.as_integer("steps", n, **bounds) for n in optimizer["steps"])
     return _resolve_optimizer(
@@ -200,7 +201,7 @@ def _twin(sweep: Sweep, optimizer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _resolve_optimizer(sweep: Sweep) -> dict[str, Any]:
-    """The optimizer of a sweep and every setting that depends on it."""
+    """The optimizer of a sweep and all settings that depend on it, by name."""
     rates = sweep.learning_rate != () or any(
         isinstance(table, Mapping) and "learning_rate" in table for table in sweep.grid
     )
@@ -211,7 +212,7 @@ def _resolve_optimizer(sweep: Sweep) -> dict[str, Any]:
         name = "adam" if adams else "lbfgs"
     row = OPTIMIZERS[name]
     if schedule == "decay" and not row.decays:
-        raise JaxstyleError("schedule", "decay is Adam's; leave it out or give --optimizer adam")
+        raise JaxstyleError("schedule", "decay is for Adam; leave it out or give --optimizer adam")
     own, extra = _own_settings(sweep, name), dict(sweep.extra)
     for key in {key for other in OPTIMIZERS for key in other.own}:
         extra.pop(key, None)
@@ -231,14 +232,14 @@ def _resolve_optimizer(sweep: Sweep) -> dict[str, Any]:
 
 
 def _own_settings(sweep: Sweep, optimizer: str) -> dict[str, Any]:
-    """Every setting that is an optimizer's own: None for those of others, which must not be given."""
+    """The optimizer's own settings, and None for those of other optimizers, which must not be given."""
     found: dict[str, Any] = {}
     for row in OPTIMIZERS:
         for name, default in row.own.items():
             value = getattr(sweep, name) if name in SETTINGS else sweep.extra.get(name)
             if row.name != optimizer:
                 if value is not None and name not in OPTIMIZERS[optimizer].own:
-                    why = f"{optimizer} has none; leave it out or give --optimizer {row.name}"
+                    why = f"{optimizer} does not have it; leave it out or give --optimizer {row.name}"
                     raise JaxstyleError(name, why)
                 if name in SETTINGS:
                     found.setdefault(name, None)
@@ -255,7 +256,7 @@ def _own_settings(sweep: Sweep, optimizer: str) -> dict[str, Any]:
 
 
 def _resolve_extra(sweep: Sweep, max_cells: int) -> dict[str, Any]:
-    """The axes and settings that are no fields in one form; axes only where not at their default."""
+    """Checked values of the axes and settings that are not fields; axes only if not at their default."""
     for name in sweep.extra:
         if name not in settings.added():
             raise unknown_key(str(name), (*SWEEP_KEYS, *settings.added()), what=str(name))
@@ -272,7 +273,7 @@ def _resolve_extra(sweep: Sweep, max_cells: int) -> dict[str, Any]:
 
 
 def rows_used(sweep: Sweep) -> tuple[Any, ...]:
-    """The rows of tables that the cells of a resolved sweep are computed by, but for those of every run."""
+    """The loss terms, optimizer and pooling that compute a resolved sweep, except terms of every run."""
     every = grids(sweep)
     terms = [row for row in optional_terms() if any(any(table.get(row.weight, ())) for table in every)]
     return (*terms, OPTIMIZERS[sweep.optimizer], POOLINGS[sweep.pool])
@@ -282,14 +283,14 @@ def _plain(sweep: Sweep) -> Sweep:
     """`sweep` with plain values of Python for those of NumPy and others; tables must be tables."""
     if not isinstance(sweep.grid, list | tuple):
         raise JaxstyleError(
-            "grid", f"{values.shown(sweep.grid)} is no list of tables of axes; write [[grid]]"
+            "grid", f"{values.shown(sweep.grid)} is not a list of tables of axes; write [[grid]]"
         )
     if not all(isinstance(table, Mapping) for table in sweep.grid):
         raise JaxstyleError("grid", "a grid is a table of axes; write [[grid]]")
     if not isinstance(sweep.digests, Mapping):
         raise JaxstyleError("digests", 'write a table: [digests] "path" = "sha256"')
     if not isinstance(sweep.extra, Mapping):
-        raise JaxstyleError("extra", f"{values.shown(sweep.extra)} is no table of settings by name")
+        raise JaxstyleError("extra", f"{values.shown(sweep.extra)} is not a table of settings by name")
     return dataclasses.replace(
         sweep,
         **{
@@ -304,12 +305,12 @@ def _plain(sweep: Sweep) -> Sweep:
 
 
 def resolve(sweep: Sweep) -> Sweep:
-    """`sweep` with every value checked and in one form: what planning and `spec.toml` start from.
+    """`sweep` with every value checked and in its one form, as planning and `spec.toml` need it.
 
-    Relative paths are taken from the current directory; files are not looked at.
+    Relative paths are relative to the current directory; files are not opened.
 
     Raises:
-        JaxstyleError: naming the first setting that is wrong.
+        JaxstyleError: for the first setting that is wrong.
     """
     sweep = _plain(sweep)
     max_cells = values.as_integer("max_cells", sweep.max_cells, minimum=1, maximum=settings.MAX_CELLS)
@@ -351,7 +352,7 @@ def resolve(sweep: Sweep) -> Sweep:
 
 
 def differences(own: Sweep, other: Sweep) -> list[str]:
-    """Where two resolved sweeps differ beside their axes, as in `size is 256 there and 192 here`."""
+    """Differences in the settings of two resolved sweeps, as in `size is 256 there and 192 here`."""
     names = [name for name, row in SETTINGS.items() if row.same and name != "plugins"]
     more = {name for of in (own, other) for name in of.extra if not settings.is_axis(name)}
     pairs = {name: (getattr(own, name), getattr(other, name)) for name in names}
@@ -360,7 +361,7 @@ def differences(own: Sweep, other: Sweep) -> list[str]:
 
 
 def grids(sweep: Sweep, more: Iterable[str] = ()) -> tuple[Mapping[str, Any], ...]:
-    """The grids of a resolved sweep, each with every axis written out, its own and those in `more`."""
+    """The grids of a resolved sweep, each with the values of all its axes and of those in `more`."""
     top = {axis: getattr(sweep, axis) for axis in settings.axes_with({*sweep.axes, *more})}
     return tuple({**top, **table} for table in sweep.grid or ({},))
 
@@ -370,27 +371,28 @@ MAX_SHARES = 100_000
 
 @dataclass(frozen=True)
 class Share:
-    """One of several parts of a run that processes compute which know nothing of each other."""
+    """One of several parts of a run, each computed by a process that knows nothing of the others."""
 
     index: int
-    """From 0."""
+    """Number of this share, from 0."""
     count: int
+    """Number of all shares."""
     of: str
-    """Who says so: `shard`, or SLURM's variables."""
+    """Source of the numbers: `shard`, or SLURM's variables."""
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
 
 
 def share(options: RunOptions, environment: Mapping[str, str] = os.environ) -> Share | None:
-    """The share of a run that a process is to compute; None for all of it.
+    """The share of a run that this process should compute; None for the whole run.
 
-    `--shard I/N`, where I counts from 0 or from 1: N/N is 0/N. With `--shard slurm` the index of a job
-    array's task among its tasks. A task that does not ask for it computes all of its run: many launchers
-    start one run for each task of an array.
+    In `--shard I/N`, I counts from 0 or from 1, since N/N is the same as 0/N. With `--shard slurm` it is
+    the index of this task in its job array. A task without the option computes the whole run, because many
+    launchers start a run of its own for each task of an array.
 
     Raises:
-        JaxstyleError: for what is no share.
+        JaxstyleError: for a value that is not a share.
     """
     if options.shard is None:
         return None
@@ -400,45 +402,45 @@ def share(options: RunOptions, environment: Mapping[str, str] = os.environ) -> S
     found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     index, count = map(int, found.groups()) if found else (0, 0)
     if not (1 <= count <= MAX_SHARES and index <= count):
-        raise JaxstyleError("shard", f"{text!r} is no share; give I/N, such as 0/8 or 8/8, or slurm")
+        raise JaxstyleError("shard", f"{text!r} is not a share; give I/N, such as 0/8 or 8/8, or slurm")
     return Share(index % count, count, "shard") if count > 1 else None
 
 
 def _slurm_share(environment: Mapping[str, str]) -> Share | None:
-    """The share of a task of a SLURM job array."""
+    """The share of this task of a SLURM job array."""
     names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "COUNT", "MIN", "STEP")]
     task, count, first, stride = (environment.get(name, "") for name in names)
     if not task:
         raise JaxstyleError(
-            "shard", "slurm: this is no task of a job array, SLURM_ARRAY_TASK_ID is not set; give I/N"
+            "shard", "slurm: this is not a task of a job array (SLURM_ARRAY_TASK_ID is not set); give I/N"
         )
     if not (task.isdecimal() and count.isdecimal() and first.isdecimal()):
         raise JaxstyleError("SLURM_ARRAY_TASK_ID", f"{task!r} of {count!r} tasks; give --shard I/N")
     index, stride = int(task) - int(first), int(stride) if stride.isdecimal() else 1
     if stride < 1 or index % stride or not 0 <= index // stride < int(count) <= MAX_SHARES:
         raise JaxstyleError(
-            "SLURM_ARRAY_TASK_ID", f"{task} from {first} is none of {count} tasks; give --shard I/N"
+            "SLURM_ARRAY_TASK_ID", f"{task}, from {first}, is not one of {count} tasks; give --shard I/N"
         )
     return Share(index // stride, int(count), "SLURM's array") if int(count) > 1 else None
 
 
 def run_share(options: RunOptions, environment: Mapping[str, str] = os.environ) -> Share | None:
-    """`share` of a run that is to be computed. Raises JaxstyleError for what cannot be done in shares."""
+    """`share` for a run that will be computed. Raises JaxstyleError for options that shares exclude."""
     if (found := share(options, environment)) is None:
         return None
     if options.out is None and not options.dry_run:
         raise JaxstyleError(
-            "shard", "of which run? give its directory with --out, or no --shard for a run of its own"
+            "shard", "no run is named; give its directory with --out, or leave --shard out for a new run"
         )
     if options.extend:
-        raise JaxstyleError("extend", "plans the run anew; do that by one process, without --shard")
+        raise JaxstyleError("extend", "plans the run anew; do that in one process, without --shard")
     if options.cluster is not None:
-        raise JaxstyleError("shard", "a cluster shares the work itself; leave one of the two out")
+        raise JaxstyleError("shard", "--cluster divides the work itself; leave one of the two out")
     return found
 
 
 def check_options(options: RunOptions) -> RunOptions:
-    """`options` with every value checked. Raises JaxstyleError naming the first that is wrong."""
+    """`options` with every value checked. Raises JaxstyleError for the first one that is wrong."""
     checked = {name: values.plain(getattr(options, name)) for name in OPTION_KEYS}
     for name, row in OPTIONS.items():
         if row.check is not None and checked[name] is not None:
@@ -446,14 +448,14 @@ def check_options(options: RunOptions) -> RunOptions:
     options = RunOptions(**checked)
     run_share(options)
     if options.cluster is None and options.collect:
-        raise JaxstyleError("collect", "is of clusters; give it together with --cluster")
+        raise JaxstyleError("collect", "is for clusters; give it together with --cluster")
     for name in ("resume", "extend"):
         if getattr(options, name) and options.out is None:
-            raise JaxstyleError(name, "of which run? give its directory with --out")
+            raise JaxstyleError(name, "no run is named; give its directory with --out")
     if options.resume and options.extend:
-        raise JaxstyleError("extend", "also goes on with the run; leave --resume out")
+        raise JaxstyleError("extend", "also continues the run; leave --resume out")
     if options.json and not options.dry_run:
-        raise JaxstyleError("json", "it prints the plan; give it together with --dry-run")
+        raise JaxstyleError("json", "is for printing the plan; give it together with --dry-run")
     return options
 
 
@@ -461,7 +463,7 @@ def check_options(options: RunOptions) -> RunOptions:
 
 
 def _given(table: Mapping[str, Any], base: Path) -> dict[tuple[str, str], str]:
-    """What was written for every path in `table`, by axis and absolute path."""
+    """Every path in `table` as the user wrote it, by axis and absolute path."""
     given = {}
     for axis in PATH_AXES:
         values = table.get(axis, ())
@@ -473,7 +475,7 @@ def _given(table: Mapping[str, Any], base: Path) -> dict[tuple[str, str], str]:
 
 
 def _absolute(table: Mapping[str, Any], base: Path) -> dict[str, Any]:
-    """`table` with its relative paths taken from `base`."""
+    """`table` with absolute paths; those in it are relative to `base`."""
 
     def one(axis: str, value: Any) -> Any:
         if not isinstance(value, str) or not value or (axis == "init" and value in INIT_KINDS):
@@ -489,7 +491,7 @@ def _absolute(table: Mapping[str, Any], base: Path) -> dict[str, Any]:
 
 
 def _check_spec(what: str, table: dict[str, Any]) -> dict[str, Any]:
-    """`table` if Python can print all of it: integers of TOML's 64 bits, and few tables in tables."""
+    """`table`, if its integers have at most TOML's 64 bits and it is not nested too deeply for Python."""
     pending: list[tuple[str, Any, int]] = [("", table, 0)]
     while pending:
         key, value, depth = pending.pop()
@@ -500,12 +502,12 @@ def _check_spec(what: str, table: dict[str, Any]) -> dict[str, Any]:
         elif isinstance(value, list):
             pending += [(key, inner, depth + 1) for inner in value]
         elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise JaxstyleError(f"{what}: {key}", "an integer of over 64 bits; give a smaller one")
+            raise JaxstyleError(f"{what}: {key}", "an integer of more than 64 bits; give a smaller one")
     return table
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The table of a TOML file. Raises JaxstyleError if it cannot be read or is not TOML."""
+    """The table in a TOML file. Raises JaxstyleError if the file cannot be read or is not TOML."""
     what = str(path)
     try:
         if not path.is_file():
@@ -522,11 +524,11 @@ def read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise JaxstyleError(what, f"cannot be read: {error.strerror or error}; give another file") from None
     except (ValueError, RecursionError) as error:
-        raise JaxstyleError(what, f"not a TOML file in UTF-8; mend it: {error}") from None
+        raise JaxstyleError(what, f"not a TOML file in UTF-8; correct it: {error}") from None
 
 
 def preset_path(name: Any) -> Path:
-    """The TOML file of a preset. Raises JaxstyleError for a name that is none."""
+    """The TOML file of a preset. Raises JaxstyleError for an unknown name."""
     names = sorted(path.stem for path in PRESETS.glob("*.toml"))
     if name not in names:
         raise JaxstyleError("preset", f"{name!r} is not known in this version; use {', '.join(names)}")
@@ -535,18 +537,23 @@ def preset_path(name: Any) -> Path:
 
 @dataclass(frozen=True)
 class Assembled:
-    """A sweep and its run options, put together from everything that names settings."""
+    """A sweep and its run options, assembled from all sources of settings."""
 
     sweep: Sweep
     options: RunOptions
     name: str
-    """What a run directory is called after: the preset, else the spec file's stem, else `sweep`."""
+    """Name for a new run directory: the spec file's stem, else the preset, else `sweep`."""
     moved: Mapping[str, str] = field(default_factory=dict)
-    """By the path that a spec has, where a file is now that has gone from there."""
+    """New paths of files that are no longer where the spec says, by the path in the spec."""
 
 
 def _of_file(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The table of a spec or a preset without what earlier versions had and nobody needs any more."""
+    """The table of a spec or a preset without settings of earlier versions that are gone.
+
+    Raises:
+        JaxstyleError: if it names plugins to be run, needs one that is not loaded, or uses a setting that
+            is gone.
+    """
     if "plugin" in table:
         why = "a spec never runs code: leave it out and give --plugin FILE.py with the command"
         raise JaxstyleError("plugin", why)
@@ -554,7 +561,7 @@ def _of_file(table: Mapping[str, Any]) -> dict[str, Any]:
     keys = [key for own in (table, *(grids if isinstance(grids, list) else ())) for key in own]
     if table.get("plugins") and (unknown := [key for key in keys if not _is_known(key)]):
         digests = ", ".join(f"{str(digest)[:12]}..." for digest in values.several(table["plugins"]))
-        why = f"is of a plugin (sha256 {digests}); give that with --plugin FILE.py"
+        why = f"belongs to a plugin (sha256 {digests}); give its file with --plugin FILE.py"
         raise JaxstyleError(unknown[0], why)
     for key, retired in RETIRED.items():
         if table.get(key, retired.default) != retired.default:
@@ -573,14 +580,14 @@ def assemble(
     places: Iterable[Path | str] = (),
     among: Iterable[str] = (),
 ) -> Assembled:
-    """Settings from all sources: defaults < preset < spec < flags.
+    """Settings from all sources, where later ones override: defaults, preset, spec, flags.
 
-    An axis named by a stronger source replaces that axis in every `[[grid]]` of a weaker one. When
-    nothing names an image, a preset or a spec, the preset is `demo`. Paths in flags are relative to
-    `cwd`, in a spec to its file, in a preset to the example images. To resume or extend a run without
-    naming images, a preset or a spec is to start from the run's own spec.
+    An axis in a stronger source replaces that axis in every `[[grid]]` of a weaker one. If no image, preset
+    or spec is named, the preset is `demo`, except that resuming or extending a run then starts from the
+    run's own spec. Paths in flags are relative to `cwd`, those in a spec to its file, those in a preset to
+    the example images.
 
-    A file with a digest that is no longer where a spec says is looked for about the spec, `cwd` and
+    A file with a digest that is no longer where a spec says is looked for around the spec, in `cwd` and
     `places`, and among the files of `among`.
 
     Raises:
@@ -635,7 +642,7 @@ def _sources(flags: Mapping[str, Any], cwd: Path) -> tuple[list[tuple[Mapping[st
             sources.insert(0, (read_toml(own), own.parent))
         else:
             where = flags["out"]
-            raise JaxstyleError(goes_on, f"{where} holds no run yet; give the settings of one to begin it")
+            raise JaxstyleError(goes_on, f"{where} holds no run yet; give settings to begin one")
     if preset is not None:
         sources.insert(0, (read_toml(preset_path(preset)), EXAMPLES))
     if spec is not None:
@@ -711,7 +718,7 @@ def _stacked(
 
 
 def _renamed(value: Any, names: Mapping[str, str]) -> Any:
-    """Tables with other names for some files."""
+    """Tables with some paths replaced, by their old paths."""
     if isinstance(value, str):
         return names.get(value, value)
     if isinstance(value, list | tuple):
@@ -722,7 +729,11 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
 
 
 def renamed(sweep: Sweep, names: Mapping[str, Mapping[str, str]]) -> Sweep:
-    """A resolved sweep with other names for some files, by their axis or setting."""
+    """A resolved sweep with some paths replaced.
+
+    Args:
+        names: new paths by old ones, for each axis of paths and for `weights`.
+    """
 
     def axis(table: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -771,17 +782,17 @@ def _toml_value(value: Any) -> str:
 
 
 def _respelled(value: Any, run: Path) -> Any:
-    """A path, or several, as they are written into a run."""
+    """A path or several as they are written into a run."""
     if isinstance(value, list | tuple):
         return [_respelled(item, run) for item in value]
     return value if value in INIT_KINDS else paths.spelled(value, run)
 
 
 def to_toml(sweep: Sweep, digests: Mapping[str, str], *, run: Path | None = None) -> str:
-    """The text of `spec.toml`: the resolved `sweep` and the digests of its files; running it repeats it.
+    """The text of `spec.toml`, which repeats the resolved `sweep` when run and holds its files' digests.
 
     Args:
-        run: the folder that it is to lie in; files under its parent are written relative to it.
+        run: folder of the file; paths under that folder's parent are written relative to it.
     """
     lines = ["# Run again with: python -m jaxstyle.sweep --spec spec.toml"]
 

@@ -1,7 +1,7 @@
-"""Work that is done while somebody goes through its parts: who wants it done says when it goes on.
+"""Work in parts, which its caller drives by iterating over it.
 
-Between two parts whoever goes through them shows how it comes along, saves what there is, or ends it.
-Nothing is open then: no context of the work outlives the part that needed it.
+Between two parts the caller can show progress, save what is done so far, or stop. Nothing is open at that
+point: no context of the work outlives the part that needed it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ Result = TypeVar("Result")
 
 
 class Course(Generic[Part, Result]):
-    """Work in parts: an iterable, to be gone through once, of what there is to say of each that is done.
+    """Work in parts: an iterable, to be iterated once, of a report on every part that has been done.
 
     Args:
-        parts: does a part before it yields, and returns what all of them came to.
+        parts: does a part before each yield, and returns the outcome of them all.
     """
 
     outcome: Result
-    """What all parts came to, there when they have been gone through."""
+    """The result of all parts, set at the end of the iteration."""
 
     def __init__(self, parts: Generator[Part, None, Result]):
         self._parts = parts
@@ -30,7 +30,7 @@ class Course(Generic[Part, Result]):
         self.outcome = yield from self._parts
 
     def finish(self) -> Result:
-        """The outcome, when every part has been done without a stop."""
+        """Do all parts without a stop and return the outcome."""
         for _ in self:
             pass
         return self.outcome

@@ -1,6 +1,6 @@
-"""The first moments of a command: a signal that comes while its modules are imported is one line too.
+"""Signals in the first moments of a command: one that comes during the imports is told in one line too.
 
-Imports take up to half a second, and Python's own answer to SIGTERM is to die without a word.
+Imports take up to half a second, and Python by itself dies of SIGTERM without a word.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ import os
 import signal
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""Signals that ask a command to end; batch schedulers send the last one."""
+"""Signals that ask a command to end; the last one is what batch schedulers send."""
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 def words(number: int) -> str:
-    """A signal in words, for the line that says why a command ended."""
+    """Name of a signal for the line that says why a command ended."""
     return WORDS.get(signal.Signals(number), f"stopped by {signal.Signals(number).name}")
 
 
 def catch() -> None:
-    """Have a signal end this process with a line, until `cli.run` has better means."""
+    """Make a signal end this process with one line of explanation, until `cli.run` takes over."""
 
     def end(number: int, _: object) -> None:
         os.write(2, f"jaxstyle: error: {words(number)}\n".encode())

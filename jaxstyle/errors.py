@@ -1,4 +1,4 @@
-"""What goes wrong through no fault of this package, in one line for whoever gave the command.
+"""Errors that are not a fault of this package, told to the user in one line.
 
 Nothing here needs JAX.
 """
@@ -8,34 +8,34 @@ from __future__ import annotations
 from typing import Any
 
 MAX_LINE = 2000
-"""Characters of an error."""
+"""Most characters of an error; the middle of a longer one is left out."""
 
 
 def one_line(text: str) -> str:
-    """`text` for a terminal: on one line, no control characters, the middle of a long one left out."""
+    """`text` on one line for a terminal: no control characters, and the middle left out if it is long."""
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
     half = MAX_LINE // 2
     return text if len(text) <= MAX_LINE else f"{text[:half]} [...] {text[-half:]}"
 
 
 def encodable(text: str, encoding: str | None) -> str:
-    """`text` for a stream of an encoding (UTF-8 if None): what that has not is escaped, as in `\\u03b1`."""
+    """`text` for a stream of an encoding (UTF-8 if None), with characters that it lacks as `\\u03b1`."""
     return text.encode(encoding or "utf-8", "backslashreplace").decode(encoding or "utf-8")
 
 
 class JaxstyleError(ValueError):
-    """Bad input or configuration: one line for the user, exit code 2."""
+    """An error in the input or the configuration: one line for the user, exit code 2."""
 
     exit_code = 2
 
     def __init__(self, what: str, why: str):
         super().__init__(one_line(f"{what}: {why}"))
 
-    def __reduce__(self) -> tuple[Any, ...]:  # another process gets it as it stands
+    def __reduce__(self) -> tuple[Any, ...]:  # by default pickle would call it with one argument
         return type(self), tuple(str(self).split(": ", 1))
 
 
 class UnfitEnvironment(JaxstyleError):
-    """A machine or an installation that cannot run what is asked for: exit code 4."""
+    """An error of a machine or an installation that cannot run what was asked for: exit code 4."""
 
     exit_code = 4

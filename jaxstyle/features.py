@@ -1,7 +1,7 @@
 """`python -m jaxstyle.features IMAGE`: what chosen layers of VGG19 see in an image, as a labelled sheet.
 
 A channel's strength is its mean activation over all positions; the strongest come first. Each map has its
-own scale, and its positions are drawn as squares: the few that a high layer has are seen as they are.
+own scale. Its positions are drawn as squares, so that the few of a high layer stay recognisable.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from jaxstyle.settings import RunOptions
 TILE_PX = 160
 """The longest edge of a map on the sheet."""
 GRID_PX = 8 * (TILE_PX + PAD_PX)
-"""How wide the maps may lie side by side."""
+"""Largest total width of maps side by side."""
 MIN_COLUMN_PX = 128
-"""What the text under a map takes."""
+"""Width that the text under a map needs."""
 MAX_NAME = 60
 BOLD: dict[str, Any] = {"stroke_width": 0.3, "stroke_fill": INK}
 MAX_CHANNELS = 512
 COLOUR_BAR_PX = 200
 BRIGHT = 0.99
-"""The part of a map's positions that the colours span; the strongest ones beyond it are drawn alike. Drawn
-up to its maximum, many a map would be dark but for a few positions."""
+"""Quantile of a map's values at which the colours end; all stronger positions have the last colour. If the
+colours ended at the maximum, many maps would be dark except for a few positions."""
 PICTURE_PX = 256
-"""The longest edge of the image itself."""
+"""The longest edge of the image on the sheet."""
 FAINT = (110, 108, 102)
 GAP_PX = 2 * PAD_PX
-"""Between a layer and the next."""
+"""Gap between two layers."""
 RAMP = (
     (68, 1, 84), (72, 36, 117), (65, 68, 135), (53, 95, 141), (42, 120, 142), (33, 145, 140),
     (34, 168, 132), (66, 190, 113), (122, 209, 81), (189, 223, 38), (253, 231, 37),
@@ -58,30 +58,30 @@ class Features:
     """Draw the feature maps of an image at chosen layers, the strongest channels first."""
 
     image: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
-    """The image."""
+    """Image to look at."""
     layers: tuple[str, ...] = single.FEATURE_LAYERS
     """Layers to draw, after their ReLU: conv1_1 to conv5_4."""
     channels: int = 24
-    """How many channels of each: those with the largest mean activation."""
+    """Number of channels of each layer: those with the largest mean activation."""
     out: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "features.png"
-    """The sheet: a .png, .jpg or .webp file, which is replaced if it is there."""
+    """File of the sheet, a .png, .jpg or .webp; it is replaced if it exists."""
     json: bool = False
-    """Print the channels that are drawn, their means and their maxima, as JSON."""
+    """Print the channels that are drawn, with their means and maxima, as JSON."""
 
 
 def accepts() -> type:
-    """What the command line is parsed into."""
+    """The dataclass that the command line is parsed into."""
     return settings.arguments("features", Features, options=("no_compile_cache",))
 
 
 def strongest(maps: Float[np.ndarray, "h w c"], count: int) -> Int[np.ndarray, " k"]:
-    """The channels of the largest mean activation, at most `count`, the strongest first."""
+    """Indices of the channels with the largest mean activation, at most `count`, the strongest first."""
     means = maps.mean(axis=(0, 1), dtype=np.float64)
     return np.argsort(-means, kind="stable")[:count]
 
 
 def coloured(values: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Values from 0 to 1 in colours that grow lighter."""
+    """Colours of values from 0 to 1; larger values are lighter."""
     at = np.clip(values, 0, 1)
     places = np.linspace(0, 1, len(RAMP))
     bands = [np.interp(at, places, band) for band in zip(*RAMP, strict=True)]
@@ -89,7 +89,7 @@ def coloured(values: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def tile(values: Float[np.ndarray, "h w"], tile_px: int) -> Image.Image:
-    """One map from 0 to `BRIGHT` of its values; a small one in whole squares, a large one averaged down."""
+    """A drawing of one map; a small one is enlarged in whole squares, a large one averaged down."""
     height, width = values.shape
     share = tile_px / max(height, width)
     if share < 1:
@@ -103,7 +103,7 @@ def tile(values: Float[np.ndarray, "h w"], tile_px: int) -> Image.Image:
 
 
 def table(image: str, maps: Mapping[str, Float[np.ndarray, "h w c"]], channels: int) -> dict[str, Any]:
-    """What `--json` prints: the channels that are drawn, in numbers."""
+    """The output of `--json`: the channels that are drawn, in numbers."""
     return {
         "image": image,
         "layers": [
@@ -130,13 +130,13 @@ def draw(
     channels: int,
     pool: str,
 ) -> Image.Image:
-    """The sheet.
+    """The sheet of an image and its strongest feature maps.
 
     Args:
-        name: of the image.
+        name: name of the image.
         picture: the image as the network got it.
-        maps: of every layer to draw.
-        channels: how many of each.
+        maps: activations of every layer to draw.
+        channels: number of maps of each layer.
         pool: the network's pooling, for the heading.
     """
     line_px = drawing.extent("Ag")[1] + 4
@@ -156,7 +156,7 @@ def draw(
         labels = [(str(c), f"mean {values[:, :, c].mean():.3g}") for c in order]
         blocks.append((layer, values.shape, [tile(values[:, :, c], TILE_PX) for c in order], labels))
     column_px = max(MIN_COLUMN_PX, *(tiles[0].width for _, _, tiles, _ in blocks)) + PAD_PX
-    # As many as go across, in rows of one length.
+    # As many as fit side by side, spread evenly over the rows.
     most = max(len(tiles) for _, _, tiles, _ in blocks)
     across = -(-most // -(-most // max(1, GRID_PX // column_px)))
     row_px = [tiles[0].height + line_px + PAD_PX for _, _, tiles, _ in blocks]
@@ -201,7 +201,7 @@ def draw(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`python -m jaxstyle.features IMAGE`; leaves by SystemExit with the exit code."""
+    """Run `python -m jaxstyle.features IMAGE`; always raises SystemExit, with the exit code."""
 
     def command() -> int:
         asked = cli.parse(accepts(), sys.argv[1:] if arguments is None else arguments, "jaxstyle.features")

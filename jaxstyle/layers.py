@@ -1,8 +1,8 @@
-"""The table of VGG19: what each convolution is called, what it costs and where it stands.
+"""The convolutions of VGG19: their names, shapes and costs.
 
 Simonyan & Zisserman (2015), configuration E, without the fully connected head: sixteen 3x3
-convolutions of stride 1 in five blocks, a 2x2 pooling of stride 2 between two blocks. A layer is
-named as in Gatys et al. (2016), `conv4_2`, and stands for the activation *after* its ReLU.
+convolutions of stride 1 in five blocks, with a 2x2 pooling of stride 2 between one block and the next. A
+layer is named as in Gatys et al. (2016), `conv4_2`, and stands for the activation *after* its ReLU.
 
 Nothing here needs JAX.
 """
@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 
 class Conv(NamedTuple):
-    """One convolution of VGG19: its name, its channels, and the pools in front of it."""
+    """One convolution of VGG19: its name, its channels, and the poolings before it."""
 
     name: str
     in_channels: int
     out_channels: int
     pools: int
-    """How many 2x2 poolings lie between the image and this layer: 0 for block 1, 4 for block 5."""
+    """Number of 2x2 poolings between the image and this layer: 0 for block 1, 4 for block 5."""
 
 
 def _table() -> tuple[Conv, ...]:
@@ -42,12 +42,12 @@ STYLE_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
 
 
 def conv(name: str) -> Conv:
-    """The row of the table that `name` stands for. Raises KeyError for an unknown name."""
+    """The convolution of a name. Raises KeyError for an unknown name."""
     return _BY_NAME[name]
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
-    """The distinct `names`, from the image downwards."""
+    """The distinct `names`, from the layer nearest to the image downwards."""
     chosen = set(names)
     return tuple(name for name in NAMES if name in chosen)
 
@@ -59,7 +59,7 @@ def up_to(names: Iterable[str]) -> tuple[Conv, ...]:
 
 
 def feature_shape(name: str, height: int, width: int) -> tuple[int, int, int]:
-    """(h, w, c) of a layer for an image of `height` x `width`: every pool drops an odd edge."""
+    """Shape (h, w, c) of a layer for an image of `height` x `width`: every pooling drops an odd edge."""
     row = conv(name)
     return height >> row.pools, width >> row.pools, row.out_channels
 
@@ -69,8 +69,8 @@ def evaluation_flops(
 ) -> float:
     """FLOPs (2 per multiply-add) of one loss and its gradient with respect to the image.
 
-    Counts each convolution forward and its input gradient, and each Gram matrix with its gradient,
-    as direct products; pointwise work is left out.
+    Every convolution and its input gradient count, and every Gram matrix and its gradient, all as direct
+    products; pointwise work does not.
     """
     content_taps, style_taps = tuple(content_taps), tuple(style_taps)
     macs = 0
@@ -84,14 +84,14 @@ def evaluation_flops(
 
 
 def parameter_bytes(taps: Iterable[str], *, winograd: bool, operand_bytes: int = 4) -> int:
-    """Bytes of the kernels and biases down to the deepest of `taps`, as a device holds them.
+    """Bytes on a device of the kernels and biases down to the deepest of `taps`.
 
-    A kernel is there twice, for the layer and for its input gradient; transformed for Winograd's
-    algorithm, in every layer but the first, it has 36 numbers instead of 9 for a pair of channels.
+    Every kernel is held twice, for its layer and for the input gradient. The transform of Winograd's
+    algorithm, which every layer but the first uses, gives it 36 numbers instead of 9 per pair of channels.
 
     Args:
-        winograd: whether they are transformed.
-        operand_bytes: of one number of a kernel.
+        winograd: whether the kernels are transformed.
+        operand_bytes: bytes of one number of a kernel.
     """
     total = 0
     for row in up_to(taps):
@@ -101,7 +101,7 @@ def parameter_bytes(taps: Iterable[str], *, winograd: bool, operand_bytes: int =
 
 
 def activation_floats(height: int, width: int, taps: Iterable[str]) -> int:
-    """How many numbers the layers down to the deepest of `taps` hold for one image."""
+    """Number of activations, for one image, of the layers down to the deepest of `taps`."""
     total = 0
     for row in up_to(taps):
         h, w, c = feature_shape(row.name, height, width)

@@ -1,19 +1,20 @@
-"""What a process may take of its machine: the memory and cores that containers, jobs and shells leave it.
+"""Memory and cores that containers, jobs and shells leave to this process.
 
-Whoever takes more memory than its control group may have is killed by the kernel without a word, and more
-threads than the group's share of the cores stand in each other's way. A *control group* (cgroup) is a
-folder of a hierarchy; each limit of it, and of every folder above it, counts. Its files have two versions:
+A process that takes more memory than its control group may have is killed by the kernel without a word, and
+more threads than the group's share of the cores slow each other down. A *control group* (cgroup) is a
+folder of a hierarchy; its limits, and those of every folder above it, all apply. There are two versions:
 
 | | version 2 | version 1 |
 |---|---|---|
 | bytes | `memory.max`, `memory.high` | `memory.limit_in_bytes` |
-| the least of all above it, too | | `hierarchical_memory_limit` of `memory.stat` |
+| the least of its own and those above | | `hierarchical_memory_limit` of `memory.stat` |
 | cores = quota / period | `cpu.max` | `cpu.cfs_quota_us`, `cpu.cfs_period_us` |
 
-`/proc/self/cgroup` says which group it is, `/proc/self/mountinfo` where its hierarchy is to be seen: in a
-container often from the group itself on, whatever the group is called outside (cgroups(7)).
+`/proc/self/cgroup` names the group of this process and `/proc/self/mountinfo` says where its hierarchy is
+mounted: in a container often only from the group itself downwards, whatever it is called outside
+(cgroups(7)).
 
-Nothing here needs JAX. `root` is where the kernel's files are looked for: tests lay out others.
+Nothing here needs JAX. `root` is the folder of the kernel's files; tests use one of their own.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from jaxstyle.errors import UnfitEnvironment
 
 ROOT = Path("/")
 RAM, CGROUP = "RAM", "the memory limit of this process's control group"
-"""Names of limits."""
+"""Names of the limits that are not a `ulimit`."""
 _ULIMITS = {"RLIMIT_AS": "ulimit -v", "RLIMIT_DATA": "ulimit -d"}
 _MENDS = {
     RAM: "",
@@ -39,13 +40,13 @@ _MENDS = {
     "ulimit -d": " or raise ulimit -d",
 }
 _OVERHEAD = {RAM: 250_000_000, CGROUP: 250_000_000, "ulimit -v": 600_000_000, "ulimit -d": 250_000_000}
-"""What Python, the libraries and the weights take of each. When a plan was made on two cores, 263 MB were
-resident, and 634 MB of address space and 257 MB of data taken beside what the allocator had put aside
-(`/proc/self/status`)."""
+"""Bytes of each limit that Python, the libraries and the weights take. When a plan was made on two cores,
+263 MB were resident, and 634 MB of address space and 257 MB of data in use, not counting what the allocator
+had reserved (`/proc/self/status`)."""
 _LEAST = {"ulimit -v": 1_100_000_000, "ulimit -d": 400_000_000}
-"""What JAX needs to start and to plan (two cores; with less of either the process was aborted)."""
+"""Bytes that JAX needs to start and to plan (on two cores; with less of either the process was aborted)."""
 _PERIOD_US = 100_000
-"""What a quota of version 2 refers to that names no period."""
+"""The period of a quota of version 2 that names none."""
 
 
 class Limit(NamedTuple):
@@ -56,12 +57,12 @@ class Limit(NamedTuple):
 
     @property
     def overhead(self) -> int:
-        """Bytes of it that are taken before anything is computed."""
+        """Bytes of it that are in use before anything is computed."""
         return _OVERHEAD[self.name]
 
     @property
     def mend(self) -> str:
-        """What can be done about it beside asking for less."""
+        """A hint for errors: the remedy other than asking for less."""
         return _MENDS[self.name]
 
 
@@ -69,7 +70,7 @@ class Limit(NamedTuple):
 
 
 def memory_limits(root: Path = ROOT) -> list[Limit]:
-    """Every limit on the memory of this process, the least first; that of the machine is always there."""
+    """Every limit on the memory of this process, the smallest first; the machine's RAM is always one."""
     found = [Limit(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), RAM)]
     found += [Limit(number, CGROUP) for number in _cgroup_bytes(root)]
     found += [Limit(number, name) for name, number in ulimits().items()]
@@ -77,19 +78,20 @@ def memory_limits(root: Path = ROOT) -> list[Limit]:
 
 
 def memory(root: Path = ROOT) -> Limit:
-    """The least of the limits on the memory of this process."""
+    """The smallest of the limits on the memory of this process."""
     return memory_limits(root)[0]
 
 
 def ulimits() -> dict[str, int]:
-    """The bytes of address space and of data that the shell leaves this process, by their `ulimit`."""
+    """Bytes of address space and of data that the shell allows this process, by name of the `ulimit`."""
     found = {name: resource.getrlimit(getattr(resource, kind))[0] for kind, name in _ULIMITS.items()}
     return {name: number for name, number in found.items() if number != resource.RLIM_INFINITY}
 
 
 def _cgroup_bytes(root: Path) -> Iterator[int]:
     for folders in _cgroups(root, "memory"):
-        # Of groups above a container's own, which it does not see; and only of those that count.
+        # This also covers groups above the container's own, which it cannot see, and leaves out those
+        # whose limits do not apply.
         every = re.search(r"^hierarchical_memory_limit (\d+)$", _read(folders[0] / "memory.stat"), re.M)
         if every:
             yield int(every[1])
@@ -100,12 +102,12 @@ def _cgroup_bytes(root: Path) -> Iterator[int]:
 
 
 def check_start() -> None:
-    """Raise UnfitEnvironment if a shell leaves this process less than JAX needs: it would abort."""
+    """Raise UnfitEnvironment if a `ulimit` allows less than JAX needs: it would abort the process."""
     if is_jax_running():
         return
     for name, number in ulimits().items():
         if number < (least := _LEAST[name]):
-            why = f"leaves {number / 1e9:.2f} GB and JAX needs {least / 1e9:.1f} GB to start"
+            why = f"allows {number / 1e9:.2f} GB and JAX needs {least / 1e9:.1f} GB to start"
             raise UnfitEnvironment(name, f"{why}; raise it")
 
 
@@ -113,22 +115,22 @@ def check_start() -> None:
 
 
 def cores(root: Path = ROOT) -> int:
-    """How many cores this process may keep busy: those it may run on, or its group's share of them."""
+    """Number of cores that this process may use: those it may run on, or its group's quota if less."""
     return min([_affinity(), *_quotas(root)])
 
 
 def threads(root: Path = ROOT) -> int:
-    """How many threads XLA's CPU runtime is to have: as NPROC says, else one for each core."""
+    """Number of threads that XLA's CPU runtime should have: NPROC if it is set, else one for each core."""
     return cores(root) if (asked := nproc()) is None else asked
 
 
 def xla_threads() -> int:
-    """How many threads XLA's CPU runtime takes by itself, which knows nothing of control groups."""
+    """Number of threads that XLA's CPU runtime takes by itself; it ignores control groups."""
     return _affinity() if (asked := nproc()) is None else asked
 
 
 def is_jax_running() -> bool:
-    """Whether JAX has a backend, whose number of threads nothing changes any more."""
+    """Whether JAX has started a backend, after which its number of threads cannot be changed."""
     if "jax" not in sys.modules:
         return False
     asked = getattr(sys.modules.get("jax._src.xla_bridge"), "backends_are_initialized", None)
@@ -140,7 +142,7 @@ def _affinity() -> int:
 
 
 def nproc() -> int | None:
-    """The number of threads in NPROC, as XLA reads it (`absl::SimpleAtoi`); None if there is none."""
+    """Number of threads in the variable NPROC, read as XLA does (`absl::SimpleAtoi`); None if none."""
     text = os.environ.get("NPROC", "").strip()
     if not re.fullmatch(r"[+-]?[0-9]{1,18}", text) or not -(2**31) <= int(text) < 2**31:
         return None
@@ -148,7 +150,7 @@ def nproc() -> int | None:
 
 
 def _quotas(root: Path) -> Iterator[int]:
-    """The quotas on the cores of this process's groups, part of a core counted as one."""
+    """The quotas of this process's groups in cores, rounded up to whole ones."""
     for folders in _cgroups(root, "cpu"):
         for folder in folders:
             quota, period = (_read(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
@@ -162,17 +164,17 @@ def _quotas(root: Path) -> Iterator[int]:
 
 
 class _Mount(NamedTuple):
-    """Where a hierarchy is to be seen."""
+    """A mounted hierarchy of control groups."""
 
     version: int
     controllers: frozenset[str]
     top: str
-    """The group that stands at its root."""
+    """The group at the root of the mount."""
     at: str
 
 
 def _cgroups(root: Path, controller: str) -> Iterator[list[Path]]:
-    """This process's folder and those above it, as far as seen, in each hierarchy of a controller."""
+    """This process's folder and the visible ones above it, for each hierarchy of a controller."""
     own = dict(_own_groups(root))
     for version in (2, 1):
         group = own.get((version, controller if version == 1 else ""))
@@ -183,24 +185,24 @@ def _cgroups(root: Path, controller: str) -> Iterator[list[Path]]:
         ]
         if group is None or not mounts:
             continue
-        # One that does not show the group, by name, has it or one above it at its root.
+        # A mount whose root is not above the group by name shows the group, or one above it, as its root.
         for mount in [mount for mount in mounts if _is_below(group, mount.top)] or mounts:
             top = folder = root / mount.at.lstrip("/")
             if _is_below(group, mount.top):
                 folder = top / PurePosixPath(group).relative_to(mount.top)
-            while folder != top and not folder.is_dir():  # it has been moved or removed meanwhile
+            while folder != top and not folder.is_dir():  # the group has been moved or removed meanwhile
                 folder = folder.parent
             folders = [folder, *folder.parents]
             yield folders[: folders.index(top) + 1]
 
 
 def _is_below(group: str, top: str) -> bool:
-    """Whether a group is another one or below it; one outside of the namespace begins with `/..`."""
+    """Whether a group is `top` or below it; a name that begins with `/..` is outside of the namespace."""
     return ".." not in group.split("/") and PurePosixPath(group).is_relative_to(top)
 
 
 def _own_groups(root: Path) -> Iterator[tuple[tuple[int, str], str]]:
-    """This process's groups by version and controller, which version 2 has together."""
+    """This process's groups by version and controller; version 2 has one group, under the controller ""."""
     for line in _read(root / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
         names, _, group = rest.partition(":")
@@ -209,7 +211,7 @@ def _own_groups(root: Path) -> Iterator[tuple[tuple[int, str], str]]:
 
 
 def _mounts(root: Path) -> Iterator[_Mount]:
-    """The hierarchies that are mounted, by proc_pid_mountinfo(5)."""
+    """The mounted hierarchies, read as in proc_pid_mountinfo(5)."""
     for line in _read(root / "proc/self/mountinfo").splitlines():
         fields, _, about = (part.split() for part in line.partition(" - "))
         if len(fields) > 4 and about and about[0] in ("cgroup", "cgroup2"):
@@ -218,12 +220,12 @@ def _mounts(root: Path) -> Iterator[_Mount]:
 
 
 def _plain(field: str) -> str:
-    """A path of mountinfo, where a space is `\\040`."""
+    """A path of mountinfo with its escapes resolved, such as `\\040` for a space."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field)
 
 
 def _read(path: Path) -> str:
-    """The text of one of the kernel's files, nothing where it cannot be read."""
+    """The text of one of the kernel's files; empty if it cannot be read."""
     try:
         return path.read_text("utf-8", "surrogateescape")
     except OSError:

@@ -1,8 +1,8 @@
-"""Paths of a run's files: how they are taken from a user, written into the run, and found after a move.
+"""Paths of a run's files: read from a user's text, written into the run, and found again after a move.
 
-A run that lies in its project's folder with its pictures goes on when the folder is moved: paths under the
-run's parent are written relative to the run. A file that is no longer where it was is looked for by its
-SHA-256: the same bytes are the same picture, wherever they lie.
+Paths under the run's parent are written relative to the run, so that a project's folder with the run and
+its pictures in it can be moved. A file that is no longer where it was is looked for by its SHA-256: the
+same bytes are the same picture, wherever they are.
 
 Nothing here needs JAX.
 """
@@ -19,29 +19,29 @@ from jaxstyle.errors import JaxstyleError
 
 
 def at_home(text: str) -> str:
-    """A path with the user's home for a leading `~`, as in a shell, and as it is where no such user exists.
+    """A path whose leading `~` or `~USER` is expanded as in a shell; unchanged if no such user exists.
 
     Raises:
-        JaxstyleError: if the user has no home: a folder called `~` is what nobody wants.
+        JaxstyleError: if this user has no home, since nobody wants a folder called `~`.
     """
     if not text.startswith("~"):
         return text
     own = text[1:2] in ("", os.sep)
     found = text if own and os.environ.get("HOME") == "" else os.path.expanduser(text)
     if own and found.startswith("~"):
-        raise JaxstyleError(text, "there is no home for ~ to stand for; give the whole path")
+        raise JaxstyleError(text, "~ stands for your home directory, but none is set; give the whole path")
     return found
 
 
 def taken_from(base: Path | str, text: str) -> str:
-    """The absolute path that `text` means in the folder `base`, or in the user's home after a `~`."""
+    """The absolute path that `text` means in the folder `base`, or in a home if it begins with `~`."""
     return os.path.abspath(os.path.join(base, at_home(text)))
 
 
 def spelled(path: str, run: Path) -> str:
-    """An absolute path as it is written into a run: relative to it where it lies under the run's parent.
+    """An absolute path as it is written into a run: relative to the run if it is under the run's parent.
 
-    The run and the file may have been named by different links to one folder.
+    The run and the file may have been named through different links to the same folder.
     """
     real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
     for file, own in ((path, os.path.abspath(run)), (real, os.path.realpath(run))):
@@ -54,7 +54,7 @@ def spelled(path: str, run: Path) -> str:
 
 
 def sha256(path: str) -> str | None:
-    """The SHA-256 of a regular file; None for anything else, or what cannot be read."""
+    """The SHA-256 of a regular file; None for anything else and for a file that cannot be read."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a FIFO would block
             return None
@@ -67,15 +67,16 @@ def sha256(path: str) -> str | None:
 def moved(
     digests: Mapping[str, str], *, places: Sequence[Path | str], among: Iterable[str] = ()
 ) -> dict[str, str]:
-    """By the path that each had, where files are now that have gone from there.
+    """New paths of the files that are no longer where they were, by their old paths.
 
-    A file that stood at /a/b/c.png is looked for at a/b/c.png, b/c.png and c.png of each of `places`, and
-    then among the files of `among`, of which each stands for one that has gone while there are several.
+    A file that was /a/b/c.png is looked for as a/b/c.png, b/c.png and c.png in each of `places`, and then
+    among the files of `among`. Several of those with the same bytes replace one lost file each; the last of
+    them replaces all that remain.
 
     Args:
-        digests: the SHA-256 of files by the absolute path that they had.
-        places: folders.
-        among: paths of files.
+        digests: SHA-256 of files by their old absolute paths.
+        places: folders to look in.
+        among: files to compare with.
     """
     gone = {path: digest for path, digest in digests.items() if not os.path.isfile(path)}
     if not gone:

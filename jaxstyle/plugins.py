@@ -1,9 +1,9 @@
-"""A user's own rows in the tables of the method: losses, optimizers, poolings of a file of theirs.
+"""Plugins: Python files of users that add loss terms, optimizers and poolings.
 
-A file is named on the command line (`--plugin FILE.py`) or imported by Python; what it registers are rows
-like jaxstyle's own. The digest of the file stands in the spec of every run that uses one of them, and such
-a run is gone on with by that very file alone. No spec or run names a file to be run: reading a run makes
-rows of what its manifest says, without functions, which is enough to show it.
+A file is named on the command line (`--plugin FILE.py`) or imported by Python; it registers rows like
+jaxstyle's own. The spec of every run that uses one of them contains the file's digest, and only that same
+file can resume the run. No spec or run can name a file to be run: reading a run takes the rows from its
+manifest, without functions, which is enough to show it.
 
 Nothing here needs JAX, but what a plugin imports may.
 """
@@ -33,25 +33,26 @@ from jaxstyle.settings import OPTION_KEYS, Sweep
 from jaxstyle.tables import EVERY, Origin
 
 _loading: list[Origin] = []
-"""The file that is being read."""
+"""The file that is being loaded; empty if there is none."""
 _loaded: dict[str, tuple[str, tuple[Any, ...]]] = {}
-"""The SHA-256 of every file that has been read, and the rows that it registered, by its path."""
+"""SHA-256 of every file that has been loaded, and the rows that it registered, by path."""
 TAKEN = ("total", "best", "final")
-"""Names that no loss term can have: a column or a dataset is called after it."""
+"""Names that no loss term can have, since a column or a dataset of a run would have the same name."""
 
 
 def register(*rows: Any) -> None:
-    """Add loss terms, optimizers and poolings to those that sweeps can name.
+    """Add loss terms, optimizers and poolings that sweeps can use.
 
         jaxstyle.register(jaxstyle.LossTerm("palette", loss=palette_loss, keep=quantiles))
 
-    One of a name that was registered before takes its place.
+    A row replaces one of the same kind and name that was registered before.
 
     Args:
-        rows: of `LossTerm`, `Optimizer` or `Pooling`.
+        rows: each a `LossTerm`, an `Optimizer` or a `Pooling`.
 
     Raises:
-        JaxstyleError: for what is none, has no function, or has a name that is taken; none is added then.
+        JaxstyleError: if one is something else, lacks its function, or has a name that is taken; then none
+            is added.
     """
     caller = sys._getframe(1).f_code
     found = [(_checked(row), row) for row in rows]
@@ -74,7 +75,7 @@ def _checked(row: Any) -> tables.Table[Any]:
 
 
 def _check_names(table: tables.Table[Any], row: Any) -> None:
-    """Raise JaxstyleError if what a row adds is called like something else."""
+    """Raise JaxstyleError if the name of a row, or of a setting that it adds, is already taken."""
     table.check(row)
     name, mend = f"{row.what} {row.name}", "give another name"
     if isinstance(row, tables.LossTerm) and (row.always or row.name in TAKEN):
@@ -87,7 +88,7 @@ def _check_names(table: tables.Table[Any], row: Any) -> None:
 
 
 def _flags(row: Any) -> tuple[str, ...]:
-    """The axes and settings that a row adds."""
+    """Names of the axes and settings that a row adds."""
     return (row.weight,) if isinstance(row, tables.LossTerm) else tuple(getattr(row, "own", ()))
 
 
@@ -97,10 +98,10 @@ def _others(table: tables.Table[Any], row: Any) -> list[Any]:
 
 
 def _origin(row: Any, caller: types.CodeType) -> Origin:
-    """Where a row comes from that no file on the command line has.
+    """The origin of a row that is not registered by a file on the command line.
 
-    A file that registers it when it is imported, as if that were named by `--plugin`. Otherwise a digest of
-    all that it is.
+    For a row registered while a module is imported it is that module's file, as if `--plugin` named it. For
+    any other it has a digest of the row itself, including the code of its functions.
     """
     file = caller.co_filename
     if caller.co_name == "<module>" and (data := _read(file)) is not None:
@@ -112,7 +113,7 @@ def _origin(row: Any, caller: types.CodeType) -> Origin:
 
 
 def _code(function: Any) -> Any:
-    """The code of a function, behind decorators, compilations and partial applications; None for others."""
+    """The code of a function, without decorators, compilation and partial application; None for others."""
     function = inspect.unwrap(function)
     while hasattr(function, "func"):
         function = inspect.unwrap(function.func)
@@ -120,7 +121,7 @@ def _code(function: Any) -> Any:
 
 
 def _bound(function: Any) -> list[Any]:
-    """The values that a function has beside its code: defaults, partial applications, names around it."""
+    """Values of a function besides its code: defaults, arguments of `partial`, closure variables."""
     found: list[Any] = []
     while function is not None:
         found += [*getattr(function, "args", ()), *sorted(getattr(function, "keywords", {}).items())]
@@ -132,12 +133,12 @@ def _bound(function: Any) -> list[Any]:
 
 
 def _text(of: Any, around: tuple[Any, ...] = ()) -> bytes:
-    """Code, a function or a value as bytes: the same in every process, where that can be had.
+    """Bytes that identify code, a function or a value, the same in every process where possible.
 
     Args:
-        around: the functions that it was met in.
+        around: the functions that contain it.
     """
-    if any(of is function for function in around):  # which calls itself
+    if any(of is function for function in around):  # a function that refers to itself
         return b""
     if callable(of) and (code := _code(of)) is not None:
         return b"\0".join(_text(part, (*around, of)) for part in (code, *_bound(of)))
@@ -162,11 +163,11 @@ def _read(file: str) -> bytes | None:
 
 
 def load(given: Iterable[str]) -> None:
-    """Run the files at some paths, each once, so that they register their rows.
+    """Run the plugins at the given paths, each file once, so that they register their rows.
 
     Raises:
-        JaxstyleError: for a file that cannot be read, fails, registers nothing or starts JAX, and for two
-            that register the same name.
+        JaxstyleError: if a file cannot be read, fails, registers nothing or starts JAX, or if two files
+            register the same name.
     """
     owners: dict[tuple[str, str], str] = {}
     for path in given:
@@ -183,25 +184,25 @@ def load(given: Iterable[str]) -> None:
 
 
 class _Loader(importlib.abc.InspectLoader):
-    """Of a module whose text is at hand, wherever its file lies."""
+    """Loader of a module from text that has been read already."""
 
     def __init__(self, file: str, data: bytes):
         self._file, self._data = file, data
 
     def get_source(self, fullname: str) -> str:
-        """Its text."""
+        """The text of the module."""
         return importlib.util.decode_source(self._data)
 
     def get_code(self, fullname: str) -> types.CodeType:
-        """Compiled anew: no other version of it is taken from a cache."""
+        """The code of the module, always compiled anew: a cached version might be another one."""
         return self.source_to_code(self._data, self._file)
 
 
 def load_bytes(file: str, data: bytes) -> tuple[Any, ...]:
-    """Run the text of a file, if that has not been done, as `load` does; the rows that it registers."""
+    """Run the text of a plugin as `load` does, once, and return the rows that it registers."""
     digest = hashlib.sha256(data).hexdigest()
     if file in _loaded and _loaded[file][0] == digest:
-        for row in _loaded[file][1]:  # another file may have taken their place since
+        for row in _loaded[file][1]:  # another file may have replaced them since
             _checked(row).add(row)
         return _loaded[file][1]
     running, before = limits.is_jax_running(), [(table, table.copy()) for table in EVERY]
@@ -238,10 +239,10 @@ def _at_fault(file: str, error: BaseException, said: str) -> JaxstyleError:
 
 
 def named_in(arguments: Sequence[str], most: int | None = None) -> tuple[str, ...]:
-    """The files that a command line names by `--plugin`, before it is parsed: they add flags to it.
+    """Plugins that a command line names; looked for before it is parsed, since they add flags.
 
     Args:
-        most: how many the flag takes, if not all.
+        most: largest number of files after one flag; None for no limit.
     """
     given = list(arguments)
     found = [text.removeprefix("--plugin=") for text in given if text.startswith("--plugin=")]
@@ -249,7 +250,7 @@ def named_in(arguments: Sequence[str], most: int | None = None) -> tuple[str, ..
         after = given[given.index("--plugin") + 1 :]
         found += itertools.takewhile(lambda text: not text.startswith("-"), after[:most])
         if not found:
-            raise JaxstyleError("plugin", "no file; give the path of a Python file")
+            raise JaxstyleError("plugin", "no file is named; give the path of a Python file")
     return tuple(found)
 
 
@@ -257,7 +258,7 @@ def named_in(arguments: Sequence[str], most: int | None = None) -> tuple[str, ..
 
 
 def record(sweep: Sweep) -> list[dict[str, Any]]:
-    """What the manifest of a run says of the plugins that it uses: their rows without functions."""
+    """The entry of a run's manifest for the plugins that it uses: their rows without functions."""
     found: dict[str, dict[str, Any]] = {}
     for row in config.rows_used(sweep):
         if row.origin is not None:
@@ -270,10 +271,10 @@ def record(sweep: Sweep) -> list[dict[str, Any]]:
 
 
 def told(recorded: Any) -> tuple[Any, ...]:
-    """The rows that `record` told of, without functions: nothing in a manifest names what is to be run.
+    """The rows in an entry that `record` made, without functions, since a manifest names no code to run.
 
     Raises:
-        JaxstyleError: if it is not what `record` makes.
+        JaxstyleError: if the entry has another form.
     """
     kinds = {table.kind.what: table.kind for table in EVERY}
     found = []
@@ -284,12 +285,12 @@ def told(recorded: Any) -> tuple[Any, ...]:
                 kind = kinds[values["kind"]]
                 found.append(kind(**{name: values[name] for name in kind.told()}, origin=origin))
     except (TypeError, KeyError, ValueError, AttributeError, JaxstyleError) as error:
-        raise JaxstyleError("manifest.json", f"tells of plugins what is not known here: {error}") from None
+        raise JaxstyleError("manifest.json", f"its plugins cannot be understood: {error}") from None
     return tuple(found)
 
 
 def know(rows: Iterable[Any]) -> None:
-    """Put rows of a manifest into the tables where there are none of their names that can be computed."""
+    """Put a manifest's rows into the tables, except where a row of that name has its functions already."""
     for row in rows:
         table = next(table for table in EVERY if isinstance(row, table.kind))
         there = table.get(row.name)
@@ -299,20 +300,24 @@ def know(rows: Iterable[Any]) -> None:
 
 
 def check(sweep: Sweep) -> None:
-    """Raise JaxstyleError unless there are the functions that a resolved sweep needs, of its own files."""
+    """Raise JaxstyleError unless the plugins of a resolved sweep are loaded, from the files it names."""
     used = [row for row in config.rows_used(sweep) if row.origin is not None]
     mend = "give the file with --plugin FILE.py"
     for row in used:
         if getattr(row, row.functions[0]) is None:
-            why = f"is of the plugin {row.origin.file} (sha256 {row.origin.sha256}); {mend}"
+            why = f"belongs to the plugin {row.origin.file} (sha256 {row.origin.sha256}); {mend}"
             raise JaxstyleError(f"{row.what} {row.name}", why)
         if row.origin.sha256 not in sweep.plugins:
-            why = f"has sha256 {row.origin.sha256} and the run was begun with {', '.join(sweep.plugins)}"
+            why = f"has sha256 {row.origin.sha256} but the run was begun with {', '.join(sweep.plugins)}"
             raise JaxstyleError(row.origin.file, f"{why}; restore it, or start a new run without its spec")
 
 
 def sources(sweep: Sweep) -> dict[str, bytes]:
-    """The files that a sweep needs, by path, for other processes. Raises JaxstyleError if one has none."""
+    """Contents of the plugins that a sweep uses, by path, for other processes.
+
+    Raises:
+        JaxstyleError: if a row comes from no file, or its file has changed.
+    """
     found = {}
     for row in config.rows_used(sweep):
         if row.origin is None or row.origin.file in found:
@@ -322,7 +327,7 @@ def sources(sweep: Sweep) -> dict[str, bytes]:
         except OSError:
             data = b""
         if hashlib.sha256(data).hexdigest() != row.origin.sha256:
-            why = "its workers need it as a file that stays as it is; give it with --plugin FILE.py"
+            why = "workers need it as a file that does not change; give it with --plugin FILE.py"
             raise JaxstyleError(f"{row.what} {row.name}", why)
         found[row.origin.file] = data
     return found

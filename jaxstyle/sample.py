@@ -1,12 +1,12 @@
-"""Which cells of a huge run are shown: an even part of its grid.
+"""Selection of the cells of a huge run that are shown: an even part of its grid.
 
-A part of every axis, and all cells that lie in it: what is left is a smaller grid of the same kind, with
-neighbours to compare, where cells drawn by themselves would be a large grid full of holes. Seeds are left
-out first, for they stand for chance; then values of the longest axes. Nothing is drawn at random: the same
-run shows the same cells.
+Some values of every axis are kept, and all cells that have only such values. The result is a smaller grid
+of the same kind, with neighbours to compare; single cells at random would leave a large grid full of holes.
+Seeds are left out first, since they stand for chance, and then values of the longest axes. The choice is
+not random: the same run always shows the same cells.
 
 Symbols:
-    n  cells; a  axes; codes (n, a)  the number of every cell's value on every axis, from 0
+    n  cells; a  axes; codes (n, a)  number of each cell's value on each axis, from 0
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from jaxtyping import Bool, Int
 from jaxstyle.store import Record
 
 SEEDS_KEPT = 2
-"""So many seeds are kept at least before values of other axes are left out: two can be compared."""
+"""Fewest seeds to keep before values of other axes are left out: two can be compared."""
 MIN_SNAPSHOTS = 5
-"""So many snapshots of each cell are kept at least before cells are left out."""
+"""Fewest snapshots of each cell to keep before cells are left out."""
 
 
 class Count(NamedTuple):
-    """How many values of axes that move together a run has, and how many of them are shown."""
+    """Numbers of values, in the run and among those shown, of axes that vary together."""
 
     axes: tuple[str, ...]
     shown: int
@@ -39,13 +39,13 @@ class Shown:
     """The cells and snapshots of a run that are shown."""
 
     cells: tuple[int, ...]
-    """Ascending."""
+    """Indices of the cells, ascending."""
     snapshots: tuple[int, ...]
-    """Indices of their steps."""
+    """Indices into the steps of the run."""
     left_out: int
-    """How many pictures are not shown."""
+    """Number of pictures that are not shown."""
     counts: tuple[Count, ...] = ()
-    """Where some are left out, of all axes that vary."""
+    """Counts for all axes that vary; empty if nothing is left out."""
 
 
 def axis_codes(record: Record, present: Sequence[int]) -> tuple[tuple[str, ...], Int[np.ndarray, "n a"]]:
@@ -62,7 +62,7 @@ def axis_codes(record: Record, present: Sequence[int]) -> tuple[tuple[str, ...],
 
 
 def shown(record: Record, present: Iterable[int], limit: int) -> Shown:
-    """All pictures of the cells in `present`, or an even part of at most about `limit`."""
+    """All pictures of the cells in `present`, or an even part of them, at most about `limit`."""
     cells, steps = sorted(present), len(record.sweep.steps)
     total = len(cells) * steps
     if total <= limit:
@@ -83,14 +83,14 @@ def shown(record: Record, present: Iterable[int], limit: int) -> Shown:
 
 
 def even(count: int, kept: int) -> Int[np.ndarray, " kept"]:
-    """`kept` of the indices below `count`, evenly spread, the first and the last among them; or all."""
+    """`kept` of the indices below `count`, evenly spread and including the first and the last; or all."""
     if kept >= count:
         return np.arange(count)
     return np.round(np.linspace(0, count - 1, kept)).astype(np.int64)
 
 
 def together(codes: Int[np.ndarray, "n a"]) -> list[list[int]]:
-    """The axes, those in one list that always move together, as zipped ones do."""
+    """Groups of axes that always vary together, as zipped ones do; every axis is in one group."""
     found: list[list[int]] = []
     sizes = [len(np.unique(column)) for column in codes.T]
     for axis, size in enumerate(sizes):
@@ -107,15 +107,15 @@ def together(codes: Int[np.ndarray, "n a"]) -> list[list[int]]:
 def chosen(
     codes: Int[np.ndarray, "n a"], limit: int, *, seeds: Sequence[int] = ()
 ) -> Bool[np.ndarray, " n"]:
-    """Which cells are kept so that there are at most `limit`.
+    """Mask of the cells to keep so that there are at most `limit`.
 
-    Of a group of axes that move together min(size, most) values are kept, with the largest `most` that
+    Of each group of axes that vary together, min(size, most) values are kept, with the largest `most` that
     leaves few enough cells: first for seeds alone, then for all other axes, so that short ones stay whole.
 
     Args:
-        codes: of the cells that there are.
-        limit: the most cells to keep, at least 1.
-        seeds: the axes that stand for chance.
+        codes: codes of all cells.
+        limit: most cells to keep, at least 1.
+        seeds: indices of the axes that stand for chance.
     """
     n = len(codes)
     if n <= limit:
@@ -139,7 +139,7 @@ def chosen(
         found = _largest(lambda most: mask(most, longest), fewest, longest, limit)
     else:
         found = _largest(lambda most: mask(fewest, most), 1, longest, limit)
-    if 4 * found.sum() < min(n, limit):  # a grid of holes, such as several small ones that share no values
+    if 4 * found.sum() < min(n, limit):  # full of holes, such as several small grids that share no values
         found = np.zeros(n, bool)
         found[even(n, limit)] = True
     return found
@@ -148,10 +148,10 @@ def chosen(
 def _largest(
     mask: Callable[[int], Bool[np.ndarray, " n"]], low: int, high: int, limit: int
 ) -> Bool[np.ndarray, " n"]:
-    """The mask of the largest number from `low` to `high` that keeps at most `limit` cells.
+    """The mask for the largest number from `low` to `high` that keeps at most `limit` cells.
 
-    More values keep more cells, nearly: in a grid with holes it may be other ones. No more than `limit` are
-    kept in any case: no cell, where no number keeps so few.
+    The search assumes that more values keep more cells, which is nearly true: in a grid with holes they may
+    keep fewer. It never keeps more than `limit` cells, and none if no number keeps so few.
     """
     found = np.zeros_like(mask(low))
     while low <= high:

@@ -1,11 +1,12 @@
-"""What a run can be asked for: the axes of its grid, its settings, and how it is carried out.
+"""The axes and settings of a sweep, and the options of how a run is carried out.
 
-A field of `Sweep` or of `RunOptions` is the row of a setting: its name, its type, its default, its help
-(the text under it), and in its annotation the rest, an `Axis` or a `Setting`. Flags, TOML, checks,
-fingerprints, comparisons, tables and the other commands take what they need from there.
+A field of `Sweep` or of `RunOptions` describes one of them: its name, its type, its default, its help (the
+text under it) and, in its annotation, an `Axis` or a `Setting` with the rest. Flags, TOML, checks,
+fingerprints, comparisons, tables and the other commands all derive from there.
 
-The weight of a loss term that is not in every program is an axis, and what an optimizer has of its own a
-setting, without being fields: their values are in `Sweep.extra`, and are given and read as if they were.
+Two kinds are not fields: an axis for the weight of each loss term that is not in every program, and a
+setting for each parameter of an optimizer's own. Their values are in `Sweep.extra`, but they are given and
+read as if they were fields.
 
 Nothing here needs JAX.
 """
@@ -33,7 +34,7 @@ EXAMPLES = PACKAGE / "examples"
 PRESETS = PACKAGE / "presets"
 
 MIN_EDGE_PX = 16
-"""The shortest edge of an image, given or resized: four poolings leave one position of conv5_1."""
+"""The shortest edge of an image, given or resized: four poolings reduce it to one position of conv5_1."""
 MAX_STEPS = 10_000_000
 MAX_PYRAMID = 8
 MAX_CELLS = 10**7
@@ -45,55 +46,55 @@ LEARNING_RATE = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """What a grid may vary: a field of `Sweep` that takes several values, and of `Cell` that has one."""
+    """A quantity that a grid may vary: a field of `Sweep` with several values, and of `Cell` with one."""
 
     parse: Callable[[str, Any, int], list[Any]]
-    """From the name of the axis, what was given, and how many values there may be, to values."""
+    """Function of the axis' name, a given value and the most values allowed: the checked values."""
     title: str = ""
-    """What people are told it is; its name where it has none."""
+    """Name for people; the field's name if not given."""
     short: str | None = None
-    """What stands before a value where there is little room: nothing, or the title if not given."""
+    """Label before a value where there is little room, possibly empty; the title if not given."""
     plural: str = ""
-    """What several values are counted as; the title and `s` where it has none."""
+    """Name for several of its values; the title and `s` if not given."""
     path: bool = False
-    """Whether its values are paths of images, but for `INIT_KINDS`."""
+    """Whether its values are paths of images, except for `INIT_KINDS`."""
     thumbnail: bool = False
-    """Whether rows and columns of the page show its values."""
+    """Whether rows and columns of the page show its values as pictures."""
     same: Callable[[Any], Any] = lambda value: value
-    """What two values have in common that are the same."""
+    """Function of a value; two values for which it returns the same count as equal."""
     balance: bool = False
     """Whether a balance depends on it."""
     later: bool = False
-    """Whether it is younger than runs that may be gone on with: it has one value by default then, and where
-    no cell has another it is in no fingerprint and no table."""
+    """Whether runs that may be resumed are older than it. It then has one default value, and as long as no
+    cell has another one, it is in no fingerprint and no table."""
     single: type = str
-    """The type of a flag that takes one value."""
+    """Type of its flag in commands that take one value."""
     single_help: str = ""
-    """Its help there, where that is another one."""
+    """Its help in commands that take one value, if different."""
     commands: tuple[str, ...] = ("sweep",)
-    """The commands that have it; beside `sweep`, with one value."""
+    """Commands that have it; all but `sweep` take one value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What is the same for all cells of a run."""
+    """A setting with one value for all cells of a run."""
 
     check: Callable[[str, Any], Any] | None = None
-    """From its name and a value to the value in one form; None where it is checked with others."""
+    """Function of its name and a value that returns the checked value; None if checked with others."""
     numbers: bool = True
-    """Whether the numbers of a cell follow from its value: then fingerprints have it."""
+    """Whether the numbers of a cell depend on it; if so, fingerprints contain it."""
     same: bool = True
-    """Whether a run that is gone on with must have the same."""
+    """Whether it must keep its value when a run is resumed."""
     later: bool = False
-    """Whether it is younger than runs that may be gone on with: at its default it is in no fingerprint."""
+    """Whether runs that may be resumed are older than it: at its default it is in no fingerprint."""
     balance: bool = False
     """Whether a balance depends on it."""
     single_help: str = ""
-    """Its help for a single picture, where that is another one."""
+    """Its help for a single picture, if different."""
     alone: str = ""
-    """Why it means nothing for a single picture, where it does not."""
+    """Reason why it means nothing for a single picture, if so."""
     commands: tuple[str, ...] = ("sweep", "transfer")
-    """The commands that have it."""
+    """Commands that have it."""
 
 
 def _choice(*allowed: str) -> Callable[[str, Any], str]:
@@ -109,7 +110,7 @@ def _number(minimum: float, *, above: bool = False) -> Callable[[str, Any], floa
 
 
 def _one(parse: Callable[[str, Any], Any]) -> Callable[[str, Any, int], list[Any]]:
-    """For an axis each of whose values is given by itself."""
+    """A parser of an axis from a parser of one of its values."""
     return lambda axis, value, most: [parse(axis, value)]
 
 
@@ -142,7 +143,7 @@ _OF_A_PAIR = ("sweep", "transfer", "calibrate")
 _CELLS, _DIRECTORY = "is for several cells", "is for run directories"
 _HIDDEN: Any = tyro.conf.Suppress
 WRITTEN = Setting(numbers=False, same=False, commands=(), alone=_DIRECTORY)
-"""The row of what a spec has and no flag."""
+"""The row of a field that is in specs but has no flag."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ class Sweep:
         tuple[str, ...],
         Axis(parse=_one(values.as_file), short="", path=True, thumbnail=True, balance=True),
     ] = ()
-    """Content images. With neither --content nor --style nor --spec, the demo preset."""
+    """Content images. Without --content, --style and --spec, the preset is demo unless one is given."""
     style: Annotated[
         tuple[str, ...],
         Axis(parse=_one(values.as_file), short="", path=True, thumbnail=True, balance=True),
@@ -215,8 +216,8 @@ class Sweep:
             commands=("sweep", "transfer"),
         ),
     ] = ()
-    """Adam's learning rate, in grey levels; with lbfgs, how far its first step moves the pixel that it
-    moves farthest (default: 10)."""
+    """Adam's learning rate, in grey levels; for lbfgs, the largest change of any pixel in its first step
+    (default: 10)."""
     seed: Annotated[
         tuple[int | str, ...],
         Axis(
@@ -228,68 +229,68 @@ class Sweep:
     """Seed of the noise, 0 to 4294967295; 0:32 is a range."""
 
     steps: Annotated[tuple[int, ...], Setting(check=_steps, single_help=_STEPS)] = ()
-    """Optimisation steps, one evaluation of the loss and its gradient each. Several values are snapshots of
-    one trajectory (default: 500 for adam, 250 for lbfgs)."""
+    """Optimisation steps, one evaluation of the loss and its gradient each. Several values give snapshots
+    of one trajectory (default: 500 for adam, 250 for lbfgs)."""
     size: Annotated[str, Setting(check=values.as_size, balance=True, commands=_EVERYWHERE)] = "256"
-    """Longest edge of the content, or WxH to fill and crop."""
+    """Longest edge of the content in px, or WxH to fill and crop."""
     style_size: Annotated[
         int | None,
         Setting(check=_integer(values.MIN_SIZE_PX, values.MAX_SIZE_PX), balance=True, commands=_OF_A_PAIR),
     ] = None
-    """Longest edge of the style images (default: the longest edge of the content's target size)."""
+    """Longest edge of the style images in px (default: the longest edge of the content's target size)."""
     pool: Annotated[str, Setting(check=_pool, balance=True, commands=_EVERYWHERE)] = "avg"
     """Pooling of the network: avg or max."""
     network: Annotated[
         str, Setting(check=_choice("raw", "normalised"), balance=True, commands=_OF_A_PAIR)
     ] = "raw"
     """Scaling of the network's weights: raw, as published, or normalised, so that every filter's mean
-    activation is 1 (Gatys et al. 2016); ratios mean another thing there, give them as multiples (0.1x)."""
+    activation is 1 (Gatys et al. 2016). Ratios mean something else there; use multiples such as 0.1x."""
     style_weights: Annotated[
         str,
         Setting(check=_choice("equal", "balanced"), balance=True, later=True, commands=_OF_A_PAIR),
     ] = "equal"
-    """Weights of style layers that carry none of their own: equal, or balanced, so that each has the same
-    share of the style loss of the content image."""
+    """Weights of style layers that are given without one: equal, or balanced, so that each layer has the
+    same share of the style loss of the content image."""
     optimizer: Annotated[str, Setting()] = "auto"
-    """How the pixels are optimised: adam or lbfgs; auto is lbfgs, or adam where a learning rate or decay is
-    given, which are Adam's."""
+    """Optimizer of the pixels: adam or lbfgs; auto is adam if a learning rate or a decay is given, else
+    lbfgs."""
     lbfgs_memory: Annotated[int | None, Setting(check=_integer(1, MAX_LBFGS_MEMORY))] = None
     """Pairs of steps and gradient changes that L-BFGS remembers (default: 30)."""
     pyramid: Annotated[int | None, Setting(check=_integer(0, MAX_PYRAMID))] = None
-    """Coarser stages to solve first, each of half the next one's size; those under 32 px are skipped
-    (default: 2 for lbfgs, 0 for adam)."""
+    """Number of coarser stages to solve first, each half the size of the next; stages under 32 px are
+    skipped (default: 2 for lbfgs, 0 for adam)."""
     fast: Annotated[bool, Setting(check=as_flag)] = False
-    """Make of a sweep by Adam its coarse-to-fine twin: lbfgs with a pyramid, and a quarter of the steps."""
+    """Replace adam by its coarse-to-fine twin: lbfgs with a pyramid and a quarter of the steps."""
     schedule: Annotated[str, Setting()] = "constant"
     """Adam's learning rate: constant, or decay, flat to 70 % of the steps and then linear to 0."""
     keep: Annotated[str, Setting(check=_choice("last", "best"))] = "last"
-    """The image that is saved: the last, or the best, that of the lowest loss so far."""
+    """Image to save: the last, or the best, which has the lowest loss so far."""
     clamp: Annotated[bool, Setting(check=as_flag)] = False
-    """Keep pixels in 0 to 255 while they are optimised, so that the picture that is saved is the one whose
-    loss was brought down."""
+    """Keep pixels in 0 to 255 during the optimisation, so that the loss is that of the saved picture."""
     noise_std: Annotated[float, Setting(check=_number(0.0), commands=_OF_A_PAIR)] = 1.0
-    """Standard deviation of the noise start about the mean colour, in grey levels."""
+    """Standard deviation of the noise start around the mean colour, in grey levels."""
     precision: Annotated[str, Setting(check=_choice("f32", "tf32", "bf16"))] = "f32"
-    """Products of convolutions and Gram matrices: f32, tf32 (NVIDIA GPUs only) or bf16, summed in float32
-    (bf16 also stores activations so); losses and the image are always float32."""
+    """Number format of the products in convolutions and Gram matrices: f32, tf32 (NVIDIA GPUs only) or
+    bf16, summed in float32 (bf16 also stores activations so). Losses and the image are always float32."""
     conv: Annotated[str, Setting(check=_choice("auto", "plain"))] = "auto"
-    """Convolution: auto, the fastest on the device, or plain, XLA's own everywhere."""
+    """Implementation of convolutions: auto, the fastest on the device, or plain, XLA's own everywhere."""
     canvas: Annotated[str, Setting(check=_choice("auto", "off"), commands=("sweep",))] = "auto"
-    """auto lets images of several shapes share a program where that is predicted to pay; off never."""
+    """Sharing of programs between images of different shapes: auto, if that is predicted to be faster, or
+    off, never."""
     beta: Annotated[float, Setting(check=_number(0.0, above=True))] = 1.0
-    """Weight of the style loss; the content loss has beta times alpha-beta."""
+    """Weight of the style loss; that of the content loss is beta times alpha-beta."""
     tv_weight: Annotated[float, Setting(check=_number(0.0))] = 0.0
     """Weight of the total variation."""
     weights: Annotated[
         str | None,
         Setting(
             check=_path,
-            numbers=False,  # their digest stands there
+            numbers=False,  # fingerprints contain their digest instead
             balance=True,
             commands=_EVERYWHERE,
         ),
     ] = None
-    """VGG19 weights: a converted file or Keras' notop file (default: the packaged ones)."""
+    """File of VGG19 weights: a converted one or Keras' notop file (default: the packaged one)."""
     trace_every: Annotated[
         int, Setting(check=_integer(1, MAX_STEPS), alone=_DIRECTORY, commands=("sweep",))
     ] = 1
@@ -298,38 +299,38 @@ class Sweep:
         float,
         Setting(check=_number(MIN_CHECKPOINT_S), numbers=False, alone=_DIRECTORY, commands=("sweep",)),
     ] = 60.0
-    """Seconds of work that a killed run may have to repeat at most: chunks are cut, and states written, by
-    it."""
+    """Seconds of work that a killed run may lose at most; sets the size of chunks and how often states are
+    saved."""
     max_cells: Annotated[
         int,
         Setting(check=_integer(1, MAX_CELLS), numbers=False, same=False, alone=_CELLS, commands=("sweep",)),
     ] = 100_000
     """Refuse a grid of more cells than this."""
     split_depth: Annotated[bool, Setting(check=as_flag, alone=_CELLS, commands=("sweep",))] = False
-    """Compile cells of shallower layers apart from deeper ones instead of together."""
+    """Compile separate programs for cells that need fewer layers, instead of one for all depths."""
     deterministic: Annotated[bool, Setting(check=as_flag, numbers=False)] = False
-    """Ask a GPU for the same bytes in every process (a CPU gives them anyway)."""
+    """Make a GPU give the same bytes in every process (a CPU does so anyway)."""
 
     grid: Annotated[tuple[Mapping[str, Any], ...], _HIDDEN, dataclasses.replace(WRITTEN, alone=_CELLS)] = ()
-    """Tables of axis values, the run being their union; axes absent from one come from above."""
+    """Tables of axis values, whose union is the run; an axis missing in one takes its values from above."""
     digests: Annotated[Mapping[str, str], _HIDDEN, WRITTEN] = field(default_factory=dict)
-    """SHA-256 of files by path; a file that differs is an error."""
+    """SHA-256 of files by path; a file with a different one is an error."""
     balance: Annotated[tuple[Mapping[str, Any], ...], _HIDDEN, WRITTEN] = ()
-    """What was measured for relative alpha-beta and balanced style weights: a table for each combination of
+    """Measurements for relative alpha-beta and balanced style weights: a table for each combination of
     `BALANCED_AXES`, with `alpha_beta`, the ratio that 1x stands for, and `weights`, w_l by layer."""
     given: Annotated[Mapping[tuple[str, str], str], _HIDDEN, WRITTEN] = field(default_factory=dict)
-    """The text a user gave for a path, by axis and absolute path."""
+    """The path as the user wrote it, by axis and absolute path."""
     extra: Annotated[Mapping[str, Any], _HIDDEN, WRITTEN] = field(default_factory=dict)
-    """Values of the axes and settings that are no fields, by name: weights of optional terms that are not
-    at their default, and what is the optimizer's own."""
+    """Values by name of the axes and settings that are not fields: weights of optional terms that are not
+    at their default, and the optimizer's own settings."""
     plugins: Annotated[
         tuple[str, ...], _HIDDEN, dataclasses.replace(WRITTEN, numbers=True, same=True, later=True)
     ] = ()
-    """SHA-256 of the plugins whose rows it uses, ascending."""
+    """SHA-256 of the plugins whose rows the sweep uses, ascending."""
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """The axes of its grid, in the order of their product, the last one fastest."""
+        """Names of the axes of its grid, in the order of their product, the last one fastest."""
         given = {*self.extra, *(key for table in self.grid for key in table)}
         others = (name for name, default in LATER.items() if getattr(self, name) != default)
         return axes_with({*given, *others})
@@ -342,7 +343,7 @@ class Sweep:
 
 
 def default_of(name: str) -> Any:
-    """The default of an axis or a setting that is no field. Raises AttributeError if it is none at all."""
+    """The default of an axis or a setting that is not a field. Raises AttributeError for any other name."""
     if not name.startswith("_") and name in (defaults := added()):
         return defaults[name]
     raise AttributeError(name)
@@ -359,14 +360,14 @@ def _init_with_extra(self: Sweep, *given: Any, **settings: Any) -> None:
     _init(self, *given, **settings)
 
 
-Sweep.__init__ = _init_with_extra  # what plugins add is given by name, like a field
+Sweep.__init__ = _init_with_extra  # so that axes and settings of plugins are keywords, like fields
 
 
-# --- what follows from the rows -------------------------------------------------------------------
+# --- derived from the rows ------------------------------------------------------------------------
 
 
 def _rows(of: type) -> dict[str, Any]:
-    """The rows that the fields of a dataclass are annotated with, by the fields' names."""
+    """The `Axis` or `Setting` in the annotation of each field of a dataclass, by the field's name."""
     hints = get_type_hints(of, include_extras=True)
     marks = {f.name: getattr(hints[f.name], "__metadata__", ()) for f in dataclasses.fields(of)}
     return {name: mark for name, own in marks.items() for mark in own if isinstance(mark, Axis | Setting)}
@@ -377,27 +378,26 @@ _AXES: dict[str, Axis] = {name: row for name, row in _ROWS.items() if isinstance
 SETTINGS: dict[str, Setting] = {name: row for name, row in _ROWS.items() if isinstance(row, Setting)}
 """The settings of a sweep by name."""
 LATER = {f.name: f.default for f in dataclasses.fields(Sweep) if f.name in _AXES and _AXES[f.name].later}
-"""The defaults of the axes that are younger than runs that may be gone on with."""
+"""Defaults of the axes that are newer than some runs that may be resumed; see `Axis.later`."""
 AXES = tuple(name for name in _AXES if name not in LATER)
-"""The axes that every run has, in the order of their product, the last one fastest."""
+"""Names of the axes that every run has, in the order of their product, the last one fastest."""
 SEVERAL = (*_AXES, "steps")
-"""What takes several values in a sweep."""
+"""Names of the fields that take several values in a sweep."""
 PATH_AXES = tuple(name for name, row in _AXES.items() if row.path)
 BALANCED_AXES = tuple(name for name, row in _AXES.items() if row.balance)
-"""The axes that a balance depends on."""
+"""Names of the axes that a balance depends on."""
 BALANCED_SETTINGS = tuple(name for name, row in SETTINGS.items() if row.balance)
-"""The settings that it depends on."""
+"""Names of the settings that a balance depends on."""
 SWEEP_KEYS = tuple(f.name for f in dataclasses.fields(Sweep) if f.name not in ("given", "extra"))
-"""What a spec may have of a sweep, beside what is no field."""
+"""Names of the fields of a sweep that a spec may contain; see `added` for those that are not fields."""
 _AFTER_ADDED = "learning_rate"
-"""The other axes stand before this one."""
+"""The axis that follows the optional ones in the order of the product."""
 
 
 def added() -> dict[str, Any]:
-    """The axes and settings that are no fields, weights of optional terms and what is an optimizer's own.
+    """Defaults of the axes and settings that are not fields, by name.
 
-    Returns:
-        Their defaults, by name.
+    They are the weights of optional loss terms and the optimizers' own settings.
     """
     weights = {row.weight: (0.0,) for row in tables.optional_terms()}
     own = ((name, default) for row in tables.OPTIMIZERS for name, default in row.own.items())
@@ -405,12 +405,12 @@ def added() -> dict[str, Any]:
 
 
 def is_axis(name: str) -> bool:
-    """Whether a name is that of an axis."""
+    """Whether a name is the name of an axis, including weights of optional loss terms."""
     return name in _AXES or any(row.weight == name for row in tables.optional_terms())
 
 
 def axis(name: str) -> Axis:
-    """The row of an axis. Raises KeyError if it is none."""
+    """The row of an axis. Raises KeyError for a name that is not one."""
     if name in _AXES:
         return _AXES[name]
     for row in tables.optional_terms():
@@ -422,30 +422,30 @@ def axis(name: str) -> Axis:
 
 
 def optional_axes() -> dict[str, Any]:
-    """The axes that not every run has, and their values there: younger ones, weights of optional terms."""
+    """Axes that not every run has, with their default values: later ones, weights of optional terms."""
     return LATER | {row.weight: (0.0,) for row in tables.optional_terms()}
 
 
 def axes_with(more: Iterable[str]) -> tuple[str, ...]:
-    """The names of the axes that every run has, and of those optional ones that are in `more`."""
+    """Names of the axes of every run and of the optional ones in `more`, in the order of the product."""
     more, at = set(more), AXES.index(_AFTER_ADDED)
     own = [name for name in optional_axes() if name in more]
     return (*AXES[:at], *own, *AXES[at:])
 
 
 def title(name: str) -> str:
-    """What people are told an axis is, or `steps`."""
+    """Name for people of an axis or of `steps`."""
     return (axis(name).title if is_axis(name) else "") or name.replace("_", " ")
 
 
 def short(name: str) -> str:
-    """What stands before a value of an axis where there is little room."""
+    """Label before a value of an axis where there is little room."""
     row = axis(name).short if is_axis(name) else None
     return title(name) if row is None else row
 
 
 def plural(name: str) -> str:
-    """What several values of an axis are counted as."""
+    """Name for several values of an axis or of `steps`."""
     if name == "steps":
         return "snapshots"
     return axis(name).plural or f"{title(name)}s"
@@ -455,7 +455,7 @@ def plural(name: str) -> str:
 
 
 def preset_heads() -> dict[str, tuple[str, str]]:
-    """What every preset is and what it costs, by name: the first two lines of its file."""
+    """Description and cost of every preset by name: the first two lines of its file."""
     heads = {}
     for path in sorted(PRESETS.glob("*.toml")):
         with path.open(encoding="utf-8") as file:
@@ -465,56 +465,56 @@ def preset_heads() -> dict[str, tuple[str, str]]:
 
 
 def _preset_hint(_: str) -> str:
-    """The list of presets under `--help`, which is all that reads their files."""
+    """The list of presets for `--help`; a function, so that their files are read only then."""
     lines = (f"{name}: {about} ({cost})" for name, (about, cost) in preset_heads().items())
     return "\n" + "\n".join(lines) + "\n(default: none)"
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where a run goes and what it says: nothing that its numbers depend on."""
+    """Options of how a run is carried out and reported; the numbers of the run do not depend on them."""
 
     preset: Annotated[str | None, tyro.conf.arg(help_behavior_hint=_preset_hint), Setting()] = None
-    """Start from a named set of settings; flags override them. Times are those of two CPU cores, and for a
-    GPU estimates; --fast makes of one by Adam a twin of a quarter of its steps."""
+    """Start from a named set of settings; flags override them. Times are for two CPU cores, and estimates
+    for a GPU; --fast replaces one that uses adam by a twin with a quarter of the steps."""
     spec: Annotated[str | None, Setting(check=as_text)] = None
-    """Read settings from a TOML file whose keys are these flags with _ for -."""
+    """Read settings from a TOML file, whose keys are these flags with _ instead of -."""
     plugin: Annotated[tuple[str, ...], Setting(check=_files)] = ()
-    """Python files that add loss terms, optimizers or poolings, with flags of their own: see
-    docs/plugins.md. They are run, so that no spec can name one."""
+    """Python files that add loss terms, optimizers or poolings, with flags of their own (see
+    docs/plugins.md). Their code is run, which is why a spec cannot name them."""
     out: Annotated[str | None, Setting(check=values.as_place)] = None
     """Run directory, new or empty (default: runs/NNNN-NAME)."""
     resume: Annotated[bool, Setting(check=as_flag)] = False
-    """Go on with the run in --out where it ended; settings that are given must be that run's."""
+    """Continue the run in --out where it stopped; any settings given must be the run's own."""
     extend: Annotated[bool, Setting(check=as_flag)] = False
-    """Add the cells that are not in the run in --out yet; all other settings must be that run's."""
+    """Add the cells that the run in --out does not have yet; other settings must be the run's own."""
     dry_run: Annotated[bool, Setting(check=as_flag)] = False
-    """Print the plan and its cost, and write nothing."""
+    """Print the plan and its cost and write nothing."""
     json: Annotated[bool, Setting(check=as_flag)] = False
-    """With --dry-run: print the plan as JSON."""
+    """Print the plan as JSON; needs --dry-run."""
     devices: Annotated[int | None, Setting(check=_integer(1, MAX_DEVICES))] = None
-    """Use no more than so many devices of this machine, or workers of the cluster (default: all)."""
+    """Use at most this many devices of this machine, or workers of the cluster (default: all)."""
     shard: Annotated[str | None, Setting()] = None
-    """I/N: compute one N-th of the run in --out, beside other processes that compute the others; I counts
-    from 0 or from 1. slurm: the one that the variables of SLURM's job array name."""
+    """Share of the run in --out to compute, while other processes compute the others: I/N is the I-th of N,
+    where I counts from 0 or from 1; slurm takes both from the variables of SLURM's job array."""
     cluster: Annotated[str | None, Setting(check=as_text)] = None
-    """Compute on a Ray cluster: local starts one on this machine, auto is the one this process is on, else
-    an address. Needs jaxstyle[cluster]."""
+    """Compute on a Ray cluster: local starts one on this machine, auto uses the one that this process
+    belongs to, anything else is an address. Needs jaxstyle[cluster]."""
     collect: Annotated[bool, Setting(check=as_flag)] = False
-    """With --cluster: ship what is computed to this process, for workers that do not see --out."""
+    """Send results to this process, for workers that cannot see --out; needs --cluster."""
     no_lock: Annotated[bool, Setting(check=as_flag)] = False
-    """Take no lock, where the file system of --out has none: at your own risk, it is then for you to see
-    that no other process works in the run, or at the share."""
+    """Take no lock, for a file system of --out that has none. At your own risk: make sure that no other
+    process works in the run, or at the same share."""
     no_compile_cache: Annotated[bool, Setting(check=as_flag)] = False
-    """Keep no compiled programs in the user's cache directory."""
+    """Do not keep compiled programs in the user's cache directory."""
     quiet: Annotated[bool, Setting(check=as_flag)] = False
-    """Print nothing but errors."""
+    """Print only errors."""
     log_format: Annotated[str, Setting(check=_choice("text", "json"))] = "text"
-    """Lines on standard output: text or json."""
+    """Format of the lines on standard output: text or json."""
 
 
 OPTIONS: dict[str, Setting] = _rows(RunOptions)
-"""The settings of how a run is carried out by name."""
+"""The options of how a run is carried out, by name."""
 OPTION_KEYS = tuple(OPTIONS)
 
 
@@ -536,19 +536,19 @@ def helps() -> dict[str, str]:
 
 
 def of_command(command: str) -> tuple[str, ...]:
-    """The axes and settings that a command has, in the order of `Sweep`."""
+    """Names of the axes and settings that a command has, in the order of `Sweep`."""
     return tuple(name for name, row in _ROWS.items() if command in row.commands)
 
 
 def arguments(command: str, base: type, options: Iterable[str] = ()) -> type:
-    """`base`, the arguments of a command, and after them the settings that the command has.
+    """A dataclass of a command's arguments: those of `base`, followed by the settings that the command has.
 
     An axis takes one value there, and so do the steps and options that may have several.
 
     Args:
-        command: whose.
+        command: name of the command.
         base: a dataclass; its own fields stay as they are.
-        options: names of options that it also has.
+        options: names of options that the command also has.
     """
     own = {f.name for f in dataclasses.fields(base)}
     fields = []
@@ -581,7 +581,7 @@ def arguments(command: str, base: type, options: Iterable[str] = ()) -> type:
 
 
 def with_added() -> type[Sweep]:
-    """`Sweep` with a field for everything that is none, for flags."""
+    """`Sweep` with fields also for the axes and settings that are not fields, for flags."""
     fields = [
         (
             name,
@@ -599,7 +599,7 @@ def with_added() -> type[Sweep]:
 
 
 def _added_flags() -> dict[str, tuple[Any, str]]:
-    """By name of what is no field, its default and its help."""
+    """Default and help, by name, of the axes and settings that are not fields."""
     helps = {row.weight: f"Weight of the {row.words}." for row in tables.optional_terms()}
     for row in tables.OPTIMIZERS:
         helps |= dict.fromkeys(row.own, row.help or f"A setting of {row.words}.")

@@ -1,11 +1,12 @@
-"""How numbers and pictures differ between seeds: spreads, intervals, distances, variance components.
+"""Statistics of differences between seeds: spreads, intervals, distances, variance components.
 
-Pure functions of NumPy arrays, computed in float64. Pictures are RGB, 0 to 255, (h, w, 3). What is drawn at
-random comes from a generator of a fixed seed, so that the same numbers give the same intervals.
+All functions are pure functions of NumPy arrays and compute in float64. Pictures are RGB, 0 to 255,
+(h, w, 3). Random numbers come from a generator with a fixed seed, so that the same numbers give the same
+intervals.
 
 Symbols:
-    n  seeds of one setting; x_i  what the i-th of them came to
-    D  distances of pictures by pairs of seeds, (n, n), symmetric; NaN for pairs that were not measured
+    n  seeds of one setting; x_i  result of the i-th seed
+    D  distances between the pictures of two seeds, (n, n), symmetric; NaN for pairs that were not measured
 
 Nothing here needs JAX or touches a file.
 """
@@ -24,17 +25,17 @@ import numpy as np
 from jaxtyping import Float, Int
 
 Numbers = np.ndarray | np.floating
-"""An array, or the number that is left of one."""
+"""An array, or the number that a reduction leaves of one."""
 CONFIDENCE = 0.95
 DRAWS = 2000
-"""Resamples behind an interval."""
+"""Number of resamples for an interval."""
 SMALLEST = 3
-"""Seeds that an interval needs; two resample to three different sets and tell nothing."""
+"""Fewest seeds for an interval; two have only three different resamples, which say nothing."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 SSIM_C1, SSIM_C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 LUMA = np.array([0.299, 0.587, 0.114])
-"""ITU-R BT.601: what SSIM is taken on."""
+"""Weights of R, G and B in the luma (ITU-R BT.601) that SSIM compares."""
 _NORMAL = NormalDist()
 
 
@@ -47,7 +48,7 @@ def mean(x: np.ndarray, axis: int = 0) -> Numbers:
 
 
 def sd(x: np.ndarray, axis: int = 0) -> Numbers:
-    """sqrt(sum (x_i - mean)^2 / (n - 1)); NaN for one seed."""
+    """The standard deviation over seeds, sqrt(sum (x_i - mean)^2 / (n - 1)); NaN for one seed."""
     x = np.asarray(x, np.float64)
     if x.shape[axis] < 2:
         return np.full(np.delete(x.shape, axis), np.nan)
@@ -61,10 +62,10 @@ def cv(x: np.ndarray, axis: int = 0) -> Numbers:
 
 
 def best_of(x: Float[np.ndarray, " n"], k: int) -> float:
-    """The expected smallest of k of the n numbers, drawn without replacement.
+    """The expected minimum of k of the n numbers, drawn without replacement.
 
-    sum_i x_(i) C(n-i, k-1) / C(n, k), x_(1) the smallest (David & Nagaraja 2003, section 2.1, for a finite
-    population).
+    It is sum_i x_(i) C(n-i, k-1) / C(n, k), where x_(1) is the smallest (David & Nagaraja 2003,
+    section 2.1, for a finite population).
     """
     n = len(x)
     if not 1 <= k <= n:
@@ -76,7 +77,7 @@ def best_of(x: Float[np.ndarray, " n"], k: int) -> float:
 def quantile_curves(
     curves: Float[np.ndarray, "n steps"], quantiles: Sequence[float] = QUANTILES
 ) -> Float[np.ndarray, "quantiles steps"]:
-    """Quantiles over seeds at every step, between two seeds by linear interpolation; NaN where one is."""
+    """Quantiles over seeds at every step, interpolated linearly between seeds; NaN where a seed is."""
     return np.quantile(np.asarray(curves, np.float64), quantiles, axis=0)
 
 
@@ -88,7 +89,7 @@ class Interval(NamedTuple):
 
 
 def resamples(n: int, draws: int = DRAWS, seed: int = 0) -> Int[np.ndarray, "draws n"]:
-    """Indices of `draws` samples of n out of n, with replacement."""
+    """Indices of `draws` samples of n out of n with replacement."""
     return np.random.default_rng((seed, n)).integers(0, n, (draws, n))
 
 
@@ -103,17 +104,17 @@ def interval(
 ) -> Interval:
     """The bootstrap interval of a statistic of n seeds: bias-corrected and accelerated, or by percentiles.
 
-    BCa (Efron 1987; Efron & Tibshirani 1993, eqs. 14.9 to 14.15): with theta* the statistic of a resample,
-    z0 = Phi^-1(share of theta* < theta), d_i = mean of theta_(-j) - theta_(-i) of the samples without one
-    seed and a = sum d_i^3 / (6 (sum d_i^2)^(3/2)), the ends are the quantiles of theta* at
-    Phi(z0 + (z0 + z) / (1 - a (z0 + z))) for z = Phi^-1((1 -+ confidence) / 2).
+    BCa (Efron 1987; Efron & Tibshirani 1993, eqs. 14.9 to 14.15): theta* is the statistic of a resample and
+    theta_(-i) that of the sample without seed i. With z0 = Phi^-1(share of theta* < theta),
+    d_i = mean_j theta_(-j) - theta_(-i) and a = sum d_i^3 / (6 (sum d_i^2)^(3/2)), the ends are the
+    quantiles of theta* at Phi(z0 + (z0 + z) / (1 - a (z0 + z))) for z = Phi^-1((1 -+ confidence) / 2).
 
-    # Differs from the book: resamples that equal theta count half in z0, for few seeds tie often.
+    Unlike in the book, resamples equal to theta count half in z0, because ties are frequent with few seeds.
 
     Args:
-        x: (n, ...): a seed per row; every further element has its own interval, over the same resamples.
-        statistic: from an array and the keyword `axis`, that of the seeds, to the array without it.
-        corrected: BCa; otherwise percentiles.
+        x: (n, ...), a seed per row; every further element has its own interval, over the same resamples.
+        statistic: function of an array that reduces the axis of seeds, given by the keyword `axis`.
+        corrected: whether to use BCa; otherwise percentiles.
     """
     x = np.asarray(x, np.float64)
     n, theta = len(x), np.asarray(statistic(x, axis=0))
@@ -145,7 +146,7 @@ def _each(function: Callable[[float], float], values: Numbers) -> np.ndarray:
 
 
 def _quantile_each(found: np.ndarray, levels: Numbers) -> np.ndarray:
-    """The quantile of every column of `found` at a level of its own."""
+    """The quantile of every column of `found` at its own level."""
     columns = found.reshape(len(found), -1)
     pairs = zip(columns.T, np.ravel(levels).tolist(), strict=True)
     ends = [np.nan if math.isnan(level) else np.quantile(column, level) for column, level in pairs]
@@ -156,27 +157,27 @@ def _quantile_each(found: np.ndarray, levels: Numbers) -> np.ndarray:
 
 
 def rmse(a: Float[np.ndarray, "h w 3"], b: Float[np.ndarray, "h w 3"]) -> float:
-    """The root of the mean squared difference over pixels and channels, in grey levels."""
+    """The root mean square of the difference over pixels and channels, in grey levels."""
     return float(np.sqrt(np.mean(np.square(np.asarray(a, np.float64) - np.asarray(b, np.float64)))))
 
 
 @functools.cache
 def _smoother(size: int, sigma_px: float) -> np.ndarray:
-    """(size, size): a Gaussian about every position, scaled to sum to 1 over the positions there are."""
+    """Gaussian weights around every position, (size, size); each row sums to 1."""
     at = np.arange(size)
     weights = np.exp(-0.5 * ((at[:, None] - at) / sigma_px) ** 2)
     return weights / weights.sum(1, keepdims=True)
 
 
 def low_pass(image: Float[np.ndarray, "h w 3"], sigma_px: float) -> Float[np.ndarray, "h w 3"]:
-    """`image` blurred by a Gaussian; at an edge over what there is, so that a flat image stays as it is."""
+    """`image` blurred by a Gaussian that is cut off at the edges and rescaled: a flat image stays flat."""
     down, across = (_smoother(image.shape[axis], sigma_px) for axis in (0, 1))
     return np.einsum("ih,hwc,jw->ijc", down, np.asarray(image, np.float64), across, optimize=True)
 
 
 @functools.cache
 def _window(size: int) -> np.ndarray:
-    """(size - 10, size): SSIM's window, its sum 1, at every place where it lies inside."""
+    """SSIM's window at every place where it lies inside, (size - 10, size); each row sums to 1."""
     at = np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
     weights = np.exp(-0.5 * (at / SSIM_SIGMA) ** 2)
     rows = np.zeros((size - SSIM_WINDOW + 1, size))
@@ -186,7 +187,7 @@ def _window(size: int) -> np.ndarray:
 
 
 class Patches(NamedTuple):
-    """What SSIM needs of one picture: its luma, and mean and variance of it under every window."""
+    """Data of one picture for SSIM: its luma, and the luma's mean and variance in every window."""
 
     luma: Float[np.ndarray, "h w"]
     mean: Float[np.ndarray, "h2 w2"]
@@ -198,7 +199,7 @@ def _windowed(values: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h2 w2"]:
 
 
 def patches(image: Float[np.ndarray, "h w 3"]) -> Patches:
-    """What `ssim` compares; both edges need `SSIM_WINDOW` px."""
+    """Data of a picture for `ssim`; both edges must have at least `SSIM_WINDOW` px."""
     luma = np.asarray(image, np.float64) @ LUMA
     mu = _windowed(luma)
     return Patches(luma, mu, _windowed(luma * luma) - mu * mu)
@@ -207,9 +208,9 @@ def patches(image: Float[np.ndarray, "h w 3"]) -> Patches:
 def ssim(a: Patches, b: Patches) -> float:
     """The mean structural similarity of two pictures, on luma (Wang et al. 2004, eq. 13 and section III.C).
 
-    (2 mu_a mu_b + C1)(2 cov_ab + C2) / ((mu_a^2 + mu_b^2 + C1)(var_a + var_b + C2)), averaged over every
-    place of an 11 x 11 Gaussian window of sigma 1.5 that lies inside; C1 = (0.01 L)^2, C2 = (0.03 L)^2,
-    L = 255.
+    (2 mu_a mu_b + C1)(2 cov_ab + C2) / ((mu_a^2 + mu_b^2 + C1)(var_a + var_b + C2)), averaged over all
+    places inside the picture of an 11 x 11 Gaussian window with sigma 1.5; C1 = (0.01 L)^2,
+    C2 = (0.03 L)^2, L = 255.
     """
     both = a.mean * b.mean
     covariance = _windowed(a.luma * b.luma) - both
@@ -219,7 +220,7 @@ def ssim(a: Patches, b: Patches) -> float:
 
 
 def relative_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """|a - b| / sqrt((|a|^2 + |b|^2) / 2), Euclidean; 0 for two arrays of zeros, at most 2."""
+    """The distance |a - b| / sqrt((|a|^2 + |b|^2) / 2), Euclidean; at most 2, 0 for two arrays of zeros."""
     size = np.sqrt((np.sum(np.square(a, dtype=np.float64)) + np.sum(np.square(b, dtype=np.float64))) / 2)
     return float(np.sqrt(np.sum(np.square(a - b, dtype=np.float64))) / size) if size else 0.0
 
@@ -233,7 +234,7 @@ def pixel_sd(images: Float[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "h w"]:
 
 
 def chosen_pairs(n: int, limit: int, seed: int = 0) -> list[tuple[int, int]]:
-    """All pairs i < j of n, or `limit` of them drawn at random where there are more."""
+    """All pairs i < j of n seeds, or `limit` of them, drawn at random, if there are more."""
     pairs = list(itertools.combinations(range(n), 2))
     if len(pairs) <= limit:
         return pairs
@@ -244,7 +245,7 @@ def chosen_pairs(n: int, limit: int, seed: int = 0) -> list[tuple[int, int]]:
 def pairwise(
     items: Sequence, distance: Callable[..., float], pairs: Sequence[tuple[int, int]]
 ) -> Float[np.ndarray, "n n"]:
-    """D of `items`: symmetric, NaN on the diagonal and for pairs that are not asked for."""
+    """D of `items`, symmetric; NaN on the diagonal and for all pairs but `pairs`."""
     found = np.full((len(items), len(items)), np.nan)
     for i, j in pairs:
         found[i, j] = found[j, i] = distance(items[i], items[j])
@@ -252,7 +253,7 @@ def pairwise(
 
 
 def pair_mean(d: Float[np.ndarray, "*k n n"]) -> Numbers:
-    """The mean of D over its pairs."""
+    """The mean of D over the pairs that were measured."""
     upper = d[..., *np.triu_indices(d.shape[-1], 1)]
     known = np.isfinite(upper)
     return np.where(known, upper, 0).sum(-1) / known.sum(-1)
@@ -261,10 +262,10 @@ def pair_mean(d: Float[np.ndarray, "*k n n"]) -> Numbers:
 def pair_means(
     d: Float[np.ndarray, "k n n"], *, draws: int = DRAWS, seed: int = 0
 ) -> Float[np.ndarray, "draws k"]:
-    """The means of several D over resampled *seeds*, the same ones for all.
+    """The means of several D over resampled *seeds*, with the same resamples for all.
 
-    Pairs that share a seed depend on each other, so pairs are never resampled by themselves. A seed that is
-    drawn twice is no pair with itself; a resample of nothing else has no mean and is NaN.
+    Pairs that share a seed depend on each other, so seeds are resampled and not pairs. A seed that is drawn
+    twice makes no pair with itself; a resample without any measured pair has no mean and is NaN.
     """
     n = d.shape[-1]
     upper = np.triu_indices(n, 1)
@@ -279,7 +280,7 @@ def pair_means(
 
 
 def percentiles(found: Float[np.ndarray, "draws ..."], n: int, confidence: float = CONFIDENCE) -> Interval:
-    """The percentile interval of what resamples of n seeds came to."""
+    """The percentile interval of the values of resamples of n seeds."""
     kept = found[np.isfinite(found).reshape(len(found), -1).all(1)]
     if n < SMALLEST or not len(kept):
         nothing = np.full(found.shape[1:], np.nan)
@@ -302,11 +303,11 @@ def seed_ratio(
     *,
     draws: int = DRAWS,
 ) -> Ratio:
-    """How far apart seeds are over how far apart settings of the *same* seed are.
+    """The mean distance between seeds divided by that between settings of the *same* seed.
 
     Args:
         between_seeds: D, averaged over the settings.
-        same_seed: of each seed, the mean distance between its pictures at two settings.
+        same_seed: for each seed, the mean distance between its pictures at two settings.
     """
     n = len(same_seed)
     top = pair_means(between_seeds[None], draws=draws)[:, 0]
@@ -319,7 +320,7 @@ def seed_ratio(
 def trend(
     before: Float[np.ndarray, "n n"], after: Float[np.ndarray, "n n"], *, draws: int = DRAWS
 ) -> Ratio:
-    """The mean of a later D over that of an earlier one of the same seeds."""
+    """The mean of a later D divided by that of an earlier one of the same seeds."""
     found = pair_means(np.stack([before, after]), draws=draws)
     ends = percentiles(found[:, 1] / np.where(found[:, 0] == 0, np.nan, found[:, 0]), len(before))
     first, last = float(pair_mean(before)), float(pair_mean(after))
@@ -337,7 +338,7 @@ class Component(NamedTuple):
     """Degrees of freedom."""
     sum_of_squares: Numbers
     variance: Numbers
-    """The estimate as it comes out, which may be below 0 by chance."""
+    """The estimate as computed, which may be negative by chance."""
 
 
 INTERACTIONS, SEED, RESIDUAL = "interactions of these", "seed", "seed x setting"
@@ -346,25 +347,26 @@ INTERACTIONS, SEED, RESIDUAL = "interactions of these", "seed", "seed x setting"
 def components(y: np.ndarray, names: Sequence[str]) -> list[Component]:
     """Variance components of a balanced crossed design: settings by seeds, one number in each place.
 
-    y = mu + sum_f (effect of f) + (interactions of the factors) + (effect of the seed) + residual, all
-    random and independent. With N numbers, R seeds, K = N / R settings and L_f levels of factor f, mean
-    squares estimate (Searle, Casella & McCulloch 1992, Variance Components, chapter 4, for balanced data):
+    The model is y = mu + sum_f (effect of f) + (interactions of the factors) + (effect of the seed)
+    + residual, all random and independent. With N numbers, R seeds, K = N / R settings and L_f levels of
+    factor f, the mean squares have these expectations (Searle, Casella & McCulloch 1992, Variance
+    Components, chapter 4, for balanced data):
 
         residual      E MS_e = v_e                          (K - 1)(R - 1) degrees of freedom
         seed          E MS_s = v_e + K v_s                  R - 1
         interactions  E MS_i = v_e + R v_i                  K - 1 - sum_f (L_f - 1)
         factor f      E MS_f = v_e + R v_i + (N / L_f) v_f  L_f - 1
 
-    v_s is what a seed does alike in every setting, v_e what it does otherwise in each; what a seed does at
-    all is their sum. Interactions of every order are pooled into one stratum; where there is one factor
-    only, or two levels leave none, MS_e stands for MS_i.
+    v_s is the part of a seed's effect that is the same in every setting, v_e the part that differs between
+    settings; the whole effect is their sum. Interactions of every order are pooled into one stratum; if it
+    has no degrees of freedom, as with one factor only, MS_e replaces MS_i.
 
-    # The levels are those that somebody chose for a study: the components describe them, not all styles.
+    The levels are those that somebody chose for a study: the components describe them, not all styles.
 
     Args:
-        y: an axis for each factor, then one of seeds, each of at least two; further axes are decomposed
+        y: an axis for each factor, then one for seeds, each of at least two; further axes are decomposed
             element by element.
-        names: of the factors.
+        names: names of the factors.
 
     Returns:
         The factors in order, their interactions if there are any, the seed, the residual.
@@ -398,7 +400,7 @@ def _sums_of_squares(
     axes, total, grand = tuple(range(len(levels))), math.prod(levels), y.mean(tuple(range(len(levels))))
 
     def squares(kept: tuple[int, ...]) -> Numbers:
-        """The sum of squares between the means over all axes but those kept."""
+        """The sum of squares between the means over all axes except those kept."""
         means = y.mean(tuple(a for a in axes if a not in kept))
         size = math.prod(levels[a] for a in kept)
         own = tuple(range(len(kept)))
@@ -409,16 +411,16 @@ def _sums_of_squares(
     ss_seed = squares(axes[-1:])
     ss_total = np.sum((y - grand) ** 2, axis=axes)
     ss_inter, ss_error = ss_settings - sum(ss), ss_total - ss_settings - ss_seed
-    # What is left of a difference of sums when nothing is: rounding, of the size of the total's.
+    # A difference of sums that should be 0 leaves rounding errors, of the size of the total's.
     tiny = 64 * np.finfo(np.float64).eps * (ss_total + total * grand**2)
     ss_inter, ss_error = (np.where(np.abs(s) < tiny, 0.0, s) for s in (ss_inter, ss_error))
     return ss, ss_inter, ss_seed, ss_error
 
 
 def shares(found: Sequence[Component]) -> list[float]:
-    """The part of each component in their sum, estimates below 0 counting as 0.
+    """The share of each component in their sum; negative estimates count as 0.
 
-    Components of arrays are averaged over their elements first.
+    Components that are arrays are averaged over their elements first.
     """
     sizes = [max(float(np.mean(c.variance)), 0.0) for c in found]
     return [size / sum(sizes) if sum(sizes) else 0.0 for size in sizes]
@@ -426,29 +428,29 @@ def shares(found: Sequence[Component]) -> list[float]:
 
 @dataclass(frozen=True)
 class Design:
-    """The balanced part of a grid: every combination of its levels is there."""
+    """A balanced part of a grid, in which every combination of its levels is present."""
 
     names: tuple[str, ...]
-    """Its factors; those that always move together are one, named with a +."""
+    """Names of its factors; those that always vary together are one, with their names joined by +."""
     levels: tuple[tuple[Hashable, ...], ...]
-    """The levels of each, in order; of factors that move together, tuples."""
+    """Levels of each factor, in order; tuples for factors that vary together."""
     dropped: tuple[tuple[str, Hashable], ...]
-    """(factor, level) that had to go so that nothing is missing."""
+    """Pairs (factor, level) that were dropped so that no combination is missing."""
 
     def places(self) -> Iterator[tuple[Hashable, ...]]:
-        """Every combination, the last factor fastest."""
+        """Every combination of levels, the last factor fastest."""
         return itertools.product(*self.levels)
 
 
 def balanced(names: Sequence[str], rows: Collection[tuple[Hashable, ...]]) -> Design:
-    """A large balanced sub-grid of `rows`; factors of one level are left out.
+    """A large balanced sub-grid of `rows`; factors with one level are left out.
 
-    Where combinations are missing, the level that lacks the most of its own is dropped, one after another,
-    until none are: not always the largest sub-grid there is, but always the same one.
+    While combinations are missing, the level that has the smallest part of its own is dropped. This does
+    not always give the largest possible sub-grid, but always the same one.
 
     Args:
-        names: of the factors.
-        rows: a tuple of levels each.
+        names: names of the factors.
+        rows: tuples with a level of each factor.
     """
     if not rows:
         return Design((), (), ())
@@ -483,7 +485,7 @@ def balanced(names: Sequence[str], rows: Collection[tuple[Hashable, ...]]) -> De
             for i in range(len(groups))
             for level in levels[i]
         }
-        # Relative to what a level would have; of equals the last, so that the first ones stay.
+        # The counts are relative to a complete grid. Of equals the last is dropped, so that the first stay.
         i, level = min(reversed(counts), key=counts.__getitem__)
         there = {row: None for row in there if row[i] != level}
         dropped.append((titles[i], level))

@@ -16,13 +16,13 @@ from jaxstyle.settings import OPTION_KEYS, RunOptions
 
 ABOUT = """Run a grid of style transfers as one batch: the product of all axes, the last one fastest.
 
-With no image, preset or spec: the demo, on images that come with the package. Axes take several
-values after one flag, as in --alpha-beta 1e-2 1e-3 --seed 0:4.
+Without an image, a preset or a spec it runs the demo, on images that come with the package. Axes take
+several values after one flag, as in --alpha-beta 1e-2 1e-3 --seed 0:4.
 """
 
 
 def accepts() -> type:
-    """What the command line is parsed into: with the axes and settings that plugins add."""
+    """The dataclass that the command line is parsed into, with the axes and settings that plugins add."""
     sweep = settings.with_added()
     fields = [
         ("axes_and_settings", sweep, field(default_factory=sweep)),
@@ -32,7 +32,7 @@ def accepts() -> type:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`python -m jaxstyle.sweep`; leaves by SystemExit with the exit code."""
+    """Run `python -m jaxstyle.sweep`; always raises SystemExit, with the exit code."""
 
     def command() -> int:
         given = sys.argv[1:] if arguments is None else arguments

@@ -1,9 +1,9 @@
-"""The tables that make the method open: what comes in kinds is a row here, and all else follows from it.
+"""Tables of the loss terms, optimizers and poolings: a new one needs a row here and no other change.
 
-A row says what people and plans must know of a loss term, an optimizer or a pooling. The functions that it
-names stand beside the step and need JAX: a row has them as `module:function`, or, where a plugin adds it,
-as they are. Tables end with the rows of plugins. A row that was read from a run's manifest has no
-functions: with it a run can be shown, and not computed.
+A row holds what messages and plans need to know. Its functions need JAX and are elsewhere: a row of
+jaxstyle names them as `module:function`, a plugin's row holds the functions themselves. The rows of plugins
+come last in a table. A row that was read from a run's manifest has no functions: it is enough to show the
+run, but not to compute it.
 
 Nothing here needs JAX.
 """
@@ -27,7 +27,7 @@ Function = Callable[..., Any] | str | None
 
 
 def function(of: Function) -> Any:
-    """The function that a row names; None where it has none."""
+    """The function that a row names or holds; None if it has none."""
     if not isinstance(of, str):
         return of
     module, _, name = of.partition(":")
@@ -36,33 +36,33 @@ def function(of: Function) -> Any:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a row of a plugin comes from."""
+    """The source of a plugin's row."""
 
     file: str
-    """The path of its source."""
+    """Path of the source file."""
     sha256: str
-    """Of that file."""
+    """SHA-256 of that file, or of the row itself where it was registered in another way."""
 
 
 @contextlib.contextmanager
 def blamed(row: _Row) -> Iterator[None]:
-    """A while in which an exception is the fault of a row's plugin: one line that names its own.
+    """Blame the plugin of a row for an exception inside: one line that names the plugin's file and line.
 
     Raises:
-        JaxstyleError: for any exception, where the row is a plugin's.
+        JaxstyleError: for any exception, if the row is a plugin's; one of jaxstyle's own passes unchanged.
     """
     try:
         yield
     except JaxstyleError:
         raise
-    except Exception as error:  # whatever a user's own code raises; jaxstyle's own is not touched
+    except Exception as error:  # a plugin's code may raise anything
         if row.origin is None:
             raise
         raise JaxstyleError(at_fault(row.origin.file, error), said(error)) from error
 
 
 def at_fault(file: str, error: BaseException) -> str:
-    """`FILE, line N`, of the last line of a file that an exception went through."""
+    """`FILE, line N` for the last line of a file that an exception passed through; else `FILE`."""
     if isinstance(error, SyntaxError) and error.filename == file:
         return f"{file}, line {error.lineno}"
     lines = [at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == file]
@@ -70,11 +70,11 @@ def at_fault(file: str, error: BaseException) -> str:
 
 
 def said(error: BaseException) -> str:
-    """What an exception is and says, on one line."""
+    """The type and the message of an exception on one line."""
     lines = str(error).strip().splitlines()
     text = error.msg if isinstance(error, SyntaxError) else lines[0] if lines else ""
     if isinstance(error, KeyError) and error.args and error.args[0] in layers.NAMES:
-        text += "; a view has the layers that the term names in taps"
+        text += "; a view holds only the layers that the term names in taps"
     if type(error).__name__ == "TracerBoolConversionError":
         text += " use jnp.where"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -82,26 +82,26 @@ def said(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class _Row:
-    """What every row has."""
+    """Fields that every row has."""
 
     name: str
-    """What settings and flags call it: small letters, digits and `_`."""
+    """Name in settings and flags: lower-case letters, digits and `_`."""
     title: str = field(default="", kw_only=True)
-    """What people are told it is; its name where it has none."""
+    """Name for people; `name` if not given."""
     origin: Origin | None = field(default=None, kw_only=True, compare=False)
-    """The plugin that it is of; filled in when it is registered."""
+    """The plugin that it belongs to, filled in when it is registered; None for a row of jaxstyle."""
 
     what: ClassVar[str]
-    """What a row is of, for people."""
+    """Kind of row, in words."""
     functions: ClassVar[tuple[str, ...]]
-    """The fields that are functions it cannot do without, or may; the first it needs."""
+    """Names of the fields that hold functions; only the first is required."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", self.name):
-            why = f"{self.name!r} is no name; give up to 40 small letters, digits and _"
+            why = f"{self.name!r} is not a name; use up to 40 lower-case letters, digits and _"
             raise JaxstyleError(self.what, why)
         if not isinstance(self.title, str) or not self.title.isprintable():
-            raise JaxstyleError(f"{self.what} {self.name}", f"{self.title!r} is no title; give a text")
+            raise JaxstyleError(f"{self.what} {self.name}", f"{self.title!r} is not a title; give a text")
 
     @property
     def words(self) -> str:
@@ -110,29 +110,29 @@ class _Row:
 
     @property
     def where(self) -> str:
-        """Itself and its file, at the head of an error."""
+        """Its kind, name and file, as the beginning of an error message."""
         of = f" of {self.origin.file}" if self.origin else ""
         return f"{self.what} {self.name}{of}"
 
     def _function(self, name: str, *, needed: bool = True) -> None:
         value = getattr(self, name)
         if not (isinstance(value, str) or callable(value) or (value is None and not needed)):
-            raise JaxstyleError(f"{self.what} {self.name}", f"{name} is {value!r} and no function")
+            raise JaxstyleError(f"{self.what} {self.name}", f"{name} is {value!r}, not a function")
 
     @classmethod
     def told(cls) -> tuple[str, ...]:
-        """Names of the fields that the manifest of a run has: not its functions, nor what is jaxstyle's."""
+        """Names of the fields that are written into a run's manifest: not functions, nor internal ones."""
         fields = (f.name for f in dataclasses.fields(cls))
         return tuple(name for name in fields if name not in (*cls.functions, "origin", "always"))
 
     def record(self) -> dict[str, Any]:
-        """What the manifest of a run says of it."""
+        """Its entry in a run's manifest."""
         return {name: getattr(self, name) for name in self.told()}
 
 
 @dataclass(frozen=True)
 class LossTerm(_Row):
-    """One term of the total loss: weight times loss, added to content, style and total variation.
+    """One term of the total loss: weight times loss, added to those of content, style and total variation.
 
         def keep(view):  # of the style image
             return view.image.mean((0, 1))
@@ -142,26 +142,26 @@ class LossTerm(_Row):
 
         jaxstyle.register(jaxstyle.LossTerm("mean", loss=loss, keep=keep))
 
-    Its weight, here `mean_weight`, is an axis of a sweep, 0 unless it is given; its curve, `loss_mean`, is
-    without the weight. Where every cell of a run has the weight 0 it is neither computed nor compiled.
+    Its weight, here `mean_weight`, is an axis of a sweep, 0 by default. Its curve, `loss_mean`, does not
+    include the weight. A term whose weight is 0 in every cell of a run is neither computed nor compiled.
     """
 
     loss: Function = field(default=None, kw_only=True)
-    """From a `View` of the picture, and from what is kept, to the loss."""
+    """Function of a `View` of the picture, and of what `keep` returned, that returns the loss."""
     keep: Function = field(default=None, kw_only=True)
-    """From a `View` of the image that the picture is held against, to what is kept of it."""
+    """Function of a `View` of the target image that returns what the loss needs to know of it."""
     of: str = field(default="style", kw_only=True)
-    """That image: `style` or `content`. What is kept of a style must have a shape that is the same for
-    images of all sizes."""
+    """The target image: `style` or `content`. For a style, the shape of what `keep` returns must not depend
+    on the size of the image."""
     taps: tuple[str, ...] = field(default=(), kw_only=True)
-    """The layers whose features it looks at: they are in the view beside the image."""
+    """Layers whose features it uses; the view holds them beside the image."""
     canvas: bool = field(default=False, kw_only=True)
-    """Whether it leaves out what is not inside the picture (`View.inside`), so that pictures of several
-    shapes can share a program."""
+    """Whether it ignores pixels outside the picture (`View.inside`), so that pictures of several shapes can
+    share a program."""
     curve: bool = field(default=True, kw_only=True)
-    """Whether its values are kept."""
+    """Whether its values are kept as a loss curve."""
     always: bool = field(default=False, kw_only=True)
-    """Whether it stands in every program, whatever its weight: jaxstyle's first three."""
+    """Whether it is part of every program, whatever its weight: jaxstyle's first three terms."""
 
     what = "loss term"
     functions = ("loss", "keep")
@@ -184,12 +184,12 @@ class LossTerm(_Row):
 
     @property
     def weight(self) -> str:
-        """The name of the axis that its weight is."""
+        """Name of the axis of its weight."""
         return f"{self.name}_weight"
 
     @property
     def loss_name(self) -> str:
-        """The name of its curve in tables."""
+        """Name of its curve in tables."""
         return f"loss_{self.name}"
 
     @property
@@ -200,27 +200,27 @@ class LossTerm(_Row):
 
 @dataclass(frozen=True)
 class Optimizer(_Row):
-    """A way to follow the gradient of the pixels.
+    """An optimizer of the pixels.
 
         jaxstyle.register(jaxstyle.Optimizer("lion", make=optax.scale_by_lion))
 
-    `make` gives a gradient transformation of optax that finds a direction, which the cell's learning rate
-    is multiplied by, or an `solvers.Solver`. It is called with the optimizer's own settings by name.
+    `make` is called with the optimizer's own settings by name. It returns either a gradient transformation
+    of optax, whose direction is multiplied by the cell's learning rate, or a `solvers.Solver`.
     """
 
     make: Function = field(default=None, kw_only=True)
     steps: int = field(default=500, kw_only=True)
-    """How many a sweep gets that names none."""
+    """Default number of steps."""
     pyramid: int = field(default=0, kw_only=True)
-    """How many coarser stages it gets."""
+    """Default number of coarser stages."""
     own: Mapping[str, int | float] = field(default_factory=dict, kw_only=True)
-    """Its own settings and their defaults, numbers of the type of the default: a flag each."""
+    """Its own settings and their defaults; each is a flag, of the type of its default."""
     state_images: Callable[..., int] | int = field(default=2, kw_only=True)
-    """How many arrays of the image's size its state holds; may be a function of its own settings."""
+    """Number of arrays of the image's size in its state, or a function of its own settings for it."""
     decays: bool = field(default=True, kw_only=True)
-    """Whether learning rates are its own: several, or one that falls at the end (`--schedule decay`)."""
+    """Whether its learning rate can fall at the end (`--schedule decay`)."""
     help: str = field(default="", kw_only=True)
-    """What its own settings are, for `--help`."""
+    """Help text of its own settings."""
 
     what = "optimizer"
     functions = ("make",)
@@ -240,24 +240,24 @@ class Optimizer(_Row):
             raise JaxstyleError(where, f"state_images is {self.state_images!r}; give a whole number")
 
     def record(self) -> dict[str, Any]:
-        """As of every row, its state for its default settings."""
+        """Its entry in a run's manifest, with the size of its state for its default settings."""
         return {**super().record(), "own": dict(self.own), "state_images": self.images(**self.own)}
 
     def images(self, **own: Any) -> int:
-        """How many arrays of the image's size its state holds, with its own settings."""
+        """Number of arrays of the image's size in its state, for given values of its own settings."""
         return self.state_images(**own) if callable(self.state_images) else self.state_images
 
 
 @dataclass(frozen=True)
 class Pooling(_Row):
-    """A pooling of the network, 2x2 with stride 2: from features (h, w, c) to (h // 2, w // 2, c).
+    """A pooling of the network, 2x2 with stride 2, from features (h, w, c) to (h // 2, w // 2, c).
 
     jaxstyle.register(jaxstyle.Pooling("median", pool=median_pool, title="median pooling"))
     """
 
     pool: Function = field(default=None, kw_only=True)
     canvas: bool = field(default=False, kw_only=True)
-    """Whether zeros around an image leave it as it is but for the edges that pooling drops."""
+    """Whether zeros around an image do not change the result, except for edges that pooling drops."""
 
     what = "pooling"
     functions = ("pool",)
@@ -271,7 +271,7 @@ Row = TypeVar("Row", bound=_Row)
 
 
 class Table(Generic[Row]):
-    """Rows by name: those of jaxstyle, and after them those of plugins."""
+    """Rows by name: those of jaxstyle, followed by those of plugins."""
 
     def __init__(self, kind: type[Row], rows: Iterable[Row]):
         self.kind = kind
@@ -288,12 +288,12 @@ class Table(Generic[Row]):
         return self._rows[name]
 
     def get(self, name: str) -> Row | None:
-        """The row of a name, None if there is none."""
+        """The row of a name; None if there is none."""
         return self._rows.get(name)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """In order."""
+        """Names of the rows, in order."""
         return tuple(self._rows)
 
     @property
@@ -302,21 +302,21 @@ class Table(Generic[Row]):
         return tuple(row for row in self if row.name not in self._built_in)
 
     def check(self, row: Row) -> None:
-        """Raise JaxstyleError if jaxstyle itself has a row of its name."""
+        """Raise JaxstyleError if jaxstyle itself has a row of this name."""
         if row.name in self._built_in:
             raise JaxstyleError(f"{row.what} {row.name}", "is jaxstyle's own; give another name")
 
     def add(self, row: Row) -> None:
-        """Put a row at the end, or in the place of a plugin's of its name; see `check`."""
+        """Append a row, or replace the plugin's row of the same name; see `check`."""
         self.check(row)
         self._rows[row.name] = row
 
     def reset(self, rows: Mapping[str, Row]) -> None:
-        """Have these rows, which it had before."""
+        """Restore the rows that `copy` returned."""
         self._rows = dict(rows)
 
     def copy(self) -> dict[str, Row]:
-        """Its rows by name."""
+        """A copy of its rows by name, for `reset`."""
         return dict(self._rows)
 
 
@@ -328,7 +328,7 @@ TERMS = Table(
         LossTerm("tv", title="total variation", canvas=True, curve=False, always=True),
     ),
 )
-"""The terms of the total loss. Of those that stand in every program `step.loss` has what they are."""
+"""The terms of the total loss. `step.loss` computes those that are part of every program."""
 
 OPTIMIZERS = Table(
     Optimizer,
@@ -346,7 +346,7 @@ OPTIMIZERS = Table(
         ),
     ),
 )
-"""Their defaults are those measured best; see docs/optimizers.md."""
+"""The optimizers, with the defaults that measured best; see docs/optimizers.md."""
 
 POOLINGS = Table(
     Pooling,
@@ -362,15 +362,15 @@ TOTAL = "loss_total"
 
 
 def optional_terms() -> tuple[LossTerm, ...]:
-    """The loss terms that are there only where some cell has a weight for them, jaxstyle's and plugins'.
+    """The loss terms that are computed only if some cell gives them a weight, jaxstyle's and plugins'.
 
-    By their names: what they stand in has one order, whoever registered which first.
+    They are sorted by name, so that their order does not depend on which was registered first.
     """
     return tuple(sorted((row for row in TERMS if not row.always), key=lambda row: row.name))
 
 
 def curves(optional: Iterable[LossTerm] = ()) -> dict[str, str]:
-    """The curves that every cell of a run has, with what they are called.
+    """Titles of the loss curves that every cell of a run has, by name.
 
     Args:
         optional: the optional terms of the run.
@@ -380,6 +380,6 @@ def curves(optional: Iterable[LossTerm] = ()) -> dict[str, str]:
 
 
 LOSSES = tuple(curves())
-"""The curves of every run."""
+"""Names of the curves that every run has."""
 LAYER_CURVE = "style_layer_loss"
-"""The curve that has an entry for each style layer, E_l."""
+"""Name of the curve with one entry for each style layer, E_l."""

@@ -23,19 +23,19 @@ from jaxstyle.settings import RunOptions
 class Transfer:
     """Transfer the style of one image to the content of another: a sweep of one cell, without a directory.
 
-    For several values of a setting, use python -m jaxstyle.sweep.
+    To try several values of a setting, use python -m jaxstyle.sweep.
     """
 
     content: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CONTENT")]
-    """The image whose content is kept."""
+    """Image whose content is kept."""
     style: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STYLE")]
-    """The image whose style is taken."""
+    """Image whose style is taken."""
     out: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="PATH")]
-    """The picture: a .png, .jpg or .webp file, which is replaced if it is there."""
+    """File of the picture, a .png, .jpg or .webp; it is replaced if it exists."""
 
 
 def accepts() -> type:
-    """What the command line is parsed into."""
+    """The dataclass that the command line is parsed into."""
     return settings.arguments("transfer", Transfer, options=("plugin", "no_compile_cache", "quiet"))
 
 
@@ -47,12 +47,12 @@ def _parse(arguments: Sequence[str]) -> cli.Parsed[Any]:
         if "nrecognized" not in str(error):
             raise
         what, _, why = str(error).partition(": ")
-        grids = "a transfer takes one value of each setting, python -m jaxstyle.sweep several"
+        grids = "a transfer takes one value of each setting; python -m jaxstyle.sweep takes several"
         raise JaxstyleError(what, f"{why}; {grids}") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`python -m jaxstyle.transfer`; leaves by SystemExit with the exit code."""
+    """Run `python -m jaxstyle.transfer`; always raises SystemExit, with the exit code."""
 
     def command() -> int:
         parsed = _parse(sys.argv[1:] if arguments is None else arguments)

