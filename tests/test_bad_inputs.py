@@ -498,7 +498,7 @@ FLAGS = {
             "--learning-rate",
             *map(str, range(1, 101)),
         ],
-        "grid: 1000000000 cells are more than --max-cells 100000; raise it or cut an axis",
+        "grid: 1000000000 cells are more than --max-cells 100000; raise it or shorten an axis",
     ),
     "37 a range over a limit": (
         ["--seed", "0:50", "--max-cells", "10"],
