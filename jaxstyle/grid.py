@@ -193,7 +193,7 @@ def cells(sweep: Sweep) -> tuple[Cell, ...]:
 
 
 def axes_of(cells: Iterable[Cell]) -> tuple[str, ...]:
-    """The axes of some cells: those of every run, and each optional one on which a cell leaves the default."""
+    """The axes of some cells: those of every run, and optional ones on which a cell leaves the default."""
     cells = tuple(cells)
     defaults = settings.optional_axes().items()
     return settings.axes_with(a for a, (own,) in defaults if any(getattr(c, a) != own for c in cells))
@@ -239,9 +239,9 @@ def seed_matters(sweep: Sweep, cell: Cell) -> bool:
 
 
 def twins(sweep: Sweep, cells: Iterable[Cell]) -> dict[int, int]:
-    """Ids of cells without noise, each with the id of the first cell that differs only in its seed.
+    """Ids of twins: each cell without noise, mapped to an earlier one that differs from it only by seed.
 
-    Such twins have the same result to the byte, so one of them is computed for all.
+    Twins have the same result to the byte, so one of them is computed for all.
     """
     first: dict[Cell, int] = {}
     found: dict[int, int] = {}
@@ -396,7 +396,7 @@ class Plan:
     trace_steps: tuple[int, ...]
     """The steps whose losses are kept."""
     twins: Mapping[int, int]
-    """Ids of cells that are not computed, each with that of the cell in its chunk whose result it shares."""
+    """Ids of cells that are not computed, each mapped to the cell in its chunk whose result it shares."""
 
     def computed(self, chunk: Chunk) -> tuple[int, ...]:
         """The cells of a chunk that are computed."""

@@ -585,7 +585,7 @@ LOSS = "def loss(view, kept):\n    return jnp.sum(view.image.mean((0, 1)) - kept
             HEAD + "def keep(view):\n    return view.image[:, :, 0]\n"
             "def loss(view, kept):\n    return jnp.sum(kept)\n" + REGISTER,
             None,
-            "depends on the size of the image",
+            "must not depend on the size of the image",
         ),
         (
             HEAD + "jaxstyle.register(jaxstyle.Pooling('bad', pool=lambda x: x))\n",
