@@ -754,15 +754,15 @@ WEIGHTS = {
     ),
     "44 a layer missing": (
         lambda file: file.pop("conv1_1"),
-        "has no layer conv1_1; it is not a VGG19 file that is",
+        "has no layer conv1_1; it is no VGG19 file in a",
     ),
     "44 a layer too many": (
         with_dataset("conv3_5/bias", (9,), "f4"),
-        "has a layer conv3_5, which VGG19 has not; scr",
+        "has a layer conv3_5, which VGG19 does not have; scr",
     ),
     "44 a layer too many in Keras' names": (
         with_dataset("block6_conv1/bias", (9,), "f4"),
-        f"has a layer block6_conv1, which VGG19 has not; {MEND}",
+        f"has a layer block6_conv1, which VGG19 does not have; {MEND}",
     ),
     "44 another shape": (
         with_dataset("conv1_1/bias", (65,), "f4"),
@@ -774,7 +774,7 @@ WEIGHTS = {
     ),
     "44 a dataset for a group": (
         with_link("conv1_1", np.zeros(3)),
-        "has no layer conv1_1; it is not a VGG19 file",
+        "has no layer conv1_1; it is no VGG19 file",
     ),
     "45 NaN": (with_link("conv1_1/bias", np.full(64, np.nan, "f4")), f"not finite in float32; {MEND}"),
     "45 infinity": (
@@ -812,7 +812,7 @@ WEIGHTS = {
         with_dataset(
             "conv1_1/kernel", (3, 3, 3, 64), "f4", chunks=(3, 3, 10**3, 10**5), maxshape=(3, 3, None, None)
         ),
-        f"has 0 pieces of 3600000000 bytes; at most 4096 of 268435456: {MEND}",
+        f"has 0 chunks of 3600000000 bytes; the limit is 4096 of 268435456: {MEND}",
     ),
     "50 external storage": (
         with_dataset("conv1_1/bias", (64,), "f4", external=[("secret.h5", 0, 256)]),
@@ -846,11 +846,11 @@ WEIGHTS = {
     ),
     "values packed twice": (
         packed_twice,
-        f"bias is packed in a way that is not known here; use gzip: {MEND}",
+        f"bias is compressed in an unsupported way; use gzip: {MEND}",
     ),
     "values packed by LZF": (
         with_dataset("conv1_1/bias", data=np.zeros(64, "f4"), compression="lzf"),
-        f"bias is packed in a way that is not known here; use gzip: {MEND}",
+        f"bias is compressed in an unsupported way; use gzip: {MEND}",
     ),
 }
 

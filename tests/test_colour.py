@@ -304,7 +304,7 @@ def test_a_narrow_range_is_widened(read):
     ],
 )
 def test_what_is_not_converted_is_taken_as_it_is_with_a_note(read, values, named):
-    note = f"its colours, of cICP ({named}), are not converted but taken for sRGB"
+    note = f"its cICP colours ({named}) are not converted but taken for sRGB"
     assert_near(read(png(PIXELS, cicp(*values), gama(100_000))), PIXELS, 0, note)
 
 

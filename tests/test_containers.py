@@ -17,11 +17,11 @@ from jaxstyle.errors import JaxstyleError
 PIXELS = random_image(40, 60, 0)
 SMALL = random_image(20, 30, 1)
 OTHER = random_image(40, 60, 2)
-PRIMARY = "only its primary picture is taken: a gain map, a depth map or a second view is left out"
-PAGES = "its pages that are thumbnails or masks of it are left out"
+PRIMARY = "only its primary picture is used: a gain map, a depth map or a second view is left out"
+PAGES = "its pages that are thumbnails or masks are left out"
 ONE_FRAME = "its animation of one frame is left out"
 TURNED = "turned as its EXIF orientation says"
-RAW = "is a camera's raw file: develop it first, and save that as TIFF, PNG or JPEG"
+RAW = "is a camera's raw file; develop it first and save the result as TIFF, PNG or JPEG"
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def framed(marker, bits=8):
     ],
 )
 def test_a_jpeg_that_is_not_decoded_is_called_what_it_is(why, marker, bits, kind):
-    rest = "which is not decoded here; save it as an ordinary JPEG of 8 bits"
+    rest = "which is not supported; save it as an ordinary 8-bit JPEG"
     assert why(framed(marker, bits)) == f"is {kind}, {rest}"
 
 
