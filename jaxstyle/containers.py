@@ -138,7 +138,7 @@ def _unpacked(packed: bytes, most: int) -> bytes | None:
 
 
 def _kept_text(kind: bytes, body: bytes, said: set[bytes]) -> bytes:
-    """The chunk that replaces a text: unpacked if it is the first of a keyword in `_UPRIGHT`, else empty."""
+    """The chunk that replaces a text: unpacked for the first of a keyword in `_UPRIGHT`, else empty."""
     keyword, _, text = body.partition(b"\0")
     if keyword not in _UPRIGHT or keyword in said or (keyword == b"exif" and kind != b"tEXt"):
         return b""

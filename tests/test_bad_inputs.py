@@ -210,7 +210,7 @@ IMAGES = {
     "3 empty": (lambda: b"", "is empty; give an image file"),
     "4 text": (
         lambda: b"this is no image\n",
-        "is not an image of a known kind; save it as one of PNG, JPEG",
+        "is not an image in a supported format; save it as one of PNG, JPEG",
     ),
     "5 the signature of PNG alone": (
         lambda: encoded(PIXELS, "PNG")[:8],
@@ -218,12 +218,12 @@ IMAGES = {
     ),
     "5 a header of PNG alone": (
         lambda: encoded(PIXELS, "PNG")[:33],
-        "is damaged or cut short; save it anew",
+        "is damaged or cut short; save it again",
     ),
-    "6 half a PNG": (lambda: encoded(PIXELS, "PNG")[:1000], "is damaged or cut short; save it anew"),
-    "7 half a JPEG": (lambda: encoded(PIXELS, "JPEG")[:800], "is damaged or cut short; save it anew"),
+    "6 half a PNG": (lambda: encoded(PIXELS, "PNG")[:1000], "is damaged or cut short; save it again"),
+    "7 half a JPEG": (lambda: encoded(PIXELS, "JPEG")[:800], "is damaged or cut short; save it again"),
     "8 a JPEG without its end": (lambda: encoded(PIXELS, "JPEG")[:-2], "is damaged or cut short; save it"),
-    "9 a PNG with another byte": (flipped_png, "is damaged or cut short; save it anew"),
+    "9 a PNG with another byte": (flipped_png, "is damaged or cut short; save it again"),
     "10 100000x100000": (
         lambda: png_claiming(100_000, 100_000),
         "has 10000000000 pixels; the limit is 67108864: make it smaller first",
@@ -240,7 +240,7 @@ IMAGES = {
         lambda: png_claiming(65_000_000, 1),
         "65000000x1 px is too small; both edges need 16 px",
     ),
-    "14 zero wide": (lambda: png_claiming(0, 10), "is damaged or cut short; save it anew"),
+    "14 zero wide": (lambda: png_claiming(0, 10), "is damaged or cut short; save it again"),
     "15 one pixel": (
         lambda: encoded(PIXELS[:1, :1], "PNG"),
         "1x1 px is too small; both edges need 16 px: give",
@@ -255,7 +255,7 @@ IMAGES = {
     ),
     "16 too narrow once it is resized": (
         lambda: encoded(random_image(16, 400, 0), "PNG"),
-        "at size 256: 256x10 px is too small; both edges need 16 px: give a larger or a less narrow image",
+        "at size 256: 256x10 px is too small; both edges need 16 px: give a larger or less narrow image",
     ),
     "17 an animated GIF": (
         lambda: frames("GIF"),
@@ -300,20 +300,20 @@ IMAGES = {
     ),
     "22 EPS": (
         lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n%%EndComments\nshowpage\n",
-        "is not an image of a known kind; save it as one of PNG, JPEG, WEBP, BMP, TIFF, GIF",
+        "is not in a supported format; save it as one of PNG, JPEG, WEBP, BMP, TIFF, GIF",
     ),
     "23 SVG": (
         lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-        "is not an image of a known kind; save it",
+        "is not in a supported format; save it",
     ),
-    "23 PDF": (lambda: encoded(PIXELS, "PDF"), "is not an image of a known kind; save it as one of PNG"),
+    "23 PDF": (lambda: encoded(PIXELS, "PDF"), "is not in a supported format; save it as one of PNG"),
     "23 HEIC": (
         lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
-        "is a HEIC file, which is not an image of a known kind; save it as",
+        "is a HEIC file, which is not in a supported format; save it as",
     ),
     "23 ICO": (
         lambda: encoded(PIXELS, "ICO"),
-        "is not an image of a known kind; save it as one of PNG, JPEG, WEBP, BMP, TIFF, GIF",
+        "is not in a supported format; save it as one of PNG, JPEG, WEBP, BMP, TIFF, GIF",
     ),
     "24 a FIFO": (os.mkfifo, "is not a regular file; give an image file"),
     "24 a socket": (bound_socket, "is not a regular file; give an image file"),
@@ -335,7 +335,7 @@ IMAGES = {
         lambda: b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\x02\x02D\x01\0;",
         "has 4294836225 pixels; the limit is 67108864: make it smaller first",
     ),
-    "a TIFF that libtiff complains of": (torn_tiff, "is damaged or cut short; save it anew"),
+    "a TIFF that libtiff complains of": (torn_tiff, "is damaged or cut short; save it again"),
 }
 
 
@@ -368,7 +368,7 @@ def test_an_image_is_refused_wherever_it_is_used(folder, refused, axis):
     (folder / "bad.png").write_bytes(b"no image")
     given = {"content": "c.png", "style": "s.png", axis: "bad.png"}
     line = refused(*(part for name, path in given.items() for part in (f"--{name}", path)))
-    assert "bad.png: is not an image of a known kind" in line
+    assert "bad.png: is not an image in a supported format" in line
 
 
 def test_no_program_is_started_for_a_file_that_has_its_own(folder, refused, monkeypatch):
@@ -950,7 +950,7 @@ LIGHTNESS = (255, 128, 64, 32)
 """Of no ink, of cyan, of magenta and of yellow alone."""
 OF_PALETTE = np.asarray(PALETTE.convert("RGB"))
 TURNED, NOTED = "turned as its EXIF orientation says", "reduced from 16 to 8 bits"
-ON_WHITE = "its transparent parts laid on white"
+ON_WHITE = "its transparent parts are laid on white"
 PROFILED = "converted from its colour profile to sRGB"
 
 
