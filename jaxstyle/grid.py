@@ -33,7 +33,7 @@ COMPILE_SECONDS = {"cpu": 8.0, "gpu": 20.0, "tpu": 20.0}
 CANVAS_PX = 32
 """The edges of a canvas for cells of several shapes are multiples of this."""
 MERGED_ONE_BY_ONE = 48
-"""The most shapes of which every pair is weighed; of more, those that round to one canvas merge first."""
+"""Limit on shapes for weighing every pair; of more shapes, those that round to one canvas merge first."""
 CHUNK_BYTES = 256 * 2**20
 """The most bytes that a chunk's images and curves may take on the host."""
 COARSE_EVALUATIONS = 60
@@ -139,7 +139,7 @@ class Cell:
 def _combinations(
     axes: Sequence[str], grid: Mapping[str, Sequence], zipped: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    """Every combination of one grid, with the last axis varying fastest; zipped axes move together.
+    """Yield every combination of one grid, with the last axis varying fastest; zipped axes move together.
 
     In the order of the product, the zipped group takes the place of its first axis.
     """

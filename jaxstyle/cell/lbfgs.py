@@ -116,7 +116,7 @@ def _products(
     ours = jnp.arange(len(state.sy), dtype=jnp.int32) == slot
     beside = jnp.stack([newest[1], g])
     before = _dot(state.pairs, beside).reshape(-1, 2, 2)
-    found = jnp.where(ours[:, None, None], _dot(newest, beside), before)  # of pair, s or y, y or g
+    found = jnp.where(ours[:, None, None], _dot(newest, beside), before)  # axes: pair; s or y; y or g
     s_y, y_y = found[:, 0, 0], found[:, 1, 0]
     yy = jnp.where(ours, y_y[:, None], jnp.where(ours[:, None], y_y, state.yy))
     return jnp.where(ours, s_y[:, None], state.sy), yy, found[:, 0, 1], found[:, 1, 1]
