@@ -1,11 +1,10 @@
-"""Colours of a picture brought to sRGB: by its ICC profile, or by what a PNG says without one.
+"""Conversion of a picture's colours to sRGB, by its ICC profile or by the colour chunks of a PNG.
 
-A profile is judged by what it does to colours, never by its name: what it leaves where they are is sRGB,
-and such a picture is not touched at all. The legend of the maths (IEC 61966-2-1, ITU-T H.273, PNG 3):
-V is a stored value and L is light, both 0 to 1; g is gAMA's exponent, V = L**g; M takes a colour's light
-in one space to that in another.
+A profile is judged by its effect on colours, never by its name: a profile that moves none is sRGB, and its
+picture is left untouched. Symbols (IEC 61966-2-1, ITU-T H.273, PNG 3): V is a stored value and L is light,
+both 0 to 1; g is gAMA's exponent, V = L**g; M maps light in one colour space to light in another.
 
-Needs neither JAX nor a file.
+Nothing here needs JAX or reads a file.
 """
 
 from __future__ import annotations
@@ -22,35 +21,35 @@ from jaxtyping import Float, Float64, UInt8, UInt16
 from PIL import Image, ImageCms
 
 SAME_LEVELS = 2
-"""The most levels of 255 by which what is sRGB may move a colour.
+"""The most levels of 255 by which a profile may move a colour and still count as sRGB.
 
-Every sRGB profile that was measured moves a colour by 1 at most: ICC's and Artifex's of v2 with 1024
-points, v4 with a formula, the compact ones of 42, 26 ("c2") and 20 points, and curves of as few as 16. The
-nearest one that is another space, a plain gamma of 2.2 with sRGB's primaries, moves dark greys by 9;
-Rec. 709 16, linear light 73, Display P3 96 (of 54 profiles of Debian's icc-profiles-free, colord-data and
-libgs-common).
+Every sRGB profile that was measured moves colours by at most 1: ICC's and Artifex's v2 profiles with 1024
+points, v4 with a formula, compact ones with 42, 26 ("c2") and 20 points, and curves with as few as 16. Of
+other colour spaces the nearest, a plain gamma of 2.2 with sRGB's primaries, moves dark greys by 9; Rec. 709
+moves colours by 16, linear light by 73, Display P3 by 96 (54 profiles of Debian's icc-profiles-free,
+colord-data and libgs-common).
 """
 
 UNUSABLE = "its colour profile could not be used and is ignored"
 PROFILED = "converted from its colour profile to sRGB"
 
 _SPACES = {"L": "GRAY", "I;16": "GRAY", "RGB": "RGB ", "CMYK": "CMYK", "LAB": "Lab "}
-"""What a profile calls the colours of a mode."""
+"""The name in ICC profiles of the colour space of each Pillow mode."""
 _BAND_PIXELS = 2**20
-"""As many pixels are floats at a time."""
+"""The most pixels that are converted, and so held as floats, at a time."""
 
 
 class UnusableProfileError(ValueError):
-    """A profile that cannot be read, or is of other colours than the picture."""
+    """A profile that cannot be read, or is for another colour space than the picture's."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What a file says of its colours.
+    """The colour information in a file.
 
     Args:
-        profile: its ICC profile, and empty where there is one that cannot be had.
-        chunks: bodies of a PNG's chunks, by kind.
+        profile: the ICC profile; empty if there is one that cannot be extracted, None if there is none.
+        chunks: bodies of a PNG's colour chunks, by kind.
     """
 
     profile: bytes | None
@@ -58,21 +57,21 @@ class Labels:
 
 
 def to_srgb(image: Image.Image, labels: Labels, notes: list[str]) -> Image.Image:
-    """`image` in sRGB; as it is where it is said to be that already, or nothing is said.
+    """`image` in sRGB; unchanged if its file says that it is sRGB already, or says nothing.
 
-    Of a PNG's statements the first of these counts: cICP, iCCP, sRGB, gAMA with cHRM (PNG 3, 4.3).
+    The first of these chunks in a PNG counts: cICP, iCCP, sRGB, gAMA with cHRM (PNG 3, 4.3).
 
     Args:
-        image: of mode L, I;16, RGB, CMYK or LAB, without alpha; of another mode it is returned as it is.
-        labels: what its file says.
-        notes: where to say what was done, or was not.
+        image: image of mode L, I;16, RGB, CMYK or LAB, without alpha; other modes are returned unchanged.
+        labels: the colour information in its file.
+        notes: list to which a note is added on what was done, or could not be done.
     """
     if image.mode not in _SPACES:
         return image
     if (body := labels.chunks.get(b"cICP")) is not None:
         return _by_code_points(image, body, notes)
     if labels.profile is not None:
-        # Grey of 16 bits with alpha is decoded as RGBA, and WebP knows no grey: theirs is a grey profile.
+        # 16-bit grey with alpha is decoded as RGBA, and WebP has no grey mode, but their profile is grey.
         if labels.profile[16:20] == b"GRAY" and image.mode == "RGB" and _is_grey(image):
             image = image.getchannel("R")
         try:
@@ -99,7 +98,7 @@ def _is_grey(image: Image.Image) -> bool:
 
 @functools.cache
 def _colours() -> UInt8[np.ndarray, "n 3"]:
-    """Colours to try a conversion on: every grey, every shade of each primary, a lattice of 9 a side."""
+    """Test colours for a conversion: every grey, every shade of each primary, a 9 x 9 x 9 lattice."""
     ramp = np.arange(256)
     greys = np.stack([ramp] * 3, -1)
     shades = np.concatenate([greys * channel for channel in np.eye(3, dtype=int)])
@@ -114,12 +113,12 @@ def _moves(before: UInt8[np.ndarray, "n 3"], after: UInt8[np.ndarray, "n 3"]) ->
 
 @functools.lru_cache(maxsize=4)  # the pictures of a sweep have few profiles, and each may be megabytes
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """What a profile makes of a mode's colours, or None if that is nothing."""
+    """The transform from a profile's colours in a Pillow mode to sRGB, or None if they are sRGB already."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         space = _space(source)
         if space != _SPACES[mode]:
-            # Many a grey picture carries the sRGB of its colour siblings; that says nothing wrong.
+            # Many grey pictures carry the sRGB profile of RGB ones, which is right for their greys as well.
             if _SPACES[mode] == "GRAY" and space == "RGB " and _is_srgb(source):
                 return None
             raise UnusableProfileError(space)
@@ -138,15 +137,15 @@ def _space(source: ImageCms.ImageCmsProfile) -> str:
 
 
 def _flags(space: str) -> ImageCms.Flags:
-    """No short cuts for grey: with them lcms errs by 9.7 levels in the dark of linear grey, else by 0.5."""
+    """Flags for lcms, whose optimisation makes errors of 9.7 levels in dark linear grey, 0.5 without it."""
     return ImageCms.Flags.NOOPTIMIZE if space == "GRAY" else ImageCms.Flags.NONE
 
 
 def _is_srgb(source: ImageCms.ImageCmsProfile) -> bool:
-    """Whether a profile of RGB or grey leaves colours where they are.
+    """Whether a profile of RGB or grey leaves colours unchanged with one of two rendering intents.
 
-    By either intent: tables of sRGB v4 preference move colours for the eye by the perceptual one, and are
-    sRGB by the colorimetric one.
+    The tables of the sRGB v4 preference profile change colours to please the eye with the perceptual
+    intent, and are sRGB with the colorimetric one.
     """
     grey = _space(source) == "GRAY"
     colours = _colours()[:256] if grey else _colours()
@@ -171,7 +170,7 @@ def _of_srgb(v: Float64[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n"]:
 
 
 def _to_srgb_levels(light: Float[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*n"]:
-    """Light as levels of sRGB, 0 to 255; what sRGB cannot show is clipped."""
+    """Light as levels of sRGB, 0 to 255; light outside sRGB's range is clipped."""
     light = np.clip(light, 0, 1)
     v = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
     return np.rint(255 * v).astype(np.uint8)
@@ -197,7 +196,7 @@ _CURVES: dict[int, Curve] = {
     8: _power(1.0),
     13: _of_srgb,
 }
-"""Transfer functions of H.273 that need no decision: those of HDR, 16 and 18, need tones mapped."""
+"""Transfer functions of H.273 that can be used as they are; those of HDR, 16 and 18, need tone mapping."""
 _CURVE_NAMES = {
     1: "BT.709",
     8: "linear light",
@@ -210,7 +209,7 @@ _CURVE_NAMES = {
 }
 
 Chromaticities = tuple[float, float, float, float, float, float, float, float]
-"""x and y of white, red, green and blue."""
+"""The x and y of white, red, green and blue, in this order."""
 
 _D65 = (0.3127, 0.3290)
 _SRGB: Chromaticities = (*_D65, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
@@ -230,7 +229,7 @@ _PRIMARIES: dict[int, Chromaticities] = {
 _PRIMARY_NAMES = {1: "BT.709", 9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}
 
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
-"""XYZ to the responses of cones that a white is adapted in (ICC.1, annex E)."""
+"""The Bradford matrix from XYZ to the cone responses in which a white is adapted (ICC.1, annex E)."""
 
 
 def _xyz(x: float, y: float) -> Float64[np.ndarray, " 3"]:
@@ -244,10 +243,10 @@ def _to_xyz(space: Chromaticities) -> Float64[np.ndarray, "3 3"]:
 
 
 def _to_srgb_matrix(space: Chromaticities) -> Float64[np.ndarray, "3 3"]:
-    """M from `space` to sRGB, its white made sRGB's.
+    """The matrix M from `space` to sRGB, with its white adapted to sRGB's.
 
     Raises:
-        ValueError: for chromaticities that span no space.
+        ValueError: if the chromaticities span no colour space.
     """
     try:
         with np.errstate(all="ignore"):
@@ -256,20 +255,20 @@ def _to_srgb_matrix(space: Chromaticities) -> Float64[np.ndarray, "3 3"]:
             matrix = np.linalg.inv(_to_xyz(_SRGB)) @ adapted @ _to_xyz(space)
     except (ZeroDivisionError, np.linalg.LinAlgError):
         raise ValueError(space) from None
-    if not np.all(np.abs(matrix) < 100):  # NaN among it, too
+    if not np.all(np.abs(matrix) < 100):  # also refuses NaN
         raise ValueError(space)
     return matrix
 
 
 @dataclass(frozen=True)
 class _Space:
-    """A colour space: what light its values mean, and in what primaries."""
+    """A colour space: the transfer function of its values, and its primaries."""
 
     curve: Curve
     matrix: Float64[np.ndarray, "3 3"]
-    """Its light to sRGB's."""
+    """The matrix from its light to sRGB's."""
     full_range: bool = True
-    """Whether its values are 0 to 255; else black is 16 and white is 235."""
+    """Whether its values run from 0 to 255; otherwise black is 16 and white is 235."""
 
     def _light(self, most: int) -> Float[np.ndarray, " n"]:
         """The light of every level from 0 to `most`."""
@@ -285,15 +284,15 @@ class _Space:
         )
 
     def grey(self, levels: UInt8[np.ndarray, "*n"] | UInt16[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*n"]:
-        """Greys of this space in sRGB: its white is sRGB's, so that only the curve counts."""
+        """Greys of this space in sRGB; its white becomes sRGB's, so that only the curve matters."""
         return _to_srgb_levels(self._light(int(np.iinfo(levels.dtype).max)))[levels]
 
     def is_srgb(self) -> bool:
-        """Whether it leaves colours where they are."""
+        """Whether conversion to sRGB leaves colours unchanged."""
         return not _moves(_colours(), self.levels(_colours()))
 
     def to_srgb(self, image: Image.Image) -> Image.Image:
-        """A picture of this space, of mode L, I;16 or RGB, in sRGB."""
+        """A picture in this space, of mode L, I;16 or RGB, converted to sRGB."""
         if image.mode != "RGB":
             return Image.fromarray(self.grey(np.asarray(image)))
         pixels = np.asarray(image)
@@ -305,7 +304,7 @@ class _Space:
 
 
 def _by_code_points(image: Image.Image, body: bytes, notes: list[str]) -> Image.Image:
-    """`image` by its cICP chunk: primaries, transfer function, matrix, full range (H.273)."""
+    """`image` in sRGB by its cICP chunk: primaries, transfer function, matrix, full range (H.273)."""
     if len(body) != 4:
         notes.append("its cICP chunk makes no sense and is ignored")
         return image
@@ -313,7 +312,7 @@ def _by_code_points(image: Image.Image, body: bytes, notes: list[str]) -> Image.
     named = _PRIMARY_NAMES.get(primaries, f"primaries {primaries}")
     named += f", {_CURVE_NAMES.get(transfer, f'transfer function {transfer}')}"
     if matrix or full_range > 1 or transfer not in _CURVES or primaries not in _PRIMARIES:
-        notes.append(f"its colours, of cICP ({named}), are not converted but taken for sRGB")
+        notes.append(f"its cICP colours ({named}) are not converted but taken for sRGB")
         return image
     space = _Space(_CURVES[transfer], _to_srgb_matrix(_PRIMARIES[primaries]), bool(full_range))
     if space.is_srgb():
@@ -323,12 +322,12 @@ def _by_code_points(image: Image.Image, body: bytes, notes: list[str]) -> Image.
 
 
 def _by_gamma(image: Image.Image, gama: bytes | None, chrm: bytes | None, notes: list[str]) -> Image.Image:
-    """`image` by its gAMA and cHRM chunks, each in hundred thousandths."""
+    """`image` in sRGB by its gAMA and cHRM chunks, whose numbers are in units of 1/100,000."""
     curve, space = _of_srgb, _SRGB
     if gama is not None:
         (g,) = struct.unpack(">I", gama[:4])
-        # 0.45455 stands for sRGB's own curve (PNG 3, 11.3.2.2); |x log x| < 0.37, so that another g moves
-        # no level by more than SAME_LEVELS while it is within 2.1% of that.
+        # 0.45455 stands for sRGB's own curve (PNG 3, 11.3.2.2). As |x log x| < 0.37, another g within 2.1%
+        # of it moves no level by more than SAME_LEVELS.
         if not 10_000 <= g <= 1_000_000:
             notes.append(f"its gamma (gAMA), {g / 1e5:g}, makes no sense and is ignored")
         elif abs(g / 45455 - 1) * 255 * np.exp(-1) > SAME_LEVELS:

@@ -1,11 +1,11 @@
-"""Image files as containers: the one picture that a file is about, and what a decoder need not see.
+"""Image files as containers: extraction of the main picture, without what a decoder need not see.
 
-A phone's JPEG holds a gain map beside its picture, a TIFF a thumbnail, a PNG megabytes of text. Here such
-files are cut to their picture before a decoder sees them, by their bytes alone; a camera's raw file, whose
-first picture is but a thumbnail, is refused. What cannot be made sense of is passed on as it is, for the
-decoder to judge.
+A phone's JPEG may hold a gain map beside its picture, a TIFF a thumbnail, a PNG megabytes of text. This
+module reduces such files to their picture before a decoder sees them, working on bytes alone. A camera's
+raw file, whose first picture is only a thumbnail, is refused. Anything that cannot be understood is passed
+on unchanged, for the decoder to judge.
 
-Needs neither JAX nor Pillow.
+Nothing here needs JAX or Pillow.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from pathlib import Path
 from jaxstyle.errors import JaxstyleError
 
 MAX_PROFILE_BYTES = 16 * 2**20
-"""Of an ICC profile, unpacked; those of printers, the largest there are, have some megabytes."""
+"""Size limit of an unpacked ICC profile; printers' profiles, the largest, have some megabytes."""
 MAX_TEXT_BYTES = 2**20
-"""Of a text that says which way is up, unpacked."""
+"""Size limit of an unpacked text that gives the orientation."""
 
 
 @dataclass(frozen=True)
 class Container:
-    """What is to be decoded of a file, and what the file says of it."""
+    """The part of a file that is to be decoded, and the file's information about it."""
 
     data: bytes
     notes: tuple[str, ...] = ()
-    """What was left out."""
+    """Notes on what was left out."""
     profile: bytes | None = None
-    """Its ICC profile where the decoder sees none, and empty where there is one that cannot be had."""
+    """The ICC profile, if the decoder does not see it; empty if there is one that cannot be extracted."""
     chunks: Mapping[bytes, bytes] = field(default_factory=dict)
-    """Bodies of a PNG's chunks of colour."""
+    """Bodies of a PNG's colour chunks, by kind."""
     orientation: int = 1
-    """EXIF's number, where it is said of the picture but not in it."""
+    """The EXIF orientation, if it is given outside the picture's own data."""
 
 
 def opened(path: str, data: bytes) -> Container:
-    """The picture in a file's bytes.
+    """The main picture in a file's bytes.
 
     Raises:
-        JaxstyleError: for a camera's raw file, and for kinds of JPEG that are not decoded here.
+        JaxstyleError: for a camera's raw file, and for unsupported kinds of JPEG.
     """
     if _is_raw(path, data):
         raise _raw(path)
@@ -60,7 +60,7 @@ def opened(path: str, data: bytes) -> Container:
 
 
 def _cut(data: bytes, cuts: Iterable[tuple[int, int, bytes]]) -> bytes:
-    """`data` with each [start, end) replaced; `cuts` in the order of their starts."""
+    """`data` with each (start, end, replacement) of `cuts` applied; `cuts` are ordered by start."""
     view, at, parts = memoryview(data), 0, []
     for start, end, instead in cuts:
         parts += [view[at:start], instead]
@@ -75,11 +75,11 @@ _COLOURS = (b"cICP", b"sRGB", b"gAMA", b"cHRM")
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _XMP = b"XML:com.adobe.xmp"
 _UPRIGHT = (_XMP, b"Raw profile type exif", b"exif")
-"""Keywords of texts that a decoder looks for an orientation in."""
+"""Keywords of the texts in which a decoder looks for an orientation."""
 
 
 def _of_png(data: bytes) -> Container:
-    """A PNG without its texts, its profile and an animation of one frame: only its pixels are packed."""
+    """A PNG without its texts, its profile and any one-frame animation, so that it packs only pixels."""
     cuts: list[tuple[int, int, bytes]] = []
     animation: list[tuple[int, int, bytes]] = []
     chunks: dict[bytes, bytes] = {}
@@ -111,7 +111,7 @@ def _of_png(data: bytes) -> Container:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Start, end and kind of every whole chunk."""
+    """Start, end and kind of every complete chunk."""
     at = len(_PNG)
     while at + 12 <= len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4])
@@ -130,7 +130,7 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def _unpacked(packed: bytes, most: int) -> bytes | None:
-    """The first `most` bytes of what is packed, and not a byte more; None if it is torn."""
+    """The first `most` bytes of unpacked data, and no more; None if the packed data are damaged."""
     try:
         return zlib.decompressobj().decompress(packed, most)
     except zlib.error:
@@ -138,7 +138,7 @@ def _unpacked(packed: bytes, most: int) -> bytes | None:
 
 
 def _kept_text(kind: bytes, body: bytes, said: set[bytes]) -> bytes:
-    """The chunk to keep of a text, unpacked: the first of each that may say which way is up."""
+    """The chunk that replaces a text: unpacked for the first of a keyword in `_UPRIGHT`, else empty."""
     keyword, _, text = body.partition(b"\0")
     if keyword not in _UPRIGHT or keyword in said or (keyword == b"exif" and kind != b"tEXt"):
         return b""
@@ -164,16 +164,16 @@ def _png_profile(body: bytes) -> bytes:
 # --- JPEG -----------------------------------------------------------------------------------------
 
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-"""What ends a scan: within it a byte of 255 is followed by 0, and restarts are of the scan."""
+"""Markers that end a scan: within a scan, a byte of 255 is followed by 0 or is part of a restart marker."""
 _LOSSLESS, _HIERARCHICAL = (0xC3, 0xCB), (0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF)
 _BESIDE = re.compile(
     rb"hdrgm:|HDRGainMap|GDepth:|GImage:|GContainer|Container:Directory|ns\.google\.com/photos/dd"
 )
-"""In XMP: of pictures beside the picture."""
+"""Signs in XMP of further pictures beside the primary one."""
 
 
 def _of_jpeg(path: str, data: bytes) -> Container:
-    """A JPEG without its index of further pictures, so that it is decoded as the one that comes first."""
+    """A JPEG without its index of further pictures, so that a decoder sees only the first picture."""
     cuts: list[tuple[int, int, bytes]] = []
     others, profile, scan = False, None, None
     for at, end, marker in _segments(data):
@@ -186,18 +186,18 @@ def _of_jpeg(path: str, data: bytes) -> Container:
             cuts.append((at, end, b""))
             others |= _pictures(body[4:].tobytes()) > 1
         elif marker == 0xE2 and body[:12] == b"ICC_PROFILE\0":
-            profile = b""  # the decoder puts its parts together, or gives none
+            profile = b""  # the decoder joins its parts, and has no profile if it cannot
         elif marker == 0xDA:
             scan = end
     end = _end_of_scans(data, scan) if scan else None
     if end is not None and data.find(b"\xff\xd8\xff", end) >= 0:
         others = True
-    note = "only its primary picture is taken: a gain map, a depth map or a second view is left out"
+    note = "only its primary picture is used: a gain map, a depth map or a second view is left out"
     return Container(_cut(data, cuts), (note,) if others else (), profile)
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Start, end and marker of every segment up to the first scan's header."""
+    """Start, end and marker of every segment, up to and including the first scan's header."""
     at = 2
     while (at := data.find(b"\xff", at)) >= 0 and at + 4 <= len(data):
         marker = data[at + 1]
@@ -214,7 +214,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _check_frame(path: str, marker: int, body: memoryview) -> None:
-    """Raise JaxstyleError for a frame of a JPEG that is not decoded here."""
+    """Raise JaxstyleError for a frame of an unsupported kind of JPEG."""
     bits = body[0] if body else 8
     if marker == 0xF7:
         kind = "a JPEG-LS file"
@@ -226,13 +226,11 @@ def _check_frame(path: str, marker: int, body: memoryview) -> None:
         kind = f"a {bits}-bit JPEG"
     else:
         return
-    raise JaxstyleError(
-        path, f"is {kind}, which is not decoded here; save it as an ordinary JPEG of 8 bits"
-    )
+    raise JaxstyleError(path, f"is {kind}, which is not supported; save it as an ordinary 8-bit JPEG")
 
 
 def _end_of_scans(data: bytes, at: int) -> int | None:
-    """Where the picture ends whose first scan begins at `at`."""
+    """The end of the picture whose first scan begins at `at`; None if it has no end marker."""
     while found := _MARKER.search(data, at):
         at = found.end()
         if data[at - 1] == 0xD9:
@@ -243,7 +241,7 @@ def _end_of_scans(data: bytes, at: int) -> int | None:
 
 
 def _pictures(index: bytes) -> int:
-    """How many pictures a multi-picture index (CIPA DC-007) lists."""
+    """Number of pictures that a multi-picture index (CIPA DC-007) lists; 0 if it cannot be read."""
     try:
         reader = _Tiff(index)
         return reader.numbers(reader.directory(reader.first), _NUMBER_OF_IMAGES, (0,))[0]
@@ -257,9 +255,9 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SUBFILE, _OLD_SUBFILE, _COMPRESSION, _PHOTOMETRIC, _MAKE = 254, 255, 259, 262, 271
 _ORIENTATION, _SUB_IFDS, _PROFILE, _NUMBER_OF_IMAGES, _DNG_VERSION = 274, 330, 34675, 45057, 50706
 _RAW_PHOTOMETRICS = (32803, 34892)
-"""Of a colour filter array and of what is as linear as a sensor."""
+"""Photometric interpretations of sensor data: a colour filter array, and linear raw."""
 _RAW_COMPRESSIONS = (32767, 32769, 32770, 32772, 34713, 34892, 65000, 65535)
-"""Of Sony, Epson, Samsung (two), Nikon, lossy DNG, Kodak and Pentax."""
+"""Compressions of raw files: Sony, Epson, Samsung (two), Nikon, lossy DNG, Kodak and Pentax."""
 _MAX_DIRECTORIES = 4096
 _MAX_ENTRIES = 200_000
 
@@ -276,15 +274,15 @@ _RAW_SUFFIXES = (
 
 
 def _raw(path: str) -> JaxstyleError:
-    why = "is a camera's raw file: develop it first, and save that as TIFF, PNG or JPEG"
+    why = "is a camera's raw file; develop it first and save the result as TIFF, PNG or JPEG"
     return JaxstyleError(path, why)
 
 
 def _is_raw(path: str, data: bytes) -> bool:
-    """Whether the first bytes are a raw file's; those of a TIFF tell with a raw file's name only."""
+    """Whether the first bytes are a raw file's; those of a TIFF need a raw file's suffix as well."""
     if data.startswith(_RAW_MAGIC) or data[6:14] == b"HEAPCCDR" or data[4:12] == b"ftypcrx ":
         return True
-    if data.startswith(b"II*\0\x10\0\0\0CR"):  # Canon: the first directory comes after its mark
+    if data.startswith(b"II*\0\x10\0\0\0CR"):  # Canon, whose mark stands before the first directory
         return True
     return data.startswith(_TIFF) and Path(path).suffix.lower() in _RAW_SUFFIXES
 
@@ -293,14 +291,14 @@ def _is_raw(path: str, data: bytes) -> bool:
 class _Directory:
     at: int
     entries: Mapping[int, tuple[int, int, int]]
-    """Type, count and place of the value, by tag."""
+    """Type, count and offset of the value, by tag."""
     next_at: int
     next_place: int
-    """Where `next_at` is written."""
+    """The offset at which `next_at` is stored."""
 
 
 class _Tiff:
-    """The directories of a TIFF's bytes, of either order and size of offsets."""
+    """The directories in a TIFF's bytes, with either byte order and either size of offsets."""
 
     def __init__(self, data: bytes):
         self.data = data
@@ -315,11 +313,11 @@ class _Tiff:
         return struct.unpack_from(self.order + form, self.data, at)[0]
 
     def directory(self, at: int) -> _Directory:
-        """The directory at a place.
+        """The directory at an offset.
 
         Raises:
             struct.error: if it is not within the data.
-            ValueError: if more is read than any file has use for.
+            ValueError: if the directories read so far have more entries than any sensible file.
         """
         count = self._read("Q" if self.is_big else "H", at)
         start, size = at + (8 if self.is_big else 2), 20 if self.is_big else 12
@@ -338,7 +336,7 @@ class _Tiff:
         return _Directory(at, entries, self._read(self.offset, end), end)
 
     def numbers(self, directory: _Directory, tag: int, default: tuple[int, ...]) -> tuple[int, ...]:
-        """The whole numbers of a tag, 64 at most."""
+        """The whole numbers of a tag, at most 64; `default` without any."""
         kind, count, at = directory.entries.get(tag, (0, 0, 0))
         form = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}.get(kind)
         if not form or not count:
@@ -346,12 +344,12 @@ class _Tiff:
         return struct.unpack_from(f"{self.order}{min(count, 64)}{form}", self.data, at)
 
     def raw_bytes(self, directory: _Directory, tag: int) -> bytes | None:
-        """The bytes of a tag."""
+        """The bytes of a tag's value; None without any."""
         kind, count, at = directory.entries.get(tag, (0, 0, 0))
         return self.data[at : at + count * _SIZES.get(kind, 1)] if count else None
 
     def pages(self) -> list[_Directory]:
-        """The directories of the chain, each once."""
+        """The directories of the main chain, each once."""
         found: dict[int, _Directory] = {}
         at = self.first
         while at and at not in found and len(found) < _MAX_DIRECTORIES:
@@ -360,7 +358,7 @@ class _Tiff:
         return list(found.values())
 
     def below(self, pages: list[_Directory]) -> list[tuple[_Directory, _Directory]]:
-        """The directories that hang from others, each once, and the page that each hangs from."""
+        """The subdirectories, each once, with the page that each belongs to."""
         seen = {page.at for page in pages}
         found, left = [], [(page, page) for page in pages]
         while left:
@@ -373,13 +371,13 @@ class _Tiff:
         return found
 
     def is_full(self, directory: _Directory) -> bool:
-        """Whether it is neither a smaller copy of another one nor a mask of one."""
+        """Whether a directory is neither a smaller copy nor a mask of another picture."""
         kind = self.numbers(directory, _SUBFILE, (0,))[0]
         old = self.numbers(directory, _OLD_SUBFILE, (1,))[0]
         return not kind & 0b101 and old != 2 and self.numbers(directory, _PHOTOMETRIC, (2,))[0] != 4
 
     def is_raw(self, directory: _Directory) -> bool:
-        """Whether it is what a sensor saw."""
+        """Whether a directory holds raw data of a sensor."""
         return (
             _DNG_VERSION in directory.entries
             or self.numbers(directory, _PHOTOMETRIC, (0,))[0] in _RAW_PHOTOMETRICS
@@ -387,7 +385,7 @@ class _Tiff:
         )
 
     def is_phase_one(self, pages: list[_Directory]) -> bool:
-        """Whether it is a raw file of Phase One or Leaf, whose sensor's data are in no directory."""
+        """Whether the file is a raw file of Phase One or Leaf, whose sensor data are in no directory."""
         make = self.raw_bytes(pages[0], _MAKE) if pages else None
         return self.data[8:12] in (b"IIII", b"MMMM") and (make or b"").startswith((b"Phase One", b"Leaf"))
 
@@ -410,11 +408,11 @@ _SIZES = {
     17: 8,
     18: 8,
 }
-"""Bytes of a TIFF's types."""
+"""Size in bytes of each TIFF type."""
 
 
 def _of_tiff(path: str, data: bytes) -> Container:
-    """A TIFF whose only page is its picture, wherever that stands."""
+    """A TIFF whose only page is its main picture, wherever in the file that is."""
     try:
         found = _picture(_Tiff(data))
     except (struct.error, ValueError):
@@ -425,7 +423,7 @@ def _of_tiff(path: str, data: bytes) -> Container:
 
 
 def _picture(tiff: _Tiff) -> Container | None:
-    """The picture of a TIFF; None if it is a raw file."""
+    """The main picture of a TIFF; None if the file is a raw file."""
     pages = tiff.pages()
     below = tiff.below(pages)
     if tiff.is_phase_one(pages) or any(map(tiff.is_raw, (*pages, *(sub for sub, _ in below)))):
@@ -436,13 +434,13 @@ def _picture(tiff: _Tiff) -> Container | None:
         return Container(tiff.data)
     if full:
         return _page(tiff, *full[0], is_alone=len(pages) == 1 and not below)
-    if pages[0].entries.keys() & {_SUB_IFDS, _MAKE}:  # of a raw file, only the thumbnail is for all to read
+    if pages[0].entries.keys() & {_SUB_IFDS, _MAKE}:  # a raw file in which only the thumbnail is readable
         return None
     return Container(tiff.data, ("it calls itself a smaller copy or a mask of another picture",))
 
 
 def _page(tiff: _Tiff, picture: _Directory, page: _Directory, *, is_alone: bool) -> Container:
-    """The picture of a TIFF, which says of itself what the page says that it hangs from."""
+    """The picture of a TIFF, with the orientation and the profile of its page if it has none of its own."""
     if is_alone:
         return Container(tiff.data)
     data = bytearray(tiff.data)
@@ -453,7 +451,7 @@ def _page(tiff: _Tiff, picture: _Directory, page: _Directory, *, is_alone: bool)
         orientation = tiff.numbers(page, _ORIENTATION, (1,))[0]
     if _PROFILE not in picture.entries:
         profile = tiff.raw_bytes(page, _PROFILE)
-    notes = ("its pages that are thumbnails or masks of it are left out",)
+    notes = ("its pages that are thumbnails or masks are left out",)
     return Container(bytes(data), notes, profile, orientation=orientation)
 
 
@@ -461,12 +459,12 @@ def _page(tiff: _Tiff, picture: _Directory, page: _Directory, *, is_alone: bool)
 
 
 def _of_bmp(data: bytes) -> Container:
-    """A BMP and its profile: of a header of 124 bytes, which no decoder looks for one in."""
+    """A BMP and its profile, which only a header of 124 bytes has and the decoder does not read."""
     if len(data) < 138 or int.from_bytes(data[14:18], "little") != 124:
         return Container(data)
     kind, at, size = data[70:74], *struct.unpack("<II", data[126:134])
     if kind == b"KNIL":
-        return Container(data, profile=b"")  # in another file
+        return Container(data, profile=b"")  # the profile is in another file
     if kind != b"DEBM":
         return Container(data)
     profile = data[14 + at : 14 + at + size]
@@ -475,7 +473,7 @@ def _of_bmp(data: bytes) -> Container:
     )
 
 
-# --- what is no picture of a known kind -----------------------------------------------------------
+# --- files that are no supported picture ----------------------------------------------------------
 
 _KINDS = (
     (b"\xff\x0a", "a JPEG XL file"), (b"\0\0\0\x0cJXL ", "a JPEG XL file"),
@@ -498,19 +496,19 @@ _BRANDS = (
     ((b"jxl ",), "a JPEG XL file"),
     ((b"jp2 ", b"jpx ", b"jph "), "a JPEG 2000 file"),
 )
-"""What the brands of an ISO media file say of it (ISO/IEC 14496-12, 4.3)."""
+"""Kinds of ISO media files, by their brands (ISO/IEC 14496-12, 4.3)."""
 _TEXT_KINDS = ((rb"<!doctype html|<html", "a web page"), (rb"<svg[\s>]", "an SVG file"))
 
 
 def _icon(data: bytes) -> str | None:
-    """What a file with the directory of a Windows icon is; a Targa picture may begin as one does."""
+    """The kind of a Windows icon or cursor; its directory is checked, as a Targa file may begin alike."""
     kind = {b"\0\0\1\0": "a Windows icon", b"\0\0\2\0": "a Windows cursor"}.get(data[:4])
     count, offset = int.from_bytes(data[4:6], "little"), int.from_bytes(data[18:22], "little")
     return kind if count and data[9:10] == b"\0" and 6 + 16 * count <= offset < len(data) else None
 
 
 def kind_of(path: str, data: bytes) -> str | None:
-    """What a file is that no decoder knows, as its first bytes say it; None if they say nothing."""
+    """The kind of an unsupported file, by its first bytes or its suffix; None if they do not tell."""
     for start, kind in _KINDS:
         if data.startswith(start):
             return kind

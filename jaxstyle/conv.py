@@ -1,14 +1,14 @@
 """The 3x3 convolution with its ReLU, and the 2x2 poolings, as pure functions of one image.
 
-Layout is (h, w, c) and HWIO; a batch is made by the one `vmap` in `engine.py`. The network's weights
-are constants of the problem, so only the derivative with respect to the image exists.
+Layout is (h, w, c) and HWIO; batching is left to the one `vmap` in `engine.py`. The network's weights are
+constants of the problem, so only the derivative with respect to the image exists.
 
 A kernel comes in one of two forms, prepared once and passed as an argument: as it is, (3, 3, i, o), for
-XLA's own convolution; or transformed, (6, 6, i, o), for Winograd's F(4x4, 3x3) (Lavin & Gray 2016),
-which needs a quarter of the multiplications and is the faster one on a CPU wherever channels are many.
+XLA's own convolution; or transformed, (6, 6, i, o), for Winograd's F(4x4, 3x3) (Lavin & Gray 2016). The
+latter needs a quarter of the multiplications and is faster on a CPU wherever there are many channels.
 
-A kernel's dtype says in what its products are taken: float32, or bfloat16 summed in float32. An image
-keeps its own dtype on the way through.
+The dtype of a kernel is the one in which its products are computed: float32, or bfloat16 summed in float32.
+An image keeps its own dtype throughout.
 
 Symbols: x input, k kernel, b bias, y = max(0, x * k + b), g = dL/dy; for Winograd d a 6x6 tile of x,
 U = G k G^T, V = B^T d B, Y = A^T (U V) A a 4x4 tile of the output.
@@ -30,11 +30,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 TENSOR_CORE_CHANNELS = 8
-"""What the channels of a convolution must be a multiple of for a GPU's matrix units."""
+"""A GPU's matrix units need channels in multiples of this."""
 TILE = 4
-"""Edge of an output tile of Winograd's algorithm; the input's is two more."""
-# Lavin & Gray take 0, +-1, +-2. With these the products' rounding does half the harm, in float32 and in
-# bfloat16 (tests/test_conv.py).
+"""Edge of an output tile of Winograd's algorithm; the edge of an input tile is two more."""
+# Lavin & Gray use 0, +-1, +-2. With the points below, rounding of the products does half the harm, in
+# float32 and in bfloat16 (tests/test_conv.py).
 POINTS = tuple(Fraction(n, 4) for n in (0, 3, -3, 6, -6))
 
 
@@ -48,7 +48,7 @@ def toom_cook(points: Sequence[Fraction]) -> tuple[np.ndarray, np.ndarray, np.nd
     bt, g, at = np.zeros((m + 2, m + 2)), np.zeros((m + 2, 3)), np.zeros((m, m + 2))
 
     def polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
-        """The coefficients of the product of (z - root), ascending."""
+        """Coefficients of the product of (z - root), the constant one first."""
         found = [Fraction(1)]
         for root in roots:
             found = [
@@ -71,12 +71,12 @@ WINOGRAD_BT, WINOGRAD_G, WINOGRAD_AT = toom_cook(POINTS)
 
 
 class Arithmetic(NamedTuple):
-    """What products are taken in; they are summed in float32."""
+    """The type and precision in which products are computed; they are always summed in float32."""
 
     dtype: DTypeLike
-    """Of the operands."""
+    """Type of the operands."""
     precision: lax.Precision
-    """Of float32 operands. With less than the highest a GPU takes TF32, a TPU bfloat16."""
+    """Precision for float32 operands. Below the highest, a GPU uses TF32 and a TPU bfloat16."""
 
 
 ARITHMETIC = {
@@ -84,26 +84,26 @@ ARITHMETIC = {
     "tf32": Arithmetic(np.float32, lax.Precision.DEFAULT),
     "bf16": Arithmetic(jnp.bfloat16, lax.Precision.DEFAULT),
 }
-"""By the name of `--precision`."""
+"""The arithmetic for each value of `--precision`."""
 
 
 class Kernel(NamedTuple):
-    """A 3x3 kernel in the form its layer runs in: plain, k k = 3 3, or transformed, k k = 6 6."""
+    """A 3x3 kernel in the form that its layer uses: plain, k k = 3 3, or transformed, k k = 6 6."""
 
     forward: Float[Array | np.ndarray, "k k i o"]
     backward: Float[Array | np.ndarray, "k k o i"]
-    """Of the input gradient: the kernel turned by 180 degrees, its channels exchanged."""
+    """The kernel of the input gradient: turned by 180 degrees, with its channels exchanged."""
 
 
 def prepare(
     kernel: Float[np.ndarray, "3 3 i o"], *, winograd: bool, dtype: DTypeLike = np.float32
 ) -> Kernel:
-    """Both directions of a layer's kernel, transformed for Winograd's algorithm if asked to.
+    """Both directions of a layer's kernel, in the form that its convolution needs.
 
     Args:
         kernel: float32.
-        winograd: which form.
-        dtype: what the products will be taken in.
+        winograd: whether to transform it for Winograd's algorithm.
+        dtype: type in which the products will be computed.
     """
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
     if winograd:
@@ -112,9 +112,9 @@ def prepare(
 
 
 def _transform(kernel: Float[np.ndarray, "3 3 i o"]) -> Float[np.ndarray, "6 6 i o"]:
-    """U = G k G^T for every pair of channels, in float64, not yet rounded."""
+    """U = G k G^T for every pair of channels, in float64 and without rounding."""
     i, o = kernel.shape[2:]
-    both = np.kron(WINOGRAD_G, WINOGRAD_G)  # rows and columns at once: one matrix product, nothing moved
+    both = np.kron(WINOGRAD_G, WINOGRAD_G)  # rows and columns in one matrix product, without transposing
     return (both @ kernel.reshape(9, i * o).astype(np.float64)).reshape(6, 6, i, o)
 
 
@@ -123,7 +123,7 @@ def conv3x3(
     kernel: Float[Array | np.ndarray, "k k i o"],
     precision: lax.Precision = lax.Precision.HIGHEST,
 ) -> Float[Array, "h w o"]:
-    """Correlation of one image with a 3x3 kernel in either form, stride 1, zeros outside the image.
+    """Correlation of one image with a 3x3 kernel in either form, with stride 1 and zeros outside the image.
 
     Args:
         precision: see `Arithmetic`.
@@ -145,9 +145,10 @@ def _plain(
 def in_eights(
     correlate: Callable[[Array, Array], Array], x: Float[Array, "h w i"], kernel: Float[Array, "3 3 i o"]
 ) -> Float[Array, "h w o"]:
-    """`correlate` of numbers of channels that `TENSOR_CORE_CHANNELS` divides, the added ones zero.
+    """The result of `correlate`, with zero channels added up to multiples of `TENSOR_CORE_CHANNELS`.
 
-    XLA does so for float16 alone. It concerns the first layer, which has the three of an image.
+    XLA itself does this only for float16. It matters for the first layer, whose input has the three
+    channels of an image.
     """
     i, o = (-channels % TENSOR_CORE_CHANNELS for channels in kernel.shape[2:])
     x = jnp.pad(x, ((0, 0), (0, 0), (0, i)))
@@ -181,8 +182,9 @@ def _winograd(
 ) -> Float[Array, "h w o"]:
     """F(4x4, 3x3): 36 matrix products over all tiles, between linear maps of rows and of columns.
 
-    The barriers keep the passes apart. Without them XLA fuses a row pass into its column pass and
-    computes it again for every element that needs it: measured 3.4 times slower than PyTorch.
+    The barriers keep the passes apart. Without them, XLA fuses each row pass into its column pass and
+    computes it again for every element that needs it, which was measured to be 3.4 times slower than
+    PyTorch.
     """
     (h, w, i), o, n = x.shape, u.shape[-1], TILE + 2
     down, across = -(-h // TILE), -(-w // TILE)
@@ -213,17 +215,17 @@ def conv_relu(
     inside: Bool[Array, "h w 1"] | None = None,
     precision: lax.Precision = lax.Precision.HIGHEST,
 ) -> Float[Array, "h w o"]:
-    """max(0, x * k + b), differentiable with respect to `x` only.
+    """y = max(0, x * k + b), differentiable with respect to `x` only.
 
-    The gradient keeps nothing but y: its mask is y != 0, which is the deck's "zero where F <= 0", and the
-    input gradient is itself a convolution, of g with the turned kernel. The kernel and the bias get no
+    The backward pass needs nothing but y: its mask is y != 0, which is the deck's "zero where F <= 0", and
+    the input gradient is itself a convolution, of g with the turned kernel. The kernel and the bias get no
     gradient (it reads as zero).
 
     Args:
-        x: one image, in the dtype that y is wanted in.
-        kernel: both directions of it.
-        bias: in the dtype of x.
-        inside: where the image is, on a canvas larger than it; y is zero elsewhere.
+        x: one image, in the dtype wanted for y.
+        kernel: both directions of the kernel.
+        bias: bias in the dtype of x.
+        inside: positions of the image on a canvas larger than it; y is zero elsewhere.
         precision: see `Arithmetic`.
     """
     y = jnp.maximum(conv3x3(x, kernel.forward, precision) + bias, 0)
@@ -237,8 +239,9 @@ def _conv_relu_forward(x, kernel, bias, inside, precision):
 
 def _conv_relu_backward(precision, residuals, g):
     y, kernel = residuals
-    # y is never negative. Of y > 0 XLA makes x * k + b > 0, which gives the sum a second reader, and so
-    # leaves the ReLU out of cuDNN's convolution: an eighth more memory traffic in a step (docs/gpu.md).
+    # y is never negative, so y != 0 means y > 0. XLA would turn y > 0 into x * k + b > 0; the sum would
+    # then have a second reader, and the ReLU would not be fused into cuDNN's convolution: an eighth more
+    # memory traffic in a step (docs/gpu.md).
     return conv3x3(jnp.where(y != 0, g, 0), kernel.backward, precision), None, None, None
 
 
@@ -258,8 +261,8 @@ def avg_pool(x: Float[Array, "h w c"]) -> Float[Array, "h2 w2 c"]:
 def max_pool(x: Float[Array, "h w c"]) -> Float[Array, "h2 w2 c"]:
     """Maximum of each 2x2 square; an odd last row or column is dropped.
 
-    Written as a reduction over a reshape, because the gradient of a windowed maximum is a
-    select-and-scatter: slow everywhere and without a deterministic form on a GPU. Equal maxima share
-    the gradient evenly; after a ReLU most ties are zeros, whose gradient the ReLU removes.
+    It is a reduction over a reshape, because the gradient of a windowed maximum is a select-and-scatter,
+    which is slow everywhere and has no deterministic form on a GPU. Equal maxima share the gradient evenly;
+    after a ReLU most ties are zeros, whose gradient the ReLU removes.
     """
     return _quads(x).max(axis=(1, 3))

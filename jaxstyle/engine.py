@@ -1,13 +1,13 @@
-"""Runs cells on a device: the only place that compiles, batches, donates and chooses a width.
+"""Computation of cells on a device: the only place that compiles, batches, donates and chooses a width.
 
 One launch advances `program.width` cells together: a `fori_loop` over passes with *traced* bounds,
 around the one `vmap` over cells, on donated state. A launch is driven in segments of about a second;
-snapshots and the last step fall on segment ends. Neither the number of steps nor where segments end
-changes the compiled program or a byte of the result.
+snapshots and the last step fall on segment ends. Neither the number of steps nor the ends of segments
+change the compiled program or a byte of the result.
 
-With several devices a launch has so many cells for each of them: the same `vmap` inside a `shard_map` over
-a mesh whose one axis is `cell`. Cells know nothing of each other, so that no device ever waits for another
-one's data, and on each of them stands what one device alone would compute.
+With several devices, a launch has that many cells for each of them: the same `vmap` runs inside a
+`shard_map` over a mesh whose one axis is `cell`. Cells are independent of each other, so that no device
+ever waits for data of another one, and each computes exactly what it would compute alone.
 
 Weights are arguments of every program. Compiled programs are kept for the life of the process.
 """
@@ -49,27 +49,27 @@ from jaxstyle.grid import (
 from jaxstyle.tables import OPTIMIZERS, POOLINGS, TERMS
 
 Device = Any
-"""A `jax.Device`, which is a variable to type checkers."""
+"""A `jax.Device`; type checkers take that name for a variable."""
 Layers = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """(kernel, bias) of each layer by name, kernels in HWIO, float32."""
 SEGMENT_PASSES = 1024
-"""The length of the buffer that a segment writes its losses into: the longest a segment can be."""
+"""Passes that fit into the buffer for a segment's losses: the greatest length of a segment."""
 SEGMENT_SECONDS = 1.0
 MAX_WIDTH = 64
 CELL = P("cell")
 """The sharding of arrays whose leading axis is that of cells."""
 INDEXABLE = 2**31
-"""Elements a tensor may have: cuDNN falls off a cliff past 32-bit indices."""
+"""Number of elements that every tensor must stay below: cuDNN gets far slower past 32-bit indices."""
 MEMORY_SHARE = 0.5
-"""The part of a device's memory that the cells of a launch may plan to take."""
+"""The part of a device's memory that a launch is planned to use."""
 TARGET_CANVAS_PX = 64
-"""What the edges of the canvases that styles share are multiples of."""
+"""The edges of the canvases that styles share are multiples of this."""
 UNKNOWN_MEMORY = 8 * 2**30
-"""What a device that does not tell its memory is taken to have."""
+"""Bytes that are assumed for a device that does not report its memory."""
 
 
 class Stage(NamedTuple):
-    """What the cells of a launch need in one stage, as host arrays with a leading axis of cells."""
+    """The inputs of a launch's cells in one stage, as host arrays with a leading axis of cells."""
 
     knobs: Knobs
     targets: Targets
@@ -78,48 +78,48 @@ class Stage(NamedTuple):
 class Launch(NamedTuple):
     """The cells of one launch, as host arrays with a leading axis of at most `program.width`.
 
-    With several devices: of at most `program.width` for each of them, see `abreast`.
+    With several devices, the axis has at most `program.width` cells for each of them (see `abreast`).
     """
 
     knobs: Knobs
     start: Float[np.ndarray, "cells h w 3"]
-    """The images the cells start from, before their noise, on the canvas of their first stage. RGB."""
+    """The RGB images that the cells start from, without their noise, on the canvas of their first stage."""
     targets: Targets
     coarser: tuple[Stage, ...] = ()
-    """The stages before the full size, the coarsest first."""
+    """The stages before the full size, coarsest first."""
 
 
 class Progress(NamedTuple):
-    """How far a launch has come: beside the launch, all that it takes to go on to the same bytes."""
+    """The progress of a launch: together with the launch, all that is needed to go on to the same bytes."""
 
     coarser: int
-    """By how many halvings its stage is coarser than the full size."""
+    """Number of halvings by which the current stage is coarser than the full size."""
     passes: int
-    """Done in that stage."""
+    """Passes done in that stage."""
     state: tuple[np.ndarray, ...]
     """The leaves of the `State` of its cells."""
     images: tuple[np.ndarray, ...]
-    """The snapshots it has gone past: arrays (cells, h, w, 3)."""
+    """The snapshots already taken: arrays (cells, h, w, 3)."""
     infos: tuple[Info, ...]
-    """The losses of the full size: arrays (passes, cells) and (passes, cells, style taps)."""
+    """The losses at full size: arrays (passes, cells) and (passes, cells, style taps)."""
 
 
 class Segment(NamedTuple):
-    """One that a launch has come to the end of."""
+    """A segment that a launch has completed."""
 
     coarser: int
-    """By how many halvings its stage is coarser than the full size."""
+    """Number of halvings by which its stage is coarser than the full size."""
     passes: int
-    """Done in it."""
+    """Passes done in this segment."""
     progress: Callable[[], Progress]
-    """Fetches how far the launch has come, before it goes on."""
+    """Function that fetches the progress of the launch; to be called before the launch continues."""
 
 
 class Outcome(NamedTuple):
-    """What one launch came to, in the order of its cells."""
+    """The results of one launch, in the order of its cells."""
 
     images: Float[np.ndarray, "cells snapshots h w 3"]
-    """On the program's canvas; what lies outside a cell's own extent means nothing."""
+    """Images on the program's canvas; pixels outside a cell's own extent are meaningless."""
     info: Info
     """Losses of steps 0 to N: arrays (cells, N+1) and (cells, N+1, style taps)."""
     diverged_step: Int[np.ndarray, " cells"]
@@ -128,17 +128,17 @@ class Outcome(NamedTuple):
 
 @dataclass
 class Compiled:
-    """The programs of one `Program` on one device."""
+    """The compiled functions of one `Program` on the devices of an engine."""
 
     init: Any
     segment: Any
     state: Any
-    """The tree of a `State`, to put one together from its leaves."""
+    """The tree structure of a `State`, to rebuild one from its leaves."""
     step_traces: int
-    """How often the body of the per-cell step was traced to make them."""
+    """Number of times that the per-cell step was traced for them."""
     compile_s: float
     device_bytes: int
-    """Of a launch, on one device, by the compiler's account: temporaries + arguments + outputs - reused."""
+    """The compiler's count for a launch on one device: temporaries + arguments + outputs - reused bytes."""
 
 
 _compiled: dict[Any, Compiled] = {}
@@ -148,7 +148,7 @@ _gradient_programs: dict[Any, Any] = {}
 
 
 def device_memory(device: Device) -> int:
-    """Bytes that programs may use on a device; on a CPU, what this process may of the machine's."""
+    """Bytes that programs may use on a device; on a CPU, the part of main memory open to this process."""
     if device.platform == "cpu":
         return limits.memory().bytes
     return (device.memory_stats() or {}).get("bytes_limit", UNKNOWN_MEMORY)
@@ -157,19 +157,20 @@ def device_memory(device: Device) -> int:
 def choose_width(
     program: Program, cells: int, *, platform: str, memory: Memory, available: int, devices: int = 1
 ) -> int:
-    """Cells per launch and device: 1 on a CPU, elsewhere the power of two that memory and use allow.
+    """Cells per launch and device: 1 on a CPU, elsewhere the largest power of two within the limits.
 
-    On a CPU a width of 1 is the fastest, needs the least memory and makes a cell's bytes independent
-    of every other. Elsewhere: what fits beside the weights in `MEMORY_SHARE` of the device, no tensor
-    past 2^31 elements, at most `MAX_WIDTH`, and no wider than the cells there are for each device.
+    On a CPU a width of 1 is the fastest, needs the least memory and makes a cell's bytes independent of
+    all other cells. Elsewhere the limits are the cells that fit beside the weights in `MEMORY_SHARE` of the
+    device, tensors of fewer than 2^31 elements, `MAX_WIDTH`, and the number of cells for each device,
+    rounded up to a power of two.
 
     Args:
-        program: of any width.
-        cells: how many it has to compute.
+        program: a program of any width.
+        cells: number of cells that it has to compute.
         platform: `cpu`, `gpu` or `tpu`.
-        memory: what a launch of `program` takes.
-        available: bytes that a device has.
-        devices: how many there are.
+        memory: memory that a launch of `program` takes.
+        available: bytes of memory of each device.
+        devices: number of devices.
     """
     if platform == "cpu":
         return 1
@@ -191,9 +192,9 @@ def _activation_shapes(program: Program) -> list[tuple[int, int, int]]:
 def measure_memory(
     program: Program, weights: Layers, *, device: Device, winograd: bool | None = None
 ) -> Memory:
-    """What launches of a program take on a device, by the compiler's account of widths 1 and 2.
+    """Memory of a program's launches on a device, from the compiler's reports for widths 1 and 2.
 
-    A device that gives none, or has no memory to compile them, is planned for as a CPU is.
+    If there is no usable report, or no memory to compile them, the result is that of `planned_memory`.
     """
     engine = Engine(weights, device=device, winograd=winograd)
     planned = planned_memory(program, winograd=engine.winograd)
@@ -205,7 +206,7 @@ def measure_memory(
             raise
         return planned
     finally:
-        for p in programs:  # a run that takes one of these widths says what it costs to compile
+        for p in programs:  # forgotten, so that a run at one of these widths reports its compilation
             _compiled.pop(engine._key(p, p, engine.winograd), None)
     if not 0 < one < two:
         return planned
@@ -213,24 +214,24 @@ def measure_memory(
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device ran out of memory: what the run can mend by a narrower launch."""
+    """Whether a device ran out of memory, which a run can remedy by narrower launches."""
     return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def compiler_options(program: Program) -> dict[str, str | bool]:
-    """What XLA must be told for a program.
+    """Options that XLA needs to compile a program.
 
-    Left alone it drops roundings to bfloat16 between operations that it fuses, and it fuses other ones for
-    targets than for steps: an image would have a loss against itself.
+    By default XLA omits the rounding to bfloat16 between operations that it fuses, and it fuses different
+    operations for targets than for steps: an image would then have a loss against itself.
     """
     return {"xla_allow_excess_precision": False} if program.precision == "bf16" else {}
 
 
 def planned_memory(program: Program, *, winograd: bool) -> Memory:
-    """What launches of a program take on a CPU, without compiling it; see `Program.bytes_per_cell`."""
+    """Memory of a program's launches on a CPU, estimated without compiling (`Program.bytes_per_cell`)."""
     operand_bytes = np.dtype(ARITHMETIC[program.precision].dtype).itemsize
     weights = layers.parameter_bytes(program.taps, winograd=winograd, operand_bytes=operand_bytes)
-    # Beside Winograd's kernels stand plain ones, for styles that have no cell's shape.
+    # Winograd's kernels are accompanied by plain ones, for styles whose shape is not that of any cell.
     targets = layers.parameter_bytes(program.taps, winograd=False) if winograd else 0
     return Memory(weights + targets, program.bytes_per_cell())
 
@@ -244,15 +245,15 @@ def can_tf32(device: Device) -> bool:
 
 
 class Engine:
-    """A device, or several of one kind, with VGG19 on them.
+    """One device, or several of one kind, with VGG19 loaded.
 
     Args:
         weights: (kernel, bias) by layer name, HWIO.
-        cell_shapes: the (height, width) in px that cells have whose program is no canvas.
-        cell_canvases: those of the canvases of the others.
+        cell_shapes: (height, width) in px of the cells whose program has no canvas.
+        cell_canvases: (height, width) in px of the canvases of all other cells.
         canvases: whether styles of other shapes may share target programs.
-        device: where to run, or the devices that share every launch; JAX's first if not given.
-        winograd: whether the cells' convolutions run by Winograd's algorithm; if not given, on
+        device: the device to run on, or the devices that share every launch; JAX's first by default.
+        winograd: whether the cells' convolutions use Winograd's algorithm; by default they do on
             `WINOGRAD_PLATFORMS`.
     """
 
@@ -272,22 +273,22 @@ class Engine:
         several = device if isinstance(device, Sequence) else [device or jax.devices()[0]]
         self.devices: tuple[Device, ...] = tuple(several)
         self.device = self.devices[0]
-        """The first, on which targets are computed."""
+        """The first device, on which targets are computed."""
         mesh = Mesh(np.array(self.devices), ("cell",), axis_types=(AxisType.Auto,))
         self._mesh = mesh if len(self.devices) > 1 else None
         self.winograd = self.device.platform in WINOGRAD_PLATFORMS if winograd is None else winograd
         self._weights = weights
         self._networks: dict[Any, vgg19.Bound] = {}
         self.target_traces = 0
-        """How many target programs this engine had to trace."""
+        """Number of target programs that this engine has traced."""
 
     @settled()
     def network(self, program: Program, *, winograd: bool | None = None) -> vgg19.Bound:
-        """The network of a program, its parameters on the device; shared by programs of equal taps.
+        """The network of a program, with its parameters on the devices; equal networks are shared.
 
         Args:
-            program: whose taps, pooling and precision.
-            winograd: which form of convolution; if not given, that of the cells.
+            program: gives the taps, the pooling and the precision.
+            winograd: whether to use Winograd's algorithm; by default the choice for cells.
         """
         winograd = self.winograd if winograd is None else winograd
         key = (program.taps, program.pool, program.precision, winograd)
@@ -303,7 +304,7 @@ class Engine:
         return self._networks[key]
 
     def _first_params(self, network: vgg19.Bound) -> vgg19.Params:
-        """The parameters of a network as the first device has them."""
+        """The copy of a network's parameters on the first device."""
         if self._mesh is None:
             return network.params
 
@@ -313,17 +314,17 @@ class Engine:
         return jax.tree.map(first, network.params)
 
     def _put(self, tree: Any, of: P) -> Any:
-        """`tree` on the device, or on all of them: the same on each (`P()`), or by their leading axis."""
+        """`tree` on the device, or on all: the same on each (`P()`), or split by leading axis (`CELL`)."""
         return jax.device_put(tree, self.device if self._mesh is None else NamedSharding(self._mesh, of))
 
     def _key(self, program: Program, more: Any, winograd: bool) -> Any:
-        """What one compilation serves: a program as far as `more` says, and the functions of plugins."""
+        """The key of a compilation: `more`, and the functions, kernel shapes and devices that it is for."""
         shapes = tuple(kernel.shape for kernel, _ in self._weights.values())
         return more, _functions(program), winograd, shapes, self.devices
 
     @settled()
     def compile(self, program: Program) -> tuple[Compiled, bool]:
-        """The programs for one stage, and whether they had to be made now."""
+        """The compiled functions of one stage, and whether this call compiled them."""
         program = replace(program, coarser=0)
         key = self._key(program, program, self.winograd)
         if fresh := key not in _compiled:
@@ -341,14 +342,15 @@ class Engine:
         canvas: tuple[int, int] | None = None,
         role: str | None = None,
     ) -> Targets:
-        """P and A of one image, as host arrays.
+        """The targets P and A of one image, as host arrays.
 
         Args:
-            program: what the targets are for.
+            program: the program that compares cells with these targets.
             pixels: RGB, 0 to 255, (h, w, 3), of any size the network can take.
-            of_cells: whether it is a content of the program's cells: it is computed as they are, on
+            of_cells: whether this is a content of the program's cells. It is then computed as they are, on
                 their canvas if they have one, so that a cell that starts from it has no content loss.
-            canvas: (height, width) of one to compute it on instead; P is cut to the shape of the cells.
+            canvas: (height, width) in px of another canvas to use instead; P is cut to the shape of the
+                cells.
             role: see `step.target_rows`.
         """
         shape = (pixels.shape[0], pixels.shape[1])
@@ -357,14 +359,14 @@ class Engine:
             canvas, like_cells = self._target_canvas(program, shape, of_cells)
         winograd = self.winograd and like_cells
         if self.winograd and not like_cells:
-            program = replace(program, precision="f32")  # exact beside cells whose activations are float32
+            program = replace(program, precision="f32")  # Winograd's cells have float32 activations, too
         network = self.network(program, winograd=winograd)
         taps = program.content_taps, program.style_taps, program.pool, program.precision
         role = role if program.terms else None
         key = self._key(program, (canvas or shape, canvas is None, *taps, role), winograd)
         if key not in _target_programs:
             self.target_traces += 1
-            features = network.features  # and not the network: its parameters would live as long as this
+            features = network.features  # not the network, whose parameters the function would keep alive
             _target_programs[key] = jax.jit(
                 lambda params, image, extent: step.target_rows(
                     features, params, program, image, extent, role
@@ -384,12 +386,12 @@ class Engine:
     def gradient(
         self, program: Program, knobs: Knobs, targets: Targets, image: np.ndarray
     ) -> Float[np.ndarray, "h w 3"]:
-        """dL/dx of one cell's total loss at `image`: what a step moves along.
+        """Gradient dL/dx of one cell's total loss at `image`.
 
         Args:
-            program: of any width and no canvas.
-            knobs: of the cell.
-            targets: with a leading axis of rows.
+            program: a program of any width, without a canvas.
+            knobs: knobs of the cell.
+            targets: targets with a leading axis of rows.
             image: RGB, 0 to 255, (h, w, 3).
         """
         network = self.network(program)
@@ -407,11 +409,10 @@ class Engine:
     def _target_canvas(
         self, program: Program, shape: tuple[int, int], of_cells: bool
     ) -> tuple[tuple[int, int] | None, bool]:
-        """The canvas that a target of `shape` is computed on, and whether that is what cells go through.
+        """The canvas on which a target of `shape` is computed, and whether cells are computed on it too.
 
-        A target program for every shape is never exceeded: a style takes the program of a shape or a
-        canvas of cells if one holds it, and otherwise a canvas that it shares with styles of about its
-        shape.
+        There are never more target programs than shapes: a style uses the program for a shape or a canvas
+        of cells if one holds it, and otherwise a canvas that it shares with styles of similar shape.
         """
         if of_cells:
             return (program.height_px, program.width_px) if program.canvas else None, True
@@ -433,14 +434,14 @@ class Engine:
         keep: str = "last",
         begin: Progress | None = None,
     ) -> Course[Segment, Outcome]:
-        """The computation of the cells of `launch`: step 0 to the last of `steps`, an image at each.
+        """The computation of the cells of `launch` from step 0 to the last of `steps`, an image at each.
 
         Args:
-            program: of the full size; its coarser stages go before it.
-            launch: at most `program.width` cells a device; fewer are padded with copies of the last.
-            steps: snapshots, ascending; the last is the length of the trajectory.
-            keep: which image is taken at a snapshot, the `last` or the `best` until then.
-            begin: where an earlier call for the same launch had come to, to go on from there.
+            program: the program of the full size; its coarser stages run first.
+            launch: at most `program.width` cells per device; fewer are padded with copies of the last.
+            steps: the steps of the snapshots, ascending; the last is the length of the trajectory.
+            keep: the image taken at a snapshot: the `last`, or the `best` so far.
+            begin: progress of an earlier call for the same launch, to continue from.
         """
         return Course(_settled(self._segments(program, launch, steps, keep, begin)))
 
@@ -462,7 +463,7 @@ class Engine:
                 yield from drive.to(COARSE_EVALUATIONS)
         assert drive is not None
         for snapshot in steps[len(images) :]:
-            # Pass k evaluates x_k, so x_k and its loss are both known once pass k is done.
+            # Pass k settles x_k and its loss, so both are known once pass k is done.
             yield from drive.to(snapshot + 1)
             images.append(np.array(drive.state.best if keep == "best" else drive.state.evaluated))
         info = jax.tree.map(lambda *parts: np.swapaxes(np.concatenate(parts), 0, 1)[:count], *drive.infos)
@@ -470,7 +471,7 @@ class Engine:
         return Outcome(
             images=np.stack(images, axis=1)[:count],
             info=info,
-            # A step past the last one was never asked for: failing to reach it is no divergence.
+            # A step past the last one is not wanted, so failing to reach it is no divergence.
             diverged_step=np.where(diverged > steps[-1], -1, diverged),
         )
 
@@ -482,7 +483,7 @@ class Engine:
         before: np.ndarray | _Drive | Progress,
         images: Sequence[np.ndarray],
     ) -> _Drive:
-        """A stage about to start from given images or the stage before it, or to go on."""
+        """A stage ready to start from images or from the stage before it, or to go on from `Progress`."""
         compiled, _ = self.compile(program)
         knobs, targets = self._padded(stage.knobs, program), self._padded(stage.targets, program)
         infos, done = (), 0
@@ -502,7 +503,7 @@ class Engine:
         return _Drive(program, coarser, knobs, state, advance, rate, images, infos, done)
 
     def _padded(self, tree: Any, program: Program) -> Any:
-        """Rows of a launch on the devices, every one of which has its width of them."""
+        """The rows of a launch on the devices, padded to `program.width` on each."""
         return self._put(_pad(tree, program.width * len(self.devices)), CELL)
 
 
@@ -510,15 +511,16 @@ class _Drive:
     """One stage of a launch, driven in segments.
 
     Args:
-        program: of the stage.
-        coarser: by how many halvings it is coarser than the full size.
-        knobs: of its cells, on the device.
-        state: of its cells, there too.
-        advance: from a state, a first and a past-the-last pass to the state after them and their losses.
-        rate: FLOP/s to choose the length of the first segment by.
-        images: the snapshots that the launch has gone past, as far as it has come.
-        infos: the losses of segments that were driven before.
-        done: the passes done before.
+        program: program of the stage.
+        coarser: number of halvings by which the stage is coarser than the full size.
+        knobs: knobs of its cells, on the device.
+        state: state of its cells, on the device.
+        advance: function of a state, a first pass and a pass to stop before, which returns the state after
+            these passes and their losses.
+        rate: FLOP/s assumed for the length of the first segment.
+        images: snapshots that the launch has taken; the caller appends to them.
+        infos: losses of the segments driven before.
+        done: number of passes done before.
     """
 
     def __init__(
@@ -542,13 +544,13 @@ class _Drive:
 
     @settled()
     def progress(self) -> Progress:
-        """How far the launch has come whose stage this is; the curves of a coarser one are not kept."""
+        """The progress of the launch in this stage; the curves of a coarser stage are not kept."""
         state = tuple(np.array(leaf) for leaf in jax.tree.leaves(jax.device_get(self.state)))
         infos = () if self._coarser else tuple(self.infos)
         return Progress(self._coarser, self._done, state, tuple(self._images), infos)
 
     def to(self, passes: int) -> Iterator[Segment]:
-        """The segments from here until so many passes have been done since the stage began."""
+        """Drive the stage until it has done `passes` passes in all, and yield each segment."""
         while self._done < passes:
             start = self._done
             stop = min(passes, start + int(np.clip(self._passes, 1, SEGMENT_PASSES)))
@@ -564,7 +566,7 @@ class _Drive:
 
 
 def _settled(segments: Generator[Segment, None, Outcome]) -> Generator[Segment, None, Outcome]:
-    """`segments`, each computed under JAX's default settings; those of the caller hold in between."""
+    """`segments`, each computed under JAX's default settings; the caller's own settings hold in between."""
     while True:
         with settled():
             try:
@@ -575,7 +577,7 @@ def _settled(segments: Generator[Segment, None, Outcome]) -> Generator[Segment, 
 
 
 def on_canvas(image: np.ndarray, canvas: tuple[int, int] | None) -> np.ndarray:
-    """`image` (h, w, 3) in the upper left corner of a canvas of zeros, or as it is without one."""
+    """`image` (h, w, 3) in the upper left corner of a canvas of zeros, or unchanged without a canvas."""
     if canvas is None:
         return image
     down, across = canvas[0] - image.shape[0], canvas[1] - image.shape[1]
@@ -583,7 +585,7 @@ def on_canvas(image: np.ndarray, canvas: tuple[int, int] | None) -> np.ndarray:
 
 
 def abreast(launches: Sequence[Launch], width: int) -> Launch:
-    """Launches for a device each as one: row i of a table is that of device i // `width`."""
+    """Launches for one device each, joined into one for all: row i belongs to device i // `width`."""
     if len(launches) == 1:
         return launches[0]
     return jax.tree.map(lambda *parts: np.concatenate(parts), *(_pad(one, width) for one in launches))
@@ -591,15 +593,15 @@ def abreast(launches: Sequence[Launch], width: int) -> Launch:
 
 @settled()
 def try_out(program: Program, weights: Layers, styles: Iterable[tuple[int, int]]) -> None:
-    """Trace a program as it is to be compiled: what is wrong with a plugin is told before a run begins.
+    """Trace a program as it will be compiled, so that mistakes in plugins are reported before a run begins.
 
     Args:
-        program: of any width.
+        program: a program of any width.
         weights: (kernel, bias) by layer name.
-        styles: (height, width) in px of style images.
+        styles: (height, width) in px of the style images.
 
     Raises:
-        JaxstyleError: for functions that fail, or come to something else than they must.
+        JaxstyleError: for a plugin's function that fails or returns something unsuitable.
     """
     bound = vgg19.bind(weights, taps=program.taps, pool=pooling(program.pool), precision=program.precision)
     features, params = bound.features, jax.eval_shape(lambda params: params, bound.params)
@@ -616,43 +618,43 @@ def try_out(program: Program, weights: Layers, styles: Iterable[tuple[int, int]]
             )
             for name, own in _kept_shapes(found.terms).items():
                 if own != needed[name]:
-                    why = "what it keeps of a style depends on the size of the image; it must not"
+                    why = "the shape of what it keeps of a style must not depend on the size of the image"
                     raise JaxstyleError(TERMS[name].where, why)
 
 
 def _kept_shapes(terms: Any, *, rows: bool = False) -> dict[str, list[Any]]:
-    """The shapes and types of what terms keep, by name; without an axis of rows."""
+    """Shapes and types of the values that terms keep, by name; `rows` drops a leading axis of rows."""
     leaves = {name: jax.tree.leaves(of) for name, of in terms.items()}
     return {name: [(leaf.shape[rows:], leaf.dtype) for leaf in own] for name, own in leaves.items()}
 
 
 def _functions(program: Program) -> tuple[Any, ...]:
-    """What a program has of rows that a plugin may change while a process runs."""
+    """The functions and fields of a program's rows, which a plugin may replace while a process runs."""
     rows = [TERMS[name] for name in program.terms]
     terms = [(row.name, row.of, row.taps, row.loss, row.keep) for row in rows]
     return OPTIMIZERS[program.optimizer].make, POOLINGS[program.pool].pool, *terms
 
 
 def _pad(tree: Any, width: int) -> Any:
-    """Every array of `tree` with its leading axis filled up to `width` by its last row."""
+    """Every array of `tree`, with its last row repeated until its leading axis has `width` rows."""
     return jax.tree.map(lambda a: np.concatenate([a, np.repeat(a[-1:], width - len(a), axis=0)]), tree)
 
 
 def _on_each(function: Callable[..., Any], mesh: Mesh | None, takes: Any, gives: Any) -> Callable[..., Any]:
-    """`function` on every device of a mesh, with its part of each array; itself where there is none."""
+    """`function` run on every device of a mesh on its part of each array; unchanged without a mesh."""
     if mesh is None:
         return function
-    # Nothing is the same on all devices but what is passed so: there is nothing to check.
+    # Nothing but arguments passed as such is the same on all devices, so there is nothing to check.
     return jax.shard_map(function, mesh=mesh, in_specs=takes, out_specs=gives, check_vma=False)
 
 
 class Lowered(NamedTuple):
-    """The programs of one `Program` before they are compiled."""
+    """The functions of one `Program`, lowered but not yet compiled; the fields are those of `Compiled`."""
 
     init: Any
     segment: Any
     state: Any
-    """As `Compiled` has it."""
+    """The tree structure of a `State`."""
     step_traces: int
 
 
@@ -664,14 +666,14 @@ def lower(
     mesh: Mesh | None = None,
     placed: Callable[[Any, P], Any] = lambda shapes, of: shapes,
 ) -> Lowered:
-    """The programs of a network for one device, or for each of a mesh.
+    """The functions of a program, lowered for one device or for a mesh of several.
 
     Args:
-        program: for cells of its own stage.
-        features: of the network.
-        params: of the network, as arrays or their shapes.
-        mesh: of several devices.
-        placed: from shapes, and from what they are partitioned by, to shapes that say where they lie.
+        program: the program of one stage.
+        features: feature function of the network.
+        params: parameters of the network, as arrays or their shapes.
+        mesh: the mesh, if there are several devices.
+        placed: adds a sharding to shapes, given the shapes and how they are partitioned.
     """
     traces = 0
 
@@ -743,7 +745,7 @@ def _compile(
 def _shapes(
     program: Program, width: int, features: vgg19.Features, params: vgg19.Params
 ) -> tuple[Knobs, jax.ShapeDtypeStruct, Targets]:
-    """The shapes of the arguments of `width` cells; the channel counts are those of the network at hand."""
+    """Shapes of the arguments for `width` cells, with the channel counts of the given network."""
     image = jax.ShapeDtypeStruct((program.height_px, program.width_px, 3), jnp.float32)
     rows = jax.eval_shape(
         lambda params, image: step.target_rows(features, params, program, image), params, image

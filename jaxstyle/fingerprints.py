@@ -1,7 +1,7 @@
-"""What the bytes of a chunk follow from, as one digest: nothing of another run is taken for this one's.
+"""The fingerprint of a chunk: a digest of all that decides its bytes, so that no run uses another's files.
 
-A chunk file and a checkpoint carry the fingerprint of their chunk. Who reads them makes it anew from the
-run's spec and its manifest, and believes no file that has another one.
+Every chunk file and checkpoint carries the fingerprint of its chunk. A reader recomputes it from the run's
+spec and manifest, and rejects a file whose fingerprint differs.
 
 Nothing here needs JAX.
 """
@@ -20,24 +20,24 @@ from jaxstyle.grid import Cell, Plan
 from jaxstyle.settings import AXES, LATER, SETTINGS, Sweep
 
 SCHEMA = 4
-"""Of chunk files, `results.*` and `manifest.json`."""
+"""Version of the format of chunk files, `results.*` and `manifest.json`."""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What a run computes from."""
+    """The inputs of a run."""
 
     sweep: Sweep
     images: Mapping[str, str]
     """SHA-256 of every image, by path."""
     weights: str
-    """SHA-256 of the network's."""
+    """SHA-256 of the network's weights."""
 
 
 def fingerprint(sources: Sources, plan: Plan, number: int) -> str:
-    """The SHA-256 of everything that the bytes of a chunk follow from, but versions and the machine.
+    """SHA-256 of everything that decides the bytes of a chunk, except software versions and the machine.
 
-    Images and weights count by what is in them, wherever they lie.
+    Images and weights are identified by their contents, not by their paths.
     """
     chunk, digests = plan.chunks[number], sources.images
     values = {
@@ -46,7 +46,7 @@ def fingerprint(sources: Sources, plan: Plan, number: int) -> str:
         "program": plan.programs[chunk.program].record(),
         "cells": [
             {axis: digests.get(value, value) for axis, value in _values(plan.cells[i]).items()}
-            | {"from": None}  # the cell whose picture it started from, while `warm_steps` was a setting
+            | {"from": None}  # the cell whose picture it started from, when `warm_steps` was a setting
             for i in chunk.cells
         ],
         "weights": sources.weights,
@@ -55,9 +55,9 @@ def fingerprint(sources: Sources, plan: Plan, number: int) -> str:
 
 
 def _settings(sweep: Sweep) -> dict[str, Any]:
-    """The settings that the numbers of a cell follow from; younger ones only where not at their default.
+    """Settings that affect the numbers of a cell, without later additions that are at their default.
 
-    So runs that were begun before there were these can be gone on with.
+    In this way, runs that were begun before those additions existed can be resumed.
     """
     defaults = {f.name: f.default for f in dataclasses.fields(Sweep)}
     found = {name: retired.default for name, retired in config.RETIRED.items()}
@@ -69,7 +69,7 @@ def _settings(sweep: Sweep) -> dict[str, Any]:
 
 
 def _values(cell: Cell) -> dict[str, Any]:
-    """What tells a cell from others: its axes, and what was measured for it."""
+    """Values that tell a cell from others: its axes, and what was measured for it."""
     values = dataclasses.asdict(cell)
     later = {name: values.pop(name) for name in ("extra", *LATER) if name in values}
     if not (cell.balanced or cell.alpha_beta_given):
@@ -80,7 +80,7 @@ def _values(cell: Cell) -> dict[str, Any]:
 
 
 def as_narrow(plan: Plan, number: int, width: int) -> Plan:
-    """The plan with a chunk at `width`, if halving comes to that; otherwise as it is."""
+    """The plan with a chunk narrowed to `width`, or unchanged if halving its width never gives `width`."""
     narrower = plan
     while (own := narrower.programs[narrower.chunks[number].program].width) > max(width, 1):
         narrower = narrower.narrowed({number})

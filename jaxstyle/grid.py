@@ -1,9 +1,9 @@
-"""From a `Sweep` to its cells, the programs they need and the chunks they are computed in.
+"""Planning of a `Sweep`: its cells, the programs they need and the chunks they are computed in.
 
-A *cell* is one style transfer. A *program* is what must be compiled apart: an image shape, pooling,
-optimizer, precision, taps and width. A *chunk* is a run of cells of one program that is computed and
-committed together. All three follow from the settings, the images' sizes and the device's memory, never
-from a timing, so that the same spec gives the same files on the same kind of machine.
+A *cell* is one style transfer. A *program* is a unit of compilation: an image shape, pooling, optimizer,
+precision, taps and width. A *chunk* is a series of cells of one program that are computed and committed
+together. All three follow from the settings, the images' sizes and the device's memory, never from a
+timing, so that the same spec gives the same files on the same kind of machine.
 
 Nothing here needs JAX.
 """
@@ -25,39 +25,39 @@ from jaxstyle.tables import LOSSES, OPTIMIZERS, POOLINGS, TERMS, optional_terms
 from jaxstyle.values import FLOAT32_MAX, multiple, style_set
 
 NOMINAL_FLOPS = {"cpu": 2e11, "gpu": 1e14, "tpu": 1e14}
-"""Rates that plans are made with, in FLOP/s: fixed numbers, so that a plan never depends on a timing."""
+"""Rates in FLOP/s that plans assume: fixed numbers, so that a plan never depends on a timing."""
 WINOGRAD_PLATFORMS = ("cpu",)
-"""Where convolutions run by Winograd's algorithm (`conv`) unless told otherwise."""
+"""Platforms on which convolutions use Winograd's algorithm (`conv`) by default."""
 COMPILE_SECONDS = {"cpu": 8.0, "gpu": 20.0, "tpu": 20.0}
-"""What a plan takes a step program to cost before it runs."""
+"""Seconds that a plan assumes for compiling a step program."""
 CANVAS_PX = 32
-"""What the edges of a canvas for cells of several shapes are multiples of."""
+"""The edges of a canvas for cells of several shapes are multiples of this."""
 MERGED_ONE_BY_ONE = 48
-"""Up to so many shapes every pair is weighed; of more, those that round to one canvas go together first."""
+"""Limit on shapes for weighing every pair; of more shapes, those that round to one canvas merge first."""
 CHUNK_BYTES = 256 * 2**20
-"""How much a chunk's images and curves may hold on the host."""
+"""The most bytes that a chunk's images and curves may take on the host."""
 COARSE_EVALUATIONS = 60
-"""How many evaluations each coarser stage of a pyramid gets."""
+"""Number of evaluations that each coarser stage of a pyramid gets."""
 CHECKPOINT_SHARE = 0.02
 """The part of a run's time that writing checkpoints may take."""
 NOMINAL_WRITE = 2e8
-"""Bytes a second that a checkpoint is planned to be written at."""
+"""Bytes per second that plans assume for writing checkpoints."""
 MIN_CHUNK_S = 2.0
-"""What the smallest chunks should take, so that putting them on the disk is no cost."""
+"""Seconds that the smallest chunks should take, so that writing them to disk costs next to nothing."""
 CHUNK_SHARE = 32
-"""A chunk is at most this part of what is left of its program: whoever computes side by side, one machine
-or many, ends at about the same time, and a plan does not depend on how many there are."""
+"""A chunk is at most one part in this many of the cells left of its program. All workers, on one machine or
+many, therefore end at about the same time, and the plan does not depend on their number."""
 MIN_STAGE_PX = 32
-"""The longest edge that a coarser stage must have."""
+"""The least length of a coarser stage's longest edge."""
 
 
 def halved(shape: tuple[int, int], times: int) -> tuple[int, int]:
-    """(height, width) in px of a stage that is coarser by so many halvings; odd edges lose a px."""
+    """(height, width) in px of the stage that is `times` halvings coarser; odd edges lose a pixel."""
     return shape[0] >> times, shape[1] >> times
 
 
 def coarser_stages(shape: tuple[int, int], pyramid: int) -> int:
-    """How many stages of a pyramid an image of `shape` has beside the full size: small ones are skipped."""
+    """Number of coarser stages that a pyramid gives an image of `shape`: stages too small are skipped."""
     worth = [
         times
         for times in range(1, pyramid + 1)
@@ -67,24 +67,24 @@ def coarser_stages(shape: tuple[int, int], pyramid: int) -> int:
 
 
 def evaluations(shape: tuple[int, int], coarser: int, steps: int) -> float:
-    """Evaluations behind `steps` steps, those of coarser stages at their share of pixels."""
+    """Evaluations for `steps` steps, with those of coarser stages weighted by their share of the pixels."""
     pixels = shape[0] * shape[1]
     shares = (math.prod(halved(shape, times)) / pixels for times in range(1, coarser + 1))
     return steps + 1 + COARSE_EVALUATIONS * sum(shares)
 
 
 def uses_winograd(sweep: Sweep, platform: str) -> bool:
-    """Whether the convolutions of a sweep's cells run by Winograd's algorithm."""
+    """Whether the convolutions of a sweep's cells use Winograd's algorithm."""
     return sweep.conv == "auto" and platform in WINOGRAD_PLATFORMS
 
 
 def uses_canvases(sweep: Sweep, program: Program) -> bool:
-    """Whether images of several shapes may share a canvas: not where a term or a pooling knows none."""
+    """Whether images of several shapes may share a canvas, which terms and pooling must support."""
     return sweep.canvas == "auto" and program.knows_canvases
 
 
 def device_kind(platform: str) -> str:
-    """`platform` as plans know it, with a rate of its own; what is neither CPU nor TPU is a GPU."""
+    """The kind of device that plans take `platform` for: anything but a CPU or a TPU is a GPU."""
     return platform if platform in NOMINAL_FLOPS else "gpu"
 
 
@@ -99,15 +99,15 @@ class Cell:
     style_layers: str
     init: str
     alpha_beta: float
-    """NaN for a relative one that has not been measured yet."""
+    """alpha/beta; NaN for a relative ratio that has not been measured yet."""
     learning_rate: float
     seed: int
     alpha_beta_given: str = ""
-    """What a relative ratio was given as, `0.1x`; empty for a number."""
+    """A relative ratio as the user gave it, such as `0.1x`; empty for a number."""
     balanced: tuple[tuple[str, float], ...] = ()
     """Measured `(name, w_l)`, where style weights are balanced."""
     extra: tuple[tuple[str, float], ...] = ()
-    """Its weights of optional loss terms, by the name of the axis, where they are not 0."""
+    """`(axis, weight)` of every optional loss term whose weight is not 0."""
 
     if not TYPE_CHECKING:
 
@@ -117,7 +117,7 @@ class Cell:
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """The optional loss terms that it has a weight for."""
+        """The optional loss terms that the cell has a weight for."""
         return terms_of([self]) if self.extra else ()
 
     @property
@@ -126,12 +126,12 @@ class Cell:
         return dict(self.balanced or style_set(self.style_layers))
 
     def label(self, axis: str) -> Any:
-        """Its value on an axis as the user gave it: `0.1x` and not what that came to."""
+        """The cell's value on an axis as the user gave it: `0.1x`, not the number that it came to."""
         return (axis == "alpha_beta" and self.alpha_beta_given) or getattr(self, axis)
 
     @property
     def taps(self) -> tuple[str, ...]:
-        """The layers this cell needs, from the image downwards."""
+        """The layers that the cell needs, from the image downwards."""
         own = (tap for name in self.terms for tap in TERMS[name].taps)
         return layers.in_order((self.content_layer, *self.style_weights, *own))
 
@@ -139,9 +139,9 @@ class Cell:
 def _combinations(
     axes: Sequence[str], grid: Mapping[str, Sequence], zipped: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    """Every combination of one grid, the last axis fastest; zipped axes move together.
+    """Yield every combination of one grid, with the last axis varying fastest; zipped axes move together.
 
-    The zipped group stands where the first of its axes stands in the order of the product.
+    In the order of the product, the zipped group takes the place of its first axis.
     """
     groups: list[tuple[str, ...]] = []
     for axis in axes:
@@ -162,7 +162,7 @@ def cells(sweep: Sweep) -> tuple[Cell, ...]:
     """The cells of a resolved sweep: the union of its grids in order, each combination once.
 
     Raises:
-        JaxstyleError: if the product is larger than `sweep.max_cells`.
+        JaxstyleError: if there are more than `sweep.max_cells` cells, or a ratio is beyond float32.
     """
     axes = sweep.axes
     rows = {axis: settings.axis(axis) for axis in axes}
@@ -174,7 +174,7 @@ def cells(sweep: Sweep) -> tuple[Cell, ...]:
         if count > sweep.max_cells:
             raise JaxstyleError(
                 "grid",
-                f"{count} cells are more than --max-cells {sweep.max_cells}; raise it or cut an axis",
+                f"{count} cells are more than --max-cells {sweep.max_cells}; raise it or shorten an axis",
             )
 
     measured = {tuple(table[axis] for axis in BALANCED_AXES): table for table in sweep.balance}
@@ -193,25 +193,25 @@ def cells(sweep: Sweep) -> tuple[Cell, ...]:
 
 
 def axes_of(cells: Iterable[Cell]) -> tuple[str, ...]:
-    """The axes of some cells: those of every run, and others on which one is not at the default."""
+    """The axes of some cells: those of every run, and optional ones on which a cell leaves the default."""
     cells = tuple(cells)
     defaults = settings.optional_axes().items()
     return settings.axes_with(a for a, (own,) in defaults if any(getattr(c, a) != own for c in cells))
 
 
 def terms_of(cells: Iterable[Cell]) -> tuple[str, ...]:
-    """The optional loss terms that some of `cells` has a weight for, by name."""
+    """Names of the optional loss terms that at least one of `cells` has a weight for."""
     given = {name for cell in cells for name, _ in cell.extra}
     return tuple(row.name for row in optional_terms() if row.weight in given)
 
 
 def balance_key(cell: Cell) -> tuple[str, ...]:
-    """What a cell's balance is measured for."""
+    """The cell's values on the axes that a balance is measured for."""
     return tuple(getattr(cell, axis) for axis in BALANCED_AXES)
 
 
 def needs_balance(sweep: Sweep, cell: Cell) -> bool:
-    """Whether a cell's numbers follow from a measured balance."""
+    """Whether a cell's weights depend on a measured balance."""
     return bool(cell.alpha_beta_given) or _wants_weights(sweep, cell)
 
 
@@ -220,7 +220,7 @@ def _wants_weights(sweep: Sweep, cell: Cell) -> bool:
 
 
 def _balanced(sweep: Sweep, cell: Cell, measured: Mapping[tuple[str, ...], Mapping[str, Any]]) -> Cell:
-    """`cell` with its relative ratio and balanced weights as numbers, as far as they have been measured."""
+    """`cell` with its relative ratio and balanced weights as numbers, where they have been measured."""
     changes: dict[str, Any] = {}
     table = measured.get(balance_key(cell))
     if (factor := multiple(cell.alpha_beta)) is not None:
@@ -234,14 +234,14 @@ def _balanced(sweep: Sweep, cell: Cell, measured: Mapping[tuple[str, ...], Mappi
 
 
 def seed_matters(sweep: Sweep, cell: Cell) -> bool:
-    """Whether a cell has any noise: without it every seed comes to the same picture."""
+    """Whether a cell starts with noise: without noise every seed gives the same picture."""
     return cell.init == "noise" and sweep.noise_std > 0
 
 
 def twins(sweep: Sweep, cells: Iterable[Cell]) -> dict[int, int]:
-    """For every cell without noise, the earlier one that differs from it in its seed alone, by their ids.
+    """Ids of twins: each cell without noise, mapped to an earlier one that differs from it only by seed.
 
-    They come to the same bytes, and one of them is computed for all.
+    Twins have the same result to the byte, so one of them is computed for all.
     """
     first: dict[Cell, int] = {}
     found: dict[int, int] = {}
@@ -256,7 +256,7 @@ def twins(sweep: Sweep, cells: Iterable[Cell]) -> dict[int, int]:
 
 @dataclass(frozen=True)
 class Program:
-    """What one compiled step is made for. Hashable: two equal programs share one compilation."""
+    """The properties of one compiled step. Hashable: two equal programs share one compilation."""
 
     height_px: int
     width_px: int
@@ -264,30 +264,30 @@ class Program:
     optimizer: str
     precision: str
     content_taps: tuple[str, ...]
-    """Layers that some cell's content loss uses, from the image downwards."""
+    """Layers that the content loss of at least one cell uses, from the image downwards."""
     style_taps: tuple[str, ...]
-    """Layers that some cell's style loss uses, from the image downwards."""
+    """Layers that the style loss of at least one cell uses, from the image downwards."""
     width: int
-    """Cells per launch."""
+    """Cells per launch and device."""
     canvas: bool = False
     """Whether cells may be smaller than (height_px, width_px), with zeros around them."""
     lbfgs_memory: int = 0
     """Pairs that L-BFGS remembers; 0 for other optimizers."""
     coarser: int = 0
-    """How many coarser stages a cell goes through first."""
+    """Number of coarser stages that a cell goes through first."""
     terms: tuple[str, ...] = ()
-    """The optional loss terms that some cell has a weight for."""
+    """The optional loss terms that at least one cell has a weight for."""
     own: tuple[tuple[str, float], ...] = ()
-    """What its optimizer has of its own, by name, but for `lbfgs_memory`."""
+    """The optimizer's own settings as `(name, value)`, except `lbfgs_memory`."""
 
     @property
     def shape(self) -> str:
-        """`HxW`, the name of its group in `results.h5`."""
+        """`HxW`, the name of the program's group in `results.h5`."""
         return f"{self.height_px}x{self.width_px}"
 
     @property
     def taps(self) -> tuple[str, ...]:
-        """Every layer it looks at, from the image downwards."""
+        """Every layer that its losses use, from the image downwards."""
         return layers.in_order((*self.content_taps, *self.style_taps, *self._term_taps))
 
     @property
@@ -296,12 +296,12 @@ class Program:
 
     @property
     def knows_canvases(self) -> bool:
-        """Whether its pooling and its terms leave out what is not inside an image on a canvas."""
+        """Whether its pooling and its terms ignore the part of a canvas that is outside the image."""
         return POOLINGS[self.pool].canvas and all(TERMS[name].canvas for name in self.terms)
 
     @property
     def optimizer_settings(self) -> dict[str, float]:
-        """Everything that its optimizer has of its own, by name."""
+        """All of its optimizer's own settings, by name."""
         own = {"lbfgs_memory": self.lbfgs_memory, **dict(self.own)}
         return {name: own[name] for name in OPTIMIZERS[self.optimizer].own}
 
@@ -311,31 +311,31 @@ class Program:
 
     @property
     def curves(self) -> int:
-        """How many numbers are kept of every step."""
+        """Number of values that are kept of every step."""
         terms = sum(TERMS[name].curve for name in self.terms)
         return len(LOSSES) + len(self.style_taps) + terms
 
     def record(self) -> dict[str, Any]:
-        """What fingerprints and the manifest have of it: younger fields only where they say something."""
+        """The program for fingerprints and the manifest: fields added later appear only if not empty."""
         return {k: v for k, v in asdict(self).items() if v or k not in ("terms", "own")}
 
     def stage(self, coarser: int) -> Program:
-        """The program of one stage: halved so many times, with no stages of its own."""
+        """The program of one stage: halved `coarser` times, with no stages of its own."""
         height, width = halved((self.height_px, self.width_px), coarser)
         return replace(self, height_px=height, width_px=width, coarser=0)
 
     @property
     def coarse_image_steps(self) -> float:
-        """What the coarser stages of one cell cost, in steps of the full size."""
+        """Cost of the coarser stages of one cell, in steps of the full size."""
         return COARSE_EVALUATIONS * self.coarse_flops / self.step_flops
 
     @property
     def coarse_flops(self) -> float:
-        """FLOPs of one evaluation in every coarser stage of one cell."""
+        """FLOPs of one cell for one evaluation in each of its coarser stages, added up."""
         return sum(self.stage(times).step_flops for times in range(1, self.coarser + 1))
 
     def cell_flops(self, steps: int) -> float:
-        """FLOPs of a cell from its first evaluation to that of the image after `steps` steps."""
+        """FLOPs of all stages of a cell, up to the evaluation of its image after `steps` steps."""
         return (steps + 1) * self.step_flops + COARSE_EVALUATIONS * self.coarse_flops
 
     @property
@@ -345,19 +345,19 @@ class Program:
         return layers.evaluation_flops(self.height_px, self.width_px, others, self.style_taps)
 
     def state_bytes(self) -> int:
-        """Bytes of the state that a launch carries from step to step: what a checkpoint holds."""
+        """Bytes of the state that a launch carries from step to step, which a checkpoint holds."""
         return self.width * (3 + self._state_images) * 4 * 3 * self.height_px * self.width_px
 
     def checkpoint_s(self, every: float) -> float:
-        """Seconds between checkpoints: `every`, or longer where writing would take more than its share."""
+        """Seconds between checkpoints: `every`, or more if writing them would exceed `CHECKPOINT_SHARE`."""
         return max(every, self.state_bytes() / NOMINAL_WRITE / CHECKPOINT_SHARE)
 
     def bytes_per_cell(self) -> int:
-        """About how many bytes of device memory one cell of a launch takes while it is optimised.
+        """Approximate bytes of device memory that one cell of a launch takes while it is optimised.
 
-        # 1.9 times the float32 activations. By XLA's account on a CPU, down to conv5_1, arguments and
-        # results included: 2.64, 2.03, 1.82 and 1.79 times at 64, 128, 256 and 512 px, 1.94 for the
-        # second cell of a launch at 256 px. The two images of Adam's state are in that.
+        # The estimate is 1.9 times the float32 activations. XLA reports on a CPU, down to conv5_1 and with
+        # arguments and results included: 2.64, 2.03, 1.82 and 1.79 times at 64, 128, 256 and 512 px, and
+        # 1.94 for the second cell of a launch at 256 px. These include the two images of Adam's state.
         """
         activations = 4 * layers.activation_floats(self.height_px, self.width_px, self.taps)
         images = self._state_images - 1 if self._state_images > 2 else 0
@@ -366,10 +366,10 @@ class Program:
 
 
 class Memory(NamedTuple):
-    """Bytes that a launch takes on a device: linear in its width."""
+    """Bytes that a launch takes on a device, as a linear function of its width."""
 
     fixed: int
-    """Weights, and what the convolutions work in."""
+    """Bytes of the weights, and of the convolutions' working memory."""
     per_cell: int
 
 
@@ -381,12 +381,12 @@ class Chunk:
     program: int
     """Index of the program in the plan."""
     cells: tuple[int, ...]
-    """Ids, ascending."""
+    """Ids of the cells, ascending."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a run will do, in order."""
+    """The complete work of a run, in order."""
 
     cells: tuple[Cell, ...]
     programs: tuple[Program, ...]
@@ -396,18 +396,18 @@ class Plan:
     trace_steps: tuple[int, ...]
     """The steps whose losses are kept."""
     twins: Mapping[int, int]
-    """By id, the cell of the same chunk whose result a cell shares instead of being computed (`twins`)."""
+    """Ids of cells that are not computed, each mapped to the cell in its chunk whose result it shares."""
 
     def computed(self, chunk: Chunk) -> tuple[int, ...]:
         """The cells of a chunk that are computed."""
         return tuple(cell for cell in chunk.cells if cell not in self.twins)
 
     def only(self, numbers: Iterable[int]) -> Plan:
-        """The part of the plan that the chunks of these numbers are."""
+        """The plan reduced to the chunks of these numbers."""
         return replace(self, chunks=tuple(self.chunks[number] for number in numbers))
 
     def assigned(self, programs: Mapping[int, Program]) -> Plan:
-        """The plan with other programs for some chunks, by their numbers."""
+        """The plan with other programs for some chunks, by chunk number."""
         every = [*self.programs, *dict.fromkeys(p for p in programs.values() if p not in self.programs)]
         chunks = (
             replace(c, program=every.index(programs[c.number])) if c.number in programs else c
@@ -416,7 +416,7 @@ class Plan:
         return replace(self, programs=tuple(every), chunks=tuple(chunks))
 
     def narrowed(self, numbers: Collection[int]) -> Plan:
-        """The plan with half the width for the chunks of these numbers, which are all of one program."""
+        """The plan with half the width for the chunks of these numbers, which must share one program."""
         (index,) = {self.chunks[number].program for number in numbers}
         narrower = replace(self.programs[index], width=self.programs[index].width // 2)
         return self.assigned(dict.fromkeys(numbers, narrower))
@@ -426,20 +426,20 @@ class Plan:
         return self.only((number,)).flops
 
     def shares(self, count: int, *, compile_flops: float = 0.0) -> list[list[int]]:
-        """The numbers of the chunks of each of `count` shares, ascending: every chunk is in one of them.
+        """Ascending chunk numbers of each of `count` shares; every chunk is in exactly one share.
 
-        The largest chunks are dealt first, each to the share that is done with it first.
+        The largest chunks are dealt first, each to the share that would finish it first.
 
         Args:
-            count: how many there are.
-            compile_flops: what compiling a program is worth, which a share does for its first chunk of it.
+            count: number of shares.
+            compile_flops: cost of compiling a program, which a share pays with its first chunk of it.
         """
         costs = {chunk.number: self.chunk_flops(chunk.number) for chunk in self.chunks}
         shares: list[list[int]] = [[] for _ in range(count)]
         programs: list[set[Program]] = [set() for _ in range(count)]
         loads = [0.0] * count
         for number in sorted(costs, key=lambda n: (-costs[n], n)):
-            # Whatever its width: who comes after a back-off is to be dealt the same.
+            # The width must not count: a process that starts after a back-off is to be dealt the same.
             program = replace(self.programs[self.chunks[number].program], width=1)
             extra = [0.0 if program in known else compile_flops for known in programs]
             first = min(range(count), key=lambda i: (loads[i] + extra[i], i))
@@ -450,7 +450,7 @@ class Plan:
 
     @property
     def image_steps(self) -> int:
-        """Steps of all computed cells together."""
+        """Total number of steps of all computed cells."""
         return self.steps[-1] * sum(len(self.computed(chunk)) for chunk in self.chunks)
 
     def _sum(self, of: Callable[[Program], float]) -> float:
@@ -458,20 +458,20 @@ class Plan:
 
     @property
     def coarse_image_steps(self) -> float:
-        """What the coarser stages of all computed cells cost, in steps of the full size."""
+        """Cost of the coarser stages of all computed cells, in steps of the full size."""
         return self._sum(lambda program: program.coarse_image_steps)
 
     @property
     def flops(self) -> float:
-        """FLOPs of all computed cells, coarser stages and the evaluation of the last image included."""
+        """FLOPs of all computed cells, including coarser stages and the evaluation of the last image."""
         return self._sum(lambda program: program.cell_flops(self.steps[-1]))
 
     def program_cells(self, index: int) -> int:
-        """How many cells the program at `index` has, twins among them."""
+        """Number of cells of the program at `index`, including twins."""
         return sum(len(chunk.cells) for chunk in self.chunks if chunk.program == index)
 
     def result_bytes(self) -> int:
-        """About how many bytes the chunks and `results.h5` take together."""
+        """Approximate bytes that the chunks and `results.h5` take together."""
         total = 0
         for chunk in self.chunks:
             program = self.programs[chunk.program]
@@ -482,7 +482,7 @@ class Plan:
 
 
 def to_record(plan: Plan) -> dict[str, Any]:
-    """The programs and chunks of `plan` in numbers and texts: what `from_record` reads."""
+    """The programs and chunks of `plan` as plain numbers and strings, for `from_record` to read."""
     return {
         "programs": [program.record() for program in plan.programs],
         "chunks": [{"program": chunk.program, "cells": _ranges(chunk.cells)} for chunk in plan.chunks],
@@ -490,10 +490,10 @@ def to_record(plan: Plan) -> dict[str, Any]:
 
 
 def from_record(sweep: Sweep, cells: Sequence[Cell], record: Mapping[str, Any]) -> Plan:
-    """The plan of an earlier run of `sweep`: of all of `cells`, or of the first ones.
+    """The plan of an earlier run of `sweep`, for all of `cells` or for the first of them.
 
     Raises:
-        KeyError, TypeError, ValueError: for what is no record of a plan, or not one of `cells`.
+        KeyError, TypeError, ValueError: if `record` is not a record of a plan, or not of these cells.
     """
     rows: list[dict[str, Any]] = [
         {key: _tuples(value) for key, value in program.items()} for program in record["programs"]
@@ -505,7 +505,7 @@ def from_record(sweep: Sweep, cells: Sequence[Cell], record: Mapping[str, Any]) 
     )
     planned = sorted(i for chunk in chunks for i in chunk.cells)
     if not planned or planned != list(range(len(planned))) or len(planned) > len(cells):
-        raise ValueError("its chunks are not those of the cells of its spec")
+        raise ValueError("its chunks do not match the cells of its spec")
     if any(not 0 <= chunk.program < len(programs) for chunk in chunks):
         raise ValueError("a chunk has no program")
     return _plan(sweep, cells[: len(planned)], programs, chunks)
@@ -535,14 +535,14 @@ def _plan(
         chunks=tuple(chunks),
         steps=sweep.steps,
         trace_steps=trace_steps(sweep.steps[-1], sweep.trace_every),
-        # In each chunk by itself, for it depends on no other one: whatever cut the chunks, an extension or
-        # an earlier version, every cell is computed or has its twin beside it.
+        # Twins are found within each chunk, because a chunk depends on no other. Even if an extension or an
+        # earlier version cut the chunks, every cell is computed or has its twin in its own chunk.
         twins={i: of for c in chunks for i, of in twins(sweep, (cells[j] for j in c.cells)).items()},
     )
 
 
 def trace_steps(last: int, every: int) -> tuple[int, ...]:
-    """Every `every`-th step from 0, and always the last."""
+    """Every `every`-th step from 0, and always the last one."""
     return (*range(0, last, every), last)
 
 
@@ -561,10 +561,11 @@ def plan(
     Args:
         sweep: a resolved sweep.
         cells: its cells.
-        shapes: (height, width) in px of the target image of every content.
-        platform: `cpu`, `gpu` or `tpu`; decides the nominal rate chunks are cut by.
-        choose_width: cells per launch, from a program of width 1 and the cells that it has.
-        fits: whether the device has the memory for one cell of a program; no canvas is made where not.
+        shapes: (height, width) in px of every content at its target size, by path.
+        platform: `cpu`, `gpu` or `tpu`; decides the nominal rate for cutting chunks.
+        choose_width: cells per launch, from a program of width 1 and the number of its cells.
+        fits: whether the device has the memory for one cell of a program; canvases that do not fit are
+            never made.
         before: the plan of the first of `cells`, which is kept; the others are planned after it.
     """
     programs: list[Program] = list(before.programs) if before else []
@@ -590,8 +591,8 @@ def plan(
 def _templates(sweep: Sweep, cells: Iterable[Cell]) -> Iterator[tuple[Program, list[Cell]]]:
     """Programs of no shape yet and of width 1, each with its cells: one, or one for every depth.
 
-    The taps are those of the whole run, so that a cell's program does not depend on which of its
-    neighbours have its shape; so are the optional terms.
+    The taps and the optional terms are those of the whole run, so that a cell's program does not depend
+    on which of its neighbours have its shape.
     """
     by_depth: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -662,14 +663,14 @@ def _cut(
     most: int,
     together: int,
 ) -> Iterator[list[int]]:
-    """Cells cut into chunks; twins go where the one goes that is computed for them.
+    """Cells cut into chunks; twins go into the chunk of the cell that is computed for them.
 
     Args:
-        cells: their ids.
-        shared: of a cell, the one whose twin it is.
-        width: what the cells that are computed in a chunk come in multiples of.
-        least, most: cells that are computed in a chunk: `CHUNK_SHARE` of those left, within these.
-        together: cells in a chunk, at most; more twins of one are computed once more.
+        cells: ids of the cells.
+        shared: for each twin, the cell whose result it shares.
+        width: the number of computed cells of a chunk is a multiple of this.
+        least, most: bounds of that number, which otherwise is one in `CHUNK_SHARE` of the cells left.
+        together: the most cells in a chunk; a cell with more twins is computed once more for the rest.
     """
     groups: dict[int, list[int]] = {}
     for cell in cells:
@@ -698,18 +699,18 @@ Group = tuple[tuple[int, int], ...]
 
 
 class Frame(NamedTuple):
-    """What cells of one or several shapes are computed in."""
+    """The common shape in which cells of one or several shapes are computed."""
 
     height_px: int
     width_px: int
     canvas: bool
-    """Whether it is larger than some of them."""
+    """Whether it may be larger than the images of some of its cells."""
     coarser: int = 0
-    """How many coarser stages they go through first."""
+    """Number of coarser stages that these cells go through first."""
 
 
 def canvas_of(shapes: Iterable[tuple[int, int]], multiple_px: int) -> tuple[int, int]:
-    """The smallest (height, width) in multiples of `multiple_px` that holds every one of `shapes`."""
+    """The smallest (height, width) in multiples of `multiple_px` that holds all of `shapes`."""
     heights, widths = zip(*shapes, strict=True)
     return -(-max(heights) // multiple_px) * multiple_px, -(-max(widths) // multiple_px) * multiple_px
 
@@ -721,16 +722,17 @@ def _frames(
     coarser: int,
     canvases: bool,
 ) -> dict[tuple[int, int], Frame]:
-    """The frame of every shape: its own, or a canvas that it shares where that is predicted to pay.
+    """The frame of every shape: its own, or a shared canvas where that is predicted to be faster.
 
-    Starting with every shape for itself, the two groups go together that save the most, as long as any
-    do: a compilation and half-empty launches on one side, wasted pixels on the other.
+    Every shape starts as a group of its own. The two groups whose merging saves the most time are merged,
+    again and again while that saves any: merging saves a compilation and half-empty launches, and costs
+    wasted pixels.
 
     Args:
-        counts: cells of each shape.
-        seconds: the predicted time of the cells of a frame, its compilation included.
-        coarser: the stages that they all have beside the full size.
-        canvases: whether shapes may share at all.
+        counts: number of cells of each shape.
+        seconds: the predicted time of a frame with so many cells, including its compilation.
+        coarser: number of coarser stages, which all shapes have in common.
+        canvases: whether shapes may share a canvas at all.
     """
 
     def frame(group: Group) -> Frame:
@@ -770,34 +772,34 @@ def _frames(
 def _framed(
     template: Program, frame: Frame, cells: int, choose_width: Callable[[Program, int], int]
 ) -> Program:
-    """`template` at a frame, its width chosen for so many cells."""
+    """`template` in a frame, with its width chosen for `cells` cells."""
     program = replace(template, **frame._asdict())
     return replace(program, width=choose_width(program, cells))
 
 
 def _program_seconds(program: Program, cells: int, sweep: Sweep, platform: str) -> float:
-    """The predicted time of a program and its cells; a launch that is not full takes as long."""
+    """Predicted seconds of a program and its cells; a partly filled launch takes as long as a full one."""
     launches = -(-cells // program.width)
     flops = launches * program.width * program.cell_flops(sweep.steps[-1])
     return COMPILE_SECONDS[platform] * (1 + program.coarser) + flops / NOMINAL_FLOPS[platform]
 
 
 def _launch_seconds(program: Program, sweep: Sweep, platform: str) -> float:
-    """What a launch should take."""
+    """Predicted seconds of one launch, without compilation."""
     return program.width * program.cell_flops(sweep.steps[-1]) / NOMINAL_FLOPS[platform]
 
 
 def _launch_bytes(program: Program, sweep: Sweep) -> int:
-    """What a launch's images and curves hold on the host."""
+    """Bytes on the host of the images and curves of a launch."""
     return program.width * _cell_bytes(program, sweep)
 
 
 def _chunk_cells_by_size(program: Program, sweep: Sweep) -> int:
-    """Cells whose images and curves fit `CHUNK_BYTES`."""
+    """Number of cells whose images and curves fit into `CHUNK_BYTES`."""
     return max(1, CHUNK_BYTES // _cell_bytes(program, sweep))
 
 
 def _cell_bytes(program: Program, sweep: Sweep) -> int:
-    """What one cell holds on the host while its chunk is computed."""
+    """Bytes on the host of the images and curves of one cell while its chunk is computed."""
     pixels = program.height_px * program.width_px * 3 * (1 + 4) * len(sweep.steps)
     return pixels + 4 * (sweep.steps[-1] + 1) * program.curves

@@ -1,11 +1,11 @@
-"""Images at the edge of the program: decoded, resized, shifted into the network's space, encoded.
+"""Images at the boundary of the program: decoding, resizing, conversion to the network's space, encoding.
 
-The only file that knows pixel ranges, channel means and channel order; how files hold a picture is known to
-`containers`, how they label its colours to `colour`. Outside the network an image
-is RGB, 0 to 255, (h, w, 3): uint8 as decoded or saved, float32 and not clamped while it is
-optimised. Inside it is BGR minus the mean pixel of VGG19's training set.
+Only this file knows pixel ranges, channel means and channel order; `containers` knows how files hold a
+picture, and `colour` how they label its colours. Outside the network an image is RGB, 0 to 255, (h, w, 3):
+uint8 as decoded or saved, float32 and not clamped while it is optimised. Inside the network it is BGR minus
+the mean pixel of VGG19's training set.
 
-Nothing here needs JAX; `to_network` and `mean_image` also take and give JAX arrays.
+Nothing here needs JAX; `to_network` also takes and returns JAX arrays.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from jaxstyle.grid import Cell
 from jaxstyle.settings import MIN_EDGE_PX, Sweep
 from jaxstyle.values import parse_size
 
-# Pillow logs some of what it also raises; without a handler Python prints that on stderr.
+# Pillow logs some of the errors that it also raises; without a handler, Python prints them on stderr.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 MEAN_RGB = np.array([123.68, 116.779, 103.939], np.float32)
-"""The mean pixel, R, G, B: the network's zero."""
+"""The mean pixel as R, G, B, which is the network's zero."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
-"""The decoders that may see a file; Pillow's others start programs or parse documents."""
+"""The Pillow decoders that may see a file; some of the others start programs or parse documents."""
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"GIF8")
-"""How their files begin."""
+"""The first bytes of files in these formats."""
 MAX_FILE_BYTES = 512 * 2**20
 MAX_PIXELS = 64 * 2**20
 
@@ -59,7 +59,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What puts an image upright, by its EXIF orientation."""
+"""The operation that turns an image upright, by its EXIF orientation."""
 
 _DECODE_ERRORS = (
     OSError,
@@ -75,7 +75,7 @@ _DECODE_ERRORS = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
-"""What Pillow 12 and 13 raise for damaged files."""
+"""Exceptions that Pillow 12 and 13 raise for damaged files."""
 
 
 @dataclass(frozen=True)
@@ -84,18 +84,18 @@ class Picture:
 
     pixels: UInt8[np.ndarray, "h w 3"]
     sha256: str
-    """Of the file."""
+    """SHA-256 of the file."""
     notes: tuple[str, ...] = ()
-    """What was done to it that a user might not expect."""
+    """Notes on changes to the picture that a user might not expect."""
 
 
 def to_network(image: Float[Any, "h w 3"]) -> Float[Any, "h w 3"]:
-    """RGB pixels, 0 to 255, as VGG19 sees them: minus the mean pixel, channels in BGR order."""
+    """RGB pixels, 0 to 255, converted to VGG19's input: minus the mean pixel, channels in BGR order."""
     return (image - MEAN_RGB)[..., ::-1]
 
 
 def mean_image(height_px: int, width_px: int) -> Float[np.ndarray, "h w 3"]:
-    """The image that is zero to the network, which a noise start is centred on."""
+    """The image that is zero to the network, on which a noise start is centred."""
     return np.broadcast_to(MEAN_RGB, (height_px, width_px, 3)).astype(np.float32)
 
 
@@ -104,7 +104,7 @@ def mean_image(height_px: int, width_px: int) -> Float[np.ndarray, "h w 3"]:
 
 def _read_bytes(path: str) -> bytes:
     try:
-        status = os.stat(path)  # before opening: a FIFO would block for ever
+        status = os.stat(path)  # comes before opening, because a FIFO would block for ever
         if stat.S_ISDIR(status.st_mode):
             raise JaxstyleError(path, "is a directory; give an image file")
         if not stat.S_ISREG(status.st_mode):
@@ -121,14 +121,14 @@ def _read_bytes(path: str) -> bytes:
 
 
 _ONE_AT_A_TIME = threading.RLock()
-"""Held by who decodes: filters of warnings and handlers of libtiff are the whole process's."""
+"""Lock held while decoding, because warning filters and libtiff's handlers belong to the whole process."""
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """A while in which decoders say nothing on stderr: what is wrong with a file, they raise as well.
+    """Silence what decoders print on stderr; anything wrong with a file they raise as well.
 
-    One thread at a time. What other threads say on stderr is heard.
+    Only one thread at a time can be in this context. What other threads print on stderr still appears.
     """
     with _ONE_AT_A_TIME, warnings.catch_warnings(), contextlib.ExitStack() as stack:
         warnings.simplefilter("ignore")
@@ -140,12 +140,12 @@ def _quiet() -> Iterator[None]:
 
 @functools.cache
 def _libtiff_setters() -> tuple[Callable[[int | None], int | None], ...]:
-    """Setters of libtiff's handlers of errors and of warnings, which print; each gives the one before.
+    """Setters of libtiff's handlers for errors and warnings, which print; each returns the previous one.
 
-    Empty where Pillow was built with a libtiff whose names cannot be looked up.
+    The result is empty if Pillow was built with a libtiff whose names cannot be looked up.
     """
     try:
-        library = ctypes.CDLL(_imaging.__file__)  # looks names up in all that it is linked with
+        library = ctypes.CDLL(_imaging.__file__)  # finds names in all the libraries it is linked with
         setters = (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler)
     except (OSError, AttributeError):
         return ()
@@ -155,14 +155,14 @@ def _libtiff_setters() -> tuple[Callable[[int | None], int | None], ...]:
 
 
 def _open(path: str, data: bytes) -> tuple[Image.Image, bool]:
-    """The image, its pixels decoded, and whether the file has 16 bits for each channel of them."""
+    """The image with its pixels decoded, and whether the file has 16 bits per channel."""
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     if (frames := getattr(image, "n_frames", 1)) != 1:
         raise JaxstyleError(path, f"holds {frames} frames; save one of them as an image of its own")
     check_edges(path, image.height, image.width)
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(path, image.width * image.height)
-    raw = " ".join(str(tile[3]) for tile in image.tile)  # such as RGB;16B; BGR;16 is 16 for all of them
+    raw = " ".join(str(tile[3]) for tile in image.tile)  # such as RGB;16B; BGR;16 has 16 bits per pixel
     kinds = {"F": "floating-point", "I": "32-bit"}
     if kind := "12-bit" if "I;12" in raw else kinds.get(image.mode):
         raise JaxstyleError(path, f"has {kind} pixels of unknown range; save it with 8 or 16 bits")
@@ -171,7 +171,7 @@ def _open(path: str, data: bytes) -> tuple[Image.Image, bool]:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """The upper 8 of 16 bits: all that Pillow keeps of several channels, and made so here of one."""
+    """`image` with the upper 8 of its 16 bits: Pillow keeps only those of RGB, so grey is made the same."""
     info = image.info
     if image.mode.startswith("I;16"):
         # Pillow's own conversion to 8 bits clips at 255 instead of scaling.
@@ -192,11 +192,11 @@ def check_edges(what: str, height_px: int, width_px: int) -> None:
     if min(height_px, width_px) < MIN_EDGE_PX:
         size = f"{width_px}x{height_px}"
         why = f"{size} px is too small; both edges need {MIN_EDGE_PX} px"
-        raise JaxstyleError(what, f"{why}: give a larger or a less narrow image")
+        raise JaxstyleError(what, f"{why}: give a larger or less narrow image")
 
 
 def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
-    """`image` turned as its EXIF orientation says, where that can be read and means anything."""
+    """`image` turned as its EXIF orientation says, if that can be read and has a meaning."""
     try:
         orientation = image.getexif().get(0x0112, 1)
     except _DECODE_ERRORS:
@@ -211,7 +211,7 @@ def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
 
 
 def _is_adobe_rgb(image: Image.Image) -> bool:
-    """Whether a camera says so in its own way, R03 (DCF 2.0), which may outlive the colours it is of."""
+    """Whether EXIF declares Adobe RGB as R03 (DCF 2.0), which may be left over after a conversion."""
     try:
         return image.getexif().get_ifd(ExifTags.IFD.Interop).get(1) == "R03"
     except _DECODE_ERRORS:
@@ -235,22 +235,22 @@ def _to_rgb(path: str, data: bytes, notes: list[str]) -> Image.Image:
 def _finished(
     path: str, image: Image.Image, deep: bool, labels: colour.Labels, is_bmp: bool, notes: list[str]
 ) -> Image.Image:
-    """A decoded, upright image as RGB of 8 bits: its colours sRGB, its transparent parts on white."""
+    """A decoded, upright image as 8-bit RGB, its colours in sRGB and its transparent parts on white."""
     if deep:
         notes.append("reduced from 16 to 8 bits")
     image, alpha = _split(image, deep)
     if alpha is not None:
         least, most = alpha.getextrema()
         if is_bmp and most == 0:
-            # Most programs leave that byte of a BMP unused, whatever its header says.
-            notes.append("its alpha, 0 throughout, is ignored")
+            # Most programs leave a BMP's alpha byte unused, whatever the header says.
+            notes.append("its alpha channel is 0 throughout and is ignored")
             alpha = None
         elif most == 0:
             raise JaxstyleError(path, "is fully transparent; give an image with something to see in it")
         elif least == 255:
             alpha = None
         else:
-            notes.append("its transparent parts laid on white")
+            notes.append("its transparent parts are laid on white")
     image = colour.to_srgb(image, labels, notes)
     if image.mode.startswith("I;16"):
         image = _to_8_bits(image)
@@ -265,7 +265,7 @@ def _finished(
 
 
 def _split(image: Image.Image, deep: bool) -> tuple[Image.Image, Image.Image | None]:
-    """An image's colours, of mode L, I;16, RGB or one of other colours (CMYK, LAB), and its alpha."""
+    """An image's colours, in mode L, I;16, RGB or that of another space (CMYK, LAB), and its alpha."""
     alpha = None
     if image.has_transparency_data:
         both = (_to_8_bits(image) if deep else image).convert("RGBA")
@@ -282,10 +282,10 @@ def _split(image: Image.Image, deep: bool) -> tuple[Image.Image, Image.Image | N
 
 
 def read(path: str) -> Picture:
-    """Decode an image file to RGB, 8 bits.
+    """Decode an image file to 8-bit RGB.
 
-    Orientation from EXIF is applied, transparency laid on white, the upper 8 of 16 bits are kept, other
-    colour spaces converted to sRGB; `Picture.notes` says when.
+    The EXIF orientation is applied, transparent parts are laid on white, the upper 8 of 16 bits are kept,
+    and other colour spaces are converted to sRGB; `Picture.notes` tells which of these was done.
 
     Raises:
         JaxstyleError: for anything but one readable, reasonably sized still image.
@@ -300,27 +300,27 @@ def read(path: str) -> Picture:
     except UnidentifiedImageError:
         kind = containers.kind_of(path, data)
         if not kind and data.startswith(_SIGNATURES):
-            raise JaxstyleError(path, "is damaged or cut short; save it anew") from None
-        what = f"is {kind}, which is not" if kind else "is not"
+            raise JaxstyleError(path, "is damaged or cut short; save it again") from None
+        what = f"is {kind}, which is not" if kind else "is not an image"
         kinds = ", ".join(FORMATS)
-        raise JaxstyleError(path, f"{what} an image of a known kind; save it as one of {kinds}") from None
+        raise JaxstyleError(path, f"{what} in a supported format; save it as one of {kinds}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         count = re.search(r"\d+", str(error))
         raise _too_large(path, count[0] if count else "too many") from None
     except MemoryError:
-        raise JaxstyleError(path, "needs more memory than there is; make it smaller first") from None
+        raise JaxstyleError(path, "needs more memory than is available; make it smaller first") from None
     except _DECODE_ERRORS as error:
-        raise JaxstyleError(path, f"is damaged or cut short; save it anew: {error}") from None
+        raise JaxstyleError(path, f"is damaged or cut short; save it again: {error}") from None
     return Picture(np.asarray(image), hashlib.sha256(data).hexdigest(), tuple(notes))
 
 
 def from_memory(what: str, value: Any) -> UInt8[np.ndarray, "h w 3"]:
-    """The pixels of an image that is no file, as `read` would give them of one.
+    """The pixels of an image in memory, converted as `read` converts those of a file.
 
     Args:
-        what: it is called in errors.
-        value: a PIL image of one frame, or an array of NumPy or JAX: uint8, 0 to 255, of shape (h, w) or
-            (h, w, 1) if grey, (h, w, 3) if RGB, (h, w, 4) if RGB and alpha.
+        what: name of the image in errors.
+        value: a PIL image of one frame, or a NumPy or JAX array: uint8, 0 to 255, of shape (h, w) or
+            (h, w, 1) if grey, (h, w, 3) if RGB, (h, w, 4) if RGB with alpha.
 
     Raises:
         JaxstyleError: for anything else.
@@ -334,7 +334,7 @@ def from_memory(what: str, value: Any) -> UInt8[np.ndarray, "h w 3"]:
             TypeError,
             ValueError,
             RuntimeError,
-        ) as error:  # a tracer of JAX, or one that was given away
+        ) as error:  # such as for a JAX tracer, or for a JAX array that was donated
             raise JaxstyleError(what, f"has no pixels that can be read: {error}") from None
         channels = 1 if array.ndim == 2 else array.shape[2] if array.ndim == 3 else 0
         if array.dtype != np.uint8 or channels not in (1, 3, 4) or not array.size:
@@ -355,14 +355,14 @@ def from_memory(what: str, value: Any) -> UInt8[np.ndarray, "h w 3"]:
     except JaxstyleError:
         raise
     except _DECODE_ERRORS as error:
-        raise JaxstyleError(what, f"cannot be taken: {error}; convert it to RGB first") from None
+        raise JaxstyleError(what, f"cannot be converted: {error}; convert it to RGB first") from None
 
 
 # --- sizes ----------------------------------------------------------------------------------------
 
 
 def target_shape(size: int | tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]:
-    """(h, w) of an image of `shape` once resized to `size`: a longest edge, or an exact (w, h)."""
+    """(h, w) in px of an image of `shape` after resizing to `size`: a longest edge, or an exact (w, h)."""
     if not isinstance(size, int):
         return size[1], size[0]
     longest = max(shape)
@@ -371,9 +371,9 @@ def target_shape(size: int | tuple[int, int], shape: tuple[int, int]) -> tuple[i
 
 
 def resize(pixels: UInt8[np.ndarray, "h w 3"], size: int | tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """`pixels` at `size`: a longest edge in px, or (w, h) filled and cropped about the centre.
+    """`pixels` at `size`: a longest edge in px, or (w, h) to fill, with the rest cropped about the centre.
 
-    LANCZOS in 8-bit sRGB; an image that already has its target size is returned as it is.
+    The filter is LANCZOS in 8-bit sRGB. An image that already has its target size is returned unchanged.
     """
     h, w = target_shape(size, pixels.shape[:2])
     if not isinstance(size, int):
@@ -384,7 +384,7 @@ def resize(pixels: UInt8[np.ndarray, "h w 3"], size: int | tuple[int, int]) -> U
 
 
 def fit(pixels: UInt8[np.ndarray, "h w 3"], height_px: int, width_px: int) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """`pixels` scaled to fill exactly `height_px` x `width_px` and cropped about the centre."""
+    """`pixels` scaled to fill `height_px` x `width_px` exactly, and cropped about the centre."""
     if (height_px, width_px) == pixels.shape[:2]:
         return pixels
     fitted = ImageOps.fit(
@@ -399,7 +399,7 @@ def fit(pixels: UInt8[np.ndarray, "h w 3"], height_px: int, width_px: int) -> UI
 def halved(pixels: UInt8[np.ndarray, "h w 3"], times: int) -> UInt8[np.ndarray, "h2 w2 3"]:
     """`pixels` at the size of a coarser stage (`grid.halved`), by LANCZOS in 8-bit sRGB.
 
-    Never smaller than the network can take: an image that would be is halved less often.
+    An image is halved less often if it would otherwise become too small for the network.
     """
     while min(grid.halved((pixels.shape[0], pixels.shape[1]), times)) < MIN_EDGE_PX:
         times -= 1
@@ -413,15 +413,15 @@ def halved(pixels: UInt8[np.ndarray, "h w 3"], times: int) -> UInt8[np.ndarray, 
 
 
 class Pictures:
-    """Every image file of a sweep, read once, checked, and brought to the sizes it is used at.
+    """All images of a sweep, each read once, checked, and resized to the sizes at which it is used.
 
     Args:
-        sweep: resolved.
+        sweep: a resolved sweep.
         cells: its cells.
-        in_memory: pixels that are no files, by the absolute path that stands for them.
+        in_memory: pixels of images without a file, by the absolute path that stands for each.
 
     Raises:
-        JaxstyleError: for a file that cannot be used, is too small, or is not the one of `digests`.
+        JaxstyleError: for a file that cannot be used, is too small, or does not match `sweep.digests`.
     """
 
     def __init__(
@@ -434,15 +434,15 @@ class Pictures:
         self._in_memory = in_memory or {}
         size = parse_size(sweep.size)
         self.longest_px = size if isinstance(size, int) else max(size)
-        """The longest edge of a content's target size."""
+        """The longest edge of a content's target size, in px."""
         self.style_size_px = sweep.style_size or self.longest_px
-        """The longest edge of a style's."""
+        """The longest edge of a style's target size, in px."""
         self.sha256: dict[str, str] = {}
-        """Of every file, by path."""
+        """SHA-256 of every file, or of the pixels of an image without a file, by path."""
         self.pixels_sha256: dict[str, str] = {}
-        """Of every image's pixels as they were decoded, by path."""
+        """SHA-256 of every image's pixels as decoded, by path."""
         self.notes: dict[str, tuple[str, ...]] = {}
-        """What was done to a file that a user might not expect, by path."""
+        """Notes on changes to an image that a user might not expect, by path."""
         self.content: dict[str, UInt8[np.ndarray, "h w 3"]] = {}
         """Every content at its target size, by path."""
         self.style: dict[str, UInt8[np.ndarray, "h w 3"]] = {}
@@ -489,15 +489,15 @@ class Pictures:
         return self.content[cell.content].shape[:2]
 
     def fitted(self, path: str, shape: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-        """A style or a start that some cell of `shape` needs, fitted to it."""
+        """A style or start image fitted to `shape`, for cells of that shape."""
         return self._starts[path, shape]
 
     def start(self, cell: Cell, coarser: int = 0) -> Float[np.ndarray, "h w 3"]:
-        """The image a cell starts from, before noise: for a noise start, the mean pixel everywhere.
+        """The image that a cell starts from, before noise: for a noise start, the mean pixel everywhere.
 
         Args:
-            cell: which one.
-            coarser: by how many halvings the stage that it starts in is coarser than the full size.
+            cell: the cell.
+            coarser: number of halvings by which its first stage is coarser than the full size.
         """
         if cell.init == "noise":
             return mean_image(*grid.halved(self.shape(cell), coarser))
@@ -521,12 +521,12 @@ def check_digest(path: str, sha256: str, expected: str | None) -> None:
 
 
 def to_uint8(image: Float[np.ndarray, "*n h w 3"]) -> UInt8[np.ndarray, "*n h w 3"]:
-    """Pixels as they are saved: rounded half to even, then clipped to 0 to 255."""
+    """Pixels as they are saved: rounded half to even, then clipped to the range 0 to 255."""
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
 def png_bytes(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    """The PNG file of `pixels`."""
+    """The bytes of a PNG file of `pixels`."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
@@ -538,11 +538,11 @@ SAVED: dict[str, dict[str, Any]] = {
     ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
     ".webp": {"format": "WEBP", "quality": 95},
 }
-"""How a picture is saved, by the end of its file's name."""
+"""Pillow's options for saving a picture, by the suffix of its file name."""
 
 
 def file_bytes(pixels: UInt8[np.ndarray, "h w 3"], suffix: str) -> bytes:
-    """The file of `pixels` whose name ends in `suffix`, one of `SAVED`."""
+    """The bytes of an image file of `pixels` with a suffix among `SAVED`."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, **SAVED[suffix.lower()])
     return buffer.getvalue()

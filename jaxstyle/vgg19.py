@@ -1,12 +1,12 @@
-"""VGG19's convolutions as a Flax module, cut off below the deepest layer that is wanted.
+"""VGG19's convolutions as a Flax module, cut off after the deepest layer that is needed.
 
 The engine never sees the module: `bind` splits it once into its parameters, an ordinary pytree that
 travels as an *argument* of every compiled program, and a pure `features(params, image, extent)`.
 
 The input is one image in the network's own space (`images.to_network`): BGR, mean-subtracted. It may
-lie in the upper left corner of a *canvas* larger than itself. With zeros outside it after every layer,
-each convolution sees what its padding would show it, so that the activations are those of the image
-alone, bordered by zeros.
+lie in the upper left corner of a *canvas* larger than itself. Everything outside the image is set to zero
+after every layer, just as padding would be, so that the activations are those of the image alone, bordered
+by zeros.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jaxstyle import layers
 from jaxstyle.conv import ARITHMETIC, Kernel, conv_relu, prepare
 
 Params = Any
-"""The module's parameters as a pytree: what `Bound.params` holds and `Bound.features` takes."""
+"""The module's parameters as a pytree, which `Bound.params` holds and `Bound.features` takes."""
 
 Extent = Int[Array | np.ndarray, "2"]
 """(height, width) in px of the image on its canvas."""
@@ -32,8 +32,8 @@ Pool = Callable[[Float[Array, "h w c"]], Float[Array, "h2 w2 c"]]
 """A pooling: half the height and half the width, odd edges dropped."""
 
 Features = Callable[[Params, Float[Array, "h w 3"], Extent | None], dict[str, Float[Array, "_h _w _c"]]]
-"""`features(params, image, extent)`: the activation after the ReLU of every tap, by layer name. Without
-an extent the image is as large as its array."""
+"""`features(params, image, extent)`: the activations after the ReLU at every tap, by layer name. Without
+an extent the image fills its array."""
 
 
 class ConvReLU(nnx.Module):
@@ -41,8 +41,8 @@ class ConvReLU(nnx.Module):
 
     Args:
         kernel: HWIO, float32.
-        bias: a number per channel.
-        winograd: hold the kernel transformed for Winograd's algorithm (`conv.prepare`).
+        bias: one number per output channel.
+        winograd: whether to hold the kernel transformed for Winograd's algorithm (`conv.prepare`).
         precision: a key of `conv.ARITHMETIC`.
     """
 
@@ -71,8 +71,8 @@ class VGG19(nnx.Module):
         pool: between the blocks.
         winograd: run every layer but the first by Winograd's algorithm. The first has three channels
             to sum over, and the linear maps would cost more than the products they save.
-        precision: a key of `conv.ARITHMETIC`. In `bf16` the activations are bfloat16 too, but for
-            Winograd's algorithm, whose linear maps work on float32 and round only what they multiply.
+        precision: a key of `conv.ARITHMETIC`. In `bf16` the activations are bfloat16 too, except with
+            Winograd's algorithm, whose linear maps work in float32 and round only the factors of products.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class VGG19(nnx.Module):
 
 
 def within(shape: tuple[int, ...], extent: Extent) -> Bool[Array, "h w 1"]:
-    """Which positions of a canvas of `shape` belong to the image."""
+    """Mask of the positions of a canvas of `shape` that belong to the image."""
     down, across = (jnp.arange(n, dtype=jnp.int32) < extent[axis] for axis, n in enumerate(shape))
     return (down[:, None] & across[None, :])[..., None]
 
@@ -139,7 +139,7 @@ def bind(
     winograd: bool = False,
     precision: str = "f32",
 ) -> Bound:
-    """The network of `weights` cut at the deepest of `taps`, split into parameters and function."""
+    """The network of `weights`, cut off after the deepest of `taps`, split into parameters and function."""
     network = VGG19(weights, taps=taps, pool=pool, winograd=winograd, precision=precision)
     graph, params = nnx.split(network)
 

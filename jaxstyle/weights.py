@@ -1,12 +1,12 @@
-"""VGG19's weights from an HDF5 file, trusted no further than its bytes can be checked.
+"""VGG19's weights, read from an HDF5 file of which nothing is trusted unchecked.
 
-Two layouts are read:
+Two layouts are supported:
 
 * *converted*, made by `scripts/convert_weights.py` and packaged as `vgg19.h5`: a group per layer,
   `/conv4_2`, with `indices` uint8 (3, 3, i, o), `codebook` float32 (256,) and `bias` float32 (o,);
-  the kernel is `codebook[indices]`. The float32 form of the same has `kernel` in place of both.
-  A layer of a converted file may also have `mean_avg` and `mean_max` float32 (o,): every filter's mean
-  activation over a stated set of images, with that pooling, which the normalised network is made from.
+  the kernel is `codebook[indices]`. The float32 form of this layout has `kernel` in place of both.
+  A layer of a converted file may also have `mean_avg` and `mean_max` float32 (o,): the mean activation of
+  every filter over a stated set of images with that pooling, which the normalised network is made from.
 * *Keras'* `vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5`: `/block4_conv2/block4_conv2_W_1:0` and
   `…_b_1:0`, or in its newer form `/block4_conv2/block4_conv2/kernel:0` and `bias:0`.
 
@@ -37,14 +37,14 @@ from jaxstyle.errors import JaxstyleError
 from jaxstyle.settings import PACKAGE
 
 PACKAGED_SHA256 = "2f8f319767b0df90e5d1b7236f3c6073b18f8407a14e219b24be5a463b1577ea"
-"""Of `weights/vgg19.h5` as committed."""
+"""The SHA-256 of `weights/vgg19.h5` as committed."""
 KERAS_MD5 = "253f8cb515780f3b799900260a226db6"
-"""The published digest of Keras' notop file."""
+"""The published MD5 of Keras' notop file."""
 MAX_FILE_BYTES = 256 * 2**20
 MAX_PIECES = 4096
-"""Chunks of one HDF5 dataset; HDF5's own defaults make some 300 of the largest kernel."""
+"""The most chunks of one HDF5 dataset; HDF5's own defaults give the largest kernel some 300."""
 FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32)
-"""What the values of a file may be packed by, each at most once."""
+"""The HDF5 filters that values may be packed with, each at most once."""
 _HDF5_ERRORS = (
     OSError,
     KeyError,
@@ -55,7 +55,7 @@ _HDF5_ERRORS = (
     OverflowError,
     zlib.error,
 )
-"""What h5py and zlib raise for damaged files."""
+"""Exceptions that h5py and zlib raise for damaged files."""
 DEAD = 0.01
 """A filter is dead if its mean activation is below this part of its layer's median."""
 MEND = "scripts/convert_weights.py makes a file that fits"
@@ -63,10 +63,10 @@ MEND = "scripts/convert_weights.py makes a file that fits"
 
 @dataclass(frozen=True)
 class Weights:
-    """The layers of VGG19 that a run needs, and the file they came from."""
+    """The layers of VGG19 that a run needs, and the file that they came from."""
 
     layers: dict[str, tuple[Float[np.ndarray, "3 3 i o"], Float[np.ndarray, " o"]]]
-    """(kernel, bias) by name, kernels in HWIO."""
+    """(kernel, bias) by layer name, kernels in HWIO."""
     path: str
     sha256: str
     origin: str
@@ -97,10 +97,10 @@ def _read_file(path: Path) -> bytes:
 
 
 def _dataset(what: str, file: h5py.File, name: str) -> h5py.Dataset | None:
-    """The dataset called `name`, or None if there is none; nothing but plain data in this very file."""
+    """The dataset called `name`, None if there is none. Raises JaxstyleError if its data are elsewhere."""
     node: Any = file
     for part in name.strip("/").split("/"):
-        # The link is asked for before the node: even `part in node` would follow an external one.
+        # The link is read before the node, because even `part in node` would follow an external link.
         link = node.get(part, getlink=True) if isinstance(node, h5py.Group) else None
         if link is None:
             return None
@@ -115,23 +115,23 @@ def _dataset(what: str, file: h5py.File, name: str) -> h5py.Dataset | None:
 
 
 def _check_packing(what: str, dataset: h5py.Dataset) -> None:
-    """Raise JaxstyleError if a piece of `dataset` unpacks to more than its size.
+    """Raise JaxstyleError if a chunk of `dataset` unpacks to more than its size.
 
-    HDF5 itself would unpack a few megabytes into any memory there is.
+    HDF5 itself would let a few megabytes unpack until they fill the memory.
     """
     if dataset.chunks is None:
         return
     name, plan = dataset.name, dataset.id.get_create_plist()
     filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
     if len(set(filters)) != len(filters) or not set(filters) <= set(FILTERS):
-        raise JaxstyleError(what, f"{name} is packed in a way that is not known here; use gzip: {MEND}")
+        raise JaxstyleError(what, f"{name} is compressed in an unsupported way; use gzip: {MEND}")
     size, count = math.prod(dataset.chunks) * dataset.dtype.itemsize, dataset.id.get_num_chunks()
     if size > MAX_FILE_BYTES or count > MAX_PIECES:
         most = f"{MAX_PIECES} of {MAX_FILE_BYTES}"
-        raise JaxstyleError(what, f"{name} has {count} pieces of {size} bytes; at most {most}: {MEND}")
+        raise JaxstyleError(what, f"{name} has {count} chunks of {size} bytes; the limit is {most}: {MEND}")
     if h5py.h5z.FILTER_DEFLATE not in filters:
         return
-    most = size + 4  # a checksum may have been packed too
+    most = size + 4  # a checksum may have been packed, too
     for index in range(count):
         piece = dataset.id.read_direct_chunk(dataset.id.get_chunk_info(index).chunk_offset)[1]
         if len(zlib.decompressobj().decompress(piece, most + 1)) > most:
@@ -139,7 +139,7 @@ def _check_packing(what: str, dataset: h5py.Dataset) -> None:
 
 
 def _array(what: str, dataset: h5py.Dataset, shape: tuple[int, ...], kind: str) -> np.ndarray:
-    """The values of `dataset`, once its shape and type have been found right: sizes before reading."""
+    """The values of `dataset`, read only after its shape, type and packing have been checked."""
     name = dataset.name
     if dataset.shape != shape:
         raise JaxstyleError(what, f"{name} has shape {dataset.shape}; VGG19 needs {shape}: {MEND}")
@@ -148,7 +148,7 @@ def _array(what: str, dataset: h5py.Dataset, shape: tuple[int, ...], kind: str) 
     if kind == "f4" and (dataset.dtype.kind != "f" or dataset.dtype.itemsize not in (2, 4, 8)):
         raise JaxstyleError(what, f"{name} has type {dataset.dtype}; weights are float32: {MEND}")
     _check_packing(what, dataset)
-    with np.errstate(over="ignore"):  # found below
+    with np.errstate(over="ignore"):  # the check below finds an overflow
         values = np.asarray(dataset[()], np.uint8 if kind == "u1" else np.float32)
     if kind == "f4" and not np.isfinite(values).all():
         raise JaxstyleError(what, f"{name} holds values that are not finite in float32; {MEND}")
@@ -175,36 +175,37 @@ def _layer(what: str, file: h5py.File, row: layers.Conv) -> tuple[np.ndarray, np
         kernel, bias = _dataset(what, file, kernel_name), _dataset(what, file, bias_name)
         if kernel is not None and bias is not None:
             return _array(what, kernel, kernel_shape, "f4"), _array(what, bias, bias_shape, "f4")
-    raise JaxstyleError(what, f"has no layer {row.name}; it is not a VGG19 file that is known here: {MEND}")
+    raise JaxstyleError(what, f"has no layer {row.name}; it is no VGG19 file in a supported layout: {MEND}")
 
 
 def _check_names(what: str, file: h5py.File) -> None:
-    """Raise JaxstyleError if `file` has convolutions that VGG19 has not: it is another network's."""
+    """Raise JaxstyleError if `file` has convolutions that VGG19 lacks, and so is another network's."""
     for name in list(file):
         if match := re.fullmatch(r"conv(\d+_\d+)|block(\d+_)conv(\d+)", str(name)):
             layer = "conv" + "".join(part or "" for part in match.groups())
             if layer not in layers.NAMES:
-                raise JaxstyleError(what, f"has a layer {name}, which VGG19 has not; {MEND}")
+                raise JaxstyleError(what, f"has a layer {name}, which VGG19 does not have; {MEND}")
 
 
 def normalised(
     raw: Mapping[str, tuple[np.ndarray, np.ndarray]], means: Mapping[str, np.ndarray]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The network whose activations are those of `raw` over the mean of their filter.
+    """The network whose activations are those of `raw` divided by the mean of their filter.
 
     W'_l[i, o] = W_l[i, o] s_{l-1}[i] / s_l[o] and b'_l = b_l / s_l, with s_l the means of layer l and
     s_0 = 1 for the image (Gatys et al. 2016, section 2: "scaling the weights such that the mean activation
     of each convolutional filter over images and positions is equal to one"). Rectification and both
     poolings commute with positive factors, so nothing else changes.
 
-    # Differs from Gatys et al. (2016): a filter that is dead over those images (`DEAD`) is not brought to
-    # mean 1. It keeps its place among its layer's others, scaled by the median of their means. Divided by
-    # its own, one filter of conv2_1 would make up all of the style loss wherever an image wakes it: 99 %
-    # with average pooling, 99.99 % with max (`calibrate` on a photograph in The Starry Night).
+    # Differs from Gatys et al. (2016): a filter that is dead over those images (`DEAD`) is not scaled to
+    # mean 1. It is divided by the median of the means in its layer, and so stays small beside the others.
+    # Divided by its own mean, one filter of conv2_1 would make up nearly all of the style loss wherever an
+    # image activates it: 99 % with average pooling, 99.99 % with max (`calibrate` on a photograph in The
+    # Starry Night).
 
     Args:
-        raw: (kernel, bias) by name, from conv1_1 downwards without a gap.
-        means: s_l by name.
+        raw: (kernel, bias) by layer name, from conv1_1 downwards without a gap.
+        means: s_l by layer name.
     """
     found, before = {}, np.ones(3)
     for name, (kernel, bias) in raw.items():
@@ -216,7 +217,7 @@ def normalised(
 
 
 def _filter_scale(mean: Float[np.ndarray, " o"]) -> Float[np.ndarray, " o"]:
-    """What a layer's filters are divided by, in float64: their means, for dead ones the median."""
+    """Divisors of a layer's filters, in float64: their means, or the median mean for dead filters."""
     scale = mean.astype(np.float64)
     median = np.median(scale[scale > 0])
     return np.where(scale > DEAD * median, scale, median)
@@ -231,7 +232,7 @@ def _means(what: str, file: h5py.File, row: layers.Conv, pool: str) -> np.ndarra
         )
     means = _array(what, dataset, (row.out_channels,), "f4")
     if (means < 0).any() or not (means > 0).any():
-        raise JaxstyleError(what, f"{dataset.name} holds no mean activations; {MEND}")
+        raise JaxstyleError(what, f"{dataset.name} holds no mean activations: negative or all 0; {MEND}")
     return means
 
 
@@ -246,13 +247,13 @@ def load(
 
     Args:
         path: a converted file or Keras' notop file; None for the packaged one.
-        taps: what is needed of it.
-        network: `raw`, or `normalised` for the network of `normalised`.
-        pool: the pooling it will be used with, which decides the means.
+        taps: the layers that are needed.
+        network: `raw`, or `normalised` for the network that the function `normalised` makes.
+        pool: the pooling that the network will be used with, which decides the means.
 
     Raises:
-        JaxstyleError: if the file is missing, damaged, hostile or of other shapes than VGG19's, or has no
-            means for a normalised network.
+        JaxstyleError: if the file is missing, damaged, hostile or not of VGG19's shapes, or has no means
+            for a normalised network.
     """
     source = packaged_path() if path is None else Path(path)
     what = str(source)

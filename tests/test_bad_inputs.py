@@ -210,7 +210,7 @@ IMAGES = {
     "3 empty": (lambda: b"", "is empty; give an image file"),
     "4 text": (
         lambda: b"this is no image\n",
-        "is not an image of a known kind; save it as one of PNG, JPEG",
+        "is not an image in a supported format; save it as one of PNG, JPEG",
     ),
     "5 the signature of PNG alone": (
         lambda: encoded(PIXELS, "PNG")[:8],
@@ -218,12 +218,12 @@ IMAGES = {
     ),
     "5 a header of PNG alone": (
         lambda: encoded(PIXELS, "PNG")[:33],
-        "is damaged or cut short; save it anew",
+        "is damaged or cut short; save it again",
     ),
-    "6 half a PNG": (lambda: encoded(PIXELS, "PNG")[:1000], "is damaged or cut short; save it anew"),
-    "7 half a JPEG": (lambda: encoded(PIXELS, "JPEG")[:800], "is damaged or cut short; save it anew"),
+    "6 half a PNG": (lambda: encoded(PIXELS, "PNG")[:1000], "is damaged or cut short; save it again"),
+    "7 half a JPEG": (lambda: encoded(PIXELS, "JPEG")[:800], "is damaged or cut short; save it again"),
     "8 a JPEG without its end": (lambda: encoded(PIXELS, "JPEG")[:-2], "is damaged or cut short; save it"),
-    "9 a PNG with another byte": (flipped_png, "is damaged or cut short; save it anew"),
+    "9 a PNG with another byte": (flipped_png, "is damaged or cut short; save it again"),
     "10 100000x100000": (
         lambda: png_claiming(100_000, 100_000),
         "has 10000000000 pixels; the limit is 67108864: make it smaller first",
@@ -240,7 +240,7 @@ IMAGES = {
         lambda: png_claiming(65_000_000, 1),
         "65000000x1 px is too small; both edges need 16 px",
     ),
-    "14 zero wide": (lambda: png_claiming(0, 10), "is damaged or cut short; save it anew"),
+    "14 zero wide": (lambda: png_claiming(0, 10), "is damaged or cut short; save it again"),
     "15 one pixel": (
         lambda: encoded(PIXELS[:1, :1], "PNG"),
         "1x1 px is too small; both edges need 16 px: give",
@@ -255,7 +255,7 @@ IMAGES = {
     ),
     "16 too narrow once it is resized": (
         lambda: encoded(random_image(16, 400, 0), "PNG"),
-        "at size 256: 256x10 px is too small; both edges need 16 px: give a larger or a less narrow image",
+        "at size 256: 256x10 px is too small; both edges need 16 px: give a larger or less narrow image",
     ),
     "17 an animated GIF": (
         lambda: frames("GIF"),
@@ -300,20 +300,20 @@ IMAGES = {
     ),
     "22 EPS": (
         lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n%%EndComments\nshowpage\n",
-        "is not an image of a known kind; save it as one of PNG, JPEG, WEBP, BMP, TIFF, GIF",
+        "is not in a supported format; save it as one of PNG, JPEG, WEBP, BMP, TIFF, GIF",
     ),
     "23 SVG": (
         lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-        "is not an image of a known kind; save it",
+        "is not in a supported format; save it",
     ),
-    "23 PDF": (lambda: encoded(PIXELS, "PDF"), "is not an image of a known kind; save it as one of PNG"),
+    "23 PDF": (lambda: encoded(PIXELS, "PDF"), "is not in a supported format; save it as one of PNG"),
     "23 HEIC": (
         lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
-        "is a HEIC file, which is not an image of a known kind; save it as",
+        "is a HEIC file, which is not in a supported format; save it as",
     ),
     "23 ICO": (
         lambda: encoded(PIXELS, "ICO"),
-        "is not an image of a known kind; save it as one of PNG, JPEG, WEBP, BMP, TIFF, GIF",
+        "is not in a supported format; save it as one of PNG, JPEG, WEBP, BMP, TIFF, GIF",
     ),
     "24 a FIFO": (os.mkfifo, "is not a regular file; give an image file"),
     "24 a socket": (bound_socket, "is not a regular file; give an image file"),
@@ -335,7 +335,7 @@ IMAGES = {
         lambda: b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\x02\x02D\x01\0;",
         "has 4294836225 pixels; the limit is 67108864: make it smaller first",
     ),
-    "a TIFF that libtiff complains of": (torn_tiff, "is damaged or cut short; save it anew"),
+    "a TIFF that libtiff complains of": (torn_tiff, "is damaged or cut short; save it again"),
 }
 
 
@@ -368,7 +368,7 @@ def test_an_image_is_refused_wherever_it_is_used(folder, refused, axis):
     (folder / "bad.png").write_bytes(b"no image")
     given = {"content": "c.png", "style": "s.png", axis: "bad.png"}
     line = refused(*(part for name, path in given.items() for part in (f"--{name}", path)))
-    assert "bad.png: is not an image of a known kind" in line
+    assert "bad.png: is not an image in a supported format" in line
 
 
 def test_no_program_is_started_for_a_file_that_has_its_own(folder, refused, monkeypatch):
@@ -498,7 +498,7 @@ FLAGS = {
             "--learning-rate",
             *map(str, range(1, 101)),
         ],
-        "grid: 1000000000 cells are more than --max-cells 100000; raise it or cut an axis",
+        "grid: 1000000000 cells are more than --max-cells 100000; raise it or shorten an axis",
     ),
     "37 a range over a limit": (
         ["--seed", "0:50", "--max-cells", "10"],
@@ -754,15 +754,15 @@ WEIGHTS = {
     ),
     "44 a layer missing": (
         lambda file: file.pop("conv1_1"),
-        "has no layer conv1_1; it is not a VGG19 file that is",
+        "has no layer conv1_1; it is no VGG19 file in a",
     ),
     "44 a layer too many": (
         with_dataset("conv3_5/bias", (9,), "f4"),
-        "has a layer conv3_5, which VGG19 has not; scr",
+        "has a layer conv3_5, which VGG19 does not have; scr",
     ),
     "44 a layer too many in Keras' names": (
         with_dataset("block6_conv1/bias", (9,), "f4"),
-        f"has a layer block6_conv1, which VGG19 has not; {MEND}",
+        f"has a layer block6_conv1, which VGG19 does not have; {MEND}",
     ),
     "44 another shape": (
         with_dataset("conv1_1/bias", (65,), "f4"),
@@ -774,7 +774,7 @@ WEIGHTS = {
     ),
     "44 a dataset for a group": (
         with_link("conv1_1", np.zeros(3)),
-        "has no layer conv1_1; it is not a VGG19 file",
+        "has no layer conv1_1; it is no VGG19 file",
     ),
     "45 NaN": (with_link("conv1_1/bias", np.full(64, np.nan, "f4")), f"not finite in float32; {MEND}"),
     "45 infinity": (
@@ -812,7 +812,7 @@ WEIGHTS = {
         with_dataset(
             "conv1_1/kernel", (3, 3, 3, 64), "f4", chunks=(3, 3, 10**3, 10**5), maxshape=(3, 3, None, None)
         ),
-        f"has 0 pieces of 3600000000 bytes; at most 4096 of 268435456: {MEND}",
+        f"has 0 chunks of 3600000000 bytes; the limit is 4096 of 268435456: {MEND}",
     ),
     "50 external storage": (
         with_dataset("conv1_1/bias", (64,), "f4", external=[("secret.h5", 0, 256)]),
@@ -846,11 +846,11 @@ WEIGHTS = {
     ),
     "values packed twice": (
         packed_twice,
-        f"bias is packed in a way that is not known here; use gzip: {MEND}",
+        f"bias is compressed in an unsupported way; use gzip: {MEND}",
     ),
     "values packed by LZF": (
         with_dataset("conv1_1/bias", data=np.zeros(64, "f4"), compression="lzf"),
-        f"bias is packed in a way that is not known here; use gzip: {MEND}",
+        f"bias is compressed in an unsupported way; use gzip: {MEND}",
     ),
 }
 
@@ -950,7 +950,7 @@ LIGHTNESS = (255, 128, 64, 32)
 """Of no ink, of cyan, of magenta and of yellow alone."""
 OF_PALETTE = np.asarray(PALETTE.convert("RGB"))
 TURNED, NOTED = "turned as its EXIF orientation says", "reduced from 16 to 8 bits"
-ON_WHITE = "its transparent parts laid on white"
+ON_WHITE = "its transparent parts are laid on white"
 PROFILED = "converted from its colour profile to sRGB"
 
 

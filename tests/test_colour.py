@@ -17,7 +17,7 @@ PALETTE = Image.fromarray(PIXELS).quantize(16)
 DEEP = np.random.default_rng(3).integers(0, 65536, (40, 60)).astype(np.uint16)
 PROFILED = "converted from its colour profile to sRGB"
 UNUSABLE = "its colour profile could not be used and is ignored"
-ON_WHITE = "its transparent parts laid on white"
+ON_WHITE = "its transparent parts are laid on white"
 
 P3_TO_SRGB = np.array(
     [[1.2249401, -0.2249402, 0], [-0.0420569, 1.0420571, 0], [-0.0196376, -0.0786361, 1.0982735]]
@@ -304,7 +304,7 @@ def test_a_narrow_range_is_widened(read):
     ],
 )
 def test_what_is_not_converted_is_taken_as_it_is_with_a_note(read, values, named):
-    note = f"its colours, of cICP ({named}), are not converted but taken for sRGB"
+    note = f"its cICP colours ({named}) are not converted but taken for sRGB"
     assert_near(read(png(PIXELS, cicp(*values), gama(100_000))), PIXELS, 0, note)
 
 

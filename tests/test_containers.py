@@ -17,11 +17,11 @@ from jaxstyle.errors import JaxstyleError
 PIXELS = random_image(40, 60, 0)
 SMALL = random_image(20, 30, 1)
 OTHER = random_image(40, 60, 2)
-PRIMARY = "only its primary picture is taken: a gain map, a depth map or a second view is left out"
-PAGES = "its pages that are thumbnails or masks of it are left out"
+PRIMARY = "only its primary picture is used: a gain map, a depth map or a second view is left out"
+PAGES = "its pages that are thumbnails or masks are left out"
 ONE_FRAME = "its animation of one frame is left out"
 TURNED = "turned as its EXIF orientation says"
-RAW = "is a camera's raw file: develop it first, and save that as TIFF, PNG or JPEG"
+RAW = "is a camera's raw file; develop it first and save the result as TIFF, PNG or JPEG"
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def framed(marker, bits=8):
     ],
 )
 def test_a_jpeg_that_is_not_decoded_is_called_what_it_is(why, marker, bits, kind):
-    rest = "which is not decoded here; save it as an ordinary JPEG of 8 bits"
+    rest = "which is not supported; save it as an ordinary 8-bit JPEG"
     assert why(framed(marker, bits)) == f"is {kind}, {rest}"
 
 
@@ -161,7 +161,7 @@ def test_a_raw_file_is_refused_whatever_its_name_is(why, case):
 
 def test_a_raw_file_of_an_unknown_camera_is_refused_by_its_name(why):
     assert why(tiff((SMALL, {})), "file.NEF") == RAW
-    assert "is a camera's raw file, which is not an image of a known kind" in why(bytes(100), "file.ARW")
+    assert "is a camera's raw file, which is not in a supported format" in why(bytes(100), "file.ARW")
 
 
 def test_a_developed_tiff_of_a_camera_is_taken(read):
@@ -308,7 +308,7 @@ def test_a_profile_of_megabytes_is_used(read):
 def test_a_text_with_another_byte_is_still_damage(why):
     torn = bytearray(with_chunks(PNG, chunk(b"tEXt", b"key\0value")))
     torn[torn.index(b"value")] ^= 1
-    assert why(bytes(torn)).startswith("is damaged or cut short; save it anew")
+    assert why(bytes(torn)).startswith("is damaged or cut short; save it again")
 
 
 # --- BMP ------------------------------------------------------------------------------------------
@@ -316,7 +316,7 @@ def test_a_text_with_another_byte_is_still_damage(why):
 
 @pytest.mark.parametrize("header", [56, 108, 124])
 def test_the_alpha_of_a_bmp_that_is_zero_throughout_is_none(read, header):
-    assert_is(read(bmp(PIXELS, 0, header)), PIXELS, "its alpha, 0 throughout, is ignored")
+    assert_is(read(bmp(PIXELS, 0, header)), PIXELS, "its alpha channel is 0 throughout and is ignored")
     assert_is(read(bmp(PIXELS, 255, header)), PIXELS)
 
 
@@ -354,13 +354,13 @@ def test_a_bmp_is_converted_by_the_profile_in_it(read):
 )
 def test_a_file_of_another_kind_is_called_what_it_is(why, data, kind):
     kinds = "PNG, JPEG, WEBP, BMP, TIFF, GIF"
-    assert why(data) == f"is {kind}, which is not an image of a known kind; save it as one of {kinds}"
+    assert why(data) == f"is {kind}, which is not in a supported format; save it as one of {kinds}"
 
 
 def test_a_real_avif_and_a_real_jpeg_2000_are_called_so(why):
     image = Image.fromarray(PIXELS)
     for kind, name in (("AVIF", "an AVIF file"), ("JPEG2000", "a JPEG 2000 file")):
-        assert why(encoded(image, kind)).startswith(f"is {name}, which is not an image of a known kind")
+        assert why(encoded(image, kind)).startswith(f"is {name}, which is not in a supported format")
 
 
 def test_a_targa_picture_is_no_windows_cursor():

@@ -552,7 +552,7 @@ LOSS = "def loss(view, kept):\n    return jnp.sum(view.image.mean((0, 1)) - kept
             "has no attribute",
         ),
         (HEAD + KEEP + "def loss(view, kept):\n    return 1 / 0\n" + REGISTER, 6, "ZeroDivisionError"),
-        (HEAD + KEEP + "def loss(view, kept):\n    view.image.sum()\n" + REGISTER, None, "gives None"),
+        (HEAD + KEEP + "def loss(view, kept):\n    view.image.sum()\n" + REGISTER, None, "returns None"),
         (
             HEAD + KEEP + "def loss(view, kept):\n    return view.features['conv1_1'].sum()\n" + REGISTER,
             6,
@@ -585,7 +585,7 @@ LOSS = "def loss(view, kept):\n    return jnp.sum(view.image.mean((0, 1)) - kept
             HEAD + "def keep(view):\n    return view.image[:, :, 0]\n"
             "def loss(view, kept):\n    return jnp.sum(kept)\n" + REGISTER,
             None,
-            "depends on the size of the image",
+            "must not depend on the size of the image",
         ),
         (
             HEAD + "jaxstyle.register(jaxstyle.Pooling('bad', pool=lambda x: x))\n",

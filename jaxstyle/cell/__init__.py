@@ -1,4 +1,4 @@
-"""What one picture goes through: its losses, its optimizer, its start and its steps, without a batch axis.
+"""The computation of one picture: its losses, its optimizer, its start and its steps, without a batch axis.
 
-The functions of a loss term or of an optimizer are a file here and a row in `tables`, which names them.
+Each loss term or optimizer is a file here, and a row in `tables` that names its functions.
 """

@@ -6,5 +6,5 @@ import optax
 
 
 def adam() -> optax.GradientTransformation:
-    """With optax's defaults, b1 0.9, b2 0.999, eps 1e-8."""
+    """Adam with optax's defaults: b1 0.9, b2 0.999, eps 1e-8."""
     return optax.scale_by_adam()

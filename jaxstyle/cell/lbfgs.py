@@ -1,7 +1,7 @@
 """L-BFGS (Nocedal 1980) with one evaluation per step and no line search inside it.
 
-A trial image that is worse is rejected and the next one lies half as far: so all cells of a batch stay in
-step.
+A trial image with a higher loss is rejected, and the next one lies half as far along the direction. All
+cells of a batch therefore stay in step.
 """
 
 from __future__ import annotations
@@ -17,42 +17,43 @@ from jaxtyping import Array, Float, Int
 from jaxstyle.cell.solvers import Evaluation, Move, Solver, all_finite
 
 MIN_CURVATURE = 1e-10
-"""The smallest s.y worth remembering, gradients being in units of the first one's largest entry."""
+"""The smallest s.y worth remembering, with gradients in units of the first one's largest entry."""
 
 TINY = float(jnp.finfo(jnp.float32).tiny)
-"""In place of a divisor that is 0."""
+"""Lower bound of divisors, in place of 0."""
 
 
 class History(NamedTuple):
-    """What L-BFGS knows of the last m steps; pixels and channels are one axis. Gradients are in `unit`s.
+    """The memory of L-BFGS: its last m steps. Pixels and channels are one axis; gradients are in `unit`s.
 
-    Slots are filled in turn by every step of every cell, so that no cell needs an index of its own; the
-    pair of a step without positive curvature is zero, as if it had not been.
+    Every step fills the next slot, the same one in all cells, so that no cell needs an index of its own.
+    The pair of a step without positive curvature is stored as zero, which has no effect.
     """
 
     pairs: Float[Array, "rows n"]
-    """s_i, steps between images, and y_i, what gradients changed by: rows 2i and 2i + 1 of 2m.
+    """s_i, steps between images, and y_i, changes of the gradient: rows 2i and 2i + 1 of 2m.
 
-    # With an axis for the two of them XLA lays it outside that of cells, and copies all in every step.
+    # With a separate axis for s and y, XLA puts it outside the axis of cells and copies everything in
+    # every step.
     """
     sy: Float[Array, "m m"]
-    """s_i . y_j; meant only where i is not newer than j."""
+    """s_i . y_j; valid only where i is not newer than j."""
     yy: Float[Array, "m m"]
     """y_i . y_j."""
     gamma: Float[Array, ""]
     """s.y / y.y of the newest pair, the scale of the inverse Hessian; 0 while there is none."""
     gradient: Float[Array, " n"]
-    """At the result."""
+    """The gradient at the result."""
     loss: Float[Array, ""]
-    """Of the result; infinite while there is none."""
+    """The loss of the result; infinite while there is none."""
     length: Float[Array, ""]
-    """t, what the next direction is multiplied by."""
+    """t, the factor that the next direction is multiplied by."""
     unit: Float[Array, ""]
-    """The largest entry of the first gradient. Without it squares of gradients leave float32's range."""
+    """The largest entry of the first gradient; without it squares of gradients leave float32's range."""
 
 
 def lbfgs(lbfgs_memory: int) -> Solver:
-    """L-BFGS (Nocedal 1980) that remembers the last `lbfgs_memory` steps."""
+    """L-BFGS (Nocedal 1980) with a memory of the last `lbfgs_memory` steps."""
     return Solver(lambda image: _lbfgs_init(image, lbfgs_memory), _lbfgs)
 
 
@@ -74,9 +75,9 @@ def _lbfgs_init(image: Float[Array, "h w 3"], memory: int) -> History:
 def _write(
     pairs: Float[Array, "rows n"], newest: Float[Array, "2 n"], slot: Int[Array, ""]
 ) -> Float[Array, "rows n"]:
-    """`pairs` with `newest` in a slot, in place.
+    """`pairs` with `newest` written to a slot, in place.
 
-    The slot is the same for all cells. A plain `vmap` does not use that: it makes a scatter, for which XLA
+    The slot is the same for all cells. A plain `vmap` cannot use that: it makes a scatter, for which XLA
     copies all pairs in every step.
     """
     return lax.dynamic_update_slice(pairs, newest, (2 * slot, jnp.int32(0)))
@@ -107,14 +108,15 @@ def _sum(weights: Float[Array, " rows"], pairs: Float[Array, "rows n"]) -> Float
 def _products(
     state: History, newest: Float[Array, "2 n"], g: Float[Array, " n"], slot: Int[Array, ""]
 ) -> tuple[Float[Array, "m m"], Float[Array, "m m"], Float[Array, " m"], Float[Array, " m"]]:
-    """`sy` and `yy` with the newest pair in its slot, and s_i . g and y_i . g: one pass over the pairs.
+    """`sy` and `yy` with the newest pair in its slot, s_i . g and y_i . g, all in one pass over the pairs.
 
-    The pairs are read as they were, and the newest one stands beside them: see `_lbfgs`.
+    The pairs are read before the newest one is written among them, for the reason given in `_lbfgs`; its
+    products are computed separately.
     """
     ours = jnp.arange(len(state.sy), dtype=jnp.int32) == slot
     beside = jnp.stack([newest[1], g])
     before = _dot(state.pairs, beside).reshape(-1, 2, 2)
-    found = jnp.where(ours[:, None, None], _dot(newest, beside), before)  # of pair, s or y, y or g
+    found = jnp.where(ours[:, None, None], _dot(newest, beside), before)  # axes: pair; s or y; y or g
     s_y, y_y = found[:, 0, 0], found[:, 1, 0]
     yy = jnp.where(ours, y_y[:, None], jnp.where(ours[:, None], y_y, state.yy))
     return jnp.where(ours, s_y[:, None], state.sy), yy, found[:, 0, 1], found[:, 1, 1]
@@ -128,7 +130,7 @@ def _weights(
     gamma: Float[Array, ""],
     by_age: Int[Array, " m"],
 ) -> Float[Array, "m 2"]:
-    """What s_i and y_i weigh in H g - gamma g, from inner products alone (Byrd et al. 1994, eq. 3.1).
+    """Weights of s_i and y_i in H g - gamma g, from inner products alone (Byrd et al. 1994, eq. 3.1).
 
     H g = gamma g + S b - gamma Y a with R a = S'g and R'b = (D + gamma Y'Y) a - gamma Y'g, where R is the
     upper triangle of S'Y and D its diagonal, the oldest pair first. A pair that is zero gets no weight.
@@ -150,10 +152,10 @@ def _lbfgs(
 ) -> Move:
     """Accept or reject the image, remember the step, and choose the next direction, -H g.
 
-    By the compact form of H, two passes over the pairs are enough, one for their products with the newest
-    gradient and gradient change and one for the sum that the direction is; the two-loop recursion takes
-    as many small steps as there are pairs. While there is no pair, the direction is -g, as long as
-    moves the fastest pixel by `learning_rate` grey levels.
+    With the compact form of H, two passes over the pairs are enough: one for their products with the newest
+    gradient and gradient change, and one for the weighted sum that makes the direction. The two-loop
+    recursion takes as many small steps as there are pairs. While there is no pair, the direction is -g,
+    scaled so that the fastest pixel moves by `learning_rate` grey levels.
     """
     memory = len(state.sy)
     first = index == 0
@@ -185,7 +187,8 @@ def _lbfgs(
     following = origin - length * uphill.reshape(origin.shape)
     loss = jnp.where(accepted, seen.loss, state.loss)
     able = all_finite(following)
-    # Written after the pairs have been read, for it needs what comes of them: so XLA makes no copy.
+    # This write depends on what was computed from the old pairs and so comes after they are read; XLA
+    # therefore need not copy them.
     pairs = _write(state.pairs, jnp.where(able, newest, 0.0), slot)
     return Move(
         following,

@@ -4,11 +4,11 @@ Symbols:
     F  features of the generated image at one layer, (h, w, N): N channels, M = h*w positions
     P  features of the content image at the same layer
     G  Gram matrix of F over its pixel count, G = F^T F / M, (N, N)
-    A  the same of the style image, over *its* pixel count
+    A  the same for the style image, over *its* pixel count
 
-Losses and sums are float32 whatever the features are. Products of Gram matrices are taken as
-`conv.Arithmetic` says, in full float32 unless told otherwise: their entries reach 1e7, and differences
-of them decide the style loss.
+Losses and sums are float32, whatever the type of the features. The products in Gram matrices are computed
+as `conv.Arithmetic` says, in full float32 by default: the entries reach 1e7, and the style loss depends on
+their differences.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def _product(
 ) -> Float[Array, "_m _n"]:
     """Sum of products over axis `over[0]` of a and `over[1]` of b.
 
-    Never of a transpose: a CPU would write it to memory first, for conv1_1 longer than the product takes.
+    It never takes a transpose, which a CPU would first write to memory: for conv1_1 that takes longer than
+    the product itself.
     """
     return lax.dot_general(
         a.astype(arithmetic.dtype),
@@ -52,15 +53,15 @@ def gram(
 ) -> Float[Array, "c c"]:
     """G = F^T F / M, the mean over positions of the products of channels (eq. 3, over M).
 
-    # Differs from Gatys et al. (2016): they leave G unscaled and divide the loss by M^2, which has a
-    # meaning only while the style image has as many positions as the generated one. With G over its
-    # own M the loss is theirs at equal sizes and stays meaningful at others.
+    # Differs from Gatys et al. (2016): they leave G unscaled and divide the loss by M^2, which is
+    # meaningful only if the style image has as many positions as the generated one. With each G divided
+    # by its own M, the loss equals theirs at equal sizes and stays meaningful at others.
 
     The gradient for a cotangent S is F (S + S^T) / M: one product, since S is symmetric in use.
 
     Args:
-        positions: M, if features are those of an image on a canvas, zero outside it.
-        arithmetic: of the products.
+        positions: M, if the features are those of an image on a canvas, with zeros around it.
+        arithmetic: that of the products.
     """
     flat = features.reshape(-1, features.shape[-1])
     return _product(flat, flat, (0, 0), arithmetic) / (flat.shape[0] if positions is None else positions)
@@ -99,10 +100,10 @@ def style_layer_loss(
 def total_variation(
     image: Float[Array, "h w c"], inside: Bool[Array, "h w 1"] | None = None
 ) -> Float[Array, ""]:
-    """Sum of the squared differences of horizontal and of vertical neighbours, in pixel units.
+    """Sum of the squared differences of horizontal and of vertical neighbours, in grey levels squared.
 
     Args:
-        inside: where the image is, on a canvas larger than it; pairs that leave it do not count.
+        inside: the positions of the image on a canvas larger than it; pairs that leave it do not count.
     """
     dx = image[:, 1:] - image[:, :-1]
     dy = image[1:] - image[:-1]

@@ -1,8 +1,8 @@
-"""How an image follows its gradient: what an optimizer is, and how one is made of its row.
+"""Optimizers: their interface, and how one is made from its row in `tables`.
 
 An optimizer sees one evaluation of the loss and its gradient at a time and asks for the next image, so that
-all cells of a batch stay in step. The learning rate is a number of the cell, not of the optimizer, so that
-rates share one program.
+all cells of a batch stay in step. The learning rate belongs to the cell, not to the optimizer, so that
+cells with different rates share one program.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from jaxstyle import tables
 from jaxstyle.tables import OPTIMIZERS
 
 OptimizerState = Any
-"""What an optimizer carries between steps: a pytree of arrays."""
+"""A pytree of arrays that an optimizer carries between steps."""
 
 
 class Evaluation(NamedTuple):
-    """What is known of the image that was asked for."""
+    """Loss and gradient of the image that the optimizer asked for."""
 
     image: Float[Array, "h w 3"]
     loss: Float[Array, ""]
@@ -31,13 +31,13 @@ class Evaluation(NamedTuple):
 
 
 class Move(NamedTuple):
-    """What an optimizer makes of an evaluation."""
+    """The response of an optimizer to an evaluation."""
 
     image: Float[Array, "h w 3"]
-    """To be evaluated next."""
+    """The image to evaluate next."""
     state: OptimizerState
     accepted: Bool[Array, ""]
-    """Whether the image evaluated is the result from now on; otherwise the one before it remains."""
+    """Whether the evaluated image becomes the result; otherwise the previous result remains."""
     sound: Bool[Array, ""]
     """Whether the result has a finite loss."""
     able: Bool[Array, ""]
@@ -45,13 +45,13 @@ class Move(NamedTuple):
 
 
 class Solver(NamedTuple):
-    """A way to follow gradients: what a row of `OPTIMIZERS` makes."""
+    """An optimizer as a row of `OPTIMIZERS` makes it."""
 
     init: Callable[[Float[Array, "h w 3"]], OptimizerState]
     """The state before the first evaluation of an image."""
     update: Callable[..., Move]
-    """From an `Evaluation`, the result so far, the state, the learning rate, and how many evaluations
-    there were before this one."""
+    """The next `Move`, from an `Evaluation`, the result so far, the state, the learning rate, and the
+    number of evaluations before this one."""
 
 
 def make(name: str, own: Mapping[str, Any]) -> Solver:
@@ -72,7 +72,7 @@ def make(name: str, own: Mapping[str, Any]) -> Solver:
 
 
 def following(transformation: optax.GradientTransformation) -> Solver:
-    """One step of the learning rate along the direction that `transformation` makes of each gradient."""
+    """The solver that steps by the learning rate along the direction that `transformation` gives."""
 
     def update(
         seen: Evaluation,
@@ -91,6 +91,6 @@ def following(transformation: optax.GradientTransformation) -> Solver:
 
 
 def all_finite(tree: Any) -> Bool[Array, ""]:
-    """Whether every number of a tree is."""
+    """Whether every number of a tree is finite."""
     leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
     return jnp.all(jnp.stack(leaves))

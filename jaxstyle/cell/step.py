@@ -1,7 +1,7 @@
-"""One cell of a sweep: what it is made of, how it starts, and one step of it.
+"""One cell of a sweep: its data, its start, and one step of it.
 
-Every value has one home (see the classes); everything here is about a single image. The batch axis
-is added by the one `vmap` in `engine.py`.
+Each value is defined in one place (see the classes), and everything here concerns a single image. The batch
+axis is added by the one `vmap` in `engine.py`.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from jaxstyle.values import FLOAT32_MAX
 from jaxstyle.vgg19 import Extent, Features, Params, within
 
 Value = Array | np.ndarray
-"""On its way to the device or there."""
+"""An array on its way to the device, or already there."""
 DECAY_SHARE = 0.3
 """The part of a trajectory over which a decaying learning rate falls to 0."""
 
 
 class Knobs(NamedTuple):
-    """What may differ between the cells of one program. Made by `knobs` alone."""
+    """The values that may differ between the cells of one program; made only by `knobs`."""
 
     content_weight: Float[Value, ""]
     """alpha."""
@@ -47,12 +47,12 @@ class Knobs(NamedTuple):
     """w_l; 0 for layers outside the cell's own set."""
     learning_rate: Float[Value, ""]
     decay_end: Float[Value, ""]
-    """The step at which the learning rate would be 0; infinite for a constant one."""
+    """The step at which the learning rate would reach 0; infinite for a constant one."""
     decay_steps: Float[Value, ""]
-    """Over how many steps before that it falls from its full value."""
+    """The number of steps before `decay_end` over which it falls from its full value."""
     seed: UInt[Value, ""]
     noise_std: Float[Value, ""]
-    """Grey levels; 0 for a start that is an image."""
+    """Standard deviation of the noise in grey levels; 0 for a start that is an image."""
     pixel_range: Float[Value, " 2"]
     """The least and the largest value that a pixel may take; infinite where pixels are free."""
     content_row: Int[Value, ""]
@@ -62,76 +62,76 @@ class Knobs(NamedTuple):
     extent: Int[Value, " 2"]
     """(height, width) in px of the image, which may be smaller than the program's canvas."""
     term_weights: dict[str, Float[Value, ""]]
-    """Of every optional loss term, by name."""
+    """The weight of every optional loss term, by name."""
 
 
 class Targets(NamedTuple):
-    """What the images of a launch are compared with: a row per distinct content and style."""
+    """The features that the images of a launch are compared with: a row per distinct content and style."""
 
     content: tuple[Float[Value, "rows _h _w _c"], ...]
     """P at every content tap."""
     style: tuple[Float[Value, "rows _c _c"], ...]
-    """A, over its own pixel count, at every style tap."""
-    terms: dict[str, Any] = {}  # noqa: RUF012 - nobody changes it
-    """What each optional loss term keeps, by name: a pytree of arrays, a row of each for every content
-    or every style."""
+    """A, divided by its own pixel count, at every style tap."""
+    terms: dict[str, Any] = {}  # noqa: RUF012 - never modified
+    """The values that each optional loss term keeps, by name: a pytree of arrays with a row for every
+    content or every style."""
 
 
 class View(NamedTuple):
-    """What an optional loss term sees of an image."""
+    """An image as an optional loss term sees it."""
 
     image: Float[Array, "h w 3"]
     """RGB, 0 to 255; a picture that is being optimised may leave that range."""
     features: dict[str, Float[Array, "_h _w _c"]]
     """Activations after the ReLU at the term's own taps, by layer, float32."""
     inside: Bool[Array, "h w 1"] | None
-    """Where the image is, on a canvas larger than it; None where there is no canvas."""
+    """The positions of the image on a canvas larger than it; None without a canvas."""
 
 
 class Info(NamedTuple):
-    """What one pass reports of x_k, the result after it; NaN from the step a cell diverged at."""
+    """Losses that one pass reports of x_k, its result; NaN from the step at which a cell diverged."""
 
     loss_total: Float[Array, ""]
-    """alpha L_content + beta L_style + tv_weight TV, and weight times loss of every optional term."""
+    """alpha L_content + beta L_style + tv_weight TV, plus weight times loss of every optional term."""
     loss_content: Float[Array, ""]
-    """Without alpha."""
+    """L_content, without alpha."""
     loss_style: Float[Array, ""]
     """sum_l w_l E_l, without beta."""
     style_layer_loss: Float[Array, " style_taps"]
-    """E_l, without w_l, of every tap of the program."""
+    """E_l, without w_l, at every style tap of the program."""
     terms: dict[str, Float[Array, ""]]
-    """Of every optional loss term, by name, without its weight."""
+    """The loss of every optional term, by name, without its weight."""
 
 
 def curves(info: Info) -> dict[str, Any]:
-    """An `Info` of any arrays as curves, by the names that tables have."""
+    """An `Info` of any arrays as curves, keyed by the names that tables use."""
     fixed = info._asdict()
     terms = {TERMS[name].loss_name: values for name, values in fixed.pop("terms").items()}
     return fixed | terms
 
 
 def from_curves(values: Mapping[str, Any]) -> Info:
-    """What `curves` made `values` of."""
+    """The `Info` that `curves` turned into `values`."""
     fixed = [name for name in Info._fields if name != "terms"]
     terms = {row.name: values[row.loss_name] for row in tables.optional_terms() if row.loss_name in values}
     return Info(**{name: values[name] for name in fixed}, terms=terms)
 
 
 class State(NamedTuple):
-    """What a cell carries from one pass to the next."""
+    """The values that a cell carries from one pass to the next."""
 
     image: Float[Array, "h w 3"]
-    """x_k, to be evaluated next. RGB."""
+    """The RGB image to evaluate next."""
     evaluated: Float[Array, "h w 3"]
-    """The last image whose loss was seen, finite and accepted: the result, whenever one is asked for."""
+    """x_k: the last image whose loss was evaluated, finite and accepted. It is the result so far."""
     info: Info
-    """What is known of `evaluated`."""
+    """The losses of `evaluated`."""
     best: Float[Array, "h w 3"]
-    """The image of the lowest loss so far."""
+    """The image with the lowest loss so far."""
     loss_best: Float[Array, ""]
     optimizer: solvers.OptimizerState
     diverged_step: Int[Array, ""]
-    """The first step that has no finite loss; -1 while there is none."""
+    """The first step without a finite loss; -1 while there is none."""
 
 
 def knobs(
@@ -145,18 +145,19 @@ def knobs(
     full_extent: tuple[int, int] | None = None,
     steps: int | None = None,
 ) -> Knobs:
-    """The knobs of `cell`, as NumPy arrays of the types the program was compiled for.
+    """The knobs of `cell`, as NumPy arrays of the types that the program was compiled for.
 
     Args:
-        cell: which one.
-        program: of the stage.
+        cell: the cell.
+        program: the program of the stage.
         sweep: a resolved sweep.
-        content_row: of its content in the launch.
-        style_row: of its style.
+        content_row: row of its content among the targets of the launch.
+        style_row: row of its style among them.
         extent: (height, width) in px of the image in this stage.
-        full_extent: of the full-size image, in a coarser stage. A content loss is a sum over positions: its
-            weight grows by (S/S_k)^2, so that it weighs against the style what it weighs at full size.
-        steps: of its trajectory, where that is not the sweep's.
+        full_extent: (height, width) in px of the full-size image, given in a coarser stage. A content loss
+            is a sum over positions, so its weight grows by (S/S_k)^2 to keep its full-size balance with
+            the style loss.
+        steps: length of its trajectory, if that is not the sweep's.
     """
     style_weights = cell.style_weights
     scale = 1.0 if full_extent is None else (max(full_extent) / max(extent)) ** 2
@@ -190,7 +191,7 @@ def knobs(
 
 
 def blank_knobs(program: Program) -> Knobs:
-    """Knobs of no cell, whose shapes are those that `program` is compiled for."""
+    """Placeholder knobs with the shapes and types that `program` is compiled for."""
     cell = Cell(0, "", "", "", "+".join(layers.STYLE_LAYERS), "noise", 0.0, 0.0, 0)
     return knobs(cell, program, Sweep(), content_row=0, style_row=0, extent=(0, 0), steps=1)
 
@@ -198,19 +199,19 @@ def blank_knobs(program: Program) -> Knobs:
 def noise(
     seed: UInt[Value, ""], shape: tuple[int, ...], extent: Extent | None = None
 ) -> Float[Array, "h w 3"]:
-    """N(0, 1) for a seed: the same numbers wherever a cell stands in a batch, and for every setting.
+    """N(0, 1) noise for a seed: the same numbers at any place in a batch and under any settings.
 
     Args:
-        seed: of the cell.
+        seed: seed of the cell.
         shape: (h, w, 3) of the image, or of its canvas.
-        extent: of the image on its canvas. It gets the numbers that it would get as an array of its own,
-            to the last bits of their rounding.
+        extent: (height, width) in px of the image on its canvas. The image gets the numbers that it would
+            get as an array of its own, except perhaps for their last bits.
     """
-    # As jax.random.key makes it of a seed below 2^32, but for the offset that JAX_RANDOM_SEED_OFFSET adds.
+    # The key that jax.random.key makes of a seed below 2^32, without the offset of JAX_RANDOM_SEED_OFFSET.
     words = jnp.stack([jnp.zeros((), jnp.uint32), jnp.asarray(seed, jnp.uint32)])
     key = jax.random.wrap_key_data(words, impl="threefry2x32")
-    # Partitionable Threefry draws the n-th number from n and the key alone: an array's numbers are the
-    # first ones of every larger array.
+    # Partitionable Threefry draws the n-th number from n and the key alone, so that the numbers of an array
+    # are the first numbers of every larger array.
     with jax.threefry_partitionable(True):
         drawn = jax.random.normal(key, shape, jnp.float32)
     if extent is None:
@@ -221,7 +222,7 @@ def noise(
 
 
 def init(program: Program, knobs: Knobs, start: Float[Array, "h w 3"]) -> State:
-    """The state before the first pass: `start` plus noise of the cell's own strength, not rounded."""
+    """The state before the first pass: `start` plus noise of the cell's own strength, unrounded."""
     extent = knobs.extent if program.canvas else None
     return _begin(program, knobs, start + knobs.noise_std * noise(knobs.seed, start.shape, extent))
 
@@ -232,10 +233,10 @@ def refine(
     """The state before the first pass of a finer stage, from the image of the stage before it.
 
     Args:
-        program: of the finer stage.
-        knobs: of the cell in the finer stage.
-        coarse: the image, on its canvas if it has one.
-        coarse_extent: (height, width) in px of the image.
+        program: the program of the finer stage.
+        knobs: the cell's knobs in the finer stage.
+        coarse: the image of the coarser stage, on its canvas if it has one.
+        coarse_extent: (height, width) in px of that image.
     """
     down, across = (
         _bicubic(coarse.shape[axis], coarse_extent[axis], size, knobs.extent[axis])
@@ -250,8 +251,8 @@ def _bicubic(
 ) -> Float[Array, "to_size size"]:
     """The matrix that enlarges one axis of an image (Keys 1981, a = -1/2); 0 outside the two extents.
 
-    At an edge the weights of what is there are scaled to sum to 1, as in `jax.image.resize`, which does not
-    know where an image on a canvas ends.
+    At an edge the weights of the existing pixels are scaled to sum to 1, as in `jax.image.resize`. That
+    function itself cannot be used, because it does not know where an image on a canvas ends.
     """
     scale = jnp.asarray(extent).astype(jnp.float32) / jnp.asarray(to_extent).astype(jnp.float32)
     at = (jnp.arange(to_size, dtype=jnp.float32) + 0.5) * scale - 0.5
@@ -284,7 +285,7 @@ def _optimizer(program: Program) -> solvers.Solver:
 
 
 def _positions(extent: Extent | None, name: str) -> Float[Array, ""] | None:
-    """M of a layer of an image on a canvas."""
+    """M, the number of positions at a layer, for an image on a canvas; None without a canvas."""
     if extent is None:
         return None
     height, width = jnp.asarray(extent) >> layers.conv(name).pools
@@ -301,7 +302,7 @@ def loss(
 ) -> tuple[Float[Array, ""], Info]:
     """L = alpha L_content + beta sum_l w_l E_l + tv_weight TV of one image (Gatys et al. 2016, eq. 7).
 
-    # Differs from Gatys et al. (2016): total variation, and weight times loss of every optional term.
+    # Differs from Gatys et al. (2016): adds total variation, and weight times loss of every optional term.
     """
     extent = knobs.extent if program.canvas else None
     arithmetic = ARITHMETIC[program.precision]
@@ -341,7 +342,7 @@ def loss(
 
 
 def _gated(weight: Float[Value, ""], values: Array) -> Array:
-    """`values`, which get no gradient where a term weighs nothing: not even one that is not finite."""
+    """`values`, without a gradient where the weight of a term is 0, so that not even NaN gets through."""
     return jnp.where(weight > 0, values, lax.stop_gradient(values))
 
 
@@ -355,11 +356,11 @@ def _view(
 
 
 def _term_loss(row: LossTerm, view: View, kept: Any) -> Float[Array, ""]:
-    """The loss of an optional term. Raises JaxstyleError if what comes of it is no number."""
+    """The loss of an optional term. Raises JaxstyleError if its function does not return one float."""
     with tables.blamed(row):
         given = tables.function(row.loss)(view, kept)
     if given is None:
-        raise JaxstyleError(row.where, "its loss gives None; end the function with return")
+        raise JaxstyleError(row.where, "its loss returns None; end the function with a return statement")
     with tables.blamed(row):
         value = jnp.asarray(given)
     if value.shape or not jnp.issubdtype(value.dtype, jnp.floating):
@@ -379,7 +380,7 @@ def _within_range(knobs: Knobs, image: Float[Array, "h w 3"]) -> Float[Array, "h
 def _projected(
     knobs: Knobs, image: Float[Array, "h w 3"], gradient: Float[Array, "h w 3"]
 ) -> Float[Array, "h w 3"]:
-    """`gradient` without what would only push pixels out of their range (Bertsekas 1982, section 1)."""
+    """`gradient`, 0 where a step would only push a pixel out of its range (Bertsekas 1982, section 1)."""
     low, high = knobs.pixel_range[0], knobs.pixel_range[1]
     held = ((image <= low) & (gradient > 0)) | ((image >= high) & (gradient < 0))
     return jnp.where(held, 0.0, gradient)
@@ -400,13 +401,13 @@ def step(
     state: State,
     k: Int[Array, ""],
 ) -> tuple[State, Info]:
-    """Pass k: evaluate the image asked for, report the loss of the result x_k, ask for the next one.
+    """Run pass k: evaluate the image asked for, report the loss of the result x_k, ask for the next image.
 
-    With Adam x_k is the image evaluated; L-BFGS may reject it, and x_k is the result before it. A cell
-    whose x_k has no finite loss keeps the image before it; one whose gradient, next image or optimizer
-    state is not finite keeps x_k, and step k+1 is the first without a loss. From then on it stands
-    still, whatever its neighbours do. Where pixels have a range, the optimizer sees the gradient projected
-    onto it and its images are clipped to it.
+    With Adam, x_k is the evaluated image; L-BFGS may reject that image, and x_k is then the result before
+    it. If the loss of x_k is not finite, the cell keeps the image before it. If the gradient, the next
+    image or the optimizer state is not finite, the cell keeps x_k, and step k+1 is the first without a
+    loss. From then on the cell stands still, whatever its neighbours do. Where pixels have a range, the
+    optimizer sees the gradient projected onto that range, and its images are clipped to it.
     """
     (total, info), gradient = jax.value_and_grad(
         lambda image: loss(features, params, program, knobs, targets, image), has_aux=True
@@ -442,11 +443,11 @@ def target_rows(
     extent: Extent | None = None,
     role: str | None = None,
 ) -> Targets:
-    """What the losses keep of one image, P at the content taps and A at the style taps, without rows.
+    """Targets from one image, without an axis of rows: P at the content taps and A at the style taps.
 
     Args:
-        extent: of the image, if it lies on a canvas.
-        role: `content` or `style`; optional terms keep nothing of the other one. None for both.
+        extent: (height, width) in px of the image, if it lies on a canvas.
+        role: `content` or `style`, to leave out the optional terms of the other role; None for both.
     """
     arithmetic = ARITHMETIC[program.precision]
     found = features(params, images.to_network(image), extent)
@@ -470,7 +471,7 @@ def _kept(
     found: dict[str, Array],
     inside: Bool[Array, "h w 1"] | None,
 ) -> Any:
-    """What an optional term keeps of an image."""
+    """Values that an optional term keeps of an image; () if it keeps nothing."""
     if row.keep is None:
         return ()
     with tables.blamed(row):
