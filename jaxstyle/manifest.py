@@ -148,7 +148,7 @@ def program(program: Program, stages: Sequence[Mapping[str, Any]]) -> dict[str, 
     }
 
 
-# --- what came before, and what there is ----------------------------------------------------------
+# --- chunks, shares and earlier processes ---------------------------------------------------------
 
 
 def chunk_digests(record: Record, known: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -41,7 +41,7 @@ VARIANCE = "variance.json"
 """The file with the results of a study of the run's seeds, if there was one."""
 
 
-# --- which picture stands where -------------------------------------------------------------------
+# --- places of pictures ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -376,7 +376,7 @@ def overview(curves: Sequence[_Curves], labels: Mapping[int, str], title: str, o
         return drawing.figure_bytes(figure, "svg", transparent=True).decode()
 
 
-# --- what the page says ---------------------------------------------------------------------------
+# --- contents of the page -------------------------------------------------------------------------
 
 
 def _plural(axes: Iterable[str]) -> str:

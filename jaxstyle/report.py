@@ -54,7 +54,7 @@ LAST_FRAMES = 10
 """The factor by which it shows the last snapshot longer."""
 
 
-# --- which picture stands where -------------------------------------------------------------------
+# --- layout of sheets -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

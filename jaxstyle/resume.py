@@ -26,7 +26,7 @@ from jaxstyle.store import Arrays, Checkpoint, ChunkResult, Record, RunDirectory
 if TYPE_CHECKING:
     from jaxstyle.engine import Progress
 
-# --- the same run ---------------------------------------------------------------------------------
+# --- settings and chunks of the run ---------------------------------------------------------------
 
 
 def find(
@@ -225,7 +225,7 @@ class Kept:
         self._every_s, self._cost_s = every_s, 0.0
         self._last = self._segment = time.monotonic()
         self._saved = [0, 0, 0]
-        """How many launches have been saved, and how many images and infos of the current round."""
+        """The numbers of launches saved, and of images and infos saved of the current round."""
 
     @property
     def current(self) -> list[list[Cell]]:

@@ -128,7 +128,7 @@ class Numbers:
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkResult(Numbers):
-    """Everything that was computed for those cells of one chunk that share an image shape."""
+    """All results for those cells of one chunk that share an image shape."""
 
     image: UInt8[np.ndarray, "cells snapshots h w 3"]
     curves: Mapping[str, Float[np.ndarray, "cells steps"]]
