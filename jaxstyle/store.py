@@ -165,7 +165,7 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
         durable: also wait until the data is on the disk, so that the same holds if the machine crashes.
     """
     temporary = _temporary(path)
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # less the umask
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # minus the umask
     try:
         try:
             view = memoryview(data)
@@ -334,7 +334,7 @@ class RunDirectory:
         """Remove everything made for a run that this share is not to begin after all; it is still held."""
         if not self._made:
             return
-        with contextlib.suppress(OSError):  # another share is there
+        with contextlib.suppress(OSError):  # another share may have files there
             (self.path / LOCKS / f"shard-{share_name(share)}.lock").unlink(missing_ok=True)
             (self.path / LOCKS).rmdir()
             (self.path / LOCK).unlink()
@@ -408,7 +408,7 @@ def _open_lock(path: Path, *, only_look: bool = False) -> int:
             # O_CREAT may be refused for a file that exists and is another user's (proc_sys_fs(5),
             # protected_regular).
             return os.open(path, os.O_RDWR)
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # less the umask
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # minus the umask
     except PermissionError as error:
         to = "read" if only_look else "written"
         mend = f"have its owner give you access (chmod g+{to[0]})"
@@ -1401,7 +1401,7 @@ def merge_into(run: Path, temporary: Path, chunks: Collection[str] | None = None
     record = open_record(run)
     if chunks is not None:
         record = replace(record, chunk_paths=tuple(p for p in record.chunk_paths if p.name in {*chunks}))
-    with h5py.File(temporary, "w", libver=LIBVER, locking=False) as file:  # nobody else has it
+    with h5py.File(temporary, "w", libver=LIBVER, locking=False) as file:  # no other process opens it
         _fill(file, record)
 
 
