@@ -1,17 +1,17 @@
-"""What sheets and figures are drawn with: fonts that have a text's characters, and matplotlib by itself.
+"""Drawing for sheets and figures: fonts that have a text's characters, and matplotlib with its defaults.
 
-Names of files hold any character. A text is drawn in the first of these fonts that has it, word by word,
-and character by character where no font has the whole word:
+File names can contain any character. Each word of a text is drawn in the first of these fonts that has all
+its characters; where no font has the whole word, the same goes for each character:
 
-1. on sheets the one that comes with Pillow, which has ASCII and little else;
+1. on sheets, the font that comes with Pillow, which has ASCII and little else;
 2. DejaVu Sans, which comes with matplotlib and has Latin, Greek, Cyrillic, Arabic and many signs;
-3. what the machine has for the rest, such as Chinese, found among its fonts when it is needed;
+3. for the rest, such as Chinese, fonts of the machine, which are searched when they are needed.
 
-a character that none has stands there as Python writes it, such as \\u4e2d. ASCII needs no search.
+A character that no font has is drawn as Python escapes it, such as \\u4e2d. ASCII needs no search.
 
-Figures are the same whatever a `matplotlibrc`, a style or `MPLBACKEND` says: matplotlib's own defaults hold
-while one is drawn, and a setting that matplotlib cannot be imported with is passed over. What is switched
-for that is the whole process's, so it is switched under a lock and put back.
+Figures are the same whatever a `matplotlibrc`, a style or `MPLBACKEND` says: matplotlib's own defaults
+apply while a figure is drawn, and settings with which matplotlib cannot be imported are ignored. All this
+changes the state of the whole process, so it happens under a lock and is undone afterwards.
 
 Nothing here needs JAX; matplotlib is imported when a figure is drawn, or a sheet that is not all ASCII.
 """
@@ -41,16 +41,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FONT_PX = 15
-"""The size of letters on sheets."""
+"""The size of text on sheets."""
 FIGURE_FONT = "DejaVu Sans"
 MAX_LABEL = 60
-"""Characters of a text of a figure; longer ones would leave no place for what they tell of."""
+"""The longest line of a figure's text, in characters; longer ones would leave no room for the figure."""
 _OWN_SHAPES = ("bold", "italic", "oblique", "light", "thin", "black", "heavy", "serif", "mono", "condensed")
-"""In names of font files: what a text is not to look like, if another font has it too."""
+"""Parts of the names of font files that are avoided where another font has the same characters."""
 _NO_LETTERS = ("lastresort", "adobeblank")
-"""Fonts that have a box, or nothing, for every character."""
+"""Parts of the names of fonts that draw a box, or nothing, for every character."""
 _UNSEEN = "\u200c\u200d\ufe0e\ufe0f"
-"""What only says how its neighbours are drawn; left out where no font has it."""
+"""Characters that only change how their neighbours are drawn; left out where no font has them."""
 _lock = threading.RLock()
 
 
@@ -60,13 +60,13 @@ _lock = threading.RLock()
 def load_matplotlib() -> Any:
     """The module `matplotlib`, imported even where the user's settings for it are broken.
 
-    matplotlib reads `MPLBACKEND` and a `matplotlibrc` when it is imported, and raises for a backend that is
-    not there and for a file that it cannot read. It is imported with them if it can be, as they are of use
-    to who draws in this process with it too.
+    matplotlib reads `MPLBACKEND` and a `matplotlibrc` when it is imported, and raises for a missing backend
+    and for a file that it cannot read. It is imported with them where possible, for the sake of other code
+    that draws with it in this process.
     """
     with _lock:
         logger = logging.getLogger("matplotlib")
-        if not logger.handlers:  # without one Python prints on stderr what it tells of settings and caches
+        if not logger.handlers:  # without one Python prints its warnings of settings and caches on stderr
             logger.addHandler(logging.NullHandler())
         with _unwarned():
             if "matplotlib" in sys.modules:
@@ -74,7 +74,8 @@ def load_matplotlib() -> Any:
             try:
                 return _import_matplotlib()
             except (ValueError, OSError, RuntimeError, locale.Error, ImportError):
-                # The parts that came before the settings are no attributes of a package that is begun anew.
+                # Submodules that were imported before the failure would not be attributes of the package
+                # when it is imported again.
                 for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
                     del sys.modules[name]
                 with _without_settings():
@@ -97,16 +98,16 @@ def _unwarned() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_settings() -> Iterator[None]:
-    """A while in which matplotlib finds no settings of the user's; `_lock` is held."""
+    """Hide the user's settings from matplotlib while the block runs; `_lock` is held."""
     ours, exists = threading.get_ident(), os.path.exists
     kept = {name: os.environ.pop(name, None) for name in ("MPLBACKEND", "MATPLOTLIBRC")}
 
     def seen(path: Any) -> bool:
-        # The working directory's file comes before all others and cannot be named away. Other threads, and
-        # other files, get the answer that they would get anyway.
+        # The file in the working directory comes before all others, and no variable can override it. Other
+        # threads, and other files, get the usual answer.
         return not (path == "matplotlibrc" and threading.get_ident() == ours) and exists(path)
 
-    os.environ["MATPLOTLIBRC"] = os.devnull  # which is found before the one of the user's folder
+    os.environ["MATPLOTLIBRC"] = os.devnull  # found before the file in the user's own folder
     os.path.exists = seen
     try:
         yield
@@ -118,32 +119,32 @@ def _without_settings() -> Iterator[None]:
 
 @contextlib.contextmanager
 def figures(settings: Mapping[str, Any]) -> Iterator[None]:
-    """A while in which figures are made with matplotlib's defaults and `settings`, whatever the user's are.
+    """Apply matplotlib's defaults and `settings`, instead of the user's, while the block makes figures.
 
-    They are those of the process: a thread that draws something of its own meanwhile gets them too.
+    They apply to the whole process: another thread that draws meanwhile gets them too.
     """
     with _lock:
         mpl = load_matplotlib()
         defaults, now = mpl.rcParamsDefault, mpl.rcParams
-        with _unwarned():  # of a setting that is deprecated
+        with _unwarned():  # comparing the settings warns of deprecated ones
             users = {k: v for k, v in defaults.items() if k != "backend" and now[k] != v}
         with _unwarned(), mpl.rc_context({**users, **settings}):
             yield
 
 
 def figure_bytes(figure: Figure, kind: str, **settings: Any) -> bytes:
-    """The file of a figure, `png` or `svg`: the same bytes for the same figure. Inside `figures`.
+    """The file of a figure, the same bytes for the same figure. To be called inside `figures`.
 
     Args:
-        figure: its texts are given fonts that have them; a `$` in one is a dollar.
-        kind: of file.
-        settings: of `Figure.savefig`.
+        figure: the figure; its texts are given fonts that have their characters, and `$` is a plain sign.
+        kind: the kind of file, `png` or `svg`.
+        settings: arguments of `Figure.savefig`.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     _letter(figure)
-    # `savefig` takes the figure's own canvas, and without one whatever is registered for the format.
+    # `savefig` uses the figure's own canvas if it has one, or else whatever is registered for the format.
     figure.set_canvas(FigureCanvasSVG(figure) if kind == "svg" else FigureCanvasAgg(figure))
     metadata: Any = {"Date": None, "Creator": None, "Type": None} if kind == "svg" else {"Software": None}
     buffer = io.BytesIO()
@@ -152,12 +153,12 @@ def figure_bytes(figure: Figure, kind: str, **settings: Any) -> bytes:
 
 
 def legend_text(label: str) -> str:
-    """`label` for a legend, from which matplotlib leaves out what begins with an underscore."""
+    """`label` for a legend, with a space before an underscore, or matplotlib would leave the label out."""
     return f" {label}" if label.startswith("_") else label
 
 
 def _letter(figure: Figure) -> None:
-    """Make every text of a figure one that can be drawn."""
+    """Change every text of a figure so that it can be drawn, and give it fonts that have its characters."""
     from matplotlib.text import Text
 
     ticks = {
@@ -170,7 +171,7 @@ def _letter(figure: Figure) -> None:
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         said = text.get_text()
-        if not said or (id(text) in ticks and said.isascii()):  # numbers; powers of ten are mathematics
+        if not said or (id(text) in ticks and said.isascii()):  # numbers, which may be powers in mathtext
             continue
         text.set_parse_math(False)
         said = "\n".join(_shortened(line) for line in readable(said).split("\n"))
@@ -192,7 +193,7 @@ def _registered(path: str) -> str:
         for entry in fontManager.ttflist:
             if entry.fname == path:
                 return entry.name
-        if again:  # installed after matplotlib looked
+        if again:  # the font was installed after matplotlib made its list
             fontManager.addfont(path)
     return FIGURE_FONT
 
@@ -204,13 +205,13 @@ class _Font(NamedTuple):
     """A font and the characters that it has."""
 
     path: str
-    """Empty for Pillow's own."""
+    """The path of the font file; empty for Pillow's own font."""
     characters: frozenset[str]
 
 
 @functools.cache
 def _charmap(path: str) -> frozenset[str]:
-    """The characters of the font at `path`, none if it cannot be drawn at any size."""
+    """The characters of the font at `path`; none if the font cannot be scaled to any size."""
     from matplotlib import ft2font
 
     try:
@@ -224,19 +225,19 @@ def _charmap(path: str) -> frozenset[str]:
 
 @functools.cache
 def _own_fonts() -> tuple[_Font, _Font]:
-    """Pillow's and matplotlib's."""
+    """The fonts that come with Pillow and with matplotlib."""
     mpl = load_matplotlib()
     from matplotlib.ft2font import FT2Font
 
     path = str(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
-    data = getattr(ImageFont.load_default(FONT_PX), "font_bytes", b"")  # none where Pillow has no FreeType
+    data = getattr(ImageFont.load_default(FONT_PX), "font_bytes", b"")  # absent if Pillow lacks FreeType
     small = frozenset(map(chr, FT2Font(io.BytesIO(data)).get_charmap())) if data else frozenset()
     return _Font("", small), _Font(path, _charmap(path))
 
 
 @functools.cache
 def system_fonts() -> tuple[str, ...]:
-    """The font files of the machine, plain ones first."""
+    """The font files of the machine, plain styles first."""
     from matplotlib import font_manager
 
     def order(path: str) -> tuple[int, str, str]:
@@ -249,7 +250,7 @@ def system_fonts() -> tuple[str, ...]:
 
 @functools.cache
 def _fonts_for(missing: frozenset[str]) -> tuple[_Font, ...]:
-    """Fonts of the machine with the `missing` characters: one that has all, or few that have some."""
+    """Fonts of the machine for the `missing` characters: one that has them all, or else a few with some."""
     with _lock:
         load_matplotlib()
         some = []
@@ -280,10 +281,10 @@ def _others(text: str) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=10_000)
 def readable(text: str) -> str:
-    """`text` in characters that can be drawn: others as Python writes them, such as \\u4e2d."""
+    """`text` in characters that can be drawn; others are escaped as in Python, such as \\u4e2d."""
     if text.isascii() and all(c.isprintable() or c == "\n" for c in text):
         return text
-    text = unicodedata.normalize("NFC", text)  # names on a Mac have letters and accents apart
+    text = unicodedata.normalize("NFC", text)  # file names on a Mac separate letters from accents
     need = _missing(text)
     has = frozenset().union(
         *(font.characters for font in (*_own_fonts(), *(_fonts_for(need) if need else ())))
@@ -329,24 +330,24 @@ def _runs(line: str) -> tuple[tuple[str, Any], ...]:
 
 
 def _one_face(text: str) -> Any:
-    """The only font that `text` is drawn in, None if there are several."""
+    """The font that all of `text` is drawn in, or None if there are several."""
     faces = {id(face): face for line in text.split("\n") for _, face in _runs(line)}
     return next(iter(faces.values())) if len(faces) == 1 else None
 
 
 def _line_px(faces: Sequence[Any]) -> tuple[int, int]:
-    """How far lines of some fonts reach above and below their base."""
+    """The largest extents above and below the base line, in px, among some fonts."""
     above, below = zip(*(face.getmetrics() for face in faces), strict=True)
     return max(above), max(below)
 
 
 _PEN = ImageDraw.Draw(Image.new("L", (1, 1)))
 _SPACING_PX = 4
-"""Between lines, as Pillow has it."""
+"""The space between lines, the same as Pillow's."""
 
 
 def extent(text: str) -> tuple[int, int]:
-    """(width, height) in px that a text takes on a sheet."""
+    """The (width, height) in px that a text takes up on a sheet."""
     if not (text := readable(text)):
         return 0, 0
     if (face := _one_face(text)) is not None:
@@ -359,13 +360,13 @@ def extent(text: str) -> tuple[int, int]:
 
 
 def write(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, **settings: Any) -> None:
-    """Draw a text of any number of lines at its upper left corner.
+    """Draw a text, of one line or several, with its upper left corner at a given point.
 
     Args:
-        pen: on the sheet.
-        at: x and y in px.
-        text: the characters that no font has are drawn as `readable` has them.
-        settings: of Pillow's `ImageDraw.text`, such as `fill`.
+        pen: the drawing context of the sheet.
+        at: the x and y of the corner in px.
+        text: the text; characters that no font has are escaped by `readable`.
+        settings: arguments of Pillow's `ImageDraw.text`, such as `fill`.
     """
     text = readable(text)
     if (face := _one_face(text)) is not None:

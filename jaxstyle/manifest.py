@@ -1,6 +1,6 @@
-"""What `manifest.json` says of a run beside its plan: by which code, on what machine, with which programs.
+"""The contents of `manifest.json` beside the plan: the code, the machine and the programs of a run.
 
-Nothing here needs JAX; what a process that has it can tell of its devices is asked for by `machine`.
+Nothing here needs JAX, except for `machine`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from jaxstyle.grid import Program
 from jaxstyle.store import Record
 
 ENVIRONMENT = ("XLA_", "JAX_", "TF_", "NVIDIA_TF32", "CUBLAS_", "CUDNN_", "OMP_", "NPROC")
-"""What begins the names of environment variables that can change a result."""
+"""Beginnings of the names of environment variables that can change a result."""
 VERSIONED = ("jaxstyle", "jax", "jaxlib", "flax", "optax", "numpy", "h5py", "pillow", "tyro")
 
 
 def text(values: Mapping[str, Any]) -> str:
-    """A manifest as it is written."""
+    """The text of a manifest as it is written to the disk."""
     return json.dumps(values, indent=1) + "\n"
 
 
@@ -38,15 +38,15 @@ def text(values: Mapping[str, Any]) -> str:
 
 
 def thread_count() -> int:
-    """How many threads XLA's CPU runtime has, or will have when JAX starts."""
+    """The number of threads that XLA's CPU runtime has, or will have when JAX starts."""
     if not limits.is_jax_running():
-        return limits.threads()  # by `planning.start_jax`
+        return limits.threads()  # which `planning.start_jax` will set
     count, jax = limits.xla_threads(), sys.modules["jax"]
     return max(count, jax.local_device_count()) if jax.default_backend() == "cpu" else count
 
 
 def versions(*names: str) -> dict[str, str]:
-    """The version of Python and of each package in `names`, "unknown" for what is not installed."""
+    """The versions of Python and of the packages in `names`; "unknown" for one that is not installed."""
     found = {"python": host.python_version()}
     for name in names:
         try:
@@ -58,31 +58,31 @@ def versions(*names: str) -> dict[str, str]:
 
 @functools.cache
 def code_digest() -> str:
-    """The SHA-256 of the package's own source files and their places in it, whatever its version says."""
+    """The SHA-256 of the package's own source files and their relative paths."""
     names = sorted(path.relative_to(settings.PACKAGE).as_posix() for path in settings.PACKAGE.rglob("*.py"))
     files = (name.encode() + (settings.PACKAGE / name).read_bytes() for name in names)
     return hashlib.sha256(b"\0".join(files)).hexdigest()
 
 
 def environment() -> dict[str, str]:
-    """The environment variables that can change a result, but the number of threads, which stands apart."""
+    """The environment variables that can change a result, except NPROC: threads are listed separately."""
     return {k: v for k, v in sorted(os.environ.items()) if k.startswith(ENVIRONMENT) and k != "NPROC"}
 
 
 def device_text(platform: str, kind: str, count: int, threads: int) -> str:
-    """What computes, for people: `cpu (2 threads)`, `NVIDIA H100 80GB HBM3` or `8 x TPU v4`."""
+    """The devices in words: `cpu (2 threads)`, `NVIDIA H100 80GB HBM3` or `8 x TPU v4`."""
     plural = "" if threads == 1 else "s"
     one = f"{kind} ({threads} thread{plural})" if platform == "cpu" else kind
     return f"{count} x {one}" if count > 1 else one
 
 
 def devices_text(devices: Sequence[Any]) -> str:
-    """`device_text` of JAX's `devices`."""
+    """JAX's `devices` in words, as in `device_text`."""
     return device_text(devices[0].platform, devices[0].device_kind, len(devices), thread_count())
 
 
 def machine(devices: Sequence[Any]) -> dict[str, Any]:
-    """What the manifest says of this process: versions, code, host, threads and JAX's `devices`."""
+    """The manifest's entries on this process: versions, code, host, threads and JAX's `devices`."""
     import jax
 
     device = devices[0]
@@ -108,7 +108,7 @@ def machine(devices: Sequence[Any]) -> dict[str, Any]:
 
 
 def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Where `machine` differs from what a manifest says, in so far as it can change a result."""
+    """The differences between a manifest and the present `machine` that can change a result."""
     both = {name: (was["versions"].get(name), version) for name, version in now["versions"].items()}
     both["device"] = was["device"].get("kind"), now["device"]["kind"]
     both["threads"] = was.get("threads"), now["threads"]
@@ -118,7 +118,7 @@ def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def whereabouts() -> str:
-    """The process and its machine, for people: `4711 on fermat`."""
+    """The process and its machine in words: `4711 on fermat`."""
     return f"{os.getpid()} on {socket.gethostname()}"
 
 
@@ -126,10 +126,10 @@ def whereabouts() -> str:
 
 
 def program(program: Program, stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The manifest's words on a program that has been compiled.
+    """The manifest's entry on a program that has been compiled.
 
     Args:
-        stages: what there is to say of each of its stages, coarsest first (`Launcher.made`).
+        stages: the entries on its stages, coarsest first (`Launcher.made`).
     """
     return {
         "shape": program.shape,
@@ -148,11 +148,11 @@ def program(program: Program, stages: Sequence[Mapping[str, Any]]) -> dict[str, 
     }
 
 
-# --- what came before, and what there is ----------------------------------------------------------
+# --- chunks, shares and earlier processes ---------------------------------------------------------
 
 
 def chunk_digests(record: Record, known: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The SHA-256 of every chunk file, by its path in the run."""
+    """The SHA-256 of every chunk file, by its path in the run; `known` digests are not computed again."""
     names = {str(path.relative_to(record.path)): path for path in record.chunk_paths}
     return {
         name: (known or {}).get(name) or hashlib.sha256(path.read_bytes()).hexdigest()
@@ -161,21 +161,21 @@ def chunk_digests(record: Record, known: Mapping[str, str] | None = None) -> dic
 
 
 def is_complete(record: Record) -> bool:
-    """Whether every chunk of a run is there."""
+    """Whether every chunk of a run has been computed."""
     names = {path.stem for path in record.chunk_paths}
     chunks = record.manifest.get("plan", {}).get("chunks")
     return chunks is not None and all(f"{number:06d}" in names for number in range(len(chunks)))
 
 
 def ended(record: Record) -> dict[str, Any]:
-    """The manifest of a run whose chunks are all there, with what its shares have told of themselves."""
+    """The manifest of a run whose chunks are all there, with the reports of its shares."""
     plan = _as_done(record)
     values = {**record.manifest, "status": "done", "chunks_sha256": chunk_digests(record), "plan": plan}
     return with_shares(values, told_by_shares(record.path))
 
 
 def _as_done(record: Record) -> dict[str, Any]:
-    """The plan of a run with the widths that its chunks have, which shares tell nobody of."""
+    """The plan of a run with the widths that its chunks really have, which shares do not report."""
     plan = record.manifest["plan"]
     programs, chunks = list(plan["programs"]), list(plan["chunks"])
     for path in record.chunk_paths:
@@ -189,13 +189,13 @@ def _as_done(record: Record) -> dict[str, Any]:
 
 
 def told_by_shares(run: Path) -> list[dict[str, Any]]:
-    """What the shares of the run at `run` have told of themselves, if it has any."""
+    """The reports of the shares of the run at `run`, if it has any."""
     paths = sorted(run.glob("events-*-of-*.jsonl"))
     return [_share(path) for path in paths if re.fullmatch(r"events-\d+-of-\d+\.jsonl", path.name)]
 
 
 def with_shares(values: dict[str, Any], shares: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A manifest with what `told_by_shares` says."""
+    """A manifest with the reports from `told_by_shares` added."""
     if not shares:
         return values
     return {
@@ -206,7 +206,7 @@ def with_shares(values: dict[str, Any], shares: Sequence[Mapping[str, Any]]) -> 
 
 
 def _share(path: Path) -> dict[str, Any]:
-    """What the events of a share say of its machines, its time and its programs."""
+    """The report of a share, from the file of its events: its machines, its timings and its programs."""
     found: dict[str, Any] = {"share": path.stem.removeprefix("events-"), "programs": [], "processes": []}
     for line in path.read_text("utf-8", "replace").splitlines():
         try:
@@ -215,21 +215,21 @@ def _share(path: Path) -> dict[str, Any]:
                 found["programs"].append({k: v for k, v in event.items() if k not in ("time", "event")})
             elif event["event"] == "share-timings":
                 found["processes"].append({**event["machine"], "timings": event["timings"]})
-        except (ValueError, KeyError, TypeError):  # the last line of a process that was killed
+        except (ValueError, KeyError, TypeError):  # a line that a killed process left unfinished
             continue
     return found
 
 
 _MEASURED = ("step_traces", "target_traces", "compile_s", "device_bytes", "coarser")
-"""What may differ between processes that compiled the same program."""
+"""Entries that may differ between processes that compiled the same program."""
 
 
 def _programs(manifest: Mapping[str, Any], told: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The programs of all shares: each once, with the most that any process says it took."""
+    """The programs of all shares, each once, with the largest figures that any process reported."""
     plan, found = manifest["plan"], {p["index"]: dict(p) for p in manifest.get("programs", ())}
-    every = json.loads(json.dumps(plan["programs"]))  # with lists, as what was told has
+    every = json.loads(json.dumps(plan["programs"]))  # tuples become lists, as they are in `told`
     for about in told:
-        if not about.keys() >= {*_MEASURED}:  # an earlier version's may tell less
+        if not about.keys() >= {*_MEASURED}:  # an earlier version may have reported less
             continue
         own = {key: value for key, value in about.items() if key not in _MEASURED}
         for index, planned in enumerate(every):
@@ -246,7 +246,7 @@ def _programs(manifest: Mapping[str, Any], told: Sequence[Mapping[str, Any]]) ->
 
 
 def before(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What earlier processes of a run said of themselves, the first one first."""
+    """The manifest's entries on earlier processes of a run, in the order in which they worked."""
     if not manifest:
         return []
     kept: Iterable[str] = ("began", "status", "command", "versions", "code_sha256", "device", "host")

@@ -1,10 +1,10 @@
-"""`report.html`: a whole run as one page that opens from a file and asks no network for anything.
+"""`report.html`: a whole run as one page that opens from a file and needs no network.
 
-The first part, which picture stands where, is what the page and the contact sheets have in common. The
-page holds small JPEGs of all pictures; beside its run it finds the full ones. Whatever it says of a run
-is escaped, by Jinja where it is text and in `_json` where it is data, and a content security policy
-allows no script but its own. The same run gives the same bytes: times, hosts and devices stand in it only
-where `manifest.json` is shown.
+The first part, on the places of pictures, is common to the page and the contact sheets. The page contains
+small JPEGs of all pictures and, as long as it lies in its run, finds the full ones. All that it shows of a
+run is escaped, by Jinja if it is text and by `_json` if it is data, and a content security policy allows
+no scripts but its own. The same run gives the same bytes: times, hosts and devices appear only where
+`manifest.json` is shown.
 
 Nothing here needs JAX; Matplotlib and Jinja are imported when a page is made.
 """
@@ -36,23 +36,23 @@ from jaxstyle.store import Record, Rows
 
 TEMPLATES = settings.PACKAGE / "templates"
 SOURCE_PX = 224
-"""The longest edge at which contents and styles are kept for heads of rows and columns."""
+"""The longest edge, in px, of contents and styles that are kept for the heads of rows and columns."""
 VARIANCE = "variance.json"
-"""What a study of the run's seeds came to, if there was one."""
+"""The file with the results of a study of the run's seeds, if there was one."""
 
 
-# --- which picture stands where -------------------------------------------------------------------
+# --- places of pictures ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture of a run and where it stands in the grid."""
+    """One picture of a run and its place in the grid."""
 
     cell: int
     snapshot: int
-    """Index of its step among the snapshots."""
+    """The index of its step among the snapshots."""
     place: dict[str, str]
-    """Its value, as text, on every axis that has several."""
+    """The text of its value on every axis that has several."""
 
 
 def _short(axis: str, value: Any) -> str:
@@ -62,7 +62,7 @@ def _short(axis: str, value: Any) -> str:
 
 
 def axis_names(record: Record, axis: str) -> dict[Any, str]:
-    """A short text for every value of an axis; the full one where short ones are the same."""
+    """A short text for every value of an axis, or the full texts if short ones would coincide."""
     values = record.values[axis]
     short = {value: _short(axis, value) for value in values}
     if len(set(short.values())) < len(short):
@@ -71,12 +71,12 @@ def axis_names(record: Record, axis: str) -> dict[Any, str]:
 
 
 def shown(record: Record, present: Iterable[int]) -> Shown:
-    """What the page and the sheets show of the cells in `present`."""
+    """The selection of the cells in `present` that the page and the sheets show."""
     return sample.shown(record, present, MAX_TILES)
 
 
 def part_text(part: Shown) -> str:
-    """Which part of a run is shown, in words."""
+    """The part of a run that is shown, in words."""
     thinned = sorted(part.counts, key=lambda count: count.shown == count.total)
     counts = [
         (f"{c.shown:,} of " if c.shown < c.total else "all ") + f"{c.total:,} {_plural(c.axes)}"
@@ -96,7 +96,7 @@ def place_tiles(
     """The pictures of the cells in `present`, each with its values on the axes that vary.
 
     Args:
-        snapshots: the indices of those to take; all if None.
+        snapshots: the indices of the snapshots to take; all if None.
     """
     names = {axis: axis_names(record, axis) for axis in record.axes}
     varying = [axis for axis in record.axes if len(names[axis]) > 1]
@@ -112,7 +112,7 @@ def place_tiles(
 
 
 def group_axes(tiles: Sequence[Tile]) -> list[tuple[str, ...]]:
-    """The axes of `tiles`, slowest first; those that always move together (zipped ones) are one."""
+    """The axes of `tiles`, slowest first; axes that always change together (zipped ones) are one group."""
     groups: list[tuple[str, ...]] = []
     for axis in tiles[0].place:
         for i, group in enumerate(groups):
@@ -126,7 +126,7 @@ def group_axes(tiles: Sequence[Tile]) -> list[tuple[str, ...]]:
 
 
 def place_text(place: Mapping[str, str], axes: Iterable[str]) -> str:
-    """`place` on some axes as lines: names by themselves, numbers with what they count."""
+    """The values of a `place` on some axes, one per line: names alone, numbers after what they count."""
     parts = []
     for axis in axes:
         text = place[axis].replace("+", " +\n") if axis == "style_layers" else place[axis]
@@ -135,7 +135,7 @@ def place_text(place: Mapping[str, str], axes: Iterable[str]) -> str:
 
 
 def shared_words(record: Record) -> list[str]:
-    """What all cells of a run have in common, a few words each."""
+    """The settings that all cells of a run have in common, in a few words each."""
     sweep = record.sweep
     words = []
     for axis in record.axes:
@@ -149,7 +149,7 @@ def shared_words(record: Record) -> list[str]:
 
 
 def scaled(pixels: UInt8[np.ndarray, "h w 3"], longest: int) -> Image.Image:
-    """`pixels` as an image, made smaller if its longest edge is over `longest` px."""
+    """`pixels` as an image, reduced if its longest edge is over `longest` px."""
     image = Image.fromarray(pixels)
     if max(image.size) > longest:
         image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
@@ -164,7 +164,7 @@ class Sources:
         self._found: dict[str, np.ndarray | None] = {}
 
     def __call__(self, path: str) -> np.ndarray | None:
-        """The pixels of the image at `path` in small, or None."""
+        """The reduced pixels of the image at `path`, or None if it is gone or has changed."""
         if path not in self._found:
             try:
                 picture = images.read(path)
@@ -177,7 +177,7 @@ class Sources:
 
 
 class Where(Mapping[int, tuple[h5py.Group, int]]):
-    """The group of `results.h5` in which a cell stands, and where in it, by the cell's number."""
+    """The group of `results.h5` that holds a cell and the cell's index in it, by the cell's number."""
 
     def __init__(self, file: h5py.File):
         self.groups = [group for group in store.members(file) if isinstance(group, h5py.Group)]
@@ -205,7 +205,7 @@ class Where(Mapping[int, tuple[h5py.Group, int]]):
 
 @contextlib.contextmanager
 def results(record: Record) -> Iterator[Where]:
-    """Where every cell stands in `results.h5`, while it is open."""
+    """Open `results.h5` and give the group and the index of every cell in it."""
     with store.open_h5(record.path / "results.h5") as file:
         yield Where(file)
 
@@ -214,7 +214,7 @@ def results(record: Record) -> Iterator[Where]:
 
 
 class _Thumbnail(NamedTuple):
-    """How pictures are kept in the page when there are at most `tiles` of them."""
+    """The form in which pictures are kept in a page of at most `tiles` pictures."""
 
     tiles: int
     longest_px: int
@@ -228,15 +228,15 @@ _THUMBNAILS = (
     _Thumbnail(1_000, 144, 85, 2),
     _Thumbnail(3_000, 96, 82, 2),
 )
-"""Pure noise comes to some 16 to 36 MB where each line ends, pictures to a third of it."""
+"""Forms by number of pictures; at these limits pure noise takes some 16 to 36 MB, real pictures a third."""
 MAX_TILES = _THUMBNAILS[-1].tiles
-"""Pictures that a page or all sheets of a run hold; of more, a part is shown."""
+"""The most pictures that a page, or all sheets of a run, contain; of more, a part is shown."""
 MAX_HEADS = 1_000
-"""Contents and styles whose pictures stand in the page."""
+"""The most contents and styles whose pictures are in the page."""
 WINDOW_RATIO = 1.6
-"""Columns for each row that a grid has at first, about."""
+"""The approximate number of columns per row with which a grid is first shown."""
 MAX_VALUES = 60
-"""Values of an axis in the table of all cells of a run that is shown in part."""
+"""The most values of an axis in the table of all cells of a run that is shown in part."""
 MAX_MANIFEST_CHARS = 200_000
 
 
@@ -246,7 +246,7 @@ def _data_uri(kind: str, data: bytes) -> str:
 
 def _jpeg(image: Image.Image, *, quality: int, subsampling: int) -> str:
     buffer = io.BytesIO()
-    # Without `optimize`: Pillow fails with it on noise, which comes to more bytes than it has pixels.
+    # Not with `optimize`: Pillow then fails on noise, whose JPEG has more bytes than the image has pixels.
     image.save(buffer, "JPEG", quality=quality, subsampling=subsampling)
     return _data_uri("image/jpeg", buffer.getvalue())
 
@@ -254,23 +254,23 @@ def _jpeg(image: Image.Image, *, quality: int, subsampling: int) -> str:
 # --- curves ---------------------------------------------------------------------------------------
 
 MAX_COLOURS = 12
-"""Groups of curves that the overview tells apart."""
+"""The most groups of curves that the overview tells apart by colour."""
 MAX_LINES = 60
-"""Cells that have a line each in the overview."""
+"""The most cells for which the overview draws a line each."""
 _CURVE_VALUES = 600_000
-"""About so many losses stand in the page, whatever the number of cells."""
+"""The approximate number of losses in the page, whatever the number of cells."""
 _BAND_POINTS = 40
-"""Points of the overview's curves over cells that are not all shown."""
+"""Points of each curve in the overview of a run that is shown in part."""
 
 
 @dataclass(frozen=True)
 class _Curves:
-    """Losses of the cells of one group of `results.h5`, thinned out."""
+    """The loss curves, thinned out, of cells of one group of `results.h5`."""
 
     cells: tuple[int, ...]
     step: tuple[int, ...]
     values: Float[np.ndarray, "cells losses steps"]
-    """Total loss first."""
+    """The losses, total loss first."""
 
 
 def _thinned(count: int, points: int) -> np.ndarray:
@@ -283,7 +283,7 @@ def _thinned(count: int, points: int) -> np.ndarray:
 
 
 def _read_curves(where: Where, losses: Sequence[str], cells: Sequence[int]) -> list[_Curves]:
-    """The curves of some cells, fewer points the more they are."""
+    """The curves of some cells; the more cells, the fewer points."""
     points = min(120, max(16, _CURVE_VALUES // (len(losses) * max(1, len(cells)))))
     if len(cells) == len(where):
         return [_group_curves(group, losses, points) for group in where.groups]
@@ -296,7 +296,7 @@ def _read_curves(where: Where, losses: Sequence[str], cells: Sequence[int]) -> l
 def _group_curves(
     group: h5py.Group, losses: Sequence[str], points: int, rows: Sequence[int] | None = None
 ) -> _Curves:
-    """The curves of the cells of a group, or of the ones in some of its rows."""
+    """The curves of all cells of a group, or of those in some of its rows."""
     cells, step = store.dataset(group, "cell")[()], store.dataset(group, "step")[()]
     kept = _thinned(len(step), points)
     values = np.empty((len(cells) if rows is None else len(rows), len(losses), len(kept)), np.float32)
@@ -307,14 +307,14 @@ def _group_curves(
             for start in range(0, len(cells), block):
                 values[start : start + block, i] = data[start : start + block][:, kept]
         else:
-            for at, row in enumerate(rows):  # each by itself: HDF5 takes longer for thousands at once
+            for at, row in enumerate(rows):  # one by one: HDF5 is slower at selecting thousands at once
                 values[at, i] = data[row][kept]
     own = cells if rows is None else cells[rows]
     return _Curves(tuple(own.tolist()), tuple(step[kept].tolist()), values)
 
 
 def _codes(values: np.ndarray) -> np.ndarray:
-    """Losses as 16 bits each: 1 + 1000 (log10 + 12), and 0 where there is none. To 0.12 %."""
+    """Losses as 16-bit codes, 1 + 1000 (log10 + 12), or 0 for none; they are exact to 0.12 %."""
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log10(values.astype(np.float64))
     codes = np.clip(np.round((logs + 12) * 1000) + 1, 1, 65535)
@@ -322,14 +322,14 @@ def _codes(values: np.ndarray) -> np.ndarray:
 
 
 def overview(curves: Sequence[_Curves], labels: Mapping[int, str], title: str, ordered: bool) -> str:
-    """The total losses of a run over its steps as an SVG file, readable on light and dark.
+    """The total losses of a run over its steps as an SVG file that is legible on light and dark paper.
 
-    Few cells are a line each, many a median with a band of their 10 to 90 %.
+    A few cells are drawn as a line each, many as a median with a band from 10 to 90 %.
 
     Args:
-        labels: the group of every cell, which has a colour.
-        title: what the groups are.
-        ordered: whether they are steps of a scale, which has a scale of colours.
+        labels: the group of every cell; each group has a colour.
+        title: the heading of the legend, which says what the groups are.
+        ordered: whether the groups are numbers in order, so that their colours form a scale.
     """
     mpl = drawing.load_matplotlib()
     from matplotlib.figure import Figure
@@ -358,7 +358,7 @@ def overview(curves: Sequence[_Curves], labels: Mapping[int, str], title: str, o
             for part in curves:
                 rows = [i for i, cell in enumerate(part.cells) if labels.get(cell) == label]
                 total = part.values[rows, 0].astype(np.float64)
-                total[~(total > 0)] = np.nan  # on a logarithmic axis there is no place for it
+                total[~(total > 0)] = np.nan  # a logarithmic axis cannot show it
                 total = total[np.isfinite(total).any(axis=1)]
                 if len(labels) <= MAX_LINES:
                     axes.plot(part.step, total.T, color=color, linewidth=1, alpha=0.75)
@@ -376,7 +376,7 @@ def overview(curves: Sequence[_Curves], labels: Mapping[int, str], title: str, o
         return drawing.figure_bytes(figure, "svg", transparent=True).decode()
 
 
-# --- what the page says ---------------------------------------------------------------------------
+# --- contents of the page -------------------------------------------------------------------------
 
 
 def _plural(axes: Iterable[str]) -> str:
@@ -384,12 +384,12 @@ def _plural(axes: Iterable[str]) -> str:
 
 
 def _speaks_for_itself(axis: str) -> bool:
-    """Whether a value of an axis needs no word before it."""
+    """Whether a value of an axis is clear without a word before it."""
     return not settings.short(axis)
 
 
 class _Heads:
-    """The contents and styles that heads show, each once."""
+    """The pictures of contents and styles that heads of rows and columns show, each once."""
 
     def __init__(self, record: Record):
         self._sources = Sources(record)
@@ -397,7 +397,7 @@ class _Heads:
         self.pictures: list[dict[str, str]] = []
 
     def add(self, path: str, text: str) -> int | None:
-        """The number of the picture at `path`, None if there is none."""
+        """The number of the picture at `path`, which is added if it is new; None if there is none."""
         if path not in self._index:
             pixels = self._sources(path) if len(self.pictures) < MAX_HEADS else None
             self._index[path] = None if pixels is None else len(self.pictures)
@@ -410,15 +410,15 @@ class _Heads:
 
 @dataclass(frozen=True)
 class _Dimension:
-    """A group of axes that move together: what rows, columns or pages can stand for."""
+    """A group of axes that change together; rows, columns or pages can stand for its values."""
 
     axes: tuple[str, ...]
     keys: tuple[tuple[str, ...], ...]
-    """Its values, a text for every axis, in the order of the grid."""
+    """Its values in the order of the grid, each with a text for every axis."""
     at: list[int]
-    """The value of every tile."""
+    """The index of every tile's value."""
     about: dict[str, Any]
-    """What the page is told of it."""
+    """Its description for the script of the page."""
 
 
 def _dimension(record: Record, tiles: Sequence[Tile], axes: tuple[str, ...], heads: _Heads) -> _Dimension:
@@ -441,7 +441,7 @@ def _dimension(record: Record, tiles: Sequence[Tile], axes: tuple[str, ...], hea
 
 
 def _raw(record: Record, tile: Tile, axis: str) -> Any:
-    """The value of a tile on an axis as the run has it."""
+    """The value of a tile on an axis as it is in the run, not as text."""
     return record.sweep.steps[tile.snapshot] if axis == "steps" else getattr(record.cells[tile.cell], axis)
 
 
@@ -472,7 +472,7 @@ def _rounded(value: Any) -> float | None:
 def _tile_losses(
     tiles: Sequence[Tile], names: Sequence[str], where: Mapping, rows: Mapping[int, Mapping]
 ) -> list[list]:
-    """The losses of every tile by their `names`, None where the run did not keep it."""
+    """The losses of every tile, a list for each of `names`; None for a loss that the run did not keep."""
     found: list[list] = [[] for _ in names]
     places: dict[str, dict[int, int]] = {}
     for tile in tiles:
@@ -500,7 +500,7 @@ def _value_texts(record: Record, axis: str) -> str:
 
 
 def _settings(record: Record) -> list[tuple[str, str]]:
-    """Every setting of the run by its name, the axes first."""
+    """The settings of the run as names and texts, axes first."""
     found = [(axis, _value_texts(record, axis)) for axis in record.axes]
     values = {name: getattr(record.sweep, name) for name, row in SETTINGS.items() if row.commands}
     more = {name: value for name, value in record.sweep.extra.items() if not settings.is_axis(name)}
@@ -512,7 +512,7 @@ def _settings(record: Record) -> list[tuple[str, str]]:
 
 
 def _manifest(manifest: Mapping[str, Any]) -> tuple[list[tuple[str, str]], str]:
-    """The short entries of a manifest, and all of it."""
+    """The short entries of a manifest as names and texts, and the text of all of it."""
 
     def line(value: Any) -> str:
         if isinstance(value, Mapping):
@@ -540,10 +540,10 @@ def _manifest(manifest: Mapping[str, Any]) -> tuple[list[tuple[str, str]], str]:
 
 
 def _variance(run: Path) -> dict[str, Any] | None:
-    """The section that `variance.json` asks for, its figures as data URIs; None where there is none.
+    """The section that `variance.json` describes, its figures as data URIs; None if there is no such file.
 
     Raises:
-        JaxstyleError: if it or a figure cannot be read.
+        JaxstyleError: if the file or one of its figures cannot be read.
     """
     path = run / VARIANCE
     if not path.exists():
@@ -587,7 +587,7 @@ def _table(table: Any) -> dict[str, Any]:
     columns = [_str(name) for name in _list(table["columns"])]
     rows = [_list(row) for row in _list(table["rows"])]
     if any(len(row) != len(columns) for row in rows):
-        raise ValueError(f"a row of a table has not {len(columns)} values")
+        raise ValueError(f"a row of a table does not have {len(columns)} values")
 
     def text(value: Any) -> str:
         return "" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)
@@ -599,7 +599,7 @@ def _figure(run: Path, figure: Any) -> dict[str, str]:
     name = _str(figure["path"])
     path = (run / name).resolve()
     if not path.is_relative_to(run.resolve()):
-        raise ValueError(f"{name} is outside of the run")
+        raise ValueError(f"{name} is outside the run")
     kinds = {".png": "image/png", ".svg": "image/svg+xml"}
     if path.suffix not in kinds:
         raise ValueError(f"{name} is neither .png nor .svg")
@@ -610,13 +610,13 @@ def _figure(run: Path, figure: Any) -> dict[str, str]:
 
 
 def _json(value: Any) -> str:
-    """`value` for a script element of data: no text of it can end the element."""
+    """`value` as JSON for a script element of data; no text in it can end the element."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _policy(*scripts: str) -> str:
-    """A content security policy: no network, and no script but these."""
+    """The content security policy of the page: no network, and no scripts but the given ones."""
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
     return (
@@ -629,7 +629,7 @@ def html(record: Record, rows: Rows) -> str:
     """The page of a merged run.
 
     Args:
-        rows: the lines of `results.csv`.
+        rows: the rows of `results.csv`.
 
     Raises:
         JaxstyleError: if `variance.json` or one of its figures cannot be read.
@@ -708,11 +708,11 @@ def html(record: Record, rows: Rows) -> str:
         manifest_short=short,
         manifest=manifest,
     )
-    return text.encode("utf-8", "backslashreplace").decode()  # JSON can hold halves of characters
+    return text.encode("utf-8", "backslashreplace").decode()  # JSON can contain lone surrogates
 
 
 def _words(tile: Tile) -> list[str]:
-    """Where a tile stands, an item for each axis."""
+    """The place of a tile in words, an item for each axis."""
     return [
         text if _speaks_for_itself(axis) else f"{settings.title(axis)} {text}"
         for axis, text in tile.place.items()
@@ -720,7 +720,7 @@ def _words(tile: Tile) -> list[str]:
 
 
 def _caption(tile: Tile) -> str:
-    """Its place on one line that breaks between the items only."""
+    """The place of a tile on one line that breaks only between the items."""
     return "\N{NO-BREAK SPACE}· ".join(word.replace(" ", "\N{NO-BREAK SPACE}") for word in _words(tile))
 
 
@@ -732,10 +732,12 @@ def _alt(tile: Tile) -> str:
 def _colours(
     tiles: Sequence[Tile], dimensions: Sequence[_Dimension], rows: Mapping[int, Mapping[str, Any]]
 ) -> tuple[dict[int, str], str, bool]:
-    """What tells the curves of the overview apart: the axis of few values that decides most of the loss.
+    """The groups by which the overview colours curves: values of the axis that decides most of the loss.
+
+    Only axes with at most `MAX_COLOURS` values count.
 
     Returns:
-        The group of every cell; what they are; whether they are numbers in ascending or descending order.
+        The group of every cell, the title of the groups, and whether they are numbers in order.
     """
     totals = np.array([float(rows[tile.cell]["loss_total"]) for tile in tiles])
     few = [d for d in dimensions if d.axes != ("steps",) and len(d.keys) <= MAX_COLOURS]
@@ -747,7 +749,7 @@ def _colours(
 
 
 def _within(totals: np.ndarray, at: np.ndarray) -> float:
-    """How much the logarithms of losses vary within groups of cells: the sum of squares, to 6 digits."""
+    """The variation of log10 losses within groups of cells: the sum of squares, rounded to 6 decimals."""
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log10(totals)
     groups = [logs[at == value] for value in range(int(at.max()) + 1)]
@@ -756,12 +758,12 @@ def _within(totals: np.ndarray, at: np.ndarray) -> float:
 
 
 class _Whole(NamedTuple):
-    """What is told of all cells of a run that is shown in part."""
+    """Summaries of all cells of a run that is shown in part."""
 
     tables: list[dict[str, Any]]
-    """For all axes that vary, what the cells of each value came to."""
+    """A table for every group of axes that vary, with a summary of the cells of each value."""
     colours: tuple[dict[int, str], str, bool]
-    """As `_colours` gives them."""
+    """The groups of curves, as `_colours` returns them."""
 
 
 def _whole(record: Record, rows: Rows) -> _Whole:
@@ -795,14 +797,14 @@ def _whole(record: Record, rows: Rows) -> _Whole:
 
 
 def _line_of(rows: Rows, own: np.ndarray) -> list[str]:
-    """How many of some cells there are, how many diverged, and the medians of the others' losses."""
+    """The number of the cells in `own`, the number that diverged, and the others' median losses."""
     losses = rows.losses[own & ~rows.diverged]
     medians = [_median(column) for column in losses.T]
     return [f"{own.sum():,}", f"{rows.diverged[own].sum():,}", *medians]
 
 
 def _median(values: np.ndarray) -> str:
-    """Of what there is; nothing where there is none."""
+    """The median of the known values as text; empty if there are none."""
     known = values[~np.isnan(values)]
     return f"{np.median(known):.4g}" if len(known) else ""
 
@@ -813,7 +815,7 @@ def _shown_rows(
     dimensions: Sequence[_Dimension],
     tiles: Sequence[Tile],
 ) -> tuple[list[str], list[list[str]]]:
-    """The table of the cells: the axes that vary, losses and status."""
+    """The header and the rows of the table of cells: the axes that vary, losses and status."""
     axes = [axis for d in dimensions for axis in d.axes if axis != "steps"]
     place = {tile.cell: tile.place for tile in tiles}
 
@@ -833,7 +835,7 @@ def _shown_rows(
 
 
 def _arranged(dimensions: Sequence[_Dimension]) -> tuple[list[str], list[str]]:
-    """What rows and what columns stand for at first: all axes, so that the grid has a window's shape."""
+    """The axes of the rows and those of the columns at first, chosen so that the grid fits a window."""
     if len(dimensions) < 2:
         return [], []
     sizes = [len(d.keys) for d in dimensions]
@@ -857,7 +859,7 @@ def _data(
     curves: Sequence[_Curves],
     rows: Mapping[int, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """What the script of the page works with."""
+    """The data that the script of the page works with."""
     down, across = _arranged(dimensions)
     cells = sorted({tile.cell for tile in tiles})
     kept = {cell: (i, j) for i, part in enumerate(curves) for j, cell in enumerate(part.cells)}

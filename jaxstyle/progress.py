@@ -1,4 +1,4 @@
-"""What a run says while it works: a bar on a terminal, plain lines elsewhere, events in a file.
+"""Progress of a run: a bar on a terminal, plain lines elsewhere, and events in a file.
 
 Nothing here needs JAX.
 """
@@ -28,13 +28,13 @@ from rich.text import Text
 from jaxstyle.errors import encodable
 
 BAR_COLUMNS = 100
-"""Columns of a terminal that has place for a bar beside what is said in numbers."""
+"""Width of a terminal, in characters, from which there is room for a bar beside the numbers."""
 PLAIN_EVERY_S = 10.0
-"""How often plain lines report progress."""
+"""Seconds between two plain lines of progress."""
 
 
 def duration(seconds: float) -> str:
-    """`95` as `1 min 35 s`."""
+    """A duration in words: `1 min 35 s` for 95."""
     whole = round(seconds)
     hours, minutes = whole // 3600, whole % 3600 // 60
     if hours:
@@ -43,21 +43,21 @@ def duration(seconds: float) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 cell`, `2 cells`."""
+    """A number with its noun: `1 cell`, `2 cells`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 class _Escaped:
-    """A stream that takes any text: what its encoding has not is escaped, as in `\\u03b1`.
+    """A stream that takes any text: characters that its encoding lacks are escaped, as in `\\u03b1`.
 
-    The stream itself stays as it is: it belongs to whoever runs a sweep from Python.
+    The stream itself is left as it is, because it belongs to whoever runs a sweep from Python.
     """
 
     def __init__(self, stream: Any):
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write all of it."""
+        """Write `text`, escaped where necessary."""
         return self._stream.write(encodable(text, getattr(self._stream, "encoding", None)))
 
     def __getattr__(self, name: str) -> Any:
@@ -65,7 +65,7 @@ class _Escaped:
 
 
 class _Numbers(ProgressColumn):
-    """All that a bar says, without the bar, in lines as wide as the terminal: rich would cut numbers."""
+    """The numbers of a bar without the bar, for narrow terminals: folded, since rich would cut them off."""
 
     def __init__(self) -> None:
         super().__init__(Column(overflow="fold"))
@@ -77,48 +77,48 @@ class _Numbers(ProgressColumn):
 
 
 class _Console(Console):
-    """A console whose reader may go away; rich's own leaves the process then."""
+    """A console whose reader may go away; rich's own would then end the process."""
 
     def on_broken_pipe(self) -> None:
-        """Say nothing more."""
+        """Print nothing more."""
         self.quiet = True
 
 
 @runtime_checkable
 class Teller(Protocol):
-    """What a computation tells how it comes along: a `Display`, or what passes it on to one."""
+    """An object to which a computation reports its progress: a `Display`, or one that passes it on."""
 
     def event(self, name: str, line: str | None = None, **values: Any) -> None:
-        """Something happened; the `line` is for people."""
+        """Report an event; `line` is its text for people."""
         ...
 
     def advance(self, image_steps: float) -> None:
-        """So many image-steps have been done, or with a negative number lost."""
+        """Report image-steps that have been done; a negative number takes back what was lost."""
         ...
 
     def skip(self, image_steps: float) -> None:
-        """So many need not be done."""
+        """Report image-steps that need not be done."""
         ...
 
 
 class Display:
-    """The one place that a run prints from.
+    """The only place from which a run prints.
 
     Args:
         quiet: print nothing.
-        log_format: `text`, or `json` for one object a line.
-        events: a file that every event is appended to, as JSON lines.
+        log_format: `text`, or `json` for one JSON object per line.
+        events: a file to which every event is appended as a line of JSON.
     """
 
     def __init__(self, *, quiet: bool = False, log_format: str = "text", events: Path | None = None):
         self._json = log_format == "json"
         file: Any = _Escaped(sys.stdout)
-        # Without emoji: a folder `:art:` is called that.
+        # Emoji codes are off, so that a folder named `:art:` is printed by its name.
         self._console = _Console(
             file=file, quiet=quiet or self._json, highlight=False, soft_wrap=True, emoji=False
         )
         self._quiet = quiet
-        # Without a buffer: what a full disk refused must not be tried again when the process ends.
+        # The file has no buffer: a write that a full disk refused must not be tried again at the end.
         self._events = open(events, "ab", buffering=0) if events else None  # noqa: SIM115
         self._bar: Progress | None = None
         self._task: Any = None
@@ -136,7 +136,7 @@ class Display:
             self._events.close()
 
     def event(self, name: str, line: str | None = None, **values: Any) -> None:
-        """Record an event in the file and, if it has a `line` for people, print it."""
+        """Record an event in the file and print its `line`, or the whole event where JSON is printed."""
         record = {"time": time.time(), "event": name, **values}
         if self._events is not None:
             self._events.write(json.dumps(record).encode() + b"\n")
@@ -146,7 +146,7 @@ class Display:
             self._guard(lambda: self._console.print(line, markup=False))
 
     def _guard(self, say: Any) -> None:
-        """A reader that went away must not stop a run."""
+        """Print by calling `say`; a reader that has gone away must not stop the run."""
         try:
             say()
         except OSError:
@@ -154,7 +154,7 @@ class Display:
             self._console = Console(file=open(os.devnull, "w"), quiet=True)  # noqa: SIM115
 
     def start(self, *, image_steps: float, cells: int) -> None:
-        """Begin to show progress towards `image_steps` full-size steps' worth of work on `cells` cells."""
+        """Begin to show progress on `cells` cells, whose work amounts to `image_steps` full-size steps."""
         self._total, self._cells = image_steps, cells
         self._began = self._said = time.monotonic()
         if self._console.is_terminal and not self._quiet and not self._json:
@@ -173,11 +173,11 @@ class Display:
 
     @property
     def steps_done(self) -> float:
-        """Image-steps counted so far."""
+        """The image-steps counted so far."""
         return self._done
 
     def advance(self, image_steps: float) -> None:
-        """Count steps that have been done; a negative number takes back what was lost."""
+        """Count image-steps that have been done; a negative number takes back what was lost."""
         self._done += image_steps
         now = time.monotonic()
         if self._bar is not None:
@@ -196,7 +196,7 @@ class Display:
             )
 
     def skip(self, image_steps: float) -> None:
-        """Take steps from what is to do: an earlier process did them."""
+        """Take image-steps off the total because an earlier process did them."""
         self._total -= image_steps
         if self._bar is not None:
             self._bar.update(self._task, total=self._total)
@@ -210,7 +210,7 @@ class Display:
         return f"{self._cells_done}/{self._cells} cells  {rate:.2f} image-steps/s"
 
     def finish(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -1,4 +1,4 @@
-"""Everything in a run that is derived from its chunks: tables, PNGs, contact sheets, the page, animations.
+"""Files of a run that are derived from its chunks: tables, PNGs, contact sheets, the page, animations.
 
 `python -m jaxstyle.report RUN` rebuilds all of it. Nothing here needs JAX.
 """
@@ -39,22 +39,22 @@ from jaxstyle.page import (
 from jaxstyle.store import Record, Rows, RunDirectory
 
 THUMBNAIL_PX = 256
-"""The longest edge of a picture on a sheet; smaller pictures stand there pixel for pixel."""
+"""The longest edge of a picture on a sheet; smaller pictures are drawn pixel for pixel."""
 HEADER_PX = 112
 """The longest edge of a content or style image beside its row or above its column."""
 SHEET_PX = 12_000
-"""The widest and the highest a sheet gets."""
+"""The largest width and height of a sheet."""
 MAX_ROWS, MAX_COLUMNS = 24, 40
 SHEET_NAME = re.compile(r"contact(-\d{3,})?\.png")
 PAD_PX = 8
 PAPER, INK = (250, 249, 246), (32, 32, 36)
 FRAME_MS = 120
-"""How long an animation shows a snapshot."""
+"""The time for which an animation shows a snapshot."""
 LAST_FRAMES = 10
-"""How many times as long it shows the last one."""
+"""The factor by which it shows the last snapshot longer."""
 
 
-# --- which picture stands where -------------------------------------------------------------------
+# --- layout of sheets -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -63,19 +63,19 @@ class Line:
 
     label: str
     pictures: tuple[str, ...] = ()
-    """Paths of the contents and styles that the line stands for."""
+    """The paths of the contents and styles that the line stands for."""
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """One page: pictures in rows and columns."""
+    """One contact sheet: pictures in rows and columns."""
 
     rows: tuple[Line, ...]
     columns: tuple[Line, ...]
     tiles: dict[tuple[int, int], Tile]
-    """By (row, column); a place may be empty."""
+    """The pictures by (row, column); a place may be empty."""
     captions: dict[tuple[int, int], str]
-    """Texts under single pictures, where rows and columns stand for nothing."""
+    """The texts under pictures, by (row, column), on a sheet whose rows and columns stand for nothing."""
 
 
 def _line(tile: Tile, cell: Cell, axes: Sequence[str]) -> Line:
@@ -88,7 +88,7 @@ def _pages(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
 
 
 def lay_out(record: Record, tiles: Sequence[Tile]) -> list[Sheet]:
-    """Pages for `tiles`: faster axes across, slower ones down; one axis alone wraps like text."""
+    """Sheets for `tiles`, with faster axes across and slower ones down; a single axis wraps like text."""
     groups = group_axes(tiles) if tiles else []
     if len(groups) < 2:
         return _wrapped(tiles, groups)
@@ -127,7 +127,7 @@ def lay_out(record: Record, tiles: Sequence[Tile]) -> list[Sheet]:
 
 
 def _split(tiles: Sequence[Tile], groups: Sequence[tuple[str, ...]]) -> int:
-    """How many groups of axes go down: so that the page is as square as can be, wide if in doubt."""
+    """The number of groups of axes that go down, for the squarest sheet; if in doubt, for the widest."""
 
     def count(part: Sequence[tuple[str, ...]]) -> int:
         return len({tuple(t.place[axis] for group in part for axis in group) for t in tiles})
@@ -159,7 +159,7 @@ def _wrapped(tiles: Sequence[Tile], groups: Sequence[tuple[str, ...]]) -> list[S
 
 
 def heading(record: Record) -> str:
-    """What all cells of a run have in common, in one line."""
+    """The settings that all cells of a run have in common, on one line."""
     return "   ".join(shared_words(record))
 
 
@@ -167,7 +167,7 @@ def heading(record: Record) -> str:
 
 
 def _head(line: Line, picture: Callable[[str], np.ndarray | None], longest: int) -> Image.Image:
-    """The label of a row or column with its contents and styles in small."""
+    """The head of a row or column: its label under small pictures of its contents and styles."""
     small = [scaled(p, longest) for path in line.pictures if (p := picture(path)) is not None]
     text_w, text_h = drawing.extent(line.label)
     width = max([text_w, sum(s.width for s in small) + PAD_PX * max(0, len(small) - 1), 1])
@@ -188,12 +188,12 @@ def draw(
     tile: Callable[[Tile], UInt8[np.ndarray, "h w 3"]],
     picture: Callable[[str], np.ndarray | None],
 ) -> Image.Image:
-    """The page as an image.
+    """The sheet as an image.
 
     Args:
-        title: a line or two above everything.
-        tile: the pixels of a tile.
-        picture: the pixels of a content or style by its path, None where it is gone.
+        title: a line or two above everything else.
+        tile: gives the pixels of a tile.
+        picture: gives the pixels of the content or style at a path, or None if it is gone.
     """
     longest = min(
         THUMBNAIL_PX,
@@ -201,7 +201,7 @@ def draw(
         SHEET_PX // (len(sheet.rows) + 1) - PAD_PX,
     )
     pictures = {place: scaled(tile(t), longest) for place, t in sheet.tiles.items()}
-    # Beside small pictures the heads are small too: they must not outweigh what they stand for.
+    # Heads are no larger than the largest picture, so that they do not dominate the sheet.
     head_px = min(HEADER_PX, max(max(image.size) for image in pictures.values()))
     rows = [_head(line, picture, head_px) for line in sheet.rows]
     columns = [_head(line, picture, head_px) for line in sheet.columns]
@@ -246,9 +246,10 @@ def draw(
 
 
 def write_sheets(run: RunDirectory, record: Record) -> list[Path]:
-    """The contact sheets of a merged run: `sheets/contact.png`, or numbered ones when they are several.
+    """Write the contact sheets of a merged run: `sheets/contact.png`, or numbered ones if several.
 
-    They show what the page shows, a part of a huge run. Sheets that were written of fewer or more cells go.
+    They show the same pictures as the page: of a huge run, only a part. Older sheets that are not written
+    again are removed.
     """
     written = []
     with page.results(record) as where:
@@ -272,15 +273,15 @@ def write_sheets(run: RunDirectory, record: Record) -> list[Path]:
 
 
 def sheets(path: Path) -> list[Path]:
-    """The contact sheets of the run at `path`, in order; no copies that lie beside them."""
+    """The contact sheets of the run at `path`, in order, without copies that lie beside them."""
     return sorted(p for p in (path / "sheets").glob("contact*.png") if SHEET_NAME.fullmatch(p.name))
 
 
 def write_page(run: RunDirectory, rows: Rows) -> Path:
-    """`report.html` of a merged run, with the manifest as it now stands.
+    """Write the `report.html` of a merged run, with the manifest as it is now.
 
     Args:
-        rows: the lines of `results.csv`.
+        rows: the rows of `results.csv`.
 
     Raises:
         JaxstyleError: if the run's `variance.json` cannot be shown.
@@ -299,7 +300,7 @@ def check_animation(record: Record, kind: str, cells: Sequence[int], frame_ms: i
         raise JaxstyleError("frame-ms", f"{frame_ms} is out of range; it must be 20 to 60000")
     if len(record.sweep.steps) < 2:
         raise JaxstyleError(
-            str(record.path), "has one snapshot only; a run with several --steps can be animated"
+            str(record.path), "has only one snapshot; a run with several --steps can be animated"
         )
     for cell in cells:
         if not 0 <= cell < len(record.cells):
@@ -307,7 +308,7 @@ def check_animation(record: Record, kind: str, cells: Sequence[int], frame_ms: i
 
 
 def animation(frames: UInt8[np.ndarray, "frames h w 3"], kind: str, frame_ms: int) -> bytes:
-    """The GIF or WebP file that shows `frames` one after another, for ever, the last one longer."""
+    """A GIF or WebP file that shows `frames` in an endless loop, the last one for longer."""
     pictures = [Image.fromarray(frame) for frame in frames]
     if kind == "gif":  # one palette of 256 colours for each frame
         pictures = [picture.quantize(256, dither=Image.Dither.FLOYDSTEINBERG) for picture in pictures]
@@ -328,10 +329,10 @@ def animation(frames: UInt8[np.ndarray, "frames h w 3"], kind: str, frame_ms: in
 def write_animations(
     run: RunDirectory, record: Record, kind: str, *, cells: Sequence[int] = (), frame_ms: int = FRAME_MS
 ) -> list[Path]:
-    """The snapshots of cells of a merged run as `animations/NNNNNN.gif` or `.webp`.
+    """Write the snapshots of cells of a merged run as `animations/NNNNNN.gif` or `.webp`.
 
     Args:
-        cells: which; every one that has been computed if there are none.
+        cells: the ids of the cells; if empty, all that have been computed.
 
     Raises:
         JaxstyleError: if a cell has not been computed.
@@ -353,12 +354,13 @@ def write_animations(
 
 @dataclass(frozen=True)
 class Built:
-    """What a report came to."""
+    """The results of building a report."""
 
     record: Record
     rows: Rows
-    """The lines of `results.csv`."""
+    """The rows of `results.csv`."""
     sheets: list[Path]
+    """The paths of the contact sheets."""
 
 
 def build(run: RunDirectory, *, pictures: bool = True, with_page: bool = True) -> Built:
@@ -367,10 +369,10 @@ def build(run: RunDirectory, *, pictures: bool = True, with_page: bool = True) -
     Args:
         run: the directory, held.
         pictures: also write the PNG of every cell.
-        with_page: also write `report.html`; leave it out where the manifest is yet to be written.
+        with_page: also write `report.html`; not to be done while the manifest is yet to be written.
 
     Raises:
-        JaxstyleError: if it is no run, or a chunk is damaged.
+        JaxstyleError: if the directory holds no run, or a chunk is damaged.
     """
     record = store.open_record(run.path)
     if not record.chunk_paths:
@@ -388,7 +390,7 @@ def build(run: RunDirectory, *, pictures: bool = True, with_page: bool = True) -
 
 
 def finish(run: RunDirectory, *, pictures: bool = False) -> Built:
-    """Rebuild what is derived; of a run whose chunks are all there, the manifest says so then.
+    """Rebuild the derived files and, if all chunks are there, record in the manifest that the run is done.
 
     Args:
         run: the directory, held.
@@ -405,7 +407,7 @@ def finish(run: RunDirectory, *, pictures: bool = False) -> Built:
 
 @dataclass(frozen=True)
 class Report:
-    """Rebuild everything that is derived from a run's chunks: tables, pictures, sheets, the page."""
+    """Rebuild all files that are derived from a run's chunks: tables, pictures, sheets and the page."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run directory."""
@@ -414,13 +416,13 @@ class Report:
     cell: tuple[int, ...] = ()
     """Cells to animate (default: all)."""
     frame_ms: int = FRAME_MS
-    """How long an animation shows a snapshot, in ms; the last one ten times as long."""
+    """The time for which an animation shows a snapshot, in ms; the last one is shown ten times as long."""
     no_lock: bool = False
-    """Take no lock, where the file system of the run has none; see to it that nobody else works there."""
+    """Take no lock, for a run on a file system without locks; make sure that nobody else works there."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`python -m jaxstyle.report RUN`."""
+    """Run `python -m jaxstyle.report RUN`; leaves by SystemExit with the exit code."""
 
     def command() -> int:
         parsed = cli.parse(Report, sys.argv[1:] if arguments is None else arguments, "jaxstyle.report")
@@ -431,7 +433,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             check_animation(record, asked.animate, asked.cell, asked.frame_ms)
         elif unused := [name for name in parsed.named if name in ("cell", "frame_ms")]:
             flag = unused[0].replace("_", "-")
-            raise JaxstyleError(flag, "is of animations; give it together with --animate gif or webp")
+            raise JaxstyleError(flag, "is for animations only; give it together with --animate gif or webp")
         store.check_writable(path)
         with RunDirectory(path, briefly=True, no_lock=asked.no_lock) as run:
             done = record.manifest.get("status") == "done"

@@ -1,8 +1,8 @@
-"""How a run is gone on with: what must be as it was, which chunks are whole, and what is kept of the next.
+"""Continuing a run: the settings that must agree, the chunks that are whole, and a chunk's checkpoint.
 
-A run that is killed leaves whole chunks and, of the chunk it was at, a checkpoint: the launches that are
-done, and how far the next one is. Both carry a fingerprint of everything that decides their bytes, so that
-nothing of another run, or of other settings, is taken for this one's.
+A run that is killed leaves whole chunks and a checkpoint of the chunk that it was computing: the launches
+that are done, and the progress of the next one. Both carry a fingerprint of everything that decides their
+bytes, so that nothing from another run, or from other settings, is mistaken for this run's.
 """
 
 from __future__ import annotations
@@ -26,23 +26,27 @@ from jaxstyle.store import Arrays, Checkpoint, ChunkResult, Record, RunDirectory
 if TYPE_CHECKING:
     from jaxstyle.engine import Progress
 
-# --- the same run ---------------------------------------------------------------------------------
+# --- settings and chunks of the run ---------------------------------------------------------------
 
 
 def find(
     path: Path, *, beside: bool = False, no_lock: bool = False, among: Iterable[str] = ()
 ) -> Record | None:
-    """What there is of a run at `path`; None if none has been planned there yet.
+    """The run at `path` as far as it has come; None if none has been planned there yet.
 
     Args:
         path: its directory.
-        beside: whether others may be at work in it.
-        no_lock: whether nobody is asked who is.
+        beside: whether other processes may be at work in it.
+        no_lock: do not check whether another process is at work in it.
         among: see `store.open_record`.
+
+    Raises:
+        DirectoryInUse: if another process is at work in it, unless `beside`.
+        JaxstyleError: if the directory holds no run, or one of another version.
     """
     if not path.is_dir() or store.is_unbegun(path):
         return None
-    if beside and not (path / "manifest.json").is_file():  # who plans it may be making its files
+    if beside and not (path / "manifest.json").is_file():  # the planning process may be writing its files
         return None
     if not beside:
         store.check_not_held(path, no_lock=no_lock)
@@ -56,12 +60,12 @@ def find(
 
 
 def joined(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
-    """The sweep of a run that is gone on with: its own, and with `extend` the cells of `sweep` after them.
+    """The sweep of a run that is continued: its own, followed with `extend` by the cells of `sweep`.
 
-    A file of `sweep` is the run's own if it has the same bytes, by whatever path or link it is named.
+    A file of `sweep` counts as the run's own if it has the same bytes, whatever path or link names it.
 
     Raises:
-        JaxstyleError: if `sweep` differs in what it must not.
+        JaxstyleError: if `sweep` differs from the run in a setting that must agree.
     """
     given = earlier.texts
     own, what = replace(earlier.sweep, given=given), str(earlier.path)
@@ -83,7 +87,7 @@ def joined(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
             had, has = (list(dict.fromkeys(getattr(c, axis) for c in of)) for of in (earlier.cells, cells))
             if had != has:
                 differences.append(f"{axis} is {_listed(had)} there and {_listed(has)} here")
-        differences = differences or ["its cells stand in another order there"]
+        differences = differences or ["its cells are in another order there"]
     if differences:
         raise JaxstyleError(what, f"{'; '.join(differences)}; give that run's settings, or none")
     if not extend:
@@ -105,16 +109,16 @@ def joined(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
 
 
 def _other_plugins(own: Sweep, sweep: Sweep) -> str:
-    """Why a run cannot be gone on with by the plugins of `sweep`."""
+    """The reason why a run cannot be continued with the plugins of `sweep`, in words."""
     had, has = (" and ".join(of.plugins) for of in (own, sweep))
     if not had:
         return f"was begun without the plugin (sha256 {has}), which cannot be added to it; start a new run"
     given = f"those given have {has}" if has else "none is given"
-    return f"was begun with plugins of sha256 {had}, and {given}; give the same with --plugin FILE.py"
+    return f"was begun with plugins of sha256 {had}, but {given}; give the same with --plugin FILE.py"
 
 
 def _own_names(earlier: Record, sweep: Sweep) -> dict[str, dict[str, str]]:
-    """By axis and path of `sweep`, what the run calls the same file, where that is another path."""
+    """The run's own paths of files that `sweep` names by other paths, by axis and path of `sweep`."""
     names: dict[str, dict[str, str]] = {}
     for key in (*settings.PATH_AXES, "weights"):
         had, has = (_named(of, key) for of in (earlier.sweep, sweep))
@@ -157,13 +161,14 @@ def whole_chunks(
     own: Collection[int] | None = None,
     listed: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[int, Program, list[ChunkResult]]]:
-    """The chunks of a run that are whole; files that are not of this run or damaged are set aside.
+    """The chunks of a run that are whole; files that are damaged or of another run are set aside.
 
-    Each comes with the program that it was computed with: the planned one, or that with half its width, a
-    quarter and so on, for want of memory. A share, or a process that was killed, may not have told of it.
+    Each chunk comes with its number and the program that computed it: the planned one or, for want of
+    memory, the same with half its width, a quarter and so on. A share, or a process that was killed, may
+    not have reported the narrower one.
 
     Args:
-        own: the numbers of those to look at; the others are other processes'.
+        own: the numbers of the chunks to look at, all if None; the others belong to other processes.
         listed: the SHA-256 of chunk files by name, as far as the manifest has them.
     """
     own = None if own is None else set(own)
@@ -173,7 +178,7 @@ def whole_chunks(
             continue
         try:
             if number not in range(len(plan.chunks)) or path.name != Path(store.chunk_name(number)).name:
-                raise JaxstyleError(str(path), "is not of this run")
+                raise JaxstyleError(str(path), "does not belong to this run")
             own_plan = as_narrow(plan, number, store.chunk_width(path))
             results = store.read_chunk(path, fingerprint=fingerprint(sources, own_plan, number))
             store.check_listed(path, (listed or {}).get(store.chunk_name(number)))
@@ -189,7 +194,7 @@ def whole_chunks(
 
 
 class Launched(NamedTuple):
-    """What a launch came to, its pictures as they are saved."""
+    """The results of a launch, with its pictures as they are saved."""
 
     cells: list[Cell]
     pixels: np.ndarray
@@ -199,28 +204,28 @@ class Launched(NamedTuple):
 
 
 class Kept:
-    """Chunks in progress: the launches that are done and how far the next ones are, kept on the disk.
+    """A chunk in progress: its finished launches and the progress of the next ones, kept on the disk.
 
     Args:
-        checkpoint: where.
-        rounds: the cells of every launch, and which of them run side by side.
-        every_s: seconds of work that may be lost.
+        checkpoint: the checkpoint that keeps them.
+        rounds: the cells of every launch, grouped into rounds of launches that run side by side.
+        every_s: the seconds of work that may be lost.
     """
 
     def __init__(self, checkpoint: Checkpoint, rounds: Sequence[list[list[Cell]]], every_s: float):
         self.checkpoint = checkpoint
         self.launches = [cells for abreast in rounds for cells in abreast]
         self._rounds = {}
-        """By how many launches go before it."""
+        """The rounds, by the number of launches that precede each."""
         for abreast in rounds:
             self._rounds[sum(map(len, self._rounds.values()))] = abreast
         self.done: list[Launched] = []
         self.progress: Progress | None = None
-        """Where to begin the next launch from, if not from its start."""
+        """The progress from which to continue the next launches; None to begin them from the start."""
         self._every_s, self._cost_s = every_s, 0.0
         self._last = self._segment = time.monotonic()
         self._saved = [0, 0, 0]
-        """Launches that are in the parts; images and infos of the current one that are."""
+        """The numbers of launches saved, and of images and infos saved of the current round."""
 
     @property
     def current(self) -> list[list[Cell]]:
@@ -228,12 +233,12 @@ class Kept:
         return self._rounds[len(self.done)]
 
     def finish(self, launched: Sequence[Launched]) -> None:
-        """Take the launches of a round that is done."""
+        """Record the launches of a round that is done."""
         self.done += launched
         self.progress, self._saved[1:] = None, [0, 0]
 
     def is_due(self) -> bool:
-        """Whether to save now: another segment like the last would be more than may be lost.
+        """Whether to save now: with another segment like the last, more work could be lost than may be.
 
         Writing must not take more than its share of the time either, however slow the disk is.
         """
@@ -243,7 +248,7 @@ class Kept:
         return now - self._last + segment_s > every_s
 
     def save(self, progress: Progress) -> float:
-        """Put everything that is new on the disk; the seconds that it took."""
+        """Save everything that is new and return the seconds that this took."""
         from jaxstyle.cell import step
 
         began = time.monotonic()
@@ -264,15 +269,15 @@ class Kept:
         self._saved = [len(self.done), len(progress.images), len(progress.infos)]
         self._last = self._segment = time.monotonic()
         cost_s = self._last - began
-        # The least that one has cost: a disk that stalls once must not put off all that follow.
+        # The smallest cost so far, so that one stall of the disk does not delay all later checkpoints.
         self._cost_s = min(self._cost_s or cost_s, cost_s)
         return cost_s
 
     def load(self) -> None:
-        """Take up what an earlier process saved of the same chunk, if it did.
+        """Restore the progress that an earlier process saved of the same chunk, if any.
 
         Raises:
-            JaxstyleError: if it is damaged; then there is nothing.
+            JaxstyleError: if the checkpoint is damaged; nothing is restored then.
         """
         from jaxstyle.cell import step
         from jaxstyle.engine import Progress
@@ -298,5 +303,5 @@ class Kept:
 
 
 def _named_in(arrays: Arrays, prefix: str) -> Arrays:
-    """The arrays whose names begin with `prefix`, without it."""
+    """The arrays whose names begin with `prefix`, by the rest of their names."""
     return {name.removeprefix(prefix): of for name, of in arrays.items() if name.startswith(prefix)}

@@ -1,9 +1,9 @@
 """A run on disk: its lock, its chunk files, and the tables merged from them.
 
 A chunk file is whole or absent: its bytes are made in memory, written to a temporary file, flushed to
-the disk and renamed. HDF5 itself never writes a chunk to disk, for it leaves unreadable files behind
-when it is killed and brings down the interpreter when the disk fills. Chunks and `results.*` hold no
-time, host or device: the same cells give the same bytes.
+the disk and renamed. HDF5 itself never writes a chunk to the disk, because it leaves unreadable files
+behind when it is killed and crashes the interpreter when the disk fills up. Chunks and `results.*`
+contain no time, host or device: the same cells give the same bytes.
 
 Nothing here needs JAX.
 """
@@ -53,37 +53,40 @@ from jaxstyle.tables import LAYER_CURVE, LOSSES
 
 LOCK = "run.lock"
 LOCKS = "locks"
-"""The folder of the locks of shares of a run."""
+"""The folder that holds one lock for each share of a run."""
 FOR_A_MOMENT = ", for a moment"
-"""What ends the text of a `run.lock` that is worth waiting for."""
+"""Ending of the text in a `run.lock` whose holder will give it back soon, so that waiting is worthwhile."""
 TRIES = 10
-"""How often a directory is made that others take away while it is."""
+"""Attempts at making a run directory that other processes keep removing."""
 POLL_S = 0.2
-"""About how often a lock that is waited for is tried."""
+"""Seconds between two attempts at a lock that is waited for, before random variation."""
 BELIEVED_S = 3.0
-"""How long a `run.lock` that is waited for must say that a run holds it before that is believed.
+"""Seconds for which an awaited `run.lock` must name the same run as its holder before that is believed.
 
-Its text may be that of a process that died, while another one has the lock and has not signed yet.
+The text may have been left by a process that died, while the present holder has yet to sign.
 """
 LEFTOVER = re.compile(r"\..*\.tmp-")
-"""What begins the names of temporary files."""
+"""Beginning of the names of temporary files."""
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
-"""What `flock` fails by where a file system has no locks, and HDF5 with it."""
+"""Errors of `flock`, and so of HDF5, on a file system that has no locks."""
 UNSYNCED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
-"""What `fsync` fails by where a file system has none: it can do no more for a file that was written."""
+"""Errors of `fsync` on a file system that does not support it and can do no more for a written file."""
 FOLDER_UNSYNCED = (*UNSYNCED, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR)
-"""What it, or the opening before it, fails by where folders have none."""
+"""Errors of opening a folder, or of `fsync` on it, where folders cannot be flushed."""
 CHECKPOINTS = "checkpoints"
-"""The folder of what has been computed of chunks that are not done."""
-OF_ANOTHER_RUN = "is of another run; --resume sets it aside and computes it again"
+"""The folder of the checkpoints of chunks that are not done."""
+OF_ANOTHER_RUN = "belongs to another run; --resume sets it aside and computes it again"
 LIBVER = ("v110", "v110")
 MERGED_IN_MEMORY = 64 * 2**20
-"""Bytes of chunks up to which `results.h5` is made in memory."""
+"""Total size of the chunk files, in bytes, up to which `results.h5` is made in memory."""
 TOGETHER, SYNCED = 256, 16
-"""Pictures that are written together, and how many of them the disk is asked for at once. One of 32 px took
-0.58 to 0.86 ms by itself and 0.16 ms so; with 4 or 64 at once 0.22 to 0.28 ms (ext4, two cores)."""
+"""Pictures that are written as one batch, and threads that flush them to the disk.
+
+A picture of 32 px took 0.58 to 0.86 ms when written by itself and 0.16 ms in such a batch; with 4 or 64
+threads it took 0.22 to 0.28 ms (ext4, two cores).
+"""
 PER_CELL = ("diverged_step", "loss_best", "step_best", "evaluations", "steps")
-"""Numbers of a cell that stand beside its image and curves."""
+"""Numbers that are stored once for each cell, beside its images and curves."""
 
 
 class NoLocks(JaxstyleError):
@@ -91,46 +94,47 @@ class NoLocks(JaxstyleError):
 
 
 class DirectoryInUse(JaxstyleError):
-    """Another process works in the run directory: exit code 3."""
+    """Another process is working in the run directory: exit code 3."""
 
     exit_code = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Numbers:
-    """What is known of the cells of one chunk that have one image shape, beside pictures and curves."""
+    """Numbers and coordinates of those cells of one chunk that share an image shape."""
 
     cell: Int[np.ndarray, " cells"]
     snapshot: tuple[int, ...]
-    """The steps the images are of."""
+    """The steps at which images were kept."""
     step: tuple[int, ...]
-    """The steps the losses are of."""
+    """The steps at which losses were kept."""
     layer: tuple[str, ...]
     """The layers of `style_layer_loss`."""
     losses: tuple[str, ...] = LOSSES
-    """The names of the loss curves: those of every run, then those of optional terms."""
+    """The names of the loss curves: first those that every run has, then those of optional terms."""
     diverged_step: Int[np.ndarray, " cells"]
-    """-1 for a cell that did not diverge."""
+    """The step at which a cell diverged, or -1 if it did not."""
     loss_best: Float[np.ndarray, " cells"]
-    """The smallest total over every step, kept in the curves or not."""
+    """The smallest total loss over all steps, including those that the curves do not keep."""
     step_best: Int[np.ndarray, " cells"]
+    """The step of `loss_best`, or -1 if there is none."""
     evaluations: Float[np.ndarray, " cells"]
-    """Of the loss and its gradient; those of coarser stages count by their share of pixels."""
+    """Evaluations of the loss and its gradient; those of coarser stages count by their share of pixels."""
     steps: Int[np.ndarray, " cells"]
     """The length of each cell's trajectory; its curves are NaN after that."""
     loss_final: Float[np.ndarray, "cells losses"]
-    """Every one of `losses` of the image kept."""
+    """The values of all `losses` for the last image kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkResult(Numbers):
-    """What was computed for the cells of one chunk that have one image shape."""
+    """All results for those cells of one chunk that share an image shape."""
 
     image: UInt8[np.ndarray, "cells snapshots h w 3"]
     curves: Mapping[str, Float[np.ndarray, "cells steps"]]
-    """Every one of `losses`."""
+    """The curves of all `losses`, by name."""
     style_layer_loss: Float[np.ndarray, "cells steps layers"]
-    """E_l, NaN for layers outside a cell's own set."""
+    """E_l of every layer; NaN for layers that a cell does not use."""
 
     @property
     def shape(self) -> str:
@@ -140,7 +144,7 @@ class ChunkResult(Numbers):
 
 @dataclass(frozen=True, kw_only=True)
 class Outline(Numbers):
-    """What a chunk holds of its cells of one image shape, its pictures and curves left on the disk."""
+    """The same as `ChunkResult` but for pictures and curves, which stay on the disk."""
 
     height_px: int
     width_px: int
@@ -155,13 +159,13 @@ class Outline(Numbers):
 
 
 def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Put `data` at `path` so that a reader, or a killed process, leaves all of it or nothing.
+    """Write `data` to `path`, whole or not at all, even if this process is killed meanwhile.
 
     Args:
-        durable: also wait until the disk has it, so that a crash of the machine does the same.
+        durable: also wait until the data is on the disk, so that the same holds if the machine crashes.
     """
     temporary = _temporary(path)
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # less the umask
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # minus the umask
     try:
         try:
             view = memoryview(data)
@@ -183,15 +187,15 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    """What a file is called until it is whole.
+    """A temporary name for a file that is not whole yet.
 
-    Processes of several machines, or of several containers, may have the same id.
+    It has a random part, because processes on several machines or in several containers may share an id.
     """
     return path.with_name(f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
 
 
 def _sync(handle: int, path: Path) -> None:
-    """Have the disk take what was written to a file, where its file system can be asked to."""
+    """Flush a file to the disk, if its file system supports that."""
     try:
         os.fsync(handle)
     except OSError as error:
@@ -200,7 +204,7 @@ def _sync(handle: int, path: Path) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    """Have the disk take the names of the files in a folder, where its file system can be asked to."""
+    """Flush the names of the files in a folder to the disk, if its file system supports that."""
     try:
         folder = os.open(path, os.O_RDONLY)
         try:
@@ -213,10 +217,10 @@ def _sync_folder(path: Path) -> None:
 
 
 def open_h5(path: Path) -> h5py.File:
-    """A merged file of a run, to be read: whoever makes it anew replaces it, so that it needs no lock.
+    """Open a merged file of a run for reading.
 
-    HDF5 takes one all the same, and refuses to open a file both with and without; so it goes without only
-    where there are none.
+    The file needs no lock, because whoever makes it anew replaces it. HDF5 takes one all the same, and
+    refuses to open a file both with and without a lock, so it goes without one only where there are none.
     """
     try:
         return h5py.File(path, "r")
@@ -227,24 +231,25 @@ def open_h5(path: Path) -> h5py.File:
 
 
 def lacks_locks(error: OSError) -> bool:
-    """Whether HDF5 can only open a file without a lock: there are none, or this process has it open so."""
+    """Whether a file can only be opened without a lock: none exist, or this process has it open without."""
     return error.errno in NO_LOCKS or "locking flag values don't match" in str(error)
 
 
 class RunDirectory:
     """A run directory, held by one process at a time.
 
-    Used as a context manager: entering takes `run.lock`, leaving (or dying) gives it back. Processes that
-    work at chunks which another one hands out, or at a share of a run, write into it without that lock.
+    It is a context manager: entering takes `run.lock`; leaving, or dying, gives it back. Processes that
+    compute chunks handed out by another process, or a share of a run, write into it without that lock.
 
     Args:
         path: the directory.
-        create: make it and its parents; otherwise it must hold a run.
-        briefly: hold it to plan the run or to rebuild what is derived, while shares of it may be at work;
-            wait for others who do.
-        on_wait: told who is waited for, once.
-        no_lock: take no lock; nor is one taken where there is none to be had and the run was begun without.
-        fresh: make the directory, or `runs/NNNN-name` of the next number if another one has taken it.
+        create: make the directory and its parents; otherwise it must hold a run.
+        briefly: hold it only to plan the run or to rebuild derived files, even while shares of it are at
+            work; wait for other processes that do the same.
+        on_wait: called once, with a description of the process that is waited for.
+        no_lock: take no lock. None is taken either where the file system has none and the run was begun
+            without.
+        fresh: make the directory, or `runs/NNNN-name` with the next number if its number has been taken.
     """
 
     def __init__(
@@ -259,11 +264,11 @@ class RunDirectory:
     ):
         self.path = path
         self.no_lock = no_lock
-        """Whether it is held, or to be held, without a lock."""
+        """Whether the directory is, or is to be, held without a lock."""
         self._create, self._briefly, self._on_wait, self._fresh = create, briefly, on_wait, fresh
         self._lock: int | None = None
         self._made: list[Path] = []
-        """The folders that were made for it, the innermost first."""
+        """The folders that were made for the run, innermost first."""
 
     def __enter__(self) -> RunDirectory:
         if self._fresh:
@@ -279,20 +284,21 @@ class RunDirectory:
                 self._lock = lock = self._open()
             except BaseException as error:
                 if isinstance(error, FileNotFoundError) and self._create and attempt < TRIES:
-                    continue  # as where `_open` gives None, a moment earlier
+                    continue  # the same race as where `_open` returns None, lost a moment earlier
                 self._unmake()
                 raise
         try:
-            # Others who read it are to find this process there, and none that died.
+            # Whoever reads the lock must find this process in it and not one that died.
             _sign(lock, self.path / LOCK, FOR_A_MOMENT if self._briefly else "")
             if not (self._briefly or self.no_lock):
                 check_no_share(self.path)
             begun = self._briefly and (self.path / "manifest.json").is_file()
             if self._create and not begun and not is_unbegun(self.path):
-                # another run came and went since the directory was found free
+                # Another run has come and gone since the directory was found to be free.
                 raise JaxstyleError(str(self.path), "is not empty; give a new or an empty directory")
-            # A share that finds a run leaves that to who merges it: it is to list all pictures.
-            # Without locks nobody knows who is at work: only whoever has all of the run takes things away.
+            # A share that joins a run leaves the cleaning, which lists all pictures, to the process that
+            # merges it. Without locks nobody knows who is at work, so only a process that has the whole run
+            # removes anything.
             alone = not self._briefly if self.no_lock else not shares_at_work(self.path)
             if not (self._create and begun) and alone:
                 for leftover in _leftovers(self.path):
@@ -303,7 +309,7 @@ class RunDirectory:
         return self
 
     def _open(self) -> int | None:
-        """The lock, taken; None if whoever had it before took it away with the directory."""
+        """Take the lock and return its handle; None if its last holder removed it with the directory."""
         lock = _open_lock(self.path / LOCK)
         try:
             self._take(lock)
@@ -319,23 +325,23 @@ class RunDirectory:
         return None
 
     def _unmake(self) -> None:
-        """Take the folders away that were made, but what another one has begun in them meanwhile."""
+        """Remove the folders that were made, except those in which another process has begun something."""
         with contextlib.suppress(OSError):
             for folder in self._made:
                 folder.rmdir()
 
     def discard(self, share: Share) -> None:
-        """Take away what was made, held as it is, of a run that is not to begin with this share."""
+        """Remove everything made for a run that this share is not to begin after all; it is still held."""
         if not self._made:
             return
-        with contextlib.suppress(OSError):  # another share is there
+        with contextlib.suppress(OSError):  # another share may have files there
             (self.path / LOCKS / f"shard-{share_name(share)}.lock").unlink(missing_ok=True)
             (self.path / LOCKS).rmdir()
             (self.path / LOCK).unlink()
             self._unmake()
 
     def _take(self, lock: int) -> None:
-        """Take the lock, or raise DirectoryInUse; wait for a holder who has it for a moment."""
+        """Take the lock, waiting for holders that need it only briefly; otherwise raise DirectoryInUse."""
         said, since, told = "", 0.0, False
         while not self._is_free(lock):
             holder, now = _signature(lock), time.monotonic()
@@ -351,7 +357,7 @@ class RunDirectory:
             time.sleep(POLL_S * random.uniform(0.5, 1.5))
 
     def _is_free(self, lock: int) -> bool:
-        """Take the lock if nobody else has it; or none, where there are none and the run was begun so."""
+        """Whether the directory is free; takes the lock, unless the run was begun without locks."""
         try:
             return self.no_lock or _locked(lock, self.path / LOCK)
         except NoLocks:
@@ -362,7 +368,7 @@ class RunDirectory:
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
-            with contextlib.suppress(OSError):  # a full disk: nobody is to hear of that now
+            with contextlib.suppress(OSError):  # a full disk must not raise here, when all is done
                 os.ftruncate(self._lock, 0)
             os.close(self._lock)
             self._lock = None
@@ -371,33 +377,38 @@ class RunDirectory:
         """Write a file of the run, whole or not at all (see `write_atomic`)."""
         path = self.path / name
         for folder in reversed(path.relative_to(self.path).parents[:-1]):
-            (self.path / folder).mkdir(exist_ok=True)  # never the run directory itself, if it has gone
+            (self.path / folder).mkdir(exist_ok=True)  # but never the run directory, should it have gone
         write_atomic(path, data.encode() if isinstance(data, str) else data, durable=durable)
         return path
 
 
 def _locked(lock: int, path: Path, kind: int = fcntl.LOCK_EX) -> bool:
-    """Take a lock, the file at `path`, if nobody else has it. Raises NoLocks where there are none."""
+    """Take the lock of the file at `path` and return True, or False if another process has it.
+
+    Raises:
+        NoLocks: if the file system has no locks.
+    """
     try:
         fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
-        mend = "put the run on a file system that has locks, or give --no-lock and see to it that only one"
+        mend = "put the run on a file system that has locks, or give --no-lock and make sure that only one"
         mend += " process writes there"
         raise NoLocks(str(path), f"cannot be locked ({error.strerror}); {mend}") from None
     return True
 
 
 def _open_lock(path: Path, *, only_look: bool = False) -> int:
-    """A handle of a lock; made, or to be signed, unless it is only looked at."""
+    """A handle of a lock file; made if missing and opened for writing, unless it is only looked at."""
     try:
         if only_look:
             return os.open(path, os.O_RDONLY)
         with contextlib.suppress(FileNotFoundError):
-            # A system may refuse to make what others have made (proc_sys_fs(5), protected_regular).
+            # O_CREAT may be refused for a file that exists and is another user's (proc_sys_fs(5),
+            # protected_regular).
             return os.open(path, os.O_RDWR)
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # less the umask
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # minus the umask
     except PermissionError as error:
         to = "read" if only_look else "written"
         mend = f"have its owner give you access (chmod g+{to[0]})"
@@ -405,7 +416,7 @@ def _open_lock(path: Path, *, only_look: bool = False) -> int:
 
 
 def begun_without_locks(path: Path) -> bool:
-    """Whether the run at `path` was begun with --no-lock, which is then good for all who go on with it."""
+    """Whether the run at `path` was begun with --no-lock, which then holds for all who continue it."""
     try:
         manifest = json.loads((path / "manifest.json").read_text("utf-8"))
     except (OSError, ValueError):
@@ -414,7 +425,7 @@ def begun_without_locks(path: Path) -> bool:
 
 
 def _signature(lock: int) -> str:
-    """What the holder of a lock, or the one before, wrote into it."""
+    """The text that the holder of a lock, or the holder before it, wrote into it."""
     return os.pread(lock, 128, 0).decode("utf-8", "replace").strip()
 
 
@@ -436,7 +447,7 @@ def check_not_held(path: Path, *, no_lock: bool = False) -> None:
     """Raise DirectoryInUse if a run is at work in the directory at `path`.
 
     Args:
-        no_lock: whether that is not to be asked.
+        no_lock: skip the check.
     """
     if not no_lock and (path / LOCK).is_file():
         try:
@@ -451,10 +462,10 @@ def check_not_held(path: Path, *, no_lock: bool = False) -> None:
 
 @contextlib.contextmanager
 def _looked_at(path: Path) -> Iterator[str | None]:
-    """What the holder of a lock has written into it; None, and nobody takes it meanwhile, if it is free."""
+    """The text that the holder of a lock wrote into it; None if it is free, as it then stays meanwhile."""
     lock = _open_lock(path, only_look=True)
     try:
-        free = _locked(lock, path, fcntl.LOCK_SH)  # which no other look minds
+        free = _locked(lock, path, fcntl.LOCK_SH)  # shared, so that others can look at the same time
         yield None if free else _signature(lock)
     finally:
         os.close(lock)
@@ -464,7 +475,7 @@ def _looked_at(path: Path) -> Iterator[str | None]:
 
 
 def share_name(share: Share) -> str:
-    """A share in the names of its files: `002-of-008`."""
+    """The part of file names that stands for a share: `002-of-008`."""
     return f"{share.index:03d}-of-{share.count:03d}"
 
 
@@ -475,10 +486,13 @@ def share_events(share: Share) -> str:
 
 @contextlib.contextmanager
 def share_held(path: Path, share: Share, *, no_lock: bool = False) -> Iterator[None]:
-    """Hold the lock of a share of the run at `path`, which is held; raises DirectoryInUse.
+    """Hold the lock of a share of the run at `path`, which this process holds too.
 
-    Whoever looks whether a share is at work touches its lock, and holds `run.lock` meanwhile: so does who
-    takes one, and no look is taken for work.
+    A process that checks whether a share is at work touches the share's lock for a moment. Both that check
+    and the taking of a share happen under `run.lock`, so a check is never mistaken for a share at work.
+
+    Raises:
+        DirectoryInUse: if another process has the share.
     """
     (path / LOCKS).mkdir(exist_ok=True)
     name = path / LOCKS / f"shard-{share_name(share)}.lock"
@@ -493,7 +507,7 @@ def share_held(path: Path, share: Share, *, no_lock: bool = False) -> Iterator[N
 
 
 def shares_at_work(path: Path) -> list[str]:
-    """The shares of the run at `path` that some process holds, and which."""
+    """Descriptions of the shares of the run at `path` that are at work, each with its process."""
     found = []
     for held in sorted((path / LOCKS).glob("shard-*.lock")):
         with _looked_at(held) as holder:
@@ -509,7 +523,7 @@ def check_no_share(path: Path) -> None:
 
 
 def _leftovers(path: Path) -> Iterator[Path]:
-    """The temporary files of writers that were killed."""
+    """The temporary files that killed writers left behind."""
     for folder in (path, *_folders(path), *_folders(path / CHECKPOINTS)):
         yield from (entry for entry in _listed(folder) if LEFTOVER.match(entry.name))
 
@@ -519,7 +533,7 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _listed(path: Path) -> list[Path]:
-    """What is in a folder: nothing if it has gone, as a checkpoint does when its chunk is done."""
+    """The contents of a folder; none if it has gone, as a checkpoint goes when its chunk is done."""
     try:
         return [path / name for name in os.listdir(path)]
     except (FileNotFoundError, NotADirectoryError):
@@ -527,7 +541,7 @@ def _listed(path: Path) -> list[Path]:
 
 
 def is_unbegun(path: Path) -> bool:
-    """Whether a directory holds nothing, or no more than a run that was killed before it had a plan."""
+    """Whether a directory is empty, or holds only the remains of a run killed before it had a plan."""
     if (path / "manifest.json").is_file():
         return False
     leftovers, there = set(_leftovers(path)), set(path.iterdir())
@@ -540,13 +554,13 @@ def check_free(path: Path, *, beside: bool = False, no_lock: bool = False) -> No
     """Raise unless `path` can become a run directory: absent or empty, its parent writable.
 
     Args:
-        path: of the directory.
-        beside: whether others may be about to begin the same run in it.
-        no_lock: whether nobody is asked who is at work in it.
+        path: the directory.
+        beside: whether other processes may be about to begin the same run there.
+        no_lock: do not check whether another process is at work there.
 
     Raises:
-        DirectoryInUse: if a run is at work in it.
-        JaxstyleError: if it holds anything or cannot be made.
+        DirectoryInUse: if a run is at work there.
+        JaxstyleError: if it is not empty or cannot be made.
     """
     what = str(path)
     try:
@@ -557,7 +571,7 @@ def check_free(path: Path, *, beside: bool = False, no_lock: bool = False) -> No
                 check_not_held(path, no_lock=no_lock)
             if not is_unbegun(path) and not (beside and (path / LOCK).exists()):
                 raise JaxstyleError(
-                    what, "is not empty; give a new or an empty directory, or --resume to go on with it"
+                    what, "is not empty; give a new or an empty directory, or --resume to continue its run"
                 )
         parent = next(p for p in (path, *path.parents) if p.exists())
         if not parent.is_dir():
@@ -569,16 +583,16 @@ def check_free(path: Path, *, beside: bool = False, no_lock: bool = False) -> No
 
 
 def check_writable(path: Path, *more: str) -> None:
-    """Raise JaxstyleError unless files can be made in a run directory, and those that change be written.
+    """Raise JaxstyleError unless a run directory is writable, and so are the files that change in place.
 
     Args:
-        path: of the directory.
-        more: names of files in it, beside the lock, that are not replaced but changed.
+        path: the directory.
+        more: names of files in it, in addition to the lock, that are changed in place and not replaced.
     """
     folders = [path, *_folders(path), *_folders(path / CHECKPOINTS)]
     needed = dict.fromkeys(folders, os.W_OK | os.X_OK) | {path / name: os.W_OK for name in (LOCK, *more)}
     for place, mode in needed.items():
-        if not os.access(place, mode) and place.exists():  # a checkpoint goes when its chunk is done
+        if not os.access(place, mode) and place.exists():  # a checkpoint may go while we look
             mend = "have its owner change that (chmod g+w), or give --out elsewhere"
             raise JaxstyleError(str(place), f"is not writable; {mend}")
 
@@ -587,18 +601,19 @@ def check_space(path: Path, needed: int) -> None:
     """Raise JaxstyleError if the disk under `path` has less than `needed` bytes free."""
     existing = next(p for p in (path, *path.parents) if p.exists())
     total, _, free = shutil.disk_usage(existing)
-    if free < needed and total:  # a file system in user space may say 0 of everything: it does not know
+    if free < needed and total:  # some file systems in user space report 0 for everything: unknown
         raise JaxstyleError(
-            str(path), f"{needed / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB free; make space"
+            str(path),
+            f"{needed / 1e6:.0f} MB are needed, but only {free / 1e6:.0f} MB are free; make space",
         )
 
 
 NUMBERED = re.compile(r"([0-9]{4,})-(.*)", re.DOTALL)
-"""The names of fresh directories."""
+"""The pattern of the names of fresh directories."""
 
 
 def _numbered(root: Path) -> list[int]:
-    """The numbers that are taken."""
+    """The numbers of the directories in `root`."""
     found = (NUMBERED.fullmatch(p.name) for p in (root.iterdir() if root.is_dir() else ()))
     return [int(match[1]) for match in found if match]
 
@@ -611,8 +626,8 @@ def fresh_path(name: str, *, root: Path) -> Path:
 def make_fresh(path: Path) -> Path:
     """Make the directory that `fresh_path` gave, or the next one if another process took its number.
 
-    The number is taken by making the directory. Two that make one of a number each, under different names,
-    do not both keep it: the one that came last sees the other.
+    Making the directory takes its number. If two processes take the same number under different names,
+    they do not both keep it: the later one sees the other's directory and tries again.
     """
     name = NUMBERED.fullmatch(path.name)
     assert name is not None, path
@@ -630,7 +645,7 @@ def make_fresh(path: Path) -> Path:
 
 
 def _make(path: Path) -> list[Path]:
-    """Make a directory and its parents; those that were not there, the innermost first."""
+    """Make a directory and its parents, and return those that were missing, innermost first."""
     missing = list(itertools.takewhile(lambda p: not p.exists(), (path, *path.parents)))
     path.mkdir(parents=True, exist_ok=True)
     return missing
@@ -640,7 +655,7 @@ def _make(path: Path) -> list[Path]:
 
 
 def dataset(node: h5py.File | h5py.Group, name: str) -> h5py.Dataset:
-    """The dataset `name` of `node`, in this very file. Raises KeyError if there is none."""
+    """The dataset `name` of `node`, stored in this very file. Raises KeyError if there is none."""
     found = node[name] if isinstance(node.get(name, getlink=True), h5py.HardLink) else None
     if not isinstance(found, h5py.Dataset) or found.external or found.is_virtual:
         raise KeyError(name)
@@ -650,8 +665,8 @@ def dataset(node: h5py.File | h5py.Group, name: str) -> h5py.Dataset:
 def members(node: h5py.File | h5py.Group) -> list[Any]:
     """The groups and datasets of `node`, in order.
 
-    h5py's own `values()` holds the lock of all of h5py until it has given the last one. Where an exception
-    comes first that is until the iterator is collected, perhaps by a thread that then waits for this one.
+    h5py's own `values()` holds the lock of all of h5py until it has given the last one. After an exception
+    it holds the lock until the iterator is collected, perhaps by a thread that then waits for this one.
     """
     return [node[name] for name in list(node)]
 
@@ -672,9 +687,9 @@ def chunk_bytes(parts: Sequence[ChunkResult], *, width: int, fingerprint: str = 
     """The HDF5 file of a chunk; the same results give the same bytes.
 
     Args:
-        parts: a group of the file each, named by its image shape.
-        width: cells per launch that they were computed with, kept as an attribute.
-        fingerprint: of everything that decides what they are, kept beside it.
+        parts: the results; each becomes a group of the file, named by its image shape.
+        width: the cells advanced together when they were computed; kept as an attribute.
+        fingerprint: the digest of everything that decides the results; kept as an attribute too.
     """
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", libver=LIBVER) as file:
@@ -691,8 +706,8 @@ def chunk_bytes(parts: Sequence[ChunkResult], *, width: int, fingerprint: str = 
             for name, of in {**before, **result.curves, **after}.items():
                 values = np.asarray(of)
                 # A checksum needs chunked storage, and an HDF5 chunk must stay under 4 GiB. HDF5's own
-                # structures carry theirs (libver v110), but for the heap, where texts of any length go:
-                # texts here have a fixed one, so that no bit can change unseen.
+                # structures carry checksums (libver v110), except for the heap, where texts of variable
+                # length go. Texts here have a fixed length, so that no bit can change unnoticed.
                 shape = values.shape if values.ndim == 1 else (1, *values.shape[1:])
                 group.create_dataset(name, data=values, chunks=shape, fletcher32=True)
     return buffer.getvalue()
@@ -702,20 +717,21 @@ def read_chunk(path: Path, *, fingerprint: str | None = None) -> list[ChunkResul
     """The contents of a chunk file.
 
     Args:
-        path: of the file.
-        fingerprint: what it must carry, if given.
+        path: the file.
+        fingerprint: the fingerprint that the file must carry, if given.
 
     Raises:
-        JaxstyleError: if it is damaged, of another version, or another run's.
+        JaxstyleError: if the file is damaged, was written by another version, or belongs to another run.
     """
     with _reading(path, fingerprint) as file:
         return [_read_part(group) for group in members(file)]
 
 
 def check_listed(path: Path, sha256: str | None) -> None:
-    """Raise JaxstyleError if a chunk file is not the one whose digest the manifest has, if it has one.
+    """Raise JaxstyleError unless a chunk file has the digest that the manifest lists for it, if any.
 
-    Another file may be whole, and this run's: made on another machine, by another version, or by hand.
+    A different file may be whole and belong to this run: made on another machine, by another version of the
+    package, or by hand.
     """
     if sha256 is None:
         return
@@ -725,20 +741,20 @@ def check_listed(path: Path, sha256: str | None) -> None:
     except OSError as error:
         raise JaxstyleError(str(path), f"cannot be read: {error.strerror or error}") from None
     if found != sha256:
-        read_chunk(path)  # which says so if it is damaged
+        read_chunk(path)  # reports damage, if that is the reason
         why = f"is not the file that manifest.json lists (sha256 {found[:12]}..., not {sha256[:12]}...)"
         raise JaxstyleError(str(path), f"{why}; --resume sets it aside and computes it again")
 
 
 def chunk_width(path: Path) -> int:
-    """Cells per launch that a chunk was computed with. Raises JaxstyleError if its file is damaged."""
+    """The width that a chunk was computed with. Raises JaxstyleError if its file is damaged."""
     with _reading(path) as file:
         width: Any = file.attrs["width"]
         return int(width)
 
 
 def chunk_parts(data: bytes, path: Path) -> list[ChunkResult]:
-    """What `chunk_bytes` made `data` of, which is to be the file at `path`."""
+    """The results from which `chunk_bytes` made `data`, the contents of the file at `path`."""
     with _reading(path, data=data) as file:
         return [_read_part(group) for group in members(file)]
 
@@ -747,7 +763,7 @@ def read_outlines(path: Path) -> list[Outline]:
     """The contents of a chunk file but for pictures and curves, which are neither read nor checked.
 
     Raises:
-        JaxstyleError: if it is damaged or of another version.
+        JaxstyleError: if it is damaged or was written by another version.
     """
     with _reading(path) as file:
         return [_read_outline(group) for group in members(file)]
@@ -757,14 +773,14 @@ def read_outlines(path: Path) -> list[Outline]:
 def _reading(
     path: Path, fingerprint: str | None = None, *, data: bytes | None = None
 ) -> Iterator[h5py.File]:
-    """A chunk file, of which as much is read as is asked for; what is wrong is told by its name."""
+    """A chunk file opened for reading, only as much as is asked for; errors name the file."""
     try:
         if data is None and not stat.S_ISREG(os.stat(path).st_mode):  # a FIFO would block
-            raise OSError("it is no regular file")
+            raise OSError("it is not a regular file")
         with open(path, "rb") if data is None else io.BytesIO(data) as raw, h5py.File(raw, "r") as file:
             if (schema := str(file.attrs["schema"])) != str(SCHEMA):
                 raise JaxstyleError(
-                    str(path), f"has schema {schema} and this version {SCHEMA}; run it again"
+                    str(path), f"has schema {schema}, this version needs {SCHEMA}; run it again"
                 )
             if fingerprint is not None and _attribute(file, "fingerprint") != fingerprint:
                 raise JaxstyleError(str(path), OF_ANOTHER_RUN)
@@ -780,7 +796,7 @@ def _reading(
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a file to a name that ends in `.bad`, or `.bad-2` and so on; the new path."""
+    """Rename a file so that its name ends in `.bad`, or `.bad-2` and so on, and return the new path."""
     names = itertools.chain([f"{path.name}.bad"], (f"{path.name}.bad-{n}" for n in itertools.count(2)))
     aside = next(p for p in map(path.with_name, names) if not p.exists())
     os.replace(path, aside)
@@ -791,29 +807,30 @@ def set_aside(path: Path) -> Path:
 
 Arrays = dict[str, np.ndarray]
 _UNREADABLE = (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile)
-"""What reading a damaged file of arrays raises."""
+"""Exceptions that reading a damaged file of arrays raises."""
 
 
 class Checkpoint:
-    """What has been computed of a chunk that is not done: arrays that only grow, and a state.
+    """The saved progress of a chunk that is not done: parts, which only accumulate, and a state.
 
-    `part-NNNN.npz` are written once each; `state.npz` is replaced, and says how many parts it stands on. A
-    process that is killed between the two leaves a part that nothing refers to, which is written anew.
+    Each `part-NNNN.npz` is written once; `state.npz` is replaced and lists the parts that it builds on. A
+    process that is killed between the two writes leaves a part that nothing refers to; it is overwritten.
 
     Args:
         run: the run directory, held.
-        chunk: its number.
-        fingerprint: of everything that decides what it comes to; a checkpoint of another one is none.
+        chunk: the number of the chunk.
+        fingerprint: the digest of everything that decides the chunk's results; a checkpoint with another
+            fingerprint is ignored.
     """
 
     def __init__(self, run: RunDirectory, chunk: int, fingerprint: str):
         self._run, self._fingerprint = run, fingerprint
         self._folder = f"{CHECKPOINTS}/{chunk:06d}"
         self._parts: list[bytes] = []
-        """The SHA-256 of each."""
+        """The SHA-256 of each part."""
 
     def load(self) -> tuple[list[Arrays], Arrays] | None:
-        """The parts and the state that were saved last, or None where there are none of this chunk.
+        """The parts and the state that were saved last, or None if there are none with this fingerprint.
 
         Raises:
             JaxstyleError: if they are damaged.
@@ -826,7 +843,8 @@ class Checkpoint:
             if str(state.pop("fingerprint")) != self._fingerprint:
                 return None
             digests = [bytes(digest) for digest in state.pop("parts")]
-            # Another process may have gone on from an older state: this one stands on its own parts.
+            # Another process may have continued from an older state and overwritten later parts: each must
+            # be the one that this state was saved with.
             parts = [_read_arrays(self._run.path / self._part(i), digest=d) for i, d in enumerate(digests)]
         except _UNREADABLE as error:
             raise JaxstyleError(str(path), f"is damaged: {error}") from None
@@ -834,7 +852,7 @@ class Checkpoint:
         return parts, state
 
     def save(self, part: Arrays, state: Arrays) -> None:
-        """Add a part and replace the state: all of it is on the disk then, or the old state still is."""
+        """Add a part and replace the state; if that is cut short, the old state still stands."""
         data = _array_bytes(part)
         self._run.write(self._part(len(self._parts)), data)
         self._parts.append(data[:32])
@@ -849,18 +867,18 @@ class Checkpoint:
         return f"{self._folder}/part-{number:04d}.npz"
 
     def set_aside(self) -> Path:
-        """Rename the folder of a damaged checkpoint; its new path."""
+        """Rename the folder of a damaged checkpoint and return its new path."""
         self._parts = []
         return set_aside(self._run.path / self._folder)
 
     def clear(self) -> None:
-        """Remove what was saved: the chunk is done, or begins anew."""
+        """Remove the checkpoint, because the chunk is done or begins anew."""
         self._parts = []
         shutil.rmtree(self._run.path / self._folder, ignore_errors=True)
 
 
 def _array_bytes(arrays: Arrays) -> bytes:
-    """A SHA-256 and the `.npz` it is of: damage to a zip archive's own structures can hide entries."""
+    """An `.npz` file after its SHA-256, since damage to a zip archive's own structures can hide entries."""
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)  # pyright: ignore[reportArgumentType]
     data = buffer.getvalue()
@@ -881,7 +899,7 @@ def _attribute(node: h5py.Group, name: str) -> str:
 
 
 def _checked(group: h5py.Group, name: str, values: Any, shape: tuple[int, ...]) -> Any:
-    """`values`, an array or a dataset, if they are numbers of the shape that they must have."""
+    """`values`, an array or a dataset; raises ValueError unless they are numbers of the given `shape`."""
     if values.shape != shape or values.dtype.kind not in "iuf":
         raise ValueError(f"{group.name}/{name} has shape {values.shape} and type {values.dtype}")
     return values
@@ -935,24 +953,24 @@ def _read_part(group: Any) -> ChunkResult:
 
 @dataclass(frozen=True)
 class Record:
-    """A run directory as it stands: what was asked for, and the chunks there are."""
+    """A run directory as it stands: its settings, its manifest and the chunks that there are."""
 
     path: Path
     sweep: Sweep
     cells: tuple[Cell, ...]
     manifest: Mapping[str, Any]
     chunk_paths: tuple[Path, ...]
-    """The chunk files of the plan that are there; no other file counts."""
+    """The chunk files that the plan names and that exist; other files are ignored."""
     moved: Mapping[str, str] = field(default_factory=dict)
-    """By the path that its files name, where an image or the weights are now."""
+    """The present paths of images and weights that have moved, by the path that the run's files name."""
     rows: tuple[Any, ...] = ()
-    """The rows of plugins that it was made with, without functions."""
+    """The rows of the plugins that the run was made with, without their functions."""
     sound: set[Path] = field(default_factory=set, repr=False, compare=False)
-    """The chunk files that were found to be this run's."""
+    """The chunk files that have been verified to belong to this run."""
 
     @functools.cached_property
     def plan(self) -> Plan:
-        """What the run was begun with. Raises JaxstyleError if its manifest has none."""
+        """The plan that the run was begun with. Raises JaxstyleError if its manifest has none."""
         try:
             return grid.from_record(self.sweep, self.cells, self.manifest["plan"])
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -960,7 +978,7 @@ class Record:
 
     @functools.cached_property
     def sources(self) -> Sources:
-        """What the run computes from, by the digests in its manifest."""
+        """The inputs that the run computes from, with the digests in its manifest."""
         try:
             listed = self.manifest["images"].items()
             images = {self.file(path): str(about["sha256"]) for path, about in listed}
@@ -970,14 +988,14 @@ class Record:
         return Sources(self.sweep, {**images, **self.sweep.digests}, weights)
 
     def file(self, path: str) -> str:
-        """Where an image is now that the manifest names by its path when the run was last at work."""
+        """The present path of an image, given the path by which the manifest names it."""
         about = self.manifest.get("images", {}).get(path, {})
         path = paths.taken_from(self.path, about.get("place", path))
         return self.moved.get(path, path)
 
     @functools.cached_property
     def texts(self) -> dict[tuple[str, str], str]:
-        """The text that the user gave for every image, by axis and absolute path."""
+        """The text by which the user named each image, by axis and absolute path."""
         given = self.manifest.get("given", {})
         return {(axis, self.file(path)): text for axis, own in given.items() for path, text in own.items()}
 
@@ -995,11 +1013,11 @@ class Record:
         self.sound.add(path)
 
     def chunks(self) -> Iterator[ChunkResult]:
-        """What the chunks of the run hold, one chunk file in memory at a time, in order."""
+        """The results of all chunks in order, with one chunk file in memory at a time."""
         return (part for path in self._checked_paths() for part in read_chunk(path))
 
     def outlines(self) -> Iterator[Outline]:
-        """What the chunks hold but for pictures and curves, in order."""
+        """The results of all chunks in order, without pictures and curves."""
         return (outline for path in self._checked_paths() for outline in read_outlines(path))
 
     def _checked_paths(self) -> Iterator[Path]:
@@ -1009,23 +1027,23 @@ class Record:
 
     @functools.cached_property
     def axes(self) -> tuple[str, ...]:
-        """The axes of its cells: those of every run, and the weights of optional terms that one has."""
+        """The axes of its cells: those of every run, then the weights of the optional terms in use."""
         return grid.axes_of(self.cells)
 
     @functools.cached_property
     def losses(self) -> dict[str, str]:
-        """The loss curves of its cells, and what they are called: by the run, whatever is known here."""
+        """The titles of its loss curves, by name, as the run has them, whatever is registered now."""
         told = {row.name: row for row in self.rows if isinstance(row, tables.LossTerm)}
         names = grid.terms_of(self.cells)
         return tables.curves(told.get(name) or tables.TERMS[name] for name in names)
 
     @functools.cached_property
     def values(self) -> dict[str, tuple[Any, ...]]:
-        """By axis, its values as the user gave them, each once, in the order of the cells."""
+        """The distinct values of each axis as the user gave them, in the order of the cells."""
         return {axis: tuple(dict.fromkeys(c.label(axis) for c in self.cells)) for axis in self.axes}
 
     def given(self, axis: str, path: str) -> str:
-        """The text that the user gave for an image of `axis`."""
+        """The text by which the user named an image of `axis`."""
         return self.texts.get((axis, path), path)
 
 
@@ -1034,18 +1052,18 @@ def open_record(path: Path, *, among: Iterable[str] = ()) -> Record:
 
     Args:
         path: its directory.
-        among: files that may be those of the run which are no longer where they were.
+        among: files among which to look for images and weights of the run that have moved.
     """
     spec, manifest = path / "spec.toml", path / "manifest.json"
     if not spec.is_file() or not manifest.is_file():
-        raise JaxstyleError(str(path), "is no run directory; it has no spec.toml and manifest.json")
+        raise JaxstyleError(str(path), "is not a run directory; it has no spec.toml and manifest.json")
     try:
         values = json.loads(manifest.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise JaxstyleError(str(manifest), f"cannot be read: {error}") from None
     if not isinstance(values, dict):
         raise JaxstyleError(str(manifest), "is not a manifest")
-    begun_at = _directory(values)  # from where the run, but not its images, may have been moved
+    begun_at = _directory(values)  # the run may have been moved away from there without its images
     places = () if begun_at is None else (begun_at,)
     rows = plugins.told(values.get("plugins", ()))
     plugins.know(rows)
@@ -1056,20 +1074,20 @@ def open_record(path: Path, *, among: Iterable[str] = ()) -> Record:
 
 
 def _directory(manifest: Mapping[str, Any]) -> Path | None:
-    """The directory that a run was in when it was last at work; older runs do not tell."""
+    """The directory that a run was in when it was last at work; None for older runs, which do not say."""
     directory = manifest.get("directory")
     return Path(directory) if isinstance(directory, str) and os.path.isabs(directory) else None
 
 
 def no_plan(path: Path, why: str) -> JaxstyleError:
-    """The error for a run whose manifest is no longer what a run writes."""
-    return JaxstyleError(str(path / "manifest.json"), f"has no plan to go on with: {why}; start a new run")
+    """The error for a run whose manifest is not as a run of this version writes it."""
+    return JaxstyleError(str(path / "manifest.json"), f"has no plan to continue: {why}; start a new run")
 
 
 def _chunk_paths(path: Path, manifest: Mapping[str, Any]) -> tuple[Path, ...]:
     """The chunk files of a run, by the exact names that its plan gives them.
 
-    Others may lie beside them: what was set aside, copies, what a synchroniser left of a conflict.
+    Other files may lie beside them: files set aside, copies, or those a synchroniser made of a conflict.
     """
     plan = manifest.get("plan")
     chunks = plan.get("chunks") if isinstance(plan, dict) else None
@@ -1102,24 +1120,25 @@ COLUMNS = (
 
 
 def image_name(cell: int, step: int, last: int) -> str:
-    """The PNG of a cell relative to its run; an image before the last step carries its step."""
+    """The path of a cell's PNG, relative to its run; images before the last step have the step in it."""
     return f"images/{cell:06d}.png" if step == last else f"images/{cell:06d}-step{step:06d}.png"
 
 
 def image_step(name: str) -> int | None:
-    """The step in the name of a PNG that carries one; None for other names."""
+    """The step in the name of a PNG, or None if the name has none."""
     found = re.fullmatch(r"\d{6,}-step(\d{6,})\.png", name)
     return int(found[1]) if found else None
 
 
 class Rows(Sequence[dict[str, Any]]):
-    """The lines of `results.csv`, ascending by cell: only cells that have been computed.
+    """The rows of `results.csv`, ascending by cell, for the cells that have been computed.
 
-    Like a list of dictionaries, but each is made when it is asked for: the numbers stand in arrays.
+    This is like a list of dictionaries, but the numbers are kept in arrays and each dictionary is made when
+    it is asked for.
 
     Args:
         record: the run.
-        outlines: of its chunks.
+        outlines: the outlines of its chunks.
     """
 
     def __init__(self, record: Record, outlines: Iterable[Outline]):
@@ -1132,11 +1151,11 @@ class Rows(Sequence[dict[str, Any]]):
             return np.concatenate([values(outline) for outline in found])[order] if found else cells
 
         self.cell = cells[order]
-        """Their ids."""
+        """The ids of the cells."""
         self.losses = column(lambda outline: _in_columns(outline, tuple(record.losses)))
-        """Every one of the record's losses of the image kept, (cells, losses)."""
+        """The record's losses of the last image kept, (cells, losses)."""
         self.diverged = column(lambda outline: outline.diverged_step) >= 0
-        """Whether each diverged."""
+        """Whether each cell diverged."""
         self._numbers = {name: column(lambda o, name=name: getattr(o, name)) for name in PER_CELL}
         self._shape = column(lambda o: np.full((len(o.cell), 2), (o.height_px, o.width_px), np.int32))
 
@@ -1164,7 +1183,7 @@ class Rows(Sequence[dict[str, Any]]):
         return list, (list(self),)
 
     def find(self, cell: int) -> dict[str, Any] | None:
-        """The line of a cell, None if it has not been computed."""
+        """The row of a cell, or None if the cell has not been computed."""
         index = int(np.searchsorted(self.cell, cell))
         return self._line(index) if index < len(self) and self.cell[index] == cell else None
 
@@ -1187,7 +1206,7 @@ class Rows(Sequence[dict[str, Any]]):
             "loss_best": number["loss_best"],
             "step_best": "" if step_best < 0 else step_best,
             "evaluations": number["evaluations"],
-            "start_cell": "",  # the cell it started from, in runs of earlier versions with `warm_steps`
+            "start_cell": "",  # earlier versions, with `warm_steps`, put here the cell it started from
             "alpha_beta_given": cell.label("alpha_beta"),
             "style_layer_weights": "+".join(f"{name}:{w!r}" for name, w in cell.style_weights.items()),
         }
@@ -1195,25 +1214,25 @@ class Rows(Sequence[dict[str, Any]]):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The heads of `results.csv`: those of every run, then those of optional terms."""
+        """The column names of `results.csv`: first those of every run, then those of optional terms."""
         more = (*self._record.axes, *self._record.losses)
         return (*COLUMNS, *(name for name in more if name not in COLUMNS))
 
 
 def _in_columns(outline: Outline, losses: Sequence[str]) -> np.ndarray:
-    """The final losses of a chunk's cells, (cells, losses), NaN for those that it does not have."""
+    """The final losses of a chunk's cells, (cells, losses); NaN for losses that the chunk does not have."""
     found = np.full((len(outline.cell), len(losses)), np.nan, np.float32)
     found[:, [losses.index(name) for name in outline.losses]] = outline.loss_final
     return found
 
 
 def rows(record: Record) -> Rows:
-    """The lines of `results.csv`; raises JaxstyleError if a chunk is damaged."""
+    """The rows of `results.csv`. Raises JaxstyleError if a chunk is damaged."""
     return Rows(record, record.outlines())
 
 
 def _write_lines(file: io.TextIOBase, lines: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """float32 numbers in the shortest form that reads back as the same number."""
+    """Write a CSV table, with float32 numbers in the shortest form that reads back as the same number."""
     writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
     for line in lines:
@@ -1224,7 +1243,7 @@ def _write_lines(file: io.TextIOBase, lines: Iterable[Mapping[str, Any]], column
 def write_csv(
     run: RunDirectory, lines: Iterable[Mapping[str, Any]], columns: Sequence[str] = COLUMNS
 ) -> Path:
-    """Write `results.csv` line by line, whole or not at all."""
+    """Write `results.csv` row by row, whole or not at all."""
     path = run.path / "results.csv"
     with _replacing(path) as temporary, open(temporary, "x", encoding="utf-8", newline="") as file:
         _write_lines(file, lines, columns)
@@ -1233,11 +1252,11 @@ def write_csv(
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` to be written; on the disk, and in its place, when that is done."""
+    """Give the path of a temporary file; when the block ends, flush that file and rename it to `path`."""
     temporary = _temporary(path)
     try:
         yield temporary
-        with open(temporary, "r+b") as file:  # to write: SMB refuses fsync to whoever only reads
+        with open(temporary, "r+b") as file:  # for writing: SMB refuses fsync on a file open for reading
             _sync(file.fileno(), path)
         os.replace(temporary, path)
         _sync_folder(path.parent)
@@ -1250,7 +1269,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 @dataclass
 class _Group:
-    """What `results.h5` needs to know of one image shape before it is filled."""
+    """The cells and coordinates of one image shape in `results.h5`, known before it is filled."""
 
     cells: list[int]
     layers: tuple[str, ...]
@@ -1314,7 +1333,7 @@ def _create_group(file: h5py.File, shape: str, group: _Group, record: Record) ->
     _variable(h5, "step_best", (n,), np.int64, "cell")
     _variable(h5, "evaluations", (n,), np.float32, "cell")
     _variable(h5, "steps", (n,), np.int64, "cell")
-    # What makes per-cell axes coordinates in xarray and other readers of the CF conventions.
+    # This makes the per-cell axes coordinates in xarray and other readers of the CF conventions.
     for name in ("image", *record.losses, LAYER_CURVE, *PER_CELL):
         h5[name].attrs["coordinates"] = " ".join(record.axes)
     return h5
@@ -1323,11 +1342,11 @@ def _create_group(file: h5py.File, shape: str, group: _Group, record: Record) ->
 def merge(record: Record) -> None:
     """Make `results.h5` from the chunks.
 
-    A small one is made in memory. A large one is streamed, one chunk in memory at a time, by a process of
-    its own: HDF5 brings down the process in which its disk fills up.
+    A small file is made in memory. A large one is streamed by a separate process, with one chunk in memory
+    at a time, because HDF5 crashes the process that is writing when the disk fills up.
 
     Raises:
-        JaxstyleError: if the disk has not the space for it, or a chunk is damaged.
+        JaxstyleError: if the disk has too little space for it, or a chunk is damaged.
     """
     for path in record.chunk_paths:
         record.check(path)
@@ -1343,7 +1362,7 @@ def merge(record: Record) -> None:
         check_space(record.path, int(1.2 * size) + 16 * 2**20)
         done = subprocess.run(
             [sys.executable, "-P", "-c", _MERGE, record.path, temporary, str(os.getpid())],
-            input="\0".join(chunk.name for chunk in record.chunk_paths),  # shares may add to them
+            input="\0".join(chunk.name for chunk in record.chunk_paths),  # shares may add chunks meanwhile
             capture_output=True,
             text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -1370,7 +1389,7 @@ except store.JaxstyleError as error:
 
 
 def end_with(parent: int) -> None:
-    """Have the system kill this process when the one with the id `parent` dies, where it can (Linux)."""
+    """Have the system kill this process when the process `parent` dies, where that is possible (Linux)."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
@@ -1378,16 +1397,16 @@ def end_with(parent: int) -> None:
 
 
 def merge_into(run: Path, temporary: Path, chunks: Collection[str] | None = None) -> None:
-    """Write `results.h5` of the run at `run` to `temporary`, of all or of the named files of chunks."""
+    """Write the `results.h5` of the run at `run` to `temporary`, from all chunk files or the named ones."""
     record = open_record(run)
     if chunks is not None:
         record = replace(record, chunk_paths=tuple(p for p in record.chunk_paths if p.name in {*chunks}))
-    with h5py.File(temporary, "w", libver=LIBVER, locking=False) as file:  # nobody else has it
+    with h5py.File(temporary, "w", libver=LIBVER, locking=False) as file:  # no other process opens it
         _fill(file, record)
 
 
 def _fill(file: h5py.File, record: Record) -> None:
-    """Everything that `results.h5` holds, one chunk in memory at a time."""
+    """Write everything that `results.h5` holds, with one chunk in memory at a time."""
     groups = _survey(record)
     file.attrs["schema"] = SCHEMA
     names = ("image", *record.losses, *PER_CELL, LAYER_CURVE)
@@ -1404,7 +1423,7 @@ def _fill(file: h5py.File, record: Record) -> None:
                 data[name][target] = getattr(chunk, name)[start:stop]
             for name, curve in chunk.curves.items():
                 data[name][target] = curve[start:stop]
-            # All layers at once: one at a time would be a write for every number.
+            # All layers at once: writing them one at a time would take a write for every number.
             own = chunk.style_layer_loss[start:stop]
             every = np.full((*own.shape[:2], len(group.layers)), np.nan, np.float32)
             every[:, :, [group.layers.index(layer) for layer in chunk.layer]] = own
@@ -1412,7 +1431,7 @@ def _fill(file: h5py.File, record: Record) -> None:
 
 
 def _runs(positions: np.ndarray) -> Iterator[tuple[int, int]]:
-    """The stretches [start, stop) of `positions` over which they rise by one."""
+    """The index ranges [start, stop) over which `positions` rise by one."""
     breaks = np.flatnonzero(np.diff(positions) != 1) + 1
     yield from itertools.pairwise([0, *breaks.tolist(), len(positions)])
 
@@ -1424,11 +1443,12 @@ def write_images(
     missing: bool = False,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """The PNGs of a chunk's cells: the last image, and those of earlier snapshots beside it.
+    """Write the PNGs of a chunk's cells, one for every snapshot.
 
     Args:
-        missing: only those that are not there.
-        stop: asked before each; they can be rebuilt, and a run that is told to end does not wait for them.
+        missing: write only those that do not exist.
+        stop: asked before each one whether to stop; a run that is told to end need not wait for files that
+            can be rebuilt.
     """
     last = chunk.snapshot[-1]
     named = (
@@ -1446,9 +1466,9 @@ def write_images(
 
 
 def _write_together(files: Sequence[tuple[Path, bytes]]) -> None:
-    """What `write_atomic` does, for files of one folder that are waited for together.
+    """Write files of one folder as `write_atomic` does, but flush them to the disk together.
 
-    A disk takes about as long for many small files at once as for one.
+    A disk takes about as long for many small files at once as for a single one.
     """
     folder = files[0][0].parent
     folder.mkdir(exist_ok=True)

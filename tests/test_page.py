@@ -262,10 +262,10 @@ BLOCK = {"heading": "h", "text": [], "table": None, "figures": []}
                 "intro": [],
                 "blocks": [{**BLOCK, "table": {"columns": ["a"], "rows": [[1, 2]]}}],
             },
-            "has not 1 values",
+            "does not have 1 values",
         ),
-        ({"path": "../../etc/passwd.png"}, "outside of the run"),
-        ({"path": "/etc/hostname"}, "outside of the run"),
+        ({"path": "../../etc/passwd.png"}, "outside the run"),
+        ({"path": "/etc/hostname"}, "outside the run"),
         ({"path": "spec.toml"}, "neither .png nor .svg"),
         ({"path": "maps/gone.png"}, "No such file"),
     ],
@@ -493,7 +493,7 @@ def test_one_snapshot_cannot_be_animated(tmp_path, capsys):
         report.main([str(tmp_path / "run"), "--animate", "gif"])
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "has one snapshot only" in line
+    assert "has only one snapshot" in line
     assert not (tmp_path / "run" / "report.html").exists()
 
 

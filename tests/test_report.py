@@ -127,7 +127,7 @@ def test_report_rebuilds_the_same_bytes_without_jax(tmp_path):
 @pytest.mark.parametrize(
     ("make", "code", "expected"),
     [
-        (lambda path: None, 2, "is no run directory"),
+        (lambda path: None, 2, "is not a run directory"),
         (lambda path: fill(path, []), 2, "no chunk has been computed yet"),
         (lambda path: fill(path, [result([0, 1, 2, 3], diverged=(1,))]), 1, "1 of 4 cells diverged"),
     ],
@@ -229,7 +229,7 @@ def test_a_chunk_of_another_run_is_refused_by_every_reader(four, tmp_path, reade
     manifest = json.loads((four / "manifest.json").read_text())
     (four / "manifest.json").write_text(json.dumps({**manifest, "chunks_sha256": {}}))  # as of a killed run
     with pytest.raises(
-        JaxstyleError, match=r"chunks/000000\.h5: is of another run; --resume sets it aside"
+        JaxstyleError, match=r"chunks/000000\.h5: belongs to another run; --resume sets it aside"
     ):
         every_reader(four)[reader]()
 
@@ -259,7 +259,7 @@ def test_a_manifest_without_a_plan_is_refused(four, capsys):
         (four / "manifest.json").write_text(json.dumps({**manifest, "plan": spoilt}))
         code, _, (line,) = reported(four, capsys)
         assert code == 2
-        assert "manifest.json: has no plan to go on with" in line
+        assert "manifest.json: has no plan to continue" in line
 
 
 def test_other_files_beside_those_of_a_run_count_for_nothing(four, capsys):

@@ -580,7 +580,7 @@ def test_pictures_are_written_together_whole_or_not_at_all(tmp_path, monkeypatch
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path):
-    with pytest.raises(JaxstyleError, match="is no run directory"):
+    with pytest.raises(JaxstyleError, match="is not a run directory"):
         store.open_record(tmp_path)
 
 

@@ -235,7 +235,7 @@ def test_a_run_without_two_seeds_is_refused_in_one_line(tmp_path, capsys, settin
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("{run}/nothing",), "is no run directory"),
+        (("{run}/nothing",), "is not a run directory"),
         (("{run}", "--floor-cells", "1"), "must be at least 2"),
         (("{run}", "--flor-steps", "1"), "did you mean floor_steps"),
         (("{run}", "--floor-steps", "0"), "must be at least 1"),

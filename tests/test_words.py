@@ -195,7 +195,7 @@ def test_no_command_fails_for_what_stdout_cannot_encode(told):
     assert "\\xe7\\u732b.jpg in " in said[8]
     assert errors == [
         "jaxstyle: error: command line: Unrecognized options: --\\u2603; see --help",
-        "jaxstyle: error: \\u2603: is no run directory; it has no spec.toml and manifest.json",
+        "jaxstyle: error: \\u2603: is not a run directory; it has no spec.toml and manifest.json",
     ]
 
 

@@ -1,15 +1,15 @@
-// The page of a run. What is looked at stands in the location's hash, so that a view can be kept or sent:
-//   view    pictures, curves, variance, table, settings, manifest
-//   layout  table or wall;  rows, cols, pages: axes, joined by commas;  at.AXIS: the value of a page
+// The script of a run's page. The state of the view is in the location's hash, so that it can be saved or sent:
+//   view    pictures, curves, variance, table, settings or manifest
+//   layout  table or wall;  rows, cols, pages: axes, joined by commas;  at.AXIS: the value shown of a page axis
 //   hide.AXIS  values left out;  only: done or diverged;  sort, across: an axis or a loss, - for descending
-//   size    of a picture in px;  a, b: cells that are compared, CELL or CELL@STEP;  mode: side or wipe
-//   wipe    0 to 100;  theme: light or dark
+//   size    the size of a picture in px;  a, b: the cells compared, CELL or CELL@STEP;  mode: side or wipe
+//   wipe    0 to 100, the place of the wipe;  theme: light or dark
 "use strict";
 (() => {
   const run = JSON.parse(document.getElementById("run").textContent);
   const root = document.documentElement;
   const $ = (id) => document.getElementById(id);
-  const LOSSES = run.losses; // what the curves are called, by name
+  const LOSSES = run.losses; // titles of the curves, by name
   const dims = run.dimensions.map((about, index) => ({ ...about, index, at: run.tiles.at[index] }));
   const dimOf = new Map(dims.map((dim) => [dim.id, dim]));
   const cellIndex = new Map(run.cells.cell.map((cell, index) => [cell, index]));
@@ -18,7 +18,7 @@
   const heads = [...document.querySelectorAll(".plain .heads img")].map((image) => image.src);
   const views = [...document.querySelectorAll("nav a")].map((link) => link.dataset.view);
 
-  // An element with properties and children; texts become text nodes, never markup.
+  // Make an element with properties and children; texts become text nodes, never markup.
   function el(tag, properties = {}, ...children) {
     const made = document.createElement(tag);
     for (const [name, value] of Object.entries(properties)) {
@@ -54,7 +54,7 @@
   const shapes = new Set(run.cells.size);
   const [boxWidth, boxHeight] =
     shapes.size === 1 ? [...shapes][0].split(" × ").map(Number) : [1, 1];
-  // How large the pictures are that stand in the page.
+  // The size in px of the pictures that the page contains.
   const natural = tiles.length ? Math.max(tiles[0].image.width, tiles[0].image.height) : 0;
 
   // --- state ---------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ let state;
     history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
   }
 
-  // --- which tiles, in which order -----------------------------------------------------------------
+  // --- selection and order of tiles ----------------------------------------------------------------
 
   function visible(tile) {
     if (state.only && (tile.diverged >= 0) !== (state.only === "diverged")) return false;
@@ -141,7 +141,7 @@ let state;
     });
   }
 
-  // The value of a dimension that the page shows: never one that is filtered away while others are left.
+  // The value of a dimension that is shown as a page: never a hidden one as long as others are left.
   function page(dim) {
     const hidden = state.hide[dim.id];
     const at = state.at[dim.id] ?? 0;
@@ -160,7 +160,7 @@ let state;
     return typeof x === "number" && typeof y === "number" ? x - y : collator.compare(x, y);
   }
 
-  // `groups` of tiles by a loss or the values of an axis; "" keeps the order of the grid.
+  // Sort `groups` of tiles by a loss or by the values of an axis; "" keeps the order of the grid.
   function sorted(groups, order) {
     const key = order.replace(/^-/, "");
     if (!key) return groups;
@@ -178,7 +178,7 @@ let state;
     return rated.map(([, group]) => group);
   }
 
-  // The rows or columns that `found` has: values of `axes`, slowest first.
+  // The rows or columns that the tiles in `found` make: groups by the values of `axes`, slowest first.
   function lines(found, axes, order) {
     const by = axes.map((id) => dimOf.get(id));
     const groups = new Map();
@@ -198,7 +198,7 @@ let state;
   // --- the sheet -----------------------------------------------------------------------------------
 
   const sheet = $("sheet");
-  let longest = 0; // characters of what stands right above a column
+  let longest = 0; // characters of the longest text directly above a column
   let places = []; // buttons by row and column, for the arrow keys
 
   function headOf(dim, value, pictures = true) {
@@ -209,7 +209,7 @@ let state;
     return inner;
   }
 
-  // How many neighbours from `start` on have the same values up to `level`.
+  // The number of neighbours, from `start` on, that have the same values up to `level`.
   function span(groups, start, level) {
     const same = (x, y) => x.values.slice(0, level + 1).join() === y.values.slice(0, level + 1).join();
     let end = start + 1;
@@ -217,10 +217,10 @@ let state;
     return end - start;
   }
 
-  // The lines before which the slowest of several axes takes its next value: a wider gap stands there.
+  // Whether the slowest of several axes takes its next value at a line, which then has a wider gap before it.
   const edges = (groups) => groups.map(({ values }, i) => i > 0 && values.length > 1 && values[0] !== groups[i - 1].values[0]);
 
-  // Where the row heads of a level stay when the sheet is scrolled.
+  // The position at which the row heads of a level stay when the sheet is scrolled.
   const offset = (level) => (level ? `calc(${level} * var(--head))` : "0");
 
   function drawTable(found) {
@@ -301,7 +301,7 @@ let state;
     places = [shown];
   }
 
-  // As large as the window has room for, as far as the pictures go.
+  // A size of pictures that uses the room of the window, at most about twice the pictures' own size.
   function fitting(columns) {
     const room = sheet.clientWidth - 44 - state.rows.length * 108;
     const wide = Math.max(1, boxWidth / Math.max(boxWidth, boxHeight));
@@ -336,7 +336,7 @@ let state;
     sheet.classList.remove("tight", "turned");
     const found = tiles.filter(visible);
     if (!found.length) {
-      sheet.replaceChildren(el("p", { className: "empty" }, "No picture is left; show more values under Arrange."));
+      sheet.replaceChildren(el("p", { className: "empty" }, "No pictures match; show more values under “Arrange and filter”."));
       places = [];
     } else if (state.layout === "wall") drawWall(found);
     else drawTable(found);
@@ -444,7 +444,7 @@ let state;
     return details;
   }
 
-  const opened = new Set(); // lists of values that are unfolded
+  const opened = new Set(); // the dimensions whose lists of values are unfolded
 
   function arrangement() {
     const table = el("table");
@@ -519,7 +519,7 @@ let state;
     if (focus >= 0) (used().find((item) => label && item.getAttribute("aria-label") === label) ?? used()[focus])?.focus();
   }
 
-  // Before what was clicked takes it, for that may draw the bar anew.
+  // This listens before the clicked element does, since that element may draw the bar anew.
   document.addEventListener("click", (event) => {
     const open = bar.querySelector(".arrange[open]");
     if (open && !open.contains(event.target)) open.open = false;
@@ -548,7 +548,7 @@ let state;
     button.title = [tile.image.alt, loss === null ? "" : `total loss ${number(loss)}`].filter(Boolean).join("\n");
   });
 
-  // One tile can be reached by Tab; the arrows go on from there.
+  // Only one tile can be reached with Tab; the arrow keys move on from it.
   sheet.addEventListener("focusin", (event) => {
     if (!event.target.matches(".tile")) return;
     for (const other of sheet.querySelectorAll('.tile[tabindex="0"]')) other.tabIndex = -1;
@@ -594,7 +594,7 @@ let state;
     return plain ? String(Number(value.toPrecision(4))) : value.toExponential(3).replace("e+", "e");
   }
 
-  // The full picture where the page stands in its run, the small one elsewhere.
+  // The full picture if the page lies in its run, otherwise the small one.
   function full(tile) {
     const image = el("img", { alt: tile.image.alt, src: tile.image.src });
     const large = new Image();
@@ -649,7 +649,7 @@ let state;
     return el("div", { className: "wipe" }, el("figure", {}, stack), slider);
   }
 
-  // What a tile was made with, and what came of it.
+  // The settings that a tile was made with; `outcome` has the results.
   function settings(tile) {
     const found = [];
     for (const dim of dims) {
@@ -689,7 +689,7 @@ let state;
 
   // --- loss curves ---------------------------------------------------------------------------------
 
-  let codes; // of all curves, decoded when they are first asked for: 1 + 1000 (log10 + 12), 0 for none
+  let codes; // of all curves, decoded when first asked for: 1 + 1000 (log10 + 12), 0 for none
   const offsets = [];
   function curve(cell, which) {
     if (!codes) {
@@ -723,7 +723,7 @@ let state;
     const drawn = pair.map(([tile, name]) => ({ name, points: curve(tile.cell, which), shown: run.snapshots[tile.snapshot] }));
     const all = drawn.flatMap(({ points }) => points);
     const figure = el("figure", {}, el("figcaption", {}, title));
-    if (!all.length) return el("figure", {}, el("figcaption", {}, `${title}: none above 0`));
+    if (!all.length) return el("figure", {}, el("figcaption", {}, `${title}: no values above 0`));
     const ends = Math.max(1, ...all.map(([step]) => step));
     let low = Math.min(...all.map(([, y]) => y));
     let high = Math.max(...all.map(([, y]) => y));
@@ -762,8 +762,8 @@ let state;
     const head = el("header", {}, el("h2", {}, two ? "Compare" : `Cell ${pair[0][0].cell}`));
     if (two) {
       const modes = [["side", "Side by side"], ["wipe", "Wipe"]];
-      head.append(choices("How two pictures are shown", modes, state.mode, (mode) => set({ mode }, drawCompare)));
-    } else head.append(el("span", { className: "shared", style: "margin:0" }, "choose another one to compare"));
+      head.append(choices("Arrangement of the two pictures", modes, state.mode, (mode) => set({ mode }, drawCompare)));
+    } else head.append(el("span", { className: "shared", style: "margin:0" }, "choose another picture to compare"));
     const end = el("span", { className: "end" });
     if (two) {
       const swap = el("button", { type: "button" }, "Swap");
@@ -834,7 +834,7 @@ let state;
 addEventListener("hashchange", drawAll);
   addEventListener("resize", () => state.size || resize());
 
-  // How long the page took, in ms since the navigation began: laid out, and painted with all it has loaded.
+  // Times in ms since the navigation began: until the page was laid out, and until all of it was painted.
   root.dataset.readyMs = Math.round(performance.now());
   addEventListener("load", () => {
     requestAnimationFrame(() => requestAnimationFrame(() => {
