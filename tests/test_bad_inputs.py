@@ -527,7 +527,7 @@ FLAGS = {
     "a flag without its value": (["--pool"], "command line: "),
     "tf32 where there is none": (
         ["--precision", "tf32"],
-        "precision: tf32 is not to be had on this cpu; use",
+        "precision: tf32 is not available on this cpu; use",
     ),
     "more memory than there is": (["--size", "8192"], "GB of memory and there are "),
     "a stray word": (["--quiet", "stray"], "command line: "),
