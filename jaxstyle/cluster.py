@@ -698,7 +698,7 @@ class _Sweeping:
         display.advance(-hand.steps)
         display.skip(-hand.skipped)
         numbers, why = [number for block in hand.blocks for number in block.left], _why(error)
-        what = f"; others take over {counted(len(numbers), 'chunk')} of it" if numbers else ""
+        what = f"; others take over {counted(len(numbers), 'chunk')} of its work" if numbers else ""
         display.event(
             "worker-lost", f"{hand.name} is lost{what}", worker=hand.name, chunks=numbers, why=why
         )
