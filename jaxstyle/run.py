@@ -524,7 +524,9 @@ def _run_share(checked: _Checked, options: RunOptions, share: Share, width: int 
         was, before = checked.earlier.manifest, checked.earlier.plan
         display = stack.enter_context(_display(options, path, store.share_events(share)))
         if len(before.cells) != len(checked.cells):
-            raise JaxstyleError(str(path), "was being extended and is not planned yet; --resume the whole run")
+            raise JaxstyleError(
+                str(path), "was being extended and has no plan for the new cells; --resume the whole run"
+            )
         own = share_of(before, share, was["device"]["platform"])
         there, before = _whole_chunks(checked, before, run, display, own)
         done = f"{counted(len(own), 'chunk')} of {len(before.chunks)}, {len(there)} done"
@@ -596,7 +598,10 @@ def _merge_if_last(run: RunDirectory, display: Display, share: Share) -> None:
     if not manifest.is_complete(record):
         left = len(record.manifest["plan"]["chunks"]) - len(record.chunk_paths)
         mend = f"python -m jaxstyle.report {shlex.quote(str(path))}"
-        line = f"share {share} is done, {counted(left, 'chunk')} of others are not; to look at it: {mend}"
+        line = (
+            f"share {share} is done, {counted(left, 'chunk')} of others are not;"
+            f" for a report of what there is: {mend}"
+        )
         display.event("share-done", line, share=str(share), left=left)
     elif not run.no_lock and (at_work := store.shares_at_work(path)):
         # that one merges, so that its own report is in the manifest

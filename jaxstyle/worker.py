@@ -38,7 +38,7 @@ class Block:
     """Chunks of one program that are computed together."""
 
     numbers: tuple[int, ...]
-    """All its chunks: they follow from the plan alone, and are the same after an interruption."""
+    """Its chunks, done or not: they follow from the plan alone, and an interruption does not change them."""
     left: tuple[int, ...]
     """The chunks that are not on the disk yet."""
 
