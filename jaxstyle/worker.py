@@ -38,7 +38,7 @@ class Block:
     """Chunks of one program that are computed together."""
 
     numbers: tuple[int, ...]
-    """Its chunks, done or not: they follow from the plan alone, and an interruption does not change them."""
+    """Its chunks, done or not: they follow from the plan alone, and stay the same after an interruption."""
     left: tuple[int, ...]
     """The chunks that are not on the disk yet."""
 
