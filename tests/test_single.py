@@ -87,7 +87,7 @@ def test_a_start_can_be_pixels_too(inputs):
         ("nowhere/out.png", "there is no directory"),
         ("folder.png", "is not a regular file"),
         ("copy.png", "is the content image"),
-        ("\0.png", "no path"),
+        ("\0.png", "is not a path"),
         ("n" * 300 + ".png", "its name is too long"),
     ],
 )
