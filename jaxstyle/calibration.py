@@ -1,20 +1,20 @@
-"""What a ratio of content to style is worth: the losses of one pair of images, weighed against each other.
+"""Balance of content and style: the losses of one pair of images, weighed against each other.
 
-alpha/beta means something only beside the losses it multiplies, and these move by decades with the
-network's scaling, the pooling, the size and the layers. What stays is the *balance*: the ratio at which the
-two pure pictures would cost the same,
+alpha/beta has a meaning only beside the losses that it multiplies, and these change by orders of magnitude
+with the network's scaling, the pooling, the size and the layers. The *balance* removes that: it is the
+ratio at which the two pure pictures would cost the same,
 
     balance = L_style(content image) / L_content(style image, fitted to the content's shape)
 
-for at x = content the total is beta L_style, and at x = style about alpha L_content. Ten times the balance
-is mostly content, a tenth of it mostly style, on any image, at any size, for any network.
+for at x = content the total is beta L_style, and at x = style it is about alpha L_content. Ten times the
+balance gives mostly content and a tenth of it mostly style, for any image, size and network.
 
 Symbols:
     E_l  the style loss of one layer at x = content, without its weight
     w_l  its weight
     A_l  the Gram matrix of the style image over its pixel count
 
-Features come from the plain convolution in float32, sums are taken in float64.
+Features come from the plain convolution in float32; sums are taken in float64.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from jaxstyle.settings import BALANCED_AXES, Sweep
 from jaxstyle.values import style_set
 
 KEPT_TARGETS = 64
-"""How many images' features are kept on the host for the next pair."""
+"""Number of images whose features are kept on the host for later pairs."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Balance:
     """One content and one style, weighed against each other."""
 
     alpha_beta: float
-    """The ratio at which the pure content and the pure style image would cost the same: what `1x` is."""
+    """The ratio at which the pure content and the pure style image would cost the same; `1x` means it."""
     weights: dict[str, float]
     """w_l by layer."""
     layer_loss: dict[str, float]
@@ -64,7 +64,7 @@ class Balance:
 
     @property
     def shares(self) -> dict[str, float]:
-        """What part of that each layer has; they sum to 1."""
+        """The share of each layer in the style loss; the shares sum to 1."""
         return {name: self.weights[name] * loss / self.style_loss for name, loss in self.layer_loss.items()}
 
 
@@ -73,10 +73,10 @@ def balanced_weights(layer_loss: Mapping[str, float], pair: str = "this pair") -
 
     Args:
         layer_loss: E_l by layer.
-        pair: of which images, for people.
+        pair: names of the two images, for the message.
 
     Raises:
-        JaxstyleError: if a layer's loss is 0, or not finite: there is nothing to weigh it by.
+        JaxstyleError: if a layer's loss is 0 or not finite, so that no weight can balance it.
     """
     for name, loss in layer_loss.items():
         if not (np.isfinite(loss) and loss > 0):
@@ -104,13 +104,13 @@ def weigh(
 
     Args:
         content: P and the Gram matrices of the content image.
-        style: A of the style image.
+        style: the Gram matrices A of the style image.
         fitted: P of the style image fitted to the content's shape.
-        program: whose taps they are.
-        content_layer: of the content loss.
-        style_layers: a set as in a sweep.
-        balanced: whether its weights are to give each layer the same share, if it has none of its own.
-        pair: the two images, for people.
+        program: the program whose taps these are.
+        content_layer: layer of the content loss.
+        style_layers: a set of layers, written as in a sweep.
+        balanced: whether each layer is to have the same share, if the set has no weights of its own.
+        pair: names of the two images, for messages.
 
     Raises:
         JaxstyleError: if one of the losses is 0 or not finite.
@@ -130,7 +130,7 @@ def weigh(
         raise JaxstyleError(
             "alpha_beta",
             f"no balance: the style image's content loss at {content_layer} is {content_loss:g} and the"
-            f" content image's style loss {style_loss:g}, of {pair}{alike}; leave that"
+            f" content image's style loss {style_loss:g}, for {pair}{alike}; leave that"
             " pair out, or give numbers instead of multiples",
         )
     trace = {name: float(np.trace(target.astype(np.float64))) for name, (_, target) in grams.items()}
@@ -157,9 +157,9 @@ class Scales:
 
     Args:
         sweep: a resolved sweep.
-        cells: those whose balance may be asked for.
+        cells: the cells whose balance may be asked for.
         pictures: their images.
-        engine: on the device; plain convolutions.
+        engine: an engine with plain convolutions, on the device to measure on.
     """
 
     def __init__(self, sweep: Sweep, cells: Iterable[Cell], pictures: Pictures, engine: Engine):
@@ -199,7 +199,7 @@ class Scales:
 
 
 def measure(sweep: Sweep, cells: Sequence[Cell], pictures: Pictures, engine: Engine) -> Sweep:
-    """`sweep` with a table in `balance` for every combination that `cells` need and that has none yet."""
+    """`sweep` with a table in `balance` for every combination that `cells` need, measured if it is new."""
     known = {tuple(table[axis] for axis in BALANCED_AXES) for table in sweep.balance}
     need = [cell for cell in cells if grid.needs_balance(sweep, cell)]
     scales, tables = Scales(sweep, need, pictures, engine), list(sweep.balance)
@@ -214,19 +214,19 @@ def measure(sweep: Sweep, cells: Sequence[Cell], pictures: Pictures, engine: Eng
     return replace(sweep, balance=tuple(tables))
 
 
-# --- all there is to say of one pair --------------------------------------------------------------
+# --- how hard the losses pull ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Pull:
-    """How hard the losses pull at one image: root mean squares of gradients, per pixel value."""
+    """Pull of the losses at one image: root mean squares of their gradients, per pixel value."""
 
     content: float
-    """Of L_content, without alpha."""
+    """Pull of L_content, without alpha."""
     style: float
-    """Of L_style, without beta."""
+    """Pull of L_style, without beta."""
     layer: dict[str, float]
-    """Of w_l E_l, by layer."""
+    """Pull of w_l E_l, by layer."""
 
     @property
     def alpha_beta(self) -> float:
@@ -236,7 +236,7 @@ class Pull:
 
 @settled()
 def pull(sweep: Sweep, cell: Cell, balance: Balance, pictures: Pictures, engine: Engine) -> dict[str, Pull]:
-    """How hard the losses of a cell pull at a noise start (seed 0) and at the content image."""
+    """Pull of a cell's losses at a noise start (seed 0, `noise`) and at the content image (`content`)."""
     shape = pictures.shape(cell)
     program = program_of(sweep, shape, [cell])
     content = engine.target_rows(program, pictures.content[cell.content], of_cells=True)

@@ -1,12 +1,12 @@
 """A Ray cluster as the place where a run is computed: a worker for every device, one chunk after another.
 
-Ray places workers, tells when one has died, and carries what they are told and tell. The process that
-began it, the driver, needs no JAX: it holds the run directory, hands out chunks, writes events and shows
-how all of it comes along. A worker keeps weights, targets and compiled programs, and commits whole chunks
-into the run directory, or ships them to the driver where it does not see that.
+Ray places workers, reports when one has died, and carries the messages to and from them. The process that
+the user started, the driver, needs no JAX: it holds the run directory, hands out chunks, writes events and
+shows the progress. A worker keeps weights, targets and compiled programs, and commits whole chunks into the
+run directory, or ships them to the driver if it does not see that directory.
 
 A chunk's bytes follow from the plan alone. So whatever happens to a worker, to its machine or to the
-network, its chunk is given to another one; that two may be at it for a while harms nothing.
+network, its chunk is given to another one; that two may work on it for a while does no harm.
 
 Imported only when a cluster is asked for.
 """
@@ -45,21 +45,21 @@ from jaxstyle.store import Checkpoint, RunDirectory
 from jaxstyle.worker import Block, Committed, Work, Worker
 
 POLL_S = 0.5
-"""How often workers are asked how they come along, and the cluster for more of them."""
+"""Seconds between looks around: workers are asked for progress, and the cluster for room for more."""
 ASK_S = 0.01
-"""The least time between two workers being asked: an answer costs the driver a few ms."""
+"""Least time between looks around for each worker, in seconds: an answer costs the driver a few ms."""
 STOP_S = 3.0
-"""How long workers may take to save their states when the run is to end."""
+"""Seconds that workers may take to save their states when the run is to end."""
 MAX_TRIES = 8
-"""How many workers may die at a chunk, or while they start, one after another."""
+"""Number of deaths of workers in a row, at one chunk or while they start, that end the run."""
 HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-"""What a directory fails by that another worker would find in it too."""
+"""Error numbers of a directory that any other worker would meet there too."""
 SEEN_TRIES = 6
-"""How often a worker reads a manifest that is being replaced."""
+"""Number of times that a worker tries to read a manifest that is being replaced."""
 WRITERS = 4
-"""Threads that write what workers have shipped."""
+"""Number of threads that write the chunks that workers have shipped."""
 AHEAD = 2
-"""Blocks that a worker has at a time: one is written while the next one is computed."""
+"""Number of blocks that a worker has at a time: one is written while the next one is computed."""
 
 
 # --- in a worker ----------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ class _Relay:
 
     def __init__(self) -> None:
         self.steps = self.skipped = 0.0
-        """Image-steps that were told of, all together."""
+        """Image-steps reported so far, as done and as skipped."""
         self._told: list[Told] = []
         self._lock = threading.Lock()
 
@@ -83,25 +83,25 @@ class _Relay:
             self._told.append((what, arguments, values))
 
     def event(self, name: str, line: str | None = None, **values: Any) -> None:
-        """Something happened."""
+        """Report an event."""
         self._add("event", name, line, **values)
 
     def advance(self, image_steps: float) -> None:
-        """Image-steps have been done."""
+        """Report image-steps that have been done."""
         self.steps += image_steps
         self._add("advance", image_steps)
 
     def skip(self, image_steps: float) -> None:
-        """Image-steps need not be done."""
+        """Report image-steps that need not be done."""
         self.skipped += image_steps
         self._add("skip", image_steps)
 
     def program(self, program: Program, stages: Sequence[dict[str, Any]]) -> None:
-        """A program is ready."""
+        """Report a program that is ready."""
         self._add("program", program, [dict(stage) for stage in stages])
 
     def drain(self) -> list[Told]:
-        """Everything that was told since the last call."""
+        """The reports since the last call."""
         with self._lock:
             told, self._told = self._told, []
         return told
@@ -109,27 +109,28 @@ class _Relay:
 
 @dataclass(frozen=True)
 class _Done:
-    """What a worker says of a block that it has finished."""
+    """A worker's report of a block that it has finished."""
 
     chunks: list[Committed]
     seconds: dict[str, float]
-    """What it has spent since it began, all blocks together."""
+    """Seconds by stage that the worker has spent since it began, all blocks together."""
     steps: float
-    """Image-steps of the block that it has told of, and those that it need not do."""
+    """Image-steps of the block that the worker has reported as done."""
     skipped: float
+    """Image-steps of the block that it has reported as not to be done."""
     told: list[Told]
 
 
 class _Remote:
-    """The process of a worker: what Ray makes an actor of.
+    """The process of a worker: the class of its Ray actor.
 
     Its methods run in threads of their own, so that it answers while it computes.
 
     Args:
-        options: of the run.
-        sweep: of the run, to start JAX for.
+        options: options of the run.
+        sweep: sweep of the run; JAX is started with its settings.
         before: see `planning.start_jax`.
-        files: those of the plugins that the run uses, see `plugins.sources`.
+        files: files of the plugins that the run uses, see `plugins.sources`.
     """
 
     def __init__(
@@ -144,7 +145,7 @@ class _Remote:
 
     @functools.cached_property
     def _devices(self) -> tuple[Any, ...]:
-        """Those of this process; JAX starts here and not before, so that what is wrong can be told."""
+        """The devices of this process. JAX starts here, not in `__init__`, so that errors are reported."""
         options, sweep, before, files = self._begin_with
         cli.keep_freed_memory()
         for file, data in files.items():
@@ -165,7 +166,7 @@ class _Remote:
             return planning.measured_plan(inputs, self._devices, before, width=width, shares=workers)
 
     def prepare(self, inputs: Inputs, plan: Plan, run: Path, run_id: str, collect: bool) -> dict[str, Any]:
-        """Get ready to compute blocks of a run; what this is and where."""
+        """Get ready to compute blocks of a run; return the facts about this machine and where it is."""
         if not collect and not _sees(run, run_id):
             mend = "put it where all machines see it, or give --collect"
             raise JaxstyleError(str(run), f"is not seen by a worker on {socket.gethostname()}; {mend}")
@@ -202,14 +203,14 @@ class _Remote:
         except cli.Interrupted:
             return None
         except OSError as error:
-            if error.errno in HOPELESS:  # for every other worker too
+            if error.errno in HOPELESS:  # it fails for every other worker too
                 what = str(error.filename or "a worker")
                 raise JaxstyleError(what, f"{error.strerror} on {socket.gethostname()}") from None
             raise
         return _Done(chunks, dict(self._seconds), steps, skipped, self._relay.drain())
 
     def told(self) -> list[Told]:
-        """What happened since the last call."""
+        """The reports since the last call."""
         return self._relay.drain()
 
     def stop(self) -> None:
@@ -239,19 +240,19 @@ def _sees(path: Path, run_id: str) -> bool:
 
 @dataclass(frozen=True)
 class _Needs:
-    """What Ray is to keep for a worker."""
+    """Resources that Ray reserves for a worker."""
 
     resource: str
     """`GPU`, `TPU` or `CPU`."""
     amount: float
 
     def room(self) -> int:
-        """How many workers the nodes that are alive can hold."""
+        """Number of workers that the nodes alive can hold."""
         return sum(int(node.get(self.resource, 0.0) / self.amount) for node in _nodes())
 
     @property
     def options(self) -> dict[str, Any]:
-        """For Ray."""
+        """The resources as arguments of Ray's `options`."""
         if self.resource == "GPU":
             return {"num_cpus": 0, "num_gpus": self.amount}
         if self.resource == "TPU":
@@ -265,18 +266,18 @@ def _nodes() -> list[dict[str, float]]:
 
 
 def _plain(inputs: Inputs) -> Inputs:
-    """What cells are computed from, without what only the driver has."""
+    """The inputs of cells, without the fields that only the driver has."""
     return Inputs(inputs.sweep, inputs.cells, inputs.pictures, inputs.weights)
 
 
 def _as_begun(machine: dict[str, Any]) -> dict[str, Any]:
-    """`machine` of a worker without the variables that Ray sets; the driver's are passed on."""
+    """`machine` of a worker without the environment variables that Ray sets; the driver's are kept."""
     own = {*manifest.environment(), "XLA_FLAGS"}
     return {**machine, "environment": {k: v for k, v in machine["environment"].items() if k in own}}
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What was raised in a worker: Ray wraps it."""
+    """The exception that was raised in a worker, without Ray's wrapper."""
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, BaseException) else error
 
@@ -296,25 +297,25 @@ class _Hand:
     actor: Any
     ready: bool = False
     telling: bool = False
-    """Whether it has been asked how it comes along, and has not said yet."""
+    """Whether it has been asked for its reports and has not answered yet."""
     blocks: list[Block] = field(default_factory=list)
-    """What it has been given and has not finished, in order."""
+    """Blocks that it has been given and has not finished, in order."""
     program: int = -1
-    """Of the block that it was given last."""
+    """Program of the block that it was given last; -1 before the first."""
     steps: float = 0.0
-    """Image-steps that it has told of, of blocks that it has not finished."""
+    """Image-steps that it has reported as done, of blocks that it has not finished."""
     skipped: float = 0.0
-    """Those of them that it need not do."""
+    """Image-steps that it has reported as not to be done, of the same blocks."""
 
 
 class Cluster:
     """A Ray cluster that this process is connected to, or has started for itself. A `run.Site`.
 
     Args:
-        options: of the run: which cluster, how many workers, whether chunks are shipped.
+        options: options of the run: the cluster, the number of workers, whether chunks are shipped.
 
     Raises:
-        JaxstyleError: if there is none.
+        JaxstyleError: on entering it, if there is no such cluster or Ray fails to start one.
     """
 
     def __init__(self, options: RunOptions):
@@ -327,15 +328,16 @@ class Cluster:
         self._sweep, self._before = Sweep(), {}
         self._files: dict[str, bytes] = {}
         self.devices = 1
-        """Of each worker."""
+        """Number of devices of each worker."""
 
     def __enter__(self) -> Cluster:
         address, handlers = str(self.options.cluster), {n: signal.getsignal(n) for n in cli.SIGNALS}
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its next default, said aloud
+        # Ray's next default; without it Ray warns of the change.
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-        # A raylet's complaints would be printed all the same, between the lines of the run: Ray has no
-        # setting for that, and its debugger takes this one.
+        # Without this a raylet's complaints would still be printed between the lines of the run. Ray has no
+        # public setting for it; its debugger uses this one.
         ray._private.worker._worker_logs_enabled = False
         try:
             if address == "local":
@@ -347,7 +349,7 @@ class Cluster:
             raise JaxstyleError("cluster", f"{address}: {error}") from None
         finally:
             if threading.current_thread() is threading.main_thread():
-                for number, handler in handlers.items():  # Ray takes one of them
+                for number, handler in handlers.items():  # Ray replaces one of them
                     signal.signal(number, handler)
         return self
 
@@ -358,11 +360,11 @@ class Cluster:
             raise JaxstyleError("cluster", _why(error)) from error
 
     def room(self) -> int:
-        """How many workers to ask for: so many as there is room for, or as the user says there will be."""
+        """Number of workers to ask for: the user's number, or as many as there is room for."""
         return self.options.devices or self._needs.room()
 
     def new_hand(self) -> _Hand:
-        """One more worker, as soon as there is room for it."""
+        """Ask Ray for one more worker; it starts as soon as there is room for it."""
         self._made += 1
         actor = ray.remote(_Remote).options(
             **self._needs.options,
@@ -376,7 +378,7 @@ class Cluster:
     # --- planning ---------------------------------------------------------------------------------
 
     def start(self, sweep: Sweep, before: Mapping[str, Any]) -> dict[str, Any]:
-        """A first worker; what `manifest.machine` says of it."""
+        """Start a first worker; return the facts of `manifest.machine` about it."""
         self._sweep, self._before = sweep, {key: before[key] for key in before if key == "threads"}
         self._files = plugins.sources(sweep)
         self._needs, threads = self._worker_needs(before.get("threads"))
@@ -387,13 +389,13 @@ class Cluster:
             self._environment |= {"NPROC": str(threads), "JAX_PLATFORMS": "cpu"}
         if not self.room():
             need = f"{self._needs.amount:g} {self._needs.resource}"
-            raise JaxstyleError("cluster", f"no node has the {need} of a worker; add one")
+            raise JaxstyleError("cluster", f"no node has the {need} that a worker needs; add one")
         machine = self._call(lambda hand: hand.actor.machine.remote())
         self.devices = machine["device"]["used"]
         return _as_begun(machine)
 
     def _worker_needs(self, threads: Any) -> tuple[_Needs, int]:
-        """What a worker needs, and on a CPU its threads: as before, by NPROC, or a fair part of a node."""
+        """Needs of a worker, and on a CPU its threads: as before, from NPROC, or a fair part of a node."""
         nodes = _nodes()
         if not os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
             if any(node.get("GPU", 0) >= 1 for node in nodes):
@@ -410,7 +412,7 @@ class Cluster:
         return _Needs("CPU", threads), threads
 
     def _call(self, call: Callable[[_Hand], Any]) -> Any:
-        """What a call of the first worker comes to, or of another one if that dies."""
+        """Result of a call of the first worker, or of another one if that dies."""
         with cli.signals_held() as asked:
             for left in range(MAX_TRIES - 1, -1, -1):
                 self.first = self.first or self.new_hand()
@@ -432,7 +434,7 @@ class Cluster:
         raise AssertionError
 
     def plan(self, inputs: Inputs, before: Plan | None, width: int | None = None) -> tuple[Sweep, Planned]:
-        """By the first worker, for all that there may be."""
+        """The measured sweep and its plan, made by the first worker for as many as there may be."""
         sent, workers = ray.put(_plain(inputs)), max(1, self.room())
         sweep, planned = self._call(lambda hand: hand.actor.plan.remote(sent, before, width, workers))
         return sweep, replace(planned, devices=workers * planned.devices)
@@ -449,37 +451,37 @@ class _Sweeping:
     """A run while a cluster computes it.
 
     Args:
-        cluster: which.
-        work: what there is to do.
+        cluster: the cluster.
+        work: the work of the run.
     """
 
     def __init__(self, cluster: Cluster, work: Work):
         self._cluster, self._work = cluster, work
         self._hands: list[_Hand] = []
         self._refs: dict[Any, tuple[str, _Hand, Block | None]] = {}
-        """What is awaited, and of whom: that it is `ready`, has `done` a block or `told` something."""
+        """Awaited answers: what each says (`ready`, `done` or `told`), its worker and its block."""
         self._inputs, self._plan = ray.put(_plain(work.inputs)), ray.put(work.plan)
         self._tries: collections.Counter[int] = collections.Counter()
-        """How many workers died at a block, by its first chunk, since anything was done; -1 for those that
-        did when they started."""
+        """Number of workers that have died since a block was last done, by the first chunk of their block;
+        under -1 those that died when they started."""
         self._left: dict[int, collections.deque[Block]] = {}
-        """Blocks that nobody has been given yet, by their program."""
+        """Blocks that no worker has been given yet, by their program."""
         for block in worker.blocks(work.plan, work.todo, cluster.devices):
             self._left.setdefault(self._program(block), collections.deque()).append(block)
         self._flops = {number: work.plan.chunk_flops(number) for number in work.todo}
         self._limit = 2**31
-        """How many workers there may be, where nodes have run out of memory."""
+        """Limit of the number of workers, lowered where nodes run out of memory or start none."""
         self._compiling: set[str] = set()
         self._programs: dict[Program, list[dict[str, Any]]] = {}
         self._began, self._asked, self._waits = False, -POLL_S, False
         self._machine: dict[str, Any] = {}
-        """Of the first worker."""
+        """Facts about the machine of the first worker."""
         self._seconds: dict[str, dict[str, float]] = {}
-        """Of each worker, what it last said."""
+        """Seconds by stage that each worker reported last."""
         self._committed: set[int] = set()
         self._writer = ThreadPoolExecutor(WRITERS, thread_name_prefix="jaxstyle-store")
         self._news = threading.Event()
-        """One of them has been written."""
+        """Set when a shipped chunk has been written."""
         self._writing: list[tuple[Future[None], Committed]] = []
         """Chunks that were shipped and are not on the disk yet."""
 
@@ -487,7 +489,7 @@ class _Sweeping:
         return self._work.plan.chunks[block.numbers[0]].program
 
     def run(self) -> None:
-        """Until every block is done."""
+        """Hand out blocks and take their results until every block is done."""
         if self._cluster.first is not None:
             self._prepare(self._cluster.first)
         try:
@@ -500,13 +502,13 @@ class _Sweeping:
                     if self._refs:
                         for ref in ray.wait(list(self._refs), timeout=POLL_S)[0]:
                             self._take(ref)
-                    else:  # a chunk that is written, or now and then a look for room
+                    else:  # wait until a chunk is written, or it is time to look for room
                         self._news.wait(POLL_S)
                         self._news.clear()
                     self._written()
             assert self._committed >= set(self._work.todo)
         except BaseException:
-            with contextlib.suppress(Exception):  # what went wrong before is what is told of
+            with contextlib.suppress(Exception):  # the first error is the one to report
                 self._save()
             raise
         finally:
@@ -529,7 +531,7 @@ class _Sweeping:
         self._refs[ref] = "ready", hand, None
 
     def _look_around(self) -> None:
-        """Now and then: ask workers how they come along, and take on more where there is room."""
+        """At intervals, ask workers for their reports, and take on more workers where there is room."""
         if time.monotonic() - self._asked < max(POLL_S, ASK_S * len(self._hands)):
             return
         self._asked = time.monotonic()
@@ -546,7 +548,7 @@ class _Sweeping:
         self._waits = not self._hands
 
     def _hand_out(self) -> None:
-        """Give blocks to workers that have none, and while there are many, one more to those that have."""
+        """Give a block to each idle worker and, while many are left, a second one to busy workers."""
         idle = [hand for hand in self._hands if hand.ready and not hand.blocks]
         busy = [hand for hand in self._hands if hand.ready and len(hand.blocks) == 1]
         for hand in [*idle, *(busy if self._todo > 2 * len(self._hands) else ())]:
@@ -556,7 +558,7 @@ class _Sweeping:
             self._refs[hand.actor.block.remote(block)] = "done", hand, block
 
     def _next(self, hand: _Hand) -> Block | None:
-        """A block of the program that a worker has at hand, or of the one with the most to do for each."""
+        """The next block of a worker: of its last program, or of the one with the most work per worker."""
         self._left = {program: blocks for program, blocks in self._left.items() if blocks}
         if not self._left:
             return None
@@ -570,7 +572,7 @@ class _Sweeping:
             hand.program = max(self._left, key=for_each)
         return self._left[hand.program].popleft()
 
-    # --- what they say ----------------------------------------------------------------------------
+    # --- answers of workers -----------------------------------------------------------------------
 
     def _take(self, ref: Any) -> None:
         what, hand, block = self._refs.pop(ref)
@@ -595,7 +597,7 @@ class _Sweeping:
             self._finish(hand, block, value)
 
     def _welcome(self, hand: _Hand, machine: dict[str, Any]) -> None:
-        """Take on a worker that is ready, if it is what the first one was."""
+        """Take on a worker that is ready, if it computes on the same platform as the first one."""
         machine, display = _as_begun(machine), self._work.display
         self._machine = self._machine or machine
         had, has = self._machine["device"]["platform"], machine["device"]["platform"]
@@ -614,7 +616,7 @@ class _Sweeping:
             self._work.start()
 
     def _relay(self, hand: _Hand, told: Iterable[Told]) -> None:
-        """Pass on what a worker has told, to the one display."""
+        """Pass a worker's reports on to the display of the run."""
         display = self._work.display
         for name, arguments, values in told:
             if name == "program":
@@ -627,7 +629,7 @@ class _Sweeping:
                 display.skip(arguments[0])
             else:
                 event, line = arguments
-                if event == "compile":  # which every worker does
+                if event == "compile":  # every worker compiles: print the line once
                     line = None if values["shape"] in self._compiling else line
                     self._compiling.add(values["shape"])
                 elif line is not None:
@@ -635,7 +637,7 @@ class _Sweeping:
                 display.event(event, line, worker=hand.name, **values)
 
     def _on_program(self, program: Program, stages: Sequence[dict[str, Any]]) -> None:
-        """Tell of a program once, and again when one worker took more for it than others did."""
+        """Report a program once, and again when one worker took more for it than the others did."""
         most = [dict(stage) for stage in self._programs.get(program, stages)]
         for one, told in zip(most, stages, strict=True):
             one |= {k: max(one[k], v) for k, v in told.items() if isinstance(v, int) and k != "shape"}
@@ -644,7 +646,7 @@ class _Sweeping:
             self._work.on_program(program, most)
 
     def _finish(self, hand: _Hand, block: Block, done: _Done) -> None:
-        """Take a block that is done."""
+        """Take note of a block that is done, and commit its chunks."""
         work = self._work
         self._relay(hand, done.told)
         hand.blocks.remove(block)
@@ -666,14 +668,14 @@ class _Sweeping:
                 self._commit(chunk)
 
     def _write(self, chunk: Committed) -> None:
-        """Put a chunk that was shipped on the disk; in a thread."""
+        """Write a shipped chunk to the disk; runs in a thread."""
         run = self._work.run
         results = store.chunk_parts(chunk.data, run.path / store.chunk_name(chunk.number))
         worker.put(run, chunk.number, chunk.data, results)
-        Checkpoint(run, chunk.number, "").clear()  # of a run that was begun otherwise
+        Checkpoint(run, chunk.number, "").clear()  # if the run was begun without shipping
 
     def _written(self) -> None:
-        """Tell of chunks that were shipped and are on the disk now."""
+        """Commit the shipped chunks that are on the disk now."""
         there = [(future, chunk) for future, chunk in self._writing if future.done()]
         self._writing = [pair for pair in self._writing if pair not in there]
         for future, chunk in there:
@@ -685,7 +687,7 @@ class _Sweeping:
         self._work.on_commit(replace(chunk, data=b""))
 
     def _lose(self, hand: _Hand, error: Exception) -> None:
-        """A worker has died, or its machine has: what it had is done again by others.
+        """Drop a worker that has died, or whose machine has, and leave its blocks to others.
 
         Raises:
             JaxstyleError: if workers die at one block, or while they start, and nothing else is done.
@@ -696,19 +698,19 @@ class _Sweeping:
         display.advance(-hand.steps)
         display.skip(-hand.skipped)
         numbers, why = [number for block in hand.blocks for number in block.left], _why(error)
-        what = f"; {counted(len(numbers), 'chunk')} of it to be done by others" if numbers else ""
+        what = f"; others take over {counted(len(numbers), 'chunk')} of its work" if numbers else ""
         display.event(
             "worker-lost", f"{hand.name} is lost{what}", worker=hand.name, chunks=numbers, why=why
         )
         for block in reversed(hand.blocks):
             self._left.setdefault(self._program(block), collections.deque()).appendleft(block)
-        if isinstance(error, ray.exceptions.OutOfMemoryError):  # its node has not the room for so many
+        if isinstance(error, ray.exceptions.OutOfMemoryError):  # its node has no memory for so many
             self._limit = max(1, len(self._hands))
         at = hand.blocks[0].left[0] if hand.blocks else -1
         self._tries[at] += not hand.ready or bool(hand.blocks)
         if self._tries[at] < MAX_TRIES:
             return
-        if at < 0 and ready:  # some node is no place for a worker: go on with those that work
+        if at < 0 and ready:  # no worker can start on some node: go on with those that work
             self._limit, self._tries[at] = ready, 0
             display.event("note", f"workers do not start: {why}; going on with {ready}")
             return
@@ -716,7 +718,7 @@ class _Sweeping:
         raise JaxstyleError("cluster", f"{MAX_TRIES} workers died {what}, the last one of {why}")
 
     def _save(self) -> None:
-        """Have workers save their states, and take what they have done until then."""
+        """Have workers save their states, and take the blocks that they finish until then."""
         until = time.monotonic() + STOP_S
         for hand in self._hands:
             hand.actor.stop.remote()

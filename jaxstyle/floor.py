@@ -1,8 +1,8 @@
-"""The numerical floor of a run: what computing a cell again changes where nothing should.
+"""The numerical floor of a run: how far a cell moves when it is computed again and nothing should change.
 
-The same cells are computed alike, elsewhere in a batch, in batches of another width, and with products of
-another precision, each time through the whole package as any run is. How far their pictures and losses move
-is what rounding does; a spread between seeds means something by what it has beyond that.
+The same cells are computed as before, in other places of the batch, in batches of another width, and with
+products of another precision, each time as a run of its own through the whole package. Their pictures and
+losses then move by rounding alone; a spread between seeds is meaningful only as far as it exceeds that.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from jaxstyle.settings import RunOptions, Sweep
 from jaxstyle.store import Record
 
 OTHER_WIDTH = 4
-"""Cells per launch beside a run of 1; beside a wider one it is 1."""
+"""Cells per launch that a run with 1 is compared with; a wider run is compared with 1."""
 PRODUCTS = "products in "
-"""What begins the names of rows of another precision."""
+"""Prefix of the names of rows with another precision."""
 
 
 class FloorRow(NamedTuple):
-    """How far a recomputation is from the first one of the same cells."""
+    """Distance of a recomputation from the first one of the same cells."""
 
     name: str
     rmse: float
-    """Of the saved pictures, in grey levels, averaged over cells; NaN where there are none to compare."""
+    """RMSE of the saved pictures in grey levels, averaged over cells; NaN if there are none to compare."""
     largest: float
     """The largest difference of a pixel, in grey levels."""
     loss: float
@@ -43,19 +43,19 @@ class FloorRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Floor:
-    """What changes when a cell is computed again."""
+    """The changes in some cells of one setting when they are computed again."""
 
     label: str
-    """Of the setting."""
+    """Name of the setting."""
     cells: tuple[int, ...]
-    """Those of the run that were computed again."""
+    """Cells of the run that were computed again."""
     seeds: tuple[int, ...]
     steps: int
     rows: list[FloorRow]
     between: FloorRow
-    """Another seed, of the same cells after the same steps."""
+    """Distance between seeds, of the same cells after the same steps."""
     precision: str
-    """That of the run."""
+    """Precision of the run."""
     width: int
     notes: tuple[str, ...]
 
@@ -65,17 +65,17 @@ class Computed(NamedTuple):
 
     pictures: np.ndarray | None
     totals: np.ndarray
-    """(n, steps + 1): the total losses."""
+    """Total losses, (n, steps + 1); of cells that a run has stored only the first and the last, (n, 2)."""
 
 
 def compute(sweep: Sweep, seeds: Sequence[int], width: int) -> Computed:
-    """Compute a sweep of one setting in a directory of its own, as any run is."""
+    """Compute a sweep of one setting as a run of its own, in a temporary directory."""
     with tempfile.TemporaryDirectory(prefix="jaxstyle-floor-") as folder:
         out = Path(folder) / "run"
         try:
             run.run_sweep(sweep, RunOptions(out=str(out), quiet=True, no_lock=True), width=width)
         except cli.Interrupted as stop:
-            raise cli.Interrupted(stop.number) from None  # there will be nothing to go on with
+            raise cli.Interrupted(stop.number) from None  # no advice to go on: its directory is gone
         record = store.open_record(out)
         pictures, totals = {}, {}
         for part in record.chunks():
@@ -101,7 +101,7 @@ def _compare(name: str, found: Computed, base: Computed) -> FloorRow:
 
 
 def _between_seeds(base: Computed) -> FloorRow:
-    """Every pair of the seeds that were recomputed, as a row."""
+    """Distance between the recomputed seeds, over all pairs, as a row."""
     pairs = list(itertools.combinations(range(len(base.totals)), 2))
     assert base.pictures is not None
     rows = [
@@ -118,17 +118,18 @@ def _between_seeds(base: Computed) -> FloorRow:
 
 
 def measure(record: Record, cells: Sequence[Cell], label: str, device: Any, *, most_steps: int) -> Floor:
-    """Compute some cells of a run again where nothing should change, and say what does.
+    """Compute some cells of a run again in ways that should change nothing, and measure what changes.
 
-    With the run's own settings: twice alike, in the other order, with another number of cells per launch,
-    with products of another precision. The first of these also stands beside what the run itself has.
+    They are computed with the run's own settings: twice in the same way, in the other order, with another
+    number of cells per launch, and with products of another precision. The first of these is also compared
+    with the results that the run has stored.
 
     Args:
         record: the run.
-        cells: two or more that differ in their seed alone.
-        label: what to call them.
-        device: where they are computed.
-        most_steps: they are computed for the run's steps, or for so many if those are more.
+        cells: two or more cells that differ in their seed alone.
+        label: name of their setting.
+        device: the device that computes them.
+        most_steps: number of steps to compute if the run has more.
     """
     from jaxstyle import engine
 
@@ -148,7 +149,7 @@ def measure(record: Record, cells: Sequence[Cell], label: str, device: Any, *, m
     rows = [_compare("the same seed again", compute(alike, seeds, width), base)]
     notes = []
     if (stored := _stored(record, cells, steps)) is None:
-        notes.append("The run's own trajectory is another one, so that what it has is not compared.")
+        notes.append("The run's own trajectory is another one, so its stored results are not compared.")
     else:
         rows.append(_compare("as the run has it", stored, base._replace(totals=base.totals[:, [0, -1]])))
     reverse = compute(replace(alike, seed=seeds[::-1]), seeds, width)
@@ -169,7 +170,7 @@ def _program_of(record: Record, cell: int) -> Program:
 
 
 def _stored(record: Record, cells: Sequence[Cell], steps: int) -> Computed | None:
-    """What the run has of some cells after so many steps; None where its trajectory is another one."""
+    """The run's results of some cells after `steps` steps; None if its trajectory is another one."""
     if steps != record.sweep.steps[-1] and record.sweep.schedule != "constant":
         return None
     ids = [cell.id for cell in cells]
@@ -190,7 +191,7 @@ def _stored(record: Record, cells: Sequence[Cell], steps: int) -> Computed | Non
 
 
 def _differences(record: Record, program: Program, cell: Cell, device: Any) -> Iterator[str]:
-    """What may make a recomputed cell differ from what the run has stored."""
+    """Reasons why a recomputed cell may differ from the one that the run has stored, in sentences."""
     was = record.manifest
     had, now = was.get("device", {}).get("kind"), device.device_kind
     if had != now:
@@ -198,8 +199,8 @@ def _differences(record: Record, program: Program, cell: Cell, device: Any) -> I
     if was.get("threads") != manifest.thread_count():
         yield f"The run had {was.get('threads')} threads, the floor {manifest.thread_count()}."
     if was.get("code_sha256") != manifest.code_digest():
-        yield "The run was computed by other source files of jaxstyle than the floor."
+        yield "The run was computed with other source files of jaxstyle than the floor."
     if program.taps != cell.taps:
         yield "The run's program also looks at layers that these cells do not use."
     if program.canvas:
-        yield "In the run these cells lie on a canvas with others, here they do not."
+        yield "In the run these cells lie on a canvas with others, but here they do not."

@@ -1,7 +1,7 @@
 """From cells to launches: programs compiled, targets computed, knobs put together, cells driven.
 
-What a run and a single transfer have in common: nothing here knows a directory, and nothing is printed. A
-launch's bytes follow from its cells, their inputs and their program, never from who asked for it.
+A run and a single transfer share this module: it knows no directory and prints nothing. A launch's bytes
+follow from its cells, their inputs and their program, never from who asked for it.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ if TYPE_CHECKING:
     from jaxstyle.engine import Engine, Launch, Outcome, Progress, Segment, Stage
 
 TargetKey = tuple[str, str, Any]
-"""What a target depends on: `content` or `style`, its path, and how it is computed."""
+"""Key of a target: `content` or `style`, its path, and how it is computed."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What cells are computed from, found right."""
+    """The checked inputs of cells: settings, images and weights."""
 
     sweep: Sweep
-    """Resolved."""
+    """The resolved sweep."""
     cells: tuple[Cell, ...]
     pictures: Pictures
     weights: weights.Weights
 
     @property
     def sources(self) -> Sources:
-        """What its numbers come from, by digest."""
+        """Digests of everything that the numbers depend on."""
         return Sources(self.sweep, self.pictures.sha256, self.weights.sha256)
 
 
@@ -73,13 +73,13 @@ AnyInputs = TypeVar("AnyInputs", bound=Inputs)
 
 
 def calibrated(inputs: AnyInputs, device: Any) -> AnyInputs:
-    """`inputs` with numbers for every relative ratio and every balanced weight, measured if need be."""
+    """`inputs` with a number for every relative ratio and every balanced weight, measured if need be."""
     if not any(grid.needs_balance(inputs.sweep, cell) for cell in inputs.cells):
         return inputs
     from jaxstyle import calibration
     from jaxstyle.engine import Engine
 
-    # Whatever the cells' convolution is: a balance is a property of the images and the network.
+    # Plain convolutions, whichever the cells use: a balance is a property of the images and the network.
     engine = Engine(inputs.weights.layers, device=device, winograd=False)
     sweep = calibration.measure(inputs.sweep, inputs.cells, inputs.pictures, engine)
     return replace(inputs, sweep=sweep, cells=grid.cells(sweep))
@@ -89,9 +89,9 @@ class Advance(NamedTuple):
     """A segment of launches that has been computed."""
 
     image_steps: float
-    """What it was worth, in steps of the full size."""
+    """Work done in the segment, in image-steps of the full size."""
     progress: Callable[[], Progress]
-    """Fetches how far the launches have come, before they go on."""
+    """Fetches the state of the launches; to be called before they go on."""
 
 
 class Launcher:
@@ -100,9 +100,9 @@ class Launcher:
     Args:
         inputs: what they are computed from.
         plan: their programs, widths and trajectories.
-        devices: where.
+        devices: the devices to compute on.
         seconds: sums by name that the time of every stage is added to: `compile_s`, `targets_s` and
-            `host_s`. Who goes through a launch takes its time.
+            `host_s`. The caller, who goes through a launch, times the launch itself.
     """
 
     def __init__(self, inputs: Inputs, plan: Plan, devices: Sequence[Any], seconds: dict[str, float]):
@@ -111,7 +111,7 @@ class Launcher:
 
         self.sweep, self.pictures = inputs.sweep, inputs.pictures
         self.plan = plan
-        """As it now is: `narrow` changes it."""
+        """The plan as it is now; `narrow` changes it."""
         self.seconds = seconds
         canvases = self.sweep.canvas == "auto"
         stages = [p.stage(times) for p in plan.programs for times in range(p.coarser + 1)]
@@ -127,18 +127,18 @@ class Launcher:
         self._coarse_canvas = (
             grid.canvas_of([(max(edges), max(edges))], engine.TARGET_CANVAS_PX) if canvases else None
         )
-        """What targets of coarser stages are computed on: one program for all of them."""
+        """Canvas for the targets of coarser stages, so that one program serves all of them."""
         self.made: dict[Program, list[dict[str, Any]]] = {}
-        """What there is to say of the stages of each program that is ready, coarsest first."""
+        """Facts about the stages of each compiled program, coarsest first, for the manifest."""
         self._targets: dict[TargetKey, Targets] = {}
 
     def program(self, number: int) -> Program:
-        """The program of a chunk as the plan now is."""
+        """The program of a chunk in the present plan."""
         return self.plan.programs[self.plan.chunks[number].program]
 
     def compile(self, program: Program) -> None:
         """Compile the stages of `program` side by side."""
-        self.engine.network(program)  # which they share
+        self.engine.network(program)  # once, for the stages share it
         stages = [program.stage(times) for times in range(program.coarser, -1, -1)]
         with timed(self.seconds, "compile_s"), ThreadPoolExecutor(len(stages)) as pool:
             made = list(pool.map(self.engine.compile, stages))
@@ -154,7 +154,7 @@ class Launcher:
         ]
 
     def narrow(self, numbers: Collection[int], error: RuntimeError) -> None:
-        """Halve the width of the chunks of `numbers`, all of one program, if `error` says memory ran out.
+        """Halve the width of the chunks `numbers`, all of one program, if `error` says that memory ran out.
 
         Raises:
             JaxstyleError: if one cell alone does not fit.
@@ -167,19 +167,19 @@ class Launcher:
         program = self.program(min(numbers))
         if program.width == 1:
             raise JaxstyleError(
-                "size", f"one {program.shape} image does not fit the device; give a smaller --size"
+                "size", f"one {program.shape} image does not fit on the device; give a smaller --size"
             ) from error
         self.plan = self.plan.narrowed(numbers)
 
     @property
     def targets_held(self) -> int:
-        """How many targets are kept."""
+        """Number of targets that are kept."""
         return len(self._targets)
 
     # --- targets ----------------------------------------------------------------------------------
 
     def drop_targets(self, unused: Callable[[TargetKey], bool]) -> None:
-        """Forget the targets that are not to be used again."""
+        """Forget the targets whose keys are `unused`."""
         for key in [key for key in self._targets if unused(key)]:
             del self._targets[key]
 
@@ -204,11 +204,11 @@ class Launcher:
                     flag = "size" if role == "content" else "style_size"
                     height, width = pixels.shape[:2]
                     raise JaxstyleError(
-                        flag, f"{path} at {height}x{width} does not fit the device; give a smaller one"
+                        flag, f"{path} at {height}x{width} does not fit on the device; give a smaller one"
                     ) from error
                 made = self.made[self._current][-1 - coarser]
                 made["target_traces"] += self.engine.target_traces - before
-            # Of a content only P is ever used, of a style only A.
+            # Only P is ever used of a content, and only A of a style.
             unused = {"style": ()} if role == "content" else {"content": ()}
             self._targets[key] = rows._replace(**unused)
         return self._targets[key]
@@ -225,9 +225,9 @@ class Launcher:
         """The computation of the cells of launches that run side by side, each on a device of its own.
 
         Args:
-            launches: no more than devices, each of at most `program.width` cells.
-            program: theirs, which has been compiled.
-            begin: where an earlier process had come to, to go on from there.
+            launches: at most one per device, each of at most `program.width` cells.
+            program: their program, compiled before.
+            begin: the state that an earlier process had reached, to go on from.
         """
         from jaxstyle.engine import abreast
 
@@ -235,13 +235,13 @@ class Launcher:
         prepared = [self._prepare(cells, program) for cells in launches]
         launch, steps = abreast(prepared, program.width), self.plan.steps
         segments = self.engine.run(program, launch, steps, keep=self.sweep.keep, begin=begin)
-        passes_left = steps[-1]  # the pass that evaluates the last image is no step
+        passes_left = steps[-1]  # the pass that evaluates the last image is not a step
         if begin is not None and not begin.coarser:
             passes_left -= min(begin.passes, passes_left)
         return Course(_advances(launches, program, segments, passes_left))
 
     def _prepare(self, cells: list[Cell], program: Program) -> Launch:
-        """A launch of `cells`, each from what its own `init` says."""
+        """A launch of `cells`, each starting from the image that its own `init` names."""
         from jaxstyle.engine import Launch, on_canvas
 
         stages = [self._launch_stage(cells, program, times) for times in range(program.coarser, -1, -1)]
@@ -292,13 +292,13 @@ def _advances(
     segments: Course[Segment, Outcome],
     passes_left: int,
 ) -> Generator[Advance, None, list[Launched]]:
-    """What segments of launches are worth, and what the launches come to.
+    """Advances of launches, a segment at a time; the outcome is the finished launches.
 
     Args:
-        launches: side by side.
-        program: theirs.
-        segments: of all of them.
-        passes_left: those of the full size that are steps.
+        launches: the cells of each launch; the launches run side by side.
+        program: their program.
+        segments: the segments of all of them together.
+        passes_left: passes of the full size that are still to be counted as steps.
     """
     from jaxstyle.cell import step
 
@@ -318,14 +318,14 @@ def _advances(
 
 
 def _stacked(trees: Sequence[Any]) -> Any:
-    """Trees of arrays as one, with an axis of them first."""
+    """Trees of arrays as one tree, stacked along a new first axis."""
     import jax
 
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 def _target_key(role: str, path: str, program: Program, coarser: int) -> TargetKey:
-    """What a target depends on: never the width, and for a style not the shape of the cells either."""
+    """Key of a target: it never depends on the width, nor for a style on the shape of the cells."""
     if role == "content":
         return role, path, replace(program.stage(coarser), width=1)
     taps = program.content_taps, program.style_taps, program.terms
@@ -333,7 +333,7 @@ def _target_key(role: str, path: str, program: Program, coarser: int) -> TargetK
 
 
 def target_keys(plan: Plan, number: int) -> Iterator[TargetKey]:
-    """The targets that the cells of a chunk use."""
+    """Keys of the targets that the cells of a chunk use."""
     program = plan.programs[plan.chunks[number].program]
     for i in plan.chunks[number].cells:
         for role in ("content", "style"):
@@ -342,13 +342,13 @@ def target_keys(plan: Plan, number: int) -> Iterator[TargetKey]:
 
 
 def worth(program: Program, coarser: int, passes: int) -> float:
-    """What passes of a stage of `program` cost, in steps of its full size."""
+    """Cost of passes of a stage of `program`, in steps of its full size."""
     return passes * program.stage(coarser).step_flops / program.step_flops
 
 
 @contextlib.contextmanager
 def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """A while whose length is added to a named sum."""
+    """Add the time that the body takes, in seconds, to a named sum."""
     began = time.perf_counter()
     try:
         yield
@@ -356,7 +356,7 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
         seconds[name] += time.perf_counter() - began
 
 
-# --- what launches came to ------------------------------------------------------------------------
+# --- results of launches --------------------------------------------------------------------------
 
 
 def chunk_results(
@@ -364,7 +364,7 @@ def chunk_results(
 ) -> list[ChunkResult]:
     """The launches of a chunk in the form that is stored: a result for each image shape, in order.
 
-    A cell that is a twin gets what its other came to.
+    A twin gets the result of the cell that was computed for it.
     """
     program = plan.programs[chunk.program]
     places = {id: i for i, id in enumerate(cell.id for part in parts for cell in part.cells)}

@@ -1,6 +1,6 @@
-"""What a run will do, on which devices, and what that will cost: before it, or on its worker in a cluster.
+"""The plan of a run: its work, its devices and its cost; made before it, in a cluster by a worker.
 
-JAX starts here, inside the functions that need it, when settings and images have been found right.
+JAX is started here, inside the functions that need it, once settings and images have been checked.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from jaxstyle.settings import RunOptions, Sweep
 from jaxstyle.tables import TERMS
 
 COMPILER_BYTES = 1_600_000_000
-"""About what compiling a run's programs takes at most beside what is planned for. With an empty cache the
-process had a peak of 0.5 (Adam, 1024 px) to 1.6 GB (L-BFGS, two coarser stages, 512 px) above that (VmHWM
-of `/proc/self/status` after `--steps 3`, two cores)."""
+"""Memory that compiling a run's programs takes at most, roughly, beyond what is planned for. With an empty
+cache the peak of the process was 0.5 (Adam, 1024 px) to 1.6 GB (L-BFGS, two coarser stages, 512 px) above
+that (VmHWM of `/proc/self/status` after `--steps 3`, two cores)."""
 DETERMINISTIC_FLAGS = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
 
 
 def start_jax(sweep: Sweep, options: RunOptions, before: Mapping[str, Any] | None = None) -> Any:
     """Import JAX with the settings a run needs and return its first device.
 
-    A cache directory that the user chose for JAX is left alone. On a CPU it gets as many threads as this
-    process may keep cores busy, unless NPROC says how many.
+    A cache directory that the user chose for JAX is left alone. On a CPU, JAX gets a thread for every core
+    that this process may keep busy, unless NPROC gives their number.
 
     Args:
-        sweep: resolved.
-        options: of the run.
-        before: the manifest of the run that is gone on with, whose threads it gets again.
+        sweep: the resolved sweep.
+        options: options of the run.
+        before: manifest of the run that is continued; its number of threads is used again.
 
     Raises:
         UnfitEnvironment: if JAX does not start.
@@ -68,23 +68,23 @@ def start_jax(sweep: Sweep, options: RunOptions, before: Mapping[str, Any] | Non
     if sweep.deterministic and device.platform == "gpu" and not asked:
         raise JaxstyleError(
             "deterministic",
-            f"JAX is already running; set XLA_FLAGS='{DETERMINISTIC_FLAGS}' before",
+            f"JAX is already running; set XLA_FLAGS='{DETERMINISTIC_FLAGS}' before it starts",
         )
     return device
 
 
 def _first_device() -> Any:
-    """JAX's first device. Raises UnfitEnvironment if JAX does not start, for whatever reason it has."""
+    """JAX's first device. Raises UnfitEnvironment if JAX does not start, for whatever reason."""
     try:
         import jax
 
         return jax.local_devices()[0]
     except Exception as error:
-        # JAX has no exception of its own for this: without a GPU, JAX_PLATFORMS=cuda comes to an
+        # JAX has no exception of its own for this: without a GPU, JAX_PLATFORMS=cuda raises an
         # AssertionError, an unknown platform to a RuntimeError, a wrong setting to a ValueError.
         text = str(error).strip()
         said = f"{type(error).__name__}: {text}".splitlines()[0] if text else "no such device"
-        asked, mend = os.environ.get("JAX_PLATFORMS", ""), "mend that"
+        asked, mend = os.environ.get("JAX_PLATFORMS", ""), "fix that"
         if isinstance(error, RuntimeError | AssertionError):
             mend = f"JAX_PLATFORMS={asked} asks for it: unset that" if asked else mend
             mend += ", or set JAX_PLATFORMS=cpu"
@@ -92,26 +92,26 @@ def _first_device() -> Any:
 
 
 def cache_directory(environment: Mapping[str, str] = os.environ) -> Path | None:
-    """The folder of compiled programs, in the user's cache directory; None where there is none to be had.
+    """The folder of compiled programs in the user's cache directory; None if there can be none.
 
-    XDG_CACHE_HOME counts where it is absolute, as its specification says. A user without a home (a
-    container's, often) has none.
+    XDG_CACHE_HOME counts only if it is absolute, as its specification says. A user without a home, as in
+    many containers, has no such folder.
     """
     home = os.path.expanduser("~") if os.environ.get("HOME") != "" else ""
     bases = environment.get("XDG_CACHE_HOME", ""), os.path.join(home, ".cache")
     base = next((base for base in bases if os.path.isabs(base)), None)
     if base is None:
         return None
-    folder = Path(base) / "jaxstyle" / "xla"  # which JAX makes when there is something to keep
+    folder = Path(base) / "jaxstyle" / "xla"  # JAX makes it when there is something to keep
     there = next(place for place in (folder, *folder.parents) if place.exists())
     return folder if there.is_dir() and os.access(there, os.W_OK | os.X_OK) else None
 
 
 def devices(options: RunOptions) -> tuple[Any, ...]:
-    """The devices of this process that a run may use; JAX has been started.
+    """The devices of this process that a run may use; JAX must have been started.
 
     Raises:
-        JaxstyleError: if more are asked for than there are.
+        JaxstyleError: if more are asked for than this process has.
     """
     import jax
 
@@ -132,11 +132,11 @@ class Planned:
 
     plan: Plan
     memory: tuple[Memory, ...]
-    """Of each program, a device."""
+    """Memory of each program, on one device."""
     devices: int = 1
-    """How many compute side by side."""
+    """Number of devices that compute side by side."""
     note: str = ""
-    """What there is to say of the memory for them."""
+    """A warning about their memory, for people; empty if there is none."""
 
 
 def plan_of(
@@ -148,22 +148,25 @@ def plan_of(
     width: int | None = None,
     devices: int = 1,
 ) -> Planned:
-    """The plan of a run on devices, and what its launches take.
+    """The plan of a run on devices, with the memory that its launches take.
 
     Args:
-        checked: what it computes from.
-        device: where it is to run, the first of several.
-        before: the plan of the cells that were there already, if it is gone on with or extended.
-        measure: whether a device other than a CPU is asked what a launch takes, by compiling it twice.
-        width: cells per launch, if it is not to be chosen.
-        devices: how many there are to share the work.
+        checked: the inputs of the run.
+        device: the device that it is to run on, the first one of several.
+        before: the plan of the cells that are there already, if a run is continued or extended.
+        measure: whether the memory of a launch is measured, by compiling it twice; never on a CPU.
+        width: cells per launch; None to choose them by the device's memory.
+        devices: number of devices that share the work.
+
+    Raises:
+        JaxstyleError: if the device cannot compute in the sweep's precision.
     """
     from jaxstyle import engine
 
     sweep, platform = checked.sweep, grid.device_kind(device.platform)
     if sweep.precision == "tf32" and not engine.can_tf32(device):
         raise JaxstyleError(
-            "precision", f"tf32 is not to be had on this {device.device_kind}; use f32 or bf16"
+            "precision", f"tf32 is not available on this {device.device_kind}; use f32 or bf16"
         )
     available = engine.device_memory(device)
     winograd = grid.uses_winograd(sweep, platform)
@@ -173,6 +176,8 @@ def plan_of(
 
     find = functools.partial(_find_plan, checked, platform=platform, available=available, before=before)
     if measure and platform != "cpu":
+        # Only the largest program is measured; the others are taken to need memory in proportion to their
+        # activations.
         alone = find(lambda *_: 1, memory, canvas="off").programs
         largest = max(alone, key=lambda program: (program.bytes_per_cell(), program.shape))
         memory = _measured_memory(largest, checked, device)
@@ -242,11 +247,11 @@ def measured_plan(
     """The sweep with every relative number measured, and its plan on some devices.
 
     Args:
-        inputs: what it computes from.
-        devices: those of this process.
+        inputs: the inputs of the run.
+        devices: the devices of this process.
         before: see `plan_of`.
         width: see `plan_of`.
-        shares: how many processes with as many devices there are.
+        shares: number of processes, each with as many devices, that share the run.
 
     Raises:
         JaxstyleError: for what the devices cannot do or have no memory for.
@@ -254,19 +259,19 @@ def measured_plan(
     inputs = launches.calibrated(inputs, devices[0])
     planned = plan_of(inputs, devices[0], before, width=width, devices=shares * len(devices))
     planned = replace(planned, devices=len(devices))
-    if before is None or devices[0].platform == "cpu":  # another one has been measured, and backs off
+    if before is None or devices[0].platform == "cpu":  # an earlier plan was measured, and backs off
         planned = replace(planned, note=check_memory(planned, devices[0]))
     return inputs.sweep, planned
 
 
 def describe(planned: Planned, platform: str, checkpoint_every: float, device: str) -> dict[str, Any]:
-    """What `--dry-run` says: the plan and its cost, before anything has been measured.
+    """Values that `--dry-run` prints: the plan and its estimated cost, before anything has been measured.
 
     Args:
-        planned: the plan; of nothing it is all zero.
-        platform: whose nominal rate is taken.
-        checkpoint_every: of the sweep.
-        device: what computes, as `manifest.device_text` has it.
+        planned: the plan; without chunks, all values are zero.
+        platform: the platform whose nominal rate is assumed.
+        checkpoint_every: the sweep's setting, in seconds.
+        device: name of the devices, from `manifest.device_text`.
     """
     plan = planned.plan
     rate, compile_s = planned.devices * grid.NOMINAL_FLOPS[platform], grid.COMPILE_SECONDS[platform]
@@ -307,10 +312,10 @@ def describe(planned: Planned, platform: str, checkpoint_every: float, device: s
 
 
 def check_memory(planned: Planned, device: Any) -> str:
-    """Raise JaxstyleError if one launch cannot fit: a CPU would be killed for it, not told.
+    """Raise JaxstyleError if one launch cannot fit: on a CPU the system would kill the process instead.
 
     Returns:
-        What there is to say where it fits, but what else a CPU's memory is taken for may not.
+        A warning if it fits, but what else a CPU's memory is needed for may not; else an empty string.
     """
     from jaxstyle import engine
 
@@ -321,11 +326,11 @@ def check_memory(planned: Planned, device: Any) -> str:
     takes = {i: planned.memory[i].fixed + plan.programs[i].width * planned.memory[i].per_cell for i in used}
     largest = plan.programs[max(takes, key=takes.__getitem__)]
     needed, there, name, mend = max(takes.values()), engine.device_memory(device), "", ""
-    if device.platform == "cpu":  # of which all devices have the same memory, and the process its own part
+    if device.platform == "cpu":  # all its devices share one memory, with the process itself
         needed *= planned.devices
         limit = min(limits.memory_limits(), key=lambda limit: limit.bytes - limit.overhead)
         needed, there, name, mend = needed + limit.overhead, limit.bytes, f" by {limit.name}", limit.mend
-        if limit.name.startswith("ulimit"):  # what goes beyond it ends the process in mid-compilation
+        if limit.name.startswith("ulimit"):  # going beyond it ends the process in mid-compilation
             needed += COMPILER_BYTES
     if needed > there:
         several = f" on each of {planned.devices} devices" if name and planned.devices > 1 else ""
@@ -344,12 +349,12 @@ def check_memory(planned: Planned, device: Any) -> str:
 
 
 def describe_text(values: dict[str, Any]) -> Iterator[str]:
-    """What `describe` says, in lines for people."""
+    """Lines for people with the values of `describe`."""
     counts = (values["cells"], "cell"), (values["image_steps"], "image-step"), (values["chunks"], "chunk")
     several = f" on {values['devices']} devices" if values["devices"] > 1 else ""
     yield ", ".join(counted(*count) for count in counts) + f" on {values['device']}"
     if copies := values["cells"] - values["computed"]:
-        yield f"{counted(copies, 'cell')} copied from others: all that differs is a seed without noise"
+        yield f"{counted(copies, 'cell')} copied from others that differ only in an unused seed"
     for p in values["programs"]:
         yield (
             f"program {p['shape']}{' (canvas)' if p['canvas'] else ''}:"
@@ -367,7 +372,7 @@ def describe_text(values: dict[str, Any]) -> Iterator[str]:
 
 
 def share_of(plan: Plan, share: Share, platform: str) -> list[int]:
-    """The numbers of the chunks that are a share of a plan."""
+    """Numbers of the chunks that make up a share of a plan."""
     kind = grid.device_kind(platform)
     compile_flops = grid.COMPILE_SECONDS[kind] * grid.NOMINAL_FLOPS[kind]
     return plan.shares(share.count, compile_flops=compile_flops)[share.index]
@@ -376,12 +381,16 @@ def share_of(plan: Plan, share: Share, platform: str) -> list[int]:
 def launcher(
     inputs: Inputs, options: RunOptions, *, on_note: Callable[[str], None] = lambda note: None
 ) -> Launcher:
-    """What computes a few cells without a run directory, on a device that has the memory for one.
+    """A launcher for a few cells without a run directory, on JAX's first device.
 
     Args:
-        inputs: what they are computed from.
-        options: of JAX's compiled programs.
-        on_note: told what there is to say of the memory.
+        inputs: the inputs of the cells.
+        options: options of the run, of which only that for JAX's compiled programs counts.
+        on_note: called with a warning about memory, if there is one.
+
+    Raises:
+        UnfitEnvironment: if JAX does not start.
+        JaxstyleError: if the device lacks the memory for one launch or the precision of the sweep.
     """
     device = start_jax(inputs.sweep, options)
     inputs = launches.calibrated(inputs, device)

@@ -1,7 +1,7 @@
 """The composition root: plan, targets, engine, store and report, wired once.
 
-Also the Python API. What needs JAX is imported inside the functions that need it, after the settings
-and the images have been found right.
+Also the Python API. Modules that need JAX are imported inside the functions that use them, after the
+settings and the images have been checked.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ TIMERS = (
     "wait_s",
     "report_s",
 )
-"""What a run spends its time on. Chunks are stored beside the computation, and waited for at times; lost is
-what ran out of memory."""
+"""Timers of the stages of a run. `store_s` runs beside the computation, and `wait_s` is the time that waits
+for it; `lost_s` is the computing that was lost because memory ran out."""
 HOST_WORK = ("host_s", "checkpoint_s", "store_s", "report_s")
-"""Timers of what is no device's work: launches put together, states and chunks written, tables, sheets."""
+"""Timers of work on the host: putting launches together, writing states and chunks, tables and sheets."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,13 @@ class Run:
 
     path: Path
     rows: store.Rows
-    """The lines of `results.csv`: like a list, a dictionary per cell."""
+    """The rows of `results.csv`: like a list, with a dictionary per cell."""
     sheets: list[Path]
     """Its contact sheets."""
 
     @property
     def diverged(self) -> int:
-        """How many cells diverged."""
+        """Number of cells that diverged."""
         return int(self.rows.diverged.sum())
 
     @property
@@ -155,7 +155,7 @@ class Run:
             shape: `HxW`, such as `192x256`; needed only where a run has several.
 
         Raises:
-            JaxstyleError: without xarray, for a shape that the run has not, or without `results.h5`.
+            JaxstyleError: without xarray, for a shape that the run does not have, or without `results.h5`.
         """
         try:
             import xarray
@@ -183,7 +183,7 @@ class Run:
     def _results(self) -> h5py.File:
         path = self.path / "results.h5"
         if not path.is_file():
-            mend = f"python -m jaxstyle.report {shlex.quote(str(self.path))} makes it of what there is"
+            mend = f"python -m jaxstyle.report {shlex.quote(str(self.path))} makes it from the chunks there"
             raise JaxstyleError(str(path), f"is not there yet; {mend}")
         return store.open_h5(path)
 
@@ -194,7 +194,7 @@ class Run:
 def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
     """Print the plan of a sweep, as text or with `options.json` as JSON, and write nothing.
 
-    Of a run that is gone on with it is the plan of what is left.
+    For a run that is continued, it is the plan of what is left.
     """
     options = config.check_options(options)
     plugins.load(options.plugin)
@@ -202,7 +202,7 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
     earlier, share = checked.earlier, config.share(options)
     device = start_jax(checked.sweep, options, earlier and earlier.manifest)
     before = earlier and earlier.plan
-    # A cluster is not asked: its workers are taken to be as this process's first device.
+    # A cluster is not asked: its workers are assumed to be like this process's first device.
     several = (options.devices or 1) if options.cluster is not None else len(devices(options))
     sharing = several * (share.count if share is not None else 1)
     planned = replace(planning.plan_of(checked, device, before, devices=sharing), devices=several)
@@ -232,7 +232,7 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
 
 
 def _is_sound(record: Record, path: Path) -> bool:
-    """Whether a chunk file is one that the run keeps."""
+    """Whether a chunk file is sound, so that the run keeps it."""
     try:
         record.check(path)
     except JaxstyleError:
@@ -242,20 +242,20 @@ def _is_sound(record: Record, path: Path) -> bool:
 
 @dataclass(frozen=True)
 class _Checked(Inputs):
-    """A run that nothing was found wrong with."""
+    """The inputs of a run that has passed all checks."""
 
     path: Path
     earlier: Record | None
-    """What there is of the run already, if it is gone on with or extended."""
+    """The record of the run so far, if it is continued or extended."""
 
 
 def _check(sweep: Sweep, options: RunOptions, name: str) -> _Checked:
-    """Everything that can be found wrong before a run starts, without JAX and without writing.
+    """Check all that can be checked before a run starts, without JAX and without writing.
 
     Args:
-        sweep: of the run.
-        options: checked.
-        name: what a fresh directory is called after.
+        sweep: sweep of the run.
+        options: options that have been checked.
+        name: name of a fresh directory, without its number.
     """
     sweep = config.resolve(sweep)
     path = Path(paths.at_home(options.out)) if options.out else store.fresh_path(name, root=Path("runs"))
@@ -271,7 +271,7 @@ def _check(sweep: Sweep, options: RunOptions, name: str) -> _Checked:
 
 
 def _read(sweep: Sweep, path: Path, earlier: Record | None, *, extend: bool = False) -> _Checked:
-    """The inputs of a run, of `earlier` if there is one."""
+    """The checked inputs of a run, joined with the sweep of `earlier` if there is one."""
     if earlier is not None:
         sweep = resume.joined(earlier, sweep, extend=extend)
     inputs = launches.read_inputs(sweep)
@@ -284,15 +284,15 @@ def _read(sweep: Sweep, path: Path, earlier: Record | None, *, extend: bool = Fa
     return _Checked(sweep, inputs.cells, inputs.pictures, loaded, path, earlier)
 
 
-# --- where it is computed -------------------------------------------------------------------------
+# --- sites ----------------------------------------------------------------------------------------
 
 
 @runtime_checkable
 class Site(Protocol):
-    """Where a run is planned and computed: the devices of this process, or a cluster."""
+    """A place to plan and compute a run: the devices of this process, or a cluster."""
 
     def start(self, sweep: Sweep, before: Mapping[str, Any]) -> dict[str, Any]:
-        """Get ready for a sweep, as a run's manifest from `before` says; what `manifest.machine` does."""
+        """Get ready for a sweep, as the manifest `before` says if not empty; return `manifest.machine`."""
         ...
 
     def plan(self, inputs: Inputs, before: Plan | None, width: int | None = None) -> tuple[Sweep, Planned]:
@@ -300,16 +300,16 @@ class Site(Protocol):
         ...
 
     def compute(self, work: Work) -> None:
-        """All of it."""
+        """Compute all of the work."""
         ...
 
 
 class _Here:
-    """The devices of this process.
+    """The devices of this process, as a `Site`.
 
     Args:
-        options: of the run.
-        shares: how many processes like this one share the run.
+        options: options of the run.
+        shares: number of processes like this one that share the run.
     """
 
     def __init__(self, options: RunOptions, shares: int = 1):
@@ -317,17 +317,17 @@ class _Here:
         self._devices: tuple[Any, ...] = ()
 
     def start(self, sweep: Sweep, before: Mapping[str, Any]) -> dict[str, Any]:
-        """JAX."""
+        """Start JAX."""
         start_jax(sweep, self._options, before)
         self._devices = devices(self._options)
         return manifest.machine(self._devices)
 
     def plan(self, inputs: Inputs, before: Plan | None, width: int | None = None) -> tuple[Sweep, Planned]:
-        """On the first device."""
+        """Plan on the first device."""
         return planning.measured_plan(inputs, self._devices, before, width=width, shares=self._shares)
 
     def compute(self, work: Work) -> None:
-        """On all devices."""
+        """Compute on all devices."""
         worker.compute(work, self._devices)
 
 
@@ -342,11 +342,11 @@ def run_sweep(
     Args:
         sweep: the grid and its settings.
         options: where to write and what to print.
-        name: what a fresh directory under `runs/` is called after.
-        width: cells per launch of a new run, where it is not to be planned from the device's memory.
+        name: name of a fresh directory under `runs/`, without its number.
+        width: cells per launch of a new run; None to plan them by the device's memory.
 
     Returns:
-        The run, or of a share its own cells; `Run.exit_code` is 1 if some of them diverged.
+        The run, or for a share its own cells; `Run.exit_code` is 1 if some of them diverged.
 
     Raises:
         JaxstyleError: for bad settings or input, before anything is written, or a full disk.
@@ -365,12 +365,12 @@ def run_sweep(
                 checked, planned = _planned(site, checked, None, width)
                 store.check_space(path, planned.plan.result_bytes())
                 with RunDirectory(path, create=True, no_lock=options.no_lock, fresh=not options.out) as run:
-                    path = run.path  # another one, if another process has taken its number meanwhile
+                    path = run.path  # a new one, if another process has taken its number meanwhile
                     checked = replace(checked, path=path)
                     with _display(options, path) as display:
                         return _Job(checked, planned, machine, run, display).execute(site)
             with RunDirectory(path, no_lock=options.no_lock) as run, _display(options, path) as display:
-                # Now that nobody else works in it, as it stands.
+                # Read it again, now that nobody else works in it.
                 now = store.open_record(path, among=config.files(checked.sweep))
                 if now.cells != earlier.cells:
                     raise JaxstyleError(str(path), "has been extended meanwhile; give the command again")
@@ -401,7 +401,7 @@ def _site(options: RunOptions) -> Iterator[Site]:
 def _planned(
     site: Site, checked: _Checked, before: Plan | None, width: int | None = None
 ) -> tuple[_Checked, Planned]:
-    """What is to be run with every number measured, and the plan of it."""
+    """The run with every relative number measured, and its plan."""
     sweep, planned = site.plan(checked, before, width)
     if sweep is not checked.sweep:
         checked = replace(checked, sweep=sweep, cells=planned.plan.cells)
@@ -413,7 +413,7 @@ def _display(options: RunOptions, path: Path, events: str = "events.jsonl") -> D
 
 
 def _go_on(checked: _Checked, options: RunOptions, site: Site, run: RunDirectory, display: Display) -> Run:
-    """Compute what is missing of a run, and rebuild what is derived. JAX starts only if something is."""
+    """Compute what a run lacks, and rebuild its derived files; JAX starts only if a chunk is missing."""
     assert checked.earlier is not None
     before, was = checked.earlier.plan, checked.earlier.manifest
     extended = len(checked.cells) > len(before.cells)
@@ -440,7 +440,7 @@ def _go_on(checked: _Checked, options: RunOptions, site: Site, run: RunDirectory
 
 
 def _keep_places(checked: _Checked, run: RunDirectory) -> None:
-    """Put down where the files of a run are now that have moved, though nothing is left to compute."""
+    """Record the new places of a run's files that have moved, though nothing is left to compute."""
     record = checked.earlier
     if record is None or not record.moved:
         return
@@ -462,16 +462,16 @@ def _keep_places(checked: _Checked, run: RunDirectory) -> None:
 def _whole_chunks(
     checked: _Checked, plan: Plan, run: RunDirectory, display: Display, own: Collection[int] | None = None
 ) -> tuple[set[int], Plan]:
-    """The chunks, of all or of its `own`, that a run has, and the plan with the widths that those have.
+    """Numbers of the whole chunks of a run, or of those in `own`, and the plan with their widths.
 
-    Their pictures are written where they miss.
+    Pictures of theirs that are missing are written.
     """
     assert checked.earlier is not None
     there: dict[int, Program] = {}
     listed = checked.earlier.manifest.get("chunks_sha256")
     for number, program, results in resume.whole_chunks(checked.sources, plan, run, display, own, listed):
         there[number] = program
-        Checkpoint(run, number, "").clear()  # of a process that was killed before it could
+        Checkpoint(run, number, "").clear()  # left by a process that was killed before it could do so
         for result in results:
             store.write_images(run, result, missing=True)
     return set(there), plan.assigned(there)
@@ -495,7 +495,7 @@ def _say_sheets(built: report.Built, display: Display) -> Run:
 
 
 def _run_share(checked: _Checked, options: RunOptions, share: Share, width: int | None) -> Run:
-    """Compute a share of a run, which the process that comes first plans and the last one merges."""
+    """Compute a share of a run; the first process plans the run, and the last one merges it."""
     path, site, machine = checked.path, _Here(options, shares=share.count), None
     say = Display(quiet=options.quiet, log_format=options.log_format)
     with contextlib.ExitStack() as stack:
@@ -505,7 +505,7 @@ def _run_share(checked: _Checked, options: RunOptions, share: Share, width: int 
             stack.enter_context(store.share_held(path, share, no_lock=run.no_lock))
             among = config.files(checked.sweep)
             if checked.earlier is None and (now := resume.find(path, beside=True, among=among)) is not None:
-                checked = _read(checked.sweep, path, now)  # another one has planned it meanwhile
+                checked = _read(checked.sweep, path, now)  # another process has planned it meanwhile
             if checked.earlier is None:
                 say.event("planning", f"planning {path}", path=str(path))
                 machine = site.start(checked.sweep, {})
@@ -524,7 +524,9 @@ def _run_share(checked: _Checked, options: RunOptions, share: Share, width: int 
         was, before = checked.earlier.manifest, checked.earlier.plan
         display = stack.enter_context(_display(options, path, store.share_events(share)))
         if len(before.cells) != len(checked.cells):
-            raise JaxstyleError(str(path), "was being extended and has no plan of that; --resume it whole")
+            raise JaxstyleError(
+                str(path), "was being extended and has no plan for the new cells; --resume the whole run"
+            )
         own = share_of(before, share, was["device"]["platform"])
         there, before = _whole_chunks(checked, before, run, display, own)
         done = f"{counted(len(own), 'chunk')} of {len(before.chunks)}, {len(there)} done"
@@ -544,7 +546,7 @@ def _run_share(checked: _Checked, options: RunOptions, share: Share, width: int 
             others = set(range(len(before.chunks))) - set(own)
             job = _Job(checked, planned, machine, run, display, finished=others | there, share=share)
             job.compute(site)
-        stack.pop_all().close()  # the share and its events: the rest is the run's
+        stack.pop_all().close()  # let go of the share and its events: the rest concerns the whole run
     return _end_share(checked, options, share, own)
 
 
@@ -559,9 +561,10 @@ def _unlist(path: Path, names: Collection[str], display: Display, no_lock: bool)
 
 
 def _check_share(plan: Plan, share: Share, platform: str) -> None:
-    """Raise JaxstyleError if the first process of a run, which is beside nobody, has nothing to compute.
+    """Raise JaxstyleError if the first process of a run has nothing to compute.
 
-    Others may never come: so it is where every task of an array has a run of its own.
+    Nobody else is at work in the run, and others may never come: for example, if every task of an array
+    has a run of its own.
     """
     if not share_of(plan, share, platform):
         there = counted(len(plan.chunks), "chunk")
@@ -573,7 +576,7 @@ def _check_share(plan: Plan, share: Share, platform: str) -> None:
 
 
 def _end_share(checked: _Checked, options: RunOptions, share: Share, own: Collection[int]) -> Run:
-    """The cells of a share that is done; if it was the last one, the run is merged."""
+    """End a share that is done, merging the run if it is the last one; return the share's cells."""
     path, say = checked.path, Display(quiet=options.quiet, log_format=options.log_format)
     try:
         with (
@@ -582,7 +585,7 @@ def _end_share(checked: _Checked, options: RunOptions, share: Share, own: Collec
         ):
             _merge_if_last(run, display, share)
     except DirectoryInUse as error:
-        line = f"share {share} is done; {error}: who is at work there merges"
+        line = f"share {share} is done; {error}: whoever is at work there merges"
         say.event("share-done", line.replace("; wait, or give another --out", ""), share=str(share))
     record = store.open_record(path)
     names = {store.chunk_name(number) for number in own}
@@ -595,10 +598,13 @@ def _merge_if_last(run: RunDirectory, display: Display, share: Share) -> None:
     if not manifest.is_complete(record):
         left = len(record.manifest["plan"]["chunks"]) - len(record.chunk_paths)
         mend = f"python -m jaxstyle.report {shlex.quote(str(path))}"
-        line = f"share {share} is done, {counted(left, 'chunk')} of others are not; at any time: {mend}"
+        line = (
+            f"share {share} is done, {counted(left, 'chunk')} of others are not;"
+            f" for a report of what there is: {mend}"
+        )
         display.event("share-done", line, share=str(share), left=left)
     elif not run.no_lock and (at_work := store.shares_at_work(path)):
-        # which is to merge: what it tells of itself is to count
+        # that one merges, so that its own report is in the manifest
         line = f"share {share} is done; {at_work[0]}, merges"
         display.event("share-done", line, share=str(share), left=0)
     elif record.manifest["status"] != "done":
@@ -625,16 +631,16 @@ def open_run(path: str | os.PathLike[str]) -> Run:
 
 
 class _Job:
-    """One run in progress: what it works on, and how long each stage took.
+    """A run in progress: its inputs, its plan and results, and how long each stage took.
 
     Args:
-        checked: the run.
-        planned: everything it will do.
-        machine: what computes it, as `manifest.machine` says.
-        run: the directory, held, or of a share the directory.
-        display: what tells of it.
-        finished: the numbers of chunks that are there already, or are others' to compute.
-        share: which part of the run it is, if it is not all.
+        checked: the inputs of the run.
+        planned: its plan.
+        machine: facts about the machine, from `manifest.machine`.
+        run: its directory; the lock is held, except by a share.
+        display: the display that reports it.
+        finished: numbers of the chunks that are there already, or that others compute.
+        share: the share of the run that is computed, if it is not all of it.
     """
 
     def __init__(
@@ -653,25 +659,25 @@ class _Job:
         self.run, self.display, self.share = run, display, share
         self.platform = grid.device_kind(machine["device"]["platform"])
         self.plan = planned.plan
-        """What is being done, at the widths that there is memory for."""
+        """The plan, at the widths for which there is memory."""
         self.todo = [chunk.number for chunk in planned.plan.chunks if chunk.number not in finished]
         self.seconds: dict[str, float] = dict.fromkeys(TIMERS, 0.0)
         self.programs: dict[Program, dict[str, Any]] = {}
-        """What there is to say of those that are compiled."""
+        """Facts about each compiled program, for the manifest."""
         self.began = datetime.datetime.now(datetime.UTC)
         self.earlier = checked.earlier.manifest if checked.earlier else {}
         self.told = manifest.told_by_shares(run.path) if self.earlier and share is None else []
-        """By shares that were at work before."""
+        """Reports of the shares that were at work in the run before."""
         self.id: str = self.earlier.get("id") or uuid.uuid4().hex
         listed = self.earlier.get("chunks_sha256", {})
         names = [store.chunk_name(number) for number in finished]
         self.chunks_sha256: dict[str, str] = {name: listed[name] for name in names if name in listed}
-        """Of the chunks that were found whole, that this process wrote or, at the end, found there."""
+        """Digests of chunks: found whole, written by this process or, at the end, found there."""
         self.workers: dict[str, dict[str, Any]] = {}
-        """What each worker of a cluster has done, by its name."""
+        """Record of what each worker of a cluster has done, by its name."""
 
     def begin(self) -> None:
-        """Put down what is to be done."""
+        """Write the spec and the manifest of what is to be done."""
         digests = dict(self.pictures.sha256)
         if self.sweep.weights is not None:
             digests[self.loaded.path] = self.loaded.sha256
@@ -679,11 +685,11 @@ class _Job:
         if earlier is None or earlier.cells != self.checked.cells:
             self.run.write("spec.toml", spec)
         self._write_manifest("running")
-        if earlier is not None and earlier.moved:  # last: what its manifest has is found by either
+        if earlier is not None and earlier.moved:  # last: the manifest serves the old spec too
             self.run.write("spec.toml", spec)
 
     def execute(self, site: Site) -> Run:
-        """All chunks, then everything that is derived from them."""
+        """Compute all chunks, then build the files that are derived from them."""
         clock = time.perf_counter()
         self.begin()
         try:
@@ -697,12 +703,12 @@ class _Job:
         result = Run(self.run.path, built.rows, built.sheets)
         self.seconds["wall_s"] = time.perf_counter() - clock
         self._write_manifest("done")
-        report.write_page(self.run, built.rows)  # which shows the manifest
+        report.write_page(self.run, built.rows)  # after the manifest, which it shows
         self._say_done(result)
         return result
 
     def compute(self, site: Site) -> None:
-        """Say what is to be done, and do it."""
+        """Announce what is to be done, and do it."""
         self._announce()
         left = self.plan.only(self.todo)
 
@@ -746,7 +752,7 @@ class _Job:
         for path, notes in self.pictures.notes.items():
             say.event("note", f"{path}: {', '.join(notes)}", path=path, notes=notes)
         if self.loaded.origin == "unknown":
-            say.event("note", f"{self.loaded.path}: weights of a digest that is not known here")
+            say.event("note", f"{self.loaded.path}: weights with a digest that jaxstyle does not know")
         if self.sweep.network == "normalised" and self.sweep.optimizer == "adam" and self.sweep.beta < 1e4:
             # Their root mean square is 5e-9 to 7e-7 at beta 1, and falls while a picture is optimised.
             say.event(
@@ -766,7 +772,7 @@ class _Job:
             self._write_manifest("running")
 
     def _on_commit(self, chunk: Committed) -> None:
-        """Tell of a chunk that is on the disk."""
+        """Take note of a chunk that is on the disk, and report it."""
         number = chunk.number
         if chunk.program != self.plan.programs[self.plan.chunks[number].program]:
             self.plan = self.plan.assigned({number: chunk.program})
@@ -781,13 +787,13 @@ class _Job:
 
     @property
     def _device(self) -> str:
-        """What computes, in words."""
+        """The devices that compute, in words."""
         about, threads = self.machine["device"], self.machine["threads"]
         return manifest.device_text(about["platform"], about["kind"], self.planned.devices, threads)
 
     @property
     def _rate(self) -> float:
-        """Image-steps a second of computing, of all workers of a cluster together."""
+        """Image-steps per second of computing, of all workers of a cluster together."""
         return self.display.steps_done * max(1, len(self.workers)) / max(self.seconds["compute_s"], 1e-9)
 
     def _write_manifest(self, status: str) -> None:
@@ -870,7 +876,7 @@ class _Job:
 
 
 def _twins(plan: Plan) -> dict[str, list[int]]:
-    """By the cell that is computed, those that get its result."""
+    """Cells that get another one's result, by the number of the cell that is computed."""
     found: dict[str, list[int]] = {}
     for cell, of in sorted(plan.twins.items()):
         found.setdefault(str(of), []).append(cell)

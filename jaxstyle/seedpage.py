@@ -1,7 +1,7 @@
 """A seed study on a page: its findings in sentences with tables, `variance.json`, and all of its files.
 
-`build` is what the command does: study, tables, figures, page, and the report that shows them. Nothing that
-is written holds a time.
+`build` does the work of the command: study, tables, figures, page, and the report that shows them. No file
+that it writes contains a time.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from jaxstyle.seedstudy import (
 from jaxstyle.store import RunDirectory
 
 FEW_SEEDS = 8
-"""Below this the page says that intervals are rough."""
+"""Number of seeds below which the page says that intervals are rough."""
 STEADY = 0.05
-"""A spread that changed by less than this between two snapshots has settled."""
+"""Relative change between two snapshots up to which a spread has settled."""
 CLEAR = 3.0
-"""A spread under so many times the floor is in good part rounding."""
+"""Multiple of the floor below which a spread is in good part rounding."""
 BEST_OF = (2, 4, 8)
 STATISTICS = seedtables.STATISTICS
 
 
 def build(run: RunDirectory, options: Options | None = None) -> Study:
-    """Study the run in a directory and leave the files.
+    """Study the run in a directory, and write the files of the study into it.
 
     Args:
-        run: the directory, held.
-        options: what may be left out.
+        run: the directory, its lock held.
+        options: the parts that may be left out.
 
     Raises:
-        JaxstyleError: if it is no run, or there are not two seeds of anything.
+        JaxstyleError: if it is not a run, or no setting has two seeds.
     """
     record = store.open_record(run.path)
     merged = run.path / "results.h5"
     if not record.chunk_paths:
-        report.build(run, pictures=False)  # which says what is missing
+        report.build(run, pictures=False)  # it says what is missing
     newest = max(path.stat().st_mtime_ns for path in record.chunk_paths)
     if not merged.exists() or merged.stat().st_mtime_ns < newest:
         store.merge(record)
@@ -62,7 +62,7 @@ def build(run: RunDirectory, options: Options | None = None) -> Study:
     run.write("variance.csv", seedtables.csv_text(found, numbers))
     run.write("variance.h5", seedtables.h5_bytes(found, numbers))
     drawn = seedplots.figures(found, numbers)
-    for old in (run.path / "maps").glob("*"):  # of a study of more settings
+    for old in (run.path / "maps").glob("*"):  # left by a study of more settings
         if f"maps/{old.name}" not in drawn:
             old.unlink()
     for name, data in drawn.items():
@@ -105,7 +105,7 @@ def _between(low: float, high: float, text: Any = _n) -> str:
 
 
 def _range(values: Sequence[float], text: Any = _n) -> str:
-    """The median of several values and between what they lie."""
+    """The median of several values and the range that they lie in."""
     if len(values) == 1:
         return text(values[0])
     return text(float(np.median(values))) + _between(min(values), max(values), text)
@@ -162,9 +162,9 @@ def summary(study: Study) -> list[str]:
     if study.floor is not None:
         lines.append(_verdict(study))
     else:
-        lines.append("The spreads have no numerical floor beside them: part of them may be rounding.")
+        lines.append("The spreads have no numerical floor beside them, so part of them may be rounding.")
     if study.diverged:
-        lines.append(f"{counted(study.diverged, 'cell')} diverged and left out.")
+        lines.append(f"{counted(study.diverged, 'cell')} diverged; such cells are left out.")
     return lines
 
 
@@ -192,21 +192,17 @@ def _pictures_block(study: Study, numbers: Sequence[Summary], drawn: Sequence[st
     share = float(np.median(kept))
     where = "coarser" if share > 0.5 else "finer"
     text = [
-        f"Two seeds are an RMSE of {_range(means['rmse'])} grey levels apart; the widest are those of"
+        f"Two seeds are an RMSE of {_range(means['rmse'])} grey levels apart; the widest apart are those of"
         f" {widest}.",
         f"After a Gaussian low-pass of σ = {sigma} it is {_range(means[LOW + 'rmse'])}. {_percent(share)}"
-        f" of the"
-        f" squared difference is in it: most of what a seed decides is {where} than that.",
+        f" of the squared difference remains: most of what a seed decides is {where} than that.",
         "Means over pairs of seeds, with 95 % intervals from resampled seeds. SSIM is that of luma (Wang"
-        " et al."
-        " 2004). Features are compared by |f − g| / √((|f|² + |g|²) / 2) in the very network that was"
-        " optimised:"
-        " they say what the losses see, and are no judge from outside.",
+        " et al. 2004). Features are compared by |f − g| / √((|f|² + |g|²) / 2) in the very network that"
+        " the pictures were optimised with: they show what the losses see, and are no independent judge.",
     ]
     caption = (
         "One seed's picture, the mean over seeds, and the standard deviation over seeds of every pixel"
-        " and of"
-        " its low-pass; one scale for all settings of the run."
+        " and of its low-pass; one scale for all settings of the run."
     )
     return _block(
         "How far apart the pictures are", text, (columns, rows), _figures(drawn, "spread", caption)
@@ -233,8 +229,7 @@ def _losses_block(study: Study, numbers: Sequence[Summary], drawn: Sequence[str]
     most, least = max(medians, key=medians.__getitem__), min(medians, key=medians.__getitem__)
     text = [
         f"The term that a seed changes most is {_the(most)} (CV {_percent(medians[most])}, median over"
-        f" settings),"
-        f" the least {_the(least)} ({_percent(medians[least])}).",
+        f" settings), and the one that it changes least is {_the(least)} ({_percent(medians[least])}).",
         *_best_of(study),
     ]
     caption = (
@@ -249,13 +244,13 @@ def _the(term: str) -> str:
 
 
 def _best_of(study: Study) -> Iterator[str]:
-    """What it is worth to compute several seeds and keep the one of the lowest loss."""
+    """A sentence on the gain from computing several seeds and keeping the one with the lowest loss."""
     fewest = min(len(s.setting.seeds) for s in study.spreads)
     totals = [spread.terms[-1][:, 0] for spread in study.spreads]
     parts = []
     for k in (k for k in BEST_OF if k <= fewest):
         gain = float(np.median([1 - stats.best_of(x, k) / float(np.mean(x)) for x in totals]))
-        parts.append(f"{_percent(gain)} of {k} seeds")
+        parts.append(f"{_percent(gain)} with {k} seeds")
     if parts:
         yield (
             "Keeping the best of several seeds lowers the total loss below its mean (median over settings):"
@@ -280,23 +275,21 @@ def _families_block(study: Study, drawn: Sequence[str]) -> dict[str, Any]:
         full, low = f.ratio["rmse"], f.ratio[LOW + "rmse"]
         text.append(
             f"{f.label}: two seeds are RMSE {_n(f.between_seeds['rmse'])} apart, two values of α/β at one"
-            f" seed"
-            f" {_n(f.between_ratios['rmse'])}: {_weigh(full)}. In the low-pass the seed weighs"
-            f" {_n(low.value)}"
-            f" times as much as α/β{_between(low.low, low.high)}."
+            f" seed {_n(f.between_ratios['rmse'])}: {_weigh(full)}. In the low-pass the seed weighs"
+            f" {_n(low.value)} times as much as α/β{_between(low.low, low.high)}."
         )
-    text.append("Over the seeds that all values of α/β have; intervals from resampled seeds.")
+    text.append("These are over the seeds that all values of α/β have; intervals are from resampled seeds.")
     caption = "Distance between seeds over distance between values of α/β, with 95 % intervals."
     return _block("The seed against α/β", text, (columns, rows), _figures(drawn, "alpha-beta", caption))
 
 
 def _weigh(ratio: stats.Ratio) -> str:
-    times = f"{_n(ratio.value)} times{_between(ratio.low, ratio.high)}"
+    times = f"{_n(ratio.value)} times as much{_between(ratio.low, ratio.high)}"
     if ratio.low > 1:
         return f"the seed changes the picture more than α/β does, {times}"
     if ratio.high < 1:
-        return f"α/β changes the picture more than the seed does, which comes to {times}"
-    return f"neither clearly outweighs the other, {times}"
+        return f"α/β changes the picture more than the seed does, which changes it {times}"
+    return f"neither clearly outweighs the other: the seed changes the picture {times}"
 
 
 def _components_block(study: Study, drawn: Sequence[str]) -> dict[str, Any]:
@@ -338,10 +331,10 @@ def _components_block(study: Study, drawn: Sequence[str]) -> dict[str, Any]:
     text.append(
         "Random-effects components by expected mean squares (Searle, Casella & McCulloch 1992, chapter 4)"
         f" over {counted(found.cells, 'cell')}: {levels}. Losses enter by their logarithm, the picture"
-        f" pixel by pixel. “{axis_title(stats.SEED)}” is what a seed does alike in every setting,"
-        f" “{axis_title(stats.RESIDUAL)}” what it does otherwise in each; estimates below zero count as"
-        " zero. The levels were chosen, not drawn: the shares are those of this grid. That α/β moves the"
-        " total loss is so by definition."
+        f" pixel by pixel. “{axis_title(stats.SEED)}” is the effect that a seed has alike in every setting,"
+        f" “{axis_title(stats.RESIDUAL)}” the effect that differs between settings; estimates below zero"
+        " count as zero. The levels were chosen, not drawn at random, so the shares hold for this grid"
+        " only. That α/β moves the total loss is a matter of definition."
     )
     if found.design.dropped:
         gone = ", ".join(_level(n, v) for n, v in found.design.dropped)
@@ -378,9 +371,8 @@ def _convergence_block(study: Study, numbers: Sequence[Summary], drawn: Sequence
     if len(study.snapshots) == 1:
         text = [
             losses,
-            "The run has one snapshot, so that only the curves of the losses can tell whether the spread"
-            " still"
-            f" moves. With --steps {max(1, last // 2)} {last} {2 * last} the pictures tell it too.",
+            "The run has one snapshot, so only the curves of the losses can show whether the spread still"
+            f" moves. With --steps {max(1, last // 2)} {last} {2 * last} the pictures show it too.",
         ]
         return _block("Whether the spread has settled", text, None, shown)
     columns = [
@@ -428,7 +420,7 @@ def _cv_at(spread: Spread, step: float) -> float:
 
 
 def _rounding(study: Study) -> FloorRow:
-    """The largest of what differs only in the order of operations: what a run cannot do anything about."""
+    """The largest of the changes that only the order of operations makes, which no run can avoid."""
     assert study.floor is not None
     own = [row for row in study.floor.rows if not row.name.startswith(PRODUCTS)]
     return max(own, key=lambda row: (row.rmse if np.isfinite(row.rmse) else 0.0, row.loss))
@@ -447,17 +439,16 @@ def _verdict(study: Study) -> str:
         f" {_percent(share)} of what another seed does"
     )
     if share * CLEAR > 1:
-        return f"{start}: a good part of the spread is no seed's but what rounding grows into."
-    return f"{start}: the spread is the seeds' and not rounding."
+        return f"{start}: a good part of the spread is not the seeds' but amplified rounding."
+    return f"{start}: the spread is the seeds', not rounding."
 
 
 def _floor_block(study: Study) -> dict[str, Any]:
     floor = study.floor
     if floor is None:
         text = [
-            "No cell was computed again, so that these spreads stand without a floor: part of them may be"
-            " what"
-            " rounding alone does. Leave out --no-floor to measure it."
+            "No cell was computed again, so these spreads stand without a floor: part of them may be due to"
+            " rounding alone. Leave out --no-floor to measure it."
         ]
         return _block("The numerical floor", [*study.notes, *text])
     columns = [
@@ -482,11 +473,10 @@ def _floor_block(study: Study) -> dict[str, Any]:
     whole = floor.steps == study.record.sweep.steps[-1]
     text = [
         _verdict(study),
-        f"Seeds"
-        f" {', '.join(map(str, floor.seeds))}"
+        f"Seeds {', '.join(map(str, floor.seeds))}"
         f" of the setting whose seeds differ the most, {floor.label}, with the run's own settings,"
         f" {floor.width} to a launch in {floor.precision}, for"
-        f" {'all' if whole else 'only'} {floor.steps} steps. Losses are |L′ − L| / L, the largest of the"
+        f" {'all' if whole else 'only'} {floor.steps} steps. Losses are |L′ − L| / L, the largest over the"
         f" cells.",
         *([] if whole else ["Rounding grows with the steps: the floor of the whole run may be higher."]),
         *(["The loss at step 0 is that after the coarser stages."] if study.record.sweep.pyramid else []),
@@ -509,16 +499,15 @@ def _styles_block(study: Study) -> dict[str, Any]:
     ]
     text = [
         "Gupta et al. (2017) find the trace of a style's Gram matrices, the mean squared length of its"
-        " features,"
-        " inversely related to how stable its transfers are: styles of larger traces should vary more."
+        " features, inversely related to how stable its transfers are: styles of larger traces should vary"
+        " more."
     ]
     if len(study.styles) > 1:
         first, last = (f(study.styles, key=lambda s: s.traces[names[-1]]) for f in (max, min))
         agree = "as they say" if first.rmse > last.rmse else "against what they say"
         text.append(
             f"Here {first.name}, of the largest trace in {names[-1]}, has an RMSE of {_n(first.rmse)}"
-            f" between seeds,"
-            f" and {last.name}, of the smallest, {_n(last.rmse)}: {agree}, as far as"
+            f" between seeds, and {last.name}, of the smallest, {_n(last.rmse)}: {agree}, as far as"
             f" {counted(len(study.styles), 'style')} can tell."
         )
     return _block("The styles' Gram matrices", text, (columns, rows))
@@ -532,29 +521,26 @@ def _limits_block(study: Study) -> dict[str, Any]:
     if fewest < FEW_SEEDS:
         text.append(
             f"With {counted(fewest, 'seed')} the intervals are rough and rather too narrow; {FEW_SEEDS}"
-            f" or more"
-            f" would be better: --extend --out {study.record.path.name} --seed 0:{FEW_SEEDS}."
+            f" or more would be better: --extend --out {study.record.path.name} --seed 0:{FEW_SEEDS}."
         )
     if study.fixed:
         names = "; ".join(f"{name} ({counted(count, 'cell')})" for name, count in study.fixed)
         text.append(
-            "Settings that do not start from noise come to one picture whatever the seed, and are in no"
-            " number"
-            f" above: {names}."
+            "Settings that do not start from noise come to one picture whatever the seed, and are left out"
+            f" of all numbers above: {names}."
         )
     if study.single:
-        text.append(f"Too few seeds came to an end to say anything of: {'; '.join(study.single)}.")
+        text.append(f"Too few seeds came to an end to say anything about: {'; '.join(study.single)}.")
     if study.diverged:
-        text.append(f"{counted(study.diverged, 'cell')} diverged and left out of all statistics.")
+        text.append(f"{counted(study.diverged, 'cell')} diverged; such cells are not in the statistics.")
     if study.record.sweep.keep == "best":
         text.append(
             "The pictures are those of the lowest loss so far, the losses those of the step itself."
         )
     if max(len(s.setting.seeds) for s in study.spreads) ** 2 > 2 * MAX_PAIRS + 64:
-        text.append(f"Of more than {MAX_PAIRS} pairs of seeds in a setting that many were drawn at random.")
+        text.append(f"In settings with more than {MAX_PAIRS} pairs of seeds, so many were drawn at random.")
     text.append(
         f"Intervals: bootstrap over seeds, {stats.DRAWS} resamples, bias-corrected and accelerated for"
-        f" losses (Efron"
-        " 1987), percentiles for distances and ratios."
+        " losses (Efron 1987), percentiles for distances and ratios."
     )
     return _block("What these numbers are and are not", text)

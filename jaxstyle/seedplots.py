@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PER_FIGURE = 6
+"""Settings in one figure."""
 ACROSS = 3
 """Panels of losses side by side."""
-"""Settings in one figure."""
 INK = "#757c84"
-"""Text of figures: a contrast of 4 with white and with black."""
+"""Colour of text in figures: its contrast is at least 4 with white and with black."""
 COLOURS = ("#2f8fd0", "#dc7530", "#35a06a", "#a866d0", "#bd9a1b", "#d0506a")
 SPREAD_MAP = "magma"
 
@@ -91,7 +91,7 @@ def _numbered(name: str, kind: str, index: int, count: int) -> str:
 
 
 def figures(study: Study, numbers: Sequence[Summary]) -> dict[str, bytes]:
-    """Every figure by its path in the run."""
+    """The figures of a study, by their path in the run."""
     drawn: dict[str, bytes] = {}
     split = pages(study)
     # One scale for all maps; the brightest pixels of one map must not darken all the others.
@@ -149,7 +149,7 @@ def _maps(spreads: Sequence[Spread], top: float) -> Figure:
 
 
 def _curves(study: Study, spreads: Sequence[Spread]) -> Figure:
-    """Median and quantile bands of the losses over the steps, but for E_l."""
+    """Median and quantile bands of the losses over the steps, without E_l."""
     from matplotlib.figure import Figure
 
     losses = tuple(study.record.losses)
@@ -239,7 +239,7 @@ def _convergence(study: Study, spreads: Sequence[Spread], own: Sequence[Summary]
 
 
 def _ratios(study: Study) -> Figure:
-    """For each measure, distance between seeds over distance between ratios, with its interval."""
+    """Distance between seeds over distance between ratios by measure, with its interval."""
     from matplotlib.figure import Figure
 
     families = study.families[:PER_FIGURE]

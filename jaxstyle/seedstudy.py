@@ -1,15 +1,15 @@
-"""What another seed changes in a finished run, beside everything else that could have changed it.
+"""The effect of the seed on the cells of a finished run, compared with the effects of all other axes.
 
-A *setting* is a cell but for its seed. The seeds of one setting give means, spreads and distances; settings
-that differ in alpha-beta alone are a *family*, in which the distance between seeds stands beside that
-between ratios. The *floor* is what recomputing some cells changes where nothing should: without it a
-spread may be rounding.
+A *setting* is everything about a cell except its seed. The seeds of one setting give means, spreads and
+distances; settings that differ in alpha-beta alone are a *family*, in which distances between seeds are
+compared with distances between ratios. The *floor* is how far some cells move when they are computed again
+and nothing should change: without it, a spread may be rounding.
 
-Distances of pictures are taken on what was saved, 8-bit RGB, and once more on a Gaussian low-pass of it,
-which leaves layout and colour and drops strokes and grain. Those in features are taken in the very network
-that the pictures were optimised with: they say what the losses see, and are no judge from outside.
+Distances between pictures are taken on the saved 8-bit RGB, and once more on a Gaussian low-pass of it,
+which keeps layout and colour and drops strokes and grain. Distances in features are taken in the very
+network that the pictures were optimised with: they show what the losses see, and are no independent judge.
 
-Reads `results.h5`; writes nothing. `seedpage` puts it into files.
+This module reads `results.h5` and writes nothing; `seedpage` writes the files of a study.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from jaxstyle.store import Record
 from jaxstyle.values import INIT_KINDS
 
 FEATURE_LAYERS = ("conv2_1", "conv4_1")
-"""Where pictures are compared in features: strokes and grain, and larger forms."""
+"""Layers in which pictures are compared by features: strokes and grain, and larger forms."""
 LOW_PASS_SHARE = 32
-"""The low-pass has a sigma of the longest edge over this."""
+"""The longest edge divided by the sigma of the low-pass."""
 MAX_PAIRS = 496
-"""Pairs of seeds that are measured in a setting: all of 32 seeds, of more so many drawn at random."""
+"""Limit of the pairs of seeds measured in a setting: all those of 32 seeds; of more, a random sample."""
 LOW = "lowpass_"
-"""What begins the names of distances of low-passed pictures."""
+"""Prefix of the names of distances between low-passed pictures."""
 PICTURE = "picture"
 """The name of the pictures among the terms that are decomposed."""
 TITLES = {
@@ -51,14 +51,14 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Options:
-    """What a study may leave out or cut short."""
+    """The parts of a study that may be left out or cut short."""
 
     floor: bool = True
-    """Recompute some cells to measure the numerical floor."""
+    """Whether some cells are recomputed to measure the numerical floor."""
     floor_cells: int = 2
-    """Seeds that are recomputed."""
+    """Number of seeds that are recomputed."""
     floor_steps: int = 500
-    """Steps of a recomputed cell at most; never more than the run's."""
+    """Limit of the steps of a recomputed cell; it never has more than the run."""
 
 
 @dataclass(frozen=True)
@@ -67,39 +67,39 @@ class Setting:
 
     index: int
     cell: Cell
-    """The first of them."""
+    """The first of the cells."""
     label: str
     """Its values on the axes that vary in the study."""
     shape: str
     """`HxW`."""
     cells: tuple[int, ...]
     seeds: tuple[int, ...]
-    """Of `cells`, ascending."""
+    """Seeds of `cells`, ascending."""
     diverged: int
-    """Cells of the setting that diverged and are left out."""
+    """Number of cells of the setting that diverged and are left out."""
     rows: tuple[int, ...]
-    """Where `cells` stand in the group of `results.h5`."""
+    """Rows of `cells` in their group of `results.h5`."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """What the n seeds of one setting came to, at every snapshot of the study."""
+    """Results of the n seeds of one setting, at every snapshot of the study."""
 
     setting: Setting
     curves: np.ndarray
-    """(n, steps, terms): total, content and style loss and every E_l."""
+    """Loss curves, (n, steps, terms): the losses of the run and every E_l."""
     steps: tuple[int, ...]
-    """Those of the curves."""
+    """Steps of the curves."""
     terms: np.ndarray
-    """(snapshots, n, terms): the losses at the snapshots, or at the last entry of the curves before."""
+    """Losses at the snapshots, or at the last entry of the curves before: (snapshots, n, terms)."""
     distances: dict[str, np.ndarray]
-    """D by measure, (snapshots, n, n)."""
+    """Distance matrices by measure, (snapshots, n, n)."""
     moved: np.ndarray
-    """(snapshots - 1, n): RMSE of each cell's picture between one snapshot and the next."""
+    """RMSE of each cell's picture between one snapshot and the next, (snapshots - 1, n)."""
     sd_map: np.ndarray
-    """(2, h, w): the per-pixel sd of the last pictures and of their low-pass, in grey levels."""
+    """Per-pixel sd of the last pictures and of their low-pass, in grey levels, (2, h, w)."""
     mean_picture: np.ndarray
-    """(h, w, 3)."""
+    """Mean of the last pictures, (h, w, 3)."""
     example: np.ndarray
     """The last picture of the first seed, uint8 (h, w, 3)."""
 
@@ -111,15 +111,15 @@ class Family:
     label: str
     settings: tuple[Setting, ...]
     seeds: tuple[int, ...]
-    """Those that every setting has."""
+    """Seeds that every setting has."""
     between_seeds: dict[str, float]
     """The mean distance between two seeds at one ratio, by measure."""
     between_ratios: dict[str, float]
-    """The mean distance between two ratios at one seed."""
+    """The mean distance between two ratios at one seed, by measure."""
     ratio: dict[str, Ratio]
-    """The first over the second."""
+    """`between_seeds` over `between_ratios`, by measure."""
     pairs: list[tuple[str, str, dict[str, float]]]
-    """(ratio, next ratio, mean distance at one seed by measure) of neighbouring ratios."""
+    """Neighbouring ratios: (ratio, next ratio, mean distance at one seed by measure)."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Decomposition:
 
 @dataclass(frozen=True)
 class Decompositions:
-    """All that could be decomposed, and over which part of the grid."""
+    """The terms that could be decomposed, and the part of the grid that they are decomposed over."""
 
     design: Design
     cells: int
@@ -143,7 +143,7 @@ class Decompositions:
 
 
 class Style(NamedTuple):
-    """A style of the run and what its Gram matrices weigh."""
+    """A style of the run: the traces of its Gram matrices, and how much its transfers vary."""
 
     name: str
     traces: dict[str, float]
@@ -156,14 +156,14 @@ class Style(NamedTuple):
 
 @dataclass(frozen=True)
 class Study:
-    """All of it."""
+    """The seed study of a run."""
 
     record: Record
     snapshots: tuple[int, ...]
     terms: tuple[str, ...]
     measures: tuple[str, ...]
     sigma_px: dict[str, float]
-    """Of the low-pass, by shape."""
+    """Sigma of the low-pass, by image shape."""
     spreads: list[Spread]
     fixed: list[tuple[str, int]]
     """(label, cells) of settings whose seed cannot matter."""
@@ -175,7 +175,7 @@ class Study:
     styles: list[Style]
     floor: Floor | None
     notes: list[str]
-    """What could not be done, and why."""
+    """Sentences on what could not be done, and why."""
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -201,26 +201,26 @@ def value_text(axis: str, value: Any) -> str:
 
 
 def axis_title(name: str) -> str:
-    """An axis, axes that move together, or another component of variance as a reader knows it."""
+    """Words for an axis, axes that move together, or another component of variance."""
     words = {stats.RESIDUAL: "seed × setting"}
     return " and ".join(words.get(part) or title(part) for part in name.split("+"))
 
 
 def term_title(term: str) -> str:
-    """A loss as a reader knows it: of all, of a term, or E_l."""
+    """Words for a loss: the total, that of a term, or E_l."""
     losses = tables.curves(tables.optional_terms())
     return {**losses, **TITLES}.get(term, f"E of {term}")
 
 
 def measure_title(measure: str) -> str:
-    """A measure of distance as a reader knows it."""
+    """Words for a measure of distance."""
     name = measure.removeprefix(LOW)
     words = TITLES.get(name, f"features {name}")
     return f"{words}, low-pass" if measure.startswith(LOW) else words
 
 
 def label(cell: Cell, axes: Iterable[str]) -> str:
-    """What tells a cell apart, by its values on some axes."""
+    """The label of a cell: its values on some axes."""
     return ", ".join(value_text(axis, cell.label(axis)) for axis in axes)
 
 
@@ -230,7 +230,7 @@ def setting_axes(cells: Iterable[Cell]) -> tuple[str, ...]:
 
 
 def varying(cells: Iterable[Cell], axes: Sequence[str]) -> tuple[str, ...]:
-    """Those of `axes` on which cells differ."""
+    """The axes, among `axes`, on which cells differ."""
     cells = tuple(cells)
     return tuple(axis for axis in axes if len({cell.label(axis) for cell in cells}) > 1)
 
@@ -242,7 +242,7 @@ def _identity(cell: Cell, axes: Sequence[str]) -> tuple:
 def find_settings(
     record: Record, file: h5py.File
 ) -> tuple[list[Setting], list[tuple[str, int]], list[str], int]:
-    """The settings of a run with two seeds or more, and what is left out.
+    """The settings of a run with two seeds or more, and the cells that are left out.
 
     Returns:
         The settings; (label, cells) of those whose seed cannot matter; labels of those with fewer than two
@@ -301,7 +301,10 @@ class Network:
 
     Args:
         record: the run.
-        device: where.
+        device: the device to compute on.
+
+    Raises:
+        JaxstyleError: if the weights are not those of the run.
     """
 
     def __init__(self, record: Record, device: Any):
@@ -349,7 +352,7 @@ def _size(shape: str) -> tuple[int, int]:
 
 
 class _View(NamedTuple):
-    """One picture as the distances see it."""
+    """One picture in the forms that the distances need."""
 
     pixels: np.ndarray
     patches: stats.Patches
@@ -378,7 +381,7 @@ def measure_names() -> tuple[str, ...]:
 
 
 def _versions(pictures: np.ndarray, sigma_px: float) -> Iterator[tuple[str, np.ndarray]]:
-    """(prefix, pictures) as they are and low-passed."""
+    """Pairs (prefix, pictures): the pictures as they are, and low-passed."""
     plain = pictures.astype(np.float64)
     yield "", plain
     yield LOW, np.stack([stats.low_pass(picture, sigma_px) for picture in plain])
@@ -387,7 +390,7 @@ def _versions(pictures: np.ndarray, sigma_px: float) -> Iterator[tuple[str, np.n
 def distances(
     pictures: np.ndarray, pairs: Sequence[tuple[int, int]], network: Network, sigma_px: float
 ) -> dict[str, np.ndarray]:
-    """D of pictures uint8 (n, h, w, 3), by measure."""
+    """Distance matrices (n, n) of uint8 pictures (n, h, w, 3), by measure; NaN for other pairs."""
     found = {}
     for prefix, versions in _versions(pictures, sigma_px):
         views = [_view(pixels, network) for pixels in versions]
@@ -404,7 +407,7 @@ def spread_of(
     network: Network,
     sigma_px: float,
 ) -> Spread:
-    """What the seeds of a setting came to."""
+    """The results of a setting's seeds, read from its group of `results.h5`."""
     own = [int(s) for s in store.dataset(group, "snapshot")]
     steps = tuple(int(s) for s in store.dataset(group, "step"))
     names = [t.decode() for t in store.dataset(group, "layer")[()]]
@@ -449,7 +452,7 @@ def spread_of(
 def families(
     spreads: Sequence[Spread], file: h5py.File, network: Network, sigma_px: Mapping[str, float]
 ) -> list[Family]:
-    """The settings by what they share but for alpha-beta, where there are two ratios and two seeds."""
+    """Families of settings that differ in alpha-beta alone, if they have two ratios and share two seeds."""
     every = setting_axes(spread.setting.cell for spread in spreads)
     others = tuple(axis for axis in every if axis != "alpha_beta")
     groups: dict[tuple, list[Spread]] = {}
@@ -516,8 +519,8 @@ def _family(
 def decompose(spreads: Sequence[Spread], terms: Sequence[str], file: h5py.File) -> Decompositions | None:
     """Variance components over the settings and seeds of a study, or None where nothing is crossed.
 
-    Of the natural logarithm of each loss, whose spread is relative: losses of different styles differ by
-    factors. Of pictures, pixel by pixel, averaged over them, where all have one shape.
+    Losses are decomposed by their natural logarithm, for those of different styles differ by factors.
+    Pictures are decomposed pixel by pixel, and the components averaged, if all have one shape.
     """
     others = setting_axes(spread.setting.cell for spread in spreads)
     axes = (*others, "seed")
@@ -550,7 +553,7 @@ def decompose(spreads: Sequence[Spread], terms: Sequence[str], file: h5py.File) 
 
 
 def _full(common: Cell, axes: Sequence[str], design: Design, place: tuple) -> tuple:
-    """A place of a design as a value on every axis, those that the design lacks as in `common`."""
+    """A place of a design as a value on every axis; axes that the design lacks have that of `common`."""
     values = dict(zip(axes, _identity(common, axes), strict=True))
     for name, level in zip(design.names, place, strict=True):
         names = name.split("+")
@@ -559,12 +562,13 @@ def _full(common: Cell, axes: Sequence[str], design: Design, place: tuple) -> tu
 
 
 STRIPE_BYTES = 64 * 2**20
+"""Memory that a stripe of all pictures takes at most, as float64."""
 
 
 def _picture_components(
     images: h5py.Dataset, rows: Sequence[int], levels: tuple[int, ...], names: Sequence[str]
 ) -> list[Component]:
-    """Components of every pixel and channel, averaged over them; a stripe of the pictures in memory."""
+    """Components of every pixel and channel, averaged; only a stripe of the pictures is in memory."""
     _, _, height, width, _ = images.shape
     stripe = max(1, STRIPE_BYTES // (len(rows) * width * 3 * 8))
     parts = []
@@ -698,10 +702,11 @@ class Summary(NamedTuple):
     low: np.ndarray
     """The lower end of its interval."""
     high: np.ndarray
+    """The upper end of its interval."""
 
 
 def summarise(spread: Spread) -> Summary:
-    """Means, spreads and intervals of what the seeds of a setting came to."""
+    """Means, spreads and intervals over the seeds of a setting."""
     x = spread.terms.swapaxes(0, 1)
     statistics = {"mean": stats.mean, "sd": stats.sd, "cv": stats.cv}
     terms = {name: (np.asarray(f(x)), stats.interval(x, f)) for name, f in statistics.items()}

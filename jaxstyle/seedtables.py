@@ -48,7 +48,7 @@ def _csv_number(value: Any) -> str:
 
 
 def csv_text(study: Study, numbers: Sequence[Summary]) -> str:
-    """A line for every setting, snapshot and quantity; distances are over pairs of seeds."""
+    """Text of `variance.csv`: a line per setting, snapshot and quantity; distances are over seed pairs."""
     buffer = io.StringIO()
     columns = ("setting", *study.axes, *COLUMNS)
     writer = csv.DictWriter(buffer, columns, lineterminator="\n", restval="")
@@ -117,7 +117,7 @@ def _texts(values: Sequence[str]) -> np.ndarray:
 
 
 def _put(group: h5py.Group, name: str, values: Any, dims: str, text: str = "") -> None:
-    """A variable on named dimensions; one named like its only dimension is their coordinate."""
+    """Write a variable on named dimensions; one named like its only dimension is its coordinate."""
     data = group.create_dataset(name, data=values)
     if dims == name:
         data.make_scale(name)
@@ -129,7 +129,7 @@ def _put(group: h5py.Group, name: str, values: Any, dims: str, text: str = "") -
 
 
 def h5_bytes(study: Study, numbers: Sequence[Summary]) -> bytes:
-    """All arrays of a study: a group for each image shape, and one for each of its other tables."""
+    """Bytes of `variance.h5`: a group for each image shape, and one for each other table of the study."""
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", libver=store.LIBVER) as file:
         file.attrs["title"] = "seed variance of a run of jaxstyle"

@@ -1,7 +1,7 @@
 """One picture at a time: a transfer without a run directory, and what the network sees in an image.
 
 A transfer is a sweep of one cell: the same settings, the same plan and the same launch, hence the same
-bytes. Nothing is written, but compiled programs in the user's cache.
+bytes. Nothing is written except compiled programs in the user's cache.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from jaxstyle.progress import Display
 from jaxstyle.settings import AXES, SETTINGS, RunOptions, Sweep
 
 FEATURE_LAYERS = ("conv1_2", "conv4_2")
-"""A low layer and a high one: edges and colours; parts of things."""
+"""A low layer, for edges and colours, and a high one, for parts of things."""
 MAX_NAME_BYTES = 220
-"""Of a file; what it is written under until it is whole is longer."""
+"""Limit of the name of a picture's file; the temporary name that it is written under is longer."""
 
 
 def takes() -> tuple[str, ...]:
@@ -37,15 +37,15 @@ class Transfer:
     """A finished transfer."""
 
     image: UInt8[np.ndarray, "h w 3"]
-    """The picture, RGB: of a transfer that diverged the last finite one."""
+    """The picture, RGB; if the transfer diverged, the last finite one."""
     losses: Mapping[str, float]
-    """`loss_total`, `loss_content`, `loss_style` and those of plugins, of that image."""
+    """Losses of that image: `loss_total`, `loss_content`, `loss_style` and those of plugins."""
     diverged_step: int
     """The first step without a finite loss, or -1."""
 
 
 def single_sweep(content: Any, style: Any, given: Mapping[str, Any]) -> Sweep:
-    """The resolved sweep of one cell: names and meanings are those of `Sweep`, axes take one value.
+    """The resolved sweep of one cell, from names and values as in `Sweep`; axes take one value.
 
     Raises:
         JaxstyleError: for a name that is no setting, a value that is wrong, or several values.
@@ -74,9 +74,9 @@ def transfer(
     """Compute the one cell of `sweep`.
 
     Args:
-        sweep: of one cell, resolved.
+        sweep: a resolved sweep of one cell.
         options: what to print, and whether to keep compiled programs.
-        in_memory: images that are no files, by the path that stands for them in `sweep`.
+        in_memory: images that are not files, by the path that stands for them in `sweep`.
 
     Raises:
         JaxstyleError: for an image or weights that cannot be used, or too little memory.
@@ -107,7 +107,7 @@ def transfer(
                     if (stop := asked()) is not None:
                         raise stop
         except jax.errors.JaxRuntimeError as error:
-            launcher.narrow((0,), error)  # one cell has no narrower form: this raises
+            launcher.narrow((0,), error)  # one cell cannot be narrowed: this raises
             raise
         display.finish()
     (part,) = launches.chunk_results(plan, plan.chunks[0], sweep.keep, inputs.pictures, course.outcome)
@@ -124,13 +124,13 @@ def stylize(
 
         picture = jaxstyle.stylize("photo.jpg", "painting.jpg", size=256, alpha_beta=1e-2)
 
-    Nothing is printed, and no file is left but compiled programs in the user's cache.
+    Nothing is printed, and no file is left except compiled programs in the user's cache.
 
     Args:
         content: the path of an image, a PIL image, or pixels as an array of NumPy or JAX: uint8, 0 to
-            255, (h, w, 3) in RGB, (h, w) in grey, (h, w, 4) with an alpha that is laid on white.
+            255, (h, w, 3) in RGB, (h, w) in grey, (h, w, 4) with an alpha channel, laid on white.
         style: likewise.
-        settings: of `jaxstyle.Sweep`, by its names, axes with one value each: `size`, `steps`,
+        settings: settings of `jaxstyle.Sweep` by their names, axes with one value each: `size`, `steps`,
             `alpha_beta`, `content_layer`, `style_layers`, `init` (also pixels), `seed` and so on.
 
     Returns:
@@ -161,9 +161,9 @@ class Seen:
 
     pixels: UInt8[np.ndarray, "h w 3"]
     maps: dict[str, Float[np.ndarray, "h2 w2 c"]]
-    """By layer, from the image downwards: activations after the ReLU, float32."""
+    """Activations after the ReLU by layer, from the image downwards, float32."""
     device: str
-    """What computed them, in words."""
+    """The device that computed them, in words."""
 
 
 def look(
@@ -175,7 +175,7 @@ def look(
     weights: str | os.PathLike[str] | None = None,
     options: RunOptions | None = None,
 ) -> Seen:
-    """What VGG19 makes of one image, computed as the content of a cell is; see `feature_maps`."""
+    """VGG19's feature maps of one image, computed as for the content of a cell; see `feature_maps`."""
     names = [values.layer_name("layers", name) for name in layers]
     for name in names:
         if names.count(name) > 1:
@@ -184,7 +184,7 @@ def look(
         raise JaxstyleError("layers", "no layer; give at least one")
     in_memory: dict[str, np.ndarray] = {}
     path = _named("image", image, in_memory)
-    # The smallest sweep that has these layers: of its cells' contents no more than the targets is made.
+    # The smallest sweep that has these layers: nothing but the targets of its contents is computed.
     blank = _named("no style", np.zeros((values.MIN_SIZE_PX, values.MIN_SIZE_PX, 3), np.uint8), in_memory)
     sweep = Sweep(
         content=(path,),
@@ -234,11 +234,11 @@ def feature_maps(
     return look(image, layers, size=size, pool=pool, weights=weights).maps
 
 
-# --- what is given and what comes out --------------------------------------------------------------
+# --- inputs and outputs ---------------------------------------------------------------------------
 
 
 def _named(name: str, value: Any, in_memory: dict[str, np.ndarray]) -> Any:
-    """`value`, or for pixels the path that stands for them, under which they are put `in_memory`."""
+    """`value`, or for pixels the path that stands for them, by which they are added to `in_memory`."""
     if not values.is_pixels(value):
         return value
     in_memory[os.path.abspath(f"array {name}")] = images.from_memory(name, value)
@@ -246,18 +246,18 @@ def _named(name: str, value: Any, in_memory: dict[str, np.ndarray]) -> Any:
 
 
 def check_out(text: str, inputs: Mapping[str, str | None]) -> Path:
-    """Where a picture is to be written, found right before it is computed: replaced if it is there.
+    """The path to write a picture to, checked before it is computed; a file that is there is replaced.
 
     Args:
         text: the path as it was given.
-        inputs: what is read, by what it is: never replaced.
+        inputs: the files that are read, by what they are called; they are never replaced.
 
     Raises:
         JaxstyleError: if no picture can be written there.
     """
     values.check_named("out", text)
     if not text or not text.isprintable():
-        raise JaxstyleError("out", f"{text!r} is no path; give one that ends in .png")
+        raise JaxstyleError("out", f"{text!r} is not a path; give one that ends in .png")
     path = Path(os.path.realpath(paths.at_home(text)))
     if path.suffix.lower() not in images.SAVED:
         *kinds, last = images.SAVED
@@ -265,7 +265,7 @@ def check_out(text: str, inputs: Mapping[str, str | None]) -> Path:
     if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
         raise JaxstyleError(text, f"its name is too long; at most {MAX_NAME_BYTES} bytes")
     if path.exists() and not path.is_file():
-        raise JaxstyleError(text, "is no regular file; give another name")
+        raise JaxstyleError(text, "is not a regular file; give another name")
     if not path.parent.is_dir():
         raise JaxstyleError(text, f"there is no directory {path.parent}; make it first")
     if not os.access(path.parent, os.W_OK | os.X_OK):

@@ -1,10 +1,10 @@
-"""From a plan to chunks on the disk: what computes and commits, whoever says which chunk is next.
+"""Workers: they compute the chunks of a plan and commit them to the disk, in the order they are told to.
 
 A `Worker` belongs to a process that has JAX. A run has one; a share of a run has one; a cluster has one
 for every device. It takes no lock: whoever holds the run directory, or a share of it, hands out chunks.
 
-With several devices so many chunks are computed together, a launch on each device: a *block*. What is in a
-launch and in a chunk does not depend on how many devices there are.
+With several devices, as many chunks are computed together, one launch on each device: they are a *block*.
+The contents of launches and chunks do not depend on the number of devices.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from jaxstyle.resume import Kept, Launched
 from jaxstyle.store import Checkpoint, ChunkResult, RunDirectory
 
 TARGETS_KEPT = 200
-"""Targets that a worker of a cluster keeps for blocks to come."""
+"""Number of targets above which a worker of a cluster keeps none for later blocks."""
 OnProgram = Callable[[Program, "list[dict[str, Any]]"], None]
-"""Called with a program that is ready and what there is to say of its stages (`Launcher.made`)."""
+"""Called with a program that is ready and the facts about its stages (`Launcher.made`)."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Block:
     """Chunks of one program that are computed together."""
 
     numbers: tuple[int, ...]
-    """All of them, by where they stand in the plan: the same after an interruption."""
+    """Its chunks, done or not: they follow from the plan alone, and stay the same after an interruption."""
     left: tuple[int, ...]
-    """Those that are not on the disk yet."""
+    """The chunks that are not on the disk yet."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,17 @@ class Committed:
 
     number: int
     program: Program
-    """What it was computed by."""
+    """The program that computed it."""
     sha256: str
-    """Of its file."""
+    """Digest of its file."""
     diverged: list[tuple[int, int]]
-    """Cells that diverged, and at which step."""
+    """(cell, step) of every cell that diverged."""
     data: bytes = b""
-    """Its file, where that is not on the disk yet."""
+    """The bytes of its file, if that is not on the disk yet."""
 
 
 def blocks(plan: Plan, todo: Iterable[int], devices: int) -> list[Block]:
-    """What is to be done of a plan, in order: of a program as many chunks at a time as devices."""
+    """Blocks of the chunks `todo`, in the order of the plan: chunks of one program, one for each device."""
     found: dict[tuple[int, int], list[int]] = {}
     seen: dict[int, int] = {}
     for chunk in plan.chunks:
@@ -74,13 +74,13 @@ class Worker:
     """Computes chunks of a plan on some devices, and puts them into a run directory.
 
     Args:
-        inputs: what cells are computed from.
-        plan: of the run.
-        devices: where.
-        run: the directory.
-        display: what is told how it comes along.
+        inputs: the checked inputs of the run.
+        plan: the plan of the run.
+        devices: the devices to compute on.
+        run: the run directory.
+        display: is told of progress and events.
         seconds: sums by name that the time of every stage is added to.
-        finished: numbers of chunks that are no concern of it.
+        finished: numbers of the chunks that this worker is never given.
         on_program: see `OnProgram`.
         checkpoints: whether states of unfinished chunks are kept in the directory.
     """
@@ -104,17 +104,17 @@ class Worker:
         self.devices = tuple(devices)
         self.launcher = Launcher(inputs, plan, self.devices, seconds)
         self._steps_done = 0.0
-        """Image-steps since it began."""
+        """Image-steps done since the worker began."""
 
     @property
     def plan(self) -> Plan:
-        """What is being done, at the widths that there is memory for."""
+        """The plan, at the widths for which there is memory."""
         return self.launcher.plan
 
     # --- computing --------------------------------------------------------------------------------
 
     def make_ready(self, block: Block) -> Program:
-        """The program of a block, compiled: narrower if the device has no memory for it."""
+        """Compile the program of a block, narrowed until it fits the device's memory, and return it."""
         import jax
 
         number = block.left[0]
@@ -129,7 +129,7 @@ class Worker:
         return program
 
     def _narrow(self, number: int, error: RuntimeError) -> None:
-        """Halve the width of a chunk and of those not begun, if `error` says that memory ran out.
+        """Halve the width of a chunk's program, for all chunks left, if `error` says that memory ran out.
 
         Raises:
             JaxstyleError: if one cell alone does not fit.
@@ -147,15 +147,15 @@ class Worker:
     def compute(
         self, block: Block, *, asked_to_end: Callable[[], BaseException | None] = lambda: None
     ) -> list[Launched]:
-        """Compute the cells of a block, from its start again with half the width if memory runs out.
+        """Compute the cells of a block; if memory runs out, begin it again with half the width.
 
         Args:
             block: what to compute.
-            asked_to_end: asked after every segment for an exception that ends the computation when its
-                state has been saved; what it raises itself ends it at once.
+            asked_to_end: called after every segment. An exception that it returns ends the computation
+                once the state has been saved; one that it raises ends it at once.
 
         Returns:
-            The launches of its chunks, and of those that an earlier process finished but did not commit.
+            The launches of its chunks, with those that an earlier process finished but did not commit.
 
         Raises:
             cli.Interrupted: in a command, for a signal.
@@ -174,25 +174,25 @@ class Worker:
                     kept.finish(self._round(program, kept, asked_to_end))
                 self._left -= set(block.numbers)
                 traced = self.launcher.made[program]
-                self._on_program(program, traced)  # which knows now how many target programs it took
+                self._on_program(program, traced)  # again, for the target programs are only counted now
                 return kept.done
             except jax.errors.JaxRuntimeError as error:
                 self._narrow(block.left[0], error)
-            # Only here is the failed launch gone: the error's traceback held what it had allocated.
+            # The failed launch is gone only here: until now the error's traceback held its memory.
             seconds["lost_s"] += seconds["compute_s"] - spent
             seconds["compute_s"] = spent
             self._display.advance(steps_before - self._steps_done)
             self._display.skip(-skipped)
 
     def forget(self, block: Block) -> None:
-        """Drop targets that a worker which does not know its next block had better not keep."""
+        """Drop targets that are unlikely to be used again, where the next block is not known."""
         own = {key for number in block.numbers for key in target_keys(self.plan, number)}
         many = self.launcher.targets_held > TARGETS_KEPT
         # Styles are small, and in a grid the same ones come again and again.
         self.launcher.drop_targets(lambda key: key not in own and (many or key[0] == "content"))
 
     def _rounds(self, numbers: Sequence[int], program: Program) -> list[list[list[Cell]]]:
-        """The launches of chunks, one a device at a time."""
+        """The launches of chunks, in rounds of one launch per device."""
         plan, width, n = self.plan, program.width, len(self.devices)
         every = [
             [plan.cells[i] for i in own[start : start + width]]
@@ -204,12 +204,12 @@ class Worker:
     def _checkpoint(self, numbers: Sequence[int]) -> Checkpoint:
         marks = [fingerprints.fingerprint(self._inputs.sources, self.plan, number) for number in numbers]
         several = f" on {len(self.devices)}" if len(self.devices) > 1 else ""
-        # Another version of the code may keep other things.
-        # The last chunk of a block is the last to be on the disk, and takes its checkpoint away.
+        # The mark has the code's digest, for another version may keep other things. The number is that of
+        # the block's last chunk, which is the last to be on the disk and then removes the checkpoint.
         return Checkpoint(self._run, numbers[-1], "".join(marks) + code_digest() + several)
 
     def _kept(self, block: Block, program: Program) -> Kept:
-        """A block as an earlier process left it; from its start where there is nothing that can be used."""
+        """State of a block as an earlier process left it, or of its start if nothing usable was kept."""
         every_s = program.checkpoint_s(self._inputs.sweep.checkpoint_every)
         kept = None
         for numbers in dict.fromkeys((block.numbers, block.left)):
@@ -230,7 +230,7 @@ class Worker:
         return kept
 
     def _steps_kept(self, kept: Kept, program: Program) -> float:
-        """Image-steps, of the full size, that need not be done again."""
+        """Image-steps of the full size that need not be done again."""
         done = sum(map(len, kept.launches[: len(kept.done)]))
         steps = done * (program.coarse_image_steps + self.plan.steps[-1])
         if (progress := kept.progress) is not None:
@@ -243,9 +243,10 @@ class Worker:
     def _round(
         self, program: Program, kept: Kept, asked_to_end: Callable[[], BaseException | None]
     ) -> list[Launched]:
-        """Compute the launches that are next; see `compute`.
+        """Compute the next round of launches; see `compute`.
 
-        What holds their memory on the devices is here alone, and goes with the error if that runs out.
+        Only this frame holds their memory on the devices, so that it is freed with the error if memory
+        runs out.
         """
         course = self.launcher.launch(kept.current, program, begin=kept.progress)
         with timed(self._seconds, "compute_s"), cli.signals_held() as asked:
@@ -263,7 +264,7 @@ class Worker:
                     raise stop
         return course.outcome
 
-    # --- what has been computed --------------------------------------------------------------------
+    # --- committing --------------------------------------------------------------------------------
 
     def commit(
         self,
@@ -273,19 +274,19 @@ class Worker:
         collect: bool = False,
         stop: Callable[[], bool] = lambda: False,
     ) -> list[Committed]:
-        """Put the chunks of a block and their pictures on the disk; may run beside the next computation.
+        """Write the chunks of a block and their pictures to the disk; may run beside the next computation.
 
         Args:
-            block: which has been computed.
-            parts: what it came to.
-            collect: give the chunks' files back instead.
-            stop: asked before each picture; they can be rebuilt.
+            block: a block that has been computed.
+            parts: its launches, as `compute` returned them.
+            collect: return the bytes of the chunks' files instead of writing them.
+            stop: asked before each picture whether to write no more: pictures can be rebuilt.
         """
         plan, inputs, found = self.plan, self._inputs, []
         for number in block.left:
             program = self.launcher.program(number)
             chunk = plan.chunks[number]
-            own = [part for part in parts if part.cells[0].id in chunk.cells]  # no launch is of two chunks
+            own = [part for part in parts if part.cells[0].id in chunk.cells]  # a launch is of one chunk
             made = launches.chunk_results(plan, chunk, inputs.sweep.keep, inputs.pictures, own)
             mark = fingerprints.fingerprint(inputs.sources, plan, number)
             data = store.chunk_bytes(made, width=program.width, fingerprint=mark)
@@ -312,7 +313,7 @@ def put(
     *,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Put a chunk's file and its pictures into a run directory."""
+    """Write a chunk's file and its pictures into a run directory."""
     run.write(store.chunk_name(number), data)
     for result in results:
         store.write_images(run, result, stop=stop)
@@ -320,30 +321,30 @@ def put(
 
 @dataclass(frozen=True)
 class Work:
-    """What there is to compute of a run, and who is told what comes of it."""
+    """The work of a run: its inputs, its chunks to compute, and the callbacks that get the results."""
 
     inputs: Inputs
     plan: Plan
     todo: Sequence[int]
-    """Numbers of chunks."""
+    """Numbers of the chunks to compute."""
     run: RunDirectory
     run_id: str
     display: Display
     seconds: dict[str, float]
     """Sums by name that the time of every stage is added to."""
     start: Callable[[], None]
-    """Called when the first program is compiled."""
+    """Called when the first program has been compiled, or the first worker of a cluster is ready."""
     on_plan: Callable[[Plan], None]
-    """Called when widths have changed for want of memory."""
+    """Called with the plan when its widths may have changed for want of memory."""
     on_program: OnProgram
     on_commit: Callable[[Committed], None]
     """Called when a chunk is on the disk."""
     workers: dict[str, dict[str, Any]]
-    """What each worker of a cluster has done, by its name, to be filled in."""
+    """Record of what each worker of a cluster has done, by its name; filled in by the cluster."""
 
 
 def compute(work: Work, devices: Sequence[Any]) -> None:
-    """All of it on the devices of this process, a chunk being written while the next one is computed."""
+    """Compute all of it on the devices of this process, writing a block while the next one is computed."""
     finished = {chunk.number for chunk in work.plan.chunks} - set(work.todo)
 
     def on_program(program: Program, stages: list[dict[str, Any]]) -> None:
@@ -363,7 +364,7 @@ def compute(work: Work, devices: Sequence[Any]) -> None:
     every = blocks(work.plan, work.todo, len(devices))
     keys = ((key, i) for i, b in enumerate(every) for n in b.left for key in target_keys(work.plan, n))
     last_use = dict(keys)
-    leaving = threading.Event()  # what can be rebuilt is no longer written then
+    leaving = threading.Event()  # once set, pictures are no longer written: they can be rebuilt
     pending: Future[list[Committed]] | None = None
 
     def committed(before: Future[list[Committed]] | None) -> None:
@@ -375,7 +376,7 @@ def compute(work: Work, devices: Sequence[Any]) -> None:
 
     def not_written() -> None:
         if pending is not None and pending.done():
-            pending.result()  # a full disk is told of now and not when this chunk is done
+            pending.result()  # raises for a full disk now, not only when this block is done
 
     def write(block: Block, parts: Sequence[Launched]) -> list[Committed]:
         with timed(work.seconds, "store_s"):

@@ -527,7 +527,7 @@ FLAGS = {
     "a flag without its value": (["--pool"], "command line: "),
     "tf32 where there is none": (
         ["--precision", "tf32"],
-        "precision: tf32 is not to be had on this cpu; use",
+        "precision: tf32 is not available on this cpu; use",
     ),
     "more memory than there is": (["--size", "8192"], "GB of memory and there are "),
     "a stray word": (["--quiet", "stray"], "command line: "),
@@ -1248,7 +1248,7 @@ def test_a_ratio_of_zero_is_taken(odd_run):
 def test_weights_of_an_unknown_digest_are_one_warning_and_an_entry_of_the_manifest(odd_run):
     """Case 52."""
     run, said = odd_run
-    assert said.count("weights of a digest that is not known here") == 1
+    assert said.count("weights with a digest that jaxstyle does not know") == 1
     entry = json.loads((run / "manifest.json").read_text())["weights"]
     assert entry == {
         "path": str(run.parent / "w.h5"),

@@ -298,4 +298,4 @@ def test_a_share_leaves_the_merge_to_others_that_are_at_work(tmp_path, capsys, m
     assert "share 0/2 is done; shard 001 of 002, process" in capsys.readouterr().out
     with RunDirectory(tmp_path, create=True):
         run._end_share(checked, RunOptions(), share, ())
-    assert "who is at work there merges" in capsys.readouterr().out
+    assert "whoever is at work there merges" in capsys.readouterr().out

@@ -85,9 +85,9 @@ def test_a_start_can_be_pixels_too(inputs):
         ("out.gif", "its name must end in .png, .jpg, .jpeg or .webp"),
         ("out", "its name must end in"),
         ("nowhere/out.png", "there is no directory"),
-        ("folder.png", "is no regular file"),
+        ("folder.png", "is not a regular file"),
         ("copy.png", "is the content image"),
-        ("\0.png", "no path"),
+        ("\0.png", "is not a path"),
         ("n" * 300 + ".png", "its name is too long"),
     ],
 )
