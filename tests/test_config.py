@@ -129,7 +129,10 @@ WRONG = {
     "conv": ({"conv": "fft"}, "conv: 'fft' is not known; use auto or plain"),
     "canvas": ({"canvas": "on"}, "canvas: 'on' is not known; use auto or off"),
     "optimizer": ({"optimizer": "sgd"}, "optimizer: 'sgd' is not known; use auto or adam or lbfgs"),
-    "memory without L-BFGS": ({"optimizer": "adam", "lbfgs_memory": 5}, "lbfgs_memory: adam does not have it"),
+    "memory without L-BFGS": (
+        {"optimizer": "adam", "lbfgs_memory": 5},
+        "lbfgs_memory: adam does not have it",
+    ),
     "no memory": ({"lbfgs_memory": 0}, "lbfgs_memory: 0 is out of range; it must be 1 to 200"),
     "decay without Adam": ({"optimizer": "lbfgs", "schedule": "decay"}, "schedule: decay is for Adam"),
     "schedule": ({"schedule": "cosine"}, "schedule: 'cosine' is not known; use constant or decay"),
