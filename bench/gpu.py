@@ -1,11 +1,11 @@
-"""All that is to be known of a GPU, in one call and in order of its worth; `python -m bench gpu`.
+"""Every measurement on a GPU, in one call, the most valuable first; `python -m bench gpu`.
 
-Each stage is a benchmark of its own, with a limit to its time, whose figures are kept whether or not those
-after it get their turn. At the end a page puts them together, `bench/results/NAME.md`: bars and what was
-reached, throughput, the account of a step, variants, peers. `--page` makes it anew from what is there.
+Each stage is a separate benchmark with a time limit, whose figures are kept whether or not later stages
+get their turn. At the end a page, `bench/results/NAME.md`, combines them: targets and what was reached,
+throughput, the account of a step, variants, peers. `--page` rebuilds it from the figures that exist.
 
-The stages share a folder of compiled programs, so that each program is compiled and its algorithms chosen
-once; the last of them measures what that saves.
+The stages share a folder of compiled programs, so that each program is compiled and its algorithms are
+chosen only once; the last stage measures what that saves.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Stage(NamedTuple):
 
     name: str
     arguments: str
-    """Of `python -m bench`."""
+    """Arguments of `python -m bench`."""
     result: str
-    """What its figures are called in the results, without `.json`."""
+    """The name of its figures in the results, without `.json`."""
     minutes: float
-    """It is ended after so many."""
+    """Minutes after which it is ended."""
 
 
 STAGES = (
@@ -77,7 +77,7 @@ STAGES = (
 
 
 def run(stage: Stage, folder: Path, cache: Path) -> Path | None:
-    """Run a stage and keep its log and its figures in `folder`; where those are, if it came to an end."""
+    """Run a stage, keeping its log and figures in `folder`; the path of its figures if it finished."""
     began = time.time()
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), "PYTHONUNBUFFERED": "1"}
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -137,7 +137,7 @@ def _throughput(folder: Path) -> list[dict[str, Any]]:
 
 
 def _bars(folder: Path) -> Iterator[tuple[str, str, str]]:
-    """What is asked of the engine on an H200, what was found, and whether that is enough."""
+    """Targets for the engine on an H200, with what was measured and whether it is enough."""
     rows = [row for row in _throughput(folder) if not row.get("over_memory") and row["precision"] == "bf16"]
 
     def verdict(holds: bool) -> str:
@@ -184,7 +184,7 @@ def _bars(folder: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def page(folder: Path) -> str:
-    """The figures of the stages in `folder`, put together."""
+    """The page that combines the figures of all stages in `folder`."""
     stages = {stage.name: _read(folder, stage.name) for stage in STAGES}
     there = {name: found for name, found in stages.items() if found}
     if not there:
@@ -287,7 +287,7 @@ def _experiment(row: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run stages while there is time, then write the page."""
+    """Run stages as long as there is time, then write the page."""
     parser = argparse.ArgumentParser(prog="python -m bench gpu", description=(__doc__ or "").split("\n")[0])
     names = [stage.name for stage in STAGES]
     parser.add_argument("--stages", nargs="+", choices=names, default=names, help="(default: all)")
