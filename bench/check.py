@@ -168,7 +168,7 @@ def memory(size: int, cells: int) -> list[Finding]:
     _, _, manifest, _, peak = work.in_process(_sweep, settings, None)
     (program,) = manifest["programs"]
     if peak is None:
-        print("    this device does not tell its peak memory")
+        print("    this device does not report its peak memory")
         return []
     label = f"peak over the memory of a launch, width {program['width']}, {size} px"
     return [Finding(label, peak / program["device_bytes"], MEMORY_LIMIT)]
@@ -218,9 +218,11 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench check", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("checks", nargs="*", metavar="CHECK", help=f"of {', '.join(CHECKS)} (default: all)")
+    parser.add_argument(
+        "checks", nargs="*", metavar="CHECK", help=f"any of {', '.join(CHECKS)} (default: all)"
+    )
     parser.add_argument("--size", type=int, default=256, help="px (default: 256)")
-    parser.add_argument("--cells", type=int, default=8, help="in a launch (default: 8)")
+    parser.add_argument("--cells", type=int, default=8, help="cells per launch (default: 8)")
     args = parser.parse_args(arguments)
     if unknown := set(args.checks) - set(CHECKS):
         parser.error(f"no such check: {', '.join(sorted(unknown))}")

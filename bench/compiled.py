@@ -277,28 +277,28 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--size", type=int, nargs="+", default=[512], help="px, square (default: 512)")
     parser.add_argument(
-        "--cells", type=int, nargs="+", default=[16], help="in a launch, of each device (default: 16)"
+        "--cells", type=int, nargs="+", default=[16], help="cells per launch and device (default: 16)"
     )
     parser.add_argument("--precision", nargs="+", default=["bf16"], choices=("f32", "tf32", "bf16"))
     parser.add_argument("--optimizer", nargs="+", default=["adam"], choices=("adam", "lbfgs"))
     parser.add_argument("--pool", nargs="+", default=["avg"], choices=("avg", "max"))
     parser.add_argument("--canvas", action="store_true", help="images of several shapes share the program")
-    parser.add_argument("--devices", type=int, default=1, help="that share a launch (default: 1)")
+    parser.add_argument("--devices", type=int, default=1, help="devices that share a launch (default: 1)")
     parser.add_argument(
         "--variant",
         type=int,
         nargs="+",
         default=[0],
-        help="of `bench experiments --list` (default: 0, ours)",
+        help="numbers from `bench experiments --list` (default: 0, the present step)",
     )
-    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of XLA")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="an XLA option")
     parser.add_argument(
-        "--top", type=int, default=0, help=f"also print so many kernels of each (at most {LISTED})"
+        "--top", type=int, default=0, help=f"also print this many kernels of each (at most {LISTED})"
     )
     parser.add_argument(
-        "--hlo", type=Path, metavar="FOLDER", help="keep the compiled modules there, as text"
+        "--hlo", type=Path, metavar="FOLDER", help="write the compiled modules to it, as text"
     )
-    parser.add_argument("--tag", default="", help="of the file with the figures")
+    parser.add_argument("--tag", default="", help="tag in the name of the file with the figures")
     args = parser.parse_args(arguments)
     work.require("jax-cuda13-plugin", mend="pip install '.[cuda13]'")
     # A kernel's algorithm cannot be timed here, so XLA takes its default.

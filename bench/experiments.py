@@ -255,15 +255,15 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--only", nargs="+", type=int, help="numbers of variants (default: all)")
     parser.add_argument(
-        "--list", action="store_true", help="print the variants and what is expected of them"
+        "--list", action="store_true", help="print the variants and the expected effect of each"
     )
     parser.add_argument("--size", type=int, default=512, help="px, square (default: 512)")
-    parser.add_argument("--cells", type=int, default=16, help="(default: 16)")
+    parser.add_argument("--cells", type=int, default=16, help="cells per launch (default: 16)")
     parser.add_argument("--precision", default="bf16", choices=("f32", "tf32", "bf16"))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=20, help="a round (default: 20)")
+    parser.add_argument("--steps", type=int, default=20, help="steps per round (default: 20)")
     parser.add_argument(
-        "--minutes", type=float, default=9.0, help="start no variant after so many (default: 9)"
+        "--minutes", type=float, default=9.0, help="start no variant after this time (default: 9)"
     )
     args = parser.parse_args(arguments)
     if args.list:

@@ -170,7 +170,7 @@ def _bars(folder: Path) -> Iterator[tuple[str, str, str]]:
                 verdict(times >= 1),
             )
             peers = sides["torch NCHW"] / sides["jaxstyle bf16"]
-            yield "10 times as fast as PyTorch as peers run it", f"{peers:.1f} times", verdict(peers >= 10)
+            yield "10 times as fast as PyTorch as usually run", f"{peers:.1f} times", verdict(peers >= 10)
     for row in _read(folder, "bf16").get("rows", []):
         if row["variant"]["name"] == "bf16, plain":
             away = [abs(ratio - 1) for ratio in row["loss_ratio"]]
@@ -204,7 +204,7 @@ def page(folder: Path) -> str:
         head = ("px", "precision", "cells", "width", "ms per image-step", "TFLOP/s", "of the ceiling")
         lines += _table((*head, "peak GB", "compiled in s"), [_throughput_row(row) for row in rows])
     for account in there.get("profile", {}).get("accounts", []):
-        lines += [f"## Where a step goes: {account['size']} px, width {account['width']}", ""]
+        lines += [f"## The time of a step: {account['size']} px, width {account['width']}", ""]
         lines += [
             f"{account['step_us']:.0f} us a step; {account['kernels_us']:.0f} us in kernels, one by one.",
             "",
@@ -235,13 +235,13 @@ def page(folder: Path) -> str:
         if rows := there.get(name, {}).get("rows"):
             lines += [f"## What was tried: {rows[0]['size']} px, {rows[0]['cells']} cells", ""]
             lines += _table(
-                ("variant", "expected of its time over ours", "found"),
+                ("variant", "expected time over ours", "found"),
                 [(row["variant"], row["expected"], _experiment(row)) for row in rows],
             )
     for result in there.get("peers", {}).get("results", []):
         lines += [f"## Peers: {result['size']} px, {result['cells']} cells, interleaved", ""]
         lines += _table(
-            ("side", "ms per image-step", "first gradient away from float32's"),
+            ("side", "ms per image-step", "distance of the first gradient from float32's"),
             [
                 (side, f"{found['ms_per_image_step']['median']:.3f}", f"{found['gradient_error']:.1e}")
                 for side, found in result["sides"].items()
@@ -292,9 +292,9 @@ def main(arguments: Sequence[str]) -> None:
     names = [stage.name for stage in STAGES]
     parser.add_argument("--stages", nargs="+", choices=names, default=names, help="(default: all)")
     parser.add_argument("--minutes", type=float, default=120.0, help="start no stage that would end later")
-    parser.add_argument("--name", default="gpu", help="of the page and of the folder with the figures")
+    parser.add_argument("--name", default="gpu", help="name of the page and of the folder with the figures")
     parser.add_argument("--page", action="store_true", help="only write the page")
-    parser.add_argument("--cache", type=Path, help="folder of compiled programs, to be kept between calls")
+    parser.add_argument("--cache", type=Path, help="folder of compiled programs to keep between calls")
     args = parser.parse_args(arguments)
     folder = RESULTS / args.name
     began = time.monotonic()
@@ -304,7 +304,7 @@ def main(arguments: Sequence[str]) -> None:
                 continue
             left = args.minutes - (time.monotonic() - began) / 60
             if left < 1:
-                print(f"no time for {stage.name}; --stages {stage.name!r} goes on with it")
+                print(f"no time for {stage.name}; --stages {stage.name!r} runs it")
                 continue
             folder.mkdir(parents=True, exist_ok=True)
             run(stage._replace(minutes=min(stage.minutes, left)), folder, args.cache or Path(temporary))

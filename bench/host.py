@@ -377,10 +377,14 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench host", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--cells", type=int, nargs="+", default=list(CELLS), help="how many, ascending")
-    parser.add_argument("--platform", default="cpu", choices=("cpu", "gpu"), help="whose chunks")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of every cell")
-    parser.add_argument("--folder", type=Path, help="where the runs are made (default: the system's)")
+    parser.add_argument(
+        "--cells", type=int, nargs="+", default=list(CELLS), help="numbers of cells, ascending"
+    )
+    parser.add_argument(
+        "--platform", default="cpu", choices=("cpu", "gpu"), help="the device that chunks are planned for"
+    )
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps of every cell")
+    parser.add_argument("--folder", type=Path, help="folder for the runs (default: the system's)")
     parser.add_argument("--out", type=Path, help="the file to save (default: in bench/results)")
     args = parser.parse_args(arguments)
     rows = []

@@ -70,7 +70,7 @@ def find_image(name: str, folder: Path | None) -> str:
     for place in (work.EXAMPLES, folder):
         for path in sorted(place.glob(f"{name}.*")) if place else ():
             return str(path)
-    raise SystemExit(f"bench: error: there is no image {name}; give --images FOLDER")
+    raise SystemExit(f"bench: error: no image named {name}; give --images FOLDER")
 
 
 def _sweep(

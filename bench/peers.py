@@ -347,7 +347,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--cells", type=int, nargs="+", default=[1, 4], help="(default: 1 4)")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
-        "--steps", type=int, default=3, help="per side and round, shared by the cells on a CPU"
+        "--steps", type=int, default=3, help="steps per side and round, shared by the cells on a CPU"
     )
     parser.add_argument("--allocator", choices=("tuned", "default"), default="tuned", help="for every side")
     args = parser.parse_args(arguments)

@@ -157,7 +157,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--init", nargs="+", default=["noise", "content"])
     parser.add_argument(
-        "--pairs", type=int, default=2, help=f"of content and style, up to {len(PAIRS)} (default: 2)"
+        "--pairs", type=int, default=2, help=f"pairs of content and style, up to {len(PAIRS)} (default: 2)"
     )
     args = parser.parse_args(arguments)
     about, tf32 = work.in_process(_platform)

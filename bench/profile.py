@@ -146,9 +146,9 @@ def main(arguments: Sequence[str]) -> None:
         prog="python -m bench profile", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--size", type=int, nargs="+", default=[512], help="px, square (default: 512)")
-    parser.add_argument("--cells", type=int, default=16, help="(default: 16)")
+    parser.add_argument("--cells", type=int, default=16, help="cells per launch (default: 16)")
     parser.add_argument("--precision", default="bf16", choices=("f32", "tf32", "bf16"))
-    parser.add_argument("--top", type=int, default=40, help="how many operations to print (default: 40)")
+    parser.add_argument("--top", type=int, default=40, help="number of operations to print (default: 40)")
     args = parser.parse_args(arguments)
     about = work.device()
     if grid.device_kind(about["platform"]) != "gpu":

@@ -171,8 +171,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--pairs", nargs="+", default=list(PAIRS), help="CONTENT:STYLE, names of images")
     parser.add_argument("--images", type=Path, help="folder with images that do not come with the package")
     parser.add_argument("--size", type=int, default=192, help="longest edge in px (default: 192)")
-    parser.add_argument("--steps", type=int, default=1000, help="of pastiche (default: 1000, its own)")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of jaxstyle that are timed")
+    parser.add_argument("--steps", type=int, default=1000, help="pastiche's steps (default: 1000, its own)")
+    parser.add_argument("--rounds", type=int, default=3, help="timed runs of jaxstyle")
     args = parser.parse_args(arguments)
     work.require("torch", "pastiche")
     results = []

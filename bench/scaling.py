@@ -141,7 +141,7 @@ class _Workers:
         try:
             return pipe.recv()
         except EOFError:
-            raise SystemExit("bench: error: a worker died; what it said stands above") from None
+            raise SystemExit("bench: error: a worker died; its output is above") from None
 
     def run(self, count: int) -> tuple[float, list[dict[str, float]]]:
         """Seconds that the first `count` processes take for the run, a share each, and their stages."""
@@ -407,11 +407,11 @@ def main(arguments: Sequence[str]) -> None:
         prog="python -m bench scaling", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=2, help="beside one")
+    parser.add_argument("--workers", type=int, default=2, help="number of workers to compare with one")
     parser.add_argument("--size", type=int, default=64, help="longest edge in px")
     parser.add_argument("--steps", type=int, default=90)
-    parser.add_argument("--cells", type=int, default=8, help="of the run that is computed in every round")
-    parser.add_argument("--calls", type=int, default=2000, help="of the driver")
+    parser.add_argument("--cells", type=int, default=8, help="cells of the run that every round computes")
+    parser.add_argument("--calls", type=int, default=2000, help="calls that the driver makes")
     parser.add_argument("--out", type=Path, help="the file to save (default: in bench/results)")
     given = parser.parse_args(arguments)
     measured: dict[str, Any] = {"load_before": os.getloadavg()[0]}

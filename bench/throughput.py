@@ -157,7 +157,11 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--size", type=int, nargs="+", default=list(SIZES), help="px, square")
     parser.add_argument(
-        "--cells", type=int, nargs="+", default=list(CELLS), help="at the size of --cells-size"
+        "--cells",
+        type=int,
+        nargs="+",
+        default=list(CELLS),
+        help="numbers of cells at the size of --cells-size",
     )
     parser.add_argument(
         "--cells-size",
@@ -167,7 +171,7 @@ def main(arguments: Sequence[str]) -> None:
         help="px at which cells vary; one cell elsewhere",
     )
     parser.add_argument("--precision", nargs="+", default=["f32", "bf16"], choices=("f32", "tf32", "bf16"))
-    parser.add_argument("--seconds", type=float, default=4.0, help="per row, at least two steps")
+    parser.add_argument("--seconds", type=float, default=4.0, help="seconds per row, at least two steps")
     args = parser.parse_args(arguments)
     rows: list[dict[str, Any]] = []
     about: dict[str, Any] = {}

