@@ -947,7 +947,7 @@ KEYED[:10] = 0x1234
 INKS = ((0, 0, 0, 0), (255, 0, 0, 0), (0, 255, 0, 0), (0, 0, 255, 0), (0, 0, 0, 255), (0, 0, 0, 100))
 INK_RGB = ((255, 255, 255), (0, 255, 255), (255, 0, 255), (255, 255, 0), (0, 0, 0), (155, 155, 155))
 LIGHTNESS = (255, 128, 64, 32)
-"""CIE lightness of no ink, and of cyan, magenta and yellow alone, scaled to 0 to 255."""
+"""CIE lightness, as 0 to 255, of no ink, and of cyan, magenta and yellow alone."""
 OF_PALETTE = np.asarray(PALETTE.convert("RGB"))
 TURNED, NOTED = "turned as its EXIF orientation says", "reduced from 16 to 8 bits"
 ON_WHITE = "its transparent parts laid on white"
