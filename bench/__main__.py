@@ -1,4 +1,4 @@
-"""`python -m bench`: throughput on this device; `bench NAME`: see the module of that name."""
+"""`python -m bench` measures throughput on this device; for `bench NAME` see the module of that name."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ COMMANDS = {
 
 
 def main() -> None:
-    """The command that the first argument names; throughput if it names none."""
+    """Run the command that the first argument names, or throughput if it names none."""
     first, *rest = sys.argv[1:] or ["throughput"]
     if first in COMMANDS:
         COMMANDS[first](rest)

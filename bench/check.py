@@ -1,13 +1,13 @@
-"""Whether a device computes right, to be known before it is timed; `python -m bench check`.
+"""Whether a device computes correctly, to be checked before it is timed; `python -m bench check`.
 
     precision   loss and gradient in every precision, on real weights and images, against float64
     width       cells of one launch against the same cells alone
     bytes       --deterministic: two processes, and another order of the grid, to the bit
-    memory      the peak of a run against what its launches take by the compiler's account
-    back-off    a launch too wide for the allocator's memory goes on at half the width
-    kills       a killed run is gone on with to the same bytes (`python -m tests.torture`)
+    memory      the peak of a run against the memory of its launches by the compiler's account
+    back-off    a launch too wide for the allocator's memory continues at half the width
+    kills       a killed run resumes to the same bytes (`python -m tests.torture`)
 
-Every check has processes of its own. A finding is a number and the limit that it must not pass.
+Every check has its own processes. A finding is a number and the limit that it must not exceed.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from bench import work
 ROOT = Path(__file__).resolve().parent.parent
 PAIRS = (("astronaut", "brushwork"), ("cat", "glass"))
 LOSS_LIMIT = {"f32": 1e-5, "tf32": 2e-3, "bf16": 2e-2}
-"""How far a loss may lie from float64's, relative."""
+"""Largest relative distance of a loss from float64's."""
 GRADIENT_LIMIT = {"f32": 2e-3, "tf32": 4e-2, "bf16": 1e-1}
-"""How far a gradient may, by its norm. Units of a ReLU on the other side of zero are most of it."""
+"""Largest relative distance of a gradient, by its norm; mostly ReLU units on the other side of zero."""
 WIDTH_LIMIT = 1e-5
-"""How far losses of step 0 may differ between widths, relative."""
+"""Largest relative difference of the losses of step 0 between widths."""
 MEMORY_LIMIT = 1.5
-"""The peak of a run over what its launches take: trying cuDNN's algorithms takes memory too."""
+"""Largest peak of a run over the memory of its launches; trying cuDNN's algorithms takes memory too."""
 SMALL_ALLOCATOR = 0.05
-"""The part of a GPU's memory that the check of the back-off leaves to the run."""
+"""The fraction of a GPU's memory that the check of the back-off leaves to the run."""
 
 
 class Finding(NamedTuple):
@@ -48,7 +48,7 @@ class Finding(NamedTuple):
     what: str
     value: float
     limit: float
-    """The largest value that is right."""
+    """The largest value that passes."""
 
     @property
     def right(self) -> bool:
@@ -66,7 +66,7 @@ def _first(pipe: Any, size: int, precision: str, pair: tuple[str, str]) -> None:
 
 
 def _exact(pipe: Any, size: int, pair: tuple[str, str]) -> None:
-    """Send the same in float64, by a reading of the paper that shares no code with the package."""
+    """Send the same in float64, by an implementation of the paper that shares no code with the package."""
     from jaxstyle import weights
     from tests import oracle
 
@@ -86,7 +86,7 @@ def _can_tf32(pipe: Any) -> None:
 
 
 def _sweep(pipe: Any, settings: dict[str, Any], width: int | None) -> None:
-    """Send what a run of the first pair says of itself: rows, traces by seed, manifest, events, memory."""
+    """Send the records of a run of the first pair: rows, first losses by seed, manifest, events, memory."""
     import jax
 
     from jaxstyle import RunOptions, Sweep, config
@@ -114,7 +114,7 @@ def _sweep(pipe: Any, settings: dict[str, Any], width: int | None) -> None:
 
 
 def precision(size: int, cells: int) -> list[Finding]:
-    """Losses and gradients of the first image, against float64."""
+    """Losses and gradients of the first image, compared with float64."""
     found = []
     names = ["f32", "tf32", "bf16"] if work.in_process(_can_tf32) else ["f32", "bf16"]
     for pair in PAIRS:
@@ -129,7 +129,7 @@ def precision(size: int, cells: int) -> list[Finding]:
 
 
 def width(size: int, cells: int) -> list[Finding]:
-    """Losses of a launch of several cells against those of launches of one."""
+    """Losses of a launch of several cells, compared with those of single-cell launches."""
     settings = {"seed": (f"0:{cells}",), "size": str(size), "steps": (1,)}
     _, wide, *_ = work.in_process(_sweep, settings, cells)
     _, single, *_ = work.in_process(_sweep, settings, 1)
@@ -138,7 +138,7 @@ def width(size: int, cells: int) -> list[Finding]:
 
 
 def bytes_(size: int, cells: int) -> list[Finding]:
-    """Pictures and losses of two processes, and of a third whose seeds come in another order."""
+    """Pictures and losses of two processes, compared with each other and with another order of seeds."""
     content, style = (str(next(work.EXAMPLES.glob(f"{name}.*"))) for name in PAIRS[0])
     found = []
     with tempfile.TemporaryDirectory() as folder:
@@ -163,19 +163,19 @@ def _pictures(out: Path) -> dict[str, tuple[bytes, str]]:
 
 
 def memory(size: int, cells: int) -> list[Finding]:
-    """The peak of a run, tuning included, at the width that was chosen for it."""
+    """Peak memory of a run, tuning included, at the width that was chosen for it."""
     settings = {"seed": (f"0:{4 * cells}",), "size": str(size), "steps": (2,)}
     _, _, manifest, _, peak = work.in_process(_sweep, settings, None)
     (program,) = manifest["programs"]
     if peak is None:
-        print("    this device does not tell its peak memory")
+        print("    this device does not report its peak memory")
         return []
     label = f"peak over the memory of a launch, width {program['width']}, {size} px"
     return [Finding(label, peak / program["device_bytes"], MEMORY_LIMIT)]
 
 
 def back_off(size: int, cells: int) -> list[Finding]:
-    """The cells that a run lost whose launches were too wide for a small allocator."""
+    """Cells lost by a run whose launches were too wide for a small allocator."""
     if work.in_process(work.tell_device)["platform"] == "cpu":
         print("    a CPU has no allocator to run out of: see tests/test_sweep.py")
         return []
@@ -196,7 +196,7 @@ def back_off(size: int, cells: int) -> list[Finding]:
 
 
 def kills(size: int, cells: int) -> list[Finding]:
-    """Runs that were killed at random and at named points, gone on with."""
+    """Runs that were killed at random and at named points, then resumed."""
     command = [sys.executable, "-m", "tests.torture", "--kills", "6", "--deterministic"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     print("".join(f"    {line}\n" for line in done.stdout.splitlines()[-3:]), end="")
@@ -214,13 +214,15 @@ CHECKS: dict[str, Callable[[int, int], list[Finding]]] = {
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run checks, print what they found, save it; exit code 1 if something is not right."""
+    """Run checks, print and save their findings; exit code 1 if any finding is not right."""
     parser = argparse.ArgumentParser(
         prog="python -m bench check", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("checks", nargs="*", metavar="CHECK", help=f"of {', '.join(CHECKS)} (default: all)")
+    parser.add_argument(
+        "checks", nargs="*", metavar="CHECK", help=f"any of {', '.join(CHECKS)} (default: all)"
+    )
     parser.add_argument("--size", type=int, default=256, help="px (default: 256)")
-    parser.add_argument("--cells", type=int, default=8, help="in a launch (default: 8)")
+    parser.add_argument("--cells", type=int, default=8, help="cells per launch (default: 8)")
     args = parser.parse_args(arguments)
     if unknown := set(args.checks) - set(CHECKS):
         parser.error(f"no such check: {', '.join(sorted(unknown))}")

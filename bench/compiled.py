@@ -1,12 +1,13 @@
-"""What XLA makes of a step for an H200, read without one; `python -m bench compiled`.
+"""The kernels that XLA compiles a step into for an H200, read without one; `python -m bench compiled`.
 
-XLA compiles for a GPU that is not there (`jax[cuda13]` has to be). The kernels of a step, with what each
-must at least read and write, give a floor for its time and for the whole step: no run is faster, and a run
-that is slower than this is slower in a kernel, not between kernels. What cannot be seen is how near to its
-floor a kernel comes: which algorithm cuDNN takes is decided by timing it on the device.
+XLA compiles for a GPU that is not present (`jax[cuda13]` has to be). The least that each kernel of a step
+must read and write gives a floor for its time and for the whole step: no run is faster, and a run that is
+slower than this is slower in a kernel, not between kernels. How near a kernel comes to its floor cannot be
+seen: cuDNN chooses its algorithm by timing it on the device.
 
-A kernel's floor is the longer of its arithmetic at the matrix units' rate and of its traffic, every operand
-once and every result once, at the memory's. Numbers that the caches hold are counted as traffic too.
+A kernel's floor is the longer of two times: its arithmetic at the rate of the matrix units, and its
+traffic, every operand and every result once, at the rate of the memory. Data held in caches counts as
+traffic too.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ TARGET = Path(__file__).resolve().parent / "h200.txtpb"
 BYTES_PER_S = 4.3e12
 """Measured: a copy of 8 GB on an H200."""
 FLOPS_PER_S = {"bf16": 790e12, "tf32": 495e12, "f32": 67e12}
-"""Measured in bf16, 8192 x 8192 on random numbers; by the data sheet in the others."""
+"""Measured in bf16, 8192 x 8192 on random numbers; from the data sheet for the others."""
 LISTED = 20
-"""Kernels that a row names, the longest ones."""
+"""The number of kernels that a row names, the longest ones."""
 ITEM_BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2}
-"""Of other types it is 1."""
+"""Bytes of an element; other types have 1."""
 COLLECTIVE = r" (?:all-\w+|collective-\w+|reduce-scatter)(?:-start)?\("
 NO_KERNEL = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant"}
 
@@ -44,26 +45,26 @@ class Kernel(NamedTuple):
     """One kernel of a step."""
 
     name: str
-    """Of its operation in the compiled program."""
+    """The name of its operation in the compiled program."""
     kind: str
     """`convolution`, `product`, `copy` or `pass`."""
     result: str
     """The shapes that it writes."""
     source: str
-    """The operation of the step that it began as."""
+    """The operation of the step that it comes from."""
     traffic: int
-    """Bytes."""
+    """Bytes read and written."""
     flops: float
     fused: tuple[str, ...]
-    """What a convolution does besides: `bias`, `relu`, `add`."""
+    """Operations fused into a convolution: `bias`, `relu`, `add`."""
 
     def floor_s(self, precision: str) -> float:
-        """Seconds that it takes at least."""
+        """The least number of seconds that it takes."""
         return max(self.traffic / BYTES_PER_S, self.flops / FLOPS_PER_S[precision])
 
 
 def shape_bytes(shapes: str) -> int:
-    """Of every array that a text of HLO names."""
+    """Bytes of all arrays named in a text of HLO."""
     total = 0
     for kind, dims in _SHAPE.findall(shapes):
         total += ITEM_BYTES.get(kind, 1) * math.prod(int(n) for n in dims.split(",") if n)
@@ -71,7 +72,7 @@ def shape_bytes(shapes: str) -> int:
 
 
 def kernels(hlo: str) -> list[Kernel]:
-    """Those of the computation of a module that has the most convolutions: the body of its loop."""
+    """Kernels of the computation with the most convolutions, which is the body of a module's loop."""
     computations: dict[str, list[str]] = {}
     inside: list[str] = []
     for line in hlo.splitlines():
@@ -115,7 +116,7 @@ def _kernels(step: Sequence[str], computations: dict[str, list[str]]) -> Iterato
 
 
 def _written_in_place(body: Sequence[str]) -> int:
-    """The bytes of an array that a fused computation changes where it lies; 0 where it makes a new one."""
+    """Bytes of an array that a fused computation updates in place; 0 where it makes a new one."""
     shapes = {}
     for line in body:
         if found := _INSTRUCTION.match(line):
@@ -130,7 +131,7 @@ def _dims(shape: str) -> list[int]:
 
 
 def _convolution_flops(result: str, taken: Sequence[str]) -> float:
-    """Of a 3x3 convolution, from what it gives, (b, h, w, o), and what it takes first, (b, h, w, i)."""
+    """FLOPs of a 3x3 convolution, from its result, (b, h, w, o), and its first operand, (b, h, w, i)."""
     return 2.0 * 9 * _dims(taken[0])[-1] * math.prod(_dims(result))
 
 
@@ -144,7 +145,7 @@ def _fusions(rest: str, taken: Sequence[str]) -> dict[str, bool]:
 
 
 class Setting(NamedTuple):
-    """A program to be read."""
+    """A program to compile and read."""
 
     size: int
     cells: int
@@ -152,21 +153,21 @@ class Setting(NamedTuple):
     optimizer: str
     pool: str
     canvas: bool
-    """Whether the images lie on a canvas larger than they."""
+    """Whether the images lie on a canvas larger than themselves."""
     devices: int = 1
-    """That share a launch of so many cells each."""
+    """The number of devices that share a launch; each has `cells` cells."""
 
 
 def read(
     setting: Setting, options: dict[str, Any], save: Path | None = None, number: int = 0
 ) -> dict[str, Any]:
-    """What XLA makes of one step, as a row of the table with its kernels.
+    """The compiled form of one step, as a row of the table with its kernels.
 
     Args:
-        setting: of the step.
-        options: of XLA.
-        save: the folder that the compiled module is to be written to, as text.
-        number: of the variant of the step; 0 is the one we have.
+        setting: the program to compile.
+        options: XLA's.
+        save: the folder to write the compiled module to, as text.
+        number: the number of the variant of the step; 0 is the present one.
     """
     variant = experiments.VARIANTS[number]
     if variant.patch is not None:
@@ -277,31 +278,31 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--size", type=int, nargs="+", default=[512], help="px, square (default: 512)")
     parser.add_argument(
-        "--cells", type=int, nargs="+", default=[16], help="in a launch, of each device (default: 16)"
+        "--cells", type=int, nargs="+", default=[16], help="cells per launch and device (default: 16)"
     )
     parser.add_argument("--precision", nargs="+", default=["bf16"], choices=("f32", "tf32", "bf16"))
     parser.add_argument("--optimizer", nargs="+", default=["adam"], choices=("adam", "lbfgs"))
     parser.add_argument("--pool", nargs="+", default=["avg"], choices=("avg", "max"))
     parser.add_argument("--canvas", action="store_true", help="images of several shapes share the program")
-    parser.add_argument("--devices", type=int, default=1, help="that share a launch (default: 1)")
+    parser.add_argument("--devices", type=int, default=1, help="devices that share a launch (default: 1)")
     parser.add_argument(
         "--variant",
         type=int,
         nargs="+",
         default=[0],
-        help="of `bench experiments --list` (default: 0, ours)",
+        help="numbers from `bench experiments --list` (default: 0, the present step)",
     )
-    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of XLA")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="an XLA option")
     parser.add_argument(
-        "--top", type=int, default=0, help=f"also print so many kernels of each (at most {LISTED})"
+        "--top", type=int, default=0, help=f"also print this many kernels of each (at most {LISTED})"
     )
     parser.add_argument(
-        "--hlo", type=Path, metavar="FOLDER", help="keep the compiled modules there, as text"
+        "--hlo", type=Path, metavar="FOLDER", help="write the compiled modules to it, as text"
     )
-    parser.add_argument("--tag", default="", help="of the file with the figures")
+    parser.add_argument("--tag", default="", help="tag in the name of the file with the figures")
     args = parser.parse_args(arguments)
     work.require("jax-cuda13-plugin", mend="pip install '.[cuda13]'")
-    # A kernel's algorithm cannot be timed here: XLA takes its default.
+    # A kernel's algorithm cannot be timed here, so XLA takes its default.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0".strip()
     os.environ["JAX_PLATFORMS"] = "cpu"
     options = dict(option.split("=", 1) for option in args.option)

@@ -1,9 +1,9 @@
-"""Other forms of the step, each beside the one we have, interleaved; `python -m bench experiments`.
+"""Variants of the step, each interleaved with the present one; `python -m bench experiments`.
 
-A variant is a change of a few lines or of XLA's options, made in a process of its own. It takes its turn
-with the form we have, in every round both; what counts is the ratio within a round. Its loss after two
-steps must agree, or it is no variant but a mistake. What each was expected to change stands beside what it
-did. One of them changes nothing: its ratio is the noise.
+A variant is a change of a few lines or of XLA's options, made in a process of its own. It takes turns with
+the present form, both in every round; what counts is the ratio within a round. Its loss after two steps
+must agree, or it is a mistake and not a variant. The expected effect of each is shown beside the measured
+one. One of them changes nothing: its ratio is the noise.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from typing import Any, NamedTuple
 from bench import work
 
 AGREES = 3e-2
-"""How far a variant's loss may lie from ours after two steps, relative: bfloat16's rounding, amplified."""
+"""Largest relative distance of a variant's loss from ours after two steps: amplified bfloat16 rounding."""
 PATIENCE_S = 150.0
-"""For compiling a variant: some options are known to hang."""
+"""Limit for compiling a variant, because some options are known to hang."""
 
 
 class Variant(NamedTuple):
-    """Another form of the step."""
+    """A changed form of the step."""
 
     name: str
     expected: str
-    """Of its time over ours, and why; from `python -m bench compiled` or the memory traffic it implies."""
+    """Its expected time over ours and why, from `python -m bench compiled` or its memory traffic."""
     patch: Callable[[], None] | None = None
-    """What makes it of ours, before anything is traced."""
+    """The function that turns our form into it, called before anything is traced."""
     options: tuple[tuple[str, Any], ...] = ()
-    """Of XLA, for the step alone."""
+    """XLA's options for the step alone."""
     flags: str = ""
-    """Of XLA, for the process."""
+    """XLA's flags for the whole process."""
 
 
 # --- patches --------------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ def _side(pipe: Any, number: int | None, size: int, cells: int, precision: str) 
 def compare(
     number: int, size: int, cells: int, precision: str, *, rounds: int, steps: int
 ) -> dict[str, Any]:
-    """What a variant takes, over what ours does, round by round."""
+    """The time of a variant over ours, round by round."""
     variant = VARIANTS[number]
     sides: list[work.Turn] = []
     row: dict[str, Any] = {
@@ -215,7 +215,7 @@ def compare(
     try:
         row["compile_s"] = []
         for name, which in (("ours", None), (variant.name, number)):
-            # One after the other: XLA chooses algorithms by the time that they take.
+            # One after the other, because XLA chooses algorithms by timing them.
             sides.append(work.Turn(_side, name, which, size, cells, precision, patience_s=PATIENCE_S))
             row["compile_s"].append(sides[-1].ready())
         row["loss"] = [side.run(2).loss for side in sides]
@@ -249,21 +249,21 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Try variants, print a line for each, save them."""
+    """Try variants, print a line for each, save the results."""
     parser = argparse.ArgumentParser(
         prog="python -m bench experiments", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--only", nargs="+", type=int, help="numbers of variants (default: all)")
     parser.add_argument(
-        "--list", action="store_true", help="print the variants and what is expected of them"
+        "--list", action="store_true", help="print the variants and the expected effect of each"
     )
     parser.add_argument("--size", type=int, default=512, help="px, square (default: 512)")
-    parser.add_argument("--cells", type=int, default=16, help="(default: 16)")
+    parser.add_argument("--cells", type=int, default=16, help="cells per launch (default: 16)")
     parser.add_argument("--precision", default="bf16", choices=("f32", "tf32", "bf16"))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=20, help="a round (default: 20)")
+    parser.add_argument("--steps", type=int, default=20, help="steps per round (default: 20)")
     parser.add_argument(
-        "--minutes", type=float, default=9.0, help="start no variant after so many (default: 9)"
+        "--minutes", type=float, default=9.0, help="start no variant after this time (default: 9)"
     )
     args = parser.parse_args(arguments)
     if args.list:
@@ -271,7 +271,7 @@ def main(arguments: Sequence[str]) -> None:
             print(f"{number:3}  {variant.name:44} {variant.expected}")
         return
     about = work.in_process(work.tell_device)
-    if about["platform"] != "cpu":  # two processes are on it at once
+    if about["platform"] != "cpu":  # two processes use it at once
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     rows, began = [], time.monotonic()
     print(f"{'px':>5} {'cells':>5} {'variant':44} {'ours':>8} {'variant':>8}  ratio (ms per image-step)")

@@ -1,11 +1,11 @@
-"""All that is to be known of a GPU, in one call and in order of its worth; `python -m bench gpu`.
+"""Every measurement on a GPU, in one call, the most valuable first; `python -m bench gpu`.
 
-Each stage is a benchmark of its own, with a limit to its time, whose figures are kept whether or not those
-after it get their turn. At the end a page puts them together, `bench/results/NAME.md`: bars and what was
-reached, throughput, the account of a step, variants, peers. `--page` makes it anew from what is there.
+Each stage is a separate benchmark with a time limit, whose figures are kept whether or not later stages
+get their turn. At the end a page, `bench/results/NAME.md`, combines them: targets and what was reached,
+throughput, the account of a step, variants, peers. `--page` rebuilds it from the figures that exist.
 
-The stages share a folder of compiled programs, so that each program is compiled and its algorithms chosen
-once; the last of them measures what that saves.
+The stages share a folder of compiled programs, so that each program is compiled and its algorithms are
+chosen only once; the last stage measures what that saves.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Stage(NamedTuple):
 
     name: str
     arguments: str
-    """Of `python -m bench`."""
+    """Arguments of `python -m bench`."""
     result: str
-    """What its figures are called in the results, without `.json`."""
+    """The name of its figures in the results, without `.json`."""
     minutes: float
-    """It is ended after so many."""
+    """Minutes after which it is ended."""
 
 
 STAGES = (
@@ -77,7 +77,7 @@ STAGES = (
 
 
 def run(stage: Stage, folder: Path, cache: Path) -> Path | None:
-    """Run a stage and keep its log and its figures in `folder`; where those are, if it came to an end."""
+    """Run a stage, keeping its log and figures in `folder`; the path of its figures if it finished."""
     began = time.time()
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), "PYTHONUNBUFFERED": "1"}
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -137,7 +137,7 @@ def _throughput(folder: Path) -> list[dict[str, Any]]:
 
 
 def _bars(folder: Path) -> Iterator[tuple[str, str, str]]:
-    """What is asked of the engine on an H200, what was found, and whether that is enough."""
+    """Targets for the engine on an H200, with what was measured and whether it is enough."""
     rows = [row for row in _throughput(folder) if not row.get("over_memory") and row["precision"] == "bf16"]
 
     def verdict(holds: bool) -> str:
@@ -170,7 +170,7 @@ def _bars(folder: Path) -> Iterator[tuple[str, str, str]]:
                 verdict(times >= 1),
             )
             peers = sides["torch NCHW"] / sides["jaxstyle bf16"]
-            yield "10 times as fast as PyTorch as peers run it", f"{peers:.1f} times", verdict(peers >= 10)
+            yield "10 times as fast as PyTorch as usually run", f"{peers:.1f} times", verdict(peers >= 10)
     for row in _read(folder, "bf16").get("rows", []):
         if row["variant"]["name"] == "bf16, plain":
             away = [abs(ratio - 1) for ratio in row["loss_ratio"]]
@@ -184,7 +184,7 @@ def _bars(folder: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def page(folder: Path) -> str:
-    """The figures of the stages in `folder`, put together."""
+    """The page that combines the figures of all stages in `folder`."""
     stages = {stage.name: _read(folder, stage.name) for stage in STAGES}
     there = {name: found for name, found in stages.items() if found}
     if not there:
@@ -204,7 +204,7 @@ def page(folder: Path) -> str:
         head = ("px", "precision", "cells", "width", "ms per image-step", "TFLOP/s", "of the ceiling")
         lines += _table((*head, "peak GB", "compiled in s"), [_throughput_row(row) for row in rows])
     for account in there.get("profile", {}).get("accounts", []):
-        lines += [f"## Where a step goes: {account['size']} px, width {account['width']}", ""]
+        lines += [f"## The time of a step: {account['size']} px, width {account['width']}", ""]
         lines += [
             f"{account['step_us']:.0f} us a step; {account['kernels_us']:.0f} us in kernels, one by one.",
             "",
@@ -235,13 +235,13 @@ def page(folder: Path) -> str:
         if rows := there.get(name, {}).get("rows"):
             lines += [f"## What was tried: {rows[0]['size']} px, {rows[0]['cells']} cells", ""]
             lines += _table(
-                ("variant", "expected of its time over ours", "found"),
+                ("variant", "expected time over ours", "found"),
                 [(row["variant"], row["expected"], _experiment(row)) for row in rows],
             )
     for result in there.get("peers", {}).get("results", []):
         lines += [f"## Peers: {result['size']} px, {result['cells']} cells, interleaved", ""]
         lines += _table(
-            ("side", "ms per image-step", "first gradient away from float32's"),
+            ("side", "ms per image-step", "distance of the first gradient from float32's"),
             [
                 (side, f"{found['ms_per_image_step']['median']:.3f}", f"{found['gradient_error']:.1e}")
                 for side, found in result["sides"].items()
@@ -287,14 +287,14 @@ def _experiment(row: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run stages while there is time, then write the page."""
+    """Run stages as long as there is time, then write the page."""
     parser = argparse.ArgumentParser(prog="python -m bench gpu", description=(__doc__ or "").split("\n")[0])
     names = [stage.name for stage in STAGES]
     parser.add_argument("--stages", nargs="+", choices=names, default=names, help="(default: all)")
     parser.add_argument("--minutes", type=float, default=120.0, help="start no stage that would end later")
-    parser.add_argument("--name", default="gpu", help="of the page and of the folder with the figures")
+    parser.add_argument("--name", default="gpu", help="name of the page and of the folder with the figures")
     parser.add_argument("--page", action="store_true", help="only write the page")
-    parser.add_argument("--cache", type=Path, help="folder of compiled programs, to be kept between calls")
+    parser.add_argument("--cache", type=Path, help="folder of compiled programs to keep between calls")
     args = parser.parse_args(arguments)
     folder = RESULTS / args.name
     began = time.monotonic()
@@ -304,7 +304,7 @@ def main(arguments: Sequence[str]) -> None:
                 continue
             left = args.minutes - (time.monotonic() - began) / 60
             if left < 1:
-                print(f"no time for {stage.name}; --stages {stage.name!r} goes on with it")
+                print(f"no time for {stage.name}; --stages {stage.name!r} runs it")
                 continue
             folder.mkdir(parents=True, exist_ok=True)
             run(stage._replace(minutes=min(stage.minutes, left)), folder, args.cache or Path(temporary))

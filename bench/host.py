@@ -1,10 +1,10 @@
-"""What the host does for every cell of a sweep, over the number of cells; `python -m bench host`.
+"""The host's work for every cell of a sweep, by number of cells; `python -m bench host`.
 
 Only the device is simulated: the numbers and the pictures of 32 x 32 px are made up. Settings, plan, chunk
 files, PNGs, events, manifest, merge, tables, sheets, page and resume are the real ones, on a real disk. The
-sweep is the same at every size, contents x styles x ratios, and a larger one has more seeds. Every size has
-a process of its own, so that peak memory is its own. Whether a cell's cost is constant is told of processor
-time and of the clock on the wall: the latter holds what flushes take, which hangs on the disk's other work.
+sweep is the same at every size, contents x styles x ratios; a larger one has more seeds. Every size runs in
+its own process, so that its peak memory is its own. Whether a cell's cost is constant is reported both in
+processor time and in wall time, which includes flushes and so depends on the disk's other work.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ CELLS = (1_000, 10_000, 100_000)
 EDGE_PX = 32
 STEPS = 300
 EDGES = 10
-"""Contents, styles and ratios of a sweep of at least 1,000 cells; two of each for fewer."""
+"""Number of contents, of styles and of ratios of a sweep of at least 1,000 cells; 2 for smaller ones."""
 DIVERGED = 997
-"""Every so many cells one has diverged."""
+"""One cell in this many has diverged."""
 WITHIN = 1.2
-"""How many times the smallest count's cost of a cell the others may be and count as constant."""
+"""Largest ratio of the cost per cell to that at the smallest count which still counts as constant."""
 LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
 SWEEP_STAGES = ("results_s", "commit_s", "pngs_s", "events_s")
 REPORT_STAGES = ("merge_s", "rows_s", "csv_s", "sheets_s", "page_s")
 BOUNDED = ("sheets_s", "page_s")
-"""Stages whose pictures are of a bounded number of cells: spread over more cells they come to less."""
+"""Stages that show a bounded number of cells, so that their cost per cell falls with more cells."""
 OTHERS = ("settings_s", "cells_s", "plan_s", "manifest_s", "open_s", "resume_s")
 
 
 def inputs(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Ten contents and ten styles, parts of the example images, as files in `folder`."""
+    """Paths of ten contents and ten styles, parts of the example images, written to `folder`."""
     from PIL import Image
 
     folder.mkdir()
@@ -67,7 +67,7 @@ def inputs(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 class Simulated:
-    """What a device might have come to: content and style mixed by ratio, grain by seed, falling curves."""
+    """A simulated device: content and style mixed by ratio, grain by seed, falling loss curves."""
 
     def __init__(self, steps: int) -> None:
         self._step, self._last = np.arange(steps + 1), steps
@@ -117,7 +117,7 @@ class Simulated:
 
 
 class Clock:
-    """Seconds by stage, of the clock on the wall and of processors."""
+    """Seconds by stage, in wall time and in processor time."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -125,7 +125,7 @@ class Clock:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """What happens inside counts as `name`, but for the stages inside of it."""
+        """Count the time inside as that of stage `name`, except for stages nested in it."""
         both = (self.seconds, time.perf_counter), (self.cpu_seconds, _cpu_seconds)
         before = [(sum(spent.values()), now()) for spent, now in both]
         try:
@@ -149,13 +149,13 @@ class Clock:
 
 
 def _cpu_seconds() -> float:
-    """What this process and those that it waited for have had of the processors."""
+    """Processor seconds used by this process and by those that it waited for."""
     spent = os.times()
     return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has had; `ru_maxrss` would count the one that it came from."""
+    """Peak memory of this process; `ru_maxrss` would include that of its parent."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return 1024 * int(line.split()[1])
@@ -172,7 +172,7 @@ def _merge_peak(pipe: Any, path: Path) -> None:
 
 
 def _manifest(sources: Any, plan: Any, status: str, digests: dict[str, str]) -> dict[str, Any]:
-    """What a run's manifest holds, as far as it grows with the run or `--resume` asks for it."""
+    """The parts of a run's manifest that grow with the run or that `--resume` reads."""
     from jaxstyle import grid, store
 
     return {
@@ -192,13 +192,13 @@ def _manifest(sources: Any, plan: Any, status: str, digests: dict[str, str]) -> 
 
 
 def simulate(count: int, folder: Path, platform: str, steps: int = STEPS) -> dict[str, Any]:
-    """A run of at least `count` cells in `folder / "run"`; what it took.
+    """Simulate a run of at least `count` cells in `folder / "run"`; its costs.
 
     Args:
-        count: of cells; a multiple of 1,000 is kept to.
-        folder: an empty one.
-        platform: as in `grid.plan`: a CPU's chunks are many and small, a GPU's as large as they get.
-        steps: of every cell, which all have their losses kept; at least 6.
+        count: number of cells; a multiple of 1,000 is used exactly.
+        folder: an empty folder.
+        platform: as in `grid.plan`: a CPU's chunks are many and small, a GPU's as large as possible.
+        steps: steps of every cell, all of whose losses are kept; at least 6.
     """
     from jaxstyle import config, fingerprints, grid, images, page, report, resume, store
     from jaxstyle.progress import Display
@@ -239,7 +239,7 @@ def simulate(count: int, folder: Path, platform: str, steps: int = STEPS) -> dic
             run.write("manifest.json", json.dumps(_manifest(sources, plan, "running", sums), indent=1))
         result, data = None, b""
         for chunk in plan.chunks:
-            result = device([plan.cells[i] for i in chunk.cells])  # what is simulated takes no one's time
+            result = device([plan.cells[i] for i in chunk.cells])  # simulating counts for no stage
             with clock.stage("results_s"):
                 mark = fingerprints.fingerprint(sources, plan, chunk.number)
                 width = plan.programs[chunk.program].width
@@ -303,7 +303,7 @@ def _measure(pipe: Any, count: int, folder: Path, platform: str, steps: int) -> 
 
 
 def painted(path: Path) -> dict[str, Any] | None:
-    """How long the page takes to stand, and what it then holds; None without a browser."""
+    """The time until the page is displayed, and what it then contains; None without a browser."""
     from tests import browser
 
     if (program := browser.find()) is None:
@@ -323,7 +323,7 @@ def painted(path: Path) -> dict[str, Any] | None:
 
 
 def _fsync_ms(folder: Path) -> float:
-    """The median time that a small file takes to be on the disk, beside whatever else the disk does."""
+    """The median time to flush a small file to the disk, beside whatever else the disk does."""
     from jaxstyle import store
 
     times = []
@@ -335,7 +335,7 @@ def _fsync_ms(folder: Path) -> float:
 
 
 def measure(count: int, root: Path | None, platform: str, steps: int) -> dict[str, Any]:
-    """Everything about one number of cells."""
+    """All measurements for one number of cells."""
     with tempfile.TemporaryDirectory(prefix="jaxstyle-host-", dir=root) as name:
         folder = Path(name)
         (folder / "disk").mkdir()
@@ -377,10 +377,14 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench host", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--cells", type=int, nargs="+", default=list(CELLS), help="how many, ascending")
-    parser.add_argument("--platform", default="cpu", choices=("cpu", "gpu"), help="whose chunks")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of every cell")
-    parser.add_argument("--folder", type=Path, help="where the runs are made (default: the system's)")
+    parser.add_argument(
+        "--cells", type=int, nargs="+", default=list(CELLS), help="numbers of cells, ascending"
+    )
+    parser.add_argument(
+        "--platform", default="cpu", choices=("cpu", "gpu"), help="the device that chunks are planned for"
+    )
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps of every cell")
+    parser.add_argument("--folder", type=Path, help="folder for the runs (default: the system's)")
     parser.add_argument("--out", type=Path, help="the file to save (default: in bench/results)")
     args = parser.parse_args(arguments)
     rows = []

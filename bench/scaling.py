@@ -1,16 +1,16 @@
-"""How a run grows with workers, with devices of one process, and past this machine.
+"""Scaling of a run with workers, with devices of one process, and beyond this machine.
 
-Workers are processes of one thread each that compute and commit their share of one plan into one run
-directory, as `--shard` and a cluster's workers do: rounds with one and with several of them alternate.
-Devices are XLA's virtual ones in a single process: they share the same cores, and so show what it costs to
-have several. What a chunk costs a driver is measured through Ray, if it is installed, by calls that compute
-nothing. What the host does for a cell of the size that is predicted is measured by `bench.host`.
+Workers are single-threaded processes that compute and commit their share of one plan into one run
+directory, as `--shard` and a cluster's workers do; rounds with one and with several of them alternate.
+Devices are XLA's virtual ones in a single process: they share the same cores, and so show the overhead of
+having several. A driver's cost per chunk is measured through Ray, if it is installed, by calls that compute
+nothing. The host's work for a cell of the predicted size is measured by `bench.host`.
 
-From these a model. A run takes as long as the slowest of
+A model follows from these. A run takes as long as the slowest of
 
     compute    chunks, in the plan's order, each on the GPU that is free first
-    commit     cells x commit_s / GPUs: beside the computation, so only the longer of the two counts
-    driver     chunks x take_s: one process alone hands out and takes back every chunk
+    commit     cells x commit_s / GPUs, beside the computation, so that only the longer of the two counts
+    driver     chunks x take_s, by the one process that hands out and takes back every chunk
 
 and then `after_s`: tables, sheets and page, by one process.
 """
@@ -40,13 +40,13 @@ STAGES = ("compile_s", "targets_s", "compute_s", "lost_s", "host_s", "checkpoint
 GPUS = (8, 64, 1000)
 CELLS = (10_000, 100_000, 1_000_000)
 SIZE_PX, STEPS = 256, 500
-"""Of the cells that are predicted."""
+"""Size and steps of the cells that are predicted."""
 GPU_BYTES = 80 * 10**9
-"""Of one GPU."""
+"""Memory of one GPU."""
 STORE_CELLS = 1_000
-"""How many cells of the predicted size are stored and merged to see what that takes."""
+"""Number of cells of the predicted size that are stored and merged to measure what that takes."""
 CALLS_PER_WORKER = 3
-"""What a driver awaits of a worker at most: two chunks, and how it comes along."""
+"""Most answers that a driver awaits from a worker: two chunks, and its progress."""
 
 
 class _Silence:
@@ -63,7 +63,7 @@ class _Silence:
 
 
 def _sweep(size: int, steps: int, cells: int) -> Sweep:
-    """So many seeds of one picture, by plain Adam steps, without checkpoints within a chunk."""
+    """A sweep of `cells` seeds of one picture, by plain Adam steps, without checkpoints within a chunk."""
     from jaxstyle import config
 
     return config.resolve(
@@ -83,7 +83,7 @@ def _sweep(size: int, steps: int, cells: int) -> Sweep:
 
 
 def _work(pipe: Any, threads: int, devices: int, size: int, steps: int, cells: int, out: Path) -> None:
-    """Told I and N, compute and commit the share I of N and tell what each stage took; until told None."""
+    """Until told None: told I and N, compute and commit share I of N and send the time of each stage."""
     os.environ |= {  # before anything imports JAX
         "JAX_PLATFORMS": "cpu",
         "NPROC": str(threads),
@@ -121,7 +121,7 @@ def _work(pipe: Any, threads: int, devices: int, size: int, steps: int, cells: i
 
 
 class _Workers:
-    """Processes that compute shares of one run when they are told to."""
+    """Processes that compute shares of one run on request."""
 
     def __init__(self, count: int, threads: int, devices: int, given: argparse.Namespace, out: Path):
         context = multiprocessing.get_context("spawn")
@@ -141,10 +141,10 @@ class _Workers:
         try:
             return pipe.recv()
         except EOFError:
-            raise SystemExit("bench: error: a worker died; what it said stands above") from None
+            raise SystemExit("bench: error: a worker died; its output is above") from None
 
     def run(self, count: int) -> tuple[float, list[dict[str, float]]]:
-        """Seconds that the first `count` of them take for the run, a share each, and the stages of each."""
+        """Seconds that the first `count` processes take for the run, a share each, and their stages."""
         began = time.perf_counter()
         for index, pipe in enumerate(self._pipes[:count]):
             pipe.send((index, count))
@@ -152,7 +152,7 @@ class _Workers:
         return time.perf_counter() - began, stages
 
     def end(self) -> None:
-        """Let them go."""
+        """End the processes."""
         for pipe, process in zip(self._pipes, self._processes, strict=True):
             pipe.send(None)
             process.join()
@@ -168,13 +168,13 @@ def _started(*arguments: Any) -> Iterator[_Workers]:
 
 
 def _alternating(counts: Sequence[int], rounds: int) -> Iterator[int]:
-    """The counts, every second round in reverse."""
+    """The counts, reversed in every second round."""
     for number in range(rounds):
         yield from counts if number % 2 == 0 else reversed(counts)
 
 
 def _compared(cells: int, seconds: Mapping[int, list[float]]) -> dict[str, Any]:
-    """Cells a second of the first count and of the others, and how many times the first these are."""
+    """Cells a second of the first count and of the others, and the ratios of the others to the first."""
     one, *others = seconds
     return {
         "cells": cells,
@@ -188,9 +188,9 @@ def _compared(cells: int, seconds: Mapping[int, list[float]]) -> dict[str, Any]:
 
 
 def workers(given: argparse.Namespace, out: Path) -> dict[str, Any]:
-    """One worker beside several, one thread each, for the same run; and what the model says of several.
+    """One worker beside several, one thread each, for the same run, and the model's prediction of several.
 
-    Where seconds exceed those of processors, by worker, other processes had the cores.
+    Where a worker's seconds exceed its processor seconds, other processes had the cores.
     """
     several = given.workers
     seconds: dict[int, list[float]] = {1: [], several: []}
@@ -224,7 +224,7 @@ def workers(given: argparse.Namespace, out: Path) -> dict[str, Any]:
 
 
 def devices(given: argparse.Namespace, out: Path) -> dict[str, Any]:
-    """One process with one and with eight virtual devices, as many threads in all."""
+    """One process with one and with eight virtual devices, and the same total number of threads."""
     seconds: dict[int, list[float]] = {1: [], 8: []}
     with _started(1, 8, 1, given, out / "one") as one, _started(1, 8, 8, given, out / "eight") as eight:
         for count in _alternating((1, 8), given.rounds):
@@ -238,10 +238,10 @@ def devices(given: argparse.Namespace, out: Path) -> dict[str, Any]:
 
 
 def scheduling(calls: int) -> dict[str, Any]:
-    """What a driver takes for each call that it makes and takes back, by the calls that it awaits.
+    """A driver's time for each call that it makes and takes back, by the number of calls that it awaits.
 
-    The two workers, which compute nothing, and Ray's own processes share this machine's cores with it, so
-    that this is the most that it may be.
+    The two workers, which compute nothing, and Ray's own processes share this machine's cores with the
+    driver, so this is an upper bound.
     """
     try:
         import ray  # pyright: ignore[reportMissingImports]
@@ -279,7 +279,7 @@ def scheduling(calls: int) -> dict[str, Any]:
     return found
 
 
-# --- what a host does for a cell of the predicted size --------------------------------------------
+# --- the host's work for a cell of the predicted size ---------------------------------------------
 
 
 def _simulate(pipe: Any, folder: Path) -> None:
@@ -288,9 +288,9 @@ def _simulate(pipe: Any, folder: Path) -> None:
 
 
 def stored() -> dict[str, Any]:
-    """What writing and merging takes of the host for a cell of the predicted size.
+    """The host's time to write and merge a cell of the predicted size.
 
-    `run_bytes` are those of chunks and pictures, without what is made of them in the end.
+    `run_bytes` counts chunks and pictures, without the files that are derived from them in the end.
     """
     with tempfile.TemporaryDirectory(prefix="jaxstyle-scaling-") as folder:
         row = work.in_process(_simulate, Path(folder))
@@ -308,13 +308,13 @@ def stored() -> dict[str, Any]:
 
 
 def after(cells: int, stored: Mapping[str, Any], host_row: Mapping[str, Any]) -> dict[str, float]:
-    """What one process does when all chunks are there.
+    """The work of one process once all chunks are there.
 
     Args:
-        cells: of the run.
-        stored: of `stored`: what merging takes follows the bytes of a cell.
-        host_row: the last one of `bench.host`: sheets and page, whose pictures are of a bounded number of
-            cells, and rows of tables, which do not hang on the size of pictures.
+        cells: number of cells of the run.
+        stored: from `stored`; the time to merge depends on the bytes of a cell.
+        host_row: the last row of `bench.host`, for sheets and page, which show a bounded number of cells,
+            and for rows of tables, which do not depend on the size of pictures.
     """
     seconds = host_row["seconds"]
     return {
@@ -328,7 +328,7 @@ def after(cells: int, stored: Mapping[str, Any], host_row: Mapping[str, Any]) ->
 
 
 def makespan(costs: Iterable[float], workers: int) -> float:
-    """When the last of several jobs ends, each taken in its turn by the worker that is free first."""
+    """The end of the last of several jobs, each taken in turn by the worker that is free first."""
     free = [0.0] * workers
     for cost in costs:
         heapq.heapreplace(free, free[0] + cost)
@@ -338,7 +338,7 @@ def makespan(costs: Iterable[float], workers: int) -> float:
 def predictions(
     take_s: Mapping[str, float], stored: Mapping[str, Any], host_row: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """What the model says of runs on many GPUs of the nominal rate, whose chunks are the real planner's."""
+    """Predictions of runs on many GPUs of the nominal rate, with the real planner's chunks."""
     from jaxstyle import engine, grid
 
     per_cell = stored["seconds_per_cell"]
@@ -402,16 +402,16 @@ def _print(measured: Mapping[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`python -m bench scaling`."""
+    """Measure and predict scaling, print tables, save them."""
     parser = argparse.ArgumentParser(
         prog="python -m bench scaling", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=2, help="beside one")
+    parser.add_argument("--workers", type=int, default=2, help="number of workers to compare with one")
     parser.add_argument("--size", type=int, default=64, help="longest edge in px")
     parser.add_argument("--steps", type=int, default=90)
-    parser.add_argument("--cells", type=int, default=8, help="of the run that is computed in every round")
-    parser.add_argument("--calls", type=int, default=2000, help="of the driver")
+    parser.add_argument("--cells", type=int, default=8, help="cells of the run that every round computes")
+    parser.add_argument("--calls", type=int, default=2000, help="calls that the driver makes")
     parser.add_argument("--out", type=Path, help="the file to save (default: in bench/results)")
     given = parser.parse_args(arguments)
     measured: dict[str, Any] = {"load_before": os.getloadavg()[0]}

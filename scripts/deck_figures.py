@@ -1,9 +1,9 @@
-"""Make the pictures of `docs/deck.md` out of finished runs.
+"""Make the pictures of `docs/deck.md` from finished runs.
 
     python scripts/deck_figures.py --deck runs/deck --photorealistic runs/photo --pathological runs/hard
 
-Each figure is a few pictures with the setting under each, a JPEG of at most 100 kB in `docs/deck/`. What is
-left of the losses goes to `bench/results/deck-cpu.json`, with what made it.
+Each figure is a few pictures with the setting under each, a JPEG of at most 100 kB in `docs/deck/`. The
+final losses go to `bench/results/deck-cpu.json`, with the commands and versions that made them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Panel(NamedTuple):
 
 
 def find(run: Any, **settings: Any) -> dict[str, Any]:
-    """The row of the one cell of a run with these settings, the usual ones elsewhere."""
+    """The row of the one cell of a run that has these settings, and the usual ones otherwise."""
     wanted = {**USUAL, **settings}
     (row,) = [row for row in run.rows if all(_same(row[key], value) for key, value in wanted.items())]
     return row
@@ -51,12 +51,12 @@ def _same(value: Any, wanted: Any) -> bool:
 
 
 def panels(run: Any, rows: Sequence[tuple[str, dict[str, Any]]], step: int | None = None) -> list[Panel]:
-    """The pictures of cells, final ones or those of a step."""
+    """The pictures of cells: the final ones, or those of a step."""
     return [Panel(caption, run.image(row["cell"], step)) for caption, row in rows]
 
 
 def about(run: Any) -> dict[str, Any]:
-    """What made a run, and what its cells came to at every snapshot."""
+    """The command, device, versions and timings of a run, and its cells' losses at every snapshot."""
     record = store.open_record(run.path)
     manifest, cells = record.manifest, []
     for row in run.rows:
@@ -92,7 +92,7 @@ def draw(name: str, rows: Sequence[Sequence[Panel]]) -> None:
     image = report.draw(
         sheet, title="", tile=lambda tile: numbered[tile.cell].pixels, picture=lambda _: None
     )
-    image = image.crop((0, report.PAD_PX, *image.size))  # what the title, which is empty, left
+    image = image.crop((0, report.PAD_PX, *image.size))  # the space of the title, which is empty
     save(name, image)
 
 
@@ -122,7 +122,7 @@ def _inputs(run: Any) -> list[Panel]:
 
 
 def deck(run: Any) -> None:
-    """The figures of everything that one content and one style are enough for."""
+    """Draw every figure that needs only one content and one style."""
     ratios = [(f"alpha/beta {x:g}", find(run, alpha_beta=x)) for x in (1e-1, 1e-2, 1e-3, 1e-4)]
     draw("inputs", [_inputs(run)])
     draw("tradeoff", [panels(run, ratios[:2]), panels(run, ratios[2:])])
@@ -141,29 +141,29 @@ def deck(run: Any) -> None:
 
 
 def photorealistic(run: Any) -> None:
-    """The dark photograph, the bright one, and one in the light of the other."""
+    """Draw the dark photograph, the bright one, and the dark one in the light of the bright one."""
     rows = [(f"alpha/beta {row['alpha_beta_given']}", row) for row in run.rows]
     draw("photorealistic", [_inputs(run), panels(run, rows)])
 
 
 def usual_layers(run: Any) -> None:
-    """The same with the layers that other pictures are made with."""
+    """Draw the same with the layers that the other slides use."""
     rows = [(f"alpha/beta {row['alpha_beta']:g}", row) for row in run.rows]
     draw("photorealistic-usual", [panels(run, rows)])
 
 
 def paper(run: Any) -> None:
-    """The one picture of the paper's settings."""
+    """Draw the one picture made with the paper's settings."""
     draw("paper", [panels(run, [("normalised network", run.rows[0])])])
 
 
 def _enlarged(panel: Panel) -> Panel:
-    """Every pixel as a square of four: small pictures are hard to see."""
+    """The panel with every pixel drawn as a square of four, because small pictures are hard to see."""
     return panel._replace(pixels=panel.pixels.repeat(2, axis=0).repeat(2, axis=1))
 
 
 def pathological(run: Any) -> None:
-    """The hard starts, and what has become of them at each snapshot."""
+    """Draw the hard starts and their pictures at each snapshot."""
     steps = store.open_record(run.path).sweep.steps
     kinds = [(Path(row["init"]).stem, row) for row in run.rows]
     rows = [panels(run, [(f"{kind}, {n} steps", row) for kind, row in kinds], n) for n in steps]

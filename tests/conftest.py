@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def module_paths():
-    """The files of the package's modules by their names in it: `store`, and `a.b` of a folder's."""
+    """The files of the package's modules by module name: `store`, or `a.b` for one in a folder."""
     package = ROOT / "jaxstyle"
     names = ((p, ".".join(p.relative_to(package).with_suffix("").parts)) for p in package.rglob("*.py"))
     return {name.removesuffix(".__init__"): path for path, name in sorted(names)}
@@ -40,7 +40,7 @@ from PIL import Image
 
 from jaxstyle import layers, weights
 
-hypothesis.settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
+hypothesis.settings.register_profile("unhurried", deadline=None)  # a busy machine must not fail a test
 hypothesis.settings.load_profile("unhurried")
 
 
@@ -77,7 +77,7 @@ def vgg19_weights():
 
 @pytest.fixture
 def save_image(tmp_path):
-    """Write a random image of a size as PNG and give its path."""
+    """Write a random image of the given size as PNG and return its path."""
 
     def save(name, height, width, seed=0):
         path = tmp_path / name
@@ -91,11 +91,11 @@ EXAMPLES = ROOT / "jaxstyle" / "examples"
 FIVE_CHUNKS = ("--content", EXAMPLES / "pagoda.jpg", "--style", EXAMPLES / "cafe.jpg", "--seed", "0:5")
 FIVE_CHUNKS += ("--size", 64, "--steps", 15, "--optimizer", "adam", "--checkpoint-every", 0.1)
 FIVE_CHUNKS += ("--content-layer", "conv2_2", "--style-layers", "conv1_1+conv2_1")
-"""A sweep of five cells, a chunk each."""
+"""A sweep of five cells, each in its own chunk."""
 
 
 class Told:
-    """A command in a process of its own that tells of its events on a pipe, and what it has told so far."""
+    """A command in its own process that reports its events through a pipe, and the events so far."""
 
     def __init__(self, *arguments, **environment):
         self.process = subprocess.Popen(
@@ -108,22 +108,22 @@ class Told:
         self.events = []
 
     def __iter__(self):
-        """Its events as they come, until it ends."""
+        """Its events as they arrive, until it ends."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.events.append(json.loads(line))
             yield self.events[-1]
 
     def until(self, condition):
-        """Wait until something holds of its events; whether it did before the command ended."""
+        """Wait until a condition on its events holds; whether it did before the command ended."""
         return any(condition() for _ in self)
 
     def named(self, name):
-        """The events of a name."""
+        """The events with a given name."""
         return [event for event in self.events if event["event"] == name]
 
     def end(self):
-        """Its exit code and what it said of errors."""
+        """Its exit code and its standard error."""
         for _ in self:
             pass
         _, said = self.process.communicate()

@@ -1,10 +1,10 @@
-"""Files with something wrong in them, by mutation of good ones, and what their readers make of them.
+"""Corrupted files, made by mutation of good ones, and the reactions of their readers.
 
     python -m tests.fuzz --files 10000
 
 reads that many through the readers of the package and prints a table. A reader may give a valid result or
 a `JaxstyleError`; anything else, a crash or a hang of the interpreter included, is a finding, and the
-command then ends with 1. The same number is always the same file.
+command then ends with 1. A number always stands for the same file.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from jaxstyle import config, errors, images, settings, store, weights
 from jaxstyle.errors import JaxstyleError
 
 SECONDS = 20
-"""What reading one file may take."""
+"""Limit for reading one file, in seconds."""
 MEMORY_BYTES = 4 * 2**30
-"""Address space of the process that reads: what a file may make a reader ask for, and not get."""
+"""Address space of the reading process, so that a file cannot make a reader take more memory."""
 
 SHOWN = 20
-"""Findings of a kind that are told; all are counted."""
+"""Number of findings of a kind that are printed; all are counted."""
 
 VALID, ONE_LINE, FINDING = "valid", "one line", "traceback"
 
@@ -61,7 +61,7 @@ def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def _labels() -> dict[str, object]:
-    """A colour profile and EXIF data, for their readers see a file's bytes too."""
+    """A colour profile and EXIF data, because their readers see a file's bytes too."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return {"exif": exif, "icc_profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()}
@@ -76,7 +76,7 @@ def _with_chunks(png: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
 
 @functools.cache
 def pngs() -> list[bytes]:
-    """PNG files of all the kinds of pixels there are."""
+    """PNG files with every kind of pixel."""
     image = Image.fromarray(_picture())
     text = PngImagePlugin.PngInfo()
     text.add_text("title", "a" * 100, zip=True)
@@ -115,7 +115,7 @@ def jpegs() -> list[bytes]:
 
 @functools.cache
 def other_images() -> list[bytes]:
-    """Files of the other kinds that are read."""
+    """Files of the other supported kinds."""
     image = Image.fromarray(_picture())
     deep = Image.fromarray(_picture()[..., 0].astype(np.uint16) * 257)
     pages = _encoded(image, "TIFF", save_all=True, append_images=[image], tiffinfo={254: 1})
@@ -174,7 +174,7 @@ quiet = true
 
 @functools.cache
 def weight_files() -> list[bytes]:
-    """The first layer of VGG19 in every layout that is read, in HDF5's old form and its new one."""
+    """The first layer of VGG19 in every supported layout, in HDF5's old form and its new one."""
     kernel, bias = np.full((3, 3, 3, 64), 0.5, np.float32), np.full(64, 0.25, np.float32)
     table, indices = np.linspace(-1, 1, 256, dtype=np.float32), np.full(kernel.shape, 7, np.uint8)
     layouts = (
@@ -248,7 +248,7 @@ def mutated(data: bytes, other: bytes, random: Random) -> bytes:
             size = struct.calcsize(form)
             word = struct.pack(form, random.choice(NUMBERS) & (2 ** (8 * size) - 1))
             data = data[:at] + word + data[at + (size if change == 2 else 0) :]
-        elif change == 4:  # a piece gone
+        elif change == 4:  # a piece removed
             data = data[:at] + data[end:]
         elif change == 5:  # a piece twice
             data = data[:end] + data[at:]
@@ -262,13 +262,13 @@ def mutated(data: bytes, other: bytes, random: Random) -> bytes:
 
 
 def mutated_png(data: bytes, other: bytes, random: Random) -> bytes:
-    """A changed PNG, mostly with checksums that are right again, so that its chunks are looked into."""
+    """A changed PNG, mostly with corrected checksums, so that its chunks are read."""
     data = mutated(data, other, random)
     return data if random.random() < 0.3 else _with_checksums(data)
 
 
 def _with_checksums(data: bytes) -> bytes:
-    """A PNG file whose checksums are right."""
+    """A PNG file with correct checksums."""
     out, at = [data[:8]], 8
     while at + 12 <= len(data):
         (size,) = struct.unpack(">I", data[at : at + 4])
@@ -286,7 +286,7 @@ VALUES = (
     r'"\u0000" "\u001b[2J" "\U0010ffff" "\n" [] [[]] [[1]] [1,1] [true] {} {a=1}',
     "{a={b={c={d={e={f={g={h={i=1}}}}}}}}}",
 )
-"""What may stand after a key, between spaces."""
+"""Values that may follow a key, separated by spaces."""
 
 
 def mutated_spec(data: bytes, other: bytes, random: Random) -> bytes:
@@ -362,7 +362,7 @@ def _read_chunk(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of file: good ones, what reads them, and how they are spoilt."""
+    """One kind of file: good ones, their reader, and the way they are corrupted."""
 
     good: Callable[[], list[bytes]]
     read: Callable[[Path], None]
@@ -374,7 +374,7 @@ class Kind:
 
 
 def outcome_of(read: Callable[[Path], None], path: Path) -> str:
-    """What reading a file comes to, VALID or ONE_LINE; raises what its reader should not."""
+    """The outcome of reading a file, VALID or ONE_LINE; raises what its reader should not raise."""
     try:
         read(path)
     except JaxstyleError as error:
@@ -399,7 +399,7 @@ KINDS = {
 
 
 def file_of(kind: str, number: int) -> bytes:
-    """The file of a number."""
+    """The file with a given number."""
     return KINDS[kind].spoilt(Random(f"{kind} {number}"))
 
 
@@ -410,12 +410,12 @@ def _read_many(
     stop: int,
     results: multiprocessing.connection.Connection,
 ) -> None:
-    """Read the files of numbers [first, stop) and send what each came to; for a process of its own."""
+    """Read the files numbered [first, stop) and send the outcome of each; run in a separate process."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     warnings.simplefilter("error")
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile(buffering=0) as noise:
-        os.dup2(noise.fileno(), 2)  # what C libraries say there would be a second line
+        os.dup2(noise.fileno(), 2)  # messages of C libraries would add a second line
         path = Path(folder) / "file"
         for number in range(first, stop):
             path.write_bytes(file_of(kind, number))
@@ -436,7 +436,7 @@ def _read_many(
 def outcomes(
     kind: str, files: int, read: Callable[[Path], None] | None = None
 ) -> Iterator[tuple[str, str]]:
-    """What each of `files` files comes to, and why if it should not; `read` in place of the kind's own."""
+    """The outcome of each of `files` files, and the reason if it is wrong; `read` replaces the reader."""
     context = multiprocessing.get_context("spawn")
     reader, number = read or KINDS[kind].read, 0
     while number < files:
@@ -449,7 +449,7 @@ def outcomes(
                 found = results.recv()
                 number += 1
                 yield found
-        except EOFError:  # the interpreter went down with it
+        except EOFError:  # the interpreter crashed
             process.join()
             number += 1
             why = f"took over {SECONDS} s" if process.exitcode == -signal.SIGALRM else "brought Python down"
@@ -458,7 +458,7 @@ def outcomes(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m tests.fuzz`; 1 if a reader did anything but give a result or one line."""
+    """Run `python -m tests.fuzz`; 1 if a reader did anything but return a result or raise one line."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--files", type=int, default=10_000, help="how many in all (10000)")
     parser.add_argument("--kind", choices=KINDS, help="one kind only")

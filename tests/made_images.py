@@ -1,4 +1,4 @@
-"""Image files written by hand, for what Pillow does not write."""
+"""Image files written by hand, of kinds that Pillow does not write."""
 
 import io
 import struct
@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def encoded(image, kind, **options):
-    """The file of an image or of pixels."""
+    """The encoded file of an image or of pixels."""
     buffer = io.BytesIO()
     if not isinstance(image, Image.Image):
         image = Image.fromarray(image)
@@ -41,7 +41,7 @@ def with_segments(data, *segments):
 def tiff(*pages, order="<", big=False):
     """An uncompressed TIFF file; each page is its pixels, (h, w, 3), and its own tags.
 
-    A value under tag 330 is a list of such pages, and one that is a number is a place in the file.
+    The value of tag 330 is a list of such pages, in which a number is a position in the file.
     """
     word = "Q" if big else "I"
     magic = (43, 8, 0, 0) if big else (42, 0)
@@ -104,19 +104,19 @@ PRIMARIES = {
 
 
 def srgb_light(v):
-    """Light of a value of sRGB, both 0 to 1 (IEC 61966-2-1)."""
+    """Linear light of an sRGB value, both 0 to 1 (IEC 61966-2-1)."""
     v = np.asarray(v, float)
     return np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
 
 
 def srgb_value(light):
-    """The value of sRGB of light, both 0 to 1; what it cannot show is clipped."""
+    """The sRGB value of linear light, both 0 to 1; values outside are clipped."""
     light = np.clip(light, 0, 1)
     return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
 def curve(gamma=None, *, points=0):
-    """A tag of a curve: of a power, or of that many points of sRGB's own."""
+    """A tag of a curve: a power, or that many points of sRGB's own curve."""
     if gamma is not None:
         return b"curv" + bytes(4) + struct.pack(">IH", 1, round(256 * gamma))
     values = np.rint(65535 * srgb_light(np.linspace(0, 1, points))).astype(int)

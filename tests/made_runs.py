@@ -28,7 +28,7 @@ def _picture(path, shape):
 
 
 def chunk(sweep, cells, shape, *, traced=41, diverged=()):
-    """What `cells` might have come to: content and style mixed by α/β, grain by seed, falling curves."""
+    """Plausible results of `cells`: content and style mixed by α/β, grain by seed, falling curves."""
     sources = {path: _picture(path, shape) for cell in cells for path in (cell.content, cell.style)}
     kept, steps = len(sweep.steps), sweep.steps[-1]
     step = np.unique(np.round(np.linspace(0, steps, traced)).astype(int))
@@ -71,13 +71,13 @@ def _weights_sha256():
 
 
 def write_run(path, sweep, parts, *, digests=None, manifest=None, shape=None):
-    """A run directory as a run leaves it: spec, manifest with a plan, and a chunk file for each of `parts`.
+    """A run directory as left by a run: spec, manifest with a plan, and a chunk file for each of `parts`.
 
     Args:
-        sweep: resolved.
-        parts: for each chunk its results, one for each image shape; cells in none of them are planned in a
-            last chunk, which is not there.
-        manifest: what it holds beside the plan and digests of images and weights.
+        sweep: a resolved sweep.
+        parts: the results of each chunk, one for each image shape; cells in none of them are planned in a
+            last chunk, which is missing.
+        manifest: its contents beside the plan and the digests of images and weights.
         shape: of the planned program; the first result's if not given.
     """
     cells = grid.cells(sweep)

@@ -1,7 +1,7 @@
-"""Gatys-style transfer in plain NumPy float64: network, loss, gradient, optimizers. An independent reading.
+"""Gatys-style transfer in plain NumPy float64: network, loss, gradient, optimizers.
 
-Shares no code and no constants with the package; slow and short. Images are RGB, 0 to 255, (h, w, 3);
-weights map `conv4_2` to (kernel HWIO, bias).
+An independent implementation, slow and short, that shares no code and no constants with the package. Images
+are RGB, 0 to 255, (h, w, 3); weights map `conv4_2` to (kernel HWIO, bias).
 """
 
 import numpy as np
@@ -87,9 +87,9 @@ def loss_and_gradient(
 ):
     """(terms, dL/d image): terms has total, content, style, layers (E_l) and reference (half sum P^2).
 
-    With `sides`, activations by layer, the gradient takes the side of every ReLU and the maximum of
-    every pool from them instead of from float64's own; terms then also has `units`, `flips` (how many
-    take another side) and `largest_flip` (relative to the largest activation of its layer).
+    With `sides`, activations by layer, the gradient takes the side of every ReLU and the maximum of every
+    pool from them instead of from its own float64 activations; terms then also has `units`, `flips` (the
+    number on another side) and `largest_flip` (relative to the largest activation of its layer).
     """
     if style_weights is None:
         style_weights = dict.fromkeys(("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1"), 0.2)

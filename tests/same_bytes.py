@@ -1,18 +1,18 @@
-"""Whether this version computes what an earlier one does, byte for byte: `python -m tests.same_bytes BASE`.
+"""Comparison with an earlier version, byte for byte: `python -m tests.same_bytes BASE`.
 
-The files of the commit BASE are laid out beside, and both versions run the same small sweeps with the real
-network. Every setting is named, so that another default is no difference. Pictures, chunk files and tables
-must be equal; what this version has beside that, a column or a dataset, is listed and is no difference.
-Runs that BASE began, and was killed in or was done with, are gone on with by this version.
+The files of the commit BASE are checked out to a folder, and both versions run the same small sweeps with
+the real network. Every setting is named, so that a changed default makes no difference. Pictures, chunk
+files and tables must be equal; additions of this version, such as a column or a dataset, are listed and are
+no difference. This version resumes runs that BASE began and was killed in, or finished.
 
-With `--programs` what is compared is what XLA makes of both: the optimised HLO of all that the sweeps
-compile, without names and places in the source.
+With `--programs`, the programs are compared instead: the optimised HLO of everything that the sweeps
+compile, without names and positions in the source.
 
 With `--make-fixture` nothing is compared: BASE begins a run and is killed in it, and that run is kept with
-what BASE comes to undisturbed. `test_growth` goes on with it.
+the results of BASE undisturbed. `test_growth` resumes it.
 
-Each version is a process of its own; nothing here imports the package, whose files are read as they are
-when a process begins: leave them alone until the end.
+Each version runs in its own process. Nothing here imports the package; its files are read whenever a
+process begins, so leave them alone until the end.
 """
 
 from __future__ import annotations
@@ -72,19 +72,19 @@ SETTINGS: Mapping[str, Any] = {
     "checkpoint_every": 60.0,
     "max_cells": 100_000,
 }
-"""Of every sweep here, where it names no others."""
+"""Settings of every sweep here that does not name others."""
 SWITCHES = """
 fast = false
 clamp = false
 split_depth = false
 deterministic = false
 """
-"""What is off, in a spec: not every version has flags for that."""
+"""Settings that are off, for a spec, because not every version has flags for that."""
 LBFGS: Mapping[str, Any] = {"optimizer": "lbfgs", "lbfgs_memory": 10}
 MIDDLE = {"content_layer": "conv3_1", "style_layers": "conv1_1+conv2_1+conv3_1"}
 DEEP = {"content_layer": "conv4_2", "style_layers": "conv1_1+conv2_1+conv3_1+conv4_1+conv5_1"}
 SWEEPS_ONLY = ("canvas", "trace_every", "checkpoint_every", "max_cells")
-"""Settings that `jaxstyle.transfer` has not."""
+"""Settings that `jaxstyle.transfer` does not have."""
 
 
 class Command(NamedTuple):
@@ -95,19 +95,19 @@ class Command(NamedTuple):
     kill: str = ""
     """`chunks=2`: it is killed just before a file in `chunks` gets its name for the second time."""
     by_base: bool = False
-    """Whether BASE runs it wherever it stands."""
+    """Whether BASE runs it even among the commands of this version."""
 
 
 class Case(NamedTuple):
-    """What both versions do, and what of it is compared."""
+    """The commands of both versions, and the runs that are compared."""
 
     name: str
     commands: tuple[Command, ...]
     before: tuple[Command, ...] = ()
-    """What BASE does, where that is something else."""
+    """The commands of BASE, if they differ."""
     environment: Mapping[str, str] = {}
     is_compiled: bool = True
-    """Whether it compiles what no other case does."""
+    """Whether it compiles programs that no other case does."""
 
 
 def flags(settings: Mapping[str, Any]) -> tuple[str, ...]:
@@ -134,7 +134,7 @@ SHAPES = {"cat": (96, 72), "pagoda": (72, 96), "coffee": (96, 84), "glass": (80,
 
 
 def pictures(folder: Path, shapes: Mapping[str, tuple[int, int]] = SHAPES) -> dict[str, str]:
-    """Small pictures in `folder`, made of the examples: their paths by name."""
+    """Paths by name of small pictures in `folder`, made from the examples."""
     folder.mkdir(parents=True)
     found = {}
     for name, size in shapes.items():
@@ -163,7 +163,7 @@ alpha_beta = [0.0, 0.1]
 
 
 def cases(folder: Path) -> list[Case]:
-    """What is compared; its pictures and specs are made in `folder`."""
+    """The cases to compare; their pictures and specs are made in `folder`."""
     of = pictures(folder / "pictures")
     (folder / "switches.toml").write_text(SWITCHES)
     (folder / "grids.toml").write_text(SWITCHES + GRIDS.format(**of))
@@ -198,7 +198,7 @@ def cases(folder: Path) -> list[Case]:
             style_weights="balanced",
         ),
         by("snapshots, the best of each", **LBFGS, steps=(2, 4, 7), keep="best", trace_every=3),
-        # A first step of Adam moves a pixel by its rate: from whole numbers to halves, which are rounded.
+        # Adam's first step moves a pixel by its rate: from whole numbers to halves, which are rounded.
         by("a file to start from", init=(of["coffee"], "content"), learning_rate=0.5, steps=(1, 4)),
         by("max pooling", **MIDDLE, **LBFGS, pool="max"),
         by("bf16", **MIDDLE, precision="bf16"),
@@ -219,7 +219,7 @@ def cases(folder: Path) -> list[Case]:
             "gone on with after a chunk",
             (sweep(**half, kill="chunks=2", by_base=True), sweep("--resume", **half)),
             before=(sweep(**half),),
-            is_compiled=False,  # by BASE too: the two share programs if they ask for them in the same words
+            is_compiled=False,  # BASE compiles here too, and the two share programs
         ),
         Case(
             "gone on with in a chunk, no setting named",
@@ -267,7 +267,7 @@ def lay_out(commit: str, folder: Path) -> None:
 
 
 def be(root: str, kill: str, module: str) -> None:
-    """Become `python -m module` of the version at `root`; what `kill` says is in `Command`."""
+    """Become `python -m module` of the version at `root`; for `kill` see `Command`."""
     import jaxstyle
 
     assert Path(str(jaxstyle.__file__)).resolve().is_relative_to(Path(root).resolve()), jaxstyle.__file__
@@ -292,7 +292,7 @@ def run(command: Command, root: Path, folder: Path, environment: Mapping[str, st
     Raises:
         SystemExit: if it ended as no command should.
     """
-    # Some would stand in a manifest, and the net is to be the same wherever it is cast.
+    # Some would appear in a manifest, and the result must be the same wherever this runs.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("TF_", "XLA_"))}
     arguments = ("--be", str(root), command.kill, command.module, *command.arguments)
     done = subprocess.run(
@@ -311,7 +311,7 @@ def run(command: Command, root: Path, folder: Path, environment: Mapping[str, st
 
 
 def run_case(case: Case, roots: Mapping[str, Path], version: str, folder: Path, **environment: str) -> int:
-    """Do what `version`, "base" or "now", has to do for a case, in `folder`; its last exit code."""
+    """Run the commands of `version`, "base" or "now", for a case in `folder`; their last exit code."""
     folder.mkdir(parents=True)
     code = 0
     for command in (version == "base" and case.before) or case.commands:
@@ -324,20 +324,20 @@ def run_case(case: Case, roots: Mapping[str, Path], version: str, folder: Path, 
 
 
 class Found(NamedTuple):
-    """How two runs differ."""
+    """The differences of two runs."""
 
     differences: list[str]
     added: list[str]
 
     def names(self, where: str, base: Sequence[str], now: Sequence[str]) -> list[str]:
-        """The names that both have; those that went are differences, those that came are added."""
+        """The names that both have; missing names are recorded as differences, new ones as additions."""
         self.differences.extend(f"{where}: {name} is gone" for name in base if name not in now)
         self.added.extend(f"{where}: {name}" for name in now if name not in base)
         return [name for name in base if name in now]
 
 
 def compare(base: Path, now: Path, *, sheets: bool = True) -> Found:
-    """How what this version wrote to `now` differs from what BASE wrote to `base`."""
+    """The differences between this version's files in `now` and those of BASE in `base`."""
     found = Found([], [])
     every = ({str(path.relative_to(folder)) for path in _compared(folder)} for folder in (base, now))
     names = [{name for name in own if sheets or not _is_drawn(name)} for own in every]
@@ -348,7 +348,7 @@ def compare(base: Path, now: Path, *, sheets: bool = True) -> Found:
 
 
 def compare_file(found: Found, name: str, base: Path, now: Path) -> None:
-    """Add to `found` how two files differ that are called `name`."""
+    """Add the differences of two files called `name` to `found`."""
     if base.read_bytes() == now.read_bytes():
         return
     if name.endswith(".h5"):
@@ -363,7 +363,7 @@ def compare_file(found: Found, name: str, base: Path, now: Path) -> None:
 
 
 def _compared(folder: Path) -> Iterator[Path]:
-    """The files of a case that must be equal: all but those of times and words; and what was set aside."""
+    """The files of a case that must be equal, all but those of times and words, and the files set aside."""
     for pattern in ("*.png", "*.h5", "*.csv", "said.json", "*.bad*"):
         yield from (p for p in folder.rglob(pattern) if ".tmp-" not in p.name)
 
@@ -385,7 +385,7 @@ def _pixels(base: Path, now: Path) -> str:
 
 
 def _compare_hdf5(found: Found, file: str, base: h5py.Group, now: h5py.Group) -> None:
-    """Add how two groups of HDF5 differ, with all that is in them."""
+    """Add the differences of two HDF5 groups and of everything in them."""
     where = f"{file}{base.name}"
     _compare_attributes(found, where, base, now)
     for name in found.names(where, sorted(base), sorted(now)):
@@ -412,7 +412,7 @@ def _compare_hdf5(found: Found, file: str, base: h5py.Group, now: h5py.Group) ->
 
 
 REFERENCES = ("DIMENSION_LIST", "REFERENCE_LIST")
-"""Attributes of HDF5 that hold places in the file; what they refer to is compared as the axes."""
+"""HDF5 attributes that hold positions in the file; the axes they refer to are compared instead."""
 
 
 def _compare_attributes(found: Found, where: str, base: Any, now: Any) -> None:
@@ -426,7 +426,7 @@ def _compare_attributes(found: Found, where: str, base: Any, now: Any) -> None:
 
 
 def _compare_csv(found: Found, name: str, base: Path, now: Path) -> None:
-    """Add how two tables differ in what both have."""
+    """Add the differences of two tables in the columns that both have."""
     tables = []
     for path in (base, now):
         with path.open(encoding="utf-8", newline="") as file:
@@ -443,7 +443,7 @@ def _compare_csv(found: Found, name: str, base: Path, now: Path) -> None:
 
 
 def _compare_json(found: Found, where: str, base: Any, now: Any) -> None:
-    """Add how two values of JSON differ."""
+    """Add the differences of two JSON values."""
     if isinstance(base, dict) and isinstance(now, dict):
         for name in found.names(where, list(base), list(now)):
             _compare_json(found, f"{where} {name}", base[name], now[name])
@@ -459,7 +459,7 @@ def _compare_json(found: Found, where: str, base: Any, now: Any) -> None:
 DUMPED = ".cpu_after_optimizations.txt"
 METADATA = re.compile(r', metadata=\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\}')
 TABLES = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
-"""What a module begins with that says where its instructions stand in the source."""
+"""Headings of the tables at the start of a module that give source positions of its instructions."""
 
 
 def dump_flags(folder: Path, environment: Mapping[str, str]) -> str:
@@ -469,7 +469,7 @@ def dump_flags(folder: Path, environment: Mapping[str, str]) -> str:
 
 
 def normalised(text: str) -> str:
-    """The optimised HLO of a module with names numbered in their order and nothing of the source."""
+    """The optimised HLO of a module, its names numbered in order and source positions removed."""
     lines, skipped = [], False
     for line in text.splitlines():
         skipped = bool(line) and (line in TABLES or (skipped and line[:1].isdigit()))
@@ -495,7 +495,7 @@ def programs(folder: Path) -> dict[str, list[tuple[str, str]]]:
 
 
 def compare_programs(base: Path, now: Path) -> tuple[int, list[str]]:
-    """How many programs BASE compiled for a case, and how those of this version differ."""
+    """The number of programs that BASE compiled for a case, and the differences of this version's."""
     were, are = programs(base), programs(now)
     gone, come = (
         [one for digest, same in of.items() for one in same[len(other.get(digest, ())) :]]
@@ -529,7 +529,7 @@ HALF: Mapping[str, Any] = {
 
 
 def machine() -> dict[str, str]:
-    """What the bytes of a picture may depend on beside the code and the number of threads."""
+    """Properties of this machine that a picture's bytes may depend on, beside code and threads."""
     import jaxlib
 
     told = Path("/proc/cpuinfo")
@@ -540,7 +540,7 @@ def machine() -> dict[str, str]:
 
 
 def make_fixture(base: str, folder: Path) -> None:
-    """Have `base` begin a run in `folder`, killed when it has two chunks, and keep what it comes to."""
+    """Have `base` begin a run in `folder`, killed after two chunks, and keep its undisturbed result."""
     with tempfile.TemporaryDirectory(prefix="jaxstyle-half-") as temporary:
         work = Path(temporary)
         lay_out(base, work / "version")
@@ -574,7 +574,7 @@ def make_fixture(base: str, folder: Path) -> None:
 
 
 def check(base: str, *, only: str = "", of_programs: bool = False, sheets: bool = True) -> int:
-    """Compare this version with `base`, print what differs, and return in how many cases something does."""
+    """Compare this version with `base` and print the differences; the number of cases that have any."""
     wrong = 0
     with tempfile.TemporaryDirectory(prefix="jaxstyle-same-") as temporary:
         folder = Path(temporary)
@@ -624,7 +624,7 @@ def main() -> None:
         sys.argv[1:] = sys.argv[5:]
         be(root, kill, module)
         return
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # and leave nothing behind
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # to clean up
     parser = argparse.ArgumentParser(
         prog="python -m tests.same_bytes", description=(__doc__ or "").split("\n")[0]
     )

@@ -21,7 +21,7 @@ print(json.dumps([
     for name in ("adam", "lbfgs")
 ]))
 """
-"""Of a picture by either optimizer, the second one with its coarser stages, the SHA-256."""
+"""SHA-256 of a picture by each optimizer, the second one with its coarser stages."""
 MADE_ELSEWHERE = {
     "JAX_ENABLE_X64": "1",
     "JAX_DEBUG_NANS": "1",
@@ -193,4 +193,4 @@ def test_compiled_programs_lie_in_an_absolute_folder_or_nowhere(tmp_path, monkey
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HOME", str(tmp_path / "file"))
     assert planning.cache_directory({}) is None
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]  # whoever asks makes nothing
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]  # asking for it creates nothing

@@ -1,6 +1,6 @@
-"""Bad input by the command line: one line, exit 2, nothing written; and odd input that is taken.
+"""Bad input on the command line: one line, exit 2, nothing written; and odd input that is accepted.
 
-A number before a case is its number in the list of what input may be; cases without one were added.
+A number before a case is its number in the original list of inputs; cases without one were added later.
 """
 
 import ast
@@ -39,11 +39,11 @@ WATCHED = (
     "subprocess.Popen", "socket.connect", "urllib.Request",
 )  # fmt: skip
 watching: list[list[str]] = []
-"""Where to note what is done; empty while nothing is watched."""
+"""The list to record operations in; empty while nothing is watched."""
 
 
 def _watch(event, arguments):
-    if not watching or "__pycache__" in str(arguments):  # of modules that are imported for the first time
+    if not watching or "__pycache__" in str(arguments):  # caches of new imports
         return
     if event == "open":
         path, _, flags = arguments
@@ -65,7 +65,7 @@ def exit_code(arguments):
 
 
 def tree(folder):
-    """Every path under `folder`, when it was last changed, and where it leads."""
+    """Every path under `folder`, with its time of change and the target of a link."""
     return {
         path.relative_to(folder): (path.lstat().st_mtime_ns, path.lstat().st_size)
         for path in folder.rglob("*")
@@ -83,7 +83,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def refused(folder, capfd):
-    """Run the command: its only line on stderr, once it has ended with 2 and has done nothing else."""
+    """Run the command and check that it ends with 2 and does nothing else; its only line on stderr."""
 
     def run(*arguments):
         before, done = tree(folder), []
@@ -112,7 +112,7 @@ def refused(folder, capfd):
 
 
 def png(width, height, depth, colour, rows, *chunks):
-    """A PNG file written by hand, for what Pillow does not write; `rows` are its bytes before packing."""
+    """A PNG file written by hand, of a kind Pillow does not write; `rows` are its bytes before packing."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     parts = (png_chunk(b"IHDR", header), *chunks, png_chunk(b"IDAT", zlib.compress(rows)))
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts) + png_chunk(b"IEND", b"")
@@ -129,7 +129,7 @@ def deep_png(levels, colour, *chunks):
 
 
 def tiff(pixels, bits, *, samples=1, photometric=1, orientation=1):
-    """An uncompressed little-endian TIFF file written by hand, for what Pillow does not write."""
+    """An uncompressed little-endian TIFF file written by hand, of a kind Pillow does not write."""
     height, width = pixels.shape[:2]
     data = pixels.tobytes()
     start = 8 + 2 + 10 * 12 + 4
@@ -167,7 +167,7 @@ def profile_bomb():
 
 
 def torn_tiff():
-    """A packed TIFF file with a byte changed: libtiff itself has something to say about it."""
+    """A packed TIFF file with a byte changed, about which libtiff itself prints a message."""
     data = bytearray(encoded(PIXELS, "TIFF", compression="tiff_adobe_deflate"))
     data[1000] ^= 0xFF
     return bytes(data)
@@ -181,7 +181,7 @@ def transparent(mode):
 
 def huge_file(path):
     path.touch()
-    os.truncate(path, images.MAX_FILE_BYTES + 1)  # has holes, and no bytes on the disk
+    os.truncate(path, images.MAX_FILE_BYTES + 1)  # sparse: no bytes on the disk
 
 
 def link_to_itself(path):
@@ -340,7 +340,7 @@ IMAGES = {
 
 
 def make(path, source):
-    """Make the file of a case: from a function of its path, or from one that gives its bytes."""
+    """Make the file of a case, by a function of its path or by one that returns its bytes."""
     if source is None:
         return
     try:
@@ -641,7 +641,7 @@ def test_a_spec_that_is_no_file_is_refused(folder, refused, case):
 
 
 def test_a_file_with_another_digest_than_the_spec_gives_is_refused(folder, refused):
-    """Case 52, where a digest was asked for; any case of its letters will do."""
+    """Case 52, where a digest was requested, in upper or lower case."""
     for name, path in (("weights", weights.packaged_path()), ("content", folder / "c.png")):
         text = f"content = 'c.png'\nstyle = 's.png'\n[digests]\n'{path}' = '{'AB' * 32}'\n"
         if name == "weights":
@@ -667,7 +667,7 @@ def write_weights(path, change=None, rows=layers.VGG19[:2]):
 
 
 def with_dataset(name, *arguments, **options):
-    """Put another dataset in the place of one."""
+    """Replace a dataset by another one."""
 
     def change(file):
         if name in file:
@@ -693,7 +693,7 @@ def virtual(file):
 
 
 def unpacking_without_end(file):
-    """A gzip stream in the place of 256 bytes that unpacks to 16 MiB."""
+    """A gzip stream in place of 256 bytes, which unpacks to 16 MiB."""
     with_dataset("conv1_1/bias", (64,), "f4", chunks=(64,), compression="gzip")(file)
     file["conv1_1/bias"].id.write_direct_chunk((0,), zlib.compress(bytes(2**24)))
 
@@ -709,7 +709,7 @@ def packed_twice(file):
 
 
 class Evil:
-    """What makes a directory when it is unpickled."""
+    """An object that makes a directory when it is unpickled."""
 
     def __reduce__(self):
         return os.mkdir, ("ran",)
@@ -933,7 +933,7 @@ def grey(levels):
 
 
 def with_alpha(pixels):
-    """`pixels`, the upper rows transparent and the next ones by half, and what that is on white."""
+    """`pixels` with the upper rows transparent and the next ones half so, and the same on white."""
     alpha = np.full((40, 60), 255, np.uint8)
     alpha[:10], alpha[10:20] = 0, 128
     rgb = pixels if pixels.ndim == 3 else grey(pixels)
@@ -947,7 +947,7 @@ KEYED[:10] = 0x1234
 INKS = ((0, 0, 0, 0), (255, 0, 0, 0), (0, 255, 0, 0), (0, 0, 255, 0), (0, 0, 0, 255), (0, 0, 0, 100))
 INK_RGB = ((255, 255, 255), (0, 255, 255), (255, 0, 255), (255, 255, 0), (0, 0, 0), (155, 155, 155))
 LIGHTNESS = (255, 128, 64, 32)
-"""Of no ink, of cyan, of magenta and of yellow alone."""
+"""CIE lightness, as 0 to 255, of no ink, and of cyan, magenta and yellow alone."""
 OF_PALETTE = np.asarray(PALETTE.convert("RGB"))
 TURNED, NOTED = "turned as its EXIF orientation says", "reduced from 16 to 8 bits"
 ON_WHITE = "its transparent parts are laid on white"
@@ -1111,7 +1111,7 @@ TAKEN = {
 @pytest.mark.parametrize("case", TAKEN)
 def test_an_odd_image_has_the_right_pixels(tmp_path, case):
     source, expected, tolerance, notes = TAKEN[case]
-    path = tmp_path / "odd.jpg"  # whatever it is: the name says nothing
+    path = tmp_path / "odd.jpg"  # whatever the format is: the name says nothing
     path.write_bytes(source())
     picture = images.read(str(path))
     assert picture.pixels.shape == expected.shape
@@ -1202,7 +1202,7 @@ def test_the_name_of_a_run_is_made_of_few_characters(folder):
 
 @pytest.fixture(scope="module")
 def odd_run(tmp_path_factory):
-    """A run of one stem, a ratio of 0, unknown weights and names for a shell, and what it said."""
+    """A run with equal stems, a ratio of 0, unknown weights and names for a shell to expand; its output."""
     folder = tmp_path_factory.mktemp("odd")
     for name, seed in (("a", 1), ("b", 2)):
         (folder / name).mkdir()

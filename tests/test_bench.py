@@ -1,4 +1,4 @@
-"""What the benchmarks of a GPU read, without one: compiled programs and profiles, worked out by hand."""
+"""The readers of the GPU benchmarks, tested without a GPU: compiled programs and profiles made by hand."""
 
 import json
 
@@ -59,7 +59,7 @@ def test_kernels_of_a_step_have_their_traffic_and_their_flops():
     assert (forward.source, backward.source) == ("conv_general_dilated", "gradient: conv_general_dilated")
     assert found["mask.1"].traffic == 3 * PLANE
     assert (found["gram.1"].kind, found["gram.1"].traffic) == ("product", PLANE + 2 * 64 * 64 * 4)
-    # Written in place: the two rows that are new are read and written, the others are left alone.
+    # Written in place: the two new rows are read and written, the others are left alone.
     assert found["write.1"].traffic == 2 * 2 * 2 * 100 * 4
 
 

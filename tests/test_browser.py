@@ -33,7 +33,7 @@ def written(record, *, pictures=True):
 
 @pytest.fixture(scope="session")
 def shots(tmp_path_factory):
-    """Where screenshots go: $SCREENSHOTS, or a folder that is thrown away."""
+    """The folder for screenshots: $SCREENSHOTS, or one that is thrown away."""
     return Path(os.environ.get("SCREENSHOTS") or tmp_path_factory.mktemp("shots"))
 
 
@@ -73,7 +73,7 @@ def steps_page(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def nothing_amiss(request, tab):
-    """No error, no refusal by the policy and nothing asked of a network, in any test."""
+    """Check after every test that there was no error, no refusal by the policy and no network request."""
     tab.prefers("light")
     tab.window(1600, 1000)
     yield
@@ -117,14 +117,14 @@ def test_a_run_of_sixty_opens_as_a_table(tab, sixty_page, shots):
 def test_two_thousand_open_in_time(tab, large_page, shots, state):
     assert large_page.stat().st_size < PAGE_BYTES
     times = []
-    while not times or (min(times) >= OPEN_MS and len(times) < 5):  # others may be at work on this machine
+    while not times or (min(times) >= OPEN_MS and len(times) < 5):  # others may use this machine
         tab.open(large_page, state)
         times.append(tab.value("Number(document.documentElement.dataset.paintedMs)"))
     tab.screenshot(shots / f"2000-{state.partition('=')[2].partition('&')[0] or 'table'}.png")
     print(f"{large_page.stat().st_size / 1e6:.1f} MB painted after {times} ms, {state or 'table'}")
     assert min(times) < OPEN_MS
     assert len(cells(tab)) == 2000
-    tab.complaints.clear()  # that the full pictures are not there
+    tab.complaints.clear()  # about the full pictures, which are not there
 
 
 def test_two_clicks_compare_two_cells(tab, sixty_page, shots):
@@ -322,7 +322,7 @@ def test_away_from_its_run_the_page_shows_its_own_pictures(tab, sixty_page, tmp_
     tab.open(Path(alone), "a=3&b=26")
     tab.until("document.querySelectorAll('#compare figure img').length === 2")
     assert tab.value(f"{COMPARED}.every(i => i.src.startsWith('data:') && i.naturalWidth)")
-    tab.complaints.clear()  # that the files are not there
+    tab.complaints.clear()  # about the files, which are not there
 
 
 def test_without_a_script_everything_can_be_read(tab, sixty_page, shots):
@@ -360,7 +360,7 @@ def test_a_narrow_window_has_room_for_both(tab, sixty_page, shots):
 
 
 def test_the_policy_stops_what_the_page_does_not_hold(tab, sixty_page, tmp_path):
-    """The last line of defence works: markup that came in by a fault could run nothing."""
+    """The last line of defence works: markup injected through a fault could run nothing."""
     text = sixty_page.read_text().replace("<main>", "<main><script>document.title = 'broken'</script>", 1)
     (tmp_path / "spoilt.html").write_text(text)
     tab.open(tmp_path / "spoilt.html")

@@ -1,4 +1,4 @@
-"""The balance of content and style: against the oracle, its laws, and what a sweep makes of it."""
+"""The balance of content and style: against the oracle, its laws, and its use in a sweep."""
 
 import json
 
@@ -73,7 +73,7 @@ def test_features_times_s_make_the_balance_times_s_squared(images, narrow, scale
 
 def test_how_hard_losses_pull_is_the_oracles_gradient(images, vgg19_weights):
     balance, sweep, cell, pictures, engine = weighed(images, vgg19_weights)
-    with jax.transfer_guard("disallow"):  # as a program around it may have it
+    with jax.transfer_guard("disallow"):  # as a surrounding program may have set it
         found = calibration.pull(sweep, cell, balance, pictures, engine)
     content, style = pictures.content[cell.content], pictures.style[cell.style]
     noise = np.array([123.68, 116.779, 103.939]) + np.asarray(
@@ -157,7 +157,7 @@ def test_a_relative_ratio_becomes_a_number_that_the_spec_keeps(images, tmp_path,
     shares = [ours[name] * at_content["layers"][name] for name in ours]
     assert shares[0] == pytest.approx(shares[1], rel=1e-4)
 
-    # The spec has what was measured: nothing is measured again, and the results are the same bytes.
+    # The spec records the measurement: nothing is measured again, and the results are the same bytes.
     monkeypatch.setattr(calibration.Scales, "of", None)
     again = config.assemble({"spec": str(tmp_path / "a" / "spec.toml"), "out": str(tmp_path / "b")})
     run.run_sweep(again.sweep, RunOptions(out=str(tmp_path / "b"), quiet=True))

@@ -1,4 +1,4 @@
-"""What every command line shares."""
+"""Behaviour that all command lines share."""
 
 import ast
 import platform
@@ -31,7 +31,7 @@ def test_memory_that_was_freed_is_used_again_without_page_faults():
     assert int(again) < 50
     _, by_default = run_python("-c", FAULTS, check=True).stdout.split()
     assert int(by_default) > int(again)
-    # Who tunes the allocator keeps what was set.
+    # Users who tune the allocator keep their settings.
     tuned = run_python("-c", FAULTS, "keep", check=True, GLIBC_TUNABLES="glibc.malloc.arena_max=2")
     assert tuned.stdout.split()[0] == "False"
 
@@ -57,7 +57,7 @@ cli.run(command)
 
 
 def test_a_signal_that_comes_in_a_finaliser_ends_the_command_in_one_line():
-    # Python ignores what a finaliser raises, and says so on stderr.
+    # Python ignores exceptions in a finaliser, and says so on stderr.
     ended = run_python("-c", IN_A_CALLBACK)
     assert (ended.returncode, ended.stdout) == (128 + 15, "kept to itself\n")
     assert ended.stderr == "jaxstyle: error: terminated\n"

@@ -1,4 +1,4 @@
-"""A real Ray cluster of several nodes on this machine: its bytes are one process's, whatever dies.
+"""A real Ray cluster of several nodes on this machine gives one process's bytes, whatever dies.
 
 Needs the extra `cluster`: `make test-cluster`.
 """
@@ -47,7 +47,7 @@ class Deadly(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 if any("default_worker" in argument for argument in sys.orig_argv):
     sys.meta_path.insert(0, Deadly())
 """.replace("WORKER", repr(worker.__name__))
-"""What a worker of Ray may import first: it dies at the first chunk that it is given."""
+"""A module that a Ray worker may import first, which makes it die at its first chunk."""
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": str(ROOT),
@@ -86,7 +86,7 @@ def nodes(monkeypatch):
 
 
 def workers_at_work(process):
-    """The process ids of workers that have begun and are not lost, as far as the run has told."""
+    """The process ids of workers that have begun and are not lost, according to the run's events."""
     lost = {event["worker"] for event in process.named("worker-lost")}
     alive = [event for event in process.named("worker") if event["worker"] not in lost]
     return [int(event["where"].split()[0]) for event in alive]
@@ -158,7 +158,7 @@ def test_a_driver_that_is_told_to_end_saves_and_one_that_is_killed_is_gone_on_wi
     assert process.until(lambda: process.named("chunk"))
     process.process.kill()
     assert process.end() == (-signal.SIGKILL, "")
-    # What is left is computed by this process alone, without a cluster.
+    # The rest is computed by this process alone, without a cluster.
     assert sweep(out, "--resume").end() == (0, "")
     assert digests(out) == digests(whole)
 
@@ -179,7 +179,7 @@ def test_no_cell_is_lost_over_twenty_kills(nodes, whole, tmp_path):
         process = sweep(out, "--cluster", nodes.address)
         told = iter(process)
         while kills < 20:
-            # Between two kills something must get done, if only by one of both workers; then at random.
+            # Between two kills one of the two workers must finish something; then kill at random.
             if not any(event["event"] == "chunk" for event in told):
                 break
             collections.deque(itertools.islice(told, chance.randrange(4)), maxlen=0)

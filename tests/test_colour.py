@@ -1,4 +1,4 @@
-"""Colours of files brought to sRGB: by what a profile or a PNG's numbers say, never by a name."""
+"""Colours of files converted to sRGB, by what a profile or a PNG's numbers say, never by a name."""
 
 import struct
 import zlib
@@ -22,7 +22,7 @@ ON_WHITE = "its transparent parts are laid on white"
 P3_TO_SRGB = np.array(
     [[1.2249401, -0.2249402, 0], [-0.0420569, 1.0420571, 0], [-0.0196376, -0.0786361, 1.0982735]]
 )
-"""Light of Display P3 to that of sRGB (CSS Color 4, 17)."""
+"""Matrix from linear Display P3 to linear sRGB (CSS Color 4, 17)."""
 P3_CHROMATICITIES = (31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
 SRGB_CHROMATICITIES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 
@@ -45,7 +45,7 @@ def grey(levels):
 
 
 def assert_near(picture, expected, levels, *notes):
-    """Rounding once takes half a level; a profile's own numbers and lcms's tables take some more."""
+    """Check levels: one rounding costs half a level; a profile's numbers and lcms's tables cost more."""
     assert np.abs(picture.pixels - expected).max() <= levels
     assert picture.notes == notes
 
@@ -103,7 +103,7 @@ def test_a_profile_of_other_primaries_is_converted_whatever_its_name_is(read):
     made = profile("Adobe RGB, not sRGB", curve(563 / 256), "Adobe RGB")
     picture = read(encoded(PIXELS, "PNG", icc_profile=made))
     assert picture.notes == (PROFILED,)
-    near_grey = np.ptp(PIXELS.astype(int), axis=-1) < 4  # where primaries hardly count
+    near_grey = np.ptp(PIXELS.astype(int), axis=-1) < 4  # where primaries hardly matter
     assert np.abs(picture.pixels - of_light(light))[near_grey].max() <= 5
 
 
@@ -152,7 +152,7 @@ def test_a_grey_profile_that_is_srgb_touches_no_pixel(read):
 
 def test_sixteen_bits_of_grey_are_converted_before_they_are_eight(read):
     made = profile("linear", curve(1.0), None)
-    picture = read(encoded(DEEP // 64, "PNG", icc_profile=made))  # the dark ones, where 8 bits are few
+    picture = read(encoded(DEEP // 64, "PNG", icc_profile=made))  # dark colours, where 8 bits are few
     expected = grey(of_light(DEEP // 64 / 65535))
     assert_near(picture, expected, 2, "reduced from 16 to 8 bits", PROFILED)
 

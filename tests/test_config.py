@@ -54,7 +54,7 @@ def test_the_optimizer_and_what_its_name_decides(named, optimizer, memory, pyram
     assert resolve(sweep) == sweep
 
 
-# What the deck says of its experiments, by preset: steps, alpha/beta, layers, starts, seeds.
+# The deck's experiments, by preset: steps, alpha/beta, layers, starts, seeds.
 FIVE = "conv1_1+conv2_1+conv3_1+conv4_1+conv5_1"
 DECK = {
     "tradeoff": {"steps": (3000,), "alpha_beta": (1e-1, 1e-2, 1e-3, 1e-4), "init": ("noise",)},
@@ -346,7 +346,7 @@ def test_presets_say_what_they_cost_as_a_plan_does():
 
 
 def settings_of(**settings):
-    """Of a resolved sweep, the settings that are named."""
+    """The named settings of a resolved sweep."""
     resolved = resolve(Sweep(**{"content": ("c.png",), "style": ("s.png",), **settings}))
     return {name: getattr(resolved, name) for name in settings}
 
@@ -357,7 +357,7 @@ def test_numbers_of_numpy_and_jax_are_numbers(made):
         "seed": (0, 1, 2),
         "steps": (2, 5),
     }
-    # Of 32 bits, as they are printed: 0.1 and not 0.10000000149011612.
+    # 32-bit numbers, as they are printed: 0.1 and not 0.10000000149011612.
     ratios = made(np.array([0.1, 1e-5], np.float32))
     assert settings_of(alpha_beta=ratios)["alpha_beta"] == (0.1, 1e-5)
     assert all(type(v) is float for v in settings_of(alpha_beta=ratios)["alpha_beta"])

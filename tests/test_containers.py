@@ -1,4 +1,4 @@
-"""Containers: the one picture of a file that holds more, and files that are named for what they are."""
+"""Containers: the one picture of a file that holds more, and files that errors name by their true kind."""
 
 import io
 import struct
@@ -26,7 +26,7 @@ RAW = "is a camera's raw file; develop it first and save the result as TIFF, PNG
 
 @pytest.fixture
 def read(tmp_path):
-    """Write bytes to a file, whose name says nothing unless one is given, and read that."""
+    """Write bytes to a file, with a name that says nothing unless one is given, and read it."""
 
     def run(data, name="file.jpg"):
         (tmp_path / name).write_bytes(data)
@@ -37,7 +37,7 @@ def read(tmp_path):
 
 @pytest.fixture
 def why(read, tmp_path):
-    """Why bytes are refused."""
+    """The reason why bytes are refused."""
 
     def run(data, name="file.jpg"):
         with pytest.raises(JaxstyleError) as error:
@@ -210,7 +210,7 @@ PNG = encoded(PIXELS, "PNG")
 
 
 def animated(*, is_first, numbers=1):
-    """An APNG of one frame, which is its picture or follows it."""
+    """An APNG of one frame, which is its default image or follows it."""
     control = struct.pack(">IIIIIHHBB", 0, 60, 40, 0, 0, 1, 10, 0, 0)
     head = chunk(b"acTL", struct.pack(">II", numbers, 0))
     if is_first:
@@ -271,7 +271,7 @@ def test_what_unpacks_without_end_is_skipped_and_does_not_fill_the_memory(read, 
     finally:
         tracemalloc.stop()
     assert_is(picture, PIXELS, *(notes if before == b"IDAT" else ()))
-    assert peak < 40 * 2**20  # a profile's limit, twice, and some
+    assert peak < 40 * 2**20  # twice a profile's limit, and some more
 
 
 def test_texts_of_any_number_and_size_are_skipped(read):

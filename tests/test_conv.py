@@ -33,7 +33,7 @@ def prepared(winograd, kernel=KERNEL):
 def test_convolution_is_the_correlation_with_zero_padding(winograd, shape):
     x = draw(*shape, 5)
     expected = oracle.correlate(np.asarray(x, np.float64), np.asarray(KERNEL, np.float64))
-    # Winograd's transforms have coefficients up to 8 and divide by up to 24: a few more digits go.
+    # Winograd's transforms have coefficients up to 8 and divide by up to 24, which costs a few more digits.
     np.testing.assert_allclose(
         conv.conv3x3(x, prepared(winograd).forward), expected, atol=1e-4 if winograd else 2e-5
     )
@@ -177,11 +177,11 @@ def test_channels_that_are_filled_up_with_zeros_change_nothing(i, o):
     expected = oracle.correlate(np.asarray(x, np.float64), np.asarray(kernel, np.float64))
     found = conv.in_eights(correlate, x, kernel)
     assert found.shape == expected.shape
-    np.testing.assert_allclose(found, expected, atol=1e-4)  # of up to 576 products of about 1
+    np.testing.assert_allclose(found, expected, atol=1e-4)  # sums of up to 576 products of about 1
 
 
 def lowered(function, *arguments, platform):
-    """What XLA is given for a platform that need not be there."""
+    """The program given to XLA for a platform, which need not be present."""
     return jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
 
 

@@ -56,7 +56,7 @@ def test_figures_are_the_same_whatever_the_users_settings_of_matplotlib_are(tmp_
 
 
 def test_a_study_of_pictures_with_any_names_is_told_on_a_terminal_of_latin_1(tmp_path):
-    """All of one command: a backend that is not there, a `matplotlibrc`, and names in several scripts."""
+    """One command with everything: a missing backend, a `matplotlibrc`, and names in several scripts."""
     named = []
     for index, name in enumerate(("猫.jpg", "a$b^.jpg", "_x.jpg")):
         named.append(str(tmp_path / name))
@@ -112,7 +112,7 @@ def no_fonts(monkeypatch):
 
 @pytest.fixture(params=["fonts of the machine", "no fonts"])
 def fonts(request):
-    """Once with the fonts that there are, and once as on a machine without any."""
+    """Run once with the fonts of this machine, and once as on a machine without any."""
     if request.param == "no fonts":
         request.getfixturevalue("no_fonts")
 

@@ -1,4 +1,4 @@
-"""The engine: one trace, and bytes that depend on nothing they should not depend on."""
+"""The engine: one trace, and bytes that depend only on what they should."""
 
 import dataclasses
 import itertools
@@ -22,7 +22,7 @@ class Bench:
         settings = {"content": ("/c0",), "style": ("/s0",), "steps": (4,), "optimizer": "adam", **settings}
         self.sweep = config.resolve(Sweep(**settings))
         self.cells = grid.cells(self.sweep)
-        # Narrow networks take XLA's convolution, which compiles fast; real ones what a run would take.
+        # Narrow networks use XLA's convolution, which compiles fast; real ones use that of a run.
         real = weights["conv1_1"][1].size == 64
         self.engine = engine.Engine(weights, cell_shapes=[shape], winograd=None if real else False)
         self.content = {p: random_image(*shape, seed=10 + i) for i, p in enumerate(self.sweep.content)}
@@ -221,7 +221,7 @@ def test_real_cells_are_the_same_bytes_in_any_place_order_and_padding(vgg19_weig
 
 
 def digest_on(devices, threads):
-    """What cells of a narrow network come to on the last of so many devices, in a process of its own."""
+    """Results of cells of a narrow network on the last of several devices, in a separate process."""
     code = (
         "import hashlib, jax, numpy as np, test_engine, conftest\n"
         "from jaxstyle import engine\n"
@@ -449,8 +449,8 @@ def test_a_pyramid_on_a_canvas_is_that_of_the_image_alone(narrow, monkeypatch):
 
 
 def test_cells_of_a_pyramid_are_the_same_bytes_in_any_place():
-    # With half of VGG19's channels: products of a few channels are rounded by their place, by a library of
-    # XLA's, on CPUs without AVX-512. No run on a CPU has a width of 2.
+    # Half of VGG19's channels, because on CPUs without AVX-512 one of XLA's libraries rounds products of
+    # a few channels by their position. No run on a CPU has a width of 2.
     settings = {**PYRAMID, "steps": (3,), "seed": (0, 1), "alpha_beta": (1e-3, 1e-1)}
     bench = Bench(narrow_weights(2), width=2, **settings)
     forth, back = bench.run([0, 3]), bench.run([3, 0])

@@ -1,4 +1,4 @@
-"""Feature maps: against float64, strongest first, and drawn so that what is drawn is what is there."""
+"""Feature maps: against float64, strongest first, and drawn faithfully."""
 
 import json
 

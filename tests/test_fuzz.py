@@ -1,4 +1,4 @@
-"""Spoilt files: the readers give a result or one line, whatever the bytes are."""
+"""Corrupted files: the readers return a result or raise one line, whatever the bytes are."""
 
 import os
 
@@ -22,7 +22,7 @@ def test_good_files_are_valid(path, kind):
 
 @pytest.mark.parametrize("kind", fuzz.KINDS)
 @settings(
-    max_examples=34,  # of 6 kinds: some 200
+    max_examples=34,  # for each of 6 kinds: some 200
     deadline=None,
     derandomize=True,
     database=None,

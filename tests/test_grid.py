@@ -158,7 +158,7 @@ def test_shapes_of_different_stages_share_no_canvas():
 
 def test_chunks_follow_from_work_not_from_time():
     short = plan_of(seed=("0:16",), steps=(1,), optimizer="adam")
-    assert len(short.chunks) == 1  # it takes less than a chunk should
+    assert len(short.chunks) == 1  # it takes less time than a chunk should
     many = plan_of(seed=("0:2000",), steps=(150,))
     launch_s = many.programs[0].cell_flops(150) / grid.NOMINAL_FLOPS["cpu"]
     sizes = [len(chunk.cells) for chunk in many.chunks]
@@ -212,7 +212,7 @@ def test_traces_keep_the_first_and_the_last(last, every, expected):
 
 
 def folder_plan(shapes, *, steps, platform="gpu", **settings):
-    """A cell for every shape, as of a folder of photographs."""
+    """A cell for every shape, as from a folder of photographs."""
     named = {f"/p{i}": shape for i, shape in enumerate(shapes)}
     return named, plan_of(
         width=16 if platform == "gpu" else 1,
@@ -240,7 +240,7 @@ def test_two_hundred_shapes_share_a_few_canvases_on_a_gpu():
 
 def test_canvases_are_used_only_where_they_are_predicted_to_pay():
     shapes = [(256, 160), (256, 170), (192, 256)]
-    # On a CPU a compilation is dear beside a few steps, and cheap beside the pixels that many would waste.
+    # On a CPU a compilation costs more than a few steps, but less than the pixels that many would waste.
     assert [p.shape for p in folder_plan(shapes, steps=5, platform="cpu")[1].programs] == ["256x256"]
     many = folder_plan(shapes, steps=5000, platform="cpu")[1]
     assert [(p.shape, p.canvas) for p in many.programs] == [

@@ -1,7 +1,7 @@
-"""Runs that an earlier version of the package began go on with this one.
+"""Runs that an earlier version of the package began can be resumed with this one.
 
 `data/half` holds a run of commit 1f9e732 that was killed in its third chunk of four, the pictures that it
-was made of, and what that commit comes to undisturbed. `python -m tests.same_bytes 1f9e732 --make-fixture
+was made from, and that commit's undisturbed result. `python -m tests.same_bytes 1f9e732 --make-fixture
 tests/data/half` makes it.
 """
 
@@ -28,7 +28,7 @@ def digests(run):
 
 @pytest.fixture(scope="module")
 def gone_on(tmp_path_factory):
-    """The run, gone on with in another folder by a process of its own."""
+    """The run, resumed in another folder by a separate process."""
     project = tmp_path_factory.mktemp("growth") / "project"
     shutil.copytree(HALF, project)
     done = run_python("-m", "jaxstyle.sweep", "--resume", "--out", project / "run", cwd=project.parent)
@@ -48,7 +48,7 @@ def test_a_run_of_an_earlier_version_goes_on(gone_on):
 
 def test_it_comes_to_what_the_earlier_version_came_to(gone_on):
     about = json.loads((EXPECTED / "about.json").read_text())
-    if about["machine"] == same_bytes.machine():  # to whose kind the bytes of new chunks are promised
+    if about["machine"] == same_bytes.machine():  # others may differ in new chunks
         assert digests(gone_on) == about["sha256"]
         found = same_bytes.Found([], [])
         for name in ("results.h5", "results.csv"):

@@ -1,6 +1,6 @@
 """Images: sizes, the network's space, saving.
 
-What is read, and what is not: test_bad_inputs.py, test_containers.py, test_colour.py.
+For the files that are read or refused see test_bad_inputs.py, test_containers.py and test_colour.py.
 """
 
 import contextlib
@@ -73,7 +73,7 @@ def test_a_picture_carries_the_digest_of_its_file(tmp_path):
 
 
 def test_reading_in_threads_leaves_stderr_and_warnings_to_everyone(tmp_path, capfd):
-    """Half the files are torn: libtiff and Pillow have something to say of each, and nobody hears it."""
+    """Half the files are torn: libtiff and Pillow print messages about them, and none gets through."""
     buffer = io.BytesIO()
     Image.fromarray(PIXELS).save(buffer, "TIFF", compression="tiff_adobe_deflate")
     torn = bytearray(buffer.getvalue())

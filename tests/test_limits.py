@@ -1,4 +1,4 @@
-"""What containers, jobs and shells leave a process: in files as the kernel's, and in groups of its own."""
+"""Limits that containers, jobs and shells set: read from imitated kernel files, and in real groups."""
 
 import json
 import os
@@ -18,7 +18,7 @@ NONE_V1 = 9223372036854771712
 
 
 def lay_out(root, cgroup, mounts, files):
-    """Lay out /proc/self and the files of control groups as a process in one of them sees them."""
+    """Write /proc/self and the files of control groups as a process in one of them sees them."""
     (root / "proc" / "self").mkdir(parents=True)
     (root / "proc" / "self" / "cgroup").write_text(cgroup)
     (root / "proc" / "self" / "mountinfo").write_text(mounts)
@@ -164,7 +164,7 @@ def test_a_quota_on_cores_sets_the_threads_and_what_the_user_says_comes_before_i
 
 
 def hierarchy(controller):
-    """The folder of a hierarchy in which groups can be made: of version 1, or of version 2."""
+    """The folder of a hierarchy, of version 1 or 2, in which groups can be made."""
     for mount in limits._mounts(limits.ROOT):
         if controller in mount.controllers:
             return Path(mount.at)
@@ -177,7 +177,7 @@ def hierarchy(controller):
 
 @pytest.fixture
 def group():
-    """Run a command in a control group of its own."""
+    """Run a command in a new control group."""
     made = []
 
     def run(files, *arguments, **environment):

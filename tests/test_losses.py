@@ -81,7 +81,7 @@ def test_losses_agree_with_finite_differences():
 
 def test_gram_is_symmetric_and_positive_semidefinite():
     g = np.asarray(losses.gram(F))
-    # Two sums of the same 30 products, none of them negative, each in an order of its own.
+    # Two sums of the same 30 nonnegative products, in different orders.
     np.testing.assert_allclose(g, g.T, rtol=2 * 30 * np.finfo(np.float32).eps)
     assert np.linalg.eigvalsh(g.astype(np.float64)).min() > -1e-6
 

@@ -1,4 +1,4 @@
-"""A mesh of virtual devices: one device's bytes, no device waiting for another one's data."""
+"""A mesh of virtual devices: one device's bytes, and no device that waits for another's data."""
 
 import json
 import os
@@ -43,7 +43,7 @@ print(len(jax.devices()), compiled.step_traces, collectives, compiled.device_byt
 
 
 def devices(count):
-    """So many virtual ones, and as many threads."""
+    """Environment with that many virtual devices, and as many threads."""
     return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}", "NPROC": str(count)}
 
 
@@ -55,7 +55,7 @@ def test_eight_devices_give_the_bytes_of_one_without_a_collective(width):
 
 
 def sweep(out, *more):
-    """On two devices: the five chunks are two blocks of two and one of one."""
+    """Run the sweep on two devices: its five chunks are two blocks of two and one of one."""
     return run_python("-m", "jaxstyle.sweep", *FIVE_CHUNKS, "--quiet", "--out", out, *more, **devices(2))
 
 

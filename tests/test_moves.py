@@ -56,7 +56,7 @@ def begun(tmp_path_factory):
 
 @pytest.fixture
 def project(begun, tmp_path, monkeypatch):
-    """The project where it was moved to, a chunk of each run gone, and where it was nothing is left."""
+    """The project after a move, with a chunk of each run missing and nothing left in the old place."""
     shutil.copytree(begun, tmp_path / "proj")
     shutil.move(begun, begun.with_name("away"))
     monkeypatch.chdir(tmp_path / "proj")

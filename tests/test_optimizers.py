@@ -1,4 +1,4 @@
-"""L-BFGS against the two-loop recursion in float64, and what it does where functions are not smooth."""
+"""L-BFGS against the two-loop recursion in float64, and its behaviour on functions that are not smooth."""
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ def test_steps_are_those_of_the_two_loop_recursion_in_float64(memory):
     # Memories that fill and turn over several times, and one that never does.
     expected, losses, _ = oracle.lbfgs(valley(), start_image(), 14, memory, 10.0)
     images, found, _ = follow(valley(), start_image(), 14, memory)
-    # Pixels of some 100 grey levels are known to 8e-6, and each step amplifies what the last one left:
+    # Pixels of some 100 grey levels are exact to 8e-6, and each step amplifies the error of the last one:
     # measured 2e-5 after two steps, 2e-4 after fourteen.
     np.testing.assert_allclose(images[:3], expected[:3], atol=1e-4)
     np.testing.assert_allclose(images, expected, atol=1e-3)

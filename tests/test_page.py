@@ -1,4 +1,4 @@
-"""The page of a run: what stands in it, that it is safe, the same every time, and light enough."""
+"""The page of a run: its contents, and that it is safe, the same every time, and light enough."""
 
 import base64
 import html.parser
@@ -46,7 +46,7 @@ class Reader(html.parser.HTMLParser):
 
     @property
     def run(self):
-        """What the script of the page is told."""
+        """The data that the script of the page reads."""
         return json.loads(self.scripts[-2])
 
 
@@ -56,7 +56,7 @@ def read(record):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """Twelve cells with two snapshots, one diverged, of which a study of the variance was made."""
+    """Twelve cells with two snapshots, one diverged, and a variance study of them."""
     path = tmp_path_factory.mktemp("page") / "run"
     record = make_run(
         path,
@@ -218,7 +218,7 @@ def test_the_page_asks_for_nothing_and_runs_no_other_script(small):
     assert "http" not in policy.lower()
     for script in (found.scripts[0], found.scripts[-1]):
         assert page._policy(script).split("script-src ")[1].split(";")[0] in policy
-    # Nor does its own script make markup of texts.
+    # Nor does its own script turn text into markup.
     script = (page.TEMPLATES / "report.js").read_text()
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script)
 
@@ -404,7 +404,7 @@ def test_the_overview_is_the_same_on_any_machine_and_readable_on_both_grounds(sm
 
 
 def test_nothing_of_a_page_reaches_the_user(tmp_path):
-    """No warning where Matplotlib has nowhere to keep its fonts, nor for curves without a finite value."""
+    """No warning if Matplotlib has nowhere to keep its fonts, nor for curves without a finite value."""
     record = make_run(tmp_path / "run", **IMAGES, seed=(0, 1), diverged=(0, 1))
     record.path.chmod(0o755)
     code = (

@@ -1,4 +1,4 @@
-"""File systems that can less than others, colleagues who share a run, and directories that several want."""
+"""Limited file systems, colleagues who share a run, and directories that several processes claim."""
 
 import errno
 import json
@@ -42,7 +42,7 @@ WAY_OUT = "put the run on a file system that has locks, or give --no-lock"
 
 @pytest.fixture(scope="module")
 def shim(tmp_path_factory):
-    """A library under which `flock` and `fsync` fail as environment variables say."""
+    """A library that makes `flock` and `fsync` fail as environment variables say."""
     if (compiler := shutil.which("cc")) is None:
         pytest.skip("there is no C compiler")
     folder = tmp_path_factory.mktemp("shim")
@@ -65,7 +65,7 @@ for line in sys.stdin.read().splitlines():
 
 
 def commands(*lines, wrap=(), **environment):
-    """The exit codes of several commands in one process, and what it says of errors."""
+    """The exit codes of several commands in one process, and its standard error."""
     done = subprocess.run(
         [*wrap, sys.executable, "-c", COMMANDS],
         input="\n".join("\t".join(map(str, line)) for line in lines),
@@ -236,7 +236,7 @@ def test_files_have_what_the_umask_leaves(tmp_path, mask, file, folder):
 
 
 def as_user(number, mask):
-    """What runs a command as a user of a group; who may read everything, since tools may lie in a home."""
+    """Command prefix that makes a user of a group, who may read everything, as tools may lie in a home."""
     if os.geteuid() or shutil.which("setpriv") is None:
         pytest.skip("only root can be several users")
     reads = ("--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search")
@@ -294,7 +294,7 @@ def test_a_lock_that_may_not_be_written_is_one_line(tmp_path, monkeypatch):
         JaxstyleError, match=r"run\.lock: cannot be written \(Permission denied\); have its owner"
     ):
         RunDirectory(tmp_path).__enter__()
-    store.check_not_held(tmp_path)  # which only looks
+    store.check_not_held(tmp_path)  # which only reads
 
 
 # --- fresh directories ----------------------------------------------------------------------------
@@ -338,7 +338,7 @@ def test_sweeps_that_are_started_at_once_without_a_directory_are_runs_of_their_o
     all_planned = threading.Barrier(3)
 
     def wait(path):
-        all_planned.wait(120)  # all have the same number in mind
+        all_planned.wait(120)  # all are about to take the same number
         return make(path)
 
     monkeypatch.setattr(store, "make_fresh", wait)
@@ -384,6 +384,6 @@ def test_a_directory_that_cannot_be_locked_is_not_left_behind(tmp_path, monkeypa
     (tmp_path / "own").mkdir()
     with pytest.raises(NoLocks), RunDirectory(tmp_path / "own", create=True):
         pass
-    assert (tmp_path / "own").is_dir()  # which was the user's
+    assert (tmp_path / "own").is_dir()  # it was the user's
     with RunDirectory(tmp_path / "own", create=True, no_lock=True) as run:
         assert run.no_lock

@@ -1,4 +1,4 @@
-"""Losses, optimizers and poolings of a user's own: swept, killed, resumed, shown, refused."""
+"""A user's own losses, optimizers and poolings: swept, killed, resumed, shown, refused."""
 
 import csv
 import functools
@@ -66,7 +66,7 @@ def command(*arguments):
 
 
 def contents(run):
-    """The bytes of everything that a run came to."""
+    """The bytes of all results of a run."""
     return {p.relative_to(run): p.read_bytes() for name in FILES for p in sorted(run.glob(name))}
 
 
@@ -76,7 +76,7 @@ def lines(run):
 
 
 def quantile_loss(picture, style):
-    """What the example says it is, in float64."""
+    """The example's loss as it is documented, in float64."""
     directions = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
     directions /= np.linalg.norm(directions, axis=0)
     levels = (np.arange(64) + 0.5) / 64
@@ -123,7 +123,7 @@ def test_the_loss_in_the_tables_is_that_of_the_pictures(finished):
     style = images.resize(images.read(str(EXAMPLES / "cafe.jpg")).pixels, 48)
     for row in lines(finished):
         picture = images.read(str(finished / row["image"])).pixels
-        # Rounded and clipped pixels are not quite what was optimised.
+        # Rounded and clipped pixels differ a little from the optimised ones.
         assert float(row["loss_palette"]) == pytest.approx(quantile_loss(picture, style), rel=0.05, abs=2)
 
 
@@ -606,7 +606,7 @@ def test_an_error_in_a_plugin_is_one_line_with_its_own_number(tmp_path, capsys, 
     value = "1" if flag == "--bad-weight" else "bad"
     images_of_two_shapes = (*IMAGES, "--style-size", 40)
     arguments = (*images_of_two_shapes, *SHALLOW, "--steps", 2, "--plugin", file, flag, value, "--out", out)
-    if "starts JAX" in says:  # which it has, here
+    if "starts JAX" in says:  # which has happened here
         done = run_python("-m", "jaxstyle.sweep", *arguments)
         code, text = done.returncode, done.stderr
     else:
@@ -688,14 +688,14 @@ def test_options_from_python_name_a_plugin(tmp_path, palette, save_image):
 
 
 def plain_run(path, **weights):
-    """A run of two cells without a plugin's functions, as its manifest tells of its rows."""
+    """A run of two cells without a plugin's functions, whose manifest describes the plugin's rows."""
     resolved = config.resolve(Sweep(content="/c.png", style="/s.png", steps=2, seed=(0, 1), **weights))
     rows = plugins.record(resolved)
     return write_run(path, resolved, [[result_of(resolved)]], manifest={"plugins": rows}, shape=(32, 32))
 
 
 def result_of(resolved):
-    """What every cell of a sweep may have come to: numbers drawn at random."""
+    """Made-up results of every cell of a sweep: numbers drawn at random."""
     cells, random = grid.cells(resolved), np.random.default_rng(0)
     losses = tuple(tables.curves(tables.TERMS[name] for name in grid.terms_of(cells)))
     layer, n = grid.cells(resolved)[0].taps, len(cells)

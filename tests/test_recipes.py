@@ -15,7 +15,7 @@ RECIPES = dict(re.findall(r"### ([^\n]*)\n.*?```diff\n(.*?)```", DOCS, re.DOTALL
 
 
 def parts(diff):
-    """By the path of every file of a diff, what goes away and what comes, hunk by hunk."""
+    """The old and the new text of every hunk of a diff, by the path of its file."""
     found = {}
     for text in re.split(r"^--- ", diff, flags=re.MULTILINE)[1:]:
         path = re.search(r"^\+\+\+ b/(\S+)$", text, re.MULTILINE)[1]  # pyright: ignore[reportOptionalSubscript]
@@ -81,7 +81,7 @@ def test_what_the_recipes_add_is_swept_shown_and_told(changed, tmp_path):
         group = file["32x48"]
         assert group["loss_mean"].shape == (4, 21)
         start = group["loss_style"][:, 0]
-        assert start[0] != start[2]  # of another noise
+        assert start[0] != start[2]  # from different noise
     page = (out / "report.html").read_text()
     assert "mean colour" in page
     assert "noise scale" in page

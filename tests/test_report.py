@@ -1,4 +1,4 @@
-"""Contact sheets: which picture stands where, and that reports need no JAX and no lock-step."""
+"""Contact sheets: the place of every picture, and that reports need no JAX and no lock-step."""
 
 import hashlib
 import json
@@ -204,7 +204,7 @@ def test_copies_beside_the_chunks_count_for_nothing(four, capsys, done):
 
 
 def every_reader(path):
-    """What reads a run's chunks, each as a function without arguments."""
+    """The readers of a run's chunks, each as a function without arguments."""
     return {
         "report": lambda: report.build(store.RunDirectory(path)),
         "open_run": lambda: jaxstyle.open_run(path),
@@ -237,7 +237,7 @@ def test_a_chunk_of_another_run_is_refused_by_every_reader(four, tmp_path, reade
 @pytest.mark.parametrize("reader", every_reader(None))
 def test_a_chunk_that_the_manifest_does_not_list_is_refused_by_every_reader(four, reader):
     with h5py.File(four / "chunks" / "000001.h5", "a") as file:
-        file["48x64/image"][0] = 255 - file["48x64/image"][0]  # HDF5 makes a new checksum of it
+        file["48x64/image"][0] = 255 - file["48x64/image"][0]  # HDF5 updates the checksum
     with pytest.raises(JaxstyleError, match=r"000001\.h5: is not the file that manifest\.json lists"):
         every_reader(four)[reader]()
 

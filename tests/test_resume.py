@@ -1,4 +1,4 @@
-"""A run that is killed, starved or tampered with goes on to the same bytes; real kills, real disks."""
+"""A run that is killed, starved or tampered with resumes to the same bytes; real kills, real disks."""
 
 import contextlib
 import fcntl
@@ -22,7 +22,7 @@ from jaxstyle import limits, store, sweep
 
 ONE_STAGE = (*torture.IMAGES, "--pyramid", "0")
 SWEEP = (*ONE_STAGE, "--seed", "0:2", "--steps", "15", "30", "--checkpoint-every", "0.1")
-"""Two cells in chunks of their own, each of which is kept at least once before it is done."""
+"""Two cells in separate chunks, each of which is checkpointed at least once before it is done."""
 
 
 def command(*arguments):
@@ -78,7 +78,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(whole, tmp_path, point, count):
     assert there.items() <= torture.digests(whole).items()
     assert command(*SWEEP, "--out", out, "--resume") == 0
     assert torture.digests(out) == torture.digests(whole)
-    # Of a first checkpoint without its state nothing can be used; of a chunk without its name, all.
+    # A first checkpoint without its state is of no use; a chunk that was not yet renamed loses nothing.
     assert len(events(out, "continue")) == point.startswith("chunk")
 
 
@@ -232,7 +232,7 @@ def test_cells_are_added_behind_those_there_are(copy, whole, tmp_path):
         assert list(group["cell"]) == [0, 1, 2, 3]
         assert list(group["seed"]) == [0, 1, 2, 3]
         pictures = group["image"][()]
-    # The spec that stands there now makes the same cells from nothing.
+    # The spec that is there now makes the same cells from scratch.
     again = tmp_path / "again"
     assert command("--spec", copy / "spec.toml", "--out", again) == 0
     with h5py.File(again / "results.h5") as file:
@@ -271,7 +271,7 @@ def test_a_run_with_other_settings_is_not_extended(whole, capsys):
 
 @contextlib.contextmanager
 def running(out, *settings, until="checkpoint", **streams):
-    """A run of many steps in a process of its own, once it has told of an event."""
+    """A run of many steps in a separate process, once it has reported an event."""
     arguments = [*ONE_STAGE, "--steps", "20000", "--checkpoint-every", "2", *settings, "--out", out]
     code = (
         "import signal\nfrom jaxstyle import sweep\n"
@@ -311,7 +311,7 @@ def test_a_signal_saves_the_work_and_ends_the_run_within_ten_seconds(tmp_path, n
         assert json.loads((out / "manifest.json").read_text())["status"] == "interrupted"
         data = (out / "checkpoints" / "000000" / "state.npz").read_bytes()
         kept = np.load(io.BytesIO(data[32:]))  # after its SHA-256
-        # The signal came after a checkpoint and had one of its own written.
+        # The signal came after a checkpoint and caused another one.
         assert len(events(out, "checkpoint")) >= 2
         assert kept["passes"] > 0
 
@@ -343,7 +343,7 @@ def test_nobody_needs_to_listen(whole, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of its own of a few hundred kilobytes, and what gives it more."""
+    """A separate file system of a few hundred kilobytes, and a function that enlarges it."""
     place = tmp_path / "disk"
     place.mkdir()
 
@@ -361,7 +361,7 @@ def test_a_full_disk_keeps_what_is_finished_and_the_run_goes_on_when_there_is_sp
 ):
     place, grow = small_disk
     out = place / "run"
-    # What the tables and a checkpoint take does not fit; the space for the results themselves is there.
+    # There is no room for the tables and a checkpoint, but there is for the results themselves.
     done = run_python("-m", "jaxstyle.sweep", *SWEEP, "--out", out, cwd=ROOT)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
@@ -381,12 +381,12 @@ def test_a_disk_that_is_full_when_the_tables_are_made_costs_no_chunk(
     out = place / "run"
     shutil.copytree(whole, out)
     (out / "results.h5").unlink()
-    monkeypatch.setattr(store, "MERGED_IN_MEMORY", 0)  # as a large run's: by a process of its own
+    monkeypatch.setattr(store, "MERGED_IN_MEMORY", 0)  # as in a large run: by a separate process
     assert command("--out", out, "--resume") == 2
     assert "make space" in error_of(capsys)
     assert not (out / "results.h5").exists()
     assert not list(out.rglob("*.tmp*"))
-    # There when it was asked for and gone when HDF5 writes: that process dies, and this one does not.
+    # The space is there when it is checked and gone when HDF5 writes: that process dies, but not this one.
     monkeypatch.setattr(
         store, "check_space", lambda path, size: (place / "other").write_bytes(bytes(fill(place)))
     )
@@ -399,7 +399,7 @@ def test_a_disk_that_is_full_when_the_tables_are_made_costs_no_chunk(
 
 
 def fill(place):
-    """How many bytes leave a file system next to nothing."""
+    """The number of bytes that almost fills a file system."""
     return shutil.disk_usage(place).free - 2 * 4096
 
 

@@ -30,7 +30,7 @@ def test_even_indices_hold_both_ends_and_are_spread():
 @pytest.mark.parametrize(
     ("sizes", "limit", "expected"),
     [
-        ((10, 10, 10, 3), 3000, (10, 10, 10, 3)),  # all there are
+        ((10, 10, 10, 3), 3000, (10, 10, 10, 3)),  # all of them
         ((10, 10, 10, 100), 3000, (10, 10, 10, 3)),  # seeds first
         ((2, 2, 10, 2500), 3000, (2, 2, 10, 75)),
         ((100, 100, 10, 1), 3000, (17, 17, 10, 1)),  # then the longest, short ones stay whole

@@ -1,4 +1,4 @@
-"""What is handed to SLURM and Kubernetes: the script run with stubs on PATH, the manifests against schemas.
+"""Files for SLURM and Kubernetes: the script run with stubs on PATH, the manifests against schemas.
 
 No SLURM or Kubernetes is needed. `tests/slurm_node.sh` runs the same script on a real SLURM of one node.
 """
@@ -27,7 +27,7 @@ PAGE = ROOT / "docs" / "clusters.md"
 # --- SLURM ----------------------------------------------------------------------------------------
 
 STUBS = {
-    # srun: its options end at the command; what it gets as a signal, the command gets (here by `exec`).
+    # srun: its options end at the command; it passes its signals on to the command (here by `exec`).
     "srun": 'printf "%s\\n" "$@" > "$RECORDS/srun"\nwhile [[ $1 == --* ]]; do shift; done\nexec "$@"\n',
     "scontrol": 'printf "%s\\n" "$*" >> "$RECORDS/scontrol"\n',
     "squeue": 'printf "%s\\n" "$*" >> "$RECORDS/squeue"\necho "$JOB_STATE"\n',
@@ -91,7 +91,7 @@ class Batch:
         )
 
     def run(self, ends_with, *arguments):
-        """The exit code of a task whose python ends with one of its own accord."""
+        """The exit code of a task whose python ends by itself with a given code."""
         self.environment["ENDS_WITH"] = str(ends_with)
         process = self.start(*arguments)
         assert process.communicate(timeout=60) == ("", "")
@@ -101,7 +101,7 @@ class Batch:
         """The exit code of a task that is signalled while it computes.
 
         Args:
-            signals: What each goes to, "shell" or "python", and its number. From the first on python saves.
+            signals: The target of each, "shell" or "python", and its number. Python saves from the first.
         """
         self.environment["ENDS_WITH"] = "signal"
         with self.start() as process:
@@ -111,7 +111,7 @@ class Batch:
                 os.kill(pids[whom], number)
                 assert i or process.stdout.readline() == "saving\n"
             code = process.wait(timeout=60)
-        assert (self.folder / "saved").exists()  # the shell did not leave before python
+        assert (self.folder / "saved").exists()  # the shell did not exit before python
         return code
 
     def record(self, name):
@@ -175,7 +175,7 @@ def test_a_signal_to_the_batch_shell_reaches_python_and_the_task_is_queued_again
 @pytest.mark.parametrize(("state", "requeued"), [("RUNNING", True), ("CANCELLED", False), ("", False)])
 def test_a_preempted_task_is_queued_again_and_a_cancelled_one_is_not(batch, state, requeued):
     task = batch(JOB_STATE=state)
-    # SLURM signals the step and the shell. Had the shell passed it on, python would have ended with 99.
+    # SLURM signals both the step and the shell. If the shell passed it on, python would end with 99.
     assert task.signalled(("python", signal.SIGTERM), ("shell", signal.SIGTERM)) == 143
     assert task.record("squeue") == ["--noheader --jobs=7_3 --format=%T"]
     assert task.record("scontrol") == ["requeue 7_3"] * requeued
@@ -392,7 +392,7 @@ def test_an_exit_code_restarts_a_pod_or_does_not(code, action):
         assert rule["onExitCodes"]["operator"] == "In"
     found = [rule["action"] for rule in rules if code in rule["onExitCodes"]["values"]]
     assert found == ([action] if action else [])
-    assert spec["backoffLimitPerIndex"] > 0  # for what no rule names
+    assert spec["backoffLimitPerIndex"] > 0  # for codes that no rule names
     first = spec["podFailurePolicy"]["rules"][0]
     assert (first["action"], first["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
 
@@ -414,7 +414,7 @@ OTHERS = {
     "apt-get, pip, useradd, docker": "build-arg create-home no-cache-dir no-install-recommends uid yes",
     "gcloud": "command worker",
 }
-"""Flags of other programs in what is handed out."""
+"""Flags of other programs in these files."""
 
 
 def flags_named():

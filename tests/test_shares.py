@@ -1,4 +1,4 @@
-"""A run in shares: the bytes of one process, whoever comes first and whoever dies."""
+"""A run in shares: the bytes of one process, whichever share is first and whichever dies."""
 
 import json
 import os

@@ -194,7 +194,7 @@ def test_an_interrupted_transfer_leaves_nothing(inputs, tmp_path):
 
 def test_every_setting_of_a_sweep_is_a_flag_or_is_known_not_to_be_one():
     flags = set(inspect.signature(transfer.accepts()).parameters)
-    assert set(single.takes()) - flags == {"canvas"}  # one picture has nobody to share one with
+    assert set(single.takes()) - flags == {"canvas"}  # one picture shares no canvas
 
 
 # --- what a run gives back ------------------------------------------------------------------------

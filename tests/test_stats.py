@@ -1,4 +1,4 @@
-"""Statistics of a seed study against closed forms, and against slow code that shares nothing with them."""
+"""Statistics of a seed study, against closed forms and against slow code that shares nothing with them."""
 
 import itertools
 import math
@@ -59,7 +59,7 @@ def test_best_of_more_than_there_are_is_refused():
 
 
 def coverage(statistic, truth, n, *, corrected, samples=400, draws=400):
-    """The part of samples of n from N(10, 2) whose interval holds the truth."""
+    """The fraction of samples of n from N(10, 2) whose interval contains the truth."""
     x = rng(1).normal(10, 2, (n, samples))
     low, high = stats.interval(x, statistic, draws=draws, corrected=corrected)
     return np.mean((low <= truth) & (truth <= high))
@@ -116,7 +116,7 @@ def test_rmse_of_a_constant_shift_is_the_shift():
 
 
 def slow_ssim(a, b):
-    """Wang et al. (2004) as they write it: one window after the other, in Python."""
+    """SSIM as Wang et al. (2004) define it: one window after the other, in Python."""
     a, b = (0.299 * x[..., 0] + 0.587 * x[..., 1] + 0.114 * x[..., 2] for x in (a, b))
     window = np.array([[math.exp(-(i * i + j * j) / 4.5) for j in range(-5, 6)] for i in range(-5, 6)])
     window /= window.sum()
@@ -254,7 +254,7 @@ def test_an_interaction_is_no_main_effect():
     found = by_name(stats.components(y, ("a", "b")))
     assert found[stats.INTERACTIONS].sum_of_squares == pytest.approx(12)
     assert found["a"].sum_of_squares == found["b"].sum_of_squares == 0
-    assert found["a"].variance < 0  # as it comes out; it counts as none
+    assert found["a"].variance < 0  # reported as it is; it counts as none
     assert stats.shares(list(found.values()))[:2] == [0, 0]
 
 

@@ -17,7 +17,7 @@ from jaxstyle.tables import TERMS
 
 
 def make(sweep, weights, content, style, winograd=False, canvas=None):
-    """Everything one cell needs, from arrays instead of files."""
+    """The inputs of one cell, from arrays instead of files."""
     sweep = config.resolve(sweep)
     cell = grid.cells(sweep)[0]
     plan = grid.plan(
@@ -89,7 +89,7 @@ CASES = {
 
 
 def every_activation(weights, image, pool, deepest, winograd, extent):
-    """What float32 makes of every layer down to `deepest`, the image being on a canvas or not."""
+    """Float32 activations of every layer down to `deepest`, for an image on a canvas or not."""
     taps = tuple(row.name for row in layers.up_to([deepest]))
     network = vgg19.bind(weights, taps=taps, pool=pooling(pool), winograd=winograd)
     found = jax.jit(network.features)(network.params, jnp.asarray(images.to_network(image)), extent)
@@ -227,7 +227,7 @@ def test_lower_precisions_stay_near_float32(vgg19_weights, precision, winograd):
 
 @pytest.mark.parametrize("winograd", [False, True], ids=["plain", "winograd"])
 def test_in_bf16_an_image_has_no_loss_against_itself(vgg19_weights, winograd):
-    # By the engine's own two programs: what XLA fuses must not decide what is rounded.
+    # By the engine's own two programs, because what XLA fuses must not decide what is rounded.
     settings = config.resolve(
         sweep(
             precision="bf16",

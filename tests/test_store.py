@@ -104,7 +104,7 @@ def test_no_flipped_bit_of_a_chunk_goes_unseen(tmp_path):
         except JaxstyleError:
             found += 1
             continue
-        assert_same(read, expected)  # it hit what means nothing
+        assert_same(read, expected)  # the change hit bytes without meaning
     assert found > 1000
 
 
@@ -272,7 +272,7 @@ def test_a_look_for_shares_at_work_keeps_others_from_beginning_meanwhile(tmp_pat
 
     def watched(path):
         with open(path / "run.lock") as lock, pytest.raises(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # what a share that begins has to have
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a share needs it to begin
         looked.append(path)
         look(path)
 

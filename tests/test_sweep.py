@@ -190,7 +190,7 @@ def test_contents_that_are_styles_too_need_no_target_program_of_their_own(photos
 
 
 def test_a_plan_for_a_device_of_its_own_measures_memory_and_widens(inputs, tmp_path, capsys, monkeypatch):
-    # The one thing that is not real here is what the device calls itself.
+    # Only the device's name for itself is not real here.
     monkeypatch.setattr(grid, "device_kind", lambda platform: "gpu")
     assert command(
         "--content", inputs / "c0.png", "--style", inputs / "s0.png", "--seed", "0:12", "--size", "64",
@@ -250,14 +250,14 @@ def test_a_launch_that_runs_out_of_memory_goes_on_at_half_the_width(inputs, tmp_
         "--content", inputs / "c0.png", "--style", inputs / "s0.png", "--seed", "0:34",
         "--size", "64", "--steps", "1", "--optimizer", "adam", "--out",
     ]  # fmt: skip
-    # An allocator that keeps nothing that the limit would spare, and no address space for threads to come.
+    # An allocator that hoards no memory under the limit, and no address space for threads to come.
     tunables = "glibc.malloc.arena_max=1"
     done = run_python("-c", BACK_OFF, *arguments, tmp_path / "out", GLIBC_TUNABLES=tunables)
     assert done.returncode == 0, done.stderr
     assert "out of memory at batch width 32: going on with 16" in done.stdout
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert [(p["width"], p["cells"]) for p in manifest["programs"]] == [(32, 0), (16, 34)]
-    plan = manifest["plan"]  # as a run that is gone on with will have it
+    plan = manifest["plan"]  # as a resumed run will have it
     assert [plan["programs"][chunk["program"]]["width"] for chunk in plan["chunks"]] == [16]
     with h5py.File(tmp_path / "out" / "chunks" / "000000.h5") as chunk:
         assert chunk.attrs["width"] == 16
@@ -332,7 +332,7 @@ def test_a_run_that_names_no_optimizer_goes_from_coarse_to_fine(inputs, tmp_path
         assert group["image"].shape == (2, 2, 48, 64, 3)
         assert list(group["snapshot"]) == [2, 4]
         np.testing.assert_array_equal(group["evaluations"], 5 + 60 / 4)
-    # What is reported is the accepted image's: it never rises.
+    # The reported loss is that of the accepted image: it never rises.
     assert total.shape == (2, 5)
     assert np.all(np.diff(total, axis=1) <= 0)
     for row, curve in zip(rows(out), total, strict=True):
@@ -521,7 +521,7 @@ def test_errors_leave_before_jax_is_imported(tmp_path):
 
 
 def test_the_command_in_a_process_of_its_own(inputs, tmp_path):
-    """As a user runs it: relative paths, events, plain lines, no warnings."""
+    """Run as by a user: relative paths, events, plain lines, no warnings."""
     os.symlink(inputs, tmp_path / "in")
     arguments = (
         "--content", "in/c0.png", "--style", "in/s0.png", "--size", "64", "--steps", "2", "--seed", "0:2",
@@ -569,7 +569,7 @@ def test_cells_whose_seed_cannot_matter_are_computed_once(inputs, tmp_path):
         for name in ("image", "loss_total", "style_layer_loss", "evaluations"):
             np.testing.assert_array_equal(group[name][3], group[name][4])
             np.testing.assert_array_equal(group[name][3], group[name][5])
-    # A chunk that is gone is computed to the same bytes again, and an extension is cut as it comes.
+    # A missing chunk is computed again to the same bytes, and an extension is cut into chunks by itself.
     chunks = {path.name: path.read_bytes() for path in (tmp_path / "three" / "chunks").iterdir()}
     (tmp_path / "three" / "chunks" / "000000.h5").unlink()
     assert command("--resume", "--out", tmp_path / "three", "--quiet") == 0

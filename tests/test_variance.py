@@ -1,4 +1,4 @@
-"""The seed study of a real run, from end to end: its files, their numbers, its floor, and its refusals."""
+"""The seed study of a real run, end to end: its files, their numbers, its floor, and its errors."""
 
 import csv
 import itertools
@@ -264,7 +264,7 @@ def test_help_needs_no_jax():
 
 
 def test_what_cannot_be_computed_again_is_said(tmp_path, capsys):
-    """Two seeds, a diverged cell, and images that have gone: tables and page all the same."""
+    """Two seeds, a diverged cell and missing images still give tables and a page."""
     fill(tmp_path / "run", [result(range(6), diverged=(5,))], seed=(0, 1, 2))
     assert command(variance.main, tmp_path / "run") == 1
     assert "1 cell diverged" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The network: narrow against NumPy float64, and what it does not compute."""
+"""The network: a narrow one against NumPy float64, and layers that it must not compute."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def test_every_layer_of_a_narrow_network_matches_numpy(narrow, pool, shape, wino
         np.testing.assert_allclose(
             found[name], expected[name], atol=1e-4 * scale if winograd else 2e-5 * scale, err_msg=name
         )
-        assert np.min(found[name]) >= 0  # taps stand after the ReLU
+        assert np.min(found[name]) >= 0  # taps are taken after the ReLU
 
 
 @pytest.mark.parametrize("winograd", [False, True], ids=["plain", "winograd"])

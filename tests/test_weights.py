@@ -117,7 +117,7 @@ def test_recorded_means_are_those_of_the_stated_pictures(converter, vgg19_weight
         total += found["conv1_1"].sum((0, 1))
         count += found["conv1_1"].shape[0] * found["conv1_1"].shape[1]
     with h5py.File(weights.packaged_path()) as file:
-        for pool in ("avg", "max"):  # there is none above it
+        for pool in ("avg", "max"):  # there is none before it
             np.testing.assert_allclose(file[f"conv1_1/mean_{pool}"], total / count, rtol=1e-3)
 
 

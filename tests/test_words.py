@@ -1,4 +1,4 @@
-"""What commands say: on any terminal, of names that other projects use, and of what computes."""
+"""Output of commands: on any terminal, about other projects' names, and about the device."""
 
 import io
 import json
@@ -153,7 +153,7 @@ for name, arguments in json.loads(sys.argv[1]):
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
-    """What every command prints of paths that ASCII has not, and of a plan, where stdout is ASCII."""
+    """Output of every command about non-ASCII paths, and about a plan, where stdout is ASCII."""
     folder = tmp_path_factory.mktemp("é中")
     for name, source in (("ç猫.jpg", "cat.jpg"), ("s.jpg", "glass.jpg")):
         (folder / name).write_bytes((EXAMPLES / source).read_bytes())

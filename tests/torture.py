@@ -1,11 +1,11 @@
-"""Kills a real sweep with SIGKILL, again and again, and counts what it cost: `python -m tests.torture`.
+"""Repeated kills of a real sweep with SIGKILL, and a count of the damage: `python -m tests.torture`.
 
 Half of the kills come at random moments, half at named points, where the process kills itself: before and
-after files get their names, and with half of one written. After each kill the run is gone on with; when it
-ends, every byte of its chunks, tables and pictures is compared with those of a run that nobody disturbed.
+after files are renamed, and with a file half written. After each kill the run is resumed; when it ends,
+every byte of its chunks, tables and pictures is compared with those of an undisturbed run.
 
-`--every-step` kills a small sweep before each thing that it does to its directory instead, the first one
-before the directory is made, with another process for the same run that begins at about that moment.
+`--every-step` instead kills a small sweep before each operation on its directory, the first of them before
+the directory is made, with another process for the same run that begins at about that moment.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ POINTS = (
     "report",
 )
 FILES = {"checkpoint": "checkpoints", "chunk": "chunks", "merge": "results.h5"}
-"""What the path of a file has in it that is written at a point."""
+"""A part of the path of the file that is written at each point."""
 EXAMPLES = ROOT / "jaxstyle" / "examples"
 IMAGES = ("--content", str(EXAMPLES / "cat.jpg"), "--style", str(EXAMPLES / "glass.jpg"), "--size", "64")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -49,7 +49,7 @@ SWEEP = (*IMAGES, "--seed", "0:3", "--steps", "30", "60", "--checkpoint-every", 
 
 
 def arm(point: str, count: int) -> None:
-    """Have this process kill itself when it comes to `point` for the `count`-th time."""
+    """Make this process kill itself when it reaches `point` for the `count`-th time."""
     from jaxstyle import engine, report, resume, run, store
 
     hits = 0
@@ -124,7 +124,7 @@ def arm(point: str, count: int) -> None:
 
 
 def start(out: Path, *, point: str = "", count: int = 0, settings=SWEEP) -> subprocess.Popen:
-    """A process that runs the sweep into `out`, or goes on with it."""
+    """A process that runs the sweep into `out`, or resumes it."""
     arguments = ["--child", f"{point}={count}"] if point else ["--child", ""]
     return subprocess.Popen(
         [sys.executable, "-m", "tests.torture", *arguments, *settings, "--out", str(out), "--resume"],
@@ -136,13 +136,13 @@ def start(out: Path, *, point: str = "", count: int = 0, settings=SWEEP) -> subp
 
 
 def digests(run: Path) -> dict[str, str]:
-    """SHA-256 of everything that must not differ, by its path in the run."""
+    """SHA-256 of every file that must not differ, by its path in the run."""
     files = [*run.glob("chunks/*.h5"), *run.glob("images/*.png"), *run.glob("results.*")]
     return {str(p.relative_to(run)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(files)}
 
 
 def repeated(run: Path, began: float, killed: float) -> float:
-    """Seconds between the last thing that a killed process made sure of and its end."""
+    """Seconds between the last work that a killed process had saved and its end."""
     times = [began]
     for line in (run / "events.jsonl").read_text().splitlines() if (run / "events.jsonl").exists() else ():
         event = json.loads(line)
@@ -152,11 +152,11 @@ def repeated(run: Path, began: float, killed: float) -> float:
 
 
 def torture(kills: int, seed: int, settings: tuple[str, ...] = SWEEP) -> int:
-    """Kill so many times, print what it cost, and return how many bytes and cells went wrong."""
+    """Kill this many times, print the damage, and return the number of wrong files and cells."""
     chance = random.Random(seed)
     folder = Path(tempfile.mkdtemp(prefix="jaxstyle-torture-"))
     os.environ.setdefault("XDG_CACHE_HOME", str(folder / "cache"))
-    for _ in range(2):  # the second time with compiled programs, as those that are killed
+    for _ in range(2):  # the second time with compiled programs, like the killed runs
         shutil.rmtree(folder / "whole", ignore_errors=True)
         began = time.time()
         assert start(folder / "whole", settings=settings).wait() == 0
@@ -183,7 +183,7 @@ def torture(kills: int, seed: int, settings: tuple[str, ...] = SWEEP) -> int:
             by_point[point or "at random"] = by_point.get(point or "at random", 0) + 1
             costs.append(repeated(out, began, time.time()))
             for name, digest in digests(out).items() if out.exists() else ():
-                # What is there after a kill is whole; only tables and sheets still grow.
+                # Files that exist after a kill are whole; only tables and sheets still grow.
                 wrong += not name.startswith("results") and digest != expected[name]
             print(f"kill {done}: {point or 'at random'}", flush=True)
         elif process.returncode == 0:
@@ -209,10 +209,10 @@ def torture(kills: int, seed: int, settings: tuple[str, ...] = SWEEP) -> int:
 
 
 def every_step(seed: int, settings: tuple[str, ...] = SHALLOW) -> int:
-    """Kill a sweep before each of its steps in turn, and return how much went wrong.
+    """Kill a sweep before each of its steps in turn, and return the number of errors.
 
     Each time another process for the same run is begun: within 50 ms after the kill, or every other time
-    together with the one that is killed. Whatever ends with another code than 0 must say why.
+    together with the one that is killed. A process that ends with a code other than 0 must say why.
     """
     chance = random.Random(seed)
     folder = Path(tempfile.mkdtemp(prefix="jaxstyle-steps-"))
@@ -232,7 +232,7 @@ def every_step(seed: int, settings: tuple[str, ...] = SHALLOW) -> int:
         if not together:
             time.sleep(chance.uniform(0, 0.05))
         processes.append(start(out, settings=settings))
-        if together:  # which may find the one at work that began with the first
+        if together:  # it may find the process running that began with the first
             for process in processes:
                 process.wait()
             processes.append(start(out, settings=settings))
