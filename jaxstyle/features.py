@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import tyro
@@ -140,29 +140,16 @@ def draw(
         pool: the network's pooling, for the heading.
     """
     line_px = drawing.extent("Ag")[1] + 4
-    height_px, width_px = picture.shape[:2]
-    small = report.scaled(picture, PICTURE_PX)
-    said = drawing.readable(name)
-    head = (
-        (f"What VGG19 sees in {said if len(said) <= MAX_NAME else said[:MAX_NAME] + '...'}", INK),
-        (f"{width_px} x {height_px} px, {pool} pooling, after each layer's ReLU", FAINT),
-        ("", INK),
-        ("Under each map: its channel, and its mean activation over all", FAINT),
-        ("positions; the largest mean comes first.", FAINT),
-    )
-    blocks = []
-    for layer, values in maps.items():
-        order = strongest(values, channels)
-        labels = [(str(c), f"mean {values[:, :, c].mean():.3g}") for c in order]
-        blocks.append((layer, values.shape, [tile(values[:, :, c], TILE_PX) for c in order], labels))
-    column_px = max(MIN_COLUMN_PX, *(tiles[0].width for _, _, tiles, _ in blocks)) + PAD_PX
+    small, head = report.scaled(picture, PICTURE_PX), _head(name, picture, pool)
+    blocks = [_block(layer, values, channels) for layer, values in maps.items()]
+    column_px = max(MIN_COLUMN_PX, *(block.tiles[0].width for block in blocks)) + PAD_PX
     # As many as fit side by side, spread evenly over the rows.
-    most = max(len(tiles) for _, _, tiles, _ in blocks)
+    most = max(len(block.tiles) for block in blocks)
     across = -(-most // -(-most // max(1, GRID_PX // column_px)))
-    row_px = [tiles[0].height + line_px + PAD_PX for _, _, tiles, _ in blocks]
+    row_px = [block.tiles[0].height + line_px + PAD_PX for block in blocks]
     heights = [
-        line_px + PAD_PX // 2 + -(-len(tiles) // across) * row + GAP_PX
-        for (_, _, tiles, _), row in zip(blocks, row_px, strict=True)
+        line_px + PAD_PX // 2 + -(-len(block.tiles) // across) * row + GAP_PX
+        for block, row in zip(blocks, row_px, strict=True)
     ]
     left = top = 2 * PAD_PX
     beside = left + small.width + 2 * PAD_PX
@@ -170,34 +157,87 @@ def draw(
     texts_px = max(drawing.extent(text)[0] for text, _ in head)
     width = max(left + across * column_px, beside + texts_px) + 2 * PAD_PX
     page = Image.new("RGB", (width, below + sum(heights)), PAPER)
-    pen = ImageDraw.Draw(page)
-
     page.paste(small, (left, top))
-    for text, ink in head:
-        drawing.write(pen, (beside, top), text, fill=ink)
-        top += line_px
-    ramp = Image.fromarray(coloured(np.linspace(0, 1, COLOUR_BAR_PX)[None]))
-    page.paste(ramp.resize((COLOUR_BAR_PX, line_px // 2)), (beside, top + line_px // 2))
-    drawing.write(pen, (beside, top + line_px), "0", fill=FAINT)
-    end = f"its strongest {1 - BRIGHT:.0%}"
-    end_px = beside + COLOUR_BAR_PX - drawing.extent(end)[0]
-    drawing.write(pen, (end_px, top + line_px), end, fill=FAINT)
-
+    _draw_head(page, head, (beside, top), line_px)
     top = below
-    for (layer, (h, w, count), tiles, labels), row, height in zip(blocks, row_px, heights, strict=True):
-        drawing.write(pen, (left, top), layer, fill=INK, **BOLD)
-        few = f", the {len(tiles)} strongest" if len(tiles) < count else ", the strongest first"
-        said = f"{count} channels of {w} x {h} positions{few}"
-        drawing.write(pen, (left + drawing.extent(layer)[0] + 2 * PAD_PX, top), said, fill=FAINT)
-        for index, (one, (channel, mean)) in enumerate(zip(tiles, labels, strict=True)):
-            x = left + index % across * column_px
-            y = top + line_px + PAD_PX // 2 + index // across * row
-            page.paste(one, (x, y))
-            drawing.write(pen, (x, y + one.height + 2), channel, fill=INK, **BOLD)
-            x += drawing.extent(channel)[0] + PAD_PX
-            drawing.write(pen, (x, y + one.height + 2), mean, fill=FAINT)
+    for block, row, height in zip(blocks, row_px, heights, strict=True):
+        _draw_block(page, block, (left, top), across=across, cell_px=(column_px, row), line_px=line_px)
         top += height
     return page
+
+
+def _head(name: str, picture: UInt8[np.ndarray, "h w 3"], pool: str) -> tuple[tuple[str, Any], ...]:
+    """The lines of the heading, each with its colour."""
+    height_px, width_px = picture.shape[:2]
+    said = drawing.readable(name)
+    return (
+        (f"What VGG19 sees in {said if len(said) <= MAX_NAME else said[:MAX_NAME] + '...'}", INK),
+        (f"{width_px} x {height_px} px, {pool} pooling, after each layer's ReLU", FAINT),
+        ("", INK),
+        ("Under each map: its channel, and its mean activation over all", FAINT),
+        ("positions; the largest mean comes first.", FAINT),
+    )
+
+
+class _Block(NamedTuple):
+    """The maps of one layer that are drawn."""
+
+    layer: str
+    shape: tuple[int, ...]
+    tiles: list[Image.Image]
+    labels: list[tuple[str, str]]
+    """The channel and the mean activation of each."""
+
+
+def _block(layer: str, values: Float[np.ndarray, "h w c"], channels: int) -> _Block:
+    order = strongest(values, channels)
+    labels = [(str(c), f"mean {values[:, :, c].mean():.3g}") for c in order]
+    return _Block(layer, values.shape, [tile(values[:, :, c], TILE_PX) for c in order], labels)
+
+
+def _draw_head(
+    page: Image.Image, head: Sequence[tuple[str, Any]], at: tuple[int, int], line_px: int
+) -> None:
+    """Write the heading, and under it the bar of the colours."""
+    pen, (x, y) = ImageDraw.Draw(page), at
+    for text, ink in head:
+        drawing.write(pen, (x, y), text, fill=ink)
+        y += line_px
+    ramp = Image.fromarray(coloured(np.linspace(0, 1, COLOUR_BAR_PX)[None]))
+    page.paste(ramp.resize((COLOUR_BAR_PX, line_px // 2)), (x, y + line_px // 2))
+    drawing.write(pen, (x, y + line_px), "0", fill=FAINT)
+    end = f"its strongest {1 - BRIGHT:.0%}"
+    end_px = x + COLOUR_BAR_PX - drawing.extent(end)[0]
+    drawing.write(pen, (end_px, y + line_px), end, fill=FAINT)
+
+
+def _draw_block(
+    page: Image.Image,
+    block: _Block,
+    at: tuple[int, int],
+    *,
+    across: int,
+    cell_px: tuple[int, int],
+    line_px: int,
+) -> None:
+    """Draw the maps of a layer in rows of `across`, under its name.
+
+    Args:
+        at: (x, y) in px of the upper left corner.
+        cell_px: (width, height) of the room for a map and its label.
+    """
+    pen, (left, top), (h, w, count) = ImageDraw.Draw(page), at, block.shape
+    drawing.write(pen, (left, top), block.layer, fill=INK, **BOLD)
+    few = f", the {len(block.tiles)} strongest" if len(block.tiles) < count else ", the strongest first"
+    said = f"{count} channels of {w} x {h} positions{few}"
+    drawing.write(pen, (left + drawing.extent(block.layer)[0] + 2 * PAD_PX, top), said, fill=FAINT)
+    for index, (one, (channel, mean)) in enumerate(zip(block.tiles, block.labels, strict=True)):
+        x = left + index % across * cell_px[0]
+        y = top + line_px + PAD_PX // 2 + index // across * cell_px[1]
+        page.paste(one, (x, y))
+        drawing.write(pen, (x, y + one.height + 2), channel, fill=INK, **BOLD)
+        x += drawing.extent(channel)[0] + PAD_PX
+        drawing.write(pen, (x, y + one.height + 2), mean, fill=FAINT)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

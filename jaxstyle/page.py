@@ -21,7 +21,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -33,6 +33,9 @@ from jaxstyle.errors import JaxstyleError
 from jaxstyle.sample import Count, Shown
 from jaxstyle.settings import SETTINGS
 from jaxstyle.store import Record, Rows
+
+if TYPE_CHECKING:
+    import jinja2
 
 TEMPLATES = settings.PACKAGE / "templates"
 SOURCE_PX = 224
@@ -634,51 +637,25 @@ def html(record: Record, rows: Rows) -> str:
     Raises:
         JaxstyleError: if `variance.json` or one of its figures cannot be read.
     """
-    import jinja2
     from markupsafe import Markup
 
-    variance = _variance(record.path)
-    heads = _Heads(record)
-    with results(record) as where:
-        part = shown(record, where)
-        by_cell = {cell: row for cell in part.cells if (row := rows.find(cell)) is not None}
-        tiles = place_tiles(record, part.cells, part.snapshots)
-        dimensions = [_dimension(record, tiles, axes, heads) for axes in group_axes(tiles)]
-        size = next(thumbnail for thumbnail in _THUMBNAILS if len(tiles) <= thumbnail.tiles)
-        figures = []
-        for tile in tiles:
-            group, index = where[tile.cell]
-            image = scaled(store.dataset(group, "image")[index, tile.snapshot], size.longest_px)
-            src = _jpeg(image, quality=size.quality, subsampling=size.subsampling)
-            about = {"alt": _alt(tile), "caption": _caption(tile)}
-            figures.append({"src": src, "width": image.width, "height": image.height, **about})
-        names = tuple(record.losses)
-        losses = _tile_losses(tiles, names, where, by_cell)
-        curves = _read_curves(where, names, part.cells)
-        every = (
-            [_group_curves(g, names[:1], _BAND_POINTS) for g in where.groups] if part.left_out else curves
-        )
+    variance, heads = _variance(record.path), _Heads(record)
+    seen = _read(record, rows, heads)
+    part, tiles, dimensions = seen.part, seen.tiles, seen.dimensions
     for axis in record.axes:
         if settings.axis(axis).thumbnail and len(axis_names(record, axis)) == 1:
             path = getattr(record.cells[0], axis)
             heads.add(path, record.given(axis, path))
-    data = _data(record, tiles, dimensions, losses, curves, by_cell)
+    data = _data(record, tiles, dimensions, seen.losses, seen.curves, seen.rows)
     script = (TEMPLATES / "report.js").read_text("utf-8")
     first = "document.documentElement.classList.add('js')"
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    columns, lines = _shown_rows(record, by_cell, dimensions, tiles)
+    columns, lines = _shown_rows(record, seen.rows, dimensions, tiles)
     short, manifest = _manifest(record.manifest)
-    told = _whole(record, rows) if part.left_out else _Whole([], _colours(tiles, dimensions, by_cell))
+    told = _whole(record, rows) if part.left_out else _Whole([], _colours(tiles, dimensions, seen.rows))
     labels, colours, ordered = told.colours
-    figure = overview(every, labels, colours, ordered)
+    figure = overview(seen.every, labels, colours, ordered)
     counts = part.counts or [Count(d.axes, len(d.keys), len(d.keys)) for d in dimensions]
-    text = environment.get_template("report.html.j2").render(
+    text = _template().render(
         policy=_policy(first, script),
         first=Markup(first),
         script=Markup(script),
@@ -693,7 +670,7 @@ def html(record: Record, rows: Rows) -> str:
         missing=len(record.cells) - len(rows),
         part=part_text(part) if part.left_out else "",
         diverged=int(rows.diverged.sum()),
-        figures=figures,
+        figures=seen.figures,
         heads=heads.pictures,
         many=len(labels) > MAX_LINES,
         colours=colours,
@@ -709,6 +686,70 @@ def html(record: Record, rows: Rows) -> str:
         manifest=manifest,
     )
     return text.encode("utf-8", "backslashreplace").decode()  # JSON can contain lone surrogates
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The cells that a page shows, as read from `results.h5`."""
+
+    part: Shown
+    rows: dict[int, dict[str, Any]]
+    """The rows of `results.csv` of its cells, by cell."""
+    tiles: list[Tile]
+    dimensions: list[_Dimension]
+    figures: list[dict[str, Any]]
+    """A picture for every tile."""
+    losses: list[list]
+    curves: list[_Curves]
+    every: list[_Curves]
+    """The curves of the overview: of all cells of the run."""
+
+
+def _read(record: Record, rows: Rows, heads: _Heads) -> _Seen:
+    names = tuple(record.losses)
+    with results(record) as where:
+        part = shown(record, where)
+        by_cell = {cell: row for cell in part.cells if (row := rows.find(cell)) is not None}
+        tiles = place_tiles(record, part.cells, part.snapshots)
+        curves = _read_curves(where, names, part.cells)
+        return _Seen(
+            part=part,
+            rows=by_cell,
+            tiles=tiles,
+            dimensions=[_dimension(record, tiles, axes, heads) for axes in group_axes(tiles)],
+            figures=_figures(tiles, where),
+            losses=_tile_losses(tiles, names, where, by_cell),
+            curves=curves,
+            every=[_group_curves(g, names[:1], _BAND_POINTS) for g in where.groups]
+            if part.left_out
+            else curves,
+        )
+
+
+def _figures(tiles: Sequence[Tile], where: Where) -> list[dict[str, Any]]:
+    """The pictures of the page: the more of them, the smaller."""
+    size = next(thumbnail for thumbnail in _THUMBNAILS if len(tiles) <= thumbnail.tiles)
+    figures = []
+    for tile in tiles:
+        group, index = where[tile.cell]
+        image = scaled(store.dataset(group, "image")[index, tile.snapshot], size.longest_px)
+        src = _jpeg(image, quality=size.quality, subsampling=size.subsampling)
+        about = {"alt": _alt(tile), "caption": _caption(tile)}
+        figures.append({"src": src, "width": image.width, "height": image.height, **about})
+    return figures
+
+
+def _template() -> jinja2.Template:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2")
 
 
 def _words(tile: Tile) -> list[str]:

@@ -404,10 +404,18 @@ def step(
     """Run pass k: evaluate the image asked for, report the loss of the result x_k, ask for the next image.
 
     With Adam, x_k is the evaluated image; L-BFGS may reject that image, and x_k is then the result before
-    it. If the loss of x_k is not finite, the cell keeps the image before it. If the gradient, the next
-    image or the optimizer state is not finite, the cell keeps x_k, and step k+1 is the first without a
-    loss. From then on the cell stands still, whatever its neighbours do. Where pixels have a range, the
-    optimizer sees the gradient projected onto that range, and its images are clipped to it.
+    it. Where pixels have a range, the optimizer sees the gradient projected onto that range, and its images
+    are clipped to it. A cell that has diverged stands still from then on, whatever its neighbours do:
+
+    | the first case that holds                   | x_k       | loss | next image | diverged at |
+    |---------------------------------------------|-----------|------|------------|-------------|
+    | it diverged in an earlier pass              | as before | NaN  | as before  | as before   |
+    | the loss of x_k is not finite               | as before | NaN  | as before  | k           |
+    | gradient, next image or state is not finite | new       | its  | as before  | k + 1       |
+    | the optimizer rejects the image             | as before | its  | new        | -1          |
+    | otherwise                                   | new       | its  | new        | -1          |
+
+    In the third case, too, x_k is as before where the optimizer rejects the image.
     """
     (total, info), gradient = jax.value_and_grad(
         lambda image: loss(features, params, program, knobs, targets, image), has_aux=True
@@ -421,18 +429,15 @@ def step(
     better = accepted & (total < state.loss_best)
     info = _choose(accepted, info, state.info)
     stopped = jnp.where(alive & ~sound, k, jnp.where(sound & ~able, k + 1, state.diverged_step))
-    return (
-        State(
-            image=jnp.where(able, _within_range(knobs, move.image), state.image),
-            evaluated=jnp.where(accepted, state.image, state.evaluated),
-            info=info,
-            best=jnp.where(better, state.image, state.best),
-            loss_best=jnp.where(better, total, state.loss_best),
-            optimizer=move.state,
-            diverged_step=stopped.astype(jnp.int32),
-        ),
-        _choose(sound, info, jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), info)),
-    )
+    table = {  # field: where this holds, the new value; elsewhere the old one
+        "image": (able, _within_range(knobs, move.image), state.image),
+        "evaluated": (accepted, state.image, state.evaluated),
+        "best": (better, state.image, state.best),
+        "loss_best": (better, total, state.loss_best),
+    }
+    chosen = {field: jnp.where(*row) for field, row in table.items()}
+    state = State(info=info, optimizer=move.state, diverged_step=stopped.astype(jnp.int32), **chosen)
+    return state, _choose(sound, info, jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), info))
 
 
 def target_rows(
