@@ -173,10 +173,11 @@ def _merge_peak(pipe: Any, path: Path) -> None:
 
 def _manifest(sources: Any, plan: Any, status: str, digests: dict[str, str]) -> dict[str, Any]:
     """The parts of a run's manifest that grow with the run or that `--resume` reads."""
-    from jaxstyle import grid, store
+    from jaxstyle import grid
+    from jaxstyle.fingerprints import SCHEMA
 
     return {
-        "schema": store.SCHEMA,
+        "schema": SCHEMA,
         "status": status,
         "device": {"platform": "cpu", "kind": "simulated"},
         "threads": 1,

@@ -34,7 +34,7 @@ import ray  # pyright: ignore[reportMissingImports]
 import ray._private.worker  # pyright: ignore[reportMissingImports]
 import ray.exceptions  # pyright: ignore[reportMissingImports]
 
-from jaxstyle import cli, limits, manifest, planning, plugins, store, worker
+from jaxstyle import cli, early, limits, manifest, planning, plugins, store, worker
 from jaxstyle.errors import JaxstyleError
 from jaxstyle.grid import Plan, Program
 from jaxstyle.launches import Inputs, timed
@@ -331,7 +331,7 @@ class Cluster:
         """Number of devices of each worker."""
 
     def __enter__(self) -> Cluster:
-        address, handlers = str(self.options.cluster), {n: signal.getsignal(n) for n in cli.SIGNALS}
+        address, handlers = str(self.options.cluster), {n: signal.getsignal(n) for n in early.SIGNALS}
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # Ray's next default; without it Ray warns of the change.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -23,8 +23,9 @@ import tyro
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw
 
-from jaxstyle import cli, drawing, images, report, settings, single, store
+from jaxstyle import cli, drawing, images, settings, single, store
 from jaxstyle.errors import JaxstyleError
+from jaxstyle.page import scaled
 from jaxstyle.report import INK, PAD_PX, PAPER
 from jaxstyle.settings import RunOptions
 
@@ -140,7 +141,7 @@ def draw(
         pool: the network's pooling, for the heading.
     """
     line_px = drawing.extent("Ag")[1] + 4
-    small, head = report.scaled(picture, PICTURE_PX), _head(name, picture, pool)
+    small, head = scaled(picture, PICTURE_PX), _head(name, picture, pool)
     blocks = [_block(layer, values, channels) for layer, values in maps.items()]
     column_px = max(MIN_COLUMN_PX, *(block.tiles[0].width for block in blocks)) + PAD_PX
     # As many as fit side by side, spread evenly over the rows.

@@ -182,11 +182,11 @@ def plan_of(
         largest = max(alone, key=lambda program: (program.bytes_per_cell(), program.shape))
         memory = _measured_memory(largest, checked, device)
 
-    def choose_width(program: Program, count: int) -> int:
+    def width_for(program: Program, count: int) -> int:
         about = {"platform": platform, "memory": memory(program), "available": available}
         return width or engine.choose_width(program, count, devices=devices, **about)
 
-    found = find(choose_width, memory)
+    found = find(width_for, memory)
     if any(row.origin is not None for row in config.rows_used(sweep)):
         styles = {(pixels.shape[0], pixels.shape[1]) for pixels in checked.pictures.style.values()}
         for program in found.programs:

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxstyle import config, grid, paths, settings, store, values, weights
 from jaxstyle.errors import JaxstyleError
-from jaxstyle.fingerprints import Sources, as_narrow, fingerprint
+from jaxstyle.fingerprints import SCHEMA, Sources, as_narrow, fingerprint
 from jaxstyle.grid import Cell, Plan, Program
 from jaxstyle.progress import Display
 from jaxstyle.settings import Sweep
@@ -54,8 +54,8 @@ def find(
     manifest = record.manifest
     tables = (manifest.get(key) for key in ("weights", "device", "versions", "plan", "given"))
     whole = isinstance(manifest.get("programs"), list) and all(isinstance(t, dict) for t in tables)
-    if manifest.get("schema") != store.SCHEMA or not whole:
-        raise store.no_plan(record.path, f"its schema is not {store.SCHEMA}, or it is not whole")
+    if manifest.get("schema") != SCHEMA or not whole:
+        raise store.no_plan(record.path, f"its schema is not {SCHEMA}, or it is not whole")
     return record
 
 

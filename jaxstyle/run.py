@@ -42,6 +42,7 @@ from jaxstyle import (
 )
 from jaxstyle.config import Share
 from jaxstyle.errors import JaxstyleError
+from jaxstyle.fingerprints import SCHEMA
 from jaxstyle.grid import Plan, Program
 from jaxstyle.launches import Inputs, timed
 from jaxstyle.planning import Planned, describe, describe_text, devices, share_of, start_jax
@@ -809,7 +810,7 @@ class _Job:
             if program in self.programs:
                 programs[index] = {"index": index, **self.programs[program]}
         values = {
-            "schema": store.SCHEMA,
+            "schema": SCHEMA,
             "id": self.id,
             "status": status,
             "began": self.began.isoformat(timespec="seconds"),

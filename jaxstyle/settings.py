@@ -26,6 +26,7 @@ import tyro
 
 import jaxstyle
 from jaxstyle import layers, tables, values
+from jaxstyle.errors import JaxstyleError
 from jaxstyle.paths import taken_from
 from jaxstyle.values import as_choice, as_flag, as_integer, as_number, as_text
 
@@ -117,9 +118,9 @@ def _one(parse: Callable[[str, Any], Any]) -> Callable[[str, Any, int], list[Any
 def _steps(what: str, given: Sequence[Any]) -> tuple[int, ...]:
     steps = tuple(as_integer(what, n, minimum=1, maximum=MAX_STEPS) for n in given)
     if not steps:
-        raise values.JaxstyleError(what, "no value; give at least one")
+        raise JaxstyleError(what, "no value; give at least one")
     if len(set(steps)) != len(steps):
-        raise values.JaxstyleError(what, f"{list(steps)} repeats a value; give each once")
+        raise JaxstyleError(what, f"{list(steps)} repeats a value; give each once")
     return tuple(sorted(steps))
 
 

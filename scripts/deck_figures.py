@@ -22,7 +22,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jaxstyle
-from jaxstyle import images, page, report, store
+from jaxstyle import images, page, report, store, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs" / "deck"
@@ -64,7 +64,7 @@ def about(run: Any) -> dict[str, Any]:
         axes = {key: row[key] for key in ("content_layer", "style_layers", "alpha_beta_given", "seed")}
         for step in record.sweep.steps:
             (at,) = np.flatnonzero(curves["step"] == step)
-            losses = {name: float(f"{curves[name][at]:.4g}") for name in store.LOSSES}
+            losses = {name: float(f"{curves[name][at]:.4g}") for name in tables.LOSSES}
             cells.append({**axes, "init": Path(row["init"]).name, "step": step, **losses})
     command = [Path(word).name if "/" in word else word for word in manifest["command"]]
     return {

@@ -32,7 +32,7 @@ import h5py
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 
-from jaxstyle import config, errors, images, settings, store, weights
+from jaxstyle import config, errors, images, settings, store, tables, weights
 from jaxstyle.errors import JaxstyleError
 
 SECONDS = 20
@@ -205,7 +205,7 @@ def chunk_files() -> list[bytes]:
         snapshot=snapshots,
         step=tuple(range(steps)),
         layer=names,
-        curves=dict.fromkeys(store.LOSSES, curve),
+        curves=dict.fromkeys(tables.LOSSES, curve),
         style_layer_loss=np.stack([curve, curve], -1),
         diverged_step=np.full(cells, -1, np.int64),
         loss_best=curve[:, -1],
@@ -352,7 +352,7 @@ def _read_chunk(path: Path) -> None:
         assert part.image.shape[:2] == (cells, len(part.snapshot))
         assert part.image.shape[4:] == (3,)
         assert part.image.dtype == np.uint8
-        for name in store.LOSSES:
+        for name in tables.LOSSES:
             assert part.curves[name].shape == (cells, steps), name
         assert part.style_layer_loss.shape == (cells, steps, names)
         for name in store.PER_CELL:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from jaxstyle import config, grid, store
+from jaxstyle import config, grid, store, tables
 from jaxstyle.fingerprints import fingerprint
 from jaxstyle.settings import Sweep
 from jaxstyle.store import ChunkResult, Record, RunDirectory
@@ -54,7 +54,7 @@ def chunk(sweep, cells, shape, *, traced=41, diverged=()):
         snapshot=sweep.steps,
         step=tuple(step.tolist()),
         layer=LAYERS,
-        curves=dict(zip(store.LOSSES, curves, strict=True)),
+        curves=dict(zip(tables.LOSSES, curves, strict=True)),
         style_layer_loss=np.zeros((len(cells), len(step), len(LAYERS)), np.float32),
         diverged_step=np.array([steps // 3 if c.id in diverged else -1 for c in cells], np.int64),
         loss_best=np.nanmin(curves[0], axis=1),

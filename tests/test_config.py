@@ -204,7 +204,7 @@ def test_nothing_named_is_the_demo_on_images_that_exist():
     assembled = assemble({})
     assert assembled.name == "demo"
     for path in assembled.sweep.content + assembled.sweep.style:
-        assert config.Path(path).is_file()
+        assert Path(path).is_file()
     assert assembled.sweep.given["content", assembled.sweep.content[0]] == "pagoda.jpg"
 
 

@@ -10,6 +10,7 @@ from conftest import ROOT, narrow_weights, random_image, run_python
 
 from jaxstyle import config, engine, grid, images, layers
 from jaxstyle.cell import step
+from jaxstyle.grid import Memory
 from jaxstyle.settings import Sweep
 
 STYLE_SIZES = {"/s0": (40, 50), "/s1": (33, 64), "/s2": (48, 32)}
@@ -291,7 +292,7 @@ def test_lowered_step_has_one_loop_and_no_select_and_scatter(narrow):
 
 def test_width_is_1_on_a_cpu_and_a_power_of_two_within_memory_elsewhere(narrow):
     program = Bench(narrow).program
-    memory = engine.Memory(fixed=10**8, per_cell=10**7)
+    memory = Memory(fixed=10**8, per_cell=10**7)
     assert engine.choose_width(program, 1000, platform="cpu", memory=memory, available=10**12) == 1
 
     def width(cells, bytes_for_cells):

@@ -15,6 +15,7 @@ from PIL import Image
 
 from jaxstyle import page, report, store
 from jaxstyle.errors import JaxstyleError
+from jaxstyle.settings import EXAMPLES
 from jaxstyle.store import RunDirectory
 
 IMAGES = {"content": ("cat.jpg",), "style": ("glass.jpg",)}
@@ -94,9 +95,7 @@ def test_axes_of_the_page_are_those_of_the_sheets(small):
 
 
 def test_zipped_axes_are_one_dimension(tmp_path):
-    names = [
-        str(page.settings.EXAMPLES / n) for n in ("cat.jpg", "astronaut.jpg", "glass.jpg", "brushwork.jpg")
-    ]
+    names = [str(EXAMPLES / n) for n in ("cat.jpg", "astronaut.jpg", "glass.jpg", "brushwork.jpg")]
     zipped = {"content": names[:2], "style": names[2:], "zip": ["content", "style"]}
     record = make_run(tmp_path / "run", content=names[:2], style=names[2:], grid=(zipped,), seed=(0, 1))
     first, second = read(record).run["dimensions"]

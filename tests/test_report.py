@@ -23,7 +23,7 @@ from jaxstyle.store import RunDirectory
 def layout(tmp_path, chunks_of, **settings):
     record = fill(tmp_path / "run", chunks_of, **settings)
     present = [int(c) for chunk in chunks_of for c in chunk.cell]
-    return record, report.lay_out(record, report.place_tiles(record, present))
+    return record, report.lay_out(record, page.place_tiles(record, present))
 
 
 def test_slower_axes_go_down_and_faster_ones_across(tmp_path):
@@ -43,7 +43,7 @@ def test_slower_axes_go_down_and_faster_ones_across(tmp_path):
 
 def test_a_page_is_as_square_as_its_axes_allow(tmp_path):
     record = fill(tmp_path / "run", [], seed=("0:3",), alpha_beta=(1.0, 2.0, 3.0, 4.0))
-    (sheet,) = report.lay_out(record, report.place_tiles(record, range(24)))
+    (sheet,) = report.lay_out(record, page.place_tiles(record, range(24)))
     assert (len(sheet.rows), len(sheet.columns)) == (8, 6)
 
 
@@ -53,8 +53,8 @@ def test_zipped_axes_are_one(tmp_path):
         "seed": (0, 1, 2),
     }
     record, _ = layout(tmp_path, [result(range(6))], **settings)
-    tiles = report.place_tiles(record, range(6))
-    assert report.group_axes(tiles) == [("content", "style"), ("seed",), ("steps",)]
+    tiles = page.place_tiles(record, range(6))
+    assert page.group_axes(tiles) == [("content", "style"), ("seed",), ("steps",)]
 
 
 def test_cells_that_are_not_there_leave_a_gap(tmp_path):
@@ -67,7 +67,7 @@ def test_cells_that_are_not_there_leave_a_gap(tmp_path):
 def test_one_axis_alone_is_wrapped_with_captions(tmp_path):
     record = fill(tmp_path / "run", [], content=("/a",), seed=("0:10",))
     tiles = [
-        report.Tile(cell=i, snapshot=0, place={"seed": str(i)}) for i in range(10)
+        page.Tile(cell=i, snapshot=0, place={"seed": str(i)}) for i in range(10)
     ]  # as for one snapshot
     (sheet,) = report.lay_out(record, tiles)
     assert len(sheet.columns) == 4
@@ -77,7 +77,7 @@ def test_one_axis_alone_is_wrapped_with_captions(tmp_path):
 
 def test_large_grids_are_split_into_pages(tmp_path):
     record = fill(tmp_path / "run", [], seed=("0:100",), alpha_beta=tuple(float(i) for i in range(50)))
-    pages = report.lay_out(record, report.place_tiles(record, range(2 * 100 * 50)))
+    pages = report.lay_out(record, page.place_tiles(record, range(2 * 100 * 50)))
     assert all(len(p.rows) <= report.MAX_ROWS and len(p.columns) <= report.MAX_COLUMNS for p in pages)
     found = [(t.cell, t.snapshot) for p in pages for t in p.tiles.values()]
     assert len(found) == len(set(found)) == 2 * 2 * 100 * 50

@@ -16,7 +16,7 @@ import pytest
 import xarray
 from made_runs import write_run
 
-from jaxstyle import config, grid, resume, settings, store
+from jaxstyle import config, grid, resume, settings, store, tables
 from jaxstyle.errors import JaxstyleError
 from jaxstyle.settings import Sweep
 from jaxstyle.store import Checkpoint, ChunkResult, DirectoryInUse, RunDirectory
@@ -33,7 +33,7 @@ def result(cells, shape=(16, 24), snapshot=(2, 5), layer=("conv1_1", "conv4_1"),
         snapshot=snapshot,
         step=tuple(range(steps)),
         layer=layer,
-        curves=dict(zip(store.LOSSES, curves, strict=True)),
+        curves=dict(zip(tables.LOSSES, curves, strict=True)),
         style_layer_loss=random.random((n, steps, len(layer)), np.float32),
         diverged_step=np.array([3 if c in diverged else -1 for c in cells], np.int64),
         loss_best=curves[0].min(1),
