@@ -190,7 +190,7 @@ class Scales:
             program,
             content_layer=cell.content_layer,
             style_layers=cell.style_layers,
-            balanced=self._sweep.style_weights == "balanced",
+            balanced=self._sweep.style_scheme == "balanced",
             pair=" and ".join(
                 self._sweep.given.get((axis, path), path)
                 for axis, path in (("content", cell.content), ("style", cell.style))

@@ -441,7 +441,7 @@ class Cluster:
 
     def compute(self, work: Work) -> None:
         """Hand out chunks until all are done."""
-        _Sweeping(self, work).run()
+        _Sweeping(self, work).compute()
 
 
 # --- a run on it ----------------------------------------------------------------------------------
@@ -488,7 +488,7 @@ class _Sweeping:
     def _program(self, block: Block) -> int:
         return self._work.plan.chunks[block.numbers[0]].program
 
-    def run(self) -> None:
+    def compute(self) -> None:
         """Hand out blocks and take their results until every block is done."""
         if self._cluster.first is not None:
             self._prepare(self._cluster.first)

@@ -425,7 +425,7 @@ class Engine:
                 return canvas, True
         return canvas_of([shape], TARGET_CANVAS_PX), False
 
-    def run(
+    def course(
         self,
         program: Program,
         launch: Launch,

@@ -121,7 +121,7 @@ class Cell:
         return terms_of([self]) if self.extra else ()
 
     @property
-    def style_weights(self) -> dict[str, float]:
+    def layer_weights(self) -> dict[str, float]:
         """w_l of the cell's own style layers, by name."""
         return dict(self.balanced or style_set(self.style_layers))
 
@@ -133,7 +133,7 @@ class Cell:
     def taps(self) -> tuple[str, ...]:
         """The layers that the cell needs, from the image downwards."""
         own = (tap for name in self.terms for tap in TERMS[name].taps)
-        return layers.in_order((self.content_layer, *self.style_weights, *own))
+        return layers.in_order((self.content_layer, *self.layer_weights, *own))
 
 
 def _combinations(
@@ -216,7 +216,7 @@ def needs_balance(sweep: Sweep, cell: Cell) -> bool:
 
 
 def _wants_weights(sweep: Sweep, cell: Cell) -> bool:
-    return sweep.style_weights == "balanced" and ":" not in cell.style_layers
+    return sweep.style_scheme == "balanced" and ":" not in cell.style_layers
 
 
 def _balanced(sweep: Sweep, cell: Cell, measured: Mapping[tuple[str, ...], Mapping[str, Any]]) -> Cell:
@@ -229,7 +229,7 @@ def _balanced(sweep: Sweep, cell: Cell, measured: Mapping[tuple[str, ...], Mappi
             raise JaxstyleError("alpha_beta", f"{cell.alpha_beta} is {ratio:g} here, beyond float32")
         changes = {"alpha_beta": ratio, "alpha_beta_given": str(cell.alpha_beta)}
     if table is not None and _wants_weights(sweep, cell):
-        changes["balanced"] = tuple((name, table["weights"][name]) for name in cell.style_weights)
+        changes["balanced"] = tuple((name, table["weights"][name]) for name in cell.layer_weights)
     return replace(cell, **changes) if changes else cell
 
 
@@ -606,7 +606,7 @@ def _templates(sweep: Sweep, cells: Iterable[Cell]) -> Iterator[tuple[Program, l
             optimizer=sweep.optimizer,
             precision=sweep.precision,
             content_taps=layers.in_order(cell.content_layer for cell in members),
-            style_taps=layers.in_order(name for cell in members for name in cell.style_weights),
+            style_taps=layers.in_order(name for cell in members for name in cell.layer_weights),
             width=1,
             lbfgs_memory=sweep.lbfgs_memory or 0,
             terms=terms_of(members),

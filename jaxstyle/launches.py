@@ -25,6 +25,7 @@ from jaxstyle.resume import Launched
 from jaxstyle.settings import Sweep
 from jaxstyle.store import ChunkResult
 from jaxstyle.tables import LAYER_CURVE, TERMS
+from jaxstyle.weights import Weights
 
 if TYPE_CHECKING:
     from jaxstyle.cell.step import Targets
@@ -42,7 +43,7 @@ class Inputs:
     """The resolved sweep."""
     cells: tuple[Cell, ...]
     pictures: Pictures
-    weights: weights.Weights
+    weights: Weights
 
     @property
     def sources(self) -> Sources:
@@ -234,7 +235,7 @@ class Launcher:
         self._current = program
         prepared = [self._prepare(cells, program) for cells in launches]
         launch, steps = abreast(prepared, program.width), self.plan.steps
-        segments = self.engine.run(program, launch, steps, keep=self.sweep.keep, begin=begin)
+        segments = self.engine.course(program, launch, steps, keep=self.sweep.keep, begin=begin)
         passes_left = steps[-1]  # the pass that evaluates the last image is not a step
         if begin is not None and not begin.coarser:
             passes_left -= min(begin.passes, passes_left)
@@ -373,7 +374,7 @@ def chunk_results(
     pixels = np.concatenate([part.pixels for part in parts])[order]
     names = parts[0].curves
     curves = {name: np.concatenate([part.curves[name] for part in parts])[order] for name in names}
-    own = np.array([[tap in cell.style_weights for tap in program.style_taps] for cell in cells])
+    own = np.array([[tap in cell.layer_weights for tap in program.style_taps] for cell in cells])
     curves[LAYER_CURVE] = np.where(own[:, None, :], curves[LAYER_CURVE], np.nan)
     diverged = np.concatenate([part.diverged_step for part in parts]).astype(np.int64)[order]
     shapes = [pictures.shape(cell) for cell in cells]

@@ -596,7 +596,7 @@ def styles(
     1705.02092: "inversely related to the stability").
     """
     pictures = Pictures(record.sweep, record.cells)
-    names = layers.in_order(n for s in spreads for n in s.setting.cell.style_weights)
+    names = layers.in_order(n for s in spreads for n in s.setting.cell.layer_weights)
     found = []
     for path in dict.fromkeys(spread.setting.cell.style for spread in spreads):
         own = [spread for spread in spreads if spread.setting.cell.style == path]
@@ -629,7 +629,7 @@ def study(path: Path, options: Options | None = None) -> Study:
             raise JaxstyleError(str(path), _too_few(record, fixed, diverged))
         device = planning.start_jax(record.sweep, RunOptions(), record.manifest)
         network = Network(record, device)
-        names = layers.in_order(n for s in settings for n in s.cell.style_weights)
+        names = layers.in_order(n for s in settings for n in s.cell.layer_weights)
         terms = (*record.losses, *names)
         shapes = dict.fromkeys(setting.shape for setting in settings)
         sigma_px = {shape: max(_size(shape)) / LOW_PASS_SHARE for shape in shapes}

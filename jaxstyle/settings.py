@@ -336,6 +336,11 @@ class Sweep:
         others = (name for name, default in LATER.items() if getattr(self, name) != default)
         return axes_with({*given, *others})
 
+    @property
+    def style_scheme(self) -> str:
+        """How style layers are weighed that carry no weights of their own: the setting `style_weights`."""
+        return self.style_weights
+
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:

@@ -1208,7 +1208,7 @@ class Rows(Sequence[dict[str, Any]]):
             "evaluations": number["evaluations"],
             "start_cell": "",  # earlier versions, with `warm_steps`, put here the cell it started from
             "alpha_beta_given": cell.label("alpha_beta"),
-            "style_layer_weights": "+".join(f"{name}:{w!r}" for name, w in cell.style_weights.items()),
+            "style_layer_weights": "+".join(f"{name}:{w!r}" for name, w in cell.layer_weights.items()),
         }
         return values
 

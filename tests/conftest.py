@@ -28,10 +28,12 @@ def module_paths():
     return {name.removesuffix(".__init__"): path for path, name in sorted(names)}
 
 
-CHECKED = "calibration cell colour conv engine images launches run seedstudy single planning stats store"
-CHECKED += " vgg19 weights worker"
-assert {*CHECKED.split()} <= {*module_paths()}, "a module that is checked is not there"
-install_import_hook([f"jaxstyle.{name}" for name in CHECKED.split()], "beartype.beartype")
+CHECKED = """
+calibration cell colour conv engine images launches run seedstudy single planning stats store vgg19
+weights worker
+""".split()  # noqa: SIM905
+assert {*CHECKED} <= {*module_paths()}, "a module that is checked is not there"
+install_import_hook([f"jaxstyle.{name}" for name in CHECKED], "beartype.beartype")
 
 import hypothesis
 import numpy as np

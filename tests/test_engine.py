@@ -82,7 +82,7 @@ class Bench:
         return engine.Launch(knobs, start, targets, tuple(stage for stage, _ in stages[:-1]))
 
     def course(self, ids, steps=None, **options):
-        return self.engine.run(self.program, self.launch(ids), steps or self.sweep.steps, **options)
+        return self.engine.course(self.program, self.launch(ids), steps or self.sweep.steps, **options)
 
     def run(self, ids, steps=None, **options):
         return self.course(ids, steps, **options).finish()
@@ -150,7 +150,7 @@ def test_the_loss_at_step_k_is_the_loss_of_the_image_after_k_updates(narrow):
         start = launch._replace(
             start=outcome.images[:, index], knobs=launch.knobs._replace(noise_std=np.zeros(1, np.float32))
         )
-        fresh = bench.engine.run(bench.program, start, (1,)).finish()
+        fresh = bench.engine.course(bench.program, start, (1,)).finish()
         np.testing.assert_array_equal(fresh.info.loss_total[0, 0], outcome.info.loss_total[0, k])
 
 
@@ -381,7 +381,7 @@ def test_a_pyramid_goes_on_from_the_best_image_of_the_stage_before(narrow, optim
     # The same two stages as runs of their own: the coarse one from noise, ...
     (coarse, targets), start = bench.stage(bench.cells[:1], 1)
     assert coarse.content_weight[0] == pytest.approx(4e-3)
-    first = bench.engine.run(
+    first = bench.engine.course(
         bench.program.stage(1),
         engine.Launch(coarse, start, targets),
         (grid.COARSE_EVALUATIONS - 1,),
@@ -392,7 +392,7 @@ def test_a_pyramid_goes_on_from_the_best_image_of_the_stage_before(narrow, optim
     image = jax.image.resize(first.images[0, 0], (40, 64, 3), "cubic")
     start = np.asarray(image)[None]
     full = full._replace(noise_std=np.zeros(1, np.float32))
-    second = bench.engine.run(
+    second = bench.engine.course(
         bench.program.stage(0), engine.Launch(full, start, targets), bench.sweep.steps
     ).finish()
     np.testing.assert_allclose(outcome.info.loss_total, second.info.loss_total, rtol=2e-4)
@@ -433,7 +433,7 @@ def test_the_image_that_is_kept_has_the_loss_that_is_told(narrow, keep):
         again = launch._replace(
             start=outcome.images[:, index], knobs=launch.knobs._replace(noise_std=np.zeros(1, np.float32))
         )
-        assert bench.engine.run(bench.program, again, (1,)).finish().info.loss_total[0, 0] == loss
+        assert bench.engine.course(bench.program, again, (1,)).finish().info.loss_total[0, 0] == loss
 
 
 def test_a_pyramid_on_a_canvas_is_that_of_the_image_alone(narrow, monkeypatch):

@@ -26,10 +26,10 @@ groups = [ids[i : i + width] for i in range(0, len(ids), width)]
 for start in range(0, len(groups), 8):
     part = groups[start : start + 8]
     launch = engine.abreast([many.launch(group) for group in part], width)
-    course = many.engine.run(many.program, launch, (2, 4))
+    course = many.engine.course(many.program, launch, (2, 4))
     kept = [segment.progress() for segment in course]
     outcome = course.outcome
-    again = many.engine.run(many.program, launch, (2, 4), begin=kept[len(kept) // 2]).finish()
+    again = many.engine.course(many.program, launch, (2, 4), begin=kept[len(kept) // 2]).finish()
     test_engine.same(outcome, again)
     for i, group in enumerate(part):
         alone = one.run(group, (2, 4))

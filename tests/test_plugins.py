@@ -699,7 +699,7 @@ def result_of(resolved):
     cells, random = grid.cells(resolved), np.random.default_rng(0)
     losses = tuple(tables.curves(tables.TERMS[name] for name in grid.terms_of(cells)))
     layer, n = grid.cells(resolved)[0].taps, len(cells)
-    layer = tuple(name for name in layer if name in cells[0].style_weights)
+    layer = tuple(name for name in layer if name in cells[0].layer_weights)
     return store.ChunkResult(
         cell=np.arange(n),
         image=random.integers(0, 256, (n, 1, 32, 32, 3), np.uint8),

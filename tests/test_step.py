@@ -135,7 +135,7 @@ def test_loss_and_gradient_of_the_real_network_match_float64(vgg19_weights, name
         beta=settings.beta,
         tv_weight=settings.tv_weight,
         content_layer=cell.content_layer,
-        style_weights=cell.style_weights,
+        style_weights=cell.layer_weights,
         pool=settings.pool,
         sides={name: np.asarray(value, np.float64) for name, value in seen.items()},
     )
@@ -246,7 +246,7 @@ def test_in_bf16_an_image_has_no_loss_against_itself(vgg19_weights, winograd):
     rows = jax.tree.map(lambda x: x[None], machine.target_rows(program, image, of_cells=True))
     knobs = step.knobs(cell, program, settings, content_row=0, style_row=0, extent=shape)
     launch = engine.Launch(jax.tree.map(lambda x: x[None], knobs), image[None].astype(np.float32), rows)
-    info = machine.run(program, launch, (1,)).finish().info
+    info = machine.course(program, launch, (1,)).finish().info
     assert info.loss_content[0, 0] == 0
     assert info.loss_style[0, 0] <= 1e-9 * info.loss_style[0, 1]
     assert info.loss_content[0, 1] > 0

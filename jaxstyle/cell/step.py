@@ -159,7 +159,7 @@ def knobs(
             the style loss.
         steps: length of its trajectory, if that is not the sweep's.
     """
-    style_weights = cell.style_weights
+    layer_weights = cell.layer_weights
     scale = 1.0 if full_extent is None else (max(full_extent) / max(extent)) ** 2
     decays = sweep.schedule == "decay" and full_extent is None
     length = float(steps or sweep.steps[-1])
@@ -175,7 +175,7 @@ def knobs(
             [name == cell.content_layer for name in program.content_taps], np.float32
         ),
         style_layer_weights=np.array(
-            [style_weights.get(name, 0.0) for name in program.style_taps], np.float32
+            [layer_weights.get(name, 0.0) for name in program.style_taps], np.float32
         ),
         learning_rate=number(cell.learning_rate),
         decay_end=number(length if decays else math.inf),
