@@ -654,7 +654,8 @@ def html(record: Record, rows: Rows) -> str:
     told = _whole(record, rows) if part.left_out else _Whole([], _colours(tiles, dimensions, seen.rows))
     labels, colours, ordered = told.colours
     figure = overview(seen.every, labels, colours, ordered)
-    counts = part.counts or [Count(d.axes, len(d.keys), len(d.keys)) for d in dimensions]
+    numbers = part.counts or [Count(d.axes, len(d.keys), len(d.keys)) for d in dimensions]
+    counts = [f"{count.total} {_plural(count.axes)}" for count in numbers]
     text = _template().render(
         policy=_policy(first, script),
         first=Markup(first),
@@ -662,10 +663,7 @@ def html(record: Record, rows: Rows) -> str:
         style=Markup((TEMPLATES / "report.css").read_text("utf-8")),
         data=Markup(_json(data)),
         title=f"{len(rows):,} transfer{'s' * (len(rows) != 1)}",
-        counts=[
-            *(f"{count.total} {_plural(count.axes)}" for count in counts),
-            *([f"{_pictures_text(part)} shown"] if part.left_out else []),
-        ],
+        counts=[*counts, *([f"{_pictures_text(part)} shown"] if part.left_out else [])],
         shared=shared_words(record),
         missing=len(record.cells) - len(rows),
         part=part_text(part) if part.left_out else "",

@@ -406,8 +406,8 @@ def _convergence_block(study: Study, numbers: Sequence[Summary], drawn: Sequence
     text = [
         f"From step {before} to {last} the distance between two seeds changes to"
         f" {_range([t.value for t in trends])} times what it was: {verdict}.",
-        f"A picture itself moves by RMSE {_n(own_way)} in that time, against {_n(apart)} between two seeds"
-        " (medians over settings).",
+        f"A picture itself moves by RMSE {_n(own_way)} in that time, against {_n(apart)} between two"
+        " seeds (medians over settings).",
         losses,
     ]
     return _block("Whether the spread has settled", text, (columns, rows), shown)

@@ -1379,11 +1379,11 @@ def merge(record: Record) -> None:
 _MERGE = f"""
 import sys
 from pathlib import Path
-import {__name__} as store
-store.end_with(int(sys.argv[3]))
+import {__name__} as own
+own.end_with(int(sys.argv[3]))
 try:
-    store.merge_into(Path(sys.argv[1]), Path(sys.argv[2]), sys.stdin.read().split("\\0"))
-except store.JaxstyleError as error:
+    own.merge_into(Path(sys.argv[1]), Path(sys.argv[2]), sys.stdin.read().split("\\0"))
+except own.JaxstyleError as error:
     raise SystemExit(str(error)) from None
 """
 
