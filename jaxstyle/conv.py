@@ -1,7 +1,7 @@
 """The 3x3 convolution with its ReLU, and the 2x2 poolings, as pure functions of one image.
 
-Layout is (h, w, c) and HWIO; batching is left to the one `vmap` in `engine.py`. The network's weights are
-constants of the problem, so only the derivative with respect to the image exists.
+Layout is (h, w, c) and HWIO; batching is left to the one `vmap` in `device/compilation.py`. The network's
+weights are constants of the problem, so only the derivative with respect to the image exists.
 
 A kernel comes in one of two forms, prepared once and passed as an argument: as it is, (3, 3, i, o), for
 XLA's own convolution; or transformed, (6, 6, i, o), for Winograd's F(4x4, 3x3) (Lavin & Gray 2016). The

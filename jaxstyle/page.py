@@ -646,14 +646,13 @@ def html(record: Record, rows: Rows) -> str:
         if settings.axis(axis).thumbnail and len(axis_names(record, axis)) == 1:
             path = getattr(record.cells[0], axis)
             heads.add(path, record.given(axis, path))
-    data = _data(record, tiles, dimensions, seen.losses, seen.curves, seen.rows)
     script = (TEMPLATES / "report.js").read_text("utf-8")
     first = "document.documentElement.classList.add('js')"
     columns, lines = _shown_rows(record, seen.rows, dimensions, tiles)
     short, manifest = _manifest(record.manifest)
     told = _whole(record, rows) if part.left_out else _Whole([], _colours(tiles, dimensions, seen.rows))
-    labels, colours, ordered = told.colours
-    figure = overview(seen.every, labels, colours, ordered)
+    labels, colours, _ = told.colours
+    figure = overview(seen.every, *told.colours)
     numbers = part.counts or [Count(d.axes, len(d.keys), len(d.keys)) for d in dimensions]
     counts = [f"{count.total} {_plural(count.axes)}" for count in numbers]
     text = _template().render(
@@ -661,7 +660,7 @@ def html(record: Record, rows: Rows) -> str:
         first=Markup(first),
         script=Markup(script),
         style=Markup((TEMPLATES / "report.css").read_text("utf-8")),
-        data=Markup(_json(data)),
+        data=Markup(_json(_data(record, tiles, dimensions, seen.losses, seen.curves, seen.rows))),
         title=f"{len(rows):,} transfer{'s' * (len(rows) != 1)}",
         counts=[*counts, *([f"{_pictures_text(part)} shown"] if part.left_out else [])],
         shared=shared_words(record),

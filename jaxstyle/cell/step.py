@@ -1,7 +1,7 @@
 """One cell of a sweep: its data, its start, and one step of it.
 
 Each value is defined in one place (see the classes), and everything here concerns a single image. The batch
-axis is added by the one `vmap` in `engine.py`.
+axis is added by the one `vmap` in `device/compilation.py`.
 """
 
 from __future__ import annotations
