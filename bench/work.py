@@ -148,7 +148,7 @@ def matmul_ceiling(precision: str, edge: int, rounds: int = 5, repeats: int = 1)
     import jax
     import jax.numpy as jnp
 
-    from jaxstyle.conv import ARITHMETIC
+    from jaxstyle.vgg.convolution import ARITHMETIC
 
     arithmetic = ARITHMETIC[precision]
     # Random numbers, because a GPU draws less power, and is faster, on numbers that are all alike.

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxstyle import grid, images, layers
+from jaxstyle import grid, images
 from jaxstyle.ambient import settled
 from jaxstyle.cell import step
 from jaxstyle.cell.step import Targets
@@ -37,6 +37,7 @@ from jaxstyle.grid import Cell, Program
 from jaxstyle.images import Pictures
 from jaxstyle.settings import BALANCED_AXES, Sweep
 from jaxstyle.values import style_set
+from jaxstyle.vgg import layers
 
 KEPT_TARGETS = 64
 """Number of images whose features are kept on the host for later pairs."""

@@ -28,12 +28,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from jaxstyle import layers, limits, vgg19
+from jaxstyle import limits
 from jaxstyle.ambient import settled
 from jaxstyle.cell import step
 from jaxstyle.cell.poolings import pooling
 from jaxstyle.cell.step import Info, Knobs, State, Targets
-from jaxstyle.conv import ARITHMETIC
 from jaxstyle.course import Course
 from jaxstyle.errors import JaxstyleError
 from jaxstyle.grid import (
@@ -47,6 +46,9 @@ from jaxstyle.grid import (
     halved,
 )
 from jaxstyle.tables import OPTIMIZERS, POOLINGS, TERMS
+from jaxstyle.vgg import layers
+from jaxstyle.vgg.convolution import ARITHMETIC
+from jaxstyle.vgg.network import Bound, Features, Params, bind
 
 Device = Any
 """A `jax.Device`; type checkers take that name for a variable."""
@@ -278,12 +280,12 @@ class Engine:
         self._mesh = mesh if len(self.devices) > 1 else None
         self.winograd = self.device.platform in WINOGRAD_PLATFORMS if winograd is None else winograd
         self._weights = weights
-        self._networks: dict[Any, vgg19.Bound] = {}
+        self._networks: dict[Any, Bound] = {}
         self.target_traces = 0
         """Number of target programs that this engine has traced."""
 
     @settled()
-    def network(self, program: Program, *, winograd: bool | None = None) -> vgg19.Bound:
+    def network(self, program: Program, *, winograd: bool | None = None) -> Bound:
         """The network of a program, with its parameters on the devices; equal networks are shared.
 
         Args:
@@ -293,17 +295,17 @@ class Engine:
         winograd = self.winograd if winograd is None else winograd
         key = (program.taps, program.pool, program.precision, winograd)
         if key not in self._networks:
-            bound = vgg19.bind(
+            bound = bind(
                 self._weights,
                 taps=program.taps,
                 pool=pooling(program.pool),
                 winograd=winograd,
                 precision=program.precision,
             )
-            self._networks[key] = vgg19.Bound(self._put(bound.params, P()), bound.features)
+            self._networks[key] = Bound(self._put(bound.params, P()), bound.features)
         return self._networks[key]
 
-    def _first_params(self, network: vgg19.Bound) -> vgg19.Params:
+    def _first_params(self, network: Bound) -> Params:
         """The copy of a network's parameters on the first device."""
         if self._mesh is None:
             return network.params
@@ -603,7 +605,7 @@ def try_out(program: Program, weights: Layers, styles: Iterable[tuple[int, int]]
     Raises:
         JaxstyleError: for a plugin's function that fails or returns something unsuitable.
     """
-    bound = vgg19.bind(weights, taps=program.taps, pool=pooling(program.pool), precision=program.precision)
+    bound = bind(weights, taps=program.taps, pool=pooling(program.pool), precision=program.precision)
     features, params = bound.features, jax.eval_shape(lambda params: params, bound.params)
     for coarser in range(program.coarser + 1):
         stage = replace(program.stage(coarser), width=1)
@@ -660,8 +662,8 @@ class Lowered(NamedTuple):
 
 def lower(
     program: Program,
-    features: vgg19.Features,
-    params: vgg19.Params,
+    features: Features,
+    params: Params,
     *,
     mesh: Mesh | None = None,
     placed: Callable[[Any, P], Any] = lambda shapes, of: shapes,
@@ -678,7 +680,7 @@ def lower(
     traces = 0
 
     def segment(
-        params: vgg19.Params,
+        params: Params,
         knobs: Knobs,
         targets: Targets,
         state: State,
@@ -716,7 +718,7 @@ def lower(
 
 
 def _compile(
-    program: Program, features: vgg19.Features, params: vgg19.Params, device: Device, mesh: Mesh | None
+    program: Program, features: Features, params: Params, device: Device, mesh: Mesh | None
 ) -> Compiled:
     def placed(tree: Any, of: P) -> Any:
         if mesh is None:
@@ -743,7 +745,7 @@ def _compile(
 
 
 def _shapes(
-    program: Program, width: int, features: vgg19.Features, params: vgg19.Params
+    program: Program, width: int, features: Features, params: Params
 ) -> tuple[Knobs, jax.ShapeDtypeStruct, Targets]:
     """Shapes of the arguments for `width` cells, with the channel counts of the given network."""
     image = jax.ShapeDtypeStruct((program.height_px, program.width_px, 3), jnp.float32)

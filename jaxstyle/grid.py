@@ -18,11 +18,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jaxstyle import layers, settings
+from jaxstyle import settings
 from jaxstyle.errors import JaxstyleError
 from jaxstyle.settings import BALANCED_AXES, MIN_EDGE_PX, Sweep
 from jaxstyle.tables import LOSSES, OPTIMIZERS, POOLINGS, TERMS, optional_terms
 from jaxstyle.values import FLOAT32_MAX, multiple, style_set
+from jaxstyle.vgg import layers
 
 NOMINAL_FLOPS = {"cpu": 2e11, "gpu": 1e14, "tpu": 1e14}
 """Rates in FLOP/s that plans assume: fixed numbers, so that a plan never depends on a timing."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from jaxstyle import layers
+from jaxstyle.vgg import layers
 
 _RATIO = "--alpha-beta is the ratio of content to style weight, --beta the style weight"
 _SEVERAL = "several values are snapshots"

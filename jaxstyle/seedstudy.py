@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from jaxstyle import floor, grid, layers, planning, stats, store, tables, weights
+from jaxstyle import floor, grid, planning, stats, store, tables, weights
 from jaxstyle.errors import JaxstyleError
 from jaxstyle.floor import Floor
 from jaxstyle.grid import Cell, Program
@@ -31,6 +31,7 @@ from jaxstyle.settings import PATH_AXES, RunOptions, short, title
 from jaxstyle.stats import Component, Design, Interval, Ratio
 from jaxstyle.store import Record
 from jaxstyle.values import INIT_KINDS
+from jaxstyle.vgg import layers
 
 FEATURE_LAYERS = ("conv2_1", "conv4_1")
 """Layers in which pictures are compared by features: strokes and grain, and larger forms."""

@@ -13,8 +13,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from jaxstyle import layers, stats, store
+from jaxstyle import stats, store
 from jaxstyle.seedstudy import LOW, TITLES, Spread, Study, Summary
+from jaxstyle.vgg import layers
 
 # --- variance.csv ---------------------------------------------------------------------------------
 

@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import tyro
 
 import jaxstyle
-from jaxstyle import layers, tables, values
+from jaxstyle import tables, values
 from jaxstyle.errors import JaxstyleError
 from jaxstyle.paths import taken_from
 from jaxstyle.values import as_choice, as_flag, as_integer, as_number, as_text
+from jaxstyle.vgg import layers
 
 PACKAGE = Path(jaxstyle.__path__[0]).resolve()
 EXAMPLES = PACKAGE / "examples"

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
-from jaxstyle import layers
 from jaxstyle.errors import JaxstyleError
+from jaxstyle.vgg import layers
 
 Function = Callable[..., Any] | str | None
 """A function, `module:function`, or None in a row that was read from a manifest."""
@@ -351,8 +351,8 @@ OPTIMIZERS = Table(
 POOLINGS = Table(
     Pooling,
     (
-        Pooling("avg", pool="jaxstyle.conv:avg_pool", title="average pooling", canvas=True),
-        Pooling("max", pool="jaxstyle.conv:max_pool", title="max pooling", canvas=True),
+        Pooling("avg", pool="jaxstyle.vgg.pooling:avg_pool", title="average pooling", canvas=True),
+        Pooling("max", pool="jaxstyle.vgg.pooling:max_pool", title="max pooling", canvas=True),
     ),
 )
 

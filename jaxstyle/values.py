@@ -19,9 +19,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from jaxstyle import layers, peers
+from jaxstyle import peers
 from jaxstyle.errors import JaxstyleError
 from jaxstyle.paths import taken_from
+from jaxstyle.vgg import layers
 
 INIT_KINDS = ("noise", "content", "style")
 MIN_SIZE_PX, MAX_SIZE_PX = 32, 8192

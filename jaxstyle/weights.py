@@ -32,9 +32,9 @@ import h5py
 import numpy as np
 from jaxtyping import Float
 
-from jaxstyle import layers
 from jaxstyle.errors import JaxstyleError
 from jaxstyle.settings import PACKAGE
+from jaxstyle.vgg.layers import NAMES, Conv, up_to
 
 PACKAGED_SHA256 = "2f8f319767b0df90e5d1b7236f3c6073b18f8407a14e219b24be5a463b1577ea"
 """The SHA-256 of `weights/vgg19.h5` as committed."""
@@ -155,7 +155,7 @@ def _array(what: str, dataset: h5py.Dataset, shape: tuple[int, ...], kind: str) 
     return values
 
 
-def _layer(what: str, file: h5py.File, row: layers.Conv) -> tuple[np.ndarray, np.ndarray]:
+def _layer(what: str, file: h5py.File, row: Conv) -> tuple[np.ndarray, np.ndarray]:
     keras = f"block{row.name[4]}_conv{row.name[6]}"
     kernel_shape = (3, 3, row.in_channels, row.out_channels)
     bias_shape = (row.out_channels,)
@@ -183,7 +183,7 @@ def _check_names(what: str, file: h5py.File) -> None:
     for name in list(file):
         if match := re.fullmatch(r"conv(\d+_\d+)|block(\d+_)conv(\d+)", str(name)):
             layer = "conv" + "".join(part or "" for part in match.groups())
-            if layer not in layers.NAMES:
+            if layer not in NAMES:
                 raise JaxstyleError(what, f"has a layer {name}, which VGG19 does not have; {MEND}")
 
 
@@ -223,7 +223,7 @@ def _filter_scale(mean: Float[np.ndarray, " o"]) -> Float[np.ndarray, " o"]:
     return np.where(scale > DEAD * median, scale, median)
 
 
-def _means(what: str, file: h5py.File, row: layers.Conv, pool: str) -> np.ndarray:
+def _means(what: str, file: h5py.File, row: Conv, pool: str) -> np.ndarray:
     """The mean activation of each filter of a layer. Raises JaxstyleError if the file has none."""
     dataset = _dataset(what, file, f"{row.name}/mean_{pool}")
     if dataset is None:
@@ -239,7 +239,7 @@ def _means(what: str, file: h5py.File, row: layers.Conv, pool: str) -> np.ndarra
 def load(
     path: str | None = None,
     *,
-    taps: Iterable[str] = layers.NAMES,
+    taps: Iterable[str] = NAMES,
     network: str = "raw",
     pool: str = "avg",
 ) -> Weights:
@@ -264,7 +264,7 @@ def load(
     try:
         with h5py.File(io.BytesIO(data), "r") as file:
             _check_names(what, file)
-            rows = layers.up_to(taps)
+            rows = up_to(taps)
             found = {row.name: _layer(what, file, row) for row in rows}
             if network == "normalised":
                 found = normalised(found, {row.name: _means(what, file, row, pool) for row in rows})

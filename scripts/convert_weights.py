@@ -36,9 +36,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from jaxstyle import images, layers, weights
+from jaxstyle import images, weights
 from jaxstyle.errors import JaxstyleError
 from jaxstyle.settings import EXAMPLES
+from jaxstyle.vgg import layers
 
 WHEEL_SHA256 = "3ee4139038c5277defac88af79647f3283985b788338782fe8b9c061ccc96c44"
 BIN_SHA256 = "c34748d2a8b1ad0a651c18a3addff1b0189af7f070cdaaa0dced0db6150b6af6"

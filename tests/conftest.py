@@ -29,8 +29,8 @@ def module_paths():
 
 
 CHECKED = """
-calibration cell colour conv engine images launches run seedstudy single planning stats store vgg19
-weights worker
+calibration cell colour engine images launches planning run seedstudy single stats store vgg.convolution
+vgg.network vgg.pooling vgg.winograd weights worker
 """.split()  # noqa: SIM905
 assert {*CHECKED} <= {*module_paths()}, "a module that is checked is not there"
 install_import_hook([f"jaxstyle.{name}" for name in CHECKED], "beartype.beartype")
@@ -40,7 +40,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxstyle import layers, weights
+from jaxstyle import weights
+from jaxstyle.vgg import layers
 
 hypothesis.settings.register_profile("unhurried", deadline=None)  # a busy machine must not fail a test
 hypothesis.settings.load_profile("unhurried")

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import pytest
 from conftest import EXAMPLES, narrow_weights, run_python
 
-from jaxstyle import ambient, cli, engine, grid, planning, vgg19
+from jaxstyle import ambient, cli, engine, grid, planning
 from jaxstyle.cell.poolings import pooling
+from jaxstyle.vgg.network import bind
 
 PICTURES = """
 import hashlib, json, sys
@@ -73,7 +74,7 @@ def test_a_step_is_float32_where_floats_are_64_bits_by_default(optimizer, canvas
         canvas=canvas,
         lbfgs_memory=3,
     )
-    network = vgg19.bind(narrow_weights(), taps=program.taps, pool=pooling("avg"), winograd=True)
+    network = bind(narrow_weights(), taps=program.taps, pool=pooling("avg"), winograd=True)
 
     def types():
         lowered = engine.lower(program, network.features, network.params)

@@ -24,7 +24,8 @@ from made_images import chunk as png_chunk
 from made_images import encoded
 from PIL import Image, ImageCms, PngImagePlugin
 
-from jaxstyle import config, images, layers, sweep, weights
+from jaxstyle import config, images, sweep, weights
+from jaxstyle.vgg import layers
 
 PIXELS = random_image(40, 60, 0)
 GREY = PIXELS[..., 0]

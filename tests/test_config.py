@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxstyle import config, grid, layers, settings, values
+from jaxstyle import config, grid, settings, values
 from jaxstyle.config import assemble, resolve
 from jaxstyle.errors import JaxstyleError
 from jaxstyle.images import Pictures
 from jaxstyle.settings import RunOptions, Sweep
+from jaxstyle.vgg import layers
 
 IMAGES = {"content": ("c.png",), "style": ("s.png",)}
 

@@ -11,7 +11,9 @@ import oracle
 import pytest
 from jax.test_util import check_grads
 
-from jaxstyle import conv
+from jaxstyle.vgg import convolution, pooling
+from jaxstyle.vgg import winograd as transformed
+from jaxstyle.vgg.winograd import POINTS, toom_cook
 
 RANDOM = np.random.default_rng(0)
 
@@ -25,7 +27,7 @@ FORMS = pytest.mark.parametrize("winograd", [False, True], ids=["plain", "winogr
 
 
 def prepared(winograd, kernel=KERNEL):
-    return conv.Kernel(*map(jnp.asarray, conv.prepare(np.asarray(kernel), winograd=winograd)))
+    return convolution.Kernel(*map(jnp.asarray, convolution.prepare(np.asarray(kernel), winograd=winograd)))
 
 
 @FORMS
@@ -35,13 +37,13 @@ def test_convolution_is_the_correlation_with_zero_padding(winograd, shape):
     expected = oracle.correlate(np.asarray(x, np.float64), np.asarray(KERNEL, np.float64))
     # Winograd's transforms have coefficients up to 8 and divide by up to 24, which costs a few more digits.
     np.testing.assert_allclose(
-        conv.conv3x3(x, prepared(winograd).forward), expected, atol=1e-4 if winograd else 2e-5
+        convolution.conv3x3(x, prepared(winograd).forward), expected, atol=1e-4 if winograd else 2e-5
     )
 
 
-@pytest.mark.parametrize("points", [conv.POINTS, [Fraction(n) for n in (0, 1, -1, 2)]])
+@pytest.mark.parametrize("points", [POINTS, [Fraction(n) for n in (0, 1, -1, 2)]])
 def test_toom_cook_matrices_are_a_correlation_exactly(points):
-    bt, g, at = conv.toom_cook(points)
+    bt, g, at = toom_cook(points)
     m = len(points) - 1
     d, k = RANDOM.normal(size=m + 2), RANDOM.normal(size=3)
     expected = [d[i : i + 3] @ k for i in range(m)]
@@ -55,9 +57,9 @@ def test_bfloat16_products_cost_winograd_no_more_than_a_few_times_what_they_cost
     expected = oracle.correlate(x.astype(float), kernel.astype(float))
     error = {}
     for winograd in (False, True):
-        form = conv.prepare(kernel, winograd=winograd, dtype=jnp.bfloat16).forward
+        form = convolution.prepare(kernel, winograd=winograd, dtype=jnp.bfloat16).forward
         image = jnp.asarray(x, jnp.float32 if winograd else jnp.bfloat16)
-        y = conv.conv3x3(image, jnp.asarray(form))
+        y = convolution.conv3x3(image, jnp.asarray(form))
         assert y.dtype == image.dtype
         error[winograd] = np.sqrt(((np.asarray(y, np.float64) - expected) ** 2).mean() / expected.var())
     assert 1e-3 < error[False] < 1e-2
@@ -71,11 +73,11 @@ def test_the_points_halve_the_rounding_of_the_customary_ones(monkeypatch, dtype)
     kernel = (random.normal(size=(3, 3, 256, 64)) / 48).astype(np.float32)
     expected = oracle.correlate(x.astype(float), kernel.astype(float))
     errors = []
-    for points in (conv.POINTS, [Fraction(n) for n in (0, 1, -1, 2, -2)]):
-        for name, matrix in zip(("BT", "G", "AT"), conv.toom_cook(points), strict=True):
-            monkeypatch.setattr(conv, f"WINOGRAD_{name}", matrix)
-        form = conv.prepare(kernel, winograd=True, dtype=dtype).forward
-        errors.append(np.linalg.norm(conv.conv3x3(jnp.asarray(x), jnp.asarray(form)) - expected))
+    for points in (POINTS, [Fraction(n) for n in (0, 1, -1, 2, -2)]):
+        for name, matrix in zip(("BT", "G", "AT"), toom_cook(points), strict=True):
+            monkeypatch.setattr(transformed, f"WINOGRAD_{name}", matrix)
+        form = convolution.prepare(kernel, winograd=True, dtype=dtype).forward
+        errors.append(np.linalg.norm(convolution.conv3x3(jnp.asarray(x), jnp.asarray(form)) - expected))
     assert errors[0] < 0.6 * errors[1]
 
 
@@ -83,11 +85,11 @@ def test_the_points_halve_the_rounding_of_the_customary_ones(monkeypatch, dtype)
 def test_conv_relu_is_zero_outside_the_image_and_its_gradient_too(winograd):
     inside = jnp.asarray(np.indices((9, 11)).sum(0) < 12)[..., None]
     x = jnp.where(inside, X, 0)
-    y, pull = jax.vjp(lambda x: conv.conv_relu(x, prepared(winograd), BIAS, inside), x)
-    whole = conv.conv_relu(x, prepared(winograd), BIAS)
+    y, pull = jax.vjp(lambda x: convolution.conv_relu(x, prepared(winograd), BIAS, inside), x)
+    whole = convolution.conv_relu(x, prepared(winograd), BIAS)
     np.testing.assert_array_equal(y, jnp.where(inside, whole, 0))
     (gradient,) = pull(jnp.ones_like(y))
-    (masked,) = jax.vjp(lambda x: conv.conv_relu(x, prepared(winograd), BIAS), x)[1](
+    (masked,) = jax.vjp(lambda x: convolution.conv_relu(x, prepared(winograd), BIAS), x)[1](
         jnp.where(inside, jnp.ones_like(y), 0)
     )
     np.testing.assert_allclose(gradient, masked, atol=1e-5)
@@ -96,10 +98,10 @@ def test_conv_relu_is_zero_outside_the_image_and_its_gradient_too(winograd):
 @FORMS
 def test_conv_relu_gradient_is_jaxs_own(winograd):
     def plain(x):
-        return jnp.maximum(conv.conv3x3(x, KERNEL) + BIAS, 0)
+        return jnp.maximum(convolution.conv3x3(x, KERNEL) + BIAS, 0)
 
     g = draw(9, 11, 7)
-    (mine,) = jax.vjp(lambda x: conv.conv_relu(x, prepared(winograd), BIAS), X)[1](g)
+    (mine,) = jax.vjp(lambda x: convolution.conv_relu(x, prepared(winograd), BIAS), X)[1](g)
     (jaxs,) = jax.vjp(plain, X)[1](g)
     np.testing.assert_allclose(mine, jaxs, atol=1e-4 if winograd else 1e-5)
 
@@ -112,7 +114,7 @@ def test_winograd_of_many_channels_keeps_float32s_digits():
     found = {}
     for winograd in (False, True):
         form = prepared(winograd, kernel.astype(np.float32)).forward
-        found[winograd] = np.asarray(conv.conv3x3(jnp.asarray(x, jnp.float32), form)) - expected
+        found[winograd] = np.asarray(convolution.conv3x3(jnp.asarray(x, jnp.float32), form)) - expected
     scale = np.sqrt((expected**2).mean())
     assert np.sqrt((found[False] ** 2).mean()) < 1e-6 * scale
     assert np.sqrt((found[True] ** 2).mean()) < 5e-6 * scale
@@ -121,22 +123,24 @@ def test_winograd_of_many_channels_keeps_float32s_digits():
 @FORMS
 def test_conv_relu_gradient_is_zero_where_the_output_is(winograd):
     bias = jnp.full(7, -1e6)
-    (gradient,) = jax.vjp(lambda x: conv.conv_relu(x, prepared(winograd), bias), X)[1](jnp.ones((9, 11, 7)))
+    (gradient,) = jax.vjp(lambda x: convolution.conv_relu(x, prepared(winograd), bias), X)[1](
+        jnp.ones((9, 11, 7))
+    )
     assert not np.any(gradient)
 
 
 @FORMS
 def test_conv_relu_under_vmap_is_the_single_one(winograd):
     batch = jnp.stack([X, 2 * X, -X])
-    batched = jax.vmap(lambda x: conv.conv_relu(x, prepared(winograd), BIAS))(batch)
+    batched = jax.vmap(lambda x: convolution.conv_relu(x, prepared(winograd), BIAS))(batch)
     for one, x in zip(batched, batch, strict=True):
-        np.testing.assert_allclose(one, conv.conv_relu(x, prepared(winograd), BIAS), atol=1e-4)
+        np.testing.assert_allclose(one, convolution.conv_relu(x, prepared(winograd), BIAS), atol=1e-4)
 
 
 def test_winograd_multiplies_a_quarter_as_often():
     def products(winograd):
-        form = conv.prepare(np.zeros((3, 3, 64, 64), np.float32), winograd=winograd).forward
-        text = jax.jit(conv.conv3x3).lower(jnp.zeros((32, 32, 64)), jnp.asarray(form)).as_text()
+        form = convolution.prepare(np.zeros((3, 3, 64, 64), np.float32), winograd=winograd).forward
+        text = jax.jit(convolution.conv3x3).lower(jnp.zeros((32, 32, 64)), jnp.asarray(form)).as_text()
         return text.count("stablehlo.convolution"), text.count("stablehlo.dot_general")
 
     assert products(False) == (1, 0)
@@ -147,10 +151,10 @@ def test_winograd_multiplies_a_quarter_as_often():
 @pytest.mark.parametrize("shape", [(8, 6, 3), (9, 7, 3)])
 def test_pools_drop_odd_edges_and_match_numpy(kind, shape):
     x = draw(*shape)
-    pooled = getattr(conv, f"{kind}_pool")(x)
+    pooled = getattr(pooling, f"{kind}_pool")(x)
     np.testing.assert_allclose(pooled, oracle.pool_forward(np.asarray(x), kind), rtol=1e-6, atol=1e-6)
     g = draw(*pooled.shape)
-    (gradient,) = jax.vjp(getattr(conv, f"{kind}_pool"), x)[1](g)
+    (gradient,) = jax.vjp(getattr(pooling, f"{kind}_pool"), x)[1](g)
     np.testing.assert_allclose(gradient, oracle.pool_backward(np.asarray(x), kind, g), rtol=1e-6)
 
 
@@ -158,12 +162,12 @@ def test_pools_drop_odd_edges_and_match_numpy(kind, shape):
 def test_pool_gradients_agree_with_finite_differences(kind):
     x = jnp.asarray(RANDOM.permutation(48).reshape(4, 6, 2), jnp.float32)  # no ties
     check_grads(
-        lambda x: getattr(conv, f"{kind}_pool")(jnp.asarray(x)), (x,), order=1, modes=["rev"], eps=0.1
+        lambda x: getattr(pooling, f"{kind}_pool")(jnp.asarray(x)), (x,), order=1, modes=["rev"], eps=0.1
     )
 
 
 def test_max_pool_gradient_scatters_nothing():
-    lowered = jax.jit(jax.grad(lambda x: conv.max_pool(x).sum())).lower(X).as_text()
+    lowered = jax.jit(jax.grad(lambda x: pooling.max_pool(x).sum())).lower(X).as_text()
     assert "select_and_scatter" not in lowered
 
 
@@ -173,9 +177,9 @@ def test_max_pool_gradient_scatters_nothing():
 @pytest.mark.parametrize(("i", "o"), [(3, 64), (64, 3), (5, 7), (8, 16)])
 def test_channels_that_are_filled_up_with_zeros_change_nothing(i, o):
     x, kernel = draw(9, 11, i), draw(3, 3, i, o)
-    correlate = functools.partial(conv._correlate, precision=jax.lax.Precision.HIGHEST)
+    correlate = functools.partial(convolution._correlate, precision=jax.lax.Precision.HIGHEST)
     expected = oracle.correlate(np.asarray(x, np.float64), np.asarray(kernel, np.float64))
-    found = conv.in_eights(correlate, x, kernel)
+    found = convolution.in_eights(correlate, x, kernel)
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, atol=1e-4)  # sums of up to 576 products of about 1
 
@@ -189,7 +193,7 @@ def test_a_gpu_gets_images_of_eight_channels_and_a_cpu_gets_them_as_they_are():
     kernel, bias = prepared(False, draw(3, 3, 3, 16)), jnp.zeros(16)
 
     def gradient(x):
-        return jax.grad(lambda x: conv.conv_relu(x, kernel, bias).sum())(x)
+        return jax.grad(lambda x: convolution.conv_relu(x, kernel, bias).sum())(x)
 
     x = draw(9, 11, 3)
     on_gpu, on_cpu = (lowered(gradient, x, platform=name) for name in ("cuda", "cpu"))
@@ -201,7 +205,7 @@ def test_a_gpu_gets_images_of_eight_channels_and_a_cpu_gets_them_as_they_are():
 def test_the_gradient_asks_nothing_of_the_sum_before_the_relu():
     # If it did, XLA would not make ReLU and convolution one kernel on a GPU (python -m bench compiled).
     def gradient(x):
-        return jax.grad(lambda x: conv.conv_relu(x, prepared(False), BIAS).sum())(x)
+        return jax.grad(lambda x: convolution.conv_relu(x, prepared(False), BIAS).sum())(x)
 
     text = lowered(gradient, X, platform="cuda")
     (sum_,) = re.findall(r"(%\d+) = stablehlo.add", text)

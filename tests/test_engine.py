@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from conftest import ROOT, narrow_weights, random_image, run_python
 
-from jaxstyle import config, engine, grid, images, layers
+from jaxstyle import config, engine, grid, images
 from jaxstyle.cell import step
 from jaxstyle.grid import Memory
 from jaxstyle.settings import Sweep
+from jaxstyle.vgg import layers
 
 STYLE_SIZES = {"/s0": (40, 50), "/s1": (33, 64), "/s2": (48, 32)}
 

@@ -15,17 +15,17 @@ from jaxstyle import grid, manifest, settings, tables
 from jaxstyle.cell import solvers
 
 ORDER = """
-early errors course layers peers paths limits tables values settings config plugins ambient cli grid
-containers colour images weights conv vgg19 cell engine fingerprints store manifest stats sample
-drawing page report progress resume calibration launches worker planning cluster run single floor
-seedstudy seedtables seedplots seedpage
+early errors course vgg peers paths limits tables values settings config plugins ambient cli grid
+containers colour images weights cell engine fingerprints store manifest stats sample drawing page
+report progress resume calibration launches worker planning cluster run single floor seedstudy
+seedtables seedplots seedpage
 """.split()  # noqa: SIM905
-COMMANDS = ("sweep", "transfer", "calibrate", "features", "variance")
+COMMANDS = ("calibrate", "features", "sweep", "transfer", "variance")
 WITHOUT_JAX = (
     "early",
     "errors",
     "course",
-    "layers",
+    "vgg.layers",
     "peers",
     "paths",
     "limits",

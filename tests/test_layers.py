@@ -2,8 +2,9 @@
 
 import jax
 
-from jaxstyle import layers, vgg19
 from jaxstyle.cell.poolings import pooling
+from jaxstyle.vgg import layers
+from jaxstyle.vgg.network import bind
 
 
 def test_vgg19_has_sixteen_convolutions_in_five_blocks():
@@ -33,7 +34,7 @@ def test_multiply_adds_to_conv5_1_are_361152_per_pixel():
 
 def test_parameters_are_counted_in_the_form_they_are_held_in(vgg19_weights):
     for winograd in (False, True):
-        network = vgg19.bind(vgg19_weights, taps=("conv3_1",), pool=pooling("avg"), winograd=winograd)
+        network = bind(vgg19_weights, taps=("conv3_1",), pool=pooling("avg"), winograd=winograd)
         held = sum(leaf.nbytes for leaf in jax.tree.leaves(network.params))
         assert layers.parameter_bytes(["conv3_1"], winograd=winograd) == held
 

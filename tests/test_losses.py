@@ -7,7 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from jaxstyle.cell import losses
-from jaxstyle.conv import Kernel, conv_relu, prepare
+from jaxstyle.vgg.convolution import Kernel, conv_relu, prepare
 
 RANDOM = np.random.default_rng(1)
 F, P = (jnp.asarray(np.maximum(RANDOM.normal(size=(6, 5, 8)), 0), jnp.float32) for _ in range(2))

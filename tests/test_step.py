@@ -9,11 +9,13 @@ import oracle
 import pytest
 from conftest import random_image
 
-from jaxstyle import config, engine, grid, images, layers, vgg19
+from jaxstyle import config, engine, grid, images
 from jaxstyle.cell import step
 from jaxstyle.cell.poolings import pooling
 from jaxstyle.settings import Sweep
 from jaxstyle.tables import TERMS
+from jaxstyle.vgg import layers
+from jaxstyle.vgg.network import bind
 
 
 def make(sweep, weights, content, style, winograd=False, canvas=None):
@@ -29,8 +31,8 @@ def make(sweep, weights, content, style, winograd=False, canvas=None):
         program = dataclasses.replace(program, height_px=canvas[0], width_px=canvas[1], canvas=True)
         content, extent = engine.on_canvas(content, canvas), np.array(size, np.int32)
     options = {"taps": program.taps, "pool": pooling(program.pool), "precision": program.precision}
-    network = vgg19.bind(weights, winograd=winograd, **options)
-    plain = vgg19.bind(weights, **options)
+    network = bind(weights, winograd=winograd, **options)
+    plain = bind(weights, **options)
     rows = [
         jax.jit(lambda params, x, e, f=f: step.target_rows(f, params, program, x, e))(
             params, jnp.asarray(x, "f4"), e
@@ -91,7 +93,7 @@ CASES = {
 def every_activation(weights, image, pool, deepest, winograd, extent):
     """Float32 activations of every layer down to `deepest`, for an image on a canvas or not."""
     taps = tuple(row.name for row in layers.up_to([deepest]))
-    network = vgg19.bind(weights, taps=taps, pool=pooling(pool), winograd=winograd)
+    network = bind(weights, taps=taps, pool=pooling(pool), winograd=winograd)
     found = jax.jit(network.features)(network.params, jnp.asarray(images.to_network(image)), extent)
     height, width = image.shape[:2] if extent is None else extent
     shapes = {name: layers.feature_shape(name, height, width) for name in found}

@@ -7,8 +7,10 @@ import oracle
 import pytest
 from conftest import random_image
 
-from jaxstyle import images, layers, vgg19
+from jaxstyle import images
 from jaxstyle.cell.poolings import pooling
+from jaxstyle.vgg import layers
+from jaxstyle.vgg.network import bind
 
 
 @pytest.mark.parametrize("winograd", [False, True], ids=["plain", "winograd"])
@@ -16,7 +18,7 @@ from jaxstyle.cell.poolings import pooling
 @pytest.mark.parametrize("shape", [(32, 48), (37, 51)])
 def test_every_layer_of_a_narrow_network_matches_numpy(narrow, pool, shape, winograd):
     image = random_image(*shape, seed=3).astype(np.float32)
-    network = vgg19.bind(narrow, taps=layers.NAMES, pool=pooling(pool), winograd=winograd)
+    network = bind(narrow, taps=layers.NAMES, pool=pooling(pool), winograd=winograd)
     found = jax.jit(network.features)(network.params, images.to_network(image))
     expected = oracle.network(narrow, image, pool, "conv5_4")[1]
     assert tuple(found) == layers.NAMES
@@ -34,7 +36,7 @@ def test_every_layer_of_a_narrow_network_matches_numpy(narrow, pool, shape, wino
 def test_on_a_canvas_every_layer_is_that_of_the_image_alone(narrow, pool, shape, winograd):
     canvas = np.full((64, 96, 3), 1e3, np.float32)  # what lies outside must not matter
     canvas[: shape[0], : shape[1]] = image = random_image(*shape, seed=3)
-    network = vgg19.bind(narrow, taps=layers.NAMES, pool=pooling(pool), winograd=winograd)
+    network = bind(narrow, taps=layers.NAMES, pool=pooling(pool), winograd=winograd)
     features = jax.jit(network.features)
     found = features(network.params, images.to_network(canvas), np.array(shape, np.int32))
     expected = oracle.network(narrow, image.astype(np.float32), pool, "conv5_4")[1]
@@ -54,7 +56,7 @@ def test_bf16_activations_are_near_those_of_float32(narrow, winograd):
     image = random_image(40, 56, seed=3).astype(np.float32)
     found = {}
     for precision in ("f32", "bf16"):
-        network = vgg19.bind(
+        network = bind(
             narrow, taps=layers.NAMES, pool=pooling("avg"), winograd=winograd, precision=precision
         )
         found[precision] = jax.jit(network.features)(network.params, images.to_network(image))
@@ -66,7 +68,7 @@ def test_bf16_activations_are_near_those_of_float32(narrow, winograd):
 
 
 def test_nothing_below_the_deepest_tap_is_held_or_computed(narrow):
-    network = vgg19.bind(narrow, taps=("conv1_1", "conv2_1"), pool=pooling("avg"))
+    network = bind(narrow, taps=("conv1_1", "conv2_1"), pool=pooling("avg"))
     shapes = [leaf.shape for leaf in jax.tree.leaves(network.params)]
     assert len(shapes) == 3 * 3
     image = np.zeros((32, 32, 3), np.float32)
@@ -75,14 +77,14 @@ def test_nothing_below_the_deepest_tap_is_held_or_computed(narrow):
 
 
 def test_only_taps_are_returned(narrow):
-    network = vgg19.bind(narrow, taps=("conv4_2", "conv2_1"), pool=pooling("avg"))
+    network = bind(narrow, taps=("conv4_2", "conv2_1"), pool=pooling("avg"))
     found = network.features(network.params, jnp.zeros((32, 32, 3)))
     assert tuple(found) == ("conv2_1", "conv4_2")
 
 
 def test_real_weights_see_edges_in_conv1_1(vgg19_weights):
     # A grey image excites conv1_1 far less than a checkerboard: the filters are edge and colour detectors.
-    network = vgg19.bind(vgg19_weights, taps=("conv1_1",), pool=pooling("avg"))
+    network = bind(vgg19_weights, taps=("conv1_1",), pool=pooling("avg"))
     flat = np.broadcast_to(images.MEAN_RGB, (32, 32, 3)).astype(np.float32)
     board = flat + 80 * ((np.indices((32, 32)).sum(0) // 2 % 2) * 2 - 1)[..., None].astype(np.float32)
     energy = [

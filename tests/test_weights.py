@@ -13,8 +13,9 @@ import pytest
 from conftest import ROOT, random_image, run_python
 from PIL import Image
 
-from jaxstyle import layers, weights
+from jaxstyle import weights
 from jaxstyle.errors import JaxstyleError
+from jaxstyle.vgg import layers
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,10 @@ import made_runs
 import pytest
 from conftest import EXAMPLES, run_python
 
-from jaxstyle import calibrate, cli, config, features, layers, peers, settings, sweep, transfer, values
+from jaxstyle import calibrate, cli, config, features, peers, settings, sweep, transfer, values
 from jaxstyle.errors import JaxstyleError
 from jaxstyle.progress import Display
+from jaxstyle.vgg import layers
 
 KEYS = {*settings.SWEEP_KEYS, *settings.OPTION_KEYS}
 

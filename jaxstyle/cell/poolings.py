@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from jaxstyle import tables
 from jaxstyle.errors import JaxstyleError
 from jaxstyle.tables import POOLINGS
-from jaxstyle.vgg19 import Pool
+from jaxstyle.vgg.network import Pool
 
 
 def pooling(name: str) -> Pool:

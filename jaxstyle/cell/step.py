@@ -17,15 +17,16 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt
 
-from jaxstyle import images, layers, tables
+from jaxstyle import images, tables
 from jaxstyle.cell import losses, solvers
-from jaxstyle.conv import ARITHMETIC
 from jaxstyle.errors import JaxstyleError
 from jaxstyle.grid import Cell, Program
 from jaxstyle.settings import Sweep
 from jaxstyle.tables import TERMS, LossTerm
 from jaxstyle.values import FLOAT32_MAX
-from jaxstyle.vgg19 import Extent, Features, Params, within
+from jaxstyle.vgg import layers
+from jaxstyle.vgg.convolution import ARITHMETIC
+from jaxstyle.vgg.network import Extent, Features, Params, within
 
 Value = Array | np.ndarray
 """An array on its way to the device, or already there."""

@@ -19,8 +19,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxstyle import layers
-from jaxstyle.conv import ARITHMETIC, Kernel, conv_relu, prepare
+from jaxstyle.vgg import layers
+from jaxstyle.vgg.convolution import ARITHMETIC, Kernel, conv_relu, prepare
 
 Params = Any
 """The module's parameters as a pytree, which `Bound.params` holds and `Bound.features` takes."""
@@ -42,8 +42,8 @@ class ConvReLU(nnx.Module):
     Args:
         kernel: HWIO, float32.
         bias: one number per output channel.
-        winograd: whether to hold the kernel transformed for Winograd's algorithm (`conv.prepare`).
-        precision: a key of `conv.ARITHMETIC`.
+        winograd: whether to hold the kernel transformed for Winograd's algorithm (`convolution.prepare`).
+        precision: a key of `convolution.ARITHMETIC`.
     """
 
     def __init__(self, kernel: np.ndarray, bias: np.ndarray, *, winograd: bool, precision: str):
@@ -71,8 +71,9 @@ class VGG19(nnx.Module):
         pool: between the blocks.
         winograd: run every layer but the first by Winograd's algorithm. The first has three channels
             to sum over, and the linear maps would cost more than the products they save.
-        precision: a key of `conv.ARITHMETIC`. In `bf16` the activations are bfloat16 too, except with
-            Winograd's algorithm, whose linear maps work in float32 and round only the factors of products.
+        precision: a key of `convolution.ARITHMETIC`. In `bf16` the activations are bfloat16 too, except
+            with Winograd's algorithm, whose linear maps work in float32 and round only the factors of
+            products.
     """
 
     def __init__(

@@ -1,0 +1,96 @@
+"""The matrices of Winograd's F(4x4, 3x3), and the convolution by them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+TILE = 4
+"""Edge of an output tile of Winograd's algorithm; the edge of an input tile is two more."""
+# Lavin & Gray use 0, +-1, +-2. With the points below, rounding of the products does half the harm, in
+# float32 and in bfloat16 (tests/test_conv.py).
+POINTS = tuple(Fraction(n, 4) for n in (0, 3, -3, 6, -6))
+
+
+def toom_cook(points: Sequence[Fraction]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """B^T, G and A^T of F(m, 3) with m + 1 finite points and infinity (Lavin & Gray 2016, section 4.2).
+
+    Returns:
+        float64 matrices (m + 2, m + 2), (m + 2, 3) and (m, m + 2), with A^T [(G k)(B^T d)] = d * k.
+    """
+    m = len(points) - 1
+    bt, g, at = np.zeros((m + 2, m + 2)), np.zeros((m + 2, 3)), np.zeros((m, m + 2))
+
+    def polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
+        """Coefficients of the product of (z - root), the constant one first."""
+        found = [Fraction(1)]
+        for root in roots:
+            found = [
+                a - root * b for a, b in zip([Fraction(0), *found], [*found, Fraction(0)], strict=True)
+            ]
+        return found
+
+    for j, p in enumerate(points):
+        others = [q for q in points if q != p]
+        scale = math.prod((p - q for q in others), start=Fraction(1))
+        bt[j, : m + 1] = [float(c) for c in polynomial(others)]
+        g[j] = [float(p**i / scale) for i in range(3)]
+        at[:, j] = [float(p**i) for i in range(m)]
+    bt[-1] = [float(c) for c in polynomial(points)]
+    g[-1, -1] = at[-1, -1] = 1
+    return bt, g, at
+
+
+WINOGRAD_BT, WINOGRAD_G, WINOGRAD_AT = toom_cook(POINTS)
+
+
+def transform(kernel: Float[np.ndarray, "3 3 i o"]) -> Float[np.ndarray, "6 6 i o"]:
+    """U = G k G^T for every pair of channels, in float64 and without rounding."""
+    i, o = kernel.shape[2:]
+    both = np.kron(WINOGRAD_G, WINOGRAD_G)  # rows and columns in one matrix product, without transposing
+    return (both @ kernel.reshape(9, i * o).astype(np.float64)).reshape(6, 6, i, o)
+
+
+def _combine(coefficients: np.ndarray, parts: Sequence[Array]) -> Array:
+    """The sum of `parts`, each times its coefficient, skipping zeros and multiplications by one."""
+    terms = []
+    for c, part in zip(coefficients, parts, strict=True):
+        if c:
+            terms.append(part if c == 1 else -part if c == -1 else float(c) * part)
+    return sum(terms[1:], start=terms[0])
+
+
+def winograd_conv(
+    x: Float[Array, "h w i"], u: Float[Array, "6 6 i o"], precision: lax.Precision
+) -> Float[Array, "h w o"]:
+    """F(4x4, 3x3): 36 matrix products over all tiles, between linear maps of rows and of columns.
+
+    The barriers keep the passes apart. Without them, XLA fuses each row pass into its column pass and
+    computes it again for every element that needs it, which was measured to be 3.4 times slower than
+    PyTorch.
+    """
+    (h, w, i), o, n = x.shape, u.shape[-1], TILE + 2
+    down, across = -(-h // TILE), -(-w // TILE)
+    x = jnp.pad(x, ((1, TILE * down + 1 - h), (1, TILE * across + 1 - w), (0, 0)))
+    d = [lax.slice_in_dim(x, k, k + TILE * (down - 1) + 1, TILE, axis=0) for k in range(n)]
+    v = lax.optimization_barrier(jnp.stack([_combine(row, d) for row in WINOGRAD_BT]))
+    d = [lax.slice_in_dim(v, k, k + TILE * (across - 1) + 1, TILE, axis=2) for k in range(n)]
+    v = jnp.stack([_combine(row, d) for row in WINOGRAD_BT], axis=1).astype(u.dtype)
+    v = lax.optimization_barrier(v.reshape(n * n, down * across, i))
+    products = lax.dot_general(
+        v,
+        u.reshape(n * n, i, o),
+        (((2,), (1,)), ((0,), (0,))),
+        precision=precision,
+        preferred_element_type=jnp.float32,
+    )
+    products = lax.optimization_barrier(products).reshape(n, n, down, across, o)
+    y = lax.optimization_barrier(jnp.stack([_combine(row, list(products)) for row in WINOGRAD_AT]))
+    y = jnp.stack([_combine(row, [y[:, k] for k in range(n)]) for row in WINOGRAD_AT], axis=3)
+    return y.transpose(1, 0, 2, 3, 4).reshape(TILE * down, TILE * across, o)[:h, :w].astype(x.dtype)
