@@ -89,15 +89,16 @@ def _sweep(pipe: Any, settings: dict[str, Any], width: int | None) -> None:
     """Send the records of a run of the first pair: rows, first losses by seed, manifest, events, memory."""
     import jax
 
-    from jaxstyle import RunOptions, Sweep, config
+    from jaxstyle import RunOptions, Sweep
     from jaxstyle.run import run_sweep
+    from jaxstyle.spec.resolve import resolve
 
     content, style = (str(next(work.EXAMPLES.glob(f"{name}.*"))) for name in PAIRS[0])
     sweep = Sweep(content=(content,), style=(style,), optimizer="adam", pyramid=0, **settings)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         options = RunOptions(out=str(out), quiet=True, no_compile_cache=True)
-        run_sweep(config.resolve(sweep), options, width=width)
+        run_sweep(resolve(sweep), options, width=width)
         rows = list(csv.DictReader((out / "results.csv").open()))
         manifest = json.loads((out / "manifest.json").read_text())
         events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]

@@ -179,8 +179,10 @@ def read(
     from jax.sharding import Mesh, NamedSharding
     from jax.sharding import PartitionSpec as P
 
-    from jaxstyle import config, engine, grid, settings, weights
+    from jaxstyle import engine, grid, weights
     from jaxstyle.cell.poolings import pooling
+    from jaxstyle.spec import settings
+    from jaxstyle.spec.resolve import resolve
     from jaxstyle.vgg.network import bind
 
     target = topologies.get_topology_desc(
@@ -195,7 +197,7 @@ def read(
         there = NamedSharding(mesh, of)
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=there), tree)
 
-    sweep = config.resolve(
+    sweep = resolve(
         settings.Sweep(
             content=("content",),
             style=("style",),

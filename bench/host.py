@@ -81,8 +81,8 @@ class Simulated:
 
     def __call__(self, cells: Sequence[Cell]) -> ChunkResult:
         """The results of `cells`."""
+        from jaxstyle.spec.tables import LOSSES
         from jaxstyle.store import ChunkResult
-        from jaxstyle.tables import LOSSES
 
         ids, seeds = (np.array([getattr(c, name) for c in cells], np.int64) for name in ("id", "seed"))
         ratio = np.array([c.alpha_beta for c in cells], np.float32)
@@ -201,9 +201,11 @@ def simulate(count: int, folder: Path, platform: str, steps: int = STEPS) -> dic
         platform: as in `grid.plan`: a CPU's chunks are many and small, a GPU's as large as possible.
         steps: steps of every cell, all of whose losses are kept; at least 6.
     """
-    from jaxstyle import config, fingerprints, grid, images, page, report, resume, store
+    from jaxstyle import fingerprints, grid, images, page, report, resume, store
     from jaxstyle.progress import Display
-    from jaxstyle.settings import Sweep
+    from jaxstyle.spec.resolve import resolve
+    from jaxstyle.spec.settings import Sweep
+    from jaxstyle.spec.toml import to_toml
     from jaxstyle.store import RunDirectory
 
     edges = EDGES if count >= EDGES**3 else 2
@@ -220,7 +222,7 @@ def simulate(count: int, folder: Path, platform: str, steps: int = STEPS) -> dic
             steps=(steps,),
             max_cells=max(count, edges**3 * seeds),
         )
-        sweep = config.resolve(asked)
+        sweep = resolve(asked)
         digests = {name: images.read(name).sha256 for name in (*sweep.content, *sweep.style)}
     with clock.stage("cells_s"):
         cells = grid.cells(sweep)
@@ -235,7 +237,7 @@ def simulate(count: int, folder: Path, platform: str, steps: int = STEPS) -> dic
     sources = fingerprints.Sources(sweep, digests, "simulated")
     sums: dict[str, str] = {}
     with RunDirectory(path, create=True) as run, Display(quiet=True, events=path / "events.jsonl") as say:
-        run.write("spec.toml", config.to_toml(sweep, digests))
+        run.write("spec.toml", to_toml(sweep, digests))
         with clock.stage("manifest_s"):
             run.write("manifest.json", json.dumps(_manifest(sources, plan, "running", sums), indent=1))
         result, data = None, b""

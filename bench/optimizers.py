@@ -147,14 +147,15 @@ def _time_steps(pipe: Any, sweeps: Sequence[Any], shapes: Sequence[tuple[int, in
     """Send the seconds per step of every stage, by sweep and shape: medians of alternating rounds."""
     import jax
 
-    from jaxstyle import cli, config, engine, grid, images, weights
+    from jaxstyle import cli, engine, grid, images, weights
     from jaxstyle.cell import step
+    from jaxstyle.spec.resolve import resolve
 
     cli.keep_freed_memory()
     machine = engine.Engine(weights.load().layers)
     drives: dict[tuple[int, tuple[int, int], int], Any] = {}
     for index, shape in itertools.product(range(len(sweeps)), shapes):
-        sweep = config.resolve(sweeps[index])
+        sweep = resolve(sweeps[index])
         cell = grid.cells(sweep)[0]
         plan = grid.plan(
             sweep,

@@ -106,15 +106,17 @@ def _judge(pipe: Any, rows: Sequence[dict[str, Any]], pictures: Sequence[Sequenc
     import jax
     import jax.numpy as jnp
 
-    from jaxstyle import config, grid, images, settings, weights
+    from jaxstyle import grid, images, weights
     from jaxstyle.cell import step
     from jaxstyle.cell.poolings import pooling
+    from jaxstyle.spec import settings
+    from jaxstyle.spec.resolve import resolve
     from jaxstyle.vgg.network import bind
 
     loaded = weights.load().layers
     found: list[list[float]] = [[] for _ in pictures]
     for index, row in enumerate(rows):
-        sweep = config.resolve(settings.Sweep(content=(row["content"],), style=(row["style"],)))
+        sweep = resolve(settings.Sweep(content=(row["content"],), style=(row["style"],)))
         (cell,) = grid.cells(sweep)
         height, width = pictures[0][index].shape[:2]
         plan = grid.plan(

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 from bench import host, work
 
 if TYPE_CHECKING:
-    from jaxstyle.settings import Sweep
+    from jaxstyle.spec.settings import Sweep
 
 STAGES = ("compile_s", "targets_s", "compute_s", "lost_s", "host_s", "checkpoint_s", "store_s")
 GPUS = (8, 64, 1000)
@@ -64,9 +64,9 @@ class _Silence:
 
 def _sweep(size: int, steps: int, cells: int) -> Sweep:
     """A sweep of `cells` seeds of one picture, by plain Adam steps, without checkpoints within a chunk."""
-    from jaxstyle import config
+    from jaxstyle.spec.resolve import resolve
 
-    return config.resolve(
+    return resolve(
         Sweep(
             content=(str(work.EXAMPLES / "pagoda.jpg"),),
             style=(str(work.EXAMPLES / "cafe.jpg"),),
@@ -90,8 +90,8 @@ def _work(pipe: Any, threads: int, devices: int, size: int, steps: int, cells: i
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }
     from jaxstyle import cli, launches, planning, worker
-    from jaxstyle.config import Share
-    from jaxstyle.settings import RunOptions
+    from jaxstyle.spec.options import Share
+    from jaxstyle.spec.settings import RunOptions
     from jaxstyle.store import RunDirectory
 
     cli.keep_freed_memory()

@@ -68,12 +68,14 @@ class Work:
     def __init__(self, size: int, cells: int, precision: str, *, pair: tuple[str, str] = PAIR):
         import jax
 
-        from jaxstyle import config, engine, grid, settings, weights
+        from jaxstyle import engine, grid, weights
         from jaxstyle.cell import step
+        from jaxstyle.spec import settings
+        from jaxstyle.spec.resolve import resolve
 
         device = jax.devices()[0]
         content, style = inputs(size, pair)
-        sweep = config.resolve(
+        sweep = resolve(
             settings.Sweep(
                 content=("content",),
                 style=("style",),

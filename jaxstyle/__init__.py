@@ -16,21 +16,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
-    from jaxstyle.errors import JaxstyleError
-    from jaxstyle.plugins import register
     from jaxstyle.run import Run, open_run, run_sweep
-    from jaxstyle.settings import RunOptions, Sweep
     from jaxstyle.single import feature_maps, stylize
-    from jaxstyle.tables import LossTerm, Optimizer, Pooling
+    from jaxstyle.spec.errors import JaxstyleError
+    from jaxstyle.spec.plugins import register
+    from jaxstyle.spec.settings import RunOptions, Sweep
+    from jaxstyle.spec.tables import LossTerm, Optimizer, Pooling
 
 _HOMES = {
-    "JaxstyleError": "errors",
-    "RunOptions": "settings",
-    "Sweep": "settings",
-    "LossTerm": "tables",
-    "Optimizer": "tables",
-    "Pooling": "tables",
-    "register": "plugins",
+    "JaxstyleError": "spec.errors",
+    "RunOptions": "spec.settings",
+    "Sweep": "spec.settings",
+    "LossTerm": "spec.tables",
+    "Optimizer": "spec.tables",
+    "Pooling": "spec.tables",
+    "register": "spec.plugins",
     "Run": "run",
     "open_run": "run",
     "run_sweep": "run",

@@ -41,7 +41,7 @@ def _about(name: str) -> int:
 
         print(f"jaxstyle {__version__}")
         return 0
-    from jaxstyle.errors import JaxstyleError
+    from jaxstyle.spec.errors import JaxstyleError
 
     raise JaxstyleError(name, f"no such command; use {', '.join(COMMANDS)}")
 

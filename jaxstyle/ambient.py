@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jaxstyle.errors import UnfitEnvironment
+from jaxstyle.spec.errors import UnfitEnvironment
 
 SETTINGS: Mapping[str, Any] = {
     "enable_x64": False,

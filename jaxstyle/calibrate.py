@@ -18,10 +18,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from jaxstyle import cli, config, errors, grid, manifest, settings, values, weights
+from jaxstyle import cli, grid, manifest, weights
+from jaxstyle.console.arguments import with_settings
 from jaxstyle.images import Pictures
-from jaxstyle.settings import RunOptions, Sweep
-from jaxstyle.tables import POOLINGS
+from jaxstyle.spec import errors, values
+from jaxstyle.spec.resolve import resolve
+from jaxstyle.spec.settings import RunOptions, Sweep
+from jaxstyle.spec.tables import POOLINGS
 
 if TYPE_CHECKING:
     from jaxstyle.calibration import Balance
@@ -53,7 +56,7 @@ class Calibrate:
 
 def accepts() -> type:
     """The dataclass that the command line is parsed into."""
-    return settings.arguments("calibrate", Calibrate)
+    return with_settings("calibrate", Calibrate)
 
 
 class _Pair:
@@ -63,7 +66,7 @@ class _Pair:
         from jaxstyle import calibration
         from jaxstyle.engine import Engine
 
-        self.sweep = config.resolve(sweep)
+        self.sweep = resolve(sweep)
         (self.cell,) = grid.cells(self.sweep)
         self.pictures = Pictures(self.sweep, [self.cell])
         loaded = weights.load(
@@ -226,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         asked = cli.parse(accepts(), sys.argv[1:] if arguments is None else arguments, "jaxstyle.calibrate")
         given = dataclasses.asdict(asked.value)
         as_json = given.pop("json")
-        sweep = config.resolve(Sweep(**given, alpha_beta=("1x",)))
+        sweep = resolve(Sweep(**given, alpha_beta=("1x",)))
         Pictures(sweep, grid.cells(sweep))  # reports faults of the images before JAX starts
 
         from jaxstyle import planning

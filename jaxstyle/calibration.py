@@ -32,11 +32,11 @@ from jaxstyle.ambient import settled
 from jaxstyle.cell import step
 from jaxstyle.cell.step import Targets
 from jaxstyle.engine import Engine
-from jaxstyle.errors import JaxstyleError
 from jaxstyle.grid import Cell, Program
 from jaxstyle.images import Pictures
-from jaxstyle.settings import BALANCED_AXES, Sweep
-from jaxstyle.values import style_set
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.settings import BALANCED_AXES, Sweep
+from jaxstyle.spec.values import style_set
 from jaxstyle.vgg import layers
 
 KEPT_TARGETS = 64

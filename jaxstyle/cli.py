@@ -27,11 +27,11 @@ from typing import Any, Generic, TypeVar, get_type_hints
 
 import tyro
 
-from jaxstyle import limits
-from jaxstyle.config import unknown_key
+from jaxstyle.console import limits
 from jaxstyle.early import SIGNALS, words
-from jaxstyle.errors import JaxstyleError, UnfitEnvironment, encodable, one_line
-from jaxstyle.values import ASCII_NAMES
+from jaxstyle.spec.errors import JaxstyleError, UnfitEnvironment, encodable, one_line
+from jaxstyle.spec.keys import unknown_key
+from jaxstyle.spec.values import ASCII_NAMES
 
 T = TypeVar("T")
 SHORT = {"-o": "--out"}

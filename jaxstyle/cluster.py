@@ -34,13 +34,15 @@ import ray  # pyright: ignore[reportMissingImports]
 import ray._private.worker  # pyright: ignore[reportMissingImports]
 import ray.exceptions  # pyright: ignore[reportMissingImports]
 
-from jaxstyle import cli, early, limits, manifest, planning, plugins, store, worker
-from jaxstyle.errors import JaxstyleError
+from jaxstyle import cli, early, manifest, planning, store, worker
+from jaxstyle.console import limits
 from jaxstyle.grid import Plan, Program
 from jaxstyle.launches import Inputs, timed
 from jaxstyle.planning import Planned
 from jaxstyle.progress import counted
-from jaxstyle.settings import RunOptions, Sweep
+from jaxstyle.spec import plugins
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.settings import RunOptions, Sweep
 from jaxstyle.store import Checkpoint, RunDirectory
 from jaxstyle.worker import Block, Committed, Work, Worker
 

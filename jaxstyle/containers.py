@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jaxstyle.errors import JaxstyleError
+from jaxstyle.spec.errors import JaxstyleError
 
 MAX_PROFILE_BYTES = 16 * 2**20
 """Size limit of an unpacked ICC profile; printers' profiles, the largest, have some megabytes."""

@@ -28,13 +28,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from jaxstyle import limits
 from jaxstyle.ambient import settled
 from jaxstyle.cell import step
 from jaxstyle.cell.poolings import pooling
 from jaxstyle.cell.step import Info, Knobs, State, Targets
+from jaxstyle.console import limits
 from jaxstyle.course import Course
-from jaxstyle.errors import JaxstyleError
 from jaxstyle.grid import (
     COARSE_EVALUATIONS,
     NOMINAL_FLOPS,
@@ -45,7 +44,8 @@ from jaxstyle.grid import (
     device_kind,
     halved,
 )
-from jaxstyle.tables import OPTIMIZERS, POOLINGS, TERMS
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.tables import OPTIMIZERS, POOLINGS, TERMS
 from jaxstyle.vgg import layers
 from jaxstyle.vgg.convolution import ARITHMETIC
 from jaxstyle.vgg.network import Bound, Features, Params, bind

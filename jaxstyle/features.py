@@ -23,11 +23,12 @@ import tyro
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw
 
-from jaxstyle import cli, drawing, images, settings, single, store
-from jaxstyle.errors import JaxstyleError
+from jaxstyle import cli, drawing, images, single, store
+from jaxstyle.console.arguments import with_settings
 from jaxstyle.page import scaled
 from jaxstyle.report import INK, PAD_PX, PAPER
-from jaxstyle.settings import RunOptions
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.settings import RunOptions
 
 TILE_PX = 160
 """The longest edge of a map on the sheet."""
@@ -72,7 +73,7 @@ class Features:
 
 def accepts() -> type:
     """The dataclass that the command line is parsed into."""
-    return settings.arguments("features", Features, options=("no_compile_cache",))
+    return with_settings("features", Features, options=("no_compile_cache",))
 
 
 def strongest(maps: Float[np.ndarray, "h w c"], count: int) -> Int[np.ndarray, " k"]:

@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxstyle import config, settings
 from jaxstyle.grid import Cell, Plan
-from jaxstyle.settings import AXES, LATER, SETTINGS, Sweep
+from jaxstyle.spec import settings
+from jaxstyle.spec.keys import RETIRED
+from jaxstyle.spec.settings import AXES, LATER, SETTINGS, Sweep
 
 SCHEMA = 4
 """Version of the format of chunk files, `results.*` and `manifest.json`."""
@@ -60,7 +61,7 @@ def _settings(sweep: Sweep) -> dict[str, Any]:
     In this way, runs that were begun before those additions existed can be resumed.
     """
     defaults = {f.name: f.default for f in dataclasses.fields(Sweep)}
-    found = {name: retired.default for name, retired in config.RETIRED.items()}
+    found = {name: retired.default for name, retired in RETIRED.items()}
     for name, row in SETTINGS.items():
         value = getattr(sweep, name)
         if row.numbers and not (row.later and value == defaults[name]):

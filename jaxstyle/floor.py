@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxstyle import cli, manifest, run, stats, store, tables
+from jaxstyle import cli, manifest, run, stats, store
 from jaxstyle.grid import Cell, Program
-from jaxstyle.settings import RunOptions, Sweep
+from jaxstyle.spec import tables
+from jaxstyle.spec.settings import RunOptions, Sweep
 from jaxstyle.store import Record
 
 OTHER_WIDTH = 4

@@ -18,11 +18,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jaxstyle import settings
-from jaxstyle.errors import JaxstyleError
-from jaxstyle.settings import BALANCED_AXES, MIN_EDGE_PX, Sweep
-from jaxstyle.tables import LOSSES, OPTIMIZERS, POOLINGS, TERMS, optional_terms
-from jaxstyle.values import FLOAT32_MAX, multiple, style_set
+from jaxstyle.spec import settings
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.fields import MIN_EDGE_PX
+from jaxstyle.spec.settings import BALANCED_AXES, Sweep
+from jaxstyle.spec.tables import LOSSES, OPTIMIZERS, POOLINGS, TERMS, optional_terms
+from jaxstyle.spec.values import FLOAT32_MAX, multiple, style_set
 from jaxstyle.vgg import layers
 
 NOMINAL_FLOPS = {"cpu": 2e11, "gpu": 1e14, "tpu": 1e14}
@@ -166,7 +167,7 @@ def cells(sweep: Sweep) -> tuple[Cell, ...]:
         JaxstyleError: if there are more than `sweep.max_cells` cells, or a ratio is beyond float32.
     """
     axes = sweep.axes
-    rows = {axis: settings.axis(axis) for axis in axes}
+    rows = {axis: settings.axis_row(axis) for axis in axes}
     weights = [axis for axis in axes if axis in settings.added()]
     top = {axis: getattr(sweep, axis) for axis in axes}
     tables = [({**top, **grid}, grid.get("zip", ())) for grid in sweep.grid] or [(top, ())]

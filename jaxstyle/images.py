@@ -32,10 +32,11 @@ from jaxtyping import Float, UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, _imaging
 
 from jaxstyle import colour, containers, grid
-from jaxstyle.errors import JaxstyleError
 from jaxstyle.grid import Cell
-from jaxstyle.settings import MIN_EDGE_PX, Sweep
-from jaxstyle.values import parse_size
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.fields import MIN_EDGE_PX
+from jaxstyle.spec.settings import Sweep
+from jaxstyle.spec.values import parse_size
 
 # Pillow logs some of the errors that it also raises; without a handler, Python prints them on stderr.
 logging.getLogger("PIL").addHandler(logging.NullHandler())

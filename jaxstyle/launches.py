@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from jaxstyle import grid, images, plugins, tables, weights
+from jaxstyle import grid, images, weights
 from jaxstyle.course import Course
-from jaxstyle.errors import JaxstyleError
 from jaxstyle.fingerprints import Sources
 from jaxstyle.grid import Cell, Chunk, Plan, Program
 from jaxstyle.images import Pictures
 from jaxstyle.resume import Launched
-from jaxstyle.settings import Sweep
+from jaxstyle.spec import plugins, tables
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.settings import Sweep
+from jaxstyle.spec.tables import LAYER_CURVE, TERMS
 from jaxstyle.store import ChunkResult
-from jaxstyle.tables import LAYER_CURVE, TERMS
 from jaxstyle.weights import Weights
 
 if TYPE_CHECKING:

@@ -20,8 +20,11 @@ from typing import Any
 
 import h5py
 
-from jaxstyle import limits, settings, store
+from jaxstyle import store
+from jaxstyle.console import limits
 from jaxstyle.grid import Program
+from jaxstyle.spec.jax_state import is_jax_running
+from jaxstyle.spec.presets import PACKAGE
 from jaxstyle.store import Record
 
 ENVIRONMENT = ("XLA_", "JAX_", "TF_", "NVIDIA_TF32", "CUBLAS_", "CUDNN_", "OMP_", "NPROC")
@@ -39,7 +42,7 @@ def text(values: Mapping[str, Any]) -> str:
 
 def thread_count() -> int:
     """The number of threads that XLA's CPU runtime has, or will have when JAX starts."""
-    if not limits.is_jax_running():
+    if not is_jax_running():
         return limits.threads()  # which `planning.start_jax` will set
     count, jax = limits.xla_threads(), sys.modules["jax"]
     return max(count, jax.local_device_count()) if jax.default_backend() == "cpu" else count
@@ -59,8 +62,8 @@ def versions(*names: str) -> dict[str, str]:
 @functools.cache
 def code_digest() -> str:
     """The SHA-256 of the package's own source files and their relative paths."""
-    names = sorted(path.relative_to(settings.PACKAGE).as_posix() for path in settings.PACKAGE.rglob("*.py"))
-    files = (name.encode() + (settings.PACKAGE / name).read_bytes() for name in names)
+    names = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+    files = (name.encode() + (PACKAGE / name).read_bytes() for name in names)
     return hashlib.sha256(b"\0".join(files)).hexdigest()
 
 

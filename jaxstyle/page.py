@@ -28,16 +28,18 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from jaxstyle import drawing, images, sample, settings, store, values
-from jaxstyle.errors import JaxstyleError
+from jaxstyle import drawing, images, sample, store
 from jaxstyle.sample import Count, Shown
-from jaxstyle.settings import SETTINGS
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.presets import PACKAGE
+from jaxstyle.spec.settings import PATH_AXES, SETTINGS, axis_row, is_axis, plural, short, title
+from jaxstyle.spec.values import INIT_KINDS
 from jaxstyle.store import Record, Rows
 
 if TYPE_CHECKING:
     import jinja2
 
-TEMPLATES = settings.PACKAGE / "templates"
+TEMPLATES = PACKAGE / "templates"
 SOURCE_PX = 224
 """The longest edge, in px, of contents and styles that are kept for the heads of rows and columns."""
 VARIANCE = "variance.json"
@@ -59,7 +61,7 @@ class Tile:
 
 
 def _short(axis: str, value: Any) -> str:
-    if axis in settings.PATH_AXES and value not in values.INIT_KINDS:
+    if axis in PATH_AXES and value not in INIT_KINDS:
         return Path(value).stem
     return f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -133,7 +135,7 @@ def place_text(place: Mapping[str, str], axes: Iterable[str]) -> str:
     parts = []
     for axis in axes:
         text = place[axis].replace("+", " +\n") if axis == "style_layers" else place[axis]
-        parts.append(f"{settings.short(axis)} {text}".lstrip())
+        parts.append(f"{short(axis)} {text}".lstrip())
     return "\n".join(parts)
 
 
@@ -383,12 +385,12 @@ def overview(curves: Sequence[_Curves], labels: Mapping[int, str], title: str, o
 
 
 def _plural(axes: Iterable[str]) -> str:
-    return " with ".join(map(settings.plural, axes))
+    return " with ".join(map(plural, axes))
 
 
 def _speaks_for_itself(axis: str) -> bool:
     """Whether a value of an axis is clear without a word before it."""
-    return not settings.short(axis)
+    return not short(axis)
 
 
 class _Heads:
@@ -435,8 +437,8 @@ def _dimension(record: Record, tiles: Sequence[Tile], axes: tuple[str, ...], hea
         at.append(index[key])
     about = {
         "id": axes[0],
-        "label": " + ".join(map(settings.title, axes)),
-        "axes": [settings.title(axis) for axis in axes],
+        "label": " + ".join(map(title, axes)),
+        "axes": [title(axis) for axis in axes],
         "named": not _speaks_for_itself(axes[0]),
         "values": values,
     }
@@ -452,10 +454,10 @@ def _value(record: Record, tile: Tile, axes: Sequence[str], heads: _Heads) -> di
     raws: list[Any] = [_raw(record, tile, axis) for axis in axes]
     given, pictures = [], []
     for axis, raw in zip(axes, raws, strict=True):
-        given.append(record.given(axis, raw) if axis in settings.PATH_AXES else tile.place[axis])
+        given.append(record.given(axis, raw) if axis in PATH_AXES else tile.place[axis])
         if (
             axis != "steps"
-            and settings.axis(axis).thumbnail
+            and axis_row(axis).thumbnail
             and (number := heads.add(raw, given[-1])) is not None
         ):
             pictures.append(number)
@@ -496,7 +498,7 @@ def _tile_losses(
 
 def _value_texts(record: Record, axis: str) -> str:
     values = record.values[axis]
-    texts = [record.given(axis, v) if axis in settings.PATH_AXES else _short(axis, v) for v in values]
+    texts = [record.given(axis, v) if axis in PATH_AXES else _short(axis, v) for v in values]
     if len(texts) > 24:
         return ", ".join(texts[:20]) + f", … {texts[-1]} ({len(texts)} values)"
     return ", ".join(texts)
@@ -506,7 +508,7 @@ def _settings(record: Record) -> list[tuple[str, str]]:
     """The settings of the run as names and texts, axes first."""
     found = [(axis, _value_texts(record, axis)) for axis in record.axes]
     values = {name: getattr(record.sweep, name) for name, row in SETTINGS.items() if row.commands}
-    more = {name: value for name, value in record.sweep.extra.items() if not settings.is_axis(name)}
+    more = {name: value for name, value in record.sweep.extra.items() if not is_axis(name)}
     for name, value in (values | more).items():
         if value is not None:
             text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -643,7 +645,7 @@ def html(record: Record, rows: Rows) -> str:
     seen = _read(record, rows, heads)
     part, tiles, dimensions = seen.part, seen.tiles, seen.dimensions
     for axis in record.axes:
-        if settings.axis(axis).thumbnail and len(axis_names(record, axis)) == 1:
+        if axis_row(axis).thumbnail and len(axis_names(record, axis)) == 1:
             path = getattr(record.cells[0], axis)
             heads.add(path, record.given(axis, path))
     script = (TEMPLATES / "report.js").read_text("utf-8")
@@ -752,8 +754,7 @@ def _template() -> jinja2.Template:
 def _words(tile: Tile) -> list[str]:
     """The place of a tile in words, an item for each axis."""
     return [
-        text if _speaks_for_itself(axis) else f"{settings.title(axis)} {text}"
-        for axis, text in tile.place.items()
+        text if _speaks_for_itself(axis) else f"{title(axis)} {text}" for axis, text in tile.place.items()
     ]
 
 
@@ -818,7 +819,7 @@ def _whole(record: Record, rows: Rows) -> _Whole:
             ", ".join(name[cell.label(axis)] for axis, name in zip(own, names, strict=True))
             for cell in cells
         ]
-        label = " + ".join(map(settings.title, own))
+        label = " + ".join(map(title, own))
         if len(texts) <= MAX_COLOURS:
             ordered = isinstance(getattr(cells[0], own[0]), int | float)
             colours = [text[:40] for text in texts]
@@ -869,7 +870,7 @@ def _shown_rows(
         ]
         for row in rows.values()
     ]
-    return ["cell", *map(settings.title, axes), *record.losses.values(), "status"], lines
+    return ["cell", *map(title, axes), *record.losses.values(), "status"], lines
 
 
 def _arranged(dimensions: Sequence[_Dimension]) -> tuple[list[str], list[str]]:

@@ -13,14 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jaxstyle import ambient, config, grid, launches, limits
-from jaxstyle.config import Share
-from jaxstyle.errors import JaxstyleError, UnfitEnvironment
+from jaxstyle import ambient, grid, launches
+from jaxstyle.console import limits
 from jaxstyle.grid import Memory, Plan, Program
 from jaxstyle.launches import Inputs, Launcher
 from jaxstyle.progress import counted, duration
-from jaxstyle.settings import RunOptions, Sweep
-from jaxstyle.tables import TERMS
+from jaxstyle.spec.errors import JaxstyleError, UnfitEnvironment
+from jaxstyle.spec.jax_state import is_jax_running
+from jaxstyle.spec.options import Share
+from jaxstyle.spec.resolve import rows_used
+from jaxstyle.spec.settings import RunOptions, Sweep
+from jaxstyle.spec.tables import TERMS
 
 COMPILER_BYTES = 1_600_000_000
 """Memory that compiling a run's programs takes at most, roughly, beyond what is planned for. With an empty
@@ -45,9 +48,9 @@ def start_jax(sweep: Sweep, options: RunOptions, before: Mapping[str, Any] | Non
     """
     threads = before and before.get("threads")
     threads = threads if isinstance(threads, int) else limits.threads()
-    if not limits.is_jax_running() and threads != limits.xla_threads():
+    if not is_jax_running() and threads != limits.xla_threads():
         os.environ["NPROC"] = str(threads)
-    if not limits.is_jax_running():
+    if not is_jax_running():
         ambient.check_xla_flags()
         if sweep.deterministic:
             os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC_FLAGS}".strip()
@@ -187,7 +190,7 @@ def plan_of(
         return width or engine.choose_width(program, count, devices=devices, **about)
 
     found = find(width_for, memory)
-    if any(row.origin is not None for row in config.rows_used(sweep)):
+    if any(row.origin is not None for row in rows_used(sweep)):
         styles = {(pixels.shape[0], pixels.shape[1]) for pixels in checked.pictures.style.values()}
         for program in found.programs:
             engine.try_out(program, checked.weights.layers, styles)

@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from jaxstyle.errors import encodable
+from jaxstyle.spec.errors import encodable
 
 BAR_COLUMNS = 100
 """Width of a terminal, in characters, from which there is room for a bar beside the numbers."""

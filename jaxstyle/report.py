@@ -24,8 +24,7 @@ import tyro
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from jaxstyle import cli, drawing, images, manifest, page, paths, store
-from jaxstyle.errors import JaxstyleError
+from jaxstyle import cli, drawing, images, manifest, page, store
 from jaxstyle.grid import Cell
 from jaxstyle.page import (
     Sources,
@@ -36,6 +35,8 @@ from jaxstyle.page import (
     scaled,
     shared_words,
 )
+from jaxstyle.spec import paths
+from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.store import Record, Rows, RunDirectory
 
 THUMBNAIL_PX = 256

@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxstyle import config, grid, paths, settings, store, values, weights
-from jaxstyle.errors import JaxstyleError
+from jaxstyle import grid, store, weights
 from jaxstyle.fingerprints import SCHEMA, Sources, as_narrow, fingerprint
 from jaxstyle.grid import Cell, Plan, Program
 from jaxstyle.progress import Display
-from jaxstyle.settings import Sweep
+from jaxstyle.spec import paths, settings
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.moved import renamed
+from jaxstyle.spec.resolve import differing_settings, grids_of
+from jaxstyle.spec.settings import Sweep
+from jaxstyle.spec.values import INIT_KINDS
 from jaxstyle.store import Arrays, Checkpoint, ChunkResult, Record, RunDirectory
 
 if TYPE_CHECKING:
@@ -69,7 +73,7 @@ def joined(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
     """
     given = earlier.texts
     own, what = replace(earlier.sweep, given=given), str(earlier.path)
-    sweep = config.renamed(sweep, _own_names(earlier, sweep))
+    sweep = renamed(sweep, _own_names(earlier, sweep))
     if sweep.weights != own.weights:
         here = sweep.weights or str(weights.packaged_path())
         if paths.sha256(here) == earlier.sources.weights:
@@ -77,7 +81,7 @@ def joined(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
     sweep = replace(sweep, balance=(*own.balance, *sweep.balance))
     if own.plugins != sweep.plugins:
         raise JaxstyleError(what, _other_plugins(own, sweep))
-    differences = config.differences(own, sweep)
+    differences = differing_settings(own, sweep)
     for image in sorted(own.digests.keys() & sweep.digests.keys()):
         if own.digests[image] != sweep.digests[image]:
             differences.append(f"{image} has another digest there")
@@ -93,8 +97,8 @@ def joined(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
     if not extend:
         return replace(own, digests=digests)
     axes = {*own.axes, *sweep.axes}
-    grids = list(config.grids(own, axes))
-    for table in config.grids(sweep, axes):
+    grids = list(grids_of(own, axes))
+    for table in grids_of(sweep, axes):
         if table not in grids:
             grids.append(table)
     found = replace(
@@ -139,8 +143,8 @@ def _named(sweep: Sweep, key: str) -> list[str]:
     """The files that a sweep names on an axis, or as its weights."""
     if key == "weights":
         return [sweep.weights] if sweep.weights else []
-    every = [path for table in config.grids(sweep) for path in table[key]]
-    return [path for path in dict.fromkeys(every) if path not in values.INIT_KINDS]
+    every = [path for table in grids_of(sweep) for path in table[key]]
+    return [path for path in dict.fromkeys(every) if path not in INIT_KINDS]
 
 
 def _digest(record: Record, key: str, path: str) -> str | None:

@@ -24,30 +24,20 @@ import h5py
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxstyle import (
-    cli,
-    config,
-    grid,
-    images,
-    launches,
-    manifest,
-    paths,
-    planning,
-    plugins,
-    report,
-    resume,
-    store,
-    values,
-    worker,
-)
-from jaxstyle.config import Share
-from jaxstyle.errors import JaxstyleError
+from jaxstyle import cli, grid, images, launches, manifest, planning, report, resume, store, worker
 from jaxstyle.fingerprints import SCHEMA
 from jaxstyle.grid import Plan, Program
 from jaxstyle.launches import Inputs, timed
 from jaxstyle.planning import Planned, describe, describe_text, devices, share_of, start_jax
 from jaxstyle.progress import Display, counted, duration
-from jaxstyle.settings import RunOptions, Sweep
+from jaxstyle.spec import paths, plugins
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.moved import files
+from jaxstyle.spec.options import Share, asked_share, check_options, run_share
+from jaxstyle.spec.resolve import resolve
+from jaxstyle.spec.settings import RunOptions, Sweep
+from jaxstyle.spec.toml import to_toml
+from jaxstyle.spec.values import style_set
 from jaxstyle.store import Checkpoint, DirectoryInUse, Record, RunDirectory
 from jaxstyle.worker import Committed, Work
 
@@ -136,7 +126,7 @@ class Run:
             JaxstyleError: if there is no such cell, or no `results.h5` yet.
         """
         row = self._row(cell)
-        own = [name for name, _ in values.style_set(row["style_layers"])]
+        own = [name for name, _ in style_set(row["style_layers"])]
         with self._results() as file:
             group = file[f"{row['height']}x{row['width']}"]
             assert isinstance(group, h5py.Group)
@@ -197,10 +187,10 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
 
     For a run that is continued, it is the plan of what is left.
     """
-    options = config.check_options(options)
+    options = check_options(options)
     plugins.load(options.plugin)
     checked = _check(sweep, options, name)
-    earlier, share = checked.earlier, config.share(options)
+    earlier, share = checked.earlier, asked_share(options)
     device = start_jax(checked.sweep, options, earlier and earlier.manifest)
     before = earlier and earlier.plan
     # A cluster is not asked: its workers are assumed to be like this process's first device.
@@ -258,11 +248,11 @@ def _check(sweep: Sweep, options: RunOptions, name: str) -> _Checked:
         options: options that have been checked.
         name: name of a fresh directory, without its number.
     """
-    sweep = config.resolve(sweep)
+    sweep = resolve(sweep)
     path = Path(paths.at_home(options.out)) if options.out else store.fresh_path(name, root=Path("runs"))
-    beside = config.run_share(options) is not None
+    beside = run_share(options) is not None
     goes_on = options.resume or options.extend or beside
-    among = config.files(sweep)
+    among = files(sweep)
     earlier = resume.find(path, beside=beside, no_lock=options.no_lock, among=among) if goes_on else None
     if earlier is None:
         store.check_free(path, beside=beside, no_lock=options.no_lock)
@@ -353,9 +343,9 @@ def run_sweep(
         JaxstyleError: for bad settings or input, before anything is written, or a full disk.
         cli.Interrupted: in a command, for a signal; what was computed has been kept.
     """
-    options = config.check_options(options or RunOptions())
+    options = check_options(options or RunOptions())
     plugins.load(options.plugin)
-    checked, share = _check(sweep, options, name), config.share(options)
+    checked, share = _check(sweep, options, name), asked_share(options)
     path, earlier = checked.path, checked.earlier
     try:
         if share is not None:
@@ -372,7 +362,7 @@ def run_sweep(
                         return _Job(checked, planned, machine, run, display).execute(site)
             with RunDirectory(path, no_lock=options.no_lock) as run, _display(options, path) as display:
                 # Read it again, now that nobody else works in it.
-                now = store.open_record(path, among=config.files(checked.sweep))
+                now = store.open_record(path, among=files(checked.sweep))
                 if now.cells != earlier.cells:
                     raise JaxstyleError(str(path), "has been extended meanwhile; give the command again")
                 return _go_on(replace(checked, earlier=now), options, site, run, display)
@@ -457,7 +447,7 @@ def _keep_places(checked: _Checked, run: RunDirectory) -> None:
     digests = dict(checked.pictures.sha256)
     if checked.sweep.weights is not None:
         digests[checked.weights.path] = checked.weights.sha256
-    run.write("spec.toml", config.to_toml(checked.sweep, digests, run=run.path))
+    run.write("spec.toml", to_toml(checked.sweep, digests, run=run.path))
 
 
 def _whole_chunks(
@@ -504,7 +494,7 @@ def _run_share(checked: _Checked, options: RunOptions, share: Share, width: int 
             path, create=True, briefly=True, on_wait=_say_wait(say), no_lock=options.no_lock
         ) as run:
             stack.enter_context(store.share_held(path, share, no_lock=run.no_lock))
-            among = config.files(checked.sweep)
+            among = files(checked.sweep)
             if checked.earlier is None and (now := resume.find(path, beside=True, among=among)) is not None:
                 checked = _read(checked.sweep, path, now)  # another process has planned it meanwhile
             if checked.earlier is None:
@@ -682,7 +672,7 @@ class _Job:
         digests = dict(self.pictures.sha256)
         if self.sweep.weights is not None:
             digests[self.loaded.path] = self.loaded.sha256
-        spec, earlier = config.to_toml(self.sweep, digests, run=self.run.path), self.checked.earlier
+        spec, earlier = to_toml(self.sweep, digests, run=self.run.path), self.checked.earlier
         if earlier is None or earlier.cells != self.checked.cells:
             self.run.write("spec.toml", spec)
         self._write_manifest("running")

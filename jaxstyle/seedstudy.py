@@ -22,15 +22,16 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from jaxstyle import floor, grid, planning, stats, store, tables, weights
-from jaxstyle.errors import JaxstyleError
+from jaxstyle import floor, grid, planning, stats, store, weights
 from jaxstyle.floor import Floor
 from jaxstyle.grid import Cell, Program
 from jaxstyle.images import Pictures
-from jaxstyle.settings import PATH_AXES, RunOptions, short, title
+from jaxstyle.spec import tables
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.settings import PATH_AXES, RunOptions, short, title
+from jaxstyle.spec.values import INIT_KINDS
 from jaxstyle.stats import Component, Design, Interval, Ratio
 from jaxstyle.store import Record
-from jaxstyle.values import INIT_KINDS
 from jaxstyle.vgg import layers
 
 FEATURE_LAYERS = ("conv2_1", "conv4_1")

@@ -15,10 +15,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxstyle import cli, config, images, launches, manifest, paths, planning, settings, values
-from jaxstyle.errors import JaxstyleError
+from jaxstyle import cli, images, launches, manifest, planning
 from jaxstyle.progress import Display
-from jaxstyle.settings import AXES, SETTINGS, RunOptions, Sweep
+from jaxstyle.spec import paths
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.keys import unknown_key
+from jaxstyle.spec.resolve import resolve
+from jaxstyle.spec.settings import AXES, SETTINGS, RunOptions, Sweep, added
+from jaxstyle.spec.values import MIN_SIZE_PX, check_named, is_pixels, layer_name
 
 FEATURE_LAYERS = ("conv1_2", "conv4_2")
 """A low layer, for edges and colours, and a high one, for parts of things."""
@@ -29,7 +33,7 @@ MAX_NAME_BYTES = 220
 def takes() -> tuple[str, ...]:
     """Names of the settings that `stylize` takes beside the two images."""
     own = (name for name in (*AXES, *SETTINGS) if name not in ("content", "style"))
-    return (*(name for name in own if not (name in SETTINGS and SETTINGS[name].alone)), *settings.added())
+    return (*(name for name in own if not (name in SETTINGS and SETTINGS[name].alone)), *added())
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,8 @@ def single_sweep(content: Any, style: Any, given: Mapping[str, Any]) -> Sweep:
         if why := name in SETTINGS and SETTINGS[name].alone:
             raise JaxstyleError(name, f"{why}; use jaxstyle.sweep for that")
         if name not in known:
-            raise config.unknown_key(name, known, what=name)
-    sweep = config.resolve(Sweep(**{"content": content, "style": style, **given}))
+            raise unknown_key(name, known, what=name)
+    sweep = resolve(Sweep(**{"content": content, "style": style, **given}))
     for name in (*sweep.axes, "steps"):
         if (count := len(getattr(sweep, name))) != 1:
             raise JaxstyleError(
@@ -176,7 +180,7 @@ def look(
     options: RunOptions | None = None,
 ) -> Seen:
     """VGG19's feature maps of one image, computed as for the content of a cell; see `feature_maps`."""
-    names = [values.layer_name("layers", name) for name in layers]
+    names = [layer_name("layers", name) for name in layers]
     for name in names:
         if names.count(name) > 1:
             raise JaxstyleError("layers", f"{name} is there twice; give each once")
@@ -185,20 +189,20 @@ def look(
     in_memory: dict[str, np.ndarray] = {}
     path = _named("image", image, in_memory)
     # The smallest sweep that has these layers: nothing but the targets of its contents is computed.
-    blank = _named("no style", np.zeros((values.MIN_SIZE_PX, values.MIN_SIZE_PX, 3), np.uint8), in_memory)
+    blank = _named("no style", np.zeros((MIN_SIZE_PX, MIN_SIZE_PX, 3), np.uint8), in_memory)
     sweep = Sweep(
         content=(path,),
         style=(blank,),
         content_layer=tuple(names),
         style_layers=(names[0],),
         size=str(size),
-        style_size=values.MIN_SIZE_PX,
+        style_size=MIN_SIZE_PX,
         pool=pool,
         optimizer="adam",
         steps=(1,),
         weights=None if weights is None else os.fspath(weights),
     )
-    inputs = launches.read_inputs(config.resolve(sweep), in_memory=in_memory)
+    inputs = launches.read_inputs(resolve(sweep), in_memory=in_memory)
     launcher = planning.launcher(inputs, options or RunOptions())
     pixels, program = inputs.pictures.content[inputs.cells[0].content], launcher.program(0)
     found = launcher.engine.target_rows(program, pixels, of_cells=True).content
@@ -239,7 +243,7 @@ def feature_maps(
 
 def _named(name: str, value: Any, in_memory: dict[str, np.ndarray]) -> Any:
     """`value`, or for pixels the path that stands for them, by which they are added to `in_memory`."""
-    if not values.is_pixels(value):
+    if not is_pixels(value):
         return value
     in_memory[os.path.abspath(f"array {name}")] = images.from_memory(name, value)
     return f"array {name}"
@@ -255,7 +259,7 @@ def check_out(text: str, inputs: Mapping[str, str | None]) -> Path:
     Raises:
         JaxstyleError: if no picture can be written there.
     """
-    values.check_named("out", text)
+    check_named("out", text)
     if not text or not text.isprintable():
         raise JaxstyleError("out", f"{text!r} is not a path; give one that ends in .png")
     path = Path(os.path.realpath(paths.at_home(text)))

@@ -43,13 +43,15 @@ import h5py
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from jaxstyle import config, grid, images, paths, plugins, tables
-from jaxstyle.config import Share
-from jaxstyle.errors import JaxstyleError
+from jaxstyle import grid, images
 from jaxstyle.fingerprints import SCHEMA, Sources, as_narrow, fingerprint
 from jaxstyle.grid import Cell, Plan
-from jaxstyle.settings import AXES, PATH_AXES, Sweep
-from jaxstyle.tables import LAYER_CURVE, LOSSES
+from jaxstyle.spec import paths, plugins, tables
+from jaxstyle.spec.assemble import assemble
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.options import Share
+from jaxstyle.spec.settings import AXES, PATH_AXES, Sweep
+from jaxstyle.spec.tables import LAYER_CURVE, LOSSES
 
 LOCK = "run.lock"
 LOCKS = "locks"
@@ -1067,7 +1069,7 @@ def open_record(path: Path, *, among: Iterable[str] = ()) -> Record:
     places = () if begun_at is None else (begun_at,)
     rows = plugins.told(values.get("plugins", ()))
     plugins.know(rows)
-    assembled = config.assemble({"spec": str(spec.absolute())}, places=places, among=among)
+    assembled = assemble({"spec": str(spec.absolute())}, places=places, among=among)
     sweep = assembled.sweep
     chunk_paths = _chunk_paths(path, values)
     return Record(path, sweep, grid.cells(sweep), values, chunk_paths, assembled.moved, rows)

@@ -11,8 +11,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import field, make_dataclass
 
-from jaxstyle import cli, config, plugins, settings
-from jaxstyle.settings import OPTION_KEYS, RunOptions
+from jaxstyle import cli
+from jaxstyle.console.arguments import with_added
+from jaxstyle.spec import plugins
+from jaxstyle.spec.assemble import assemble
+from jaxstyle.spec.settings import OPTION_KEYS, RunOptions
 
 ABOUT = """Run a grid of style transfers as one batch: the product of all axes, the last one fastest.
 
@@ -23,7 +26,7 @@ several values after one flag, as in --alpha-beta 1e-2 1e-3 --seed 0:4.
 
 def accepts() -> type:
     """The dataclass that the command line is parsed into, with the axes and settings that plugins add."""
-    sweep = settings.with_added()
+    sweep = with_added()
     fields = [
         ("axes_and_settings", sweep, field(default_factory=sweep)),
         ("run", RunOptions, field(default_factory=RunOptions)),
@@ -40,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parsed = cli.parse(accepts(), given, "jaxstyle.sweep")
         sweep, options = parsed.value.axes_and_settings, parsed.value.run
         flags = {name: getattr(options if name in OPTION_KEYS else sweep, name) for name in parsed.named}
-        assembled = config.assemble(flags)
+        assembled = assemble(flags)
 
         from jaxstyle import run
 

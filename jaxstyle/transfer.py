@@ -14,9 +14,12 @@ from typing import Annotated, Any
 
 import tyro
 
-from jaxstyle import cli, config, images, plugins, settings, single, store
-from jaxstyle.errors import JaxstyleError
-from jaxstyle.settings import RunOptions
+from jaxstyle import cli, images, single, store
+from jaxstyle.console.arguments import with_settings
+from jaxstyle.spec import plugins
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.options import check_options
+from jaxstyle.spec.settings import RunOptions
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Transfer:
 
 def accepts() -> type:
     """The dataclass that the command line is parsed into."""
-    return settings.arguments("transfer", Transfer, options=("plugin", "no_compile_cache", "quiet"))
+    return with_settings("transfer", Transfer, options=("plugin", "no_compile_cache", "quiet"))
 
 
 def _parse(arguments: Sequence[str]) -> cli.Parsed[Any]:
@@ -61,9 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sweep = single.single_sweep(flags.content, flags.style, named)
         reads = {"the content image": flags.content, "the style image": flags.style}
         out = single.check_out(flags.out, reads | {"the start": flags.init, "the weights": sweep.weights})
-        options = config.check_options(
-            RunOptions(quiet=flags.quiet, no_compile_cache=flags.no_compile_cache)
-        )
+        options = check_options(RunOptions(quiet=flags.quiet, no_compile_cache=flags.no_compile_cache))
         cli.keep_freed_memory()
         done = single.transfer(sweep, options)
         store.write_atomic(out, images.file_bytes(done.image, out.suffix))

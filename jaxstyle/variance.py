@@ -15,8 +15,9 @@ from typing import Annotated
 
 import tyro
 
-from jaxstyle import cli, paths, plugins, store
-from jaxstyle.errors import JaxstyleError
+from jaxstyle import cli, store
+from jaxstyle.spec import paths, plugins
+from jaxstyle.spec.errors import JaxstyleError
 
 
 @dataclass(frozen=True)

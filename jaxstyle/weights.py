@@ -32,8 +32,8 @@ import h5py
 import numpy as np
 from jaxtyping import Float
 
-from jaxstyle.errors import JaxstyleError
-from jaxstyle.settings import PACKAGE
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.presets import PACKAGE
 from jaxstyle.vgg.layers import NAMES, Conv, up_to
 
 PACKAGED_SHA256 = "2f8f319767b0df90e5d1b7236f3c6073b18f8407a14e219b24be5a463b1577ea"

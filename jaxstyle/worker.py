@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from jaxstyle import cli, fingerprints, grid, launches, store
-from jaxstyle.errors import JaxstyleError
 from jaxstyle.grid import Cell, Plan, Program
 from jaxstyle.launches import Inputs, Launcher, target_keys, timed
 from jaxstyle.manifest import code_digest
 from jaxstyle.progress import Display, Teller
 from jaxstyle.resume import Kept, Launched
+from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.store import Checkpoint, ChunkResult, RunDirectory
 
 TARGETS_KEPT = 200

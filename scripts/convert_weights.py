@@ -37,8 +37,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from jaxstyle import images, weights
-from jaxstyle.errors import JaxstyleError
-from jaxstyle.settings import EXAMPLES
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.presets import EXAMPLES
 from jaxstyle.vgg import layers
 
 WHEEL_SHA256 = "3ee4139038c5277defac88af79647f3283985b788338782fe8b9c061ccc96c44"

@@ -22,7 +22,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jaxstyle
-from jaxstyle import images, page, report, store, tables
+from jaxstyle import images, page, report, store
+from jaxstyle.spec import tables
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs" / "deck"

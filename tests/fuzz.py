@@ -32,8 +32,14 @@ import h5py
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 
-from jaxstyle import config, errors, images, settings, store, tables, weights
-from jaxstyle.errors import JaxstyleError
+from jaxstyle import images, store, weights
+from jaxstyle.spec import errors, settings, tables
+from jaxstyle.spec.assemble import assemble
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.fields import MIN_EDGE_PX
+from jaxstyle.spec.keys import PLANNED, RETIRED
+from jaxstyle.spec.resolve import resolve
+from jaxstyle.spec.toml import to_toml
 
 SECONDS = 20
 """Limit for reading one file, in seconds."""
@@ -295,7 +301,7 @@ def mutated_spec(data: bytes, other: bytes, random: Random) -> bytes:
         return mutated(data, other, random)
     lines = data.decode().splitlines()
     values = " ".join(VALUES).split()
-    keys = (*settings.SWEEP_KEYS, *settings.OPTION_KEYS, *config.PLANNED, *config.RETIRED)
+    keys = (*settings.SWEEP_KEYS, *settings.OPTION_KEYS, *PLANNED, *RETIRED)
     keys += ("zip", "sede", "a.b.c", '""')
     for _ in range(random.choice((1, 1, 2))):
         at = random.randrange(len(lines))
@@ -323,16 +329,16 @@ def _read_image(path: Path) -> None:
     height, width, channels = picture.pixels.shape
     assert picture.pixels.dtype == np.uint8
     assert channels == 3
-    assert min(height, width) >= settings.MIN_EDGE_PX
+    assert min(height, width) >= MIN_EDGE_PX
     assert height * width <= images.MAX_PIXELS
 
 
 def _read_spec(path: Path) -> None:
-    sweep = config.assemble({"spec": str(path)}).sweep
-    assert config.resolve(sweep) == sweep
+    sweep = assemble({"spec": str(path)}).sweep
+    assert resolve(sweep) == sweep
     again = path.with_name("again.toml")
-    again.write_text(config.to_toml(sweep, sweep.digests), "utf-8")
-    read = config.assemble({"spec": str(again)}).sweep
+    again.write_text(to_toml(sweep, sweep.digests), "utf-8")
+    read = assemble({"spec": str(again)}).sweep
     for name in settings.SWEEP_KEYS:
         unused = name in settings.AXES and sweep.grid and all(name in table for table in sweep.grid)
         assert unused or getattr(read, name) == getattr(sweep, name), name

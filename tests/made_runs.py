@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from jaxstyle import config, grid, store, tables
+from jaxstyle import grid, store
 from jaxstyle.fingerprints import fingerprint
-from jaxstyle.settings import Sweep
+from jaxstyle.spec import tables
+from jaxstyle.spec.resolve import resolve
+from jaxstyle.spec.settings import Sweep
+from jaxstyle.spec.toml import to_toml
 from jaxstyle.store import ChunkResult, Record, RunDirectory
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "jaxstyle" / "examples"
@@ -103,7 +106,7 @@ def write_run(path, sweep, parts, *, digests=None, manifest=None, shape=None):
         **(manifest or {}),
     }
     with RunDirectory(path, create=True) as run:
-        run.write("spec.toml", config.to_toml(sweep, digests or {}))
+        run.write("spec.toml", to_toml(sweep, digests or {}))
         run.write("manifest.json", json.dumps(values))
         record = store.open_record(path)
         for number, results in enumerate(parts):
@@ -119,7 +122,7 @@ def make_run(
     for axis in ("content", "style"):
         axes[axis] = tuple(name if "/" in name else str(EXAMPLES / name) for name in axes[axis])
     axes = {"steps": (60,), **axes}
-    sweep = config.resolve(Sweep(**axes))
+    sweep = resolve(Sweep(**axes))
     given = {a: {v: Path(v).name for v in axes[a]} for a in ("content", "style")}
     cells = grid.cells(sweep)
     starts = range(0, len(cells), per_chunk)

@@ -9,13 +9,16 @@ import pytest
 from conftest import random_image, run_python
 from PIL import Image
 
-from jaxstyle import calibrate, calibration, config, grid, run, weights
+from jaxstyle import calibrate, calibration, grid, run, weights
 from jaxstyle.calibration import balanced_weights
 from jaxstyle.cell import step
 from jaxstyle.engine import Engine
-from jaxstyle.errors import JaxstyleError
 from jaxstyle.images import Pictures
-from jaxstyle.settings import RunOptions, Sweep
+from jaxstyle.spec.assemble import assemble
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.resolve import resolve
+from jaxstyle.spec.settings import RunOptions, Sweep
+from jaxstyle.spec.toml import to_toml
 
 FIVE = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
 
@@ -34,7 +37,7 @@ def images(tmp_path_factory):
 def weighed(images, loaded, **settings):
     """The balance of the two images, and everything it was made from."""
     settings = {"size": "64", "alpha_beta": ("1x",), **settings}
-    sweep = config.resolve(Sweep(content=(images["content"],), style=(images["style"],), **settings))
+    sweep = resolve(Sweep(content=(images["content"],), style=(images["style"],), **settings))
     (cell,) = grid.cells(sweep)
     pictures, engine = Pictures(sweep, [cell]), Engine(loaded, winograd=False)
     return calibration.Scales(sweep, [cell], pictures, engine).of(cell), sweep, cell, pictures, engine
@@ -145,7 +148,7 @@ def test_a_relative_ratio_becomes_a_number_that_the_spec_keeps(images, tmp_path,
     recorded = dict(part.split(":") for part in first.rows[0]["style_layer_weights"].split("+"))
     ours = {name: float(w) for name, w in recorded.items()}
     assert sum(ours.values()) == pytest.approx(1.0)
-    resolved = config.resolve(sweep)
+    resolved = resolve(sweep)
     pictures = Pictures(resolved, grid.cells(resolved))
     content, style = pictures.content[images["content"]], pictures.style[images["style"]]
     fitted = pictures.fitted(images["style"], content.shape[:2])
@@ -159,7 +162,7 @@ def test_a_relative_ratio_becomes_a_number_that_the_spec_keeps(images, tmp_path,
 
     # The spec records the measurement: nothing is measured again, and the results are the same bytes.
     monkeypatch.setattr(calibration.Scales, "of", None)
-    again = config.assemble({"spec": str(tmp_path / "a" / "spec.toml"), "out": str(tmp_path / "b")})
+    again = assemble({"spec": str(tmp_path / "a" / "spec.toml"), "out": str(tmp_path / "b")})
     run.run_sweep(again.sweep, RunOptions(out=str(tmp_path / "b"), quiet=True))
     for name in ("results.csv", "results.h5", "spec.toml"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
@@ -170,15 +173,15 @@ def test_a_relative_ratio_becomes_a_number_that_the_spec_keeps(images, tmp_path,
 def test_what_a_spec_measured_is_dropped_with_what_it_was_measured_for(images, tmp_path):
     table = {**images, "content_layer": "conv2_2", "style_layers": "conv1_1+conv2_1"}
     table |= {"alpha_beta": 0.5, "weights": {"conv1_1": 0.25, "conv2_1": 0.75}}
-    sweep = config.resolve(
+    sweep = resolve(
         Sweep(content=(images["content"],), style=(images["style"],), alpha_beta=("1x",), balance=(table,))
     )
-    (tmp_path / "s.toml").write_text(config.to_toml(sweep, {}))
+    (tmp_path / "s.toml").write_text(to_toml(sweep, {}))
     spec = {"spec": str(tmp_path / "s.toml")}
-    assert config.assemble(spec).sweep.balance == (table,)
-    assert config.assemble({**spec, "seed": [3]}).sweep.balance == (table,)
+    assert assemble(spec).sweep.balance == (table,)
+    assert assemble({**spec, "seed": [3]}).sweep.balance == (table,)
     for changed in ({"size": "48"}, {"pool": "max"}, {"network": "normalised"}):
-        assert config.assemble({**spec, **changed}).sweep.balance == ()
+        assert assemble({**spec, **changed}).sweep.balance == ()
 
 
 def test_a_dry_run_of_relative_ratios_measures_nothing(images, tmp_path, capsys, monkeypatch):

@@ -10,11 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxstyle import config, grid, settings, values
-from jaxstyle.config import assemble, resolve
-from jaxstyle.errors import JaxstyleError
+from jaxstyle import grid
+from jaxstyle.console.arguments import helps
 from jaxstyle.images import Pictures
-from jaxstyle.settings import RunOptions, Sweep
+from jaxstyle.spec import values
+from jaxstyle.spec.assemble import assemble
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.keys import RETIRED
+from jaxstyle.spec.options import check_options
+from jaxstyle.spec.presets import PRESETS, preset_heads
+from jaxstyle.spec.resolve import grids_of, resolve
+from jaxstyle.spec.settings import AXES, SWEEP_KEYS, RunOptions, Sweep
+from jaxstyle.spec.toml import to_toml
 from jaxstyle.vgg import layers
 
 IMAGES = {"content": ("c.png",), "style": ("s.png",)}
@@ -69,16 +76,16 @@ DECK = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in settings.PRESETS.glob("*.toml")))
+@pytest.mark.parametrize("name", sorted(path.stem for path in PRESETS.glob("*.toml")))
 def test_a_preset_names_images_that_are_there_and_takes_overrides(name):
     assembled = assemble({"preset": name, "content": ["a.png"], "size": "64", "steps": [7]})
     assert assembled.name == name
     own = assemble({"preset": name}).sweep
-    inits = [init for table in config.grids(own) for init in table["init"] if "/" in init]
+    inits = [init for table in grids_of(own) for init in table["init"] if "/" in init]
     assert all(Path(path).is_file() for path in (*own.content, *own.style, *inits))
     sweep = assembled.sweep
     assert (sweep.content, sweep.size, sweep.steps) == ((os.path.abspath("a.png"),), "64", (7,))
-    assert all(table["content"] == sweep.content for table in config.grids(sweep))
+    assert all(table["content"] == sweep.content for table in grids_of(sweep))
 
 
 @pytest.mark.parametrize("name", sorted(DECK))
@@ -89,7 +96,7 @@ def test_a_preset_of_the_deck_is_its_experiment_by_plain_adam(name):
     twin = assemble({"preset": name, "fast": True}).sweep
     assert (twin.optimizer, twin.pyramid) == ("lbfgs", 2)
     assert twin.steps == tuple(n // 4 for n in sweep.steps)
-    assert [getattr(twin, a) for a in settings.AXES] == [getattr(sweep, a) for a in settings.AXES]
+    assert [getattr(twin, a) for a in AXES] == [getattr(sweep, a) for a in AXES]
 
 
 def test_the_deck_as_one_run_is_the_union_of_its_experiments():
@@ -97,7 +104,7 @@ def test_the_deck_as_one_run_is_the_union_of_its_experiments():
 
     def combinations(name):
         return {
-            (*(getattr(cell, axis) for axis in settings.AXES[:4]), cell.init, cell.alpha_beta, cell.seed)
+            (*(getattr(cell, axis) for axis in AXES[:4]), cell.init, cell.alpha_beta, cell.seed)
             for cell in grid.cells(assemble({"preset": name}).sweep)
         }
 
@@ -279,13 +286,13 @@ def test_a_wrong_spec_is_one_line(tmp_path, text, expected):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", config.RETIRED)
+@pytest.mark.parametrize("name", RETIRED)
 def test_a_retired_setting_at_its_default_means_nothing(tmp_path, name):
     text = 'content = "c"\nstyle = "s"\n'
     plain = assemble({"spec": write_spec(tmp_path, text)}, cwd=tmp_path)
-    retired = write_spec(tmp_path, f"{text}{name} = {config.RETIRED[name].default}\n")
+    retired = write_spec(tmp_path, f"{text}{name} = {RETIRED[name].default}\n")
     assert assemble({"spec": retired}, cwd=tmp_path) == plain
-    assert name not in config.to_toml(plain.sweep, {})
+    assert name not in to_toml(plain.sweep, {})
 
 
 def test_spec_toml_reads_back_as_the_same_sweep(tmp_path):
@@ -306,10 +313,10 @@ def test_spec_toml_reads_back_as_the_same_sweep(tmp_path):
     )
     digests = {sweep.content[0]: "0" * 64}
     path = tmp_path / "spec.toml"
-    path.write_text(config.to_toml(sweep, digests))
+    path.write_text(to_toml(sweep, digests))
     tomllib.loads(path.read_text())
     again = assemble({"spec": str(path)}).sweep
-    for name in settings.SWEEP_KEYS:
+    for name in SWEEP_KEYS:
         if name != "digests":
             assert getattr(again, name) == getattr(sweep, name), name
     assert again.digests == digests
@@ -318,7 +325,7 @@ def test_spec_toml_reads_back_as_the_same_sweep(tmp_path):
 def test_every_setting_has_a_help_text():
     for kind in (Sweep, RunOptions):
         for name in kind.__dataclass_fields__:
-            assert settings.helps()[name].endswith((".", ")", "default.")), name
+            assert helps()[name].endswith((".", ")", "default.")), name
 
 
 def test_layer_names_are_the_papers():
@@ -327,7 +334,7 @@ def test_layer_names_are_the_papers():
 
 def test_presets_say_what_they_cost_as_a_plan_does():
     units = {"s": 1, "min": 60, "h": 3600}
-    for name, (about, cost) in settings.preset_heads().items():
+    for name, (about, cost) in preset_heads().items():
         assert about
         found = dict(re.findall(r"(CPU|GPU) (\d+ (?:s|min|h))", cost))
         claimed = {k: int(v.split()[0]) * units[v.split()[1]] for k, v in found.items()}
@@ -377,7 +384,7 @@ def test_single_values_of_numpy_are_values():
         "learning_rate": (5.0,),
     }
     assert settings_of(pool=np.str_("max"), grid=({"seed": np.arange(2)},))["grid"] == ({"seed": (0, 1)},)
-    options = config.check_options(RunOptions(out="run", devices="2", quiet=np.bool_(True)))
+    options = check_options(RunOptions(out="run", devices="2", quiet=np.bool_(True)))
     assert (options.devices, options.quiet) == (2, True)
 
 
@@ -417,5 +424,5 @@ def test_what_is_no_value_is_refused_in_one_short_line(name, value, said):
 @pytest.mark.parametrize("name", ["devices", "out", "shard", "cluster", "log_format", "quiet"])
 def test_options_that_are_no_values_are_refused_in_one_short_line(name):
     with pytest.raises(JaxstyleError, match=r"an array of uint8 \(72, 96, 3\)") as error:
-        config.check_options(RunOptions(**{name: PIXELS}))
+        check_options(RunOptions(**{name: PIXELS}))
     assert len(str(error.value)) < 160

@@ -12,7 +12,7 @@ from made_images import bmp, chunk, curve, encoded, profile, segment, tiff, with
 from PIL import Image, PngImagePlugin
 
 from jaxstyle import containers, images
-from jaxstyle.errors import JaxstyleError
+from jaxstyle.spec.errors import JaxstyleError
 
 PIXELS = random_image(40, 60, 0)
 SMALL = random_image(20, 30, 1)

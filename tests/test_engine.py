@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from conftest import ROOT, narrow_weights, random_image, run_python
 
-from jaxstyle import config, engine, grid, images
+from jaxstyle import engine, grid, images
 from jaxstyle.cell import step
 from jaxstyle.grid import Memory
-from jaxstyle.settings import Sweep
+from jaxstyle.spec.resolve import resolve
+from jaxstyle.spec.settings import Sweep
 from jaxstyle.vgg import layers
 
 STYLE_SIZES = {"/s0": (40, 50), "/s1": (33, 64), "/s2": (48, 32)}
@@ -22,7 +23,7 @@ class Bench:
 
     def __init__(self, weights, *, width=1, shape=(32, 40), **settings):
         settings = {"content": ("/c0",), "style": ("/s0",), "steps": (4,), "optimizer": "adam", **settings}
-        self.sweep = config.resolve(Sweep(**settings))
+        self.sweep = resolve(Sweep(**settings))
         self.cells = grid.cells(self.sweep)
         # Narrow networks use XLA's convolution, which compiles fast; real ones use that of a run.
         real = weights["conv1_1"][1].size == 64

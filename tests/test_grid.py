@@ -7,19 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxstyle import config, fingerprints, grid
-from jaxstyle.errors import JaxstyleError
-from jaxstyle.settings import Sweep
+from jaxstyle import fingerprints, grid
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.resolve import resolve
+from jaxstyle.spec.settings import Sweep
 
 IMAGES = {"content": ("/c.png",), "style": ("/s.png",)}
 
 
 def cells_of(**settings):
-    return grid.cells(config.resolve(Sweep(**{**IMAGES, **settings})))
+    return grid.cells(resolve(Sweep(**{**IMAGES, **settings})))
 
 
 def plan_of(width=1, shapes=None, platform="cpu", **settings):
-    sweep = config.resolve(Sweep(**{**IMAGES, **settings}))
+    sweep = resolve(Sweep(**{**IMAGES, **settings}))
     cells = grid.cells(sweep)
     shapes = shapes or dict.fromkeys(sweep.content, (48, 64))
     return grid.plan(sweep, cells, shapes, platform=platform, choose_width=lambda p, n: width)
@@ -253,7 +254,7 @@ def test_canvases_are_used_only_where_they_are_predicted_to_pay():
 
 def test_no_canvas_is_larger_than_the_device():
     named = {"/a": (2048, 768), "/b": (768, 2048)}
-    sweep = config.resolve(Sweep(content=tuple(named), style=("/s",), steps=(5,)))
+    sweep = resolve(Sweep(content=tuple(named), style=("/s",), steps=(5,)))
     arguments = (sweep, grid.cells(sweep), named)
     options = {"platform": "gpu", "choose_width": lambda p, n: 1}
     assert len(grid.plan(*arguments, **options).programs) == 1
@@ -288,7 +289,7 @@ def test_a_cell_without_noise_is_computed_for_one_seed():
     assert plan.twins == {7: 6, 8: 6, 10: 9, 11: 9}
     assert sorted(i for chunk in plan.chunks for i in chunk.cells) == list(range(12))
     assert plan.image_steps == 8 * 10
-    sweep = config.resolve(Sweep(**{**IMAGES, **settings}))
+    sweep = resolve(Sweep(**{**IMAGES, **settings}))
     assert grid.from_record(sweep, plan.cells, grid.to_record(plan)) == plan
 
 
@@ -320,7 +321,7 @@ def test_more_twins_than_a_chunk_holds_are_computed_once_in_each(monkeypatch):
 
 def test_fingerprints_are_those_of_the_versions_before():
     settings = {"seed": ("0:40",), "alpha_beta": (1.0, "0.5x"), "steps": (20, 40)}
-    sweep, plan = config.resolve(Sweep(**IMAGES, **settings)), plan_of(**settings)
+    sweep, plan = resolve(Sweep(**IMAGES, **settings)), plan_of(**settings)
     sources = fingerprints.Sources(sweep, {"/c.png": "1" * 64, "/s.png": "2" * 64}, weights="3" * 64)
     marks = [fingerprints.fingerprint(sources, plan, chunk.number) for chunk in plan.chunks]
     pinned = "f72199ef4965cbfb59c7041bd189d4f4546e7974b4db3e11f87dd849b9d17d77"

@@ -11,29 +11,39 @@ import pytest
 from conftest import ROOT, module_paths, run_python
 from PIL import Image
 
-from jaxstyle import grid, manifest, settings, tables
+from jaxstyle import grid, manifest
 from jaxstyle.cell import solvers
+from jaxstyle.console.arguments import helps
+from jaxstyle.spec import presets, settings, tables
 
 ORDER = """
-early errors course vgg peers paths limits tables values settings config plugins ambient cli grid
-containers colour images weights cell engine fingerprints store manifest stats sample drawing page
-report progress resume calibration launches worker planning cluster run single floor seedstudy
-seedtables seedplots seedpage
+early course vgg spec console ambient cli grid containers colour images weights cell engine
+fingerprints store manifest stats sample drawing page report progress resume calibration launches
+worker planning cluster run single floor seedstudy seedtables seedplots seedpage
 """.split()  # noqa: SIM905
 COMMANDS = ("calibrate", "features", "sweep", "transfer", "variance")
 WITHOUT_JAX = (
     "early",
-    "errors",
+    "spec.errors",
     "course",
     "vgg.layers",
-    "peers",
-    "paths",
-    "limits",
-    "tables",
-    "values",
-    "settings",
-    "config",
-    "plugins",
+    "spec.synonyms",
+    "spec.paths",
+    "spec.jax_state",
+    "console.limits",
+    "spec.tables",
+    "spec.values",
+    "spec.presets",
+    "spec.fields",
+    "console.arguments",
+    "spec.settings",
+    "spec.keys",
+    "spec.options",
+    "spec.toml",
+    "spec.moved",
+    "spec.assemble",
+    "spec.resolve",
+    "spec.plugins",
     "ambient",
     "cli",
     "grid",
@@ -121,7 +131,7 @@ def test_importing_the_package_imports_no_jax_and_names_its_api():
 
 
 def test_the_digest_of_the_code_is_of_every_module_and_its_place(tmp_path, monkeypatch):
-    monkeypatch.setattr(settings, "PACKAGE", tmp_path)
+    monkeypatch.setattr(presets, "PACKAGE", tmp_path)
     digests = set()
     for name, text in (("a.py", "1"), ("sub/a.py", "1"), ("sub/a.py", "2"), ("sub/deep/a.py", "2")):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -194,7 +204,7 @@ balance given extra
 
 def test_a_younger_axis_or_setting_is_marked_later_or_decides_no_number():
     """Otherwise it stands in the fingerprint of every run, and no earlier run goes on."""
-    younger = {name: row for name, row in settings._ROWS.items() if name not in FIRST}
+    younger = {name: row for name, row in settings.ROWS.items() if name not in FIRST}
     assert [
         name for name, row in younger.items() if not (row.later or not getattr(row, "numbers", True))
     ] == []
@@ -219,4 +229,4 @@ def test_every_function_of_a_row_is_there_and_takes_what_the_row_says():
 
 
 def test_every_axis_setting_and_option_has_its_help():
-    assert {*settings._ROWS, *settings.OPTIONS} <= settings.helps().keys()
+    assert {*settings.ROWS, *settings.OPTIONS} <= helps().keys()

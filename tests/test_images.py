@@ -16,7 +16,7 @@ from conftest import random_image
 from PIL import Image, ImageOps
 
 from jaxstyle import images
-from jaxstyle.errors import JaxstyleError
+from jaxstyle.spec.errors import JaxstyleError
 
 PIXELS = random_image(40, 60, 0)
 

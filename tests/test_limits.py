@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import EXAMPLES, ROOT, run_python
 
-from jaxstyle import limits, sweep
+from jaxstyle import sweep
+from jaxstyle.console import limits
 
 SMALL = ("--content", EXAMPLES / "pagoda.jpg", "--style", EXAMPLES / "cafe.jpg", "--size", 64, "--steps", 3)
 SMALL += ("--optimizer", "adam", "--content-layer", "conv2_2", "--style-layers", "conv1_1+conv2_1")

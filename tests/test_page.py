@@ -14,8 +14,8 @@ from made_runs import chunk, make_run, sixty, two_thousand, with_variance
 from PIL import Image
 
 from jaxstyle import page, report, store
-from jaxstyle.errors import JaxstyleError
-from jaxstyle.settings import EXAMPLES
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.presets import EXAMPLES
 from jaxstyle.store import RunDirectory
 
 IMAGES = {"content": ("cat.jpg",), "style": ("glass.jpg",)}

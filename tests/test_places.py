@@ -12,9 +12,12 @@ import pytest
 from conftest import EXAMPLES, ROOT, run_python
 
 import jaxstyle
-from jaxstyle import config, limits, store, sweep
-from jaxstyle.errors import JaxstyleError
-from jaxstyle.settings import RunOptions, Sweep
+from jaxstyle import store, sweep
+from jaxstyle.console import limits
+from jaxstyle.spec.assemble import assemble
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.options import check_options
+from jaxstyle.spec.settings import RunOptions, Sweep
 from jaxstyle.store import NoLocks, RunDirectory
 
 SMALL = ("--content", EXAMPLES / "pagoda.jpg", "--style", EXAMPLES / "cafe.jpg", "--size", 64, "--steps", 3)
@@ -152,9 +155,9 @@ def plain_run(tmp_path_factory):
 
 
 def test_no_lock_is_a_switch():
-    assert config.assemble({"no_lock": True}).options.no_lock is True
+    assert assemble({"no_lock": True}).options.no_lock is True
     with pytest.raises(JaxstyleError, match="no_lock: 'yes' is neither true nor false"):
-        config.check_options(RunOptions(no_lock="yes"))  # pyright: ignore[reportArgumentType]
+        check_options(RunOptions(no_lock="yes"))  # pyright: ignore[reportArgumentType]
 
 
 def test_a_file_that_is_open_without_a_lock_can_be_opened_again(plain_run, monkeypatch):

@@ -20,10 +20,14 @@ from made_runs import write_run
 from test_step import loss_and_gradient, make
 
 import jaxstyle
-from jaxstyle import config, fingerprints, grid, images, plugins, settings, store, sweep, tables
+from jaxstyle import fingerprints, grid, images, store, sweep
 from jaxstyle.cell import step
-from jaxstyle.errors import JaxstyleError
-from jaxstyle.settings import RunOptions, Sweep
+from jaxstyle.spec import plugins, settings, tables
+from jaxstyle.spec.assemble import assemble
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.resolve import resolve
+from jaxstyle.spec.settings import RunOptions, Sweep
+from jaxstyle.spec.toml import to_toml
 
 DOCS = (ROOT / "docs" / "plugins.md").read_text()
 PALETTE = re.search(r"```python\n(.*?)```", DOCS, re.DOTALL)[1]  # pyright: ignore[reportOptionalSubscript]
@@ -296,9 +300,9 @@ def test_a_term_sees_the_layers_it_asks_for_and_the_content(vgg19_weights):
 
 def test_a_term_that_no_cell_weighs_is_in_no_program_fingerprint_or_table(tmp_path):
     plain = Sweep(content="/c.png", style="/s.png", seed=("0:2",))
-    before = config.resolve(plain)
+    before = resolve(plain)
     jaxstyle.register(term())
-    after = config.resolve(Sweep(content="/c.png", style="/s.png", seed=("0:2",), bright_weight=0))
+    after = resolve(Sweep(content="/c.png", style="/s.png", seed=("0:2",), bright_weight=0))
     assert after == before
     assert after.extra == {}
     plans = [planned(of) for of in (before, after)]
@@ -306,13 +310,13 @@ def test_a_term_that_no_cell_weighs_is_in_no_program_fingerprint_or_table(tmp_pa
     assert plans[1].programs[0].record().keys() == plans[0].programs[0].record().keys()
     sources = fingerprints.Sources(after, {"/c.png": "1", "/s.png": "2"}, "3")
     marks = {fingerprints.fingerprint(sources, plan, 0) for plan in plans}
-    weighed = config.resolve(Sweep(content="/c.png", style="/s.png", seed=("0:2",), bright_weight=(0, 1)))
+    weighed = resolve(Sweep(content="/c.png", style="/s.png", seed=("0:2",), bright_weight=(0, 1)))
     plan = planned(weighed)
     assert plan.programs[0].terms == ("bright",)
     marks.add(fingerprints.fingerprint(sources, plan, 0))
     assert len(marks) == 2
-    assert "bright" not in config.to_toml(after, {})
-    assert "bright_weight = [0.0, 1.0]" in config.to_toml(weighed, {})
+    assert "bright" not in to_toml(after, {})
+    assert "bright_weight = [0.0, 1.0]" in to_toml(weighed, {})
 
 
 def planned(resolved, shapes=None, **options):
@@ -326,7 +330,7 @@ def test_only_terms_that_know_of_canvases_share_them():
     for canvas in (False, True):
         jaxstyle.register(term(canvas=canvas))
         many = tuple(f"/{i}.png" for i in range(12))
-        resolved = config.resolve(Sweep(content=many, style="/s.png", bright_weight=1, steps=5))
+        resolved = resolve(Sweep(content=many, style="/s.png", bright_weight=1, steps=5))
         plan = planned(resolved, {path: (40 + i, 64) for i, path in enumerate(many)})
         assert any(program.canvas for program in plan.programs) == canvas
 
@@ -342,7 +346,7 @@ def test_the_weight_of_a_term_is_an_axis_like_others(tmp_path):
         '[[grid]]\nbright_weight = [0, 2]\nstyle = ["b.png", "c.png"]\nzip = ["style", "bright_weight"]\n'
         "[[grid]]\nbright_weight = [5]\nlearning_rate = [1, 2]\n"
     )
-    cells = grid.cells(config.assemble({"spec": str(spec)}).sweep)
+    cells = grid.cells(assemble({"spec": str(spec)}).sweep)
     found = [(os.path.basename(c.style), c.bright_weight, c.learning_rate) for c in cells]
     assert found == [
         ("b.png", 0.0, 10.0), ("c.png", 2.0, 10.0),
@@ -350,9 +354,9 @@ def test_the_weight_of_a_term_is_an_axis_like_others(tmp_path):
     ]  # fmt: skip
     assert [c.id for c in cells] == list(range(6))
     spec.write_text(spec.read_text().replace("zip", "#"))
-    flagged = config.assemble({"spec": str(spec), "bright_weight": [3]}).sweep
+    flagged = assemble({"spec": str(spec), "bright_weight": [3]}).sweep
     assert {c.bright_weight for c in grid.cells(flagged)} == {3.0}
-    again = config.resolve(Sweep(content="/a", style="/b", extra={"bright_weight": (1, 2)}, seed=(0, 1)))
+    again = resolve(Sweep(content="/a", style="/b", extra={"bright_weight": (1, 2)}, seed=(0, 1)))
     assert [(c.bright_weight, c.seed) for c in grid.cells(again)] == [(1, 0), (1, 1), (2, 0), (2, 1)]
     assert again.axes.index("bright_weight") == again.axes.index("learning_rate") - 1
 
@@ -364,23 +368,23 @@ def test_the_weight_of_a_term_is_an_axis_like_others(tmp_path):
 def test_a_wrong_weight_is_an_error_of_its_axis(value, says):
     jaxstyle.register(term())
     with pytest.raises(JaxstyleError, match=rf"bright_weight: .*{says}"):
-        config.resolve(Sweep(content="/c.png", style="/s.png", bright_weight=value))
+        resolve(Sweep(content="/c.png", style="/s.png", bright_weight=value))
 
 
 def test_an_optimizers_own_settings_are_flags_that_others_refuse(tmp_path):
     own = {"nadam_b1": 0.9, "nadam_delay": 3}
     make_one = lambda nadam_b1, nadam_delay: optax.scale_by_adam(b1=nadam_b1, nesterov=True)  # noqa: E731
     jaxstyle.register(jaxstyle.Optimizer("nadam", make=make_one, own=own, steps=7, pyramid=1))
-    resolved = config.resolve(Sweep(content="/c.png", style="/s.png", optimizer="nadam", nadam_b1=0.5))
+    resolved = resolve(Sweep(content="/c.png", style="/s.png", optimizer="nadam", nadam_b1=0.5))
     assert (resolved.steps, resolved.pyramid) == ((7,), 1)
     assert resolved.extra == {"nadam_b1": 0.5, "nadam_delay": 3}
     assert planned(resolved).programs[0].optimizer_settings == {"nadam_b1": 0.5, "nadam_delay": 3}
     with pytest.raises(
         JaxstyleError, match="nadam_b1: adam does not have it; leave it out or give --optimizer nadam"
     ):
-        config.resolve(Sweep(content="/c.png", style="/s.png", optimizer="adam", nadam_b1=0.5))
+        resolve(Sweep(content="/c.png", style="/s.png", optimizer="adam", nadam_b1=0.5))
     with pytest.raises(JaxstyleError, match=r"nadam_delay: '2\.5' is not a whole number"):
-        config.resolve(Sweep(content="/c.png", style="/s.png", optimizer="nadam", nadam_delay="2.5"))
+        resolve(Sweep(content="/c.png", style="/s.png", optimizer="nadam", nadam_delay="2.5"))
     record = grid.to_record(planned(resolved))
     assert grid.from_record(resolved, grid.cells(resolved), json.loads(json.dumps(record))) == planned(
         resolved
@@ -655,12 +659,12 @@ def test_transfer_takes_a_plugin(tmp_path, palette, finished):
 
 def test_workers_are_sent_the_file_and_refuse_what_has_none(palette):
     plugins.load([str(palette)])
-    resolved = config.resolve(Sweep(content="/c.png", style="/s.png", palette_weight=1))
+    resolved = resolve(Sweep(content="/c.png", style="/s.png", palette_weight=1))
     assert plugins.sources(resolved) == {str(palette): PALETTE.encode()}
     namespace = {}
     exec("def loss(view, kept):\n    return view.image.sum()\n", namespace)
     jaxstyle.register(jaxstyle.LossTerm("loose", loss=namespace["loss"]))
-    resolved = config.resolve(Sweep(content="/c.png", style="/s.png", loose_weight=1))
+    resolved = resolve(Sweep(content="/c.png", style="/s.png", loose_weight=1))
     with pytest.raises(JaxstyleError, match=r"loss term loose: .* give it with --plugin FILE\.py"):
         plugins.sources(resolved)
 
@@ -689,7 +693,7 @@ def test_options_from_python_name_a_plugin(tmp_path, palette, save_image):
 
 def plain_run(path, **weights):
     """A run of two cells without a plugin's functions, whose manifest describes the plugin's rows."""
-    resolved = config.resolve(Sweep(content="/c.png", style="/s.png", steps=2, seed=(0, 1), **weights))
+    resolved = resolve(Sweep(content="/c.png", style="/s.png", steps=2, seed=(0, 1), **weights))
     rows = plugins.record(resolved)
     return write_run(path, resolved, [[result_of(resolved)]], manifest={"plugins": rows}, shape=(32, 32))
 
@@ -742,14 +746,12 @@ def test_the_order_in_which_terms_are_registered_changes_nothing():
         for table in tables.EVERY:
             table.reset({row.name: row for row in table if row not in table.added})
         jaxstyle.register(*(term(name) for name in names))
-        resolved = config.resolve(
+        resolved = resolve(
             Sweep(content="/c.png", style="/s.png", zed_weight=(0, 1), alpha_first_weight=(0, 2))
         )
         plan = planned(resolved)
         mark = fingerprints.fingerprint(fingerprints.Sources(resolved, {}, "3"), plan, 0)
-        found.append(
-            (resolved.axes, grid.cells(resolved), plan.programs, mark, config.to_toml(resolved, {}))
-        )
+        found.append((resolved.axes, grid.cells(resolved), plan.programs, mark, to_toml(resolved, {})))
     assert found[0] == found[1]
 
 

@@ -16,7 +16,7 @@ from test_store import fill, result
 import jaxstyle
 from jaxstyle import manifest as manifest_module
 from jaxstyle import page, report, seedpage, store
-from jaxstyle.errors import JaxstyleError
+from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.store import RunDirectory
 
 

@@ -18,7 +18,8 @@ import torture
 from conftest import ROOT, random_image, run_python
 from PIL import Image
 
-from jaxstyle import limits, store, sweep
+from jaxstyle import store, sweep
+from jaxstyle.console import limits
 
 ONE_STAGE = (*torture.IMAGES, "--pyramid", "0")
 SWEEP = (*ONE_STAGE, "--seed", "0:2", "--steps", "15", "30", "--checkpoint-every", "0.1")

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from jaxstyle.settings import RunOptions, Sweep
+from jaxstyle.spec.settings import RunOptions, Sweep
 
 SCRIPT = ROOT / "scripts" / "slurm_array.sbatch"
 KUBERNETES = ROOT / "scripts" / "kubernetes"

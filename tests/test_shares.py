@@ -9,9 +9,11 @@ import pytest
 from conftest import EXAMPLES, FIVE_CHUNKS, Told
 from torture import digests
 
-from jaxstyle import config, planning, report, run, store, sweep
-from jaxstyle.errors import JaxstyleError
-from jaxstyle.settings import RunOptions, Sweep
+from jaxstyle import planning, report, run, store, sweep
+from jaxstyle.spec.assemble import assemble
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.options import Share, asked_share
+from jaxstyle.spec.settings import RunOptions, Sweep
 from jaxstyle.store import DirectoryInUse, RunDirectory
 
 SWEEP = FIVE_CHUNKS
@@ -42,14 +44,14 @@ def whole(tmp_path_factory):
 
 def test_a_share_counts_from_0_or_from_1():
     def share(text):
-        found = config.share(RunOptions(shard=text, out="run"), {})
+        found = asked_share(RunOptions(shard=text, out="run"), {})
         return found and (found.index, found.count)
 
     assert [share(f"{i}/4") for i in range(4)] == [(0, 4), (1, 4), (2, 4), (3, 4)]
     assert share("4/4") == (0, 4)
     assert share("0/1") is None
     assert share("1/1") is None
-    assert config.share(RunOptions(), {}) is None
+    assert asked_share(RunOptions(), {}) is None
 
 
 @pytest.mark.parametrize(
@@ -57,7 +59,7 @@ def test_a_share_counts_from_0_or_from_1():
 )
 def test_what_is_no_share_is_refused(text):
     with pytest.raises(JaxstyleError, match=r"^shard: .* is not a share"):
-        config.share(RunOptions(shard=text), {})
+        asked_share(RunOptions(shard=text), {})
 
 
 def slurm(task, count, first=0, stride=1):
@@ -67,7 +69,7 @@ def slurm(task, count, first=0, stride=1):
 
 def test_a_task_of_a_slurm_array_is_a_share_if_it_asks_to_be_one():
     def share(environment, **options):
-        found = config.share(RunOptions(**options), environment)
+        found = asked_share(RunOptions(**options), environment)
         return found and (found.index, found.count)
 
     asked = {"shard": "slurm"}
@@ -98,7 +100,7 @@ def test_a_task_with_a_run_of_its_own_computes_all_of_it(whole, tmp_path, monkey
         monkeypatch.setenv(name, value)
     assert command(*SWEEP, "--out", tmp_path / "run_2") == 0
     assert digests(tmp_path / "run_2") == digests(whole)
-    sweep = config.assemble({"spec": str(whole / "spec.toml")}).sweep
+    sweep = assemble({"spec": str(whole / "spec.toml")}).sweep
     assert len(run.run_sweep(sweep, RunOptions(out=str(tmp_path / "run_3"), quiet=True)).rows) == 5
 
 
@@ -106,12 +108,12 @@ def test_a_share_with_nothing_to_do_is_an_error_beside_nobody_and_none_beside_ot
     whole, tmp_path, capfd
 ):
     out = tmp_path / "run"
-    idle = next(i for i in range(8) if not planning.share_of(_plan(whole), config.Share(i, 8, ""), "cpu"))
+    idle = next(i for i in range(8) if not planning.share_of(_plan(whole), Share(i, 8, ""), "cpu"))
     assert command(*SWEEP, "--out", out, "--shard", f"{idle}/8") == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert f"shard: {idle}/8 has nothing to do: the run has 5 chunks" in line
     assert not out.exists()
-    at_work = next(i for i in range(8) if planning.share_of(_plan(whole), config.Share(i, 8, ""), "cpu"))
+    at_work = next(i for i in range(8) if planning.share_of(_plan(whole), Share(i, 8, ""), "cpu"))
     assert command(*SWEEP, "--out", out, "--shard", f"{at_work}/8") == 0
     assert command(*SWEEP, "--out", out, "--shard", f"{idle}/8") == 0
 
@@ -147,7 +149,7 @@ def test_shares_one_after_another_give_the_bytes_of_one_process(whole, tmp_path,
 def test_what_there_is_can_be_reported_and_the_rest_computed_without_a_share(whole, tmp_path):
     out = tmp_path / "run"
     done = run.run_sweep(
-        config.assemble({"spec": str(whole / "spec.toml")}).sweep,
+        assemble({"spec": str(whole / "spec.toml")}).sweep,
         RunOptions(out=str(out), shard="1/2", quiet=True),
     )
     assert 0 < len(done.rows) < 5
@@ -202,7 +204,7 @@ def test_a_damaged_chunk_of_a_share_is_computed_again_by_that_share(whole, tmp_p
 def test_a_share_and_a_run_exclude_each_other_and_other_shares_do_not(whole, tmp_path, capsys, monkeypatch):
     out = tmp_path / "run"
     shutil.copytree(whole, out)
-    share = config.Share(0, 2, "shard")
+    share = Share(0, 2, "shard")
     with store.share_held(out, share):
         assert command(*SWEEP, "--out", out, "--shard", "0/2") == 3
         assert f"shard 0/2 of {out}: is in use by process {os.getpid()}" in capsys.readouterr().err
@@ -291,9 +293,9 @@ def test_a_share_leaves_the_merge_to_others_that_are_at_work(tmp_path, capsys, m
     monkeypatch.setattr(run.report, "finish", lambda run: pytest.fail("is merged"))
     checked = object.__new__(run._Checked)
     object.__setattr__(checked, "path", tmp_path)
-    share = config.Share(0, 2, "shard")
+    share = Share(0, 2, "shard")
     (tmp_path / "run.lock").touch()
-    with store.share_held(tmp_path, config.Share(1, 2, "shard")):
+    with store.share_held(tmp_path, Share(1, 2, "shard")):
         run._end_share(checked, RunOptions(), share, ())
     assert "share 0/2 is done; shard 001 of 002, process" in capsys.readouterr().out
     with RunDirectory(tmp_path, create=True):

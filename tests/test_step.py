@@ -9,18 +9,19 @@ import oracle
 import pytest
 from conftest import random_image
 
-from jaxstyle import config, engine, grid, images
+from jaxstyle import engine, grid, images
 from jaxstyle.cell import step
 from jaxstyle.cell.poolings import pooling
-from jaxstyle.settings import Sweep
-from jaxstyle.tables import TERMS
+from jaxstyle.spec.resolve import resolve
+from jaxstyle.spec.settings import Sweep
+from jaxstyle.spec.tables import TERMS
 from jaxstyle.vgg import layers
 from jaxstyle.vgg.network import bind
 
 
 def make(sweep, weights, content, style, winograd=False, canvas=None):
     """The inputs of one cell, from arrays instead of files."""
-    sweep = config.resolve(sweep)
+    sweep = resolve(sweep)
     cell = grid.cells(sweep)[0]
     plan = grid.plan(
         sweep, [cell], {cell.content: content.shape[:2]}, platform="cpu", choose_width=lambda p, n: 1
@@ -122,7 +123,7 @@ def test_loss_and_gradient_of_the_real_network_match_float64(vgg19_weights, name
         assert not np.any(gradient[size[0] :])
         assert not np.any(gradient[:, size[1] :])
         gradient = gradient[: size[0], : size[1]]
-    cell = grid.cells(config.resolve(settings))[0]
+    cell = grid.cells(resolve(settings))[0]
     # A unit that float32 puts on the other side of zero (or of its neighbour, where maxima are pooled)
     # moves a patch of the gradient by far more than rounding does. That is no error: the oracle takes
     # the same side, and how few and how near to zero such units are is checked by itself.
@@ -230,7 +231,7 @@ def test_lower_precisions_stay_near_float32(vgg19_weights, precision, winograd):
 @pytest.mark.parametrize("winograd", [False, True], ids=["plain", "winograd"])
 def test_in_bf16_an_image_has_no_loss_against_itself(vgg19_weights, winograd):
     # By the engine's own two programs, because what XLA fuses must not decide what is rounded.
-    settings = config.resolve(
+    settings = resolve(
         sweep(
             precision="bf16",
             init=("content",),
@@ -389,7 +390,7 @@ def test_an_image_is_enlarged_as_jax_does_it_and_on_a_canvas_alike(narrow, coars
 
 def test_content_weighs_in_a_coarser_stage_what_it_weighs_at_full_size(narrow):
     content = random_image(64, 48, 1)
-    settings = config.resolve(sweep(alpha_beta=(0.01,), beta=2.0, schedule="decay"))
+    settings = resolve(sweep(alpha_beta=(0.01,), beta=2.0, schedule="decay"))
     _, program, full, _ = make(settings, narrow, content, content)
     (cell,) = grid.cells(settings)
     coarse = step.knobs(

@@ -16,9 +16,12 @@ import pytest
 import xarray
 from made_runs import write_run
 
-from jaxstyle import config, grid, resume, settings, store, tables
-from jaxstyle.errors import JaxstyleError
-from jaxstyle.settings import Sweep
+from jaxstyle import grid, resume, store
+from jaxstyle.spec import tables
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.options import Share
+from jaxstyle.spec.resolve import resolve
+from jaxstyle.spec.settings import AXES, Sweep
 from jaxstyle.store import Checkpoint, ChunkResult, DirectoryInUse, RunDirectory
 
 
@@ -47,7 +50,7 @@ def result(cells, shape=(16, 24), snapshot=(2, 5), layer=("conv1_1", "conv4_1"),
 def fill(path, chunks, **settings):
     """A run directory with the spec, manifest and `chunks` of a sweep."""
     settings = {"content": ("/a b.png", "/c.png"), "style": ("/s.png",), "seed": (0, 1), **settings}
-    sweep = config.resolve(Sweep(**settings, steps=(2, 5)))
+    sweep = resolve(Sweep(**settings, steps=(2, 5)))
     given = {"content": {"/a b.png": "a b.png"}}
     return write_run(path, sweep, [[chunk] for chunk in chunks], manifest={"given": given}, shape=(32, 32))
 
@@ -263,7 +266,7 @@ def test_the_text_of_a_process_that_died_is_not_believed_at_once(tmp_path, monke
 
 
 def test_a_look_for_shares_at_work_keeps_others_from_beginning_meanwhile(tmp_path, monkeypatch):
-    share, looked = config.Share(0, 2, "shard"), []
+    share, looked = Share(0, 2, "shard"), []
     with RunDirectory(tmp_path, create=True), store.share_held(tmp_path, share):
         assert store.shares_at_work(tmp_path) == [
             f"shard 000 of 002, process {os.getpid()} on {socket.gethostname()}"
@@ -439,7 +442,7 @@ def test_xarray_reads_the_results_with_their_coordinates(tmp_path):
         assert list(data.snapshot.values) == [2, 5]
         assert list(data.layer.values) == ["conv1_1", "conv4_1"]
         assert list(data.content.values) == ["a b.png", "a b.png"]
-        assert set(settings.AXES) <= set(data.coords)
+        assert set(AXES) <= set(data.coords)
         assert list(data.seed.values) == [0, 1]
         by_seed = data.set_index(cell="seed").sel(cell=1).loss_total
         np.testing.assert_array_equal(by_seed.values, chunks[0].curves["loss_total"][1])
@@ -463,10 +466,10 @@ def test_csv_numbers_read_back_as_the_same_float32(tmp_path):
     with RunDirectory(tmp_path / "run") as run:
         lines = store.write_csv(run, store.rows(record)).read_text("utf-8").splitlines()
     head = lines[0].split(",")
-    assert tuple(head[: len(settings.AXES) + 11]) == (
-        "cell", *settings.AXES, "steps", "height", "width", "status",
+    assert tuple(head[: len(AXES) + 11]) == (
+        "cell", *AXES, "steps", "height", "width", "status",
         "loss_total", "loss_content", "loss_style", "image", "diverged_step", "loss_best", "step_best",
-    )[: len(settings.AXES) + 11]  # fmt: skip
+    )[: len(AXES) + 11]  # fmt: skip
     chunk = next(record.chunks())
     for i, line in enumerate(lines[1:]):
         row = dict(zip(head, line.split(","), strict=True))

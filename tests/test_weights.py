@@ -14,7 +14,7 @@ from conftest import ROOT, random_image, run_python
 from PIL import Image
 
 from jaxstyle import weights
-from jaxstyle.errors import JaxstyleError
+from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.vgg import layers
 
 

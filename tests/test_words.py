@@ -8,9 +8,11 @@ import made_runs
 import pytest
 from conftest import EXAMPLES, run_python
 
-from jaxstyle import calibrate, cli, config, features, peers, settings, sweep, transfer, values
-from jaxstyle.errors import JaxstyleError
+from jaxstyle import calibrate, cli, features, sweep, transfer
 from jaxstyle.progress import Display
+from jaxstyle.spec import settings, synonyms, values
+from jaxstyle.spec.assemble import assemble
+from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.vgg import layers
 
 KEYS = {*settings.SWEEP_KEYS, *settings.OPTION_KEYS}
@@ -20,12 +22,12 @@ KEYS = {*settings.SWEEP_KEYS, *settings.OPTION_KEYS}
 
 
 def test_every_name_of_others_leads_to_a_setting_that_there_is():
-    for name, found in peers.SETTINGS.items():
+    for name, found in synonyms.SETTINGS.items():
         assert found.setting is None or found.setting in KEYS, name
         assert found.setting is not None or found.why, name
         assert name not in KEYS
         assert name == name.lower().replace("-", "_")
-    assert set(peers.STARTS.values()) <= set(values.INIT_KINDS)
+    assert set(synonyms.STARTS.values()) <= set(values.INIT_KINDS)
 
 
 SWEEP_FLAGS = {
@@ -83,16 +85,16 @@ def test_each_command_answers_for_itself(command, arguments, says):
 def test_a_spec_and_python_get_the_same_answer(tmp_path):
     (tmp_path / "s.toml").write_text("content_weight = 3")
     with pytest.raises(JaxstyleError, match=r"^content_weight: no such setting; did you mean alpha_beta "):
-        config.assemble({"spec": str(tmp_path / "s.toml")})
+        assemble({"spec": str(tmp_path / "s.toml")})
 
 
 def test_a_start_of_other_projects_is_answered_with_ours(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     flags = {"content": ["c.png"], "style": ["s.png"], "init": ["random"]}
     with pytest.raises(JaxstyleError, match=r"^init: random is neither a file nor .*did you mean noise\?$"):
-        config.assemble(flags)
+        assemble(flags)
     (tmp_path / "random").touch()
-    assert config.assemble(flags).sweep.init == (str(tmp_path / "random"),)
+    assert assemble(flags).sweep.init == (str(tmp_path / "random"),)
 
 
 LAYERS = {
@@ -130,10 +132,10 @@ def test_torchvisions_numbers_are_those_of_its_vgg19():
     # As torchvision.models.vgg19().features prints them: convolutions and poolings; a ReLU after each of
     # the former.
     convs = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
-    assert [i for i, (kind, _) in peers.TORCHVISION.items() if kind == "convolution"] == list(convs)
-    assert [i for i, (kind, _) in peers.TORCHVISION.items() if kind == "pooling"] == [4, 9, 18, 27, 36]
-    assert [peers.TORCHVISION[i][1] for i in convs] == list(layers.NAMES)
-    assert [peers.TORCHVISION[i + 1][1] for i in convs] == list(layers.NAMES)
+    assert [i for i, (kind, _) in synonyms.TORCHVISION.items() if kind == "convolution"] == list(convs)
+    assert [i for i, (kind, _) in synonyms.TORCHVISION.items() if kind == "pooling"] == [4, 9, 18, 27, 36]
+    assert [synonyms.TORCHVISION[i][1] for i in convs] == list(layers.NAMES)
+    assert [synonyms.TORCHVISION[i + 1][1] for i in convs] == list(layers.NAMES)
 
 
 # --- terminals ------------------------------------------------------------------------------------

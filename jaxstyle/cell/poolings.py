@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from jaxtyping import Array, Float
 
-from jaxstyle import tables
-from jaxstyle.errors import JaxstyleError
-from jaxstyle.tables import POOLINGS
+from jaxstyle.spec import tables
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.tables import POOLINGS
 from jaxstyle.vgg.network import Pool
 
 

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxstyle import tables
-from jaxstyle.tables import OPTIMIZERS
+from jaxstyle.spec import tables
+from jaxstyle.spec.tables import OPTIMIZERS
 
 OptimizerState = Any
 """A pytree of arrays that an optimizer carries between steps."""

@@ -17,13 +17,14 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt
 
-from jaxstyle import images, tables
+from jaxstyle import images
 from jaxstyle.cell import losses, solvers
-from jaxstyle.errors import JaxstyleError
 from jaxstyle.grid import Cell, Program
-from jaxstyle.settings import Sweep
-from jaxstyle.tables import TERMS, LossTerm
-from jaxstyle.values import FLOAT32_MAX
+from jaxstyle.spec import tables
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.settings import Sweep
+from jaxstyle.spec.tables import TERMS, LossTerm
+from jaxstyle.spec.values import FLOAT32_MAX
 from jaxstyle.vgg import layers
 from jaxstyle.vgg.convolution import ARITHMETIC
 from jaxstyle.vgg.network import Extent, Features, Params, within

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from jaxstyle.errors import JaxstyleError
+from jaxstyle.spec.errors import JaxstyleError
 
 
 def at_home(text: str) -> str:

@@ -22,12 +22,12 @@ from __future__ import annotations
 import os
 import re
 import resource
-import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from jaxstyle.errors import UnfitEnvironment
+from jaxstyle.spec.errors import UnfitEnvironment
+from jaxstyle.spec.jax_state import is_jax_running
 
 ROOT = Path("/")
 RAM, CGROUP = "RAM", "the memory limit of this process's control group"
@@ -64,9 +64,6 @@ class Limit(NamedTuple):
     def mend(self) -> str:
         """A hint for errors: the remedy other than asking for less."""
         return _MENDS[self.name]
-
-
-# --- memory ---------------------------------------------------------------------------------------
 
 
 def memory_limits(root: Path = ROOT) -> list[Limit]:
@@ -111,9 +108,6 @@ def check_start() -> None:
             raise UnfitEnvironment(name, f"{why}; raise it")
 
 
-# --- cores ----------------------------------------------------------------------------------------
-
-
 def cores(root: Path = ROOT) -> int:
     """Number of cores that this process may use: those it may run on, or its group's quota if less."""
     return min([_affinity(), *_quotas(root)])
@@ -127,14 +121,6 @@ def threads(root: Path = ROOT) -> int:
 def xla_threads() -> int:
     """Number of threads that XLA's CPU runtime takes by itself; it ignores control groups."""
     return _affinity() if (asked := nproc()) is None else asked
-
-
-def is_jax_running() -> bool:
-    """Whether JAX has started a backend, after which its number of threads cannot be changed."""
-    if "jax" not in sys.modules:
-        return False
-    asked = getattr(sys.modules.get("jax._src.xla_bridge"), "backends_are_initialized", None)
-    return asked is None or bool(asked())
 
 
 def _affinity() -> int:
@@ -158,9 +144,6 @@ def _quotas(root: Path) -> Iterator[int]:
                 quota, period = both[0], both[1] if len(both) > 1 else str(_PERIOD_US)
             if quota.isdecimal() and period.isdecimal() and int(period):  # not "max", not -1
                 yield max(1, -(-int(quota) // int(period)))
-
-
-# --- control groups -------------------------------------------------------------------------------
 
 
 class _Mount(NamedTuple):

@@ -27,10 +27,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxstyle import config, limits, paths, tables
-from jaxstyle.errors import JaxstyleError
-from jaxstyle.settings import OPTION_KEYS, Sweep
-from jaxstyle.tables import EVERY, Origin
+from jaxstyle.spec import paths, tables
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.jax_state import is_jax_running
+from jaxstyle.spec.keys import RETIRED
+from jaxstyle.spec.resolve import rows_used
+from jaxstyle.spec.settings import OPTION_KEYS, Sweep
+from jaxstyle.spec.tables import EVERY, Origin
 
 _loading: list[Origin] = []
 """The file that is being loaded; empty if there is none."""
@@ -80,7 +83,7 @@ def _check_names(table: tables.Table[Any], row: Any) -> None:
     name, mend = f"{row.what} {row.name}", "give another name"
     if isinstance(row, tables.LossTerm) and (row.always or row.name in TAKEN):
         raise JaxstyleError(name, f"there is a loss of that name in every run; {mend}")
-    fields = (*Sweep.__dataclass_fields__, *OPTION_KEYS, *config.RETIRED, "help", "zip")
+    fields = (*Sweep.__dataclass_fields__, *OPTION_KEYS, *RETIRED, "help", "zip")
     for flag in _flags(row):
         taken = flag in fields or hasattr(Sweep, flag)
         if taken or keyword.iskeyword(flag) or any(flag in _flags(other) for other in _others(table, row)):
@@ -205,7 +208,7 @@ def load_bytes(file: str, data: bytes) -> tuple[Any, ...]:
         for row in _loaded[file][1]:  # another file may have replaced them since
             _checked(row).add(row)
         return _loaded[file][1]
-    running, before = limits.is_jax_running(), [(table, table.copy()) for table in EVERY]
+    running, before = is_jax_running(), [(table, table.copy()) for table in EVERY]
     name = f"jaxstyle_plugin_{re.sub(r'[^0-9A-Za-z_]', '_', Path(file).stem)}"
     loader, origin = _Loader(file, data), Origin(file, digest)
     module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(name, loader, origin=file))
@@ -217,7 +220,7 @@ def load_bytes(file: str, data: bytes) -> tuple[Any, ...]:
         rows = tuple(row for table in EVERY for row in table.added if row.origin is origin)
         if not rows:
             raise JaxstyleError(file, "registers nothing; end it with jaxstyle.register(...)")
-        if limits.is_jax_running() and not running:
+        if is_jax_running() and not running:
             why = "starts JAX while it is read; make its constants with NumPy, or inside its functions"
             raise JaxstyleError(file, why)
     except BaseException as error:
@@ -260,7 +263,7 @@ def named_in(arguments: Sequence[str], most: int | None = None) -> tuple[str, ..
 def record(sweep: Sweep) -> list[dict[str, Any]]:
     """The entry of a run's manifest for the plugins that it uses: their rows without functions."""
     found: dict[str, dict[str, Any]] = {}
-    for row in config.rows_used(sweep):
+    for row in rows_used(sweep):
         if row.origin is not None:
             name = Path(row.origin.file).name
             own = found.setdefault(
@@ -301,7 +304,7 @@ def know(rows: Iterable[Any]) -> None:
 
 def check(sweep: Sweep) -> None:
     """Raise JaxstyleError unless the plugins of a resolved sweep are loaded, from the files it names."""
-    used = [row for row in config.rows_used(sweep) if row.origin is not None]
+    used = [row for row in rows_used(sweep) if row.origin is not None]
     mend = "give the file with --plugin FILE.py"
     for row in used:
         if getattr(row, row.functions[0]) is None:
@@ -319,7 +322,7 @@ def sources(sweep: Sweep) -> dict[str, bytes]:
         JaxstyleError: if a row comes from no file, or its file has changed.
     """
     found = {}
-    for row in config.rows_used(sweep):
+    for row in rows_used(sweep):
         if row.origin is None or row.origin.file in found:
             continue
         try:

@@ -13,139 +13,49 @@ Nothing here needs JAX.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import functools
-import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import tyro
 
-import jaxstyle
-from jaxstyle import tables, values
-from jaxstyle.errors import JaxstyleError
-from jaxstyle.paths import taken_from
-from jaxstyle.values import as_choice, as_flag, as_integer, as_number, as_text
+from jaxstyle.spec import tables, values
+from jaxstyle.spec.fields import (
+    CELLS,
+    DIRECTORY,
+    MAX_CELLS,
+    MAX_DEVICES,
+    MAX_LBFGS_MEMORY,
+    MAX_PYRAMID,
+    MAX_STEPS,
+    MIN_CHECKPOINT_S,
+    WRITTEN,
+    Axis,
+    Setting,
+    as_files,
+    as_path,
+    as_pool,
+    as_steps,
+    each,
+    integer_in,
+    number_from,
+    one_of,
+)
+from jaxstyle.spec.presets import preset_hint
+from jaxstyle.spec.values import as_flag, as_text
 from jaxstyle.vgg import layers
 
-PACKAGE = Path(jaxstyle.__path__[0]).resolve()
-EXAMPLES = PACKAGE / "examples"
-PRESETS = PACKAGE / "presets"
-
-MIN_EDGE_PX = 16
-"""The shortest edge of an image, given or resized: four poolings reduce it to one position of conv5_1."""
-MAX_STEPS = 10_000_000
-MAX_PYRAMID = 8
-MAX_CELLS = 10**7
-MAX_LBFGS_MEMORY = 200
-MIN_CHECKPOINT_S = 0.1
-MAX_DEVICES = 2**20
-LEARNING_RATE = 10.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Axis:
-    """A quantity that a grid may vary: a field of `Sweep` with several values, and of `Cell` with one."""
-
-    parse: Callable[[str, Any, int], list[Any]]
-    """Function of the axis' name, a given value and the most values allowed: the checked values."""
-    title: str = ""
-    """Name for people; the field's name if not given."""
-    short: str | None = None
-    """Label before a value where there is little room, possibly empty; the title if not given."""
-    plural: str = ""
-    """Name for several of its values; the title and `s` if not given."""
-    path: bool = False
-    """Whether its values are paths of images, except for `INIT_KINDS`."""
-    thumbnail: bool = False
-    """Whether rows and columns of the page show its values as pictures."""
-    same: Callable[[Any], Any] = lambda value: value
-    """Function of a value; two values for which it returns the same count as equal."""
-    balance: bool = False
-    """Whether a balance depends on it."""
-    later: bool = False
-    """Whether runs that may be resumed are older than it. It then has one default value, and as long as no
-    cell has another one, it is in no fingerprint and no table."""
-    single: type = str
-    """Type of its flag in commands that take one value."""
-    single_help: str = ""
-    """Its help in commands that take one value, if different."""
-    commands: tuple[str, ...] = ("sweep",)
-    """Commands that have it; all but `sweep` take one value."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """A setting with one value for all cells of a run."""
-
-    check: Callable[[str, Any], Any] | None = None
-    """Function of its name and a value that returns the checked value; None if checked with others."""
-    numbers: bool = True
-    """Whether the numbers of a cell depend on it; if so, fingerprints contain it."""
-    same: bool = True
-    """Whether it must keep its value when a run is resumed."""
-    later: bool = False
-    """Whether runs that may be resumed are older than it: at its default it is in no fingerprint."""
-    balance: bool = False
-    """Whether a balance depends on it."""
-    single_help: str = ""
-    """Its help for a single picture, if different."""
-    alone: str = ""
-    """Reason why it means nothing for a single picture, if so."""
-    commands: tuple[str, ...] = ("sweep", "transfer")
-    """Commands that have it."""
-
-
-def _choice(*allowed: str) -> Callable[[str, Any], str]:
-    return lambda what, value: as_choice(what, value, allowed)
-
-
-def _integer(minimum: int, maximum: int) -> Callable[[str, Any], int]:
-    return lambda what, value: as_integer(what, value, minimum=minimum, maximum=maximum)
-
-
-def _number(minimum: float, *, above: bool = False) -> Callable[[str, Any], float]:
-    return lambda what, value: as_number(what, value, minimum=minimum, above=above)
-
-
-def _one(parse: Callable[[str, Any], Any]) -> Callable[[str, Any, int], list[Any]]:
-    """A parser of an axis from a parser of one of its values."""
-    return lambda axis, value, most: [parse(axis, value)]
-
-
-def _steps(what: str, given: Sequence[Any]) -> tuple[int, ...]:
-    steps = tuple(as_integer(what, n, minimum=1, maximum=MAX_STEPS) for n in given)
-    if not steps:
-        raise JaxstyleError(what, "no value; give at least one")
-    if len(set(steps)) != len(steps):
-        raise JaxstyleError(what, f"{list(steps)} repeats a value; give each once")
-    return tuple(sorted(steps))
-
-
-def _files(what: str, given: Any) -> tuple[str, ...]:
-    several = given if isinstance(given, list | tuple) else (given,)
-    return tuple(_path(what, path) for path in several)
-
-
-def _path(what: str, given: Any) -> str:
-    return taken_from("", as_text(what, given))
-
-
-def _pool(what: str, value: Any) -> str:
-    return as_choice(what, value, tables.POOLINGS.names)
-
-
 _STEPS = "Optimisation steps, one evaluation of the loss and its gradient each (default: "
+
+
 _STEPS += ", ".join(f"{row.steps} for {row.name}" for row in tables.OPTIMIZERS) + ")."
+
+
 _EVERYWHERE = ("sweep", "transfer", "calibrate", "features")
 _OF_A_PAIR = ("sweep", "transfer", "calibrate")
-_CELLS, _DIRECTORY = "is for several cells", "is for run directories"
 _HIDDEN: Any = tyro.conf.Suppress
-WRITTEN = Setting(numbers=False, same=False, commands=(), alone=_DIRECTORY)
-"""The row of a field that is in specs but has no flag."""
 
 
 @dataclass(frozen=True)
@@ -154,18 +64,18 @@ class Sweep:
 
     content: Annotated[
         tuple[str, ...],
-        Axis(parse=_one(values.as_file), short="", path=True, thumbnail=True, balance=True),
+        Axis(parse=each(values.as_file), short="", path=True, thumbnail=True, balance=True),
     ] = ()
     """Content images. Without --content, --style and --spec, the preset is demo unless one is given."""
     style: Annotated[
         tuple[str, ...],
-        Axis(parse=_one(values.as_file), short="", path=True, thumbnail=True, balance=True),
+        Axis(parse=each(values.as_file), short="", path=True, thumbnail=True, balance=True),
     ] = ()
     """Style images."""
     content_layer: Annotated[
         tuple[str, ...],
         Axis(
-            parse=_one(values.layer_name),
+            parse=each(values.layer_name),
             title="content layer",
             short="",
             balance=True,
@@ -176,7 +86,7 @@ class Sweep:
     style_layers: Annotated[
         tuple[str, ...],
         Axis(
-            parse=_one(values.as_style_set),
+            parse=each(values.as_style_set),
             title="style layers",
             short="",
             plural="sets of style layers",
@@ -189,7 +99,7 @@ class Sweep:
     init: Annotated[
         tuple[str, ...],
         Axis(
-            parse=_one(values.as_start),
+            parse=each(values.as_start),
             title="start",
             short="from",
             path=True,
@@ -200,7 +110,7 @@ class Sweep:
     alpha_beta: Annotated[
         tuple[float | str, ...],
         Axis(
-            parse=_one(values.as_ratio),
+            parse=each(values.as_ratio),
             title="α/β",
             plural="values of α/β",
             commands=("sweep", "transfer"),
@@ -211,7 +121,7 @@ class Sweep:
     learning_rate: Annotated[
         tuple[float, ...],
         Axis(
-            parse=_one(_number(0.0, above=True)),
+            parse=each(number_from(0.0, above=True)),
             title="learning rate",
             short="rate",
             single=float,
@@ -230,63 +140,65 @@ class Sweep:
     ] = (0,)
     """Seed of the noise, 0 to 4294967295; 0:32 is a range."""
 
-    steps: Annotated[tuple[int, ...], Setting(check=_steps, single_help=_STEPS)] = ()
+    steps: Annotated[tuple[int, ...], Setting(check=as_steps, single_help=_STEPS)] = ()
     """Optimisation steps, one evaluation of the loss and its gradient each. Several values give snapshots
     of one trajectory (default: 500 for adam, 250 for lbfgs)."""
     size: Annotated[str, Setting(check=values.as_size, balance=True, commands=_EVERYWHERE)] = "256"
     """Longest edge of the content in px, or WxH to fill and crop."""
     style_size: Annotated[
         int | None,
-        Setting(check=_integer(values.MIN_SIZE_PX, values.MAX_SIZE_PX), balance=True, commands=_OF_A_PAIR),
+        Setting(
+            check=integer_in(values.MIN_SIZE_PX, values.MAX_SIZE_PX), balance=True, commands=_OF_A_PAIR
+        ),
     ] = None
     """Longest edge of the style images in px (default: the longest edge of the content's target size)."""
-    pool: Annotated[str, Setting(check=_pool, balance=True, commands=_EVERYWHERE)] = "avg"
+    pool: Annotated[str, Setting(check=as_pool, balance=True, commands=_EVERYWHERE)] = "avg"
     """Pooling of the network: avg or max."""
     network: Annotated[
-        str, Setting(check=_choice("raw", "normalised"), balance=True, commands=_OF_A_PAIR)
+        str, Setting(check=one_of("raw", "normalised"), balance=True, commands=_OF_A_PAIR)
     ] = "raw"
     """Scaling of the network's weights: raw, as published, or normalised, so that every filter's mean
     activation is 1 (Gatys et al. 2016). Ratios mean something else there; use multiples such as 0.1x."""
     style_weights: Annotated[
         str,
-        Setting(check=_choice("equal", "balanced"), balance=True, later=True, commands=_OF_A_PAIR),
+        Setting(check=one_of("equal", "balanced"), balance=True, later=True, commands=_OF_A_PAIR),
     ] = "equal"
     """Weights of style layers that are given without one: equal, or balanced, so that each layer has the
     same share of the style loss of the content image."""
     optimizer: Annotated[str, Setting()] = "auto"
     """Optimizer of the pixels: adam or lbfgs; auto is adam if a learning rate or a decay is given, else
     lbfgs."""
-    lbfgs_memory: Annotated[int | None, Setting(check=_integer(1, MAX_LBFGS_MEMORY))] = None
+    lbfgs_memory: Annotated[int | None, Setting(check=integer_in(1, MAX_LBFGS_MEMORY))] = None
     """Pairs of steps and gradient changes that L-BFGS remembers (default: 30)."""
-    pyramid: Annotated[int | None, Setting(check=_integer(0, MAX_PYRAMID))] = None
+    pyramid: Annotated[int | None, Setting(check=integer_in(0, MAX_PYRAMID))] = None
     """Number of coarser stages to solve first, each half the size of the next; stages under 32 px are
     skipped (default: 2 for lbfgs, 0 for adam)."""
     fast: Annotated[bool, Setting(check=as_flag)] = False
     """Replace adam by its coarse-to-fine twin: lbfgs with a pyramid and a quarter of the steps."""
     schedule: Annotated[str, Setting()] = "constant"
     """Adam's learning rate: constant, or decay, flat to 70 % of the steps and then linear to 0."""
-    keep: Annotated[str, Setting(check=_choice("last", "best"))] = "last"
+    keep: Annotated[str, Setting(check=one_of("last", "best"))] = "last"
     """Image to save: the last, or the best, which has the lowest loss so far."""
     clamp: Annotated[bool, Setting(check=as_flag)] = False
     """Keep pixels in 0 to 255 during the optimisation, so that the loss is that of the saved picture."""
-    noise_std: Annotated[float, Setting(check=_number(0.0), commands=_OF_A_PAIR)] = 1.0
+    noise_std: Annotated[float, Setting(check=number_from(0.0), commands=_OF_A_PAIR)] = 1.0
     """Standard deviation of the noise start around the mean colour, in grey levels."""
-    precision: Annotated[str, Setting(check=_choice("f32", "tf32", "bf16"))] = "f32"
+    precision: Annotated[str, Setting(check=one_of("f32", "tf32", "bf16"))] = "f32"
     """Number format of the products in convolutions and Gram matrices: f32, tf32 (NVIDIA GPUs only) or
     bf16, summed in float32 (bf16 also stores activations so). Losses and the image are always float32."""
-    conv: Annotated[str, Setting(check=_choice("auto", "plain"))] = "auto"
+    conv: Annotated[str, Setting(check=one_of("auto", "plain"))] = "auto"
     """Implementation of convolutions: auto, the fastest on the device, or plain, XLA's own everywhere."""
-    canvas: Annotated[str, Setting(check=_choice("auto", "off"), commands=("sweep",))] = "auto"
+    canvas: Annotated[str, Setting(check=one_of("auto", "off"), commands=("sweep",))] = "auto"
     """Sharing of programs between images of different shapes: auto, if that is predicted to be faster, or
     off, never."""
-    beta: Annotated[float, Setting(check=_number(0.0, above=True))] = 1.0
+    beta: Annotated[float, Setting(check=number_from(0.0, above=True))] = 1.0
     """Weight of the style loss; that of the content loss is beta times alpha-beta."""
-    tv_weight: Annotated[float, Setting(check=_number(0.0))] = 0.0
+    tv_weight: Annotated[float, Setting(check=number_from(0.0))] = 0.0
     """Weight of the total variation."""
     weights: Annotated[
         str | None,
         Setting(
-            check=_path,
+            check=as_path,
             numbers=False,  # fingerprints contain their digest instead
             balance=True,
             commands=_EVERYWHERE,
@@ -294,26 +206,28 @@ class Sweep:
     ] = None
     """File of VGG19 weights: a converted one or Keras' notop file (default: the packaged one)."""
     trace_every: Annotated[
-        int, Setting(check=_integer(1, MAX_STEPS), alone=_DIRECTORY, commands=("sweep",))
+        int, Setting(check=integer_in(1, MAX_STEPS), alone=DIRECTORY, commands=("sweep",))
     ] = 1
     """Keep every N-th entry of the loss curves (the first and the last always)."""
     checkpoint_every: Annotated[
         float,
-        Setting(check=_number(MIN_CHECKPOINT_S), numbers=False, alone=_DIRECTORY, commands=("sweep",)),
+        Setting(check=number_from(MIN_CHECKPOINT_S), numbers=False, alone=DIRECTORY, commands=("sweep",)),
     ] = 60.0
     """Seconds of work that a killed run may lose at most; sets the size of chunks and how often states are
     saved."""
     max_cells: Annotated[
         int,
-        Setting(check=_integer(1, MAX_CELLS), numbers=False, same=False, alone=_CELLS, commands=("sweep",)),
+        Setting(
+            check=integer_in(1, MAX_CELLS), numbers=False, same=False, alone=CELLS, commands=("sweep",)
+        ),
     ] = 100_000
     """Refuse a grid of more cells than this."""
-    split_depth: Annotated[bool, Setting(check=as_flag, alone=_CELLS, commands=("sweep",))] = False
+    split_depth: Annotated[bool, Setting(check=as_flag, alone=CELLS, commands=("sweep",))] = False
     """Compile separate programs for cells that need fewer layers, instead of one for all depths."""
     deterministic: Annotated[bool, Setting(check=as_flag, numbers=False)] = False
     """Make a GPU give the same bytes in every process (a CPU does so anyway)."""
 
-    grid: Annotated[tuple[Mapping[str, Any], ...], _HIDDEN, dataclasses.replace(WRITTEN, alone=_CELLS)] = ()
+    grid: Annotated[tuple[Mapping[str, Any], ...], _HIDDEN, dataclasses.replace(WRITTEN, alone=CELLS)] = ()
     """Tables of axis values, whose union is the run; an axis missing in one takes its values from above."""
     digests: Annotated[Mapping[str, str], _HIDDEN, WRITTEN] = field(default_factory=dict)
     """SHA-256 of files by path; a file with a different one is an error."""
@@ -370,9 +284,6 @@ def _init_with_extra(self: Sweep, *given: Any, **settings: Any) -> None:
 Sweep.__init__ = _init_with_extra  # so that axes and settings of plugins are keywords, like fields
 
 
-# --- derived from the rows ------------------------------------------------------------------------
-
-
 def _rows(of: type) -> dict[str, Any]:
     """The `Axis` or `Setting` in the annotation of each field of a dataclass, by the field's name."""
     hints = get_type_hints(of, include_extras=True)
@@ -380,18 +291,20 @@ def _rows(of: type) -> dict[str, Any]:
     return {name: mark for name, own in marks.items() for mark in own if isinstance(mark, Axis | Setting)}
 
 
-_ROWS = _rows(Sweep)
-_AXES: dict[str, Axis] = {name: row for name, row in _ROWS.items() if isinstance(row, Axis)}
-SETTINGS: dict[str, Setting] = {name: row for name, row in _ROWS.items() if isinstance(row, Setting)}
+ROWS = _rows(Sweep)
+AXIS_ROWS: dict[str, Axis] = {name: row for name, row in ROWS.items() if isinstance(row, Axis)}
+SETTINGS: dict[str, Setting] = {name: row for name, row in ROWS.items() if isinstance(row, Setting)}
 """The settings of a sweep by name."""
-LATER = {f.name: f.default for f in dataclasses.fields(Sweep) if f.name in _AXES and _AXES[f.name].later}
+LATER = {
+    f.name: f.default for f in dataclasses.fields(Sweep) if f.name in AXIS_ROWS and AXIS_ROWS[f.name].later
+}
 """Defaults of the axes that are newer than some runs that may be resumed; see `Axis.later`."""
-AXES = tuple(name for name in _AXES if name not in LATER)
+AXES = tuple(name for name in AXIS_ROWS if name not in LATER)
 """Names of the axes that every run has, in the order of their product, the last one fastest."""
-SEVERAL = (*_AXES, "steps")
+SEVERAL = (*AXIS_ROWS, "steps")
 """Names of the fields that take several values in a sweep."""
-PATH_AXES = tuple(name for name, row in _AXES.items() if row.path)
-BALANCED_AXES = tuple(name for name, row in _AXES.items() if row.balance)
+PATH_AXES = tuple(name for name, row in AXIS_ROWS.items() if row.path)
+BALANCED_AXES = tuple(name for name, row in AXIS_ROWS.items() if row.balance)
 """Names of the axes that a balance depends on."""
 BALANCED_SETTINGS = tuple(name for name, row in SETTINGS.items() if row.balance)
 """Names of the settings that a balance depends on."""
@@ -413,18 +326,18 @@ def added() -> dict[str, Any]:
 
 def is_axis(name: str) -> bool:
     """Whether a name is the name of an axis, including weights of optional loss terms."""
-    return name in _AXES or any(row.weight == name for row in tables.optional_terms())
+    return name in AXIS_ROWS or any(row.weight == name for row in tables.optional_terms())
 
 
-def axis(name: str) -> Axis:
+def axis_row(name: str) -> Axis:
     """The row of an axis. Raises KeyError for a name that is not one."""
-    if name in _AXES:
-        return _AXES[name]
+    if name in AXIS_ROWS:
+        return AXIS_ROWS[name]
     for row in tables.optional_terms():
         if row.weight == name:
             title = f"weight of the {row.words}"
             short = name.replace("_", " ")
-            return Axis(parse=_one(_number(0.0)), title=title, short=short, plural=f"values of {short}")
+            return Axis(parse=each(number_from(0.0)), title=title, short=short, plural=f"values of {short}")
     raise KeyError(name)
 
 
@@ -442,12 +355,12 @@ def axes_with(more: Iterable[str]) -> tuple[str, ...]:
 
 def title(name: str) -> str:
     """Name for people of an axis or of `steps`."""
-    return (axis(name).title if is_axis(name) else "") or name.replace("_", " ")
+    return (axis_row(name).title if is_axis(name) else "") or name.replace("_", " ")
 
 
 def short(name: str) -> str:
     """Label before a value of an axis where there is little room."""
-    row = axis(name).short if is_axis(name) else None
+    row = axis_row(name).short if is_axis(name) else None
     return title(name) if row is None else row
 
 
@@ -455,38 +368,19 @@ def plural(name: str) -> str:
     """Name for several values of an axis or of `steps`."""
     if name == "steps":
         return "snapshots"
-    return axis(name).plural or f"{title(name)}s"
-
-
-# --- how a run is carried out ---------------------------------------------------------------------
-
-
-def preset_heads() -> dict[str, tuple[str, str]]:
-    """Description and cost of every preset by name: the first two lines of its file."""
-    heads = {}
-    for path in sorted(PRESETS.glob("*.toml")):
-        with path.open(encoding="utf-8") as file:
-            about, cost = (file.readline().removeprefix("#").strip() for _ in range(2))
-        heads[path.stem] = about, cost
-    return heads
-
-
-def _preset_hint(_: str) -> str:
-    """The list of presets for `--help`; a function, so that their files are read only then."""
-    lines = (f"{name}: {about} ({cost})" for name, (about, cost) in preset_heads().items())
-    return "\n" + "\n".join(lines) + "\n(default: none)"
+    return axis_row(name).plural or f"{title(name)}s"
 
 
 @dataclass(frozen=True)
 class RunOptions:
     """Options of how a run is carried out and reported; the numbers of the run do not depend on them."""
 
-    preset: Annotated[str | None, tyro.conf.arg(help_behavior_hint=_preset_hint), Setting()] = None
+    preset: Annotated[str | None, tyro.conf.arg(help_behavior_hint=preset_hint), Setting()] = None
     """Start from a named set of settings; flags override them. Times are for two CPU cores, and estimates
     for a GPU; --fast replaces one that uses adam by a twin with a quarter of the steps."""
     spec: Annotated[str | None, Setting(check=as_text)] = None
     """Read settings from a TOML file, whose keys are these flags with _ instead of -."""
-    plugin: Annotated[tuple[str, ...], Setting(check=_files)] = ()
+    plugin: Annotated[tuple[str, ...], Setting(check=as_files)] = ()
     """Python files that add loss terms, optimizers or poolings, with flags of their own (see
     docs/plugins.md). Their code is run, which is why a spec cannot name them."""
     out: Annotated[str | None, Setting(check=values.as_place)] = None
@@ -499,7 +393,7 @@ class RunOptions:
     """Print the plan and its cost and write nothing."""
     json: Annotated[bool, Setting(check=as_flag)] = False
     """Print the plan as JSON; needs --dry-run."""
-    devices: Annotated[int | None, Setting(check=_integer(1, MAX_DEVICES))] = None
+    devices: Annotated[int | None, Setting(check=integer_in(1, MAX_DEVICES))] = None
     """Use at most this many devices of this machine, or workers of the cluster (default: all)."""
     shard: Annotated[str | None, Setting()] = None
     """Share of the run in --out to compute, while other processes compute the others: I/N is the I-th of N,
@@ -516,98 +410,10 @@ class RunOptions:
     """Do not keep compiled programs in the user's cache directory."""
     quiet: Annotated[bool, Setting(check=as_flag)] = False
     """Print only errors."""
-    log_format: Annotated[str, Setting(check=_choice("text", "json"))] = "text"
+    log_format: Annotated[str, Setting(check=one_of("text", "json"))] = "text"
     """Format of the lines on standard output: text or json."""
 
 
 OPTIONS: dict[str, Setting] = _rows(RunOptions)
 """The options of how a run is carried out, by name."""
 OPTION_KEYS = tuple(OPTIONS)
-
-
-# --- the settings of a command --------------------------------------------------------------------
-
-
-@functools.cache
-def helps() -> dict[str, str]:
-    """The help of every axis, setting and option: the text under its field."""
-    found = {}
-    for of in (Sweep, RunOptions):
-        (kind,) = ast.parse(inspect.getsource(of)).body
-        assert isinstance(kind, ast.ClassDef)
-        for line, after in zip(kind.body, kind.body[1:], strict=False):
-            if isinstance(line, ast.AnnAssign) and isinstance(after, ast.Expr):
-                text = ast.literal_eval(after.value)
-                found[ast.unparse(line.target)] = " ".join(text.split())
-    return found
-
-
-def of_command(command: str) -> tuple[str, ...]:
-    """Names of the axes and settings that a command has, in the order of `Sweep`."""
-    return tuple(name for name, row in _ROWS.items() if command in row.commands)
-
-
-def arguments(command: str, base: type, options: Iterable[str] = ()) -> type:
-    """A dataclass of a command's arguments: those of `base`, followed by the settings that the command has.
-
-    An axis takes one value there, and so do the steps and options that may have several.
-
-    Args:
-        command: name of the command.
-        base: a dataclass; its own fields stay as they are.
-        options: names of options that the command also has.
-    """
-    own = {f.name for f in dataclasses.fields(base)}
-    fields = []
-    for of, names in ((Sweep, of_command(command)), (RunOptions, tuple(options))):
-        hints: dict[str, Any] = get_type_hints(of)
-        defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(of)}
-        for name in names:
-            if name in own:
-                continue
-            kind, default = hints[name], defaults[name]
-            if isinstance(default, tuple) and name in OPTIONS:
-                kind, default = str | None, None
-            elif name in SEVERAL:
-                kind = _AXES[name].single if name in _AXES else int
-                default = default[0] if default else None
-                if default is None:
-                    kind = kind | None
-                elif kind is str:
-                    default = str(default)
-            row = _ROWS.get(name) or OPTIONS[name]
-            text = row.single_help or helps()[name]
-            fields.append((name, Annotated[kind, tyro.conf.arg(help=text)], default))
-    optimises = command in SETTINGS["optimizer"].commands
-    for name, (default, text) in _added_flags().items() if optimises else ():
-        one = default[0] if isinstance(default, tuple) else default
-        fields.append((name, Annotated[type(one), tyro.conf.arg(help=text)], one))
-    made = dataclasses.make_dataclass(base.__name__, fields, bases=(base,), frozen=True)
-    made.__doc__ = base.__doc__
-    return made
-
-
-def with_added() -> type[Sweep]:
-    """`Sweep` with fields also for the axes and settings that are not fields, for flags."""
-    fields = [
-        (
-            name,
-            Annotated[
-                tuple[float, ...] if isinstance(default, tuple) else type(default),
-                tyro.conf.arg(help=about),
-            ],
-            default,
-        )
-        for name, (default, about) in _added_flags().items()
-    ]
-    return (
-        dataclasses.make_dataclass(Sweep.__name__, fields, bases=(Sweep,), frozen=True) if fields else Sweep
-    )
-
-
-def _added_flags() -> dict[str, tuple[Any, str]]:
-    """Default and help, by name, of the axes and settings that are not fields."""
-    helps = {row.weight: f"Weight of the {row.words}." for row in tables.optional_terms()}
-    for row in tables.OPTIMIZERS:
-        helps |= dict.fromkeys(row.own, row.help or f"A setting of {row.words}.")
-    return {name: (default, helps[name]) for name, default in added().items()}

@@ -19,9 +19,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from jaxstyle import peers
-from jaxstyle.errors import JaxstyleError
-from jaxstyle.paths import taken_from
+from jaxstyle.spec import synonyms
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.paths import taken_from
 from jaxstyle.vgg import layers
 
 INIT_KINDS = ("noise", "content", "style")
@@ -187,7 +187,7 @@ def layer_name(what: str, value: Any) -> str:
     """`value` if it names a layer of VGG19; otherwise an error that suggests the nearest name."""
     if isinstance(value, str) and value in layers.NAMES:
         return value
-    if isinstance(value, str) and (known := peers.layer(value)) is not None:
+    if isinstance(value, str) and (known := synonyms.layer(value)) is not None:
         raise JaxstyleError(what, known)
     if isinstance(value, str) and "," in value:
         mend = "join the layers of a set with +, as in conv1_1+conv2_1; separate values with spaces"
@@ -268,7 +268,7 @@ def as_start(what: str, value: Any) -> str:
         return value
     path = as_file(what, value)
     name = os.path.basename(path)
-    if (kind := peers.STARTS.get(name.lower())) is not None and not os.path.exists(path):
+    if (kind := synonyms.STARTS.get(name.lower())) is not None and not os.path.exists(path):
         raise JaxstyleError(what, f"{name} is neither a file nor a kind of start; did you mean {kind}?")
     return path
 

@@ -1,0 +1,100 @@
+"""The command-line arguments that a command takes from the rows of settings, with their help."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+from collections.abc import Iterable
+from typing import Annotated, Any, get_type_hints
+
+import tyro
+
+from jaxstyle.spec import tables
+from jaxstyle.spec.settings import AXIS_ROWS, OPTIONS, ROWS, SETTINGS, SEVERAL, RunOptions, Sweep, added
+
+
+@functools.cache
+def helps() -> dict[str, str]:
+    """The help of every axis, setting and option: the text under its field."""
+    found = {}
+    for of in (Sweep, RunOptions):
+        (kind,) = ast.parse(inspect.getsource(of)).body
+        assert isinstance(kind, ast.ClassDef)
+        for line, after in zip(kind.body, kind.body[1:], strict=False):
+            if isinstance(line, ast.AnnAssign) and isinstance(after, ast.Expr):
+                text = ast.literal_eval(after.value)
+                found[ast.unparse(line.target)] = " ".join(text.split())
+    return found
+
+
+def of_command(command: str) -> tuple[str, ...]:
+    """Names of the axes and settings that a command has, in the order of `Sweep`."""
+    return tuple(name for name, row in ROWS.items() if command in row.commands)
+
+
+def with_settings(command: str, base: type, options: Iterable[str] = ()) -> type:
+    """A dataclass of a command's arguments: those of `base`, followed by the settings that the command has.
+
+    An axis takes one value there, and so do the steps and options that may have several.
+
+    Args:
+        command: name of the command.
+        base: a dataclass; its own fields stay as they are.
+        options: names of options that the command also has.
+    """
+    own = {f.name for f in dataclasses.fields(base)}
+    fields = []
+    for of, names in ((Sweep, of_command(command)), (RunOptions, tuple(options))):
+        hints: dict[str, Any] = get_type_hints(of)
+        defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(of)}
+        for name in names:
+            if name in own:
+                continue
+            kind, default = hints[name], defaults[name]
+            if isinstance(default, tuple) and name in OPTIONS:
+                kind, default = str | None, None
+            elif name in SEVERAL:
+                kind = AXIS_ROWS[name].single if name in AXIS_ROWS else int
+                default = default[0] if default else None
+                if default is None:
+                    kind = kind | None
+                elif kind is str:
+                    default = str(default)
+            row = ROWS.get(name) or OPTIONS[name]
+            text = row.single_help or helps()[name]
+            fields.append((name, Annotated[kind, tyro.conf.arg(help=text)], default))
+    optimises = command in SETTINGS["optimizer"].commands
+    for name, (default, text) in _added_flags().items() if optimises else ():
+        one = default[0] if isinstance(default, tuple) else default
+        fields.append((name, Annotated[type(one), tyro.conf.arg(help=text)], one))
+    made = dataclasses.make_dataclass(base.__name__, fields, bases=(base,), frozen=True)
+    made.__doc__ = base.__doc__
+    return made
+
+
+def with_added() -> type[Sweep]:
+    """`Sweep` with fields also for the axes and settings that are not fields, for flags."""
+    fields = [
+        (
+            name,
+            Annotated[
+                tuple[float, ...] if isinstance(default, tuple) else type(default),
+                tyro.conf.arg(help=about),
+            ],
+            default,
+        )
+        for name, (default, about) in _added_flags().items()
+    ]
+    return (
+        dataclasses.make_dataclass(Sweep.__name__, fields, bases=(Sweep,), frozen=True) if fields else Sweep
+    )
+
+
+def _added_flags() -> dict[str, tuple[Any, str]]:
+    """Default and help, by name, of the axes and settings that are not fields."""
+    helps = {row.weight: f"Weight of the {row.words}." for row in tables.optional_terms()}
+    for row in tables.OPTIMIZERS:
+        helps |= dict.fromkeys(row.own, row.help or f"A setting of {row.words}.")
+    return {name: (default, helps[name]) for name, default in added().items()}

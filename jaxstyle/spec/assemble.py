@@ -1,0 +1,239 @@
+"""A sweep and its options, put together from presets, specs and flags."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxstyle.spec import paths, settings
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.keys import RETIRED, unknown_key
+from jaxstyle.spec.moved import with_names
+from jaxstyle.spec.options import check_options
+from jaxstyle.spec.paths import taken_from
+from jaxstyle.spec.presets import EXAMPLES, PRESETS
+from jaxstyle.spec.resolve import path_texts, resolve
+from jaxstyle.spec.settings import (
+    BALANCED_SETTINGS,
+    OPTION_KEYS,
+    PATH_AXES,
+    SWEEP_KEYS,
+    RunOptions,
+    Sweep,
+)
+from jaxstyle.spec.toml import read_toml
+from jaxstyle.spec.values import (
+    INIT_KINDS,
+    as_place,
+    as_text,
+    several,
+)
+
+
+def _absolute(table: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """`table` with absolute paths; those in it are relative to `base`."""
+
+    def one(axis: str, value: Any) -> Any:
+        if not isinstance(value, str) or not value or (axis == "init" and value in INIT_KINDS):
+            return value
+        return taken_from(base, value)
+
+    out = dict(table)
+    for key in (*PATH_AXES, "weights", "out"):
+        if key in out and not isinstance(out[key], Mapping):
+            value = out[key]
+            out[key] = [one(key, v) for v in value] if isinstance(value, list | tuple) else one(key, value)
+    return out
+
+
+def preset_path(name: Any) -> Path:
+    """The TOML file of a preset. Raises JaxstyleError for an unknown name."""
+    names = sorted(path.stem for path in PRESETS.glob("*.toml"))
+    if name not in names:
+        raise JaxstyleError("preset", f"{name!r} is not known in this version; use {', '.join(names)}")
+    return PRESETS / f"{name}.toml"
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A sweep and its run options, assembled from all sources of settings."""
+
+    sweep: Sweep
+    options: RunOptions
+    name: str
+    """Name for a new run directory: the spec file's stem, else the preset, else `sweep`."""
+    moved: Mapping[str, str] = field(default_factory=dict)
+    """New paths of files that are no longer where the spec says, by the path in the spec."""
+
+
+def _without_retired(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The table of a spec or a preset without settings of earlier versions that are gone.
+
+    Raises:
+        JaxstyleError: if it names plugins to be run, needs one that is not loaded, or uses a setting that
+            is gone.
+    """
+    if "plugin" in table:
+        why = "a spec never runs code: leave it out and give --plugin FILE.py with the command"
+        raise JaxstyleError("plugin", why)
+    grids = table.get("grid")
+    keys = [key for own in (table, *(grids if isinstance(grids, list) else ())) for key in own]
+    if table.get("plugins") and (unknown := [key for key in keys if not _is_known(key)]):
+        digests = ", ".join(f"{str(digest)[:12]}..." for digest in several(table["plugins"]))
+        why = f"belongs to a plugin (sha256 {digests}); give its file with --plugin FILE.py"
+        raise JaxstyleError(unknown[0], why)
+    for key, retired in RETIRED.items():
+        if table.get(key, retired.default) != retired.default:
+            raise unknown_key(key, (), what=key)
+    return {key: value for key, value in table.items() if key not in RETIRED}
+
+
+def _is_known(key: str) -> bool:
+    return key in (*SWEEP_KEYS, *OPTION_KEYS, *RETIRED, "zip") or key in settings.added()
+
+
+def assemble(
+    flags: Mapping[str, Any],
+    *,
+    cwd: Path | None = None,
+    places: Iterable[Path | str] = (),
+    among: Iterable[str] = (),
+) -> Assembled:
+    """Settings from all sources, where later ones override: defaults, preset, spec, flags.
+
+    An axis in a stronger source replaces that axis in every `[[grid]]` of a weaker one. If no image, preset
+    or spec is named, the preset is `demo`, except that resuming or extending a run then starts from the
+    run's own spec. Paths in flags are relative to `cwd`, those in a spec to its file, those in a preset to
+    the example images.
+
+    A file with a digest that is no longer where a spec says is looked for around the spec, in `cwd` and
+    `places`, and among the files of `among`.
+
+    Raises:
+        JaxstyleError: for a key that does not exist, a file that cannot be read, or a wrong value.
+    """
+    cwd = cwd or Path.cwd()
+    sources, name = _sources(flags, cwd)
+    layers = [_layer(table if table is flags else _without_retired(table), base) for table, base in sources]
+    found, tables, balance, digests, given = _stacked(layers)
+
+    bases = (*(base for _, base in sources if base != EXAMPLES), *map(Path, places))
+    folders = dict.fromkeys(folder for base in bases for folder in (base, *base.parents))
+    texts = {path: digest for path, digest in digests.items() if isinstance(digest, str)}
+    moved = paths.moved(texts, places=(*folders, cwd), among=among)
+    if moved:
+        found, tables, balance = with_names([found, tables, balance], moved)
+        digests = {moved.get(path, path): digest for path, digest in digests.items()}
+        given = {(axis, moved.get(path, path)): text for (axis, path), text in given.items()}
+
+    options = RunOptions(**{k: v for k, v in found.items() if k in OPTION_KEYS and k != "spec"})
+    sweep = Sweep(
+        **{k: v for k, v in found.items() if k in SWEEP_KEYS},
+        extra={k: v for k, v in found.items() if k in settings.added()},
+        grid=tuple(tables),
+        digests=digests,
+        balance=tuple(balance),
+        given=given,
+    )
+    return Assembled(resolve(sweep), check_options(options), name, moved)
+
+
+def _sources(flags: Mapping[str, Any], cwd: Path) -> tuple[list[tuple[Mapping[str, Any], Path]], str]:
+    """Everything that names settings, the weakest first, each with the folder that its paths start from.
+
+    Returns:
+        These, and what a run directory is called after.
+    """
+    sources: list[tuple[Mapping[str, Any], Path]] = [(flags, cwd)]
+    spec, preset = flags.get("spec"), flags.get("preset")
+    if spec is not None:
+        path = Path(taken_from(cwd, as_text("spec", spec)))
+        table = read_toml(path)
+        if "spec" in table:
+            raise JaxstyleError(f"{path}: spec", "a spec cannot name another spec")
+        sources.insert(0, (table, path.parent))
+        preset = preset if preset is not None else table.get("preset")
+    elif preset is None and "content" not in flags and "style" not in flags:
+        goes_on = next((flag for flag in ("resume", "extend") if flags.get(flag)), None)
+        if goes_on is None or flags.get("out") is None:  # without --out it is refused below
+            preset = "demo"
+        elif (own := Path(taken_from(cwd, as_place("out", flags["out"]))) / "spec.toml").is_file():
+            sources.insert(0, (read_toml(own), own.parent))
+        else:
+            where = flags["out"]
+            raise JaxstyleError(goes_on, f"{where} holds no run yet; give settings to begin one")
+    if preset is not None:
+        sources.insert(0, (read_toml(preset_path(preset)), EXAMPLES))
+    if spec is not None:
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(str(spec)).stem).strip(".-")[:60]
+        return sources, stem or "spec"
+    return sources, "sweep" if preset is None else str(preset)
+
+
+class _Layer(NamedTuple):
+    """Everything that one source says, its paths absolute."""
+
+    names: frozenset[str]
+    """All keys of its table."""
+    found: dict[str, Any]
+    grid: list[dict[str, Any]]
+    balance: list[dict[str, Any]] | None
+    digests: dict[str, str]
+    given: dict[tuple[str, str], str]
+
+
+def _layer(table: Mapping[str, Any], base: Path) -> _Layer:
+    """One source, its paths taken from `base`. Raises JaxstyleError for a key or a table that is wrong."""
+    added = settings.added()
+    for key, value in table.items():
+        if key not in SWEEP_KEYS and key not in OPTION_KEYS and key not in added:
+            raise unknown_key(key, (*SWEEP_KEYS, *OPTION_KEYS, *added), what=key)
+        if key in ("learning_rate", "steps") and value in ((), []):
+            raise JaxstyleError(key, "no value; give at least one")
+    grid = _tables(table, "grid", "a grid is a table of axes; write [[grid]]") or []
+    balance = _tables(table, "balance", "is written by a run; leave it out and it is measured again")
+    digests = table.get("digests", {})
+    if not isinstance(digests, dict):
+        raise JaxstyleError("digests", 'write a table: [digests] "path" = "sha256"')
+    given: dict[tuple[str, str], str] = {}
+    for source in (table, *grid):
+        given |= path_texts(source, base)
+    found = _absolute(table, base)
+    return _Layer(
+        names=frozenset(table),
+        found={k: v for k, v in found.items() if k not in ("grid", "digests", "balance", "spec")},
+        grid=[_absolute(one, base) for one in grid],
+        balance=None if balance is None else [_absolute(one, base) for one in balance],
+        digests={taken_from(base, path): digest for path, digest in digests.items()},
+        given=given,
+    )
+
+
+def _tables(table: Mapping[str, Any], key: str, why: str) -> list[dict[str, Any]] | None:
+    """The tables under a key, None where it is not there. Raises JaxstyleError for anything else."""
+    found = table.get(key)
+    if found is not None and not (isinstance(found, list) and all(isinstance(t, dict) for t in found)):
+        raise JaxstyleError(key, why)
+    return found
+
+
+def _stacked(
+    layers: Iterable[_Layer],
+) -> tuple[
+    dict[str, Any], list[dict[str, Any]], list[dict[str, Any]], dict[str, str], dict[tuple[str, str], str]
+]:
+    """All layers as one, later ones being stronger: values, grids, balance, digests, texts of paths."""
+    found, tables, balance, digests, given = dict[str, Any](), [], [], {}, {}
+    for layer in layers:
+        tables = layer.grid or [{k: v for k, v in g.items() if k not in layer.names} for g in tables]
+        if layer.balance is not None:
+            balance = layer.balance
+        elif layer.names & {*BALANCED_SETTINGS}:
+            balance = []
+        digests |= layer.digests
+        given |= layer.given
+        found |= layer.found
+    return found, tables, balance, digests, given

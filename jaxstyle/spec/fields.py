@@ -1,0 +1,119 @@
+"""The kinds of fields that `settings` has, an `Axis` or a `Setting`, with their limits and checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxstyle.spec import tables
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.paths import taken_from
+from jaxstyle.spec.values import as_choice, as_integer, as_number, as_text
+
+MIN_EDGE_PX = 16
+"""The shortest edge of an image, given or resized: four poolings reduce it to one position of conv5_1."""
+MAX_STEPS = 10_000_000
+MAX_PYRAMID = 8
+MAX_CELLS = 10**7
+MAX_LBFGS_MEMORY = 200
+MIN_CHECKPOINT_S = 0.1
+MAX_DEVICES = 2**20
+LEARNING_RATE = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """A quantity that a grid may vary: a field of `Sweep` with several values, and of `Cell` with one."""
+
+    parse: Callable[[str, Any, int], list[Any]]
+    """Function of the axis' name, a given value and the most values allowed: the checked values."""
+    title: str = ""
+    """Name for people; the field's name if not given."""
+    short: str | None = None
+    """Label before a value where there is little room, possibly empty; the title if not given."""
+    plural: str = ""
+    """Name for several of its values; the title and `s` if not given."""
+    path: bool = False
+    """Whether its values are paths of images, except for `INIT_KINDS`."""
+    thumbnail: bool = False
+    """Whether rows and columns of the page show its values as pictures."""
+    same: Callable[[Any], Any] = lambda value: value
+    """Function of a value; two values for which it returns the same count as equal."""
+    balance: bool = False
+    """Whether a balance depends on it."""
+    later: bool = False
+    """Whether runs that may be resumed are older than it. It then has one default value, and as long as no
+    cell has another one, it is in no fingerprint and no table."""
+    single: type = str
+    """Type of its flag in commands that take one value."""
+    single_help: str = ""
+    """Its help in commands that take one value, if different."""
+    commands: tuple[str, ...] = ("sweep",)
+    """Commands that have it; all but `sweep` take one value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A setting with one value for all cells of a run."""
+
+    check: Callable[[str, Any], Any] | None = None
+    """Function of its name and a value that returns the checked value; None if checked with others."""
+    numbers: bool = True
+    """Whether the numbers of a cell depend on it; if so, fingerprints contain it."""
+    same: bool = True
+    """Whether it must keep its value when a run is resumed."""
+    later: bool = False
+    """Whether runs that may be resumed are older than it: at its default it is in no fingerprint."""
+    balance: bool = False
+    """Whether a balance depends on it."""
+    single_help: str = ""
+    """Its help for a single picture, if different."""
+    alone: str = ""
+    """Reason why it means nothing for a single picture, if so."""
+    commands: tuple[str, ...] = ("sweep", "transfer")
+    """Commands that have it."""
+
+
+def one_of(*allowed: str) -> Callable[[str, Any], str]:
+    return lambda what, value: as_choice(what, value, allowed)
+
+
+def integer_in(minimum: int, maximum: int) -> Callable[[str, Any], int]:
+    return lambda what, value: as_integer(what, value, minimum=minimum, maximum=maximum)
+
+
+def number_from(minimum: float, *, above: bool = False) -> Callable[[str, Any], float]:
+    return lambda what, value: as_number(what, value, minimum=minimum, above=above)
+
+
+def each(parse: Callable[[str, Any], Any]) -> Callable[[str, Any, int], list[Any]]:
+    """A parser of an axis from a parser of one of its values."""
+    return lambda axis, value, most: [parse(axis, value)]
+
+
+def as_steps(what: str, given: Sequence[Any]) -> tuple[int, ...]:
+    steps = tuple(as_integer(what, n, minimum=1, maximum=MAX_STEPS) for n in given)
+    if not steps:
+        raise JaxstyleError(what, "no value; give at least one")
+    if len(set(steps)) != len(steps):
+        raise JaxstyleError(what, f"{list(steps)} repeats a value; give each once")
+    return tuple(sorted(steps))
+
+
+def as_files(what: str, given: Any) -> tuple[str, ...]:
+    several = given if isinstance(given, list | tuple) else (given,)
+    return tuple(as_path(what, path) for path in several)
+
+
+def as_path(what: str, given: Any) -> str:
+    return taken_from("", as_text(what, given))
+
+
+def as_pool(what: str, value: Any) -> str:
+    return as_choice(what, value, tables.POOLINGS.names)
+
+
+CELLS, DIRECTORY = "is for several cells", "is for run directories"
+WRITTEN = Setting(numbers=False, same=False, commands=(), alone=DIRECTORY)
+"""The row of a field that is in specs but has no flag."""

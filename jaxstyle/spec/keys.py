@@ -1,0 +1,71 @@
+"""Names of settings that are planned, retired or unknown."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from jaxstyle.spec import settings, synonyms
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.settings import (
+    OPTION_KEYS,
+    SWEEP_KEYS,
+)
+
+PLANNED = {
+    "tolerance": "early stopping is not in this version",
+}
+"""Settings of later versions and the error for each; they are never silently ignored."""
+
+
+class Retired(NamedTuple):
+    """A setting of earlier versions that is gone."""
+
+    default: Any
+    """Its value in runs that did not use it; this value is accepted and ignored."""
+    why: str
+    """The error for any other value."""
+
+
+RETIRED = {
+    "warm_steps": Retired(
+        0,
+        "started cells from their neighbours' pictures, with mixed gains, and was removed; leave it out, or"
+        " open a run that has it with the version that made it",
+    ),
+}
+"""Settings that are gone; runs that can be resumed have them at their defaults."""
+
+
+def unknown_key(
+    key: str, known: Iterable[str], *, what: str, positional: Sequence[str] = ()
+) -> JaxstyleError:
+    """The error for an unknown name; it suggests what other projects mean by it, or the nearest known name.
+
+    Args:
+        key: the name, with `_` for `-`.
+        known: names that exist.
+        what: the name as it was given.
+        positional: those of `known` that are positional arguments.
+    """
+    if key in PLANNED:
+        return JaxstyleError(what, PLANNED[key])
+    if key in RETIRED:
+        return JaxstyleError(what, RETIRED[key].why)
+    known = tuple(known)
+    if (other := synonyms.setting(key)) is not None:
+        name = "image" if other.setting == "content" and "content" not in known else other.setting
+        if name in positional:
+            return JaxstyleError(what, f"no such setting; {name} is a positional argument, without a flag")
+        if name in known:
+            why = f" ({other.why})" if other.why else ""
+            return JaxstyleError(what, f"no such setting; did you mean {name}{why}?")
+        return JaxstyleError(what, f"no such setting; {other.why or 'see --help'}")
+    if key in (*SWEEP_KEYS, *OPTION_KEYS, *settings.added()):
+        return JaxstyleError(what, "no such setting of this command; it is one of jaxstyle.sweep")
+    near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
+    why = f"did you mean {near[0]}?" if near else "see --help"
+    if key.endswith("_weight"):
+        why += " The weight of a plugin's loss needs --plugin FILE.py"
+    return JaxstyleError(what, f"no such setting; {why}")

@@ -1,0 +1,61 @@
+"""A sweep whose files have other names now, and the files that it names."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from jaxstyle.spec.settings import (
+    PATH_AXES,
+    Sweep,
+)
+from jaxstyle.spec.values import (
+    INIT_KINDS,
+)
+
+
+def with_names(value: Any, names: Mapping[str, str]) -> Any:
+    """Tables with some paths replaced, by their old paths."""
+    if isinstance(value, str):
+        return names.get(value, value)
+    if isinstance(value, list | tuple):
+        return [with_names(item, names) for item in value]
+    if isinstance(value, Mapping):
+        return {key: with_names(item, names) for key, item in value.items()}
+    return value
+
+
+def renamed(sweep: Sweep, names: Mapping[str, Mapping[str, str]]) -> Sweep:
+    """A resolved sweep with some paths replaced.
+
+    Args:
+        names: new paths by old ones, for each axis of paths and for `weights`.
+    """
+
+    def axis(table: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            key: tuple(names[key].get(v, v) for v in value) if key in PATH_AXES else value
+            for key, value in table.items()
+        }
+
+    every = {old: new for own in names.values() for old, new in own.items()}
+    weights = sweep.weights and names["weights"].get(sweep.weights, sweep.weights)
+    return dataclasses.replace(
+        sweep,
+        **axis({key: getattr(sweep, key) for key in PATH_AXES}),
+        weights=weights,
+        grid=tuple(axis(table) for table in sweep.grid),
+        balance=tuple(
+            {**t, **{a: names[a].get(t[a], t[a]) for a in ("content", "style")}} for t in sweep.balance
+        ),
+        digests={every.get(path, path): digest for path, digest in sweep.digests.items()},
+        given={(a, names[a].get(path, path)): text for (a, path), text in sweep.given.items()},
+    )
+
+
+def files(sweep: Sweep) -> tuple[str, ...]:
+    """The absolute paths of all files that a resolved sweep names, each once."""
+    every = (*({axis: getattr(sweep, axis) for axis in PATH_AXES},), *sweep.grid)
+    named = [v for t in every for axis in PATH_AXES for v in t.get(axis, ()) if v not in INIT_KINDS]
+    return tuple(dict.fromkeys([*named, *([sweep.weights] if sweep.weights else [])]))

@@ -1,0 +1,27 @@
+"""The named sets of settings that come with the package, and its example images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jaxstyle
+
+PACKAGE = Path(jaxstyle.__path__[0]).resolve()
+EXAMPLES = PACKAGE / "examples"
+PRESETS = PACKAGE / "presets"
+
+
+def preset_heads() -> dict[str, tuple[str, str]]:
+    """Description and cost of every preset by name: the first two lines of its file."""
+    heads = {}
+    for path in sorted(PRESETS.glob("*.toml")):
+        with path.open(encoding="utf-8") as file:
+            about, cost = (file.readline().removeprefix("#").strip() for _ in range(2))
+        heads[path.stem] = about, cost
+    return heads
+
+
+def preset_hint(_: str) -> str:
+    """The list of presets for `--help`; a function, so that their files are read only then."""
+    lines = (f"{name}: {about} ({cost})" for name, (about, cost) in preset_heads().items())
+    return "\n" + "\n".join(lines) + "\n(default: none)"

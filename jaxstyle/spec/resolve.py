@@ -1,0 +1,309 @@
+"""A sweep with every value checked and in one form.
+
+`resolve` turns a `Sweep`, as flags, TOML or Python give it, into the one that planning starts from. Each
+error is a `JaxstyleError` whose text is a single line: `<what>: <why, with the value, the limit and the
+mend>`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxstyle.spec import settings
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.fields import LEARNING_RATE, MAX_CELLS, MAX_STEPS
+from jaxstyle.spec.keys import unknown_key
+from jaxstyle.spec.paths import taken_from
+from jaxstyle.spec.settings import (
+    AXES,
+    BALANCED_AXES,
+    PATH_AXES,
+    SETTINGS,
+    SEVERAL,
+    SWEEP_KEYS,
+    Sweep,
+)
+from jaxstyle.spec.tables import OPTIMIZERS, POOLINGS, optional_terms
+from jaxstyle.spec.values import (
+    FLOAT32_MAX,
+    INIT_KINDS,
+    as_choice,
+    as_flag,
+    as_integer,
+    as_number,
+    as_sha256,
+    as_text,
+    layer_name,
+    multiple,
+    plain,
+    several,
+    shown,
+    style_set,
+)
+
+FAST_SHARE = 4
+"""Number of Adam's steps that one step of its fast twin replaces."""
+
+
+def axis_values(axis: str, raw: Any, *, max_cells: int) -> tuple[Any, ...]:
+    """The checked values of one axis: numbers as numbers, paths absolute, ranges of seeds expanded.
+
+    Raises:
+        JaxstyleError: for an empty axis, a value out of its range, or a value that is given twice.
+    """
+    items = list(raw) if isinstance(raw, list | tuple | range) else [raw]
+    if not items:
+        raise JaxstyleError(axis, "the axis is empty; give at least one value")
+    row, found = settings.axis_row(axis), []
+    for item in items:
+        found += row.parse(axis, item, max_cells)
+        if len(found) > max_cells:
+            raise JaxstyleError(axis, f"has more than {max_cells} values; see --max-cells")
+    seen: set[Any] = set()
+    for value in found:
+        if (key := row.same(value)) in seen:
+            raise JaxstyleError(axis, f"{value} is given twice; give each value once")
+        seen.add(key)
+    return tuple(found)
+
+
+def _resolve_grid(table: Mapping[str, Any], sweep: Sweep) -> dict[str, Any]:
+    if not isinstance(table, Mapping):
+        raise JaxstyleError("grid", "a grid is a table of axes; write [[grid]]")
+    for key in table:
+        if not isinstance(key, str):
+            raise JaxstyleError("grid", f"{shown(key)} is not the name of an axis")
+        if key != "zip" and not settings.is_axis(key):
+            raise unknown_key(key, (*AXES, *settings.added(), "zip"), what=f"grid.{key}")
+    axes = settings.axes_with(table)
+    grid: dict[str, Any] = {
+        axis: axis_values(axis, table[axis], max_cells=sweep.max_cells) for axis in axes if axis in table
+    }
+    zipped = table.get("zip", ())
+    if not isinstance(zipped, list | tuple) or not all(
+        isinstance(a, str) and settings.is_axis(a) for a in zipped
+    ):
+        raise JaxstyleError("grid.zip", f'{shown(zipped)} must list axes, as in zip = ["content", "style"]')
+    if len(set(zipped)) != len(zipped) or len(zipped) == 1:
+        raise JaxstyleError("grid.zip", f"{list(zipped)} must name two or more different axes")
+    lengths = {axis: len(grid.get(axis, getattr(sweep, axis))) for axis in zipped}
+    if len(set(lengths.values())) > 1:
+        counts = ", ".join(f"{axis} has {n}" for axis, n in lengths.items())
+        raise JaxstyleError("grid.zip", f"zipped axes need equally many values: {counts}")
+    if zipped:
+        grid["zip"] = tuple(zipped)
+    return grid
+
+
+def _balance(table: Any) -> dict[str, Any]:
+    """A checked table of `Sweep.balance`."""
+    what = "balance"
+    if not isinstance(table, Mapping) or set(table) != {*BALANCED_AXES, "alpha_beta", "weights"}:
+        raise JaxstyleError(what, "a table has an unknown form; leave it out and it is measured again")
+    found = {axis: as_text(what, table[axis]) for axis in BALANCED_AXES}
+    layer_name(what, found["content_layer"])
+    found |= {axis: os.path.abspath(found[axis]) for axis in ("content", "style")}
+    names = {name for name, _ in style_set(found["style_layers"])}
+    if not isinstance(table["weights"], Mapping) or set(table["weights"]) != names:
+        raise JaxstyleError(what, f"weights must name {', '.join(sorted(names))}, each once")
+    weights = {name: as_number(what, w, minimum=0.0) for name, w in table["weights"].items()}
+    ratio = as_number(what, table["alpha_beta"], minimum=0.0)
+    return {**found, "alpha_beta": ratio, "weights": weights}
+
+
+def _twin(sweep: Sweep, optimizer: Mapping[str, Any]) -> dict[str, Any]:
+    """The optimizer settings of the `fast` twin of a sweep; `optimizer` holds those of the sweep itself."""
+    if optimizer["optimizer"] != "adam":
+        raise JaxstyleError("fast", "is for sweeps with adam; lbfgs is fast without it")
+    tables = [table for table in sweep.grid if isinstance(table, Mapping)]
+    rates = [sweep.learning_rate, *(table.get("learning_rate", ()) for table in tables)]
+    if any(isinstance(values, list | tuple) and len(values) > 1 for values in rates):
+        raise JaxstyleError("fast", "several learning rates are for Adam; give one or none")
+    bounds = {"minimum": 1, "maximum": MAX_STEPS}
+    steps = (as_integer("steps", n, **bounds) for n in optimizer["steps"])
+    return _resolve_optimizer(
+        dataclasses.replace(
+            sweep,
+            fast=False,
+            optimizer="lbfgs",
+            schedule="constant",
+            learning_rate=(),
+            pyramid=sweep.pyramid or None,
+            steps=tuple(-(-n // FAST_SHARE) for n in steps),
+            grid=tuple({k: v for k, v in table.items() if k != "learning_rate"} for table in tables),
+        )
+    )
+
+
+def _resolve_optimizer(sweep: Sweep) -> dict[str, Any]:
+    """The optimizer of a sweep and all settings that depend on it, by name."""
+    rates = sweep.learning_rate != () or any(
+        isinstance(table, Mapping) and "learning_rate" in table for table in sweep.grid
+    )
+    name = as_choice("optimizer", sweep.optimizer, ("auto", *OPTIMIZERS.names))
+    schedule = as_choice("schedule", sweep.schedule, ("constant", "decay"))
+    if name == "auto":
+        adams = schedule == "decay" or (rates and sweep.lbfgs_memory is None)
+        name = "adam" if adams else "lbfgs"
+    row = OPTIMIZERS[name]
+    if schedule == "decay" and not row.decays:
+        raise JaxstyleError("schedule", "decay is for Adam; leave it out or give --optimizer adam")
+    own, extra = _own_settings(sweep, name), dict(sweep.extra)
+    for key in {key for other in OPTIMIZERS for key in other.own}:
+        extra.pop(key, None)
+    extra |= {key: own.pop(key) for key in tuple(own) if key not in SETTINGS}
+    found = {
+        "optimizer": name,
+        "schedule": schedule,
+        "pyramid": row.pyramid if sweep.pyramid is None else sweep.pyramid,
+        "learning_rate": (LEARNING_RATE,) if sweep.learning_rate == () else sweep.learning_rate,
+        "steps": (row.steps,) if sweep.steps == () else sweep.steps,
+        "grid": sweep.grid,
+        "fast": False,
+        "extra": extra,
+        **own,
+    }
+    return _twin(sweep, found) if as_flag("fast", sweep.fast) else found
+
+
+def _own_settings(sweep: Sweep, optimizer: str) -> dict[str, Any]:
+    """The optimizer's own settings, and None for those of other optimizers, which must not be given."""
+    found: dict[str, Any] = {}
+    for row in OPTIMIZERS:
+        for name, default in row.own.items():
+            value = getattr(sweep, name) if name in SETTINGS else sweep.extra.get(name)
+            if row.name != optimizer:
+                if value is not None and name not in OPTIMIZERS[optimizer].own:
+                    why = f"{optimizer} does not have it; leave it out or give --optimizer {row.name}"
+                    raise JaxstyleError(name, why)
+                if name in SETTINGS:
+                    found.setdefault(name, None)
+                continue
+            value = default if value is None else value
+            check = SETTINGS[name].check if name in SETTINGS else None
+            if check is not None:
+                found[name] = check(name, value)
+            elif isinstance(default, int):
+                found[name] = as_integer(name, value, minimum=0, maximum=2**31 - 1)
+            else:
+                found[name] = as_number(name, value, minimum=-FLOAT32_MAX)
+    return found
+
+
+def _resolve_extra(sweep: Sweep, max_cells: int) -> dict[str, Any]:
+    """Checked values of the axes and settings that are not fields; axes only if not at their default."""
+    for name in sweep.extra:
+        if name not in settings.added():
+            raise unknown_key(str(name), (*SWEEP_KEYS, *settings.added()), what=str(name))
+    found = {}
+    for name, default in settings.added().items():
+        if name not in sweep.extra:
+            continue
+        value = sweep.extra[name]
+        if settings.is_axis(name):
+            value = axis_values(name, value, max_cells=max_cells)
+        if not (settings.is_axis(name) and value == default):
+            found[name] = value
+    return found
+
+
+def rows_used(sweep: Sweep) -> tuple[Any, ...]:
+    """The loss terms, optimizer and pooling that compute a resolved sweep, except terms of every run."""
+    every = grids_of(sweep)
+    terms = [row for row in optional_terms() if any(any(table.get(row.weight, ())) for table in every)]
+    return (*terms, OPTIMIZERS[sweep.optimizer], POOLINGS[sweep.pool])
+
+
+def _plain(sweep: Sweep) -> Sweep:
+    """`sweep` with plain values of Python for those of NumPy and others; tables must be tables."""
+    if not isinstance(sweep.grid, list | tuple):
+        raise JaxstyleError("grid", f"{shown(sweep.grid)} is not a list of tables of axes; write [[grid]]")
+    if not all(isinstance(table, Mapping) for table in sweep.grid):
+        raise JaxstyleError("grid", "a grid is a table of axes; write [[grid]]")
+    if not isinstance(sweep.digests, Mapping):
+        raise JaxstyleError("digests", 'write a table: [digests] "path" = "sha256"')
+    if not isinstance(sweep.extra, Mapping):
+        raise JaxstyleError("extra", f"{shown(sweep.extra)} is not a table of settings by name")
+    return dataclasses.replace(
+        sweep,
+        **{name: plain(getattr(sweep, name)) for name in SWEEP_KEYS if name not in (*SEVERAL, "grid")},
+        **{name: several(plain(getattr(sweep, name))) for name in SEVERAL},
+        grid=tuple({key: plain(value) for key, value in table.items()} for table in sweep.grid),
+        extra={name: plain(value) for name, value in sweep.extra.items()},
+    )
+
+
+def resolve(sweep: Sweep) -> Sweep:
+    """`sweep` with every value checked and in its one form, as planning and `spec.toml` need it.
+
+    Relative paths are relative to the current directory; files are not opened.
+
+    Raises:
+        JaxstyleError: for the first setting that is wrong.
+    """
+    sweep = _plain(sweep)
+    max_cells = as_integer("max_cells", sweep.max_cells, minimum=1, maximum=MAX_CELLS)
+    sweep = dataclasses.replace(sweep, **_resolve_optimizer(sweep))
+    given = dict(sweep.given)
+    for table in ({axis: getattr(sweep, axis) for axis in PATH_AXES}, *sweep.grid):
+        given = path_texts(table, Path.cwd()) | given
+    axes = [axis for axis in SEVERAL if settings.is_axis(axis)]
+    needed = [axis for axis in axes if not sweep.grid or any(axis not in table for table in sweep.grid)]
+    for axis in ("content", "style"):
+        if axis in needed and not getattr(sweep, axis):
+            raise JaxstyleError(axis, f"no {axis} image; give --{axis} PATH or --preset demo")
+    found = {axis: axis_values(axis, getattr(sweep, axis), max_cells=max_cells) for axis in needed}
+    extra = _resolve_extra(sweep, max_cells)
+    checked: dict[str, Any] = {}
+    for name, row in SETTINGS.items():
+        if row.check is not None:
+            value = getattr(sweep, name)
+            checked[name] = None if value is None else row.check(name, value)
+    resolved = dataclasses.replace(
+        sweep,
+        **found,
+        **checked,
+        digests={os.path.abspath(path): as_sha256(path, text) for path, text in sweep.digests.items()},
+        balance=tuple(_balance(table) for table in sweep.balance),
+        given=given,
+        extra=extra,
+    )
+    grids = tuple(_resolve_grid(table, resolved) for table in sweep.grid)
+    for ratio in (ratio for of in (found, *grids) for ratio in of.get("alpha_beta", ())):
+        if multiple(ratio) is None and ratio * resolved.beta > FLOAT32_MAX:
+            raise JaxstyleError("alpha_beta", f"{ratio} x beta {resolved.beta} is beyond float32")
+    resolved = dataclasses.replace(resolved, grid=grids)
+    plugins = {as_sha256("a plugin", digest) for digest in sweep.plugins}
+    plugins = plugins or {row.origin.sha256 for row in rows_used(resolved) if row.origin is not None}
+    return dataclasses.replace(resolved, plugins=tuple(sorted(plugins)))
+
+
+def differing_settings(own: Sweep, other: Sweep) -> list[str]:
+    """Differences in the settings of two resolved sweeps, as in `size is 256 there and 192 here`."""
+    names = [name for name, row in SETTINGS.items() if row.same and name != "plugins"]
+    more = {name for of in (own, other) for name in of.extra if not settings.is_axis(name)}
+    pairs = {name: (getattr(own, name), getattr(other, name)) for name in names}
+    pairs |= {name: (own.extra.get(name), other.extra.get(name)) for name in sorted(more)}
+    return [f"{name} is {had} there and {has} here" for name, (had, has) in pairs.items() if had != has]
+
+
+def grids_of(sweep: Sweep, more: Iterable[str] = ()) -> tuple[Mapping[str, Any], ...]:
+    """The grids of a resolved sweep, each with the values of all its axes and of those in `more`."""
+    top = {axis: getattr(sweep, axis) for axis in settings.axes_with({*sweep.axes, *more})}
+    return tuple({**top, **table} for table in sweep.grid or ({},))
+
+
+def path_texts(table: Mapping[str, Any], base: Path) -> dict[tuple[str, str], str]:
+    """Every path in `table` as the user wrote it, by axis and absolute path."""
+    given = {}
+    for axis in PATH_AXES:
+        values = table.get(axis, ())
+        for value in values if isinstance(values, list | tuple) else [values]:
+            if isinstance(value, str | os.PathLike) and not (axis == "init" and value in INIT_KINDS):
+                text = os.fspath(value)
+                given[axis, taken_from(base, text)] = text
+    return given
