@@ -202,7 +202,7 @@ def simulate(count: int, folder: Path, platform: str, steps: int = STEPS) -> dic
         steps: steps of every cell, all of whose losses are kept; at least 6.
     """
     from jaxstyle import fingerprints, grid, images, page, report, resume, store
-    from jaxstyle.progress import Display
+    from jaxstyle.console.progress import Display
     from jaxstyle.spec.resolve import resolve
     from jaxstyle.spec.settings import Sweep
     from jaxstyle.spec.toml import to_toml

@@ -93,9 +93,10 @@ def _sweep(
 
 
 def _run(pipe: Any, sweep: Any, folder: Path) -> None:
-    from jaxstyle import RunOptions, cli, run_sweep
+    from jaxstyle import RunOptions, run_sweep
+    from jaxstyle.console import allocator
 
-    cli.keep_freed_memory()
+    allocator.keep_freed_memory()
     run_sweep(sweep, RunOptions(out=str(folder)))
     pipe.send(None)
 
@@ -147,11 +148,12 @@ def _time_steps(pipe: Any, sweeps: Sequence[Any], shapes: Sequence[tuple[int, in
     """Send the seconds per step of every stage, by sweep and shape: medians of alternating rounds."""
     import jax
 
-    from jaxstyle import cli, engine, grid, images, weights
+    from jaxstyle import engine, grid, images, weights
     from jaxstyle.cell import step
+    from jaxstyle.console import allocator
     from jaxstyle.spec.resolve import resolve
 
-    cli.keep_freed_memory()
+    allocator.keep_freed_memory()
     machine = engine.Engine(weights.load().layers)
     drives: dict[tuple[int, tuple[int, int], int], Any] = {}
     for index, shape in itertools.product(range(len(sweeps)), shapes):

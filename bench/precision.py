@@ -72,9 +72,9 @@ def _names(count: int) -> list[tuple[str, str]]:
 
 
 def _run(pipe: Any, variant: Variant, size: int, steps: int, inits: Sequence[str], pairs: int) -> None:
-    from jaxstyle import cli
+    from jaxstyle.console import allocator
 
-    cli.keep_freed_memory()
+    allocator.keep_freed_memory()
     if variant.imitate_tf32:
         _imitate_tf32()
     from jaxstyle import RunOptions, Sweep, run_sweep

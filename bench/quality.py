@@ -72,9 +72,9 @@ def _pastiche(pipe: Any, content: str, style: str, out: str, size: int, steps: i
 
     import torch  # pyright: ignore[reportMissingImports]
 
-    from jaxstyle import cli
+    from jaxstyle.console import allocator
 
-    cli.keep_freed_memory()
+    allocator.keep_freed_memory()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     from pastiche.pastiche import (  # pyright: ignore[reportMissingImports]
         PasticheArtist,
@@ -94,10 +94,11 @@ def _pastiche(pipe: Any, content: str, style: str, out: str, size: int, steps: i
 def _jaxstyle(pipe: Any, content: str, style: str, folder: str, size: int, steps: Sequence[int]) -> None:
     from PIL import Image
 
-    from jaxstyle import RunOptions, Sweep, cli, run_sweep
+    from jaxstyle import RunOptions, Sweep, run_sweep
+    from jaxstyle.console import allocator
     from jaxstyle.vgg import layers
 
-    cli.keep_freed_memory()
+    allocator.keep_freed_memory()
     with Image.open(content) as image:
         _, _, channels = shape = layers.feature_shape(layers.CONTENT_LAYER, image.height, image.width)
     sweep = Sweep(

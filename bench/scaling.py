@@ -89,12 +89,13 @@ def _work(pipe: Any, threads: int, devices: int, size: int, steps: int, cells: i
         "NPROC": str(threads),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }
-    from jaxstyle import cli, launches, planning, worker
+    from jaxstyle import launches, planning, worker
+    from jaxstyle.console import allocator
     from jaxstyle.spec.options import Share
     from jaxstyle.spec.settings import RunOptions
     from jaxstyle.store import RunDirectory
 
-    cli.keep_freed_memory()
+    allocator.keep_freed_memory()
     sweep = _sweep(size, steps, cells)
     inputs = launches.read_inputs(sweep)
     planning.start_jax(sweep, RunOptions())

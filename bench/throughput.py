@@ -29,9 +29,10 @@ CEILING_EDGE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
 
 def _measure(pipe: Any, size: int, precision: str, cells: Sequence[int], seconds: float) -> None:
     """Send a row for every number of cells, ascending; runs in a process of its own."""
-    from jaxstyle import cli, grid
+    from jaxstyle import grid
+    from jaxstyle.console import allocator
 
-    cli.keep_freed_memory()
+    allocator.keep_freed_memory()
     import jax
 
     from jaxstyle import engine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from jaxstyle import early
+from jaxstyle.console import early
 
 COMMANDS = {
     "transfer": "transfer the style of one image to another",
@@ -24,9 +24,9 @@ def main() -> None:
     if name in COMMANDS:
         importlib.import_module(f"jaxstyle.{name}").main(sys.argv[2:])
         return
-    from jaxstyle import cli
+    from jaxstyle.console.command import run_command
 
-    cli.run(lambda: _about(name))
+    run_command(lambda: _about(name))
 
 
 def _about(name: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from jaxstyle import early
+    from jaxstyle.console import early
 
     early.catch()
 
@@ -18,8 +18,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from jaxstyle import cli, grid, manifest, weights
+from jaxstyle import grid, manifest, weights
+from jaxstyle.console import flags
 from jaxstyle.console.arguments import with_settings
+from jaxstyle.console.command import run_command
 from jaxstyle.images import Pictures
 from jaxstyle.spec import errors, values
 from jaxstyle.spec.resolve import resolve
@@ -226,7 +228,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run `python -m jaxstyle.calibrate`; always raises SystemExit, with the exit code."""
 
     def command() -> int:
-        asked = cli.parse(accepts(), sys.argv[1:] if arguments is None else arguments, "jaxstyle.calibrate")
+        asked = flags.parse(
+            accepts(), sys.argv[1:] if arguments is None else arguments, "jaxstyle.calibrate"
+        )
         given = dataclasses.asdict(asked.value)
         as_json = given.pop("json")
         sweep = resolve(Sweep(**given, alpha_beta=("1x",)))
@@ -238,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(found, indent=1)) if as_json else _print(found)
         return 0
 
-    cli.run(command)
+    run_command(command)
 
 
 if __name__ == "__main__":

@@ -34,12 +34,12 @@ import ray  # pyright: ignore[reportMissingImports]
 import ray._private.worker  # pyright: ignore[reportMissingImports]
 import ray.exceptions  # pyright: ignore[reportMissingImports]
 
-from jaxstyle import cli, early, manifest, planning, store, worker
-from jaxstyle.console import limits
+from jaxstyle import manifest, planning, store, worker
+from jaxstyle.console import allocator, early, limits, signals
+from jaxstyle.console.progress import counted
 from jaxstyle.grid import Plan, Program
 from jaxstyle.launches import Inputs, timed
 from jaxstyle.planning import Planned
-from jaxstyle.progress import counted
 from jaxstyle.spec import plugins
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import RunOptions, Sweep
@@ -149,7 +149,7 @@ class _Remote:
     def _devices(self) -> tuple[Any, ...]:
         """The devices of this process. JAX starts here, not in `__init__`, so that errors are reported."""
         options, sweep, before, files = self._begin_with
-        cli.keep_freed_memory()
+        allocator.keep_freed_memory()
         for file, data in files.items():
             plugins.load_bytes(file, data)
         planning.start_jax(sweep, options, before)
@@ -186,8 +186,8 @@ class _Remote:
         )
         return {**machine, "where": manifest.whereabouts()}
 
-    def _asked_to_end(self) -> cli.Interrupted | None:
-        return cli.Interrupted(signal.SIGTERM) if self._stop.is_set() else None
+    def _asked_to_end(self) -> signals.Interrupted | None:
+        return signals.Interrupted(signal.SIGTERM) if self._stop.is_set() else None
 
     def block(self, block: Block) -> _Done | None:
         """Compute a block and commit its chunks; None if the run is to end."""
@@ -202,7 +202,7 @@ class _Remote:
                 steps, skipped = self._relay.steps - steps, self._relay.skipped - skipped
             with timed(self._seconds, "store_s"):
                 chunks = self._worker.commit(block, parts, collect=self._collect)
-        except cli.Interrupted:
+        except signals.Interrupted:
             return None
         except OSError as error:
             if error.errno in HOPELESS:  # it fails for every other worker too
@@ -415,7 +415,7 @@ class Cluster:
 
     def _call(self, call: Callable[[_Hand], Any]) -> Any:
         """Result of a call of the first worker, or of another one if that dies."""
-        with cli.signals_held() as asked:
+        with signals.signals_held() as asked:
             for left in range(MAX_TRIES - 1, -1, -1):
                 self.first = self.first or self.new_hand()
                 try:
@@ -495,7 +495,7 @@ class _Sweeping:
         if self._cluster.first is not None:
             self._prepare(self._cluster.first)
         try:
-            with cli.signals_held() as asked:
+            with signals.signals_held() as asked:
                 while self._todo or self._writing or any(hand.blocks for hand in self._hands):
                     if (stop := asked()) is not None:
                         raise stop

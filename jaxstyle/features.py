@@ -7,7 +7,7 @@ own scale. Its positions are drawn as squares, so that the few of a high layer s
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from jaxstyle import early
+    from jaxstyle.console import early
 
     early.catch()
 
@@ -23,8 +23,11 @@ import tyro
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw
 
-from jaxstyle import cli, drawing, images, single, store
+from jaxstyle import drawing, images, single, store
+from jaxstyle.console import allocator
 from jaxstyle.console.arguments import with_settings
+from jaxstyle.console.command import run_command
+from jaxstyle.console.flags import parse
 from jaxstyle.page import scaled
 from jaxstyle.report import INK, PAD_PX, PAPER
 from jaxstyle.spec.errors import JaxstyleError
@@ -246,13 +249,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run `python -m jaxstyle.features IMAGE`; always raises SystemExit, with the exit code."""
 
     def command() -> int:
-        asked = cli.parse(accepts(), sys.argv[1:] if arguments is None else arguments, "jaxstyle.features")
+        asked = parse(accepts(), sys.argv[1:] if arguments is None else arguments, "jaxstyle.features")
         flags = asked.value
         if not 1 <= flags.channels <= MAX_CHANNELS:
             why = f"{flags.channels} is out of range; it must be 1 to {MAX_CHANNELS}"
             raise JaxstyleError("channels", why)
         out = single.check_out(flags.out, {"the image": flags.image, "the weights": flags.weights})
-        cli.keep_freed_memory()
+        allocator.keep_freed_memory()
         seen = single.look(
             flags.image,
             flags.layers,
@@ -272,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"feature maps, computed on {seen.device}: {flags.out}")
         return 0
 
-    cli.run(command)
+    run_command(command)
 
 
 if __name__ == "__main__":

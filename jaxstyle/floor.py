@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxstyle import cli, manifest, run, stats, store
+from jaxstyle import manifest, run, stats, store
+from jaxstyle.console import signals
 from jaxstyle.grid import Cell, Program
 from jaxstyle.spec import tables
 from jaxstyle.spec.settings import RunOptions, Sweep
@@ -75,8 +76,8 @@ def compute(sweep: Sweep, seeds: Sequence[int], width: int) -> Computed:
         out = Path(folder) / "run"
         try:
             run.run_sweep(sweep, RunOptions(out=str(out), quiet=True, no_lock=True), width=width)
-        except cli.Interrupted as stop:
-            raise cli.Interrupted(stop.number) from None  # no advice to go on: its directory is gone
+        except signals.Interrupted as stop:
+            raise signals.Interrupted(stop.number) from None  # no advice to go on: its directory is gone
         record = store.open_record(out)
         pictures, totals = {}, {}
         for part in record.chunks():

@@ -15,9 +15,9 @@ from typing import Any
 
 from jaxstyle import ambient, grid, launches
 from jaxstyle.console import limits
+from jaxstyle.console.progress import counted, duration
 from jaxstyle.grid import Memory, Plan, Program
 from jaxstyle.launches import Inputs, Launcher
-from jaxstyle.progress import counted, duration
 from jaxstyle.spec.errors import JaxstyleError, UnfitEnvironment
 from jaxstyle.spec.jax_state import is_jax_running
 from jaxstyle.spec.options import Share

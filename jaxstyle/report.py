@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from jaxstyle import early
+    from jaxstyle.console import early
 
     early.catch()
 
@@ -24,7 +24,9 @@ import tyro
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from jaxstyle import cli, drawing, images, manifest, page, store
+from jaxstyle import drawing, images, manifest, page, store
+from jaxstyle.console import flags
+from jaxstyle.console.command import run_command, say_diverged
 from jaxstyle.grid import Cell
 from jaxstyle.page import (
     Sources,
@@ -426,7 +428,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run `python -m jaxstyle.report RUN`; leaves by SystemExit with the exit code."""
 
     def command() -> int:
-        parsed = cli.parse(Report, sys.argv[1:] if arguments is None else arguments, "jaxstyle.report")
+        parsed = flags.parse(Report, sys.argv[1:] if arguments is None else arguments, "jaxstyle.report")
         asked = parsed.value
         path = Path(paths.at_home(asked.run))
         record = store.open_record(path)  # before the lock, which would make the directory look like a run
@@ -450,9 +452,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"page: {path / 'report.html'}")
         diverged = int(built.rows.diverged.sum())
         which = f"{diverged} of {len(built.rows)} cells diverged; {path / 'results.csv'} names them"
-        return cli.say_diverged(which) if diverged else 0
+        return say_diverged(which) if diverged else 0
 
-    cli.run(command)
+    run_command(command)
 
 
 if __name__ == "__main__":

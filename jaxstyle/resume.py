@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxstyle import grid, store, weights
+from jaxstyle.console.progress import Display
 from jaxstyle.fingerprints import SCHEMA, Sources, as_narrow, fingerprint
 from jaxstyle.grid import Cell, Plan, Program
-from jaxstyle.progress import Display
 from jaxstyle.spec import paths, settings
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.moved import renamed

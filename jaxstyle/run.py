@@ -24,12 +24,13 @@ import h5py
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxstyle import cli, grid, images, launches, manifest, planning, report, resume, store, worker
+from jaxstyle import grid, images, launches, manifest, planning, report, resume, store, worker
+from jaxstyle.console import signals
+from jaxstyle.console.progress import Display, counted, duration
 from jaxstyle.fingerprints import SCHEMA
 from jaxstyle.grid import Plan, Program
 from jaxstyle.launches import Inputs, timed
 from jaxstyle.planning import Planned, describe, describe_text, devices, share_of, start_jax
-from jaxstyle.progress import Display, counted, duration
 from jaxstyle.spec import paths, plugins
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.moved import files
@@ -341,7 +342,7 @@ def run_sweep(
 
     Raises:
         JaxstyleError: for bad settings or input, before anything is written, or a full disk.
-        cli.Interrupted: in a command, for a signal; what was computed has been kept.
+        signals.Interrupted: in a command, for a signal; what was computed has been kept.
     """
     options = check_options(options or RunOptions())
     plugins.load(options.plugin)
@@ -366,12 +367,12 @@ def run_sweep(
                 if now.cells != earlier.cells:
                     raise JaxstyleError(str(path), "has been extended meanwhile; give the command again")
                 return _go_on(replace(checked, earlier=now), options, site, run, display)
-    except cli.Interrupted as stop:
+    except signals.Interrupted as stop:
         begun = (path / "manifest.json").exists()
         mend = f"go on with --resume --out {shlex.quote(str(path))}" if begun else ""
         if share is not None:
             mend = "give the same command again"
-        raise cli.Interrupted(stop.number, mend) from None
+        raise signals.Interrupted(stop.number, mend) from None
 
 
 @contextlib.contextmanager
@@ -688,7 +689,7 @@ class _Job:
             with timed(self.seconds, "report_s"):
                 built = report.build(self.run, pictures=False, with_page=False)
                 self.chunks_sha256 = manifest.chunk_digests(built.record, self.chunks_sha256)
-        except cli.Interrupted:
+        except signals.Interrupted:
             self._write_manifest("interrupted")
             raise
         result = Run(self.run.path, built.rows, built.sheets)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from jaxstyle import report, seedplots, seedstudy, seedtables, stats, store
+from jaxstyle.console.progress import counted
 from jaxstyle.floor import PRODUCTS, FloorRow
-from jaxstyle.progress import counted
 from jaxstyle.seedstudy import (
     LOW,
     MAX_PAIRS,

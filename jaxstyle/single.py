@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxstyle import cli, images, launches, manifest, planning
-from jaxstyle.progress import Display
+from jaxstyle import images, launches, manifest, planning
+from jaxstyle.console import signals
+from jaxstyle.console.progress import Display
 from jaxstyle.spec import paths
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.keys import unknown_key
@@ -84,7 +85,7 @@ def transfer(
 
     Raises:
         JaxstyleError: for an image or weights that cannot be used, or too little memory.
-        cli.Interrupted: in a command, for a signal.
+        signals.Interrupted: in a command, for a signal.
     """
     options = options or RunOptions(quiet=True)
     inputs = launches.read_inputs(sweep, in_memory=in_memory)
@@ -105,7 +106,7 @@ def transfer(
             launcher.compile(program)
             display.start(image_steps=plan.image_steps + plan.coarse_image_steps, cells=1)
             course = launcher.launch([list(plan.cells)], program)
-            with cli.signals_held() as asked:
+            with signals.signals_held() as asked:
                 for image_steps, _ in course:
                     display.advance(image_steps)
                     if (stop := asked()) is not None:

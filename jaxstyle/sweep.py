@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from jaxstyle import early
+    from jaxstyle.console import early
 
     early.catch()
 
@@ -11,8 +11,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import field, make_dataclass
 
-from jaxstyle import cli
+from jaxstyle.console import allocator
 from jaxstyle.console.arguments import with_added
+from jaxstyle.console.command import run_command, say_diverged
+from jaxstyle.console.flags import parse
 from jaxstyle.spec import plugins
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.settings import OPTION_KEYS, RunOptions
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def command() -> int:
         given = sys.argv[1:] if arguments is None else arguments
         plugins.load(plugins.named_in(given))
-        parsed = cli.parse(accepts(), given, "jaxstyle.sweep")
+        parsed = parse(accepts(), given, "jaxstyle.sweep")
         sweep, options = parsed.value.axes_and_settings, parsed.value.run
         flags = {name: getattr(options if name in OPTION_KEYS else sweep, name) for name in parsed.named}
         assembled = assemble(flags)
@@ -50,14 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if assembled.options.dry_run:
             run.dry_run(assembled.sweep, assembled.options, name=assembled.name)
             return 0
-        cli.keep_freed_memory()
+        allocator.keep_freed_memory()
         done = run.run_sweep(assembled.sweep, assembled.options, name=assembled.name)
         which = (
             f"{done.diverged} of {len(done.rows)} cells diverged; {done.path / 'results.csv'} names them"
         )
-        return cli.say_diverged(which) if done.diverged else 0
+        return say_diverged(which) if done.diverged else 0
 
-    cli.run(command)
+    run_command(command)
 
 
 if __name__ == "__main__":

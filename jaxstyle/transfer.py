@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from jaxstyle import early
+    from jaxstyle.console import early
 
     early.catch()
 
@@ -14,8 +14,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from jaxstyle import cli, images, single, store
+from jaxstyle import images, single, store
+from jaxstyle.console import allocator
 from jaxstyle.console.arguments import with_settings
+from jaxstyle.console.command import run_command, say_diverged
+from jaxstyle.console.flags import Parsed, parse
 from jaxstyle.spec import plugins
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.options import check_options
@@ -42,10 +45,10 @@ def accepts() -> type:
     return with_settings("transfer", Transfer, options=("plugin", "no_compile_cache", "quiet"))
 
 
-def _parse(arguments: Sequence[str]) -> cli.Parsed[Any]:
+def _parse(arguments: Sequence[str]) -> Parsed[Any]:
     plugins.load(plugins.named_in(arguments, most=1))
     try:
-        return cli.parse(accepts(), arguments, "jaxstyle.transfer")
+        return parse(accepts(), arguments, "jaxstyle.transfer")
     except JaxstyleError as error:
         if "nrecognized" not in str(error):
             raise
@@ -65,16 +68,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         reads = {"the content image": flags.content, "the style image": flags.style}
         out = single.check_out(flags.out, reads | {"the start": flags.init, "the weights": sweep.weights})
         options = check_options(RunOptions(quiet=flags.quiet, no_compile_cache=flags.no_compile_cache))
-        cli.keep_freed_memory()
+        allocator.keep_freed_memory()
         done = single.transfer(sweep, options)
         store.write_atomic(out, images.file_bytes(done.image, out.suffix))
         if not flags.quiet:
             losses = ", ".join(f"{name.removeprefix('loss_')} {v:.4g}" for name, v in done.losses.items())
             print(f"loss: {losses}\n{flags.out}")
         which = f"diverged at step {done.diverged_step}: {flags.out} is the last finite image"
-        return cli.say_diverged(which) if done.diverged_step >= 0 else 0
+        return say_diverged(which) if done.diverged_step >= 0 else 0
 
-    cli.run(command)
+    run_command(command)
 
 
 if __name__ == "__main__":

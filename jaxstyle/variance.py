@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from jaxstyle import early
+    from jaxstyle.console import early
 
     early.catch()
 
@@ -15,7 +15,9 @@ from typing import Annotated
 
 import tyro
 
-from jaxstyle import cli, store
+from jaxstyle import store
+from jaxstyle.console import allocator, flags
+from jaxstyle.console.command import run_command, say_diverged
 from jaxstyle.spec import paths, plugins
 from jaxstyle.spec.errors import JaxstyleError
 
@@ -47,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run `python -m jaxstyle.variance RUN`; always raises SystemExit, with the exit code."""
 
     def command() -> int:
-        parsed = cli.parse(Variance, sys.argv[1:] if arguments is None else arguments, "jaxstyle.variance")
+        parsed = flags.parse(
+            Variance, sys.argv[1:] if arguments is None else arguments, "jaxstyle.variance"
+        )
         asked = parsed.value
         for name, least in (("floor_cells", 2), ("floor_steps", 1)):
             if (value := getattr(asked, name)) < least:
@@ -64,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         from jaxstyle import seedpage, seedstudy
 
-        cli.keep_freed_memory()
+        allocator.keep_freed_memory()
         options = seedstudy.Options(not asked.no_floor, asked.floor_cells, asked.floor_steps)
         with store.RunDirectory(path, no_lock=asked.no_lock) as run:
             found = seedpage.build(run, options)
@@ -72,9 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(line)
         print(f"tables: {path / 'variance.csv'}, {path / 'variance.h5'}; maps and curves: {path / 'maps'}")
         which = f"{found.diverged} cells diverged and are left out; {path / 'results.csv'} names them"
-        return cli.say_diverged(which) if found.diverged else 0
+        return say_diverged(which) if found.diverged else 0
 
-    cli.run(command)
+    run_command(command)
 
 
 if __name__ == "__main__":

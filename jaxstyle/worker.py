@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxstyle import cli, fingerprints, grid, launches, store
+from jaxstyle import fingerprints, grid, launches, store
+from jaxstyle.console import signals
+from jaxstyle.console.progress import Display, Teller
 from jaxstyle.grid import Cell, Plan, Program
 from jaxstyle.launches import Inputs, Launcher, target_keys, timed
 from jaxstyle.manifest import code_digest
-from jaxstyle.progress import Display, Teller
 from jaxstyle.resume import Kept, Launched
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.store import Checkpoint, ChunkResult, RunDirectory
@@ -158,7 +159,7 @@ class Worker:
             The launches of its chunks, with those that an earlier process finished but did not commit.
 
         Raises:
-            cli.Interrupted: in a command, for a signal.
+            signals.Interrupted: in a command, for a signal.
         """
         import jax
 
@@ -249,7 +250,7 @@ class Worker:
         runs out.
         """
         course = self.launcher.launch(kept.current, program, begin=kept.progress)
-        with timed(self._seconds, "compute_s"), cli.signals_held() as asked:
+        with timed(self._seconds, "compute_s"), signals.signals_held() as asked:
             for image_steps, progress in course:
                 self._steps_done += image_steps
                 self._display.advance(image_steps)

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import pytest
 from conftest import EXAMPLES, narrow_weights, run_python
 
-from jaxstyle import ambient, cli, engine, grid, planning
+from jaxstyle import ambient, engine, grid, planning
 from jaxstyle.cell.poolings import pooling
+from jaxstyle.console.command import run_command
 from jaxstyle.vgg.network import bind
 
 PICTURES = """
@@ -111,7 +112,7 @@ def test_an_environment_that_cannot_run_it_is_one_line_and_exit_code_4(environme
 def ended(command, capsys):
     """The exit code of a command and its only line."""
     with pytest.raises(SystemExit) as stop:
-        cli.run(command)
+        run_command(command)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("jaxstyle: error: ")
     return stop.value.code, line

@@ -18,7 +18,7 @@ def faults():
     np.ones(2**28, np.float32)  # 1 GiB, freed at once
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-took = cli.keep_freed_memory() if "keep" in sys.argv else None
+took = allocator.keep_freed_memory() if "keep" in sys.argv else None
 faults()
 print(took, faults())
 """
@@ -47,12 +47,12 @@ class Finalised:
 def command():
     Finalised()
     print("kept to itself", flush=True)
-    with cli.signals_held():
+    with signals.signals_held():
         pass
     print("unreachable")
     return 0
 
-cli.run(command)
+command.run_command(command)
 """
 
 

@@ -17,13 +17,13 @@ from jaxstyle.console.arguments import helps
 from jaxstyle.spec import presets, settings, tables
 
 ORDER = """
-early course vgg spec console ambient cli grid containers colour images weights cell engine
-fingerprints store manifest stats sample drawing page report progress resume calibration launches
-worker planning cluster run single floor seedstudy seedtables seedplots seedpage
+course vgg spec console ambient grid containers colour images weights cell engine fingerprints store
+manifest stats sample drawing page report resume calibration launches worker planning cluster run
+single floor seedstudy seedtables seedplots seedpage
 """.split()  # noqa: SIM905
 COMMANDS = ("calibrate", "features", "sweep", "transfer", "variance")
 WITHOUT_JAX = (
-    "early",
+    "console.early",
     "spec.errors",
     "course",
     "vgg.layers",
@@ -45,7 +45,10 @@ WITHOUT_JAX = (
     "spec.resolve",
     "spec.plugins",
     "ambient",
-    "cli",
+    "console.flags",
+    "console.allocator",
+    "console.signals",
+    "console.command",
     "grid",
     "containers",
     "colour",
@@ -59,7 +62,7 @@ WITHOUT_JAX = (
     "drawing",
     "page",
     "report",
-    "progress",
+    "console.progress",
     "resume",
     "launches",
     "worker",

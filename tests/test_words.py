@@ -8,8 +8,9 @@ import made_runs
 import pytest
 from conftest import EXAMPLES, run_python
 
-from jaxstyle import calibrate, cli, features, sweep, transfer
-from jaxstyle.progress import Display
+from jaxstyle import calibrate, features, sweep, transfer
+from jaxstyle.console.flags import parse
+from jaxstyle.console.progress import Display
 from jaxstyle.spec import settings, synonyms, values
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
@@ -52,7 +53,7 @@ SWEEP_FLAGS = {
 def test_a_flag_of_other_projects_is_answered_with_ours(setting):
     for flag in SWEEP_FLAGS[setting].split():
         with pytest.raises(JaxstyleError, match=rf"no such setting; did you mean {setting}[ ?]"):
-            cli.parse(sweep.accepts(), ["--seed", "1", flag, "x"], "jaxstyle.sweep")
+            parse(sweep.accepts(), ["--seed", "1", flag, "x"], "jaxstyle.sweep")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_a_flag_of_other_projects_is_answered_with_ours(setting):
 )
 def test_each_command_answers_for_itself(command, arguments, says):
     with pytest.raises(JaxstyleError) as error:
-        cli.parse(command.accepts(), arguments, command.__name__)
+        parse(command.accepts(), arguments, command.__name__)
     assert says in str(error.value)
 
 

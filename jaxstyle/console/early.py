@@ -19,7 +19,7 @@ def words(number: int) -> str:
 
 
 def catch() -> None:
-    """Make a signal end this process with one line of explanation, until `cli.run` takes over."""
+    """Make a signal end this process with a line that says why, until `command.run_command` takes over."""
 
     def end(number: int, _: object) -> None:
         os.write(2, f"jaxstyle: error: {words(number)}\n".encode())

@@ -1,0 +1,108 @@
+"""Command lines, parsed by tyro, with errors of one line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, get_type_hints
+
+import tyro
+
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.keys import unknown_key
+
+T = TypeVar("T")
+SHORT = {"-o": "--out"}
+"""Flags by their short forms."""
+
+
+@dataclass(frozen=True)
+class Parsed(Generic[T]):
+    """The values of a command line and the names of those that it gave."""
+
+    value: T
+    named: tuple[str, ...]
+    """Names of the fields whose flags were given, in order."""
+
+
+def parse(command: type[T], arguments: Sequence[str], program: str) -> Parsed[T]:
+    """Parse `arguments` into the dataclass `command`; `--help` prints its text and exits.
+
+    Raises:
+        JaxstyleError: for an unknown flag, one given twice, or a value of the wrong type.
+    """
+    flags, positional = _flags(command), _flags(command, tyro.conf.Positional)
+    named = []
+    for argument in arguments:
+        argument = SHORT.get(argument, argument)
+        if argument == "--help" or not re.match(r"--[A-Za-z]", argument):
+            continue
+        name = argument[2:].partition("=")[0].replace("-", "_")
+        if name.startswith("tyro_"):
+            continue
+        flag = "--" + name.replace("_", "-")
+        if name in positional:
+            raise JaxstyleError(flag, "is a positional argument, without a flag; see --help")
+        if name not in flags:
+            raise unknown_key(name, flags, what=flag, positional=positional)
+        if name in named:
+            raise JaxstyleError(flag, "is given twice; give all its values after one flag")
+        named.append(name)
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            value = tyro.cli(
+                command,
+                prog=f"python -m {program}",
+                args=list(arguments),
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        line = _first_line(box.getvalue())
+        if "nrecognized" in line:
+            # Flags with one dash, such as -content_image, come from other projects.
+            words = re.split(r"[\s,;]+", line)
+            if alien := next(
+                (a for a in arguments if re.fullmatch(r"-[A-Za-z]\w*", a) and a in words), None
+            ):
+                raise unknown_key(alien[1:], flags, what=alien, positional=positional) from None
+        raise JaxstyleError("command line", line) from None
+    return Parsed(value, tuple(named))
+
+
+def _flags(command: type, only: Any = None) -> tuple[str, ...]:
+    """Names of the flags of `command` and of its nested dataclasses, or only of those marked `only`."""
+    names: list[str] = []
+    hints = get_type_hints(command, include_extras=True)
+    for f in dataclasses.fields(command):
+        inner = hints[f.name]
+        if dataclasses.is_dataclass(inner):
+            names += _flags(inner, only)  # pyright: ignore[reportArgumentType]
+        elif (
+            only in (marks := (None, *getattr(inner, "__metadata__", ())))
+            and tyro.conf.Suppress not in marks
+        ):
+            names.append(f.name)
+    return tuple(names)
+
+
+def _first_line(box: str) -> str:
+    """The text of tyro's box, up to its first horizontal rule, on one line."""
+    lines, titled = [], "╭" in box
+    for line in box.splitlines():
+        text = line.strip().strip("│").strip()
+        if text.startswith("╭") or not text:
+            continue
+        if set(text) <= {*"─-"} or text.startswith("╰"):
+            if titled:
+                break
+            lines, titled = [], True  # if stdout is not UTF-8, tyro prints a title and a rule, not a box
+            continue
+        lines.append(text)
+    return (" ".join(lines) or "it could not be understood").rstrip(".") + "; see --help"
