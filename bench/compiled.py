@@ -179,8 +179,10 @@ def read(
     from jax.sharding import Mesh, NamedSharding
     from jax.sharding import PartitionSpec as P
 
-    from jaxstyle import engine, grid, weights
+    from jaxstyle import engine, weights
     from jaxstyle.cell.poolings import pooling
+    from jaxstyle.plan.cells import sweep_cells
+    from jaxstyle.plan.planner import make_plan
     from jaxstyle.spec import settings
     from jaxstyle.spec.resolve import resolve
     from jaxstyle.vgg.network import bind
@@ -207,9 +209,9 @@ def read(
             pyramid=0,
         )
     )
-    cells = list(grid.cells(sweep))
+    cells = list(sweep_cells(sweep))
     shapes = {cell.content: (setting.size, setting.size) for cell in cells}
-    plan = grid.plan(sweep, cells, shapes, platform="gpu", choose_width=lambda *_: setting.cells)
+    plan = make_plan(sweep, cells, shapes, platform="gpu", choose_width=lambda *_: setting.cells)
     program = replace(plan.programs[0], canvas=setting.canvas)
     network = bind(
         weights.load(taps=program.taps).layers,

@@ -27,7 +27,7 @@ import numpy as np
 from bench import work
 
 if TYPE_CHECKING:
-    from jaxstyle.grid import Cell
+    from jaxstyle.plan.cells import Cell
     from jaxstyle.store import ChunkResult
 
 CELLS = (1_000, 10_000, 100_000)
@@ -173,8 +173,8 @@ def _merge_peak(pipe: Any, path: Path) -> None:
 
 def _manifest(sources: Any, plan: Any, status: str, digests: dict[str, str]) -> dict[str, Any]:
     """The parts of a run's manifest that grow with the run or that `--resume` reads."""
-    from jaxstyle import grid
     from jaxstyle.fingerprints import SCHEMA
+    from jaxstyle.plan.chunks import to_record
 
     return {
         "schema": SCHEMA,
@@ -185,7 +185,7 @@ def _manifest(sources: Any, plan: Any, status: str, digests: dict[str, str]) -> 
         "weights": {"sha256": sources.weights},
         "images": {path: {"sha256": digest} for path, digest in sources.images.items()},
         "given": {"content": {p: Path(p).name for p in sources.sweep.content}},
-        "plan": {"cells": len(plan.cells), "twins": {}, **grid.to_record(plan)},
+        "plan": {"cells": len(plan.cells), "twins": {}, **to_record(plan)},
         "programs": [],
         "chunks_sha256": digests,
         "timings": {},
@@ -198,11 +198,13 @@ def simulate(count: int, folder: Path, platform: str, steps: int = STEPS) -> dic
     Args:
         count: number of cells; a multiple of 1,000 is used exactly.
         folder: an empty folder.
-        platform: as in `grid.plan`: a CPU's chunks are many and small, a GPU's as large as possible.
+        platform: as in `planner.make_plan`: a CPU's chunks are many and small, a GPU's as large as can be.
         steps: steps of every cell, all of whose losses are kept; at least 6.
     """
-    from jaxstyle import fingerprints, grid, images, page, report, resume, store
+    from jaxstyle import fingerprints, images, page, report, resume, store
     from jaxstyle.console.progress import Display
+    from jaxstyle.plan.cells import sweep_cells
+    from jaxstyle.plan.planner import make_plan
     from jaxstyle.spec.resolve import resolve
     from jaxstyle.spec.settings import Sweep
     from jaxstyle.spec.toml import to_toml
@@ -225,9 +227,9 @@ def simulate(count: int, folder: Path, platform: str, steps: int = STEPS) -> dic
         sweep = resolve(asked)
         digests = {name: images.read(name).sha256 for name in (*sweep.content, *sweep.style)}
     with clock.stage("cells_s"):
-        cells = grid.cells(sweep)
+        cells = sweep_cells(sweep)
     with clock.stage("plan_s"):
-        plan = grid.plan(
+        plan = make_plan(
             sweep,
             cells,
             {cell.content: (EDGE_PX, EDGE_PX) for cell in cells},

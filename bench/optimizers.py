@@ -148,9 +148,11 @@ def _time_steps(pipe: Any, sweeps: Sequence[Any], shapes: Sequence[tuple[int, in
     """Send the seconds per step of every stage, by sweep and shape: medians of alternating rounds."""
     import jax
 
-    from jaxstyle import engine, grid, images, weights
+    from jaxstyle import engine, images, weights
     from jaxstyle.cell import step
     from jaxstyle.console import allocator
+    from jaxstyle.plan.cells import sweep_cells
+    from jaxstyle.plan.planner import make_plan
     from jaxstyle.spec.resolve import resolve
 
     allocator.keep_freed_memory()
@@ -158,8 +160,8 @@ def _time_steps(pipe: Any, sweeps: Sequence[Any], shapes: Sequence[tuple[int, in
     drives: dict[tuple[int, tuple[int, int], int], Any] = {}
     for index, shape in itertools.product(range(len(sweeps)), shapes):
         sweep = resolve(sweeps[index])
-        cell = grid.cells(sweep)[0]
-        plan = grid.plan(
+        cell = sweep_cells(sweep)[0]
+        plan = make_plan(
             sweep,
             [cell],
             {cell.content: shape},
@@ -193,7 +195,7 @@ def compare(
     found: dict[str, list[Curve]], timed: dict[str, dict[str, Timed]], tried: Sequence[Scheme]
 ) -> list[dict[str, Any]]:
     """A line for every scheme, transfer and level: evaluations, and time over Adam's, to reach it."""
-    from jaxstyle.grid import COARSE_EVALUATIONS
+    from jaxstyle.plan.costs import COARSE_EVALUATIONS
 
     reference = {curve.label: curve for curve in found[REFERENCE]}
     lines = []

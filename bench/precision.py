@@ -106,9 +106,11 @@ def _judge(pipe: Any, rows: Sequence[dict[str, Any]], pictures: Sequence[Sequenc
     import jax
     import jax.numpy as jnp
 
-    from jaxstyle import grid, images, weights
+    from jaxstyle import images, weights
     from jaxstyle.cell import step
     from jaxstyle.cell.poolings import pooling
+    from jaxstyle.plan.cells import sweep_cells
+    from jaxstyle.plan.planner import make_plan
     from jaxstyle.spec import settings
     from jaxstyle.spec.resolve import resolve
     from jaxstyle.vgg.network import bind
@@ -117,9 +119,9 @@ def _judge(pipe: Any, rows: Sequence[dict[str, Any]], pictures: Sequence[Sequenc
     found: list[list[float]] = [[] for _ in pictures]
     for index, row in enumerate(rows):
         sweep = resolve(settings.Sweep(content=(row["content"],), style=(row["style"],)))
-        (cell,) = grid.cells(sweep)
+        (cell,) = sweep_cells(sweep)
         height, width = pictures[0][index].shape[:2]
-        plan = grid.plan(
+        plan = make_plan(
             sweep, [cell], {cell.content: (height, width)}, platform="cpu", choose_width=lambda *_: 1
         )
         program = plan.programs[0]

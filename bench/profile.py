@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import compiled, work
-from jaxstyle import grid
+from jaxstyle.plan.costs import nominal_platform
 
 STEPS = 4
 """Number of steps that are profiled."""
@@ -151,7 +151,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--top", type=int, default=40, help="number of operations to print (default: 40)")
     args = parser.parse_args(arguments)
     about = work.device()
-    if grid.device_kind(about["platform"]) != "gpu":
+    if nominal_platform(about["platform"]) != "gpu":
         raise SystemExit(f"bench: error: profile: this is a {about['platform']}; kernels are a GPU's")
     accounts = []
     for size in args.size:

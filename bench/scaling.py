@@ -340,28 +340,32 @@ def predictions(
     take_s: Mapping[str, float], stored: Mapping[str, Any], host_row: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """Predictions of runs on many GPUs of the nominal rate, with the real planner's chunks."""
-    from jaxstyle import engine, grid
+    from jaxstyle import engine
+    from jaxstyle.plan.cells import sweep_cells
+    from jaxstyle.plan.costs import NOMINAL_FLOPS
+    from jaxstyle.plan.planner import make_plan
+    from jaxstyle.plan.programs import Program
 
     per_cell = stored["seconds_per_cell"]
     commit_s = per_cell["results_s"] + per_cell["commit_s"] + per_cell["pngs_s"]
     for count in CELLS:
         sweep = _sweep(SIZE_PX, STEPS, count)
-        cells = grid.cells(sweep)
+        cells = sweep_cells(sweep)
         for gpus in GPUS:
 
-            def width(program: grid.Program, cells: int, gpus: int = gpus) -> int:
+            def width(program: Program, cells: int, gpus: int = gpus) -> int:
                 memory = engine.planned_memory(program, winograd=False)
                 choose = functools.partial(engine.choose_width, platform="gpu", memory=memory)
                 return choose(program, cells, available=GPU_BYTES, devices=gpus)
 
-            plan = grid.plan(
+            plan = make_plan(
                 sweep, cells, {cells[0].content: (SIZE_PX, SIZE_PX)}, platform="gpu", choose_width=width
             )
             program = plan.programs[0]
-            launch_s = program.width * program.cell_flops(STEPS) / grid.NOMINAL_FLOPS["gpu"]
+            launch_s = program.width * program.cell_flops(STEPS) / NOMINAL_FLOPS["gpu"]
             costs = [-(-len(chunk.cells) // program.width) * launch_s for chunk in plan.chunks]
             compute = makespan(costs, gpus)
-            even = count * program.cell_flops(STEPS) / grid.NOMINAL_FLOPS["gpu"] / gpus
+            even = count * program.cell_flops(STEPS) / NOMINAL_FLOPS["gpu"] / gpus
             take = take_s.get(str(gpus), 0.0)
             run = max(compute, count * commit_s / gpus, len(costs) * take)
             ending = after(count, stored, host_row)

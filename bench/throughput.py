@@ -29,8 +29,8 @@ CEILING_EDGE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
 
 def _measure(pipe: Any, size: int, precision: str, cells: Sequence[int], seconds: float) -> None:
     """Send a row for every number of cells, ascending; runs in a process of its own."""
-    from jaxstyle import grid
     from jaxstyle.console import allocator
+    from jaxstyle.plan.costs import nominal_platform
 
     allocator.keep_freed_memory()
     import jax
@@ -39,7 +39,7 @@ def _measure(pipe: Any, size: int, precision: str, cells: Sequence[int], seconds
 
     if precision == "tf32" and not engine.can_tf32(jax.devices()[0]):
         raise SystemExit("bench: error: this device has no tf32")
-    platform = grid.device_kind(jax.devices()[0].platform)
+    platform = nominal_platform(jax.devices()[0].platform)
 
     def ceiling_now() -> float:
         return work.matmul_ceiling(

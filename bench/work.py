@@ -68,8 +68,12 @@ class Work:
     def __init__(self, size: int, cells: int, precision: str, *, pair: tuple[str, str] = PAIR):
         import jax
 
-        from jaxstyle import engine, grid, weights
+        from jaxstyle import engine, weights
         from jaxstyle.cell import step
+        from jaxstyle.plan.cells import sweep_cells
+        from jaxstyle.plan.costs import nominal_platform
+        from jaxstyle.plan.planner import make_plan
+        from jaxstyle.plan.programs import Memory
         from jaxstyle.spec import settings
         from jaxstyle.spec.resolve import resolve
 
@@ -85,13 +89,11 @@ class Work:
                 precision=precision,
             )
         )
-        (cell,) = grid.cells(sweep)
-        kind = grid.device_kind(device.platform)
+        (cell,) = sweep_cells(sweep)
+        kind = nominal_platform(device.platform)
         # As wide as a sweep gets, regardless of memory: too many cells are refused with an error.
-        choose = functools.partial(
-            engine.choose_width, platform=kind, memory=grid.Memory(0, 1), available=2**62
-        )
-        plan = grid.plan(
+        choose = functools.partial(engine.choose_width, platform=kind, memory=Memory(0, 1), available=2**62)
+        plan = make_plan(
             sweep,
             [cell],
             {cell.content: (size, size)},

@@ -18,11 +18,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from jaxstyle import grid, manifest, weights
+from jaxstyle import manifest, weights
 from jaxstyle.console import flags
 from jaxstyle.console.arguments import with_settings
 from jaxstyle.console.command import run_command
 from jaxstyle.images import Pictures
+from jaxstyle.plan.cells import sweep_cells
 from jaxstyle.spec import errors, values
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import RunOptions, Sweep
@@ -69,7 +70,7 @@ class _Pair:
         from jaxstyle.engine import Engine
 
         self.sweep = resolve(sweep)
-        (self.cell,) = grid.cells(self.sweep)
+        (self.cell,) = sweep_cells(self.sweep)
         self.pictures = Pictures(self.sweep, [self.cell])
         loaded = weights.load(
             self.sweep.weights, taps=self.cell.taps, network=self.sweep.network, pool=self.sweep.pool
@@ -234,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given = dataclasses.asdict(asked.value)
         as_json = given.pop("json")
         sweep = resolve(Sweep(**given, alpha_beta=("1x",)))
-        Pictures(sweep, grid.cells(sweep))  # reports faults of the images before JAX starts
+        Pictures(sweep, sweep_cells(sweep))  # reports faults of the images before JAX starts
 
         from jaxstyle import planning
 

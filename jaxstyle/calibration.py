@@ -27,13 +27,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxstyle import grid, images
+from jaxstyle import images
 from jaxstyle.ambient import settled
 from jaxstyle.cell import step
 from jaxstyle.cell.step import Targets
 from jaxstyle.engine import Engine
-from jaxstyle.grid import Cell, Program
 from jaxstyle.images import Pictures
+from jaxstyle.plan.cells import Cell, balance_key, needs_balance
+from jaxstyle.plan.programs import Program
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import BALANCED_AXES, Sweep
 from jaxstyle.spec.values import style_set
@@ -202,10 +203,10 @@ class Scales:
 def measure(sweep: Sweep, cells: Sequence[Cell], pictures: Pictures, engine: Engine) -> Sweep:
     """`sweep` with a table in `balance` for every combination that `cells` need, measured if it is new."""
     known = {tuple(table[axis] for axis in BALANCED_AXES) for table in sweep.balance}
-    need = [cell for cell in cells if grid.needs_balance(sweep, cell)]
+    need = [cell for cell in cells if needs_balance(sweep, cell)]
     scales, tables = Scales(sweep, need, pictures, engine), list(sweep.balance)
     for cell in need:
-        key = grid.balance_key(cell)
+        key = balance_key(cell)
         if key in known:
             continue
         known.add(key)

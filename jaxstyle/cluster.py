@@ -37,8 +37,9 @@ import ray.exceptions  # pyright: ignore[reportMissingImports]
 from jaxstyle import manifest, planning, store, worker
 from jaxstyle.console import allocator, early, limits, signals
 from jaxstyle.console.progress import counted
-from jaxstyle.grid import Plan, Program
 from jaxstyle.launches import Inputs, timed
+from jaxstyle.plan.chunks import Plan
+from jaxstyle.plan.programs import Program
 from jaxstyle.planning import Planned
 from jaxstyle.spec import plugins
 from jaxstyle.spec.errors import JaxstyleError

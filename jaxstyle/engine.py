@@ -34,16 +34,15 @@ from jaxstyle.cell.poolings import pooling
 from jaxstyle.cell.step import Info, Knobs, State, Targets
 from jaxstyle.console import limits
 from jaxstyle.course import Course
-from jaxstyle.grid import (
+from jaxstyle.plan.canvases import canvas_of
+from jaxstyle.plan.costs import (
     COARSE_EVALUATIONS,
     NOMINAL_FLOPS,
     WINOGRAD_PLATFORMS,
-    Memory,
-    Program,
-    canvas_of,
-    device_kind,
-    halved,
+    halved_shape,
+    nominal_platform,
 )
+from jaxstyle.plan.programs import Memory, Program
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.tables import OPTIMIZERS, POOLINGS, TERMS
 from jaxstyle.vgg import layers
@@ -501,7 +500,7 @@ class Engine:
                 _refine_programs[key] = jax.jit(_on_each(refine, self._mesh, (CELL,) * 3, CELL))
             state = _refine_programs[key](knobs, before.state.best, before.knobs.extent)
         advance = functools.partial(compiled.segment, self.network(program).params, knobs, targets)
-        rate = NOMINAL_FLOPS[device_kind(self.device.platform)]
+        rate = NOMINAL_FLOPS[nominal_platform(self.device.platform)]
         return _Drive(program, coarser, knobs, state, advance, rate, images, infos, done)
 
     def _padded(self, tree: Any, program: Program) -> Any:
@@ -611,7 +610,7 @@ def try_out(program: Program, weights: Layers, styles: Iterable[tuple[int, int]]
         stage = replace(program.stage(coarser), width=1)
         lower(stage, features, params)
         needed = _kept_shapes(_shapes(stage, 1, features, params)[2].terms, rows=True)
-        for shape in {halved(style, coarser) for style in styles}:
+        for shape in {halved_shape(style, coarser) for style in styles}:
             image = jax.ShapeDtypeStruct((*shape, 3), jnp.float32)
             found = jax.eval_shape(
                 functools.partial(step.target_rows, features, program=stage, role="style"),

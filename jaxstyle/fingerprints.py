@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxstyle.grid import Cell, Plan
+from jaxstyle.plan.cells import Cell
+from jaxstyle.plan.chunks import Plan
 from jaxstyle.spec import settings
 from jaxstyle.spec.keys import RETIRED
 from jaxstyle.spec.settings import AXES, LATER, SETTINGS, Sweep

@@ -18,7 +18,8 @@ import numpy as np
 
 from jaxstyle import manifest, run, stats, store
 from jaxstyle.console import signals
-from jaxstyle.grid import Cell, Program
+from jaxstyle.plan.cells import Cell
+from jaxstyle.plan.programs import Program
 from jaxstyle.spec import tables
 from jaxstyle.spec.settings import RunOptions, Sweep
 from jaxstyle.store import Record

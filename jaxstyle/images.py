@@ -31,8 +31,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, _imaging
 
-from jaxstyle import colour, containers, grid
-from jaxstyle.grid import Cell
+from jaxstyle import colour, containers
+from jaxstyle.plan.cells import Cell, needs_balance
+from jaxstyle.plan.costs import halved_shape
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.fields import MIN_EDGE_PX
 from jaxstyle.spec.settings import Sweep
@@ -398,15 +399,15 @@ def fit(pixels: UInt8[np.ndarray, "h w 3"], height_px: int, width_px: int) -> UI
 
 
 def halved(pixels: UInt8[np.ndarray, "h w 3"], times: int) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """`pixels` at the size of a coarser stage (`grid.halved`), by LANCZOS in 8-bit sRGB.
+    """`pixels` at the size of a coarser stage (`costs.halved_shape`), by LANCZOS in 8-bit sRGB.
 
     An image is halved less often if it would otherwise become too small for the network.
     """
-    while min(grid.halved((pixels.shape[0], pixels.shape[1]), times)) < MIN_EDGE_PX:
+    while min(halved_shape((pixels.shape[0], pixels.shape[1]), times)) < MIN_EDGE_PX:
         times -= 1
     if times <= 0:
         return pixels
-    h, w = grid.halved((pixels.shape[0], pixels.shape[1]), times)
+    h, w = halved_shape((pixels.shape[0], pixels.shape[1]), times)
     return np.asarray(Image.fromarray(pixels).resize((w, h), Image.Resampling.LANCZOS))
 
 
@@ -458,7 +459,7 @@ class Pictures:
             if cell.init not in ("noise", "content"):
                 path = cell.style if cell.init == "style" else cell.init
                 starts.setdefault(path, set()).add(self.shape(cell))
-            if grid.needs_balance(sweep, cell):
+            if needs_balance(sweep, cell):
                 starts.setdefault(cell.style, set()).add(self.shape(cell))
         styles = dict.fromkeys(cell.style for cell in cells)
         for path in (*styles, *(path for path in starts if path not in styles)):
@@ -501,7 +502,7 @@ class Pictures:
             coarser: number of halvings by which its first stage is coarser than the full size.
         """
         if cell.init == "noise":
-            return mean_image(*grid.halved(self.shape(cell), coarser))
+            return mean_image(*halved_shape(self.shape(cell), coarser))
         if cell.init == "content":
             pixels = self.content[cell.content]
         else:

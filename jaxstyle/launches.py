@@ -15,11 +15,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from jaxstyle import grid, images, weights
+from jaxstyle import images, weights
 from jaxstyle.course import Course
 from jaxstyle.fingerprints import Sources
-from jaxstyle.grid import Cell, Chunk, Plan, Program
 from jaxstyle.images import Pictures
+from jaxstyle.plan.canvases import canvas_of
+from jaxstyle.plan.cells import Cell, needs_balance, sweep_cells
+from jaxstyle.plan.chunks import Chunk, Plan
+from jaxstyle.plan.costs import evaluation_count, halved_shape, nominal_platform, uses_winograd
+from jaxstyle.plan.programs import Program
 from jaxstyle.resume import Launched
 from jaxstyle.spec import plugins, tables
 from jaxstyle.spec.errors import JaxstyleError
@@ -63,7 +67,7 @@ def read_inputs(sweep: Sweep, *, in_memory: Mapping[str, np.ndarray] | None = No
         JaxstyleError: for a file that cannot be used or is not the one of `sweep.digests`.
     """
     plugins.check(sweep)
-    cells = grid.cells(sweep)
+    cells = sweep_cells(sweep)
     pictures = Pictures(sweep, cells, in_memory=in_memory)
     taps = {tap for cell in cells for tap in cell.taps}
     loaded = weights.load(sweep.weights, taps=taps, network=sweep.network, pool=sweep.pool)
@@ -76,7 +80,7 @@ AnyInputs = TypeVar("AnyInputs", bound=Inputs)
 
 def calibrated(inputs: AnyInputs, device: Any) -> AnyInputs:
     """`inputs` with a number for every relative ratio and every balanced weight, measured if need be."""
-    if not any(grid.needs_balance(inputs.sweep, cell) for cell in inputs.cells):
+    if not any(needs_balance(inputs.sweep, cell) for cell in inputs.cells):
         return inputs
     from jaxstyle import calibration
     from jaxstyle.engine import Engine
@@ -84,7 +88,7 @@ def calibrated(inputs: AnyInputs, device: Any) -> AnyInputs:
     # Plain convolutions, whichever the cells use: a balance is a property of the images and the network.
     engine = Engine(inputs.weights.layers, device=device, winograd=False)
     sweep = calibration.measure(inputs.sweep, inputs.cells, inputs.pictures, engine)
-    return replace(inputs, sweep=sweep, cells=grid.cells(sweep))
+    return replace(inputs, sweep=sweep, cells=sweep_cells(sweep))
 
 
 class Advance(NamedTuple):
@@ -123,11 +127,11 @@ class Launcher:
             cell_canvases={(p.height_px, p.width_px) for p in stages if p.canvas},
             canvases=canvases,
             device=devices,
-            winograd=grid.uses_winograd(self.sweep, grid.device_kind(devices[0].platform)),
+            winograd=uses_winograd(self.sweep, nominal_platform(devices[0].platform)),
         )
         edges = self.pictures.style_size_px, self.pictures.longest_px // 2
         self._coarse_canvas = (
-            grid.canvas_of([(max(edges), max(edges))], engine.TARGET_CANVAS_PX) if canvases else None
+            canvas_of([(max(edges), max(edges))], engine.TARGET_CANVAS_PX) if canvases else None
         )
         """Canvas for the targets of coarser stages, so that one program serves all of them."""
         self.made: dict[Program, list[dict[str, Any]]] = {}
@@ -270,7 +274,7 @@ class Launcher:
                     self.sweep,
                     content_row=contents.index(cell.content),
                     style_row=styles.index(cell.style),
-                    extent=grid.halved(shape, coarser),
+                    extent=halved_shape(shape, coarser),
                     full_extent=shape if coarser else None,
                     steps=self.plan.steps[-1],
                 )
@@ -415,7 +419,7 @@ def _chunk_result(
     traced = {name: values[:, list(plan.trace_steps)].astype(np.float32) for name, values in curves.items()}
     losses = tables.curves(TERMS[name] for name in program.terms)
     shape = (pixels.shape[2], pixels.shape[3])
-    evaluations = grid.evaluations(shape, program.coarser, plan.steps[-1])
+    evaluations = evaluation_count(shape, program.coarser, plan.steps[-1])
     return ChunkResult(
         cell=ids,
         image=pixels,

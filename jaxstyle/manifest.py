@@ -22,7 +22,7 @@ import h5py
 
 from jaxstyle import store
 from jaxstyle.console import limits
-from jaxstyle.grid import Program
+from jaxstyle.plan.programs import Program
 from jaxstyle.spec.jax_state import is_jax_running
 from jaxstyle.spec.presets import PACKAGE
 from jaxstyle.store import Record

@@ -13,11 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jaxstyle import ambient, grid, launches
+from jaxstyle import ambient, launches
 from jaxstyle.console import limits
 from jaxstyle.console.progress import counted, duration
-from jaxstyle.grid import Memory, Plan, Program
 from jaxstyle.launches import Inputs, Launcher
+from jaxstyle.plan.chunks import Plan
+from jaxstyle.plan.costs import COMPILE_SECONDS, NOMINAL_FLOPS, nominal_platform, uses_winograd
+from jaxstyle.plan.planner import make_plan
+from jaxstyle.plan.programs import Memory, Program
 from jaxstyle.spec.errors import JaxstyleError, UnfitEnvironment
 from jaxstyle.spec.jax_state import is_jax_running
 from jaxstyle.spec.options import Share
@@ -166,13 +169,13 @@ def plan_of(
     """
     from jaxstyle import engine
 
-    sweep, platform = checked.sweep, grid.device_kind(device.platform)
+    sweep, platform = checked.sweep, nominal_platform(device.platform)
     if sweep.precision == "tf32" and not engine.can_tf32(device):
         raise JaxstyleError(
             "precision", f"tf32 is not available on this {device.device_kind}; use f32 or bf16"
         )
     available = engine.device_memory(device)
-    winograd = grid.uses_winograd(sweep, platform)
+    winograd = uses_winograd(sweep, platform)
     memory = functools.partial(engine.planned_memory, winograd=winograd)
     if before is not None and len(before.cells) == len(checked.cells):
         return Planned(before, tuple(memory(program) for program in before.programs), devices)
@@ -214,7 +217,7 @@ def _find_plan(
         one = memory(program)
         return one.fixed + one.per_cell <= available * engine.MEMORY_SHARE
 
-    return grid.plan(
+    return make_plan(
         replace(checked.sweep, **changes),
         checked.cells,
         {cell.content: checked.pictures.shape(cell) for cell in checked.cells},
@@ -229,7 +232,7 @@ def _measured_memory(largest: Program, checked: Inputs, device: Any) -> Callable
     """The memory that launches of a program take: measured of `largest`, others by their activations."""
     from jaxstyle import engine
 
-    winograd = grid.uses_winograd(checked.sweep, grid.device_kind(device.platform))
+    winograd = uses_winograd(checked.sweep, nominal_platform(device.platform))
     measured = engine.measure_memory(largest, checked.weights.layers, device=device, winograd=winograd)
 
     def memory(program: Program) -> Memory:
@@ -277,7 +280,7 @@ def describe(planned: Planned, platform: str, checkpoint_every: float, device: s
         device: name of the devices, from `manifest.device_text`.
     """
     plan = planned.plan
-    rate, compile_s = planned.devices * grid.NOMINAL_FLOPS[platform], grid.COMPILE_SECONDS[platform]
+    rate, compile_s = planned.devices * NOMINAL_FLOPS[platform], COMPILE_SECONDS[platform]
     programs = [
         {
             "shape": program.shape,
@@ -376,8 +379,8 @@ def describe_text(values: dict[str, Any]) -> Iterator[str]:
 
 def share_of(plan: Plan, share: Share, platform: str) -> list[int]:
     """Numbers of the chunks that make up a share of a plan."""
-    kind = grid.device_kind(platform)
-    compile_flops = grid.COMPILE_SECONDS[kind] * grid.NOMINAL_FLOPS[kind]
+    kind = nominal_platform(platform)
+    compile_flops = COMPILE_SECONDS[kind] * NOMINAL_FLOPS[kind]
     return plan.shares(share.count, compile_flops=compile_flops)[share.index]
 
 

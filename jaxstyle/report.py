@@ -27,7 +27,6 @@ from PIL import Image, ImageDraw
 from jaxstyle import drawing, images, manifest, page, store
 from jaxstyle.console import flags
 from jaxstyle.console.command import run_command, say_diverged
-from jaxstyle.grid import Cell
 from jaxstyle.page import (
     Sources,
     Tile,
@@ -37,6 +36,7 @@ from jaxstyle.page import (
     scaled,
     shared_words,
 )
+from jaxstyle.plan.cells import Cell
 from jaxstyle.spec import paths
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.store import Record, Rows, RunDirectory

@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxstyle import grid, store, weights
+from jaxstyle import store, weights
 from jaxstyle.console.progress import Display
 from jaxstyle.fingerprints import SCHEMA, Sources, as_narrow, fingerprint
-from jaxstyle.grid import Cell, Plan, Program
+from jaxstyle.plan.cells import Cell, sweep_cells
+from jaxstyle.plan.chunks import Plan
+from jaxstyle.plan.costs import CHECKPOINT_SHARE
+from jaxstyle.plan.programs import Program
 from jaxstyle.spec import paths, settings
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.moved import renamed
@@ -86,7 +89,7 @@ def joined(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
         if own.digests[image] != sweep.digests[image]:
             differences.append(f"{image} has another digest there")
     digests = {**sweep.digests, **own.digests}
-    if not extend and (cells := grid.cells(sweep)) != earlier.cells:
+    if not extend and (cells := sweep_cells(sweep)) != earlier.cells:
         for axis in settings.axes_with({*own.axes, *sweep.axes}):
             had, has = (list(dict.fromkeys(getattr(c, axis) for c in of)) for of in (earlier.cells, cells))
             if had != has:
@@ -108,7 +111,7 @@ def joined(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
         given={**sweep.given, **given},
         max_cells=sweep.max_cells,
     )
-    assert grid.cells(found)[: len(earlier.cells)] == earlier.cells
+    assert sweep_cells(found)[: len(earlier.cells)] == earlier.cells
     return found
 
 
@@ -248,7 +251,7 @@ class Kept:
         """
         now = time.monotonic()
         segment_s, self._segment = now - self._segment, now
-        every_s = max(self._every_s, self._cost_s / grid.CHECKPOINT_SHARE)
+        every_s = max(self._every_s, self._cost_s / CHECKPOINT_SHARE)
         return now - self._last + segment_s > every_s
 
     def save(self, progress: Progress) -> float:

@@ -24,12 +24,14 @@ import h5py
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxstyle import grid, images, launches, manifest, planning, report, resume, store, worker
+from jaxstyle import images, launches, manifest, planning, report, resume, store, worker
 from jaxstyle.console import signals
 from jaxstyle.console.progress import Display, counted, duration
 from jaxstyle.fingerprints import SCHEMA
-from jaxstyle.grid import Plan, Program
 from jaxstyle.launches import Inputs, timed
+from jaxstyle.plan.chunks import Plan, to_record
+from jaxstyle.plan.costs import nominal_platform, uses_winograd
+from jaxstyle.plan.programs import Program
 from jaxstyle.planning import Planned, describe, describe_text, devices, share_of, start_jax
 from jaxstyle.spec import paths, plugins
 from jaxstyle.spec.errors import JaxstyleError
@@ -208,7 +210,7 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
     planned = replace(planned, plan=planned.plan.only(todo))
     note = planning.check_memory(planned, device)
     about = manifest.device_text(device.platform, device.device_kind, several, manifest.thread_count())
-    kind = grid.device_kind(device.platform)
+    kind = nominal_platform(device.platform)
     values = describe(planned, kind, checked.sweep.checkpoint_every, about)
     if options.json:
         print(json.dumps(values))
@@ -649,7 +651,7 @@ class _Job:
         self.checked, self.planned, self.machine = checked, planned, machine
         self.sweep, self.pictures, self.loaded = checked.sweep, checked.pictures, checked.weights
         self.run, self.display, self.share = run, display, share
-        self.platform = grid.device_kind(machine["device"]["platform"])
+        self.platform = nominal_platform(machine["device"]["platform"])
         self.plan = planned.plan
         """The plan, at the widths for which there is memory."""
         self.todo = [chunk.number for chunk in planned.plan.chunks if chunk.number not in finished]
@@ -811,7 +813,7 @@ class _Job:
             **self.machine,
             "precision": self.sweep.precision,
             "deterministic": self.sweep.deterministic,
-            "convolution": "winograd" if grid.uses_winograd(self.sweep, self.platform) else "xla",
+            "convolution": "winograd" if uses_winograd(self.sweep, self.platform) else "xla",
             "prng": "threefry2x32",
             "resampling": "Pillow LANCZOS in uint8 sRGB",
             "weights": {
@@ -836,7 +838,7 @@ class _Job:
                 "coarse_image_steps": round(plan.coarse_image_steps, 3),
                 "flops": plan.flops,
                 "twins": _twins(plan),
-                **grid.to_record(plan),
+                **to_record(plan),
             },
             "programs": [
                 programs[index] | {"cells": plan.program_cells(index)} for index in sorted(programs)

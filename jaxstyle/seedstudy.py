@@ -22,10 +22,12 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from jaxstyle import floor, grid, planning, stats, store, weights
+from jaxstyle import floor, planning, stats, store, weights
 from jaxstyle.floor import Floor
-from jaxstyle.grid import Cell, Program
 from jaxstyle.images import Pictures
+from jaxstyle.plan.cells import Cell, axes_of, seed_matters
+from jaxstyle.plan.costs import nominal_platform, uses_winograd
+from jaxstyle.plan.programs import Program
 from jaxstyle.spec import tables
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import PATH_AXES, RunOptions, short, title
@@ -228,7 +230,7 @@ def label(cell: Cell, axes: Iterable[str]) -> str:
 
 def setting_axes(cells: Iterable[Cell]) -> tuple[str, ...]:
     """The axes that cells of different settings may differ on."""
-    return tuple(axis for axis in grid.axes_of(cells) if axis != "seed")
+    return tuple(axis for axis in axes_of(cells) if axis != "seed")
 
 
 def varying(cells: Iterable[Cell], axes: Sequence[str]) -> tuple[str, ...]:
@@ -261,11 +263,11 @@ def find_settings(
         groups.setdefault(_identity(record.cells[number], others), []).append(record.cells[number])
     firsts = [cells[0] for cells in groups.values()]
     every = varying(firsts, others) or ("content", "style")
-    noisy = (cell for cell in firsts if grid.seed_matters(record.sweep, cell))
+    noisy = (cell for cell in firsts if seed_matters(record.sweep, cell))
     axes = varying(noisy, others) or ("content", "style")
     settings, fixed, single = [], [], []
     for cells in groups.values():
-        if not grid.seed_matters(record.sweep, cells[0]):
+        if not seed_matters(record.sweep, cells[0]):
             fixed.append((label(cells[0], every), len(cells)))
             continue
         name = label(cells[0], axes)
@@ -321,7 +323,7 @@ class Network:
                 f"{loaded.path} has sha256 {loaded.sha256}, {record.path} was made with {had}; restore it",
             )
         self._sweep = sweep
-        winograd = grid.uses_winograd(sweep, grid.device_kind(device.platform))
+        winograd = uses_winograd(sweep, nominal_platform(device.platform))
         self._engine = Engine(loaded.layers, cell_shapes=shapes, device=device, winograd=winograd)
 
     def _program(self, shape: tuple[int, int], content: Sequence[str], style: Sequence[str]) -> Program:

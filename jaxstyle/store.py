@@ -43,9 +43,10 @@ import h5py
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from jaxstyle import grid, images
+from jaxstyle import images
 from jaxstyle.fingerprints import SCHEMA, Sources, as_narrow, fingerprint
-from jaxstyle.grid import Cell, Plan
+from jaxstyle.plan.cells import Cell, axes_of, sweep_cells, terms_of
+from jaxstyle.plan.chunks import Plan, from_record
 from jaxstyle.spec import paths, plugins, tables
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
@@ -974,7 +975,7 @@ class Record:
     def plan(self) -> Plan:
         """The plan that the run was begun with. Raises JaxstyleError if its manifest has none."""
         try:
-            return grid.from_record(self.sweep, self.cells, self.manifest["plan"])
+            return from_record(self.sweep, self.cells, self.manifest["plan"])
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise no_plan(self.path, str(error)) from None
 
@@ -1030,13 +1031,13 @@ class Record:
     @functools.cached_property
     def axes(self) -> tuple[str, ...]:
         """The axes of its cells: those of every run, then the weights of the optional terms in use."""
-        return grid.axes_of(self.cells)
+        return axes_of(self.cells)
 
     @functools.cached_property
     def losses(self) -> dict[str, str]:
         """The titles of its loss curves, by name, as the run has them, whatever is registered now."""
         told = {row.name: row for row in self.rows if isinstance(row, tables.LossTerm)}
-        names = grid.terms_of(self.cells)
+        names = terms_of(self.cells)
         return tables.curves(told.get(name) or tables.TERMS[name] for name in names)
 
     @functools.cached_property
@@ -1072,7 +1073,7 @@ def open_record(path: Path, *, among: Iterable[str] = ()) -> Record:
     assembled = assemble({"spec": str(spec.absolute())}, places=places, among=among)
     sweep = assembled.sweep
     chunk_paths = _chunk_paths(path, values)
-    return Record(path, sweep, grid.cells(sweep), values, chunk_paths, assembled.moved, rows)
+    return Record(path, sweep, sweep_cells(sweep), values, chunk_paths, assembled.moved, rows)
 
 
 def _directory(manifest: Mapping[str, Any]) -> Path | None:

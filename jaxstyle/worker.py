@@ -18,12 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from jaxstyle import fingerprints, grid, launches, store
+from jaxstyle import fingerprints, launches, store
 from jaxstyle.console import signals
 from jaxstyle.console.progress import Display, Teller
-from jaxstyle.grid import Cell, Plan, Program
 from jaxstyle.launches import Inputs, Launcher, target_keys, timed
 from jaxstyle.manifest import code_digest
+from jaxstyle.plan.cells import Cell
+from jaxstyle.plan.chunks import Plan
+from jaxstyle.plan.costs import COARSE_EVALUATIONS
+from jaxstyle.plan.programs import Program
 from jaxstyle.resume import Kept, Launched
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.store import Checkpoint, ChunkResult, RunDirectory
@@ -237,7 +240,7 @@ class Worker:
         if (progress := kept.progress) is not None:
             own = launches.worth(program, progress.coarser, progress.passes)
             for coarser in range(progress.coarser + 1, program.coarser + 1):
-                own += launches.worth(program, coarser, grid.COARSE_EVALUATIONS)
+                own += launches.worth(program, coarser, COARSE_EVALUATIONS)
             steps += sum(map(len, kept.current)) * own
         return steps
 

@@ -158,7 +158,7 @@ def mean_activations(
 ) -> dict[str, np.ndarray]:
     """The mean of every filter over the positions of all `pictures` together, by layer, float32 (o,)."""
     from jaxstyle.engine import Engine
-    from jaxstyle.grid import Program
+    from jaxstyle.plan.programs import Program
 
     engine, taps = Engine(kernels, winograd=False), tuple(kernels)
     total = {name: np.zeros(len(bias)) for name, (_, bias) in kernels.items()}

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from jaxstyle import grid, store
+from jaxstyle import store
 from jaxstyle.fingerprints import fingerprint
+from jaxstyle.plan.cells import sweep_cells
+from jaxstyle.plan.programs import Program
 from jaxstyle.spec import tables
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import Sweep
@@ -83,11 +85,11 @@ def write_run(path, sweep, parts, *, digests=None, manifest=None, shape=None):
         manifest: its contents beside the plan and the digests of images and weights.
         shape: of the planned program; the first result's if not given.
     """
-    cells = grid.cells(sweep)
+    cells = sweep_cells(sweep)
     there = [sorted(int(i) for part in results for i in part.cell) for results in parts]
     left = sorted({cell.id for cell in cells} - {i for ids in there for i in ids})
     height, width = shape or parts[0][0].image.shape[2:4]
-    program = grid.Program(
+    program = Program(
         height_px=height,
         width_px=width,
         pool=sweep.pool,
@@ -124,7 +126,7 @@ def make_run(
     axes = {"steps": (60,), **axes}
     sweep = resolve(Sweep(**axes))
     given = {a: {v: Path(v).name for v in axes[a]} for a in ("content", "style")}
-    cells = grid.cells(sweep)
+    cells = sweep_cells(sweep)
     starts = range(0, len(cells), per_chunk)
     parts = [
         [chunk(sweep, cells[start : start + per_chunk], shape, traced=traced, diverged=diverged)]

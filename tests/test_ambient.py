@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import pytest
 from conftest import EXAMPLES, narrow_weights, run_python
 
-from jaxstyle import ambient, engine, grid, planning
+from jaxstyle import ambient, engine, planning
 from jaxstyle.cell.poolings import pooling
 from jaxstyle.console.command import run_command
+from jaxstyle.plan.programs import Program
 from jaxstyle.vgg.network import bind
 
 PICTURES = """
@@ -63,7 +64,7 @@ def test_a_programs_own_settings_of_jax_stay_as_they_are():
 @pytest.mark.parametrize("canvas", [False, True])
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
 def test_a_step_is_float32_where_floats_are_64_bits_by_default(optimizer, canvas):
-    program = grid.Program(
+    program = Program(
         height_px=32,
         width_px=48,
         pool="avg",

@@ -9,11 +9,12 @@ import pytest
 from conftest import random_image, run_python
 from PIL import Image
 
-from jaxstyle import calibrate, calibration, grid, run, weights
+from jaxstyle import calibrate, calibration, run, weights
 from jaxstyle.calibration import balanced_weights
 from jaxstyle.cell import step
 from jaxstyle.engine import Engine
 from jaxstyle.images import Pictures
+from jaxstyle.plan.cells import sweep_cells
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
@@ -38,7 +39,7 @@ def weighed(images, loaded, **settings):
     """The balance of the two images, and everything it was made from."""
     settings = {"size": "64", "alpha_beta": ("1x",), **settings}
     sweep = resolve(Sweep(content=(images["content"],), style=(images["style"],), **settings))
-    (cell,) = grid.cells(sweep)
+    (cell,) = sweep_cells(sweep)
     pictures, engine = Pictures(sweep, [cell]), Engine(loaded, winograd=False)
     return calibration.Scales(sweep, [cell], pictures, engine).of(cell), sweep, cell, pictures, engine
 
@@ -149,7 +150,7 @@ def test_a_relative_ratio_becomes_a_number_that_the_spec_keeps(images, tmp_path,
     ours = {name: float(w) for name, w in recorded.items()}
     assert sum(ours.values()) == pytest.approx(1.0)
     resolved = resolve(sweep)
-    pictures = Pictures(resolved, grid.cells(resolved))
+    pictures = Pictures(resolved, sweep_cells(resolved))
     content, style = pictures.content[images["content"]], pictures.style[images["style"]]
     fitted = pictures.fitted(images["style"], content.shape[:2])
     about = {"content_layer": "conv2_2", "style_weights": ours, "alpha": 0.0}

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxstyle import grid
 from jaxstyle.console.arguments import helps
 from jaxstyle.images import Pictures
+from jaxstyle.plan.cells import sweep_cells
+from jaxstyle.plan.costs import COMPILE_SECONDS, NOMINAL_FLOPS
+from jaxstyle.plan.planner import make_plan
 from jaxstyle.spec import values
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
@@ -105,7 +107,7 @@ def test_the_deck_as_one_run_is_the_union_of_its_experiments():
     def combinations(name):
         return {
             (*(getattr(cell, axis) for axis in AXES[:4]), cell.init, cell.alpha_beta, cell.seed)
-            for cell in grid.cells(assemble({"preset": name}).sweep)
+            for cell in sweep_cells(assemble({"preset": name}).sweep)
         }
 
     assert combinations("deck") == set.union(*map(combinations, parts))
@@ -339,13 +341,13 @@ def test_presets_say_what_they_cost_as_a_plan_does():
         found = dict(re.findall(r"(CPU|GPU) (\d+ (?:s|min|h))", cost))
         claimed = {k: int(v.split()[0]) * units[v.split()[1]] for k, v in found.items()}
         sweep = assemble({"preset": name}).sweep
-        cells = grid.cells(sweep)
+        cells = sweep_cells(sweep)
         shapes = {path: Pictures(sweep, cells).content[path].shape[:2] for path in sweep.content}
         for platform, key in (("cpu", "CPU"), ("gpu", "GPU")):
-            plan = grid.plan(
+            plan = make_plan(
                 sweep, cells, shapes, platform=platform, choose_width=lambda *_: 1, fits=lambda _: True
             )
-            planned = plan.flops / grid.NOMINAL_FLOPS[platform] + grid.COMPILE_SECONDS[platform]
+            planned = plan.flops / NOMINAL_FLOPS[platform] + COMPILE_SECONDS[platform]
             # Nominal rates are half of what two cores do and unmeasured on a GPU.
             assert planned / 4 < claimed[key] < planned * 2, (name, key, planned)
 

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from conftest import ROOT, narrow_weights, random_image, run_python
 
-from jaxstyle import engine, grid, images
+from jaxstyle import engine, images
 from jaxstyle.cell import step
-from jaxstyle.grid import Memory
+from jaxstyle.plan.cells import sweep_cells
+from jaxstyle.plan.costs import COARSE_EVALUATIONS
+from jaxstyle.plan.planner import make_plan
+from jaxstyle.plan.programs import Memory
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import Sweep
 from jaxstyle.vgg import layers
@@ -24,13 +27,13 @@ class Bench:
     def __init__(self, weights, *, width=1, shape=(32, 40), **settings):
         settings = {"content": ("/c0",), "style": ("/s0",), "steps": (4,), "optimizer": "adam", **settings}
         self.sweep = resolve(Sweep(**settings))
-        self.cells = grid.cells(self.sweep)
+        self.cells = sweep_cells(self.sweep)
         # Narrow networks use XLA's convolution, which compiles fast; real ones use that of a run.
         real = weights["conv1_1"][1].size == 64
         self.engine = engine.Engine(weights, cell_shapes=[shape], winograd=None if real else False)
         self.content = {p: random_image(*shape, seed=10 + i) for i, p in enumerate(self.sweep.content)}
         self.style = {p: random_image(*STYLE_SIZES[p], seed=20 + i) for i, p in enumerate(self.sweep.style)}
-        self.plan = grid.plan(
+        self.plan = make_plan(
             self.sweep,
             self.cells,
             dict.fromkeys(self.content, shape),
@@ -378,7 +381,7 @@ def test_a_pyramid_goes_on_from_the_best_image_of_the_stage_before(narrow, optim
     course = bench.course([0])
     passes = [(segment.coarser, segment.passes) for segment in course]
     outcome = course.outcome
-    assert sum(n for coarser, n in passes if coarser) == grid.COARSE_EVALUATIONS
+    assert sum(n for coarser, n in passes if coarser) == COARSE_EVALUATIONS
     assert sum(n for coarser, n in passes if not coarser) == 7
     # The same two stages as runs of their own: the coarse one from noise, ...
     (coarse, targets), start = bench.stage(bench.cells[:1], 1)
@@ -386,7 +389,7 @@ def test_a_pyramid_goes_on_from_the_best_image_of_the_stage_before(narrow, optim
     first = bench.engine.course(
         bench.program.stage(1),
         engine.Launch(coarse, start, targets),
-        (grid.COARSE_EVALUATIONS - 1,),
+        (COARSE_EVALUATIONS - 1,),
         keep="best",
     ).finish()
     # ... and the full-size one from its best image, enlarged.

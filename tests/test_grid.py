@@ -7,7 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxstyle import fingerprints, grid
+from jaxstyle import fingerprints
+from jaxstyle.plan import planner
+from jaxstyle.plan.cells import sweep_cells
+from jaxstyle.plan.chunks import from_record, to_record, trace_steps
+from jaxstyle.plan.costs import NOMINAL_FLOPS, coarser_stages, evaluation_count, halved_shape
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import Sweep
@@ -16,14 +20,14 @@ IMAGES = {"content": ("/c.png",), "style": ("/s.png",)}
 
 
 def cells_of(**settings):
-    return grid.cells(resolve(Sweep(**{**IMAGES, **settings})))
+    return sweep_cells(resolve(Sweep(**{**IMAGES, **settings})))
 
 
 def plan_of(width=1, shapes=None, platform="cpu", **settings):
     sweep = resolve(Sweep(**{**IMAGES, **settings}))
-    cells = grid.cells(sweep)
+    cells = sweep_cells(sweep)
     shapes = shapes or dict.fromkeys(sweep.content, (48, 64))
-    return grid.plan(sweep, cells, shapes, platform=platform, choose_width=lambda p, n: width)
+    return planner.make_plan(sweep, cells, shapes, platform=platform, choose_width=lambda p, n: width)
 
 
 def test_the_last_axis_is_the_fastest():
@@ -133,18 +137,18 @@ def test_chunks_hold_every_cell_once_in_order(seeds, width, steps, contents):
     ],
 )
 def test_stages_under_32_px_are_skipped(shape, pyramid, expected):
-    assert grid.coarser_stages(shape, pyramid) == expected
+    assert coarser_stages(shape, pyramid) == expected
     plan = plan_of(shapes={"/c.png": shape}, pyramid=pyramid, canvas="off")
     (program,) = plan.programs
     assert program.coarser == expected
     for times in range(expected + 1):
         stage = program.stage(times)
-        assert (stage.height_px, stage.width_px, stage.coarser) == (*grid.halved(shape, times), 0)
+        assert (stage.height_px, stage.width_px, stage.coarser) == (*halved_shape(shape, times), 0)
 
 
 def test_evaluations_count_coarser_stages_by_their_pixels():
-    assert grid.evaluations((256, 256), 0, 10) == 11
-    assert grid.evaluations((256, 256), 2, 100) == 101 + 60 / 4 + 60 / 16
+    assert evaluation_count((256, 256), 0, 10) == 11
+    assert evaluation_count((256, 256), 2, 100) == 101 + 60 / 4 + 60 / 16
 
 
 def test_shapes_of_different_stages_share_no_canvas():
@@ -152,7 +156,7 @@ def test_shapes_of_different_stages_share_no_canvas():
     plan = plan_of(content=tuple(shapes), shapes=shapes, seed=("0:9",), platform="gpu", width=8, pyramid=1)
     for program in plan.programs:
         own = [c for chunk in plan.chunks if plan.programs[chunk.program] == program for c in chunk.cells]
-        stages = {grid.coarser_stages(shapes[plan.cells[i].content], 1) for i in own}
+        stages = {coarser_stages(shapes[plan.cells[i].content], 1) for i in own}
         assert stages == {program.coarser}
     assert {program.coarser for program in plan.programs} == {0, 1}
 
@@ -161,10 +165,10 @@ def test_chunks_follow_from_work_not_from_time():
     short = plan_of(seed=("0:16",), steps=(1,), optimizer="adam")
     assert len(short.chunks) == 1  # it takes less time than a chunk should
     many = plan_of(seed=("0:2000",), steps=(150,))
-    launch_s = many.programs[0].cell_flops(150) / grid.NOMINAL_FLOPS["cpu"]
+    launch_s = many.programs[0].cell_flops(150) / NOMINAL_FLOPS["cpu"]
     sizes = [len(chunk.cells) for chunk in many.chunks]
     assert sizes[0] == int(60 / launch_s) > 1
-    assert sizes[-2] == math.ceil(grid.MIN_CHUNK_S / launch_s) > 0
+    assert sizes[-2] == math.ceil(planner.MIN_CHUNK_S / launch_s) > 0
 
 
 def test_chunks_are_no_more_than_a_part_of_what_is_left_and_whole_launches():
@@ -173,7 +177,8 @@ def test_chunks_are_no_more_than_a_part_of_what_is_left_and_whole_launches():
     for size in sizes[:-1]:
         assert size % 8 == 0
         assert (
-            size <= left / grid.CHUNK_SHARE + 8 or size * plan.flops / 4000 < 1.1 * grid.MIN_CHUNK_S * 1e14
+            size <= left / planner.CHUNK_SHARE + 8
+            or size * plan.flops / 4000 < 1.1 * planner.MIN_CHUNK_S * 1e14
         )
         left -= size
     assert sizes == sorted(sizes, reverse=True)
@@ -206,7 +211,7 @@ def test_shares_are_dealt_the_same_whatever_widths_a_back_off_has_left():
     [(4, 1, (0, 1, 2, 3, 4)), (10, 4, (0, 4, 8, 10)), (8, 4, (0, 4, 8)), (3, 100, (0, 3))],
 )
 def test_traces_keep_the_first_and_the_last(last, every, expected):
-    assert grid.trace_steps(last, every) == expected
+    assert trace_steps(last, every) == expected
 
 
 # --- canvases -------------------------------------------------------------------------------------
@@ -255,10 +260,10 @@ def test_canvases_are_used_only_where_they_are_predicted_to_pay():
 def test_no_canvas_is_larger_than_the_device():
     named = {"/a": (2048, 768), "/b": (768, 2048)}
     sweep = resolve(Sweep(content=tuple(named), style=("/s",), steps=(5,)))
-    arguments = (sweep, grid.cells(sweep), named)
+    arguments = (sweep, sweep_cells(sweep), named)
     options = {"platform": "gpu", "choose_width": lambda p, n: 1}
-    assert len(grid.plan(*arguments, **options).programs) == 1
-    small = grid.plan(*arguments, **options, fits=lambda p: p.bytes_per_cell() < 8e9)
+    assert len(planner.make_plan(*arguments, **options).programs) == 1
+    small = planner.make_plan(*arguments, **options, fits=lambda p: p.bytes_per_cell() < 8e9)
     assert [p.shape for p in small.programs] == ["2048x768", "768x2048"]
 
 
@@ -290,7 +295,7 @@ def test_a_cell_without_noise_is_computed_for_one_seed():
     assert sorted(i for chunk in plan.chunks for i in chunk.cells) == list(range(12))
     assert plan.image_steps == 8 * 10
     sweep = resolve(Sweep(**{**IMAGES, **settings}))
-    assert grid.from_record(sweep, plan.cells, grid.to_record(plan)) == plan
+    assert from_record(sweep, plan.cells, to_record(plan)) == plan
 
 
 def test_every_seed_matters_where_there_is_noise():
@@ -312,7 +317,7 @@ def test_twins_share_a_chunk(checkpoint_every, width):
 
 
 def test_more_twins_than_a_chunk_holds_are_computed_once_in_each(monkeypatch):
-    monkeypatch.setattr(grid, "CHUNK_BYTES", 600_000)
+    monkeypatch.setattr(planner, "CHUNK_BYTES", 600_000)
     plan = plan_of(init=("content",), seed=("0:50",), steps=(10,))
     assert 1 < len(plan.chunks) < 50
     assert [len(plan.computed(chunk)) for chunk in plan.chunks] == [1] * len(plan.chunks)

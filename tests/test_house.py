@@ -11,13 +11,14 @@ import pytest
 from conftest import ROOT, module_paths, run_python
 from PIL import Image
 
-from jaxstyle import grid, manifest
+from jaxstyle import manifest
 from jaxstyle.cell import solvers
 from jaxstyle.console.arguments import helps
+from jaxstyle.plan.cells import Cell
 from jaxstyle.spec import presets, settings, tables
 
 ORDER = """
-course vgg spec console ambient grid containers colour images weights cell engine fingerprints store
+course vgg spec console ambient plan containers colour images weights cell engine fingerprints store
 manifest stats sample drawing page report resume calibration launches worker planning cluster run
 single floor seedstudy seedtables seedplots seedpage
 """.split()  # noqa: SIM905
@@ -49,7 +50,12 @@ WITHOUT_JAX = (
     "console.allocator",
     "console.signals",
     "console.command",
-    "grid",
+    "plan.costs",
+    "plan.cells",
+    "plan.programs",
+    "plan.canvases",
+    "plan.chunks",
+    "plan.planner",
     "containers",
     "colour",
     "images",
@@ -214,7 +220,7 @@ def test_a_younger_axis_or_setting_is_marked_later_or_decides_no_number():
 
 
 def test_an_axis_is_a_field_of_a_cell_with_the_same_default():
-    fields = grid.Cell.__dataclass_fields__
+    fields = Cell.__dataclass_fields__
     assert set(settings.SEVERAL) - {"steps"} <= set(fields)
     assert {name: (fields[name].default,) for name in settings.LATER} == settings.LATER
 

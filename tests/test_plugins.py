@@ -20,8 +20,11 @@ from made_runs import write_run
 from test_step import loss_and_gradient, make
 
 import jaxstyle
-from jaxstyle import fingerprints, grid, images, store, sweep
+from jaxstyle import fingerprints, images, store, sweep
 from jaxstyle.cell import step
+from jaxstyle.plan.cells import sweep_cells, terms_of
+from jaxstyle.plan.chunks import from_record, to_record
+from jaxstyle.plan.planner import make_plan
 from jaxstyle.spec import plugins, settings, tables
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
@@ -320,10 +323,10 @@ def test_a_term_that_no_cell_weighs_is_in_no_program_fingerprint_or_table(tmp_pa
 
 
 def planned(resolved, shapes=None, **options):
-    cells = grid.cells(resolved)
+    cells = sweep_cells(resolved)
     shapes = shapes or {"/c.png": (48, 64)}
     options = {"platform": "cpu", "choose_width": lambda p, n: 1, **options}
-    return grid.plan(resolved, cells, shapes, **options)
+    return make_plan(resolved, cells, shapes, **options)
 
 
 def test_only_terms_that_know_of_canvases_share_them():
@@ -346,7 +349,7 @@ def test_the_weight_of_a_term_is_an_axis_like_others(tmp_path):
         '[[grid]]\nbright_weight = [0, 2]\nstyle = ["b.png", "c.png"]\nzip = ["style", "bright_weight"]\n'
         "[[grid]]\nbright_weight = [5]\nlearning_rate = [1, 2]\n"
     )
-    cells = grid.cells(assemble({"spec": str(spec)}).sweep)
+    cells = sweep_cells(assemble({"spec": str(spec)}).sweep)
     found = [(os.path.basename(c.style), c.bright_weight, c.learning_rate) for c in cells]
     assert found == [
         ("b.png", 0.0, 10.0), ("c.png", 2.0, 10.0),
@@ -355,9 +358,9 @@ def test_the_weight_of_a_term_is_an_axis_like_others(tmp_path):
     assert [c.id for c in cells] == list(range(6))
     spec.write_text(spec.read_text().replace("zip", "#"))
     flagged = assemble({"spec": str(spec), "bright_weight": [3]}).sweep
-    assert {c.bright_weight for c in grid.cells(flagged)} == {3.0}
+    assert {c.bright_weight for c in sweep_cells(flagged)} == {3.0}
     again = resolve(Sweep(content="/a", style="/b", extra={"bright_weight": (1, 2)}, seed=(0, 1)))
-    assert [(c.bright_weight, c.seed) for c in grid.cells(again)] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    assert [(c.bright_weight, c.seed) for c in sweep_cells(again)] == [(1, 0), (1, 1), (2, 0), (2, 1)]
     assert again.axes.index("bright_weight") == again.axes.index("learning_rate") - 1
 
 
@@ -385,10 +388,8 @@ def test_an_optimizers_own_settings_are_flags_that_others_refuse(tmp_path):
         resolve(Sweep(content="/c.png", style="/s.png", optimizer="adam", nadam_b1=0.5))
     with pytest.raises(JaxstyleError, match=r"nadam_delay: '2\.5' is not a whole number"):
         resolve(Sweep(content="/c.png", style="/s.png", optimizer="nadam", nadam_delay="2.5"))
-    record = grid.to_record(planned(resolved))
-    assert grid.from_record(resolved, grid.cells(resolved), json.loads(json.dumps(record))) == planned(
-        resolved
-    )
+    record = to_record(planned(resolved))
+    assert from_record(resolved, sweep_cells(resolved), json.loads(json.dumps(record))) == planned(resolved)
 
 
 OWN = """
@@ -700,9 +701,9 @@ def plain_run(path, **weights):
 
 def result_of(resolved):
     """Made-up results of every cell of a sweep: numbers drawn at random."""
-    cells, random = grid.cells(resolved), np.random.default_rng(0)
-    losses = tuple(tables.curves(tables.TERMS[name] for name in grid.terms_of(cells)))
-    layer, n = grid.cells(resolved)[0].taps, len(cells)
+    cells, random = sweep_cells(resolved), np.random.default_rng(0)
+    losses = tuple(tables.curves(tables.TERMS[name] for name in terms_of(cells)))
+    layer, n = sweep_cells(resolved)[0].taps, len(cells)
     layer = tuple(name for name in layer if name in cells[0].layer_weights)
     return store.ChunkResult(
         cell=np.arange(n),
@@ -751,7 +752,7 @@ def test_the_order_in_which_terms_are_registered_changes_nothing():
         )
         plan = planned(resolved)
         mark = fingerprints.fingerprint(fingerprints.Sources(resolved, {}, "3"), plan, 0)
-        found.append((resolved.axes, grid.cells(resolved), plan.programs, mark, to_toml(resolved, {})))
+        found.append((resolved.axes, sweep_cells(resolved), plan.programs, mark, to_toml(resolved, {})))
     assert found[0] == found[1]
 
 

@@ -9,9 +9,11 @@ import oracle
 import pytest
 from conftest import random_image
 
-from jaxstyle import engine, grid, images
+from jaxstyle import engine, images
 from jaxstyle.cell import step
 from jaxstyle.cell.poolings import pooling
+from jaxstyle.plan.cells import sweep_cells
+from jaxstyle.plan.planner import make_plan
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import Sweep
 from jaxstyle.spec.tables import TERMS
@@ -22,8 +24,8 @@ from jaxstyle.vgg.network import bind
 def make(sweep, weights, content, style, winograd=False, canvas=None):
     """The inputs of one cell, from arrays instead of files."""
     sweep = resolve(sweep)
-    cell = grid.cells(sweep)[0]
-    plan = grid.plan(
+    cell = sweep_cells(sweep)[0]
+    plan = make_plan(
         sweep, [cell], {cell.content: content.shape[:2]}, platform="cpu", choose_width=lambda p, n: 1
     )
     program, extent = plan.programs[0], None
@@ -123,7 +125,7 @@ def test_loss_and_gradient_of_the_real_network_match_float64(vgg19_weights, name
         assert not np.any(gradient[size[0] :])
         assert not np.any(gradient[:, size[1] :])
         gradient = gradient[: size[0], : size[1]]
-    cell = grid.cells(resolve(settings))[0]
+    cell = sweep_cells(resolve(settings))[0]
     # A unit that float32 puts on the other side of zero (or of its neighbour, where maxima are pooled)
     # moves a patch of the gradient by far more than rounding does. That is no error: the oracle takes
     # the same side, and how few and how near to zero such units are is checked by itself.
@@ -240,10 +242,10 @@ def test_in_bf16_an_image_has_no_loss_against_itself(vgg19_weights, winograd):
             content_layer=("conv3_1",),
         )
     )
-    (cell,) = grid.cells(settings)
+    (cell,) = sweep_cells(settings)
     shape = (48, 64)
     image = random_image(*shape, 1)
-    plan = grid.plan(settings, [cell], {cell.content: shape}, platform="cpu", choose_width=lambda p, n: 1)
+    plan = make_plan(settings, [cell], {cell.content: shape}, platform="cpu", choose_width=lambda p, n: 1)
     machine = engine.Engine(vgg19_weights, cell_shapes=[shape], winograd=winograd)
     (program,) = plan.programs
     rows = jax.tree.map(lambda x: x[None], machine.target_rows(program, image, of_cells=True))
@@ -392,7 +394,7 @@ def test_content_weighs_in_a_coarser_stage_what_it_weighs_at_full_size(narrow):
     content = random_image(64, 48, 1)
     settings = resolve(sweep(alpha_beta=(0.01,), beta=2.0, schedule="decay"))
     _, program, full, _ = make(settings, narrow, content, content)
-    (cell,) = grid.cells(settings)
+    (cell,) = sweep_cells(settings)
     coarse = step.knobs(
         cell, program, settings, content_row=0, style_row=0, extent=(16, 12), full_extent=(64, 48)
     )

@@ -16,7 +16,8 @@ import pytest
 import xarray
 from made_runs import write_run
 
-from jaxstyle import grid, resume, store
+from jaxstyle import resume, store
+from jaxstyle.plan.cells import sweep_cells
 from jaxstyle.spec import tables
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.options import Share
@@ -589,5 +590,5 @@ def test_a_directory_without_a_run_is_refused(tmp_path):
 
 def test_cells_of_a_record_are_those_of_its_spec(tmp_path):
     record = fill(tmp_path / "run", [result([0])])
-    assert record.cells == grid.cells(record.sweep)
+    assert record.cells == sweep_cells(record.sweep)
     assert len(record.cells) == 4

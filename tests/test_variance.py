@@ -14,7 +14,8 @@ from conftest import ROOT, random_image, run_python
 from PIL import Image
 from test_store import fill, result
 
-from jaxstyle import grid, seedplots, seedstudy, stats, store, sweep, variance
+from jaxstyle import seedplots, seedstudy, stats, store, sweep, variance
+from jaxstyle.plan.cells import Cell
 from jaxstyle.store import RunDirectory
 
 SMALL = (
@@ -306,7 +307,7 @@ def test_settings_share_figures_by_families():
 
 
 def _spread(style, index, count):
-    cell = grid.Cell(0, "/c", f"/{style}", "conv4_2", "conv1_1", "noise", 10.0**-index, 1.0, 0)
+    cell = Cell(0, "/c", f"/{style}", "conv4_2", "conv1_1", "noise", 10.0**-index, 1.0, 0)
     setting = seedstudy.Setting(0, cell, "", "4x4", (0, 1), (0, 1), 0, (0, 1))
     empty = np.zeros((4, 4, 3))
     return seedstudy.Spread(setting, empty, (), empty, {}, empty, empty, empty, empty)

@@ -19,7 +19,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt
 
 from jaxstyle import images
 from jaxstyle.cell import losses, solvers
-from jaxstyle.grid import Cell, Program
+from jaxstyle.plan.cells import Cell
+from jaxstyle.plan.programs import Program
 from jaxstyle.spec import tables
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import Sweep

@@ -1,0 +1,182 @@
+"""The cells of a sweep: every combination of its axes, once, with an id that is the same in every run."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from jaxstyle.spec import settings
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.settings import BALANCED_AXES, Sweep
+from jaxstyle.spec.tables import TERMS, optional_terms
+from jaxstyle.spec.values import FLOAT32_MAX, multiple, style_set
+from jaxstyle.vgg import layers
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One style transfer of a sweep. `id` counts from 0 in grid order."""
+
+    id: int
+    content: str
+    style: str
+    content_layer: str
+    style_layers: str
+    init: str
+    alpha_beta: float
+    """alpha/beta; NaN for a relative ratio that has not been measured yet."""
+    learning_rate: float
+    seed: int
+    alpha_beta_given: str = ""
+    """A relative ratio as the user gave it, such as `0.1x`; empty for a number."""
+    balanced: tuple[tuple[str, float], ...] = ()
+    """Measured `(name, w_l)`, where style weights are balanced."""
+    extra: tuple[tuple[str, float], ...] = ()
+    """`(axis, weight)` of every optional loss term whose weight is not 0."""
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            extra = dict(self.__dict__.get("extra", ()))
+            return extra[name] if name in extra else settings.default_of(name)[0]
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The optional loss terms that the cell has a weight for."""
+        return terms_of([self]) if self.extra else ()
+
+    @property
+    def layer_weights(self) -> dict[str, float]:
+        """w_l of the cell's own style layers, by name."""
+        return dict(self.balanced or style_set(self.style_layers))
+
+    def label(self, axis: str) -> Any:
+        """The cell's value on an axis as the user gave it: `0.1x`, not the number that it came to."""
+        return (axis == "alpha_beta" and self.alpha_beta_given) or getattr(self, axis)
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """The layers that the cell needs, from the image downwards."""
+        own = (tap for name in self.terms for tap in TERMS[name].taps)
+        return layers.in_order((self.content_layer, *self.layer_weights, *own))
+
+
+def _combinations(
+    axes: Sequence[str], grid: Mapping[str, Sequence], zipped: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield every combination of one grid, with the last axis varying fastest; zipped axes move together.
+
+    In the order of the product, the zipped group takes the place of its first axis.
+    """
+    groups: list[tuple[str, ...]] = []
+    for axis in axes:
+        if axis not in zipped:
+            groups.append((axis,))
+        elif not any(axis in group for group in groups):
+            groups.append(tuple(a for a in axes if a in zipped))
+    options = [list(zip(*(grid[axis] for axis in group), strict=True)) for group in groups]
+    for choice in itertools.product(*options):
+        yield {
+            axis: value
+            for group, values in zip(groups, choice, strict=True)
+            for axis, value in zip(group, values, strict=True)
+        }
+
+
+def sweep_cells(sweep: Sweep) -> tuple[Cell, ...]:
+    """The cells of a resolved sweep: the union of its grids in order, each combination once.
+
+    Raises:
+        JaxstyleError: if there are more than `sweep.max_cells` cells, or a ratio is beyond float32.
+    """
+    axes = sweep.axes
+    rows = {axis: settings.axis_row(axis) for axis in axes}
+    weights = [axis for axis in axes if axis in settings.added()]
+    top = {axis: getattr(sweep, axis) for axis in axes}
+    tables = [({**top, **grid}, grid.get("zip", ())) for grid in sweep.grid] or [(top, ())]
+
+    def check(count: int) -> None:
+        if count > sweep.max_cells:
+            raise JaxstyleError(
+                "grid",
+                f"{count} cells are more than --max-cells {sweep.max_cells}; raise it or shorten an axis",
+            )
+
+    measured = {tuple(table[axis] for axis in BALANCED_AXES): table for table in sweep.balance}
+    found: dict[tuple, Cell] = {}
+    for table, zipped in tables:
+        free = math.prod(len(table[axis]) for axis in axes if axis not in zipped)
+        check(free * (len(table[zipped[0]]) if zipped else 1))
+        for choice in _combinations(axes, table, zipped):
+            identity = tuple(rows[axis].same(value) for axis, value in choice.items())
+            if identity not in found:
+                check(len(found) + 1)
+                extra = tuple((axis, weight) for axis in weights if (weight := choice.pop(axis)))
+                cell = Cell(id=len(found), **choice, extra=extra)
+                found[identity] = _balanced(sweep, cell, measured)
+    return tuple(found.values())
+
+
+def axes_of(cells: Iterable[Cell]) -> tuple[str, ...]:
+    """The axes of some cells: those of every run, and optional ones on which a cell leaves the default."""
+    cells = tuple(cells)
+    defaults = settings.optional_axes().items()
+    return settings.axes_with(a for a, (own,) in defaults if any(getattr(c, a) != own for c in cells))
+
+
+def terms_of(cells: Iterable[Cell]) -> tuple[str, ...]:
+    """Names of the optional loss terms that at least one of `cells` has a weight for."""
+    given = {name for cell in cells for name, _ in cell.extra}
+    return tuple(row.name for row in optional_terms() if row.weight in given)
+
+
+def balance_key(cell: Cell) -> tuple[str, ...]:
+    """The cell's values on the axes that a balance is measured for."""
+    return tuple(getattr(cell, axis) for axis in BALANCED_AXES)
+
+
+def needs_balance(sweep: Sweep, cell: Cell) -> bool:
+    """Whether a cell's weights depend on a measured balance."""
+    return bool(cell.alpha_beta_given) or _wants_weights(sweep, cell)
+
+
+def _wants_weights(sweep: Sweep, cell: Cell) -> bool:
+    return sweep.style_scheme == "balanced" and ":" not in cell.style_layers
+
+
+def _balanced(sweep: Sweep, cell: Cell, measured: Mapping[tuple[str, ...], Mapping[str, Any]]) -> Cell:
+    """`cell` with its relative ratio and balanced weights as numbers, where they have been measured."""
+    changes: dict[str, Any] = {}
+    table = measured.get(balance_key(cell))
+    if (factor := multiple(cell.alpha_beta)) is not None:
+        ratio = math.nan if table is None else factor * table["alpha_beta"]
+        if ratio * sweep.beta > FLOAT32_MAX:
+            raise JaxstyleError("alpha_beta", f"{cell.alpha_beta} is {ratio:g} here, beyond float32")
+        changes = {"alpha_beta": ratio, "alpha_beta_given": str(cell.alpha_beta)}
+    if table is not None and _wants_weights(sweep, cell):
+        changes["balanced"] = tuple((name, table["weights"][name]) for name in cell.layer_weights)
+    return replace(cell, **changes) if changes else cell
+
+
+def seed_matters(sweep: Sweep, cell: Cell) -> bool:
+    """Whether a cell starts with noise: without noise every seed gives the same picture."""
+    return cell.init == "noise" and sweep.noise_std > 0
+
+
+def find_twins(sweep: Sweep, cells: Iterable[Cell]) -> dict[int, int]:
+    """Ids of twins: each cell without noise, mapped to an earlier one that differs from it only by seed.
+
+    Twins have the same result to the byte, so one of them is computed for all.
+    """
+    first: dict[Cell, int] = {}
+    found: dict[int, int] = {}
+    for cell in cells:
+        if seed_matters(sweep, cell):
+            continue
+        of = first.setdefault(replace(cell, id=0, seed=0), cell.id)
+        if cell.id != of:
+            found[cell.id] = of
+    return found

@@ -1,0 +1,135 @@
+"""Programs, which are what must be compiled apart, and what a step of them takes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+from jaxstyle.plan.costs import CHECKPOINT_SHARE, COARSE_EVALUATIONS, NOMINAL_WRITE, halved_shape
+from jaxstyle.spec.settings import Sweep
+from jaxstyle.spec.tables import LOSSES, OPTIMIZERS, POOLINGS, TERMS
+from jaxstyle.vgg import layers
+
+
+def uses_canvases(sweep: Sweep, program: Program) -> bool:
+    """Whether images of several shapes may share a canvas, which terms and pooling must support."""
+    return sweep.canvas == "auto" and program.knows_canvases
+
+
+@dataclass(frozen=True)
+class Program:
+    """The properties of one compiled step. Hashable: two equal programs share one compilation."""
+
+    height_px: int
+    width_px: int
+    pool: str
+    optimizer: str
+    precision: str
+    content_taps: tuple[str, ...]
+    """Layers that the content loss of at least one cell uses, from the image downwards."""
+    style_taps: tuple[str, ...]
+    """Layers that the style loss of at least one cell uses, from the image downwards."""
+    width: int
+    """Cells per launch and device."""
+    canvas: bool = False
+    """Whether cells may be smaller than (height_px, width_px), with zeros around them."""
+    lbfgs_memory: int = 0
+    """Pairs that L-BFGS remembers; 0 for other optimizers."""
+    coarser: int = 0
+    """Number of coarser stages that a cell goes through first."""
+    terms: tuple[str, ...] = ()
+    """The optional loss terms that at least one cell has a weight for."""
+    own: tuple[tuple[str, float], ...] = ()
+    """The optimizer's own settings as `(name, value)`, except `lbfgs_memory`."""
+
+    @property
+    def shape(self) -> str:
+        """`HxW`, the name of the program's group in `results.h5`."""
+        return f"{self.height_px}x{self.width_px}"
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """Every layer that its losses use, from the image downwards."""
+        return layers.in_order((*self.content_taps, *self.style_taps, *self._term_taps))
+
+    @property
+    def _term_taps(self) -> tuple[str, ...]:
+        return tuple(tap for name in self.terms for tap in TERMS[name].taps)
+
+    @property
+    def knows_canvases(self) -> bool:
+        """Whether its pooling and its terms ignore the part of a canvas that is outside the image."""
+        return POOLINGS[self.pool].canvas and all(TERMS[name].canvas for name in self.terms)
+
+    @property
+    def optimizer_settings(self) -> dict[str, float]:
+        """All of its optimizer's own settings, by name."""
+        own = {"lbfgs_memory": self.lbfgs_memory, **dict(self.own)}
+        return {name: own[name] for name in OPTIMIZERS[self.optimizer].own}
+
+    @property
+    def _state_images(self) -> int:
+        return OPTIMIZERS[self.optimizer].images(**self.optimizer_settings)
+
+    @property
+    def curves(self) -> int:
+        """Number of values that are kept of every step."""
+        terms = sum(TERMS[name].curve for name in self.terms)
+        return len(LOSSES) + len(self.style_taps) + terms
+
+    def record(self) -> dict[str, Any]:
+        """The program for fingerprints and the manifest: fields added later appear only if not empty."""
+        return {k: v for k, v in asdict(self).items() if v or k not in ("terms", "own")}
+
+    def stage(self, coarser: int) -> Program:
+        """The program of one stage: halved `coarser` times, with no stages of its own."""
+        height, width = halved_shape((self.height_px, self.width_px), coarser)
+        return replace(self, height_px=height, width_px=width, coarser=0)
+
+    @property
+    def coarse_image_steps(self) -> float:
+        """Cost of the coarser stages of one cell, in steps of the full size."""
+        return COARSE_EVALUATIONS * self.coarse_flops / self.step_flops
+
+    @property
+    def coarse_flops(self) -> float:
+        """FLOPs of one cell for one evaluation in each of its coarser stages, added up."""
+        return sum(self.stage(times).step_flops for times in range(1, self.coarser + 1))
+
+    def cell_flops(self, steps: int) -> float:
+        """FLOPs of all stages of a cell, up to the evaluation of its image after `steps` steps."""
+        return (steps + 1) * self.step_flops + COARSE_EVALUATIONS * self.coarse_flops
+
+    @property
+    def step_flops(self) -> float:
+        """FLOPs of one step of one cell."""
+        others = (*self.content_taps, *self._term_taps)
+        return layers.evaluation_flops(self.height_px, self.width_px, others, self.style_taps)
+
+    def state_bytes(self) -> int:
+        """Bytes of the state that a launch carries from step to step, which a checkpoint holds."""
+        return self.width * (3 + self._state_images) * 4 * 3 * self.height_px * self.width_px
+
+    def checkpoint_s(self, every: float) -> float:
+        """Seconds between checkpoints: `every`, or more if writing them would exceed `CHECKPOINT_SHARE`."""
+        return max(every, self.state_bytes() / NOMINAL_WRITE / CHECKPOINT_SHARE)
+
+    def bytes_per_cell(self) -> int:
+        """Approximate bytes of device memory that one cell of a launch takes while it is optimised.
+
+        # The estimate is 1.9 times the float32 activations. XLA reports on a CPU, down to conv5_1 and with
+        # arguments and results included: 2.64, 2.03, 1.82 and 1.79 times at 64, 128, 256 and 512 px, and
+        # 1.94 for the second cell of a launch at 256 px. These include the two images of Adam's state.
+        """
+        activations = 4 * layers.activation_floats(self.height_px, self.width_px, self.taps)
+        images = self._state_images - 1 if self._state_images > 2 else 0
+        history = images * 4 * 3 * self.height_px * self.width_px
+        return int(1.9 * activations) + history + 4 * 2**20
+
+
+class Memory(NamedTuple):
+    """Bytes that a launch takes on a device, as a linear function of its width."""
+
+    fixed: int
+    """Bytes of the weights, and of the convolutions' working memory."""
+    per_cell: int
