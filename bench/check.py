@@ -67,7 +67,7 @@ def _first(pipe: Any, size: int, precision: str, pair: tuple[str, str]) -> None:
 
 def _exact(pipe: Any, size: int, pair: tuple[str, str]) -> None:
     """Send the same in float64, by an implementation of the paper that shares no code with the package."""
-    from jaxstyle import weights
+    from jaxstyle.inputs import weights
     from tests import oracle
 
     content, style = work.inputs(size, pair)

@@ -179,8 +179,9 @@ def read(
     from jax.sharding import Mesh, NamedSharding
     from jax.sharding import PartitionSpec as P
 
-    from jaxstyle import engine, weights
+    from jaxstyle import engine
     from jaxstyle.cell.poolings import pooling
+    from jaxstyle.inputs import weights
     from jaxstyle.plan.cells import sweep_cells
     from jaxstyle.plan.planner import make_plan
     from jaxstyle.spec import settings

@@ -75,9 +75,10 @@ class Simulated:
 
     @functools.lru_cache(64)  # noqa: B019
     def _pixels(self, path: str) -> np.ndarray:
-        from jaxstyle import images
+        from jaxstyle.inputs import decode
+        from jaxstyle.inputs.resize import fit
 
-        return images.fit(images.read(path).pixels, EDGE_PX, EDGE_PX).astype(np.float32)
+        return fit(decode.read(path).pixels, EDGE_PX, EDGE_PX).astype(np.float32)
 
     def __call__(self, cells: Sequence[Cell]) -> ChunkResult:
         """The results of `cells`."""
@@ -201,8 +202,9 @@ def simulate(count: int, folder: Path, platform: str, steps: int = STEPS) -> dic
         platform: as in `planner.make_plan`: a CPU's chunks are many and small, a GPU's as large as can be.
         steps: steps of every cell, all of whose losses are kept; at least 6.
     """
-    from jaxstyle import fingerprints, images, page, report, resume, store
+    from jaxstyle import fingerprints, page, report, resume, store
     from jaxstyle.console.progress import Display
+    from jaxstyle.inputs import decode
     from jaxstyle.plan.cells import sweep_cells
     from jaxstyle.plan.planner import make_plan
     from jaxstyle.spec.resolve import resolve
@@ -225,7 +227,7 @@ def simulate(count: int, folder: Path, platform: str, steps: int = STEPS) -> dic
             max_cells=max(count, edges**3 * seeds),
         )
         sweep = resolve(asked)
-        digests = {name: images.read(name).sha256 for name in (*sweep.content, *sweep.style)}
+        digests = {name: decode.read(name).sha256 for name in (*sweep.content, *sweep.style)}
     with clock.stage("cells_s"):
         cells = sweep_cells(sweep)
     with clock.stage("plan_s"):

@@ -148,9 +148,12 @@ def _time_steps(pipe: Any, sweeps: Sequence[Any], shapes: Sequence[tuple[int, in
     """Send the seconds per step of every stage, by sweep and shape: medians of alternating rounds."""
     import jax
 
-    from jaxstyle import engine, images, weights
+    from jaxstyle import engine
     from jaxstyle.cell import step
     from jaxstyle.console import allocator
+    from jaxstyle.inputs import decode, weights
+    from jaxstyle.inputs.preprocess import mean_image
+    from jaxstyle.inputs.resize import fit
     from jaxstyle.plan.cells import sweep_cells
     from jaxstyle.plan.planner import make_plan
     from jaxstyle.spec.resolve import resolve
@@ -172,11 +175,11 @@ def _time_steps(pipe: Any, sweeps: Sequence[Any], shapes: Sequence[tuple[int, in
         for coarser in range(program.coarser + 1):
             stage = program.stage(coarser)
             extent = stage.height_px, stage.width_px
-            pixels = images.fit(images.read(cell.content).pixels, *extent)
+            pixels = fit(decode.read(cell.content).pixels, *extent)
             rows = jax.tree.map(lambda x: x[None], machine.target_rows(stage, pixels, of_cells=True))
             knobs = step.knobs(cell, stage, sweep, content_row=0, style_row=0, extent=extent)
             launch = engine.Stage(jax.tree.map(lambda x: x[None], knobs), rows)
-            start = images.mean_image(*extent)[None]
+            start = mean_image(*extent)[None]
             drives[index, shape, coarser] = machine._begin(stage, coarser, launch, start, [])
     taken: dict[Any, list[float]] = {key: [] for key in drives}
     done = 2
@@ -304,10 +307,12 @@ def pictures(
     pairs: Sequence[tuple[str, str]], size: int, folder: Path, path: Path
 ) -> dict[str, list[float]]:
     """Write a sheet of noise starts by Adam and by the defaults; return the speckle by column and row."""
-    from jaxstyle import images, open_run
+    from jaxstyle import open_run
+    from jaxstyle.inputs import decode
+    from jaxstyle.inputs.resize import resize
 
-    columns = {"content": [images.resize(images.read(c).pixels, size) for c, _ in pairs]}
-    columns["style"] = [images.resize(images.read(s).pixels, size) for _, s in pairs]
+    columns = {"content": [resize(decode.read(c).pixels, size) for c, _ in pairs]}
+    columns["style"] = [resize(decode.read(s).pixels, size) for _, s in pairs]
     for name, settings, steps in PICTURES:
         own = folder / f"pictures-{size}-{name}"
         sweep = _sweep(Scheme(name, settings, steps[-1]), pairs, size, 1, ["noise"])
@@ -318,7 +323,7 @@ def pictures(
             names = [row["image"].replace(".png", f"-step{n:06d}.png") for row in run.rows]
             finals = [row["image"] for row in run.rows]
             chosen = finals if n == steps[-1] else names
-            columns[f"{name} {n}"] = [images.read(str(run.path / x)).pixels for x in chosen]
+            columns[f"{name} {n}"] = [decode.read(str(run.path / x)).pixels for x in chosen]
     work.sheet(list(columns.values()), list(columns), path)
     return {name: [round(speckle(p), 2) for p in own] for name, own in columns.items()}
 

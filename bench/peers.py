@@ -69,7 +69,8 @@ def _torch(size: int, cells: int, kind: str) -> tuple[Advance, np.ndarray]:
     import torch  # pyright: ignore[reportMissingImports]
     from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
-    from jaxstyle import images, weights
+    from jaxstyle.inputs import weights
+    from jaxstyle.inputs.preprocess import MEAN_RGB
     from jaxstyle.vgg import layers
 
     _set_up(torch, tf32=kind == "NCHW tf32")
@@ -88,7 +89,7 @@ def _torch(size: int, cells: int, kind: str) -> tuple[Advance, np.ndarray]:
         )
         for name, (kernel, bias) in loaded.layers.items()
     }
-    mean = torch.from_numpy(images.MEAN_RGB).to(device).view(1, 3, 1, 1)
+    mean = torch.from_numpy(MEAN_RGB).to(device).view(1, 3, 1, 1)
 
     def features(image: Any) -> dict[str, Any]:
         x, pools, found = (image - mean).flip(1).to(inner), 0, {}

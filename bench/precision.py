@@ -106,9 +106,10 @@ def _judge(pipe: Any, rows: Sequence[dict[str, Any]], pictures: Sequence[Sequenc
     import jax
     import jax.numpy as jnp
 
-    from jaxstyle import images, weights
     from jaxstyle.cell import step
     from jaxstyle.cell.poolings import pooling
+    from jaxstyle.inputs import decode, weights
+    from jaxstyle.inputs.resize import resize
     from jaxstyle.plan.cells import sweep_cells
     from jaxstyle.plan.planner import make_plan
     from jaxstyle.spec import settings
@@ -126,8 +127,8 @@ def _judge(pipe: Any, rows: Sequence[dict[str, Any]], pictures: Sequence[Sequenc
         )
         program = plan.programs[0]
         network = bind(loaded, taps=program.taps, pool=pooling(program.pool))
-        content = images.resize(images.read(row["content"]).pixels, max(height, width))
-        style = images.resize(images.read(row["style"]).pixels, max(height, width))
+        content = resize(decode.read(row["content"]).pixels, max(height, width))
+        style = resize(decode.read(row["style"]).pixels, max(height, width))
         targets = [
             step.target_rows(network.features, network.params, program, jnp.asarray(x, jnp.float32))
             for x in (content, style)

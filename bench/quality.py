@@ -39,7 +39,7 @@ def _layer_weight(name: str) -> float:
 def _objective(content: np.ndarray, style: np.ndarray) -> Any:
     """Function that gives pastiche's loss of a uint8 RGB image, in float64 without any framework."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-    from jaxstyle import weights
+    from jaxstyle.inputs import weights
     from jaxstyle.vgg import layers
 
     oracle: Any = importlib.import_module("oracle")
@@ -129,11 +129,12 @@ def compare(content: str, style: str, size: int, steps: int, rounds: int) -> dic
     """Scores of one pair, the steps that jaxstyle needs, and the times of both sides."""
     from PIL import Image
 
-    from jaxstyle import images
+    from jaxstyle.inputs import decode
+    from jaxstyle.inputs.resize import resize
 
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        pictures = [images.resize(images.read(path).pixels, size) for path in (content, style)]
+        pictures = [resize(decode.read(path).pixels, size) for path in (content, style)]
         paths = [str(folder / name) for name in ("content.png", "style.png")]
         for path, pixels in zip(paths, pictures, strict=True):
             Image.fromarray(pixels).save(path)

@@ -32,10 +32,11 @@ PAIR = ("astronaut", "brushwork")
 
 def inputs(size: int, pair: tuple[str, str] = PAIR) -> tuple[np.ndarray, np.ndarray]:
     """A content and a style image of `size` x `size` px, RGB, uint8."""
-    from jaxstyle import images
+    from jaxstyle.inputs import decode
+    from jaxstyle.inputs.resize import fit
 
-    read = (images.read(str(EXAMPLES / f"{name}.jpg")).pixels for name in pair)
-    content, style = (images.fit(pixels, size, size) for pixels in read)
+    read = (decode.read(str(EXAMPLES / f"{name}.jpg")).pixels for name in pair)
+    content, style = (fit(pixels, size, size) for pixels in read)
     return content, style
 
 
@@ -68,8 +69,9 @@ class Work:
     def __init__(self, size: int, cells: int, precision: str, *, pair: tuple[str, str] = PAIR):
         import jax
 
-        from jaxstyle import engine, weights
+        from jaxstyle import engine
         from jaxstyle.cell import step
+        from jaxstyle.inputs import weights
         from jaxstyle.plan.cells import sweep_cells
         from jaxstyle.plan.costs import nominal_platform
         from jaxstyle.plan.planner import make_plan

@@ -27,12 +27,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxstyle import images
 from jaxstyle.ambient import settled
 from jaxstyle.cell import step
 from jaxstyle.cell.step import Targets
 from jaxstyle.engine import Engine
-from jaxstyle.images import Pictures
+from jaxstyle.inputs.pictures import Pictures
+from jaxstyle.inputs.preprocess import mean_image
 from jaxstyle.plan.cells import Cell, balance_key, needs_balance
 from jaxstyle.plan.programs import Program
 from jaxstyle.spec.errors import JaxstyleError
@@ -258,7 +258,7 @@ def pull(sweep: Sweep, cell: Cell, balance: Balance, pictures: Pictures, engine:
 
     noise = np.asarray(step.noise(np.asarray(0, np.uint32), (*shape, 3)))
     starts = {
-        "noise": images.mean_image(*shape) + sweep.noise_std * noise,
+        "noise": mean_image(*shape) + sweep.noise_std * noise,
         "content": pictures.content[cell.content].astype(np.float32),
     }
     return {

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from jaxstyle import images, weights
 from jaxstyle.course import Course
 from jaxstyle.fingerprints import Sources
-from jaxstyle.images import Pictures
+from jaxstyle.inputs import encode
+from jaxstyle.inputs.pictures import Pictures, check_digest
+from jaxstyle.inputs.resize import halved
+from jaxstyle.inputs.weights import Weights, load
 from jaxstyle.plan.canvases import canvas_of
 from jaxstyle.plan.cells import Cell, needs_balance, sweep_cells
 from jaxstyle.plan.chunks import Chunk, Plan
@@ -30,7 +32,6 @@ from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import Sweep
 from jaxstyle.spec.tables import LAYER_CURVE, TERMS
 from jaxstyle.store import ChunkResult
-from jaxstyle.weights import Weights
 
 if TYPE_CHECKING:
     from jaxstyle.cell.step import Targets
@@ -70,8 +71,8 @@ def read_inputs(sweep: Sweep, *, in_memory: Mapping[str, np.ndarray] | None = No
     cells = sweep_cells(sweep)
     pictures = Pictures(sweep, cells, in_memory=in_memory)
     taps = {tap for cell in cells for tap in cell.taps}
-    loaded = weights.load(sweep.weights, taps=taps, network=sweep.network, pool=sweep.pool)
-    images.check_digest(loaded.path, loaded.sha256, sweep.digests.get(loaded.path))
+    loaded = load(sweep.weights, taps=taps, network=sweep.network, pool=sweep.pool)
+    check_digest(loaded.path, loaded.sha256, sweep.digests.get(loaded.path))
     return Inputs(sweep, cells, pictures, loaded)
 
 
@@ -196,7 +197,7 @@ class Launcher:
 
         key = _target_key(role, path, program, coarser)
         if key not in self._targets:
-            pixels = images.halved(getattr(self.pictures, role)[path], coarser)
+            pixels = halved(getattr(self.pictures, role)[path], coarser)
             with timed(self.seconds, "targets_s"):
                 before = self.engine.target_traces
                 try:
@@ -318,7 +319,7 @@ def _advances(
     for index, cells in enumerate(launches):
         at = slice(index * program.width, index * program.width + len(cells))
         curves = {name: values[at] for name, values in step.curves(outcome.info).items()}
-        pixels = images.to_uint8(outcome.images[at])
+        pixels = encode.to_uint8(outcome.images[at])
         found.append(Launched(cells, pixels, curves, outcome.diverged_step[at]))
     return found
 

@@ -28,7 +28,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from jaxstyle import drawing, images, sample, store
+from jaxstyle import drawing, sample, store
+from jaxstyle.inputs import decode
 from jaxstyle.sample import Count, Shown
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.presets import PACKAGE
@@ -172,7 +173,7 @@ class Sources:
         """The reduced pixels of the image at `path`, or None if it is gone or has changed."""
         if path not in self._found:
             try:
-                picture = images.read(path)
+                picture = decode.read(path)
             except JaxstyleError:
                 self._found[path] = None
             else:

@@ -24,9 +24,10 @@ import tyro
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from jaxstyle import drawing, images, manifest, page, store
+from jaxstyle import drawing, manifest, page, store
 from jaxstyle.console import flags
 from jaxstyle.console.command import run_command, say_diverged
+from jaxstyle.inputs import encode
 from jaxstyle.page import (
     Sources,
     Tile,
@@ -269,7 +270,7 @@ def write_sheets(run: RunDirectory, record: Record) -> list[Path]:
 
             drawn = draw(sheet, title=title, tile=tile, picture=source)
             name = "contact.png" if len(pages) == 1 else f"contact-{number:03d}.png"
-            written.append(run.write(f"sheets/{name}", images.png_bytes(np.asarray(drawn)), durable=False))
+            written.append(run.write(f"sheets/{name}", encode.png_bytes(np.asarray(drawn)), durable=False))
     for old in {*sheets(run.path)} - {*written}:
         old.unlink()
     return written

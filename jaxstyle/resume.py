@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxstyle import store, weights
+from jaxstyle import store
 from jaxstyle.console.progress import Display
 from jaxstyle.fingerprints import SCHEMA, Sources, as_narrow, fingerprint
+from jaxstyle.inputs import weights
 from jaxstyle.plan.cells import Cell, sweep_cells
 from jaxstyle.plan.chunks import Plan
 from jaxstyle.plan.costs import CHECKPOINT_SHARE

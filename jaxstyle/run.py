@@ -24,10 +24,11 @@ import h5py
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxstyle import images, launches, manifest, planning, report, resume, store, worker
+from jaxstyle import launches, manifest, planning, report, resume, store, worker
 from jaxstyle.console import signals
 from jaxstyle.console.progress import Display, counted, duration
 from jaxstyle.fingerprints import SCHEMA
+from jaxstyle.inputs import decode
 from jaxstyle.launches import Inputs, timed
 from jaxstyle.plan.chunks import Plan, to_record
 from jaxstyle.plan.costs import nominal_platform, uses_winograd
@@ -117,7 +118,7 @@ class Run:
                 str(self.path),
                 f"cell {cell} has no picture after {step} steps; it has {' and '.join(map(str, steps))}",
             )
-        return images.read(str(path)).pixels
+        return decode.read(str(path)).pixels
 
     def losses(self, cell: int) -> dict[str, np.ndarray]:
         """The loss curves of a cell: float32 arrays over the steps that are in `step`.

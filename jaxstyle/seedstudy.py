@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from jaxstyle import floor, planning, stats, store, weights
+from jaxstyle import floor, planning, stats, store
 from jaxstyle.floor import Floor
-from jaxstyle.images import Pictures
+from jaxstyle.inputs import weights
+from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.plan.cells import Cell, axes_of, seed_matters
 from jaxstyle.plan.costs import nominal_platform, uses_winograd
 from jaxstyle.plan.programs import Program

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxstyle import images, launches, manifest, planning
+from jaxstyle import launches, manifest, planning
 from jaxstyle.console import signals
 from jaxstyle.console.progress import Display
+from jaxstyle.inputs import decode, encode
 from jaxstyle.spec import paths
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.keys import unknown_key
@@ -246,7 +247,7 @@ def _named(name: str, value: Any, in_memory: dict[str, np.ndarray]) -> Any:
     """`value`, or for pixels the path that stands for them, by which they are added to `in_memory`."""
     if not is_pixels(value):
         return value
-    in_memory[os.path.abspath(f"array {name}")] = images.from_memory(name, value)
+    in_memory[os.path.abspath(f"array {name}")] = decode.from_memory(name, value)
     return f"array {name}"
 
 
@@ -264,8 +265,8 @@ def check_out(text: str, inputs: Mapping[str, str | None]) -> Path:
     if not text or not text.isprintable():
         raise JaxstyleError("out", f"{text!r} is not a path; give one that ends in .png")
     path = Path(os.path.realpath(paths.at_home(text)))
-    if path.suffix.lower() not in images.SAVED:
-        *kinds, last = images.SAVED
+    if path.suffix.lower() not in encode.SAVED:
+        *kinds, last = encode.SAVED
         raise JaxstyleError(text, f"its name must end in {', '.join(kinds)} or {last}")
     if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
         raise JaxstyleError(text, f"its name is too long; at most {MAX_NAME_BYTES} bytes")

@@ -43,8 +43,8 @@ import h5py
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from jaxstyle import images
 from jaxstyle.fingerprints import SCHEMA, Sources, as_narrow, fingerprint
+from jaxstyle.inputs import encode
 from jaxstyle.plan.cells import Cell, axes_of, sweep_cells, terms_of
 from jaxstyle.plan.chunks import Plan, from_record
 from jaxstyle.spec import paths, plugins, tables
@@ -1460,7 +1460,7 @@ def write_images(
         for step, pixels in zip(chunk.snapshot, snapshots, strict=True)
     )
     left = (
-        (run.path / name, images.png_bytes(pixels))
+        (run.path / name, encode.png_bytes(pixels))
         for name, pixels in itertools.takewhile(lambda _: not stop(), named)
         if not (missing and (run.path / name).exists())
     )

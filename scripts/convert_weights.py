@@ -36,7 +36,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from jaxstyle import images, weights
+from jaxstyle.inputs import decode, weights
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.presets import EXAMPLES
 from jaxstyle.vgg import layers
@@ -182,7 +182,7 @@ def with_means(arrays: dict[str, dict[str, np.ndarray]], said: list[str]) -> dic
         name: (own["codebook"][own["indices"]] if "indices" in own else own["kernel"], own["bias"])
         for name, own in arrays.items()
     }
-    pictures = [images.read(str(EXAMPLES / f"{name}.jpg")) for name in PICTURES]
+    pictures = [decode.read(str(EXAMPLES / f"{name}.jpg")) for name in PICTURES]
     for pool in ("avg", "max"):
         means = mean_activations(kernels, pool, [picture.pixels for picture in pictures])
         for name, mean in means.items():

@@ -22,7 +22,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jaxstyle
-from jaxstyle import images, page, report, store
+from jaxstyle import page, report, store
+from jaxstyle.inputs import decode
 from jaxstyle.spec import tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -116,7 +117,7 @@ def _inputs(run: Any) -> list[Panel]:
     found = []
     for role in ("content", "style"):
         path = getattr(store.open_record(run.path).cells[0], role)
-        image = Image.fromarray(images.read(path).pixels)
+        image = Image.fromarray(decode.read(path).pixels)
         image = image.resize((round(image.width * height / image.height), height), Image.Resampling.LANCZOS)
         found.append(Panel(role, np.asarray(image)))
     return found

@@ -29,8 +29,9 @@ def module_paths():
 
 
 CHECKED = """
-calibration cell colour engine images launches planning run seedstudy single stats store vgg.convolution
-vgg.network vgg.pooling vgg.winograd weights worker
+calibration cell engine inputs.colour inputs.decode inputs.encode inputs.pictures inputs.preprocess
+inputs.resize inputs.weights launches planning run seedstudy single stats store vgg.convolution
+vgg.network vgg.pooling vgg.winograd worker
 """.split()  # noqa: SIM905
 assert {*CHECKED} <= {*module_paths()}, "a module that is checked is not there"
 install_import_hook([f"jaxstyle.{name}" for name in CHECKED], "beartype.beartype")
@@ -40,7 +41,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxstyle import weights
+from jaxstyle.inputs import weights
 from jaxstyle.vgg import layers
 
 hypothesis.settings.register_profile("unhurried", deadline=None)  # a busy machine must not fail a test

@@ -32,7 +32,8 @@ import h5py
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 
-from jaxstyle import images, store, weights
+from jaxstyle import store
+from jaxstyle.inputs import decode, weights
 from jaxstyle.spec import errors, settings, tables
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
@@ -325,12 +326,12 @@ def mutated_spec(data: bytes, other: bytes, random: Random) -> bytes:
 
 
 def _read_image(path: Path) -> None:
-    picture = images.read(str(path))
+    picture = decode.read(str(path))
     height, width, channels = picture.pixels.shape
     assert picture.pixels.dtype == np.uint8
     assert channels == 3
     assert min(height, width) >= MIN_EDGE_PX
-    assert height * width <= images.MAX_PIXELS
+    assert height * width <= decode.MAX_PIXELS
 
 
 def _read_spec(path: Path) -> None:

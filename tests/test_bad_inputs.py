@@ -24,7 +24,8 @@ from made_images import chunk as png_chunk
 from made_images import encoded
 from PIL import Image, ImageCms, PngImagePlugin
 
-from jaxstyle import images, sweep, weights
+from jaxstyle import sweep
+from jaxstyle.inputs import decode, weights
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.vgg import layers
 
@@ -183,7 +184,7 @@ def transparent(mode):
 
 def huge_file(path):
     path.touch()
-    os.truncate(path, images.MAX_FILE_BYTES + 1)  # sparse: no bytes on the disk
+    os.truncate(path, decode.MAX_FILE_BYTES + 1)  # sparse: no bytes on the disk
 
 
 def link_to_itself(path):
@@ -1115,7 +1116,7 @@ def test_an_odd_image_has_the_right_pixels(tmp_path, case):
     source, expected, tolerance, notes = TAKEN[case]
     path = tmp_path / "odd.jpg"  # whatever the format is: the name says nothing
     path.write_bytes(source())
-    picture = images.read(str(path))
+    picture = decode.read(str(path))
     assert picture.pixels.shape == expected.shape
     assert np.abs(picture.pixels.astype(float) - expected).max() <= tolerance + 0.5 * (tolerance > 0)
     assert picture.notes == notes

@@ -9,11 +9,12 @@ import pytest
 from conftest import random_image, run_python
 from PIL import Image
 
-from jaxstyle import calibrate, calibration, run, weights
+from jaxstyle import calibrate, calibration, run
 from jaxstyle.calibration import balanced_weights
 from jaxstyle.cell import step
 from jaxstyle.engine import Engine
-from jaxstyle.images import Pictures
+from jaxstyle.inputs.pictures import Pictures
+from jaxstyle.inputs.weights import load
 from jaxstyle.plan.cells import sweep_cells
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
@@ -120,7 +121,7 @@ def test_what_cannot_be_balanced_says_so(images, vgg19_weights):
 
 def test_the_normalised_networks_balance_is_decades_below_the_raw_ones(images, vgg19_weights):
     raw = weighed(images, vgg19_weights)[0].alpha_beta
-    normalised = weighed(images, weights.load(network="normalised").layers)[0].alpha_beta
+    normalised = weighed(images, load(network="normalised").layers)[0].alpha_beta
     assert 1e-7 < normalised / raw < 1e-3
 
 
@@ -154,7 +155,7 @@ def test_a_relative_ratio_becomes_a_number_that_the_spec_keeps(images, tmp_path,
     content, style = pictures.content[images["content"]], pictures.style[images["style"]]
     fitted = pictures.fitted(images["style"], content.shape[:2])
     about = {"content_layer": "conv2_2", "style_weights": ours, "alpha": 0.0}
-    layers = weights.load(taps=["conv2_2"]).layers
+    layers = load(taps=["conv2_2"]).layers
     at_content, _ = oracle.loss_and_gradient(layers, content, content, style, **about)
     at_style, _ = oracle.loss_and_gradient(layers, fitted, content, style, **about)
     assert at_content["style"] * 2 == pytest.approx(high * at_style["content"], rel=1e-4)

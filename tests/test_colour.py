@@ -9,7 +9,7 @@ from conftest import random_image
 from made_images import chunk, curve, encoded, profile, srgb_light, srgb_value, with_chunks
 from PIL import Image, ImageCms
 
-from jaxstyle import images
+from jaxstyle.inputs import decode
 
 PIXELS = random_image(40, 60, 0)
 GREY = PIXELS[..., 0]
@@ -31,7 +31,7 @@ SRGB_CHROMATICITIES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 def read(tmp_path):
     def run(data):
         (tmp_path / "file.png").write_bytes(data)
-        return images.read(str(tmp_path / "file.png"))
+        return decode.read(str(tmp_path / "file.png"))
 
     return run
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from jaxstyle.console.arguments import helps
-from jaxstyle.images import Pictures
+from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.plan.cells import sweep_cells
 from jaxstyle.plan.costs import COMPILE_SECONDS, NOMINAL_FLOPS
 from jaxstyle.plan.planner import make_plan

@@ -11,7 +11,8 @@ from conftest import random_image
 from made_images import bmp, chunk, curve, encoded, profile, segment, tiff, with_chunks, with_segments
 from PIL import Image, PngImagePlugin
 
-from jaxstyle import containers, images
+from jaxstyle.inputs import decode
+from jaxstyle.inputs.formats import kind_of
 from jaxstyle.spec.errors import JaxstyleError
 
 PIXELS = random_image(40, 60, 0)
@@ -30,7 +31,7 @@ def read(tmp_path):
 
     def run(data, name="file.jpg"):
         (tmp_path / name).write_bytes(data)
-        return images.read(str(tmp_path / name))
+        return decode.read(str(tmp_path / name))
 
     return run
 
@@ -365,6 +366,6 @@ def test_a_real_avif_and_a_real_jpeg_2000_are_called_so(why):
 
 def test_a_targa_picture_is_no_windows_cursor():
     targa = bytes([0, 0, 2, *bytes(9), 64, 0, 48, 0, 24, 0]) + bytes(64 * 48 * 3)
-    assert containers.kind_of("x.tga", targa) is None
+    assert kind_of("x.tga", targa) is None
     icon = bytes([0, 0, 1, 0, 1, 0, 32, 32, 0, 0, 1, 0, 32, 0]) + (64).to_bytes(4, "little") * 2 + bytes(99)
-    assert containers.kind_of("x.ico", icon) == "a Windows icon"
+    assert kind_of("x.ico", icon) == "a Windows icon"

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from conftest import ROOT, narrow_weights, random_image, run_python
 
-from jaxstyle import engine, images
+from jaxstyle import engine
 from jaxstyle.cell import step
+from jaxstyle.inputs.preprocess import mean_image
+from jaxstyle.inputs.resize import halved
 from jaxstyle.plan.cells import sweep_cells
 from jaxstyle.plan.costs import COARSE_EVALUATIONS
 from jaxstyle.plan.planner import make_plan
@@ -46,7 +48,7 @@ class Bench:
         """Knobs, targets and starts of cells in one stage."""
         program = self.program.stage(coarser)
         content, style = (
-            {path: images.halved(pixels, coarser) for path, pixels in table.items()}
+            {path: halved(pixels, coarser) for path, pixels in table.items()}
             for table in (self.content, self.style)
         )
         contents = list(dict.fromkeys(c.content for c in cells))
@@ -70,7 +72,7 @@ class Bench:
             tuple(np.stack(rows) for rows in zip(*a, strict=True)),
         )
         start = [
-            images.mean_image(*content[c.content].shape[:2])
+            mean_image(*content[c.content].shape[:2])
             if c.init == "noise"
             else content[c.content].astype(np.float32)
             for c in cells
@@ -407,7 +409,7 @@ def test_a_pyramid_goes_on_from_the_best_image_of_the_stage_before(narrow, optim
 def test_targets_of_a_coarser_stage_are_the_same_on_a_canvas_of_all(narrow):
     bench = Bench(narrow, **PYRAMID, style=("/s0", "/s1"))
     stage, before = bench.program.stage(1), bench.engine.target_traces
-    pictures = [images.halved(p, 1) for p in (*bench.content.values(), *bench.style.values())]
+    pictures = [halved(p, 1) for p in (*bench.content.values(), *bench.style.values())]
     shared = [bench.engine.target_rows(stage, p, canvas=(80, 72)) for p in pictures]
     assert bench.engine.target_traces == before + 1
     for pixels, found in zip(pictures, shared, strict=True):

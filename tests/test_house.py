@@ -18,9 +18,9 @@ from jaxstyle.plan.cells import Cell
 from jaxstyle.spec import presets, settings, tables
 
 ORDER = """
-course vgg spec console ambient plan containers colour images weights cell engine fingerprints store
-manifest stats sample drawing page report resume calibration launches worker planning cluster run
-single floor seedstudy seedtables seedplots seedpage
+course vgg spec console ambient plan inputs cell engine fingerprints store manifest stats sample
+drawing page report resume calibration launches worker planning cluster run single floor seedstudy
+seedtables seedplots seedpage
 """.split()  # noqa: SIM905
 COMMANDS = ("calibrate", "features", "sweep", "transfer", "variance")
 WITHOUT_JAX = (
@@ -56,10 +56,18 @@ WITHOUT_JAX = (
     "plan.canvases",
     "plan.chunks",
     "plan.planner",
-    "containers",
-    "colour",
-    "images",
-    "weights",
+    "inputs.containers",
+    "inputs.png",
+    "inputs.jpeg",
+    "inputs.tiff",
+    "inputs.formats",
+    "inputs.colour",
+    "inputs.preprocess",
+    "inputs.resize",
+    "inputs.encode",
+    "inputs.pictures",
+    "inputs.decode",
+    "inputs.weights",
     "fingerprints",
     "store",
     "manifest",

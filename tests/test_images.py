@@ -15,15 +15,17 @@ import pytest
 from conftest import random_image
 from PIL import Image, ImageOps
 
-from jaxstyle import images
+from jaxstyle.inputs import decode, encode
+from jaxstyle.inputs.preprocess import mean_image, to_network
+from jaxstyle.inputs.resize import resize, target_shape
 from jaxstyle.spec.errors import JaxstyleError
 
 PIXELS = random_image(40, 60, 0)
 
 
 def test_an_image_of_its_target_size_is_not_touched():
-    assert images.resize(PIXELS, 60) is PIXELS
-    assert images.resize(PIXELS, (60, 40)) is PIXELS
+    assert resize(PIXELS, 60) is PIXELS
+    assert resize(PIXELS, (60, 40)) is PIXELS
 
 
 def test_the_longest_edge_rules_and_the_other_is_rounded():
@@ -34,39 +36,39 @@ def test_the_longest_edge_rules_and_the_other_is_rounded():
         ((1, 500), 100, (1, 100)),
         ((64, 64), 32, (32, 32)),
     ):
-        assert images.target_shape(size, shape) == expected
-    assert images.target_shape((48, 32), (7, 9)) == (32, 48)
+        assert target_shape(size, shape) == expected
+    assert target_shape((48, 32), (7, 9)) == (32, 48)
 
 
 def test_resizing_is_pillows_lanczos_in_8_bits():
     expected = np.asarray(Image.fromarray(PIXELS).resize((48, 32), Image.Resampling.LANCZOS))
-    np.testing.assert_array_equal(images.resize(PIXELS, 48), expected)
+    np.testing.assert_array_equal(resize(PIXELS, 48), expected)
     fitted = ImageOps.fit(Image.fromarray(PIXELS), (50, 70), Image.Resampling.LANCZOS)
-    np.testing.assert_array_equal(images.resize(PIXELS, (50, 70)), np.asarray(fitted))
+    np.testing.assert_array_equal(resize(PIXELS, (50, 70)), np.asarray(fitted))
 
 
 def test_the_network_sees_bgr_minus_the_mean():
     image = np.array([[[123.68, 116.779, 103.939], [124.68, 116.779, 103.939]]], np.float32)
-    np.testing.assert_allclose(images.to_network(image), [[[0, 0, 0], [0, 0, 1]]], atol=1e-5)
-    assert not np.any(images.to_network(images.mean_image(3, 4)))
+    np.testing.assert_allclose(to_network(image), [[[0, 0, 0], [0, 0, 1]]], atol=1e-5)
+    assert not np.any(to_network(mean_image(3, 4)))
 
 
 def test_saved_pixels_are_rounded_half_to_even_and_clipped():
     image = np.array([-7, -0.5, 0.5, 1.5, 2.5, 254.5, 255.5, 1e9], np.float32).reshape(1, 1, 8)[..., :3]
-    np.testing.assert_array_equal(images.to_uint8(image), [[[0, 0, 0]]])
+    np.testing.assert_array_equal(encode.to_uint8(image), [[[0, 0, 0]]])
     image = np.array([[[1.5, 2.5, 254.5], [255.5, 1e9, 0.51]]], np.float32)
-    np.testing.assert_array_equal(images.to_uint8(image), [[[2, 2, 254], [255, 255, 1]]])
+    np.testing.assert_array_equal(encode.to_uint8(image), [[[2, 2, 254], [255, 255, 1]]])
 
 
 def test_png_keeps_every_pixel():
-    again = np.asarray(Image.open(io.BytesIO(images.png_bytes(PIXELS))))
+    again = np.asarray(Image.open(io.BytesIO(encode.png_bytes(PIXELS))))
     np.testing.assert_array_equal(again, PIXELS)
 
 
 def test_a_picture_carries_the_digest_of_its_file(tmp_path):
     path = tmp_path / "image.png"
     Image.fromarray(PIXELS).save(path)
-    assert images.read(str(path)).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert decode.read(str(path)).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 # --- threads --------------------------------------------------------------------------------------
@@ -84,9 +86,9 @@ def test_reading_in_threads_leaves_stderr_and_warnings_to_everyone(tmp_path, cap
     said = [f"line {number}\n" for number in range(300)]
 
     def read(_):
-        np.testing.assert_array_equal(images.read(str(tmp_path / "good.tif")).pixels, PIXELS)
+        np.testing.assert_array_equal(decode.read(str(tmp_path / "good.tif")).pixels, PIXELS)
         with pytest.raises(JaxstyleError):
-            images.read(str(tmp_path / "torn.tif"))
+            decode.read(str(tmp_path / "torn.tif"))
 
     with ThreadPoolExecutor(5) as pool:
         reads = [pool.submit(read, number) for number in range(100)]
@@ -99,7 +101,7 @@ def test_reading_in_threads_leaves_stderr_and_warnings_to_everyone(tmp_path, cap
 
 
 def test_the_handlers_of_libtiff_are_put_back():
-    setters = images._libtiff_setters()
+    setters = decode._libtiff_setters()
     if not setters:
         pytest.skip("this Pillow has its libtiff inside")
 
@@ -110,7 +112,7 @@ def test_the_handlers_of_libtiff_are_put_back():
         return found
 
     before = handlers()
-    with contextlib.suppress(KeyError), images._quiet():
+    with contextlib.suppress(KeyError), decode._quiet():
         within = handlers()
         raise KeyError
     assert within == [None, None]
@@ -129,11 +131,11 @@ def test_pixels_in_memory_are_those_of_the_same_file(tmp_path):
             picture.putalpha(Image.linear_gradient("L").resize(picture.size))
         picture = picture.convert(mode)
         picture.save(tmp_path / "x.png")
-        expected = images.read(str(tmp_path / "x.png")).pixels
-        np.testing.assert_array_equal(images.from_memory("x", picture), expected, mode)
+        expected = decode.read(str(tmp_path / "x.png")).pixels
+        np.testing.assert_array_equal(decode.from_memory("x", picture), expected, mode)
         if mode in ("RGB", "L", "RGBA"):
-            np.testing.assert_array_equal(images.from_memory("x", np.asarray(picture)), expected, mode)
-    np.testing.assert_array_equal(images.from_memory("x", pixels[..., :1])[..., 2], pixels[..., 0])
+            np.testing.assert_array_equal(decode.from_memory("x", np.asarray(picture)), expected, mode)
+    np.testing.assert_array_equal(decode.from_memory("x", pixels[..., :1])[..., 2], pixels[..., 0])
 
 
 def test_a_picture_opened_by_its_user_is_turned_and_converted_as_its_file_is(tmp_path):
@@ -141,5 +143,5 @@ def test_a_picture_opened_by_its_user_is_turned_and_converted_as_its_file_is(tmp
     exif[0x0112] = 6
     Image.fromarray(random_image(32, 40, 3)).save(tmp_path / "x.jpg", exif=exif)
     with Image.open(tmp_path / "x.jpg") as picture:
-        found = images.from_memory("x", picture)
-    np.testing.assert_array_equal(found, images.read(str(tmp_path / "x.jpg")).pixels)
+        found = decode.from_memory("x", picture)
+    np.testing.assert_array_equal(found, decode.read(str(tmp_path / "x.jpg")).pixels)

@@ -10,7 +10,8 @@ from PIL import Image
 from torture import digests
 
 import jaxstyle
-from jaxstyle import report, store, sweep, weights
+from jaxstyle import report, store, sweep
+from jaxstyle.inputs import weights
 from jaxstyle.spec import errors, paths
 
 SETTINGS = ("--size", "48", "--steps", "2", "--optimizer", "adam", "--content-layer", "conv2_2")

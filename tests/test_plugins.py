@@ -20,8 +20,10 @@ from made_runs import write_run
 from test_step import loss_and_gradient, make
 
 import jaxstyle
-from jaxstyle import fingerprints, images, store, sweep
+from jaxstyle import fingerprints, store, sweep
 from jaxstyle.cell import step
+from jaxstyle.inputs import decode
+from jaxstyle.inputs.resize import resize
 from jaxstyle.plan.cells import sweep_cells, terms_of
 from jaxstyle.plan.chunks import from_record, to_record
 from jaxstyle.plan.planner import make_plan
@@ -127,9 +129,9 @@ def test_the_example_has_its_axis_and_curve_in_every_table(finished):
 
 
 def test_the_loss_in_the_tables_is_that_of_the_pictures(finished):
-    style = images.resize(images.read(str(EXAMPLES / "cafe.jpg")).pixels, 48)
+    style = resize(decode.read(str(EXAMPLES / "cafe.jpg")).pixels, 48)
     for row in lines(finished):
-        picture = images.read(str(finished / row["image"])).pixels
+        picture = decode.read(str(finished / row["image"])).pixels
         # Rounded and clipped pixels differ a little from the optimised ones.
         assert float(row["loss_palette"]) == pytest.approx(quantile_loss(picture, style), rel=0.05, abs=2)
 
@@ -654,7 +656,7 @@ def test_transfer_takes_a_plugin(tmp_path, palette, finished):
     done = run_python("-m", "jaxstyle.transfer", *arguments, check=True)
     assert "palette" in done.stdout
     np.testing.assert_array_equal(
-        images.read(str(out)).pixels, images.read(str(finished / "images" / "000005.png")).pixels
+        decode.read(str(out)).pixels, decode.read(str(finished / "images" / "000005.png")).pixels
     )
 
 

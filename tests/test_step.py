@@ -9,9 +9,11 @@ import oracle
 import pytest
 from conftest import random_image
 
-from jaxstyle import engine, images
+from jaxstyle import engine
 from jaxstyle.cell import step
 from jaxstyle.cell.poolings import pooling
+from jaxstyle.inputs import encode
+from jaxstyle.inputs.preprocess import MEAN_RGB, mean_image, to_network
 from jaxstyle.plan.cells import sweep_cells
 from jaxstyle.plan.planner import make_plan
 from jaxstyle.spec.resolve import resolve
@@ -97,7 +99,7 @@ def every_activation(weights, image, pool, deepest, winograd, extent):
     """Float32 activations of every layer down to `deepest`, for an image on a canvas or not."""
     taps = tuple(row.name for row in layers.up_to([deepest]))
     network = bind(weights, taps=taps, pool=pooling(pool), winograd=winograd)
-    found = jax.jit(network.features)(network.params, jnp.asarray(images.to_network(image)), extent)
+    found = jax.jit(network.features)(network.params, jnp.asarray(to_network(image)), extent)
     height, width = image.shape[:2] if extent is None else extent
     shapes = {name: layers.feature_shape(name, height, width) for name in found}
     return {name: value[: shapes[name][0], : shapes[name][1]] for name, value in found.items()}
@@ -262,9 +264,9 @@ def test_noise_start_is_the_mean_pixel_plus_noise_whatever_alpha_beta(narrow):
     starts = []
     for settings in ({"alpha_beta": (1.0,)}, {"alpha_beta": (0.0,), "learning_rate": (3.0,)}):
         _, program, knobs, _ = make(sweep(noise_std=2.0, **settings), narrow, content, style)
-        starts.append(np.asarray(step.init(program, knobs, jnp.asarray(images.mean_image(32, 40))).image))
+        starts.append(np.asarray(step.init(program, knobs, jnp.asarray(mean_image(32, 40))).image))
     np.testing.assert_array_equal(starts[0], starts[1])
-    expected = images.MEAN_RGB + 2 * np.asarray(step.noise(jnp.uint32(0), (32, 40, 3)))
+    expected = MEAN_RGB + 2 * np.asarray(step.noise(jnp.uint32(0), (32, 40, 3)))
     np.testing.assert_allclose(starts[0], expected, rtol=1e-6)
 
 
@@ -307,7 +309,7 @@ def test_a_clamped_picture_is_worth_what_its_float_image_is(narrow, optimizer):
         network, program, knobs, targets = make(settings, narrow, content, style)
         start = step.init(program, knobs, jnp.asarray(content, jnp.float32))
         state, infos = advance(network, program, knobs, targets, start, 60)
-        saved = images.to_uint8(np.asarray(state.evaluated)).astype(np.float32)
+        saved = encode.to_uint8(np.asarray(state.evaluated)).astype(np.float32)
         total, _ = step.loss(network.features, network.params, program, knobs, targets, jnp.asarray(saved))
         lost[clamp] = float(total)
         if clamp:

@@ -7,8 +7,8 @@ import oracle
 import pytest
 from conftest import random_image
 
-from jaxstyle import images
 from jaxstyle.cell.poolings import pooling
+from jaxstyle.inputs.preprocess import MEAN_RGB, to_network
 from jaxstyle.vgg import layers
 from jaxstyle.vgg.network import bind
 
@@ -19,7 +19,7 @@ from jaxstyle.vgg.network import bind
 def test_every_layer_of_a_narrow_network_matches_numpy(narrow, pool, shape, winograd):
     image = random_image(*shape, seed=3).astype(np.float32)
     network = bind(narrow, taps=layers.NAMES, pool=pooling(pool), winograd=winograd)
-    found = jax.jit(network.features)(network.params, images.to_network(image))
+    found = jax.jit(network.features)(network.params, to_network(image))
     expected = oracle.network(narrow, image, pool, "conv5_4")[1]
     assert tuple(found) == layers.NAMES
     for name in layers.NAMES:
@@ -38,7 +38,7 @@ def test_on_a_canvas_every_layer_is_that_of_the_image_alone(narrow, pool, shape,
     canvas[: shape[0], : shape[1]] = image = random_image(*shape, seed=3)
     network = bind(narrow, taps=layers.NAMES, pool=pooling(pool), winograd=winograd)
     features = jax.jit(network.features)
-    found = features(network.params, images.to_network(canvas), np.array(shape, np.int32))
+    found = features(network.params, to_network(canvas), np.array(shape, np.int32))
     expected = oracle.network(narrow, image.astype(np.float32), pool, "conv5_4")[1]
     for name in layers.NAMES:
         h, w, _ = expected[name].shape
@@ -59,7 +59,7 @@ def test_bf16_activations_are_near_those_of_float32(narrow, winograd):
         network = bind(
             narrow, taps=layers.NAMES, pool=pooling("avg"), winograd=winograd, precision=precision
         )
-        found[precision] = jax.jit(network.features)(network.params, images.to_network(image))
+        found[precision] = jax.jit(network.features)(network.params, to_network(image))
     assert found["bf16"]["conv4_2"].dtype == (jnp.float32 if winograd else jnp.bfloat16)
     for name, exact in found["f32"].items():
         error = np.asarray(found["bf16"][name], np.float32) - exact
@@ -85,14 +85,10 @@ def test_only_taps_are_returned(narrow):
 def test_real_weights_see_edges_in_conv1_1(vgg19_weights):
     # A grey image excites conv1_1 far less than a checkerboard: the filters are edge and colour detectors.
     network = bind(vgg19_weights, taps=("conv1_1",), pool=pooling("avg"))
-    flat = np.broadcast_to(images.MEAN_RGB, (32, 32, 3)).astype(np.float32)
+    flat = np.broadcast_to(MEAN_RGB, (32, 32, 3)).astype(np.float32)
     board = flat + 80 * ((np.indices((32, 32)).sum(0) // 2 % 2) * 2 - 1)[..., None].astype(np.float32)
     energy = [
-        float(
-            network.features(network.params, jnp.asarray(images.to_network(x)))["conv1_1"][
-                4:-4, 4:-4
-            ].mean()
-        )
+        float(network.features(network.params, jnp.asarray(to_network(x)))["conv1_1"][4:-4, 4:-4].mean())
         for x in (flat, board)
     ]
     assert energy[1] > 10 * energy[0]

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT, random_image, run_python
 from PIL import Image
 
-from jaxstyle import weights
+from jaxstyle.inputs import weights
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.vgg import layers
 

@@ -17,8 +17,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt
 
-from jaxstyle import images
 from jaxstyle.cell import losses, solvers
+from jaxstyle.inputs.preprocess import to_network
 from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.programs import Program
 from jaxstyle.spec import tables
@@ -309,7 +309,7 @@ def loss(
     """
     extent = knobs.extent if program.canvas else None
     arithmetic = ARITHMETIC[program.precision]
-    found = features(params, images.to_network(image), extent)
+    found = features(params, to_network(image), extent)
     content = jnp.stack(
         [
             losses.content_loss(found[name], table[knobs.content_row])
@@ -458,7 +458,7 @@ def target_rows(
         role: `content` or `style`, to leave out the optional terms of the other role; None for both.
     """
     arithmetic = ARITHMETIC[program.precision]
-    found = features(params, images.to_network(image), extent)
+    found = features(params, to_network(image), extent)
     inside = None if extent is None else within(image.shape[:2], extent)
     return Targets(
         content=tuple(found[name] for name in program.content_taps),

@@ -3,7 +3,7 @@
 The engine never sees the module: `bind` splits it once into its parameters, an ordinary pytree that
 travels as an *argument* of every compiled program, and a pure `features(params, image, extent)`.
 
-The input is one image in the network's own space (`images.to_network`): BGR, mean-subtracted. It may
+The input is one image in the network's own space (`preprocess.to_network`): BGR, mean-subtracted. It may
 lie in the upper left corner of a *canvas* larger than itself. Everything outside the image is set to zero
 after every layer, just as padding would be, so that the activations are those of the image alone, bordered
 by zeros.

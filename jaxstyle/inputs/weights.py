@@ -10,7 +10,7 @@ Two layouts are supported:
 * *Keras'* `vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5`: `/block4_conv2/block4_conv2_W_1:0` and
   `…_b_1:0`, or in its newer form `/block4_conv2/block4_conv2/kernel:0` and `bias:0`.
 
-Kernels are HWIO and expect BGR input minus the mean pixel, 0 to 255 (`images.to_network`).
+Kernels are HWIO and expect BGR input minus the mean pixel, 0 to 255 (`preprocess.to_network`).
 
 Nothing here needs JAX.
 """

@@ -22,28 +22,23 @@ import stat
 import struct
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, _imaging
+from jaxtyping import UInt8
+from PIL import ExifTags, Image, UnidentifiedImageError, _imaging
 
-from jaxstyle import colour, containers
-from jaxstyle.plan.cells import Cell, needs_balance
-from jaxstyle.plan.costs import halved_shape
+from jaxstyle.inputs import colour
+from jaxstyle.inputs.formats import kind_of, opened
+from jaxstyle.inputs.resize import check_edges
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.fields import MIN_EDGE_PX
-from jaxstyle.spec.settings import Sweep
-from jaxstyle.spec.values import parse_size
 
 # Pillow logs some of the errors that it also raises; without a handler, Python prints them on stderr.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
-MEAN_RGB = np.array([123.68, 116.779, 103.939], np.float32)
-"""The mean pixel as R, G, B, which is the network's zero."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 """The Pillow decoders that may see a file; some of the others start programs or parse documents."""
@@ -51,7 +46,6 @@ _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*", 
 """The first bytes of files in these formats."""
 MAX_FILE_BYTES = 512 * 2**20
 MAX_PIXELS = 64 * 2**20
-
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -62,7 +56,6 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """The operation that turns an image upright, by its EXIF orientation."""
-
 _DECODE_ERRORS = (
     OSError,
     ValueError,
@@ -89,19 +82,6 @@ class Picture:
     """SHA-256 of the file."""
     notes: tuple[str, ...] = ()
     """Notes on changes to the picture that a user might not expect."""
-
-
-def to_network(image: Float[Any, "h w 3"]) -> Float[Any, "h w 3"]:
-    """RGB pixels, 0 to 255, converted to VGG19's input: minus the mean pixel, channels in BGR order."""
-    return (image - MEAN_RGB)[..., ::-1]
-
-
-def mean_image(height_px: int, width_px: int) -> Float[np.ndarray, "h w 3"]:
-    """The image that is zero to the network, on which a noise start is centred."""
-    return np.broadcast_to(MEAN_RGB, (height_px, width_px, 3)).astype(np.float32)
-
-
-# --- reading --------------------------------------------------------------------------------------
 
 
 def _read_bytes(path: str) -> bytes:
@@ -189,14 +169,6 @@ def _too_large(path: str, pixels: int | str) -> JaxstyleError:
     return JaxstyleError(path, f"has {pixels} pixels; the limit is {MAX_PIXELS}: make it smaller first")
 
 
-def check_edges(what: str, height_px: int, width_px: int) -> None:
-    """Raise JaxstyleError if an image is too small for four poolings."""
-    if min(height_px, width_px) < MIN_EDGE_PX:
-        size = f"{width_px}x{height_px}"
-        why = f"{size} px is too small; both edges need {MIN_EDGE_PX} px"
-        raise JaxstyleError(what, f"{why}: give a larger or less narrow image")
-
-
 def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
     """`image` turned as its EXIF orientation says, if that can be read and has a meaning."""
     try:
@@ -221,7 +193,7 @@ def _is_adobe_rgb(image: Image.Image) -> bool:
 
 
 def _to_rgb(path: str, data: bytes, notes: list[str]) -> Image.Image:
-    container = containers.opened(path, data)
+    container = opened(path, data)
     notes += container.notes
     image, deep = _open(path, container.data)
     labels = colour.Labels(image.info.get("icc_profile") or container.profile, container.chunks)
@@ -231,10 +203,10 @@ def _to_rgb(path: str, data: bytes, notes: list[str]) -> Image.Image:
         notes.append("its EXIF data say Adobe RGB, which is not converted but taken for sRGB")
     if container.orientation in _TURNS:
         image = image.transpose(_TURNS[container.orientation])
-    return _finished(path, image, deep, labels, is_bmp, notes)
+    return _to_srgb8(path, image, deep, labels, is_bmp, notes)
 
 
-def _finished(
+def _to_srgb8(
     path: str, image: Image.Image, deep: bool, labels: colour.Labels, is_bmp: bool, notes: list[str]
 ) -> Image.Image:
     """A decoded, upright image as 8-bit RGB, its colours in sRGB and its transparent parts on white."""
@@ -300,7 +272,7 @@ def read(path: str) -> Picture:
     except JaxstyleError:
         raise
     except UnidentifiedImageError:
-        kind = containers.kind_of(path, data)
+        kind = kind_of(path, data)
         if not kind and data.startswith(_SIGNATURES):
             raise JaxstyleError(path, "is damaged or cut short; save it again") from None
         what = f"is {kind}, which is not" if kind else "is not an image"
@@ -353,198 +325,8 @@ def from_memory(what: str, value: Any) -> UInt8[np.ndarray, "h w 3"]:
             deep = image.mode.startswith("I;16")
             if image.mode in ("F", "I"):
                 raise JaxstyleError(what, f"is a PIL image of mode {image.mode}; convert it to RGB or L")
-            return np.asarray(_finished(what, _upright(image, notes), deep, labels, False, notes))
+            return np.asarray(_to_srgb8(what, _upright(image, notes), deep, labels, False, notes))
     except JaxstyleError:
         raise
     except _DECODE_ERRORS as error:
         raise JaxstyleError(what, f"cannot be converted: {error}; convert it to RGB first") from None
-
-
-# --- sizes ----------------------------------------------------------------------------------------
-
-
-def target_shape(size: int | tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]:
-    """(h, w) in px of an image of `shape` after resizing to `size`: a longest edge, or an exact (w, h)."""
-    if not isinstance(size, int):
-        return size[1], size[0]
-    longest = max(shape)
-    h, w = (max(1, round(edge * size / longest)) for edge in shape)
-    return h, w
-
-
-def resize(pixels: UInt8[np.ndarray, "h w 3"], size: int | tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """`pixels` at `size`: a longest edge in px, or (w, h) to fill, with the rest cropped about the centre.
-
-    The filter is LANCZOS in 8-bit sRGB. An image that already has its target size is returned unchanged.
-    """
-    h, w = target_shape(size, pixels.shape[:2])
-    if not isinstance(size, int):
-        return fit(pixels, h, w)
-    if (h, w) == pixels.shape[:2]:
-        return pixels
-    return np.asarray(Image.fromarray(pixels).resize((w, h), Image.Resampling.LANCZOS))
-
-
-def fit(pixels: UInt8[np.ndarray, "h w 3"], height_px: int, width_px: int) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """`pixels` scaled to fill `height_px` x `width_px` exactly, and cropped about the centre."""
-    if (height_px, width_px) == pixels.shape[:2]:
-        return pixels
-    fitted = ImageOps.fit(
-        Image.fromarray(pixels),
-        (width_px, height_px),
-        Image.Resampling.LANCZOS,
-        centering=(0.5, 0.5),
-    )
-    return np.asarray(fitted)
-
-
-def halved(pixels: UInt8[np.ndarray, "h w 3"], times: int) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """`pixels` at the size of a coarser stage (`costs.halved_shape`), by LANCZOS in 8-bit sRGB.
-
-    An image is halved less often if it would otherwise become too small for the network.
-    """
-    while min(halved_shape((pixels.shape[0], pixels.shape[1]), times)) < MIN_EDGE_PX:
-        times -= 1
-    if times <= 0:
-        return pixels
-    h, w = halved_shape((pixels.shape[0], pixels.shape[1]), times)
-    return np.asarray(Image.fromarray(pixels).resize((w, h), Image.Resampling.LANCZOS))
-
-
-# --- the images of a sweep ------------------------------------------------------------------------
-
-
-class Pictures:
-    """All images of a sweep, each read once, checked, and resized to the sizes at which it is used.
-
-    Args:
-        sweep: a resolved sweep.
-        cells: its cells.
-        in_memory: pixels of images without a file, by the absolute path that stands for each.
-
-    Raises:
-        JaxstyleError: for a file that cannot be used, is too small, or does not match `sweep.digests`.
-    """
-
-    def __init__(
-        self,
-        sweep: Sweep,
-        cells: Iterable[Cell],
-        *,
-        in_memory: Mapping[str, UInt8[np.ndarray, "h w 3"]] | None = None,
-    ):
-        self._in_memory = in_memory or {}
-        size = parse_size(sweep.size)
-        self.longest_px = size if isinstance(size, int) else max(size)
-        """The longest edge of a content's target size, in px."""
-        self.style_size_px = sweep.style_size or self.longest_px
-        """The longest edge of a style's target size, in px."""
-        self.sha256: dict[str, str] = {}
-        """SHA-256 of every file, or of the pixels of an image without a file, by path."""
-        self.pixels_sha256: dict[str, str] = {}
-        """SHA-256 of every image's pixels as decoded, by path."""
-        self.notes: dict[str, tuple[str, ...]] = {}
-        """Notes on changes to an image that a user might not expect, by path."""
-        self.content: dict[str, UInt8[np.ndarray, "h w 3"]] = {}
-        """Every content at its target size, by path."""
-        self.style: dict[str, UInt8[np.ndarray, "h w 3"]] = {}
-        """Every style at its target size, by path."""
-        self._starts: dict[tuple[str, tuple[int, int]], UInt8[np.ndarray, "h w 3"]] = {}
-
-        cells = tuple(cells)
-        for path in dict.fromkeys(cell.content for cell in cells):
-            self.content[path] = self._sized(path, self._read(sweep, path), size)
-        starts: dict[str, set[tuple[int, int]]] = {}
-        for cell in cells:
-            if cell.init not in ("noise", "content"):
-                path = cell.style if cell.init == "style" else cell.init
-                starts.setdefault(path, set()).add(self.shape(cell))
-            if needs_balance(sweep, cell):
-                starts.setdefault(cell.style, set()).add(self.shape(cell))
-        styles = dict.fromkeys(cell.style for cell in cells)
-        for path in (*styles, *(path for path in starts if path not in styles)):
-            pixels = self._read(sweep, path)
-            if path in styles:
-                self.style[path] = self._sized(path, pixels, self.style_size_px)
-            for shape in starts.get(path, ()):
-                self._starts[path, shape] = fit(pixels, *shape)
-
-    def _read(self, sweep: Sweep, path: str) -> UInt8[np.ndarray, "h w 3"]:
-        if (pixels := self._in_memory.get(path)) is not None:
-            check_edges(Path(path).name, *pixels.shape[:2])
-            picture = Picture(pixels, hashlib.sha256(pixels.tobytes()).hexdigest())
-        else:
-            picture = read(path)
-        check_digest(path, picture.sha256, sweep.digests.get(path))
-        self.sha256[path] = picture.sha256
-        self.pixels_sha256[path] = hashlib.sha256(picture.pixels.tobytes()).hexdigest()
-        if picture.notes:
-            self.notes[path] = picture.notes
-        return picture.pixels
-
-    def _sized(self, path: str, pixels: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
-        check_edges(f"{path} at size {size}", *target_shape(size, pixels.shape[:2]))
-        return resize(pixels, size)
-
-    def shape(self, cell: Cell) -> tuple[int, int]:
-        """(height, width) in px of a cell's image."""
-        return self.content[cell.content].shape[:2]
-
-    def fitted(self, path: str, shape: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-        """A style or start image fitted to `shape`, for cells of that shape."""
-        return self._starts[path, shape]
-
-    def start(self, cell: Cell, coarser: int = 0) -> Float[np.ndarray, "h w 3"]:
-        """The image that a cell starts from, before noise: for a noise start, the mean pixel everywhere.
-
-        Args:
-            cell: the cell.
-            coarser: number of halvings by which its first stage is coarser than the full size.
-        """
-        if cell.init == "noise":
-            return mean_image(*halved_shape(self.shape(cell), coarser))
-        if cell.init == "content":
-            pixels = self.content[cell.content]
-        else:
-            path = cell.style if cell.init == "style" else cell.init
-            pixels = self.fitted(path, self.shape(cell))
-        return halved(pixels, coarser).astype(np.float32)
-
-
-def check_digest(path: str, sha256: str, expected: str | None) -> None:
-    """Raise JaxstyleError if a file is not the one whose digest a spec gives."""
-    if expected is not None and sha256 != expected:
-        raise JaxstyleError(
-            path, f"has sha256 {sha256}, not {expected}; restore it or drop it from [digests]"
-        )
-
-
-# --- saving ---------------------------------------------------------------------------------------
-
-
-def to_uint8(image: Float[np.ndarray, "*n h w 3"]) -> UInt8[np.ndarray, "*n h w 3"]:
-    """Pixels as they are saved: rounded half to even, then clipped to the range 0 to 255."""
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
-
-
-def png_bytes(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    """The bytes of a PNG file of `pixels`."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-SAVED: dict[str, dict[str, Any]] = {
-    ".png": {"format": "PNG"},
-    ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
-    ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
-    ".webp": {"format": "WEBP", "quality": 95},
-}
-"""Pillow's options for saving a picture, by the suffix of its file name."""
-
-
-def file_bytes(pixels: UInt8[np.ndarray, "h w 3"], suffix: str) -> bytes:
-    """The bytes of an image file of `pixels` with a suffix among `SAVED`."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, **SAVED[suffix.lower()])
-    return buffer.getvalue()

@@ -1,0 +1,43 @@
+"""Image files as containers: extraction of the main picture, without what a decoder need not see.
+
+A phone's JPEG may hold a gain map beside its picture, a TIFF a thumbnail, a PNG megabytes of text. This
+module reduces such files to their picture before a decoder sees them, working on bytes alone. A camera's
+raw file, whose first picture is only a thumbnail, is refused. Anything that cannot be understood is passed
+on unchanged, for the decoder to judge.
+
+Nothing here needs JAX or Pillow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+MAX_PROFILE_BYTES = 16 * 2**20
+"""Size limit of an unpacked ICC profile; printers' profiles, the largest, have some megabytes."""
+MAX_TEXT_BYTES = 2**20
+"""Size limit of an unpacked text that gives the orientation."""
+
+
+@dataclass(frozen=True)
+class Container:
+    """The part of a file that is to be decoded, and the file's information about it."""
+
+    data: bytes
+    notes: tuple[str, ...] = ()
+    """Notes on what was left out."""
+    profile: bytes | None = None
+    """The ICC profile, if the decoder does not see it; empty if there is one that cannot be extracted."""
+    chunks: Mapping[bytes, bytes] = field(default_factory=dict)
+    """Bodies of a PNG's colour chunks, by kind."""
+    orientation: int = 1
+    """The EXIF orientation, if it is given outside the picture's own data."""
+
+
+def cut(data: bytes, cuts: Iterable[tuple[int, int, bytes]]) -> bytes:
+    """`data` with each (start, end, replacement) of `cuts` applied; `cuts` are ordered by start."""
+    view, at, parts = memoryview(data), 0, []
+    for start, end, instead in cuts:
+        parts += [view[at:start], instead]
+        at = end
+    return b"".join((*parts, view[at:])) if parts else data

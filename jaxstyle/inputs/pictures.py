@@ -1,0 +1,124 @@
+"""The pictures of a run: contents, styles and starts at their sizes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from jaxstyle.inputs.decode import Picture, read
+from jaxstyle.inputs.preprocess import mean_image
+from jaxstyle.inputs.resize import check_edges, fit, halved, resize, target_shape
+from jaxstyle.plan.cells import Cell, needs_balance
+from jaxstyle.plan.costs import halved_shape
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.settings import Sweep
+from jaxstyle.spec.values import parse_size
+
+
+class Pictures:
+    """All images of a sweep, each read once, checked, and resized to the sizes at which it is used.
+
+    Args:
+        sweep: a resolved sweep.
+        cells: its cells.
+        in_memory: pixels of images without a file, by the absolute path that stands for each.
+
+    Raises:
+        JaxstyleError: for a file that cannot be used, is too small, or does not match `sweep.digests`.
+    """
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        cells: Iterable[Cell],
+        *,
+        in_memory: Mapping[str, UInt8[np.ndarray, "h w 3"]] | None = None,
+    ):
+        self._in_memory = in_memory or {}
+        size = parse_size(sweep.size)
+        self.longest_px = size if isinstance(size, int) else max(size)
+        """The longest edge of a content's target size, in px."""
+        self.style_size_px = sweep.style_size or self.longest_px
+        """The longest edge of a style's target size, in px."""
+        self.sha256: dict[str, str] = {}
+        """SHA-256 of every file, or of the pixels of an image without a file, by path."""
+        self.pixels_sha256: dict[str, str] = {}
+        """SHA-256 of every image's pixels as decoded, by path."""
+        self.notes: dict[str, tuple[str, ...]] = {}
+        """Notes on changes to an image that a user might not expect, by path."""
+        self.content: dict[str, UInt8[np.ndarray, "h w 3"]] = {}
+        """Every content at its target size, by path."""
+        self.style: dict[str, UInt8[np.ndarray, "h w 3"]] = {}
+        """Every style at its target size, by path."""
+        self._starts: dict[tuple[str, tuple[int, int]], UInt8[np.ndarray, "h w 3"]] = {}
+
+        cells = tuple(cells)
+        for path in dict.fromkeys(cell.content for cell in cells):
+            self.content[path] = self._sized(path, self._read(sweep, path), size)
+        starts: dict[str, set[tuple[int, int]]] = {}
+        for cell in cells:
+            if cell.init not in ("noise", "content"):
+                path = cell.style if cell.init == "style" else cell.init
+                starts.setdefault(path, set()).add(self.shape(cell))
+            if needs_balance(sweep, cell):
+                starts.setdefault(cell.style, set()).add(self.shape(cell))
+        styles = dict.fromkeys(cell.style for cell in cells)
+        for path in (*styles, *(path for path in starts if path not in styles)):
+            pixels = self._read(sweep, path)
+            if path in styles:
+                self.style[path] = self._sized(path, pixels, self.style_size_px)
+            for shape in starts.get(path, ()):
+                self._starts[path, shape] = fit(pixels, *shape)
+
+    def _read(self, sweep: Sweep, path: str) -> UInt8[np.ndarray, "h w 3"]:
+        if (pixels := self._in_memory.get(path)) is not None:
+            check_edges(Path(path).name, *pixels.shape[:2])
+            picture = Picture(pixels, hashlib.sha256(pixels.tobytes()).hexdigest())
+        else:
+            picture = read(path)
+        check_digest(path, picture.sha256, sweep.digests.get(path))
+        self.sha256[path] = picture.sha256
+        self.pixels_sha256[path] = hashlib.sha256(picture.pixels.tobytes()).hexdigest()
+        if picture.notes:
+            self.notes[path] = picture.notes
+        return picture.pixels
+
+    def _sized(self, path: str, pixels: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
+        check_edges(f"{path} at size {size}", *target_shape(size, pixels.shape[:2]))
+        return resize(pixels, size)
+
+    def shape(self, cell: Cell) -> tuple[int, int]:
+        """(height, width) in px of a cell's image."""
+        return self.content[cell.content].shape[:2]
+
+    def fitted(self, path: str, shape: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+        """A style or start image fitted to `shape`, for cells of that shape."""
+        return self._starts[path, shape]
+
+    def start(self, cell: Cell, coarser: int = 0) -> Float[np.ndarray, "h w 3"]:
+        """The image that a cell starts from, before noise: for a noise start, the mean pixel everywhere.
+
+        Args:
+            cell: the cell.
+            coarser: number of halvings by which its first stage is coarser than the full size.
+        """
+        if cell.init == "noise":
+            return mean_image(*halved_shape(self.shape(cell), coarser))
+        if cell.init == "content":
+            pixels = self.content[cell.content]
+        else:
+            path = cell.style if cell.init == "style" else cell.init
+            pixels = self.fitted(path, self.shape(cell))
+        return halved(pixels, coarser).astype(np.float32)
+
+
+def check_digest(path: str, sha256: str, expected: str | None) -> None:
+    """Raise JaxstyleError if a file is not the one whose digest a spec gives."""
+    if expected is not None and sha256 != expected:
+        raise JaxstyleError(
+            path, f"has sha256 {sha256}, not {expected}; restore it or drop it from [digests]"
+        )
