@@ -149,7 +149,7 @@ def _time_steps(pipe: Any, sweeps: Sequence[Any], shapes: Sequence[tuple[int, in
     import jax
 
     from jaxstyle import engine
-    from jaxstyle.cell import step
+    from jaxstyle.cell.knobs import knobs_of
     from jaxstyle.console import allocator
     from jaxstyle.inputs import decode, weights
     from jaxstyle.inputs.preprocess import mean_image
@@ -177,7 +177,7 @@ def _time_steps(pipe: Any, sweeps: Sequence[Any], shapes: Sequence[tuple[int, in
             extent = stage.height_px, stage.width_px
             pixels = fit(decode.read(cell.content).pixels, *extent)
             rows = jax.tree.map(lambda x: x[None], machine.target_rows(stage, pixels, of_cells=True))
-            knobs = step.knobs(cell, stage, sweep, content_row=0, style_row=0, extent=extent)
+            knobs = knobs_of(cell, stage, sweep, content_row=0, style_row=0, extent=extent)
             launch = engine.Stage(jax.tree.map(lambda x: x[None], knobs), rows)
             start = mean_image(*extent)[None]
             drives[index, shape, coarser] = machine._begin(stage, coarser, launch, start, [])

@@ -106,8 +106,10 @@ def _judge(pipe: Any, rows: Sequence[dict[str, Any]], pictures: Sequence[Sequenc
     import jax
     import jax.numpy as jnp
 
-    from jaxstyle.cell import step
+    from jaxstyle.cell import objective
+    from jaxstyle.cell.knobs import knobs_of
     from jaxstyle.cell.poolings import pooling
+    from jaxstyle.cell.state import Targets
     from jaxstyle.inputs import decode, weights
     from jaxstyle.inputs.resize import resize
     from jaxstyle.plan.cells import sweep_cells
@@ -130,15 +132,15 @@ def _judge(pipe: Any, rows: Sequence[dict[str, Any]], pictures: Sequence[Sequenc
         content = resize(decode.read(row["content"]).pixels, max(height, width))
         style = resize(decode.read(row["style"]).pixels, max(height, width))
         targets = [
-            step.target_rows(network.features, network.params, program, jnp.asarray(x, jnp.float32))
+            objective.target_rows(network.features, network.params, program, jnp.asarray(x, jnp.float32))
             for x in (content, style)
         ]
-        table = step.Targets(
+        table = Targets(
             tuple(x[None] for x in targets[0].content), tuple(x[None] for x in targets[1].style)
         )
-        knobs = step.knobs(cell, program, sweep, content_row=0, style_row=0, extent=(height, width))
+        knobs = knobs_of(cell, program, sweep, content_row=0, style_row=0, extent=(height, width))
         loss = jax.jit(
-            lambda image, network=network, program=program, knobs=knobs, table=table: step.loss(
+            lambda image, network=network, program=program, knobs=knobs, table=table: objective.loss(
                 network.features, network.params, program, knobs, table, image
             )[0]
         )

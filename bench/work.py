@@ -70,7 +70,8 @@ class Work:
         import jax
 
         from jaxstyle import engine
-        from jaxstyle.cell import step
+        from jaxstyle.cell.knobs import knobs_of
+        from jaxstyle.cell.state import Targets
         from jaxstyle.inputs import weights
         from jaxstyle.plan.cells import sweep_cells
         from jaxstyle.plan.costs import nominal_platform
@@ -108,8 +109,8 @@ class Work:
         self.compiled, _ = machine.compile(self.program)
         rows = [machine.target_rows(self.program, pixels) for pixels in (content, style)]
         stack = lambda x: np.repeat(np.asarray(x)[None], width, axis=0)  # noqa: E731
-        targets = step.Targets(rows[0].content, rows[1].style)
-        knobs = step.knobs(cell, self.program, sweep, content_row=0, style_row=0, extent=(size, size))
+        targets = Targets(rows[0].content, rows[1].style)
+        knobs = knobs_of(cell, self.program, sweep, content_row=0, style_row=0, extent=(size, size))
         self._knobs, self._targets = jax.device_put(jax.tree.map(stack, (knobs, targets)), device)
         self._params = machine.network(self.program).params
         self._states = [

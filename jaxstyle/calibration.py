@@ -28,8 +28,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jaxstyle.ambient import settled
-from jaxstyle.cell import step
-from jaxstyle.cell.step import Targets
+from jaxstyle.cell import start
+from jaxstyle.cell.knobs import knobs_of
+from jaxstyle.cell.state import Targets
 from jaxstyle.engine import Engine
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.inputs.preprocess import mean_image
@@ -244,7 +245,7 @@ def pull(sweep: Sweep, cell: Cell, balance: Balance, pictures: Pictures, engine:
     content = engine.target_rows(program, pictures.content[cell.content], of_cells=True)
     style = engine.target_rows(program, pictures.style[cell.style])
     targets = Targets(tuple(p[None] for p in content.content), tuple(a[None] for a in style.style))
-    base = step.knobs(cell, program, sweep, content_row=0, style_row=0, extent=shape)
+    base = knobs_of(cell, program, sweep, content_row=0, style_row=0, extent=shape)
 
     def rms(image: np.ndarray, alpha: float, weights: Mapping[str, float]) -> float:
         knobs = base._replace(
@@ -256,7 +257,7 @@ def pull(sweep: Sweep, cell: Cell, balance: Balance, pictures: Pictures, engine:
         gradient = engine.gradient(program, knobs, targets, image).astype(np.float64)
         return float(np.sqrt(np.square(gradient).mean()))
 
-    noise = np.asarray(step.noise(np.asarray(0, np.uint32), (*shape, 3)))
+    noise = np.asarray(start.noise(np.asarray(0, np.uint32), (*shape, 3)))
     starts = {
         "noise": mean_image(*shape) + sweep.noise_std * noise,
         "content": pictures.content[cell.content].astype(np.float32),

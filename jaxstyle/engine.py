@@ -29,9 +29,11 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from jaxstyle.ambient import settled
-from jaxstyle.cell import step
+from jaxstyle.cell import objective, step
+from jaxstyle.cell.knobs import blank_knobs
 from jaxstyle.cell.poolings import pooling
-from jaxstyle.cell.step import Info, Knobs, State, Targets
+from jaxstyle.cell.start import init_state, refined_state
+from jaxstyle.cell.state import Info, Knobs, State, Targets
 from jaxstyle.console import limits
 from jaxstyle.course import Course
 from jaxstyle.plan.canvases import canvas_of
@@ -369,7 +371,7 @@ class Engine:
             self.target_traces += 1
             features = network.features  # not the network, whose parameters the function would keep alive
             _target_programs[key] = jax.jit(
-                lambda params, image, extent: step.target_rows(
+                lambda params, image, extent: objective.target_rows(
                     features, params, program, image, extent, role
                 ),
                 compiler_options=compiler_options(program),
@@ -401,7 +403,9 @@ class Engine:
             features = network.features
 
             def gradient(params, knobs, targets, image):
-                return jax.grad(lambda x: step.loss(features, params, program, knobs, targets, x)[0])(image)
+                return jax.grad(lambda x: objective.loss(features, params, program, knobs, targets, x)[0])(
+                    image
+                )
 
             _gradient_programs[key] = jax.jit(gradient, compiler_options=compiler_options(program))
         start = jax.device_put(np.asarray(image, np.float32), self.device)
@@ -496,7 +500,7 @@ class Engine:
         else:
             key = before.program, self._key(program, program, self.winograd)
             if key not in _refine_programs:
-                refine = jax.vmap(functools.partial(step.refine, program))
+                refine = jax.vmap(functools.partial(refined_state, program))
                 _refine_programs[key] = jax.jit(_on_each(refine, self._mesh, (CELL,) * 3, CELL))
             state = _refine_programs[key](knobs, before.state.best, before.knobs.extent)
         advance = functools.partial(compiled.segment, self.network(program).params, knobs, targets)
@@ -613,7 +617,7 @@ def try_out(program: Program, weights: Layers, styles: Iterable[tuple[int, int]]
         for shape in {halved_shape(style, coarser) for style in styles}:
             image = jax.ShapeDtypeStruct((*shape, 3), jnp.float32)
             found = jax.eval_shape(
-                functools.partial(step.target_rows, features, program=stage, role="style"),
+                functools.partial(objective.target_rows, features, program=stage, role="style"),
                 params=params,
                 image=image,
             )
@@ -703,7 +707,7 @@ def lower(
 
     cells = program.width * (1 if mesh is None else mesh.size)
     knobs, start_images, targets = placed(_shapes(program, cells, features, params), CELL)
-    start_cells = _on_each(jax.vmap(functools.partial(step.init, program)), mesh, (CELL, CELL), CELL)
+    start_cells = _on_each(jax.vmap(functools.partial(init_state, program)), mesh, (CELL, CELL), CELL)
     state = placed(jax.eval_shape(start_cells, knobs, start_images), CELL)
     bound = placed(jax.ShapeDtypeStruct((), jnp.int32), P())
     takes, gives = (P(), CELL, CELL, CELL, P(), P()), (CELL, P(None, "cell"))
@@ -749,7 +753,7 @@ def _shapes(
     """Shapes of the arguments for `width` cells, with the channel counts of the given network."""
     image = jax.ShapeDtypeStruct((program.height_px, program.width_px, 3), jnp.float32)
     rows = jax.eval_shape(
-        lambda params, image: step.target_rows(features, params, program, image), params, image
+        lambda params, image: objective.target_rows(features, params, program, image), params, image
     )
     stack = lambda leaf: jax.ShapeDtypeStruct((width, *leaf.shape), leaf.dtype)  # noqa: E731
-    return jax.tree.map(stack, step.blank_knobs(program)), stack(image), jax.tree.map(stack, rows)
+    return jax.tree.map(stack, blank_knobs(program)), stack(image), jax.tree.map(stack, rows)

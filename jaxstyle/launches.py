@@ -34,7 +34,7 @@ from jaxstyle.spec.tables import LAYER_CURVE, TERMS
 from jaxstyle.store import ChunkResult
 
 if TYPE_CHECKING:
-    from jaxstyle.cell.step import Targets
+    from jaxstyle.cell.state import Targets
     from jaxstyle.engine import Engine, Launch, Outcome, Progress, Segment, Stage
 
 TargetKey = tuple[str, str, Any]
@@ -260,7 +260,8 @@ class Launcher:
 
     def _launch_stage(self, cells: list[Cell], program: Program, coarser: int) -> Stage:
         """Knobs and targets of `cells` in one stage of their program."""
-        from jaxstyle.cell import step
+        from jaxstyle.cell.knobs import knobs_of
+        from jaxstyle.cell.state import Targets
         from jaxstyle.engine import Stage
 
         contents = list(dict.fromkeys(cell.content for cell in cells))
@@ -269,7 +270,7 @@ class Launcher:
         of_styles = [self._target("style", path, program, coarser) for path in styles]
         with timed(self.seconds, "host_s"):
             knobs = [
-                step.knobs(
+                knobs_of(
                     cell,
                     program,
                     self.sweep,
@@ -284,7 +285,7 @@ class Launcher:
             ]
             return Stage(
                 _stacked(knobs),
-                step.Targets(
+                Targets(
                     content=_stacked([rows.content for rows in of_contents]),
                     style=_stacked([rows.style for rows in of_styles]),
                     terms=_stacked([rows.terms for rows in of_contents])
@@ -307,7 +308,7 @@ def _advances(
         segments: the segments of all of them together.
         passes_left: passes of the full size that are still to be counted as steps.
     """
-    from jaxstyle.cell import step
+    from jaxstyle.cell.state import info_curves
 
     count = sum(map(len, launches))
     for coarser, passes, progress in segments:
@@ -318,7 +319,7 @@ def _advances(
     outcome, found = segments.outcome, []
     for index, cells in enumerate(launches):
         at = slice(index * program.width, index * program.width + len(cells))
-        curves = {name: values[at] for name, values in step.curves(outcome.info).items()}
+        curves = {name: values[at] for name, values in info_curves(outcome.info).items()}
         pixels = encode.to_uint8(outcome.images[at])
         found.append(Launched(cells, pixels, curves, outcome.diverged_step[at]))
     return found

@@ -257,7 +257,7 @@ class Kept:
 
     def save(self, progress: Progress) -> float:
         """Save everything that is new and return the seconds that this took."""
-        from jaxstyle.cell import step
+        from jaxstyle.cell.state import info_curves
 
         began = time.monotonic()
         launches, pictures, infos = self._saved
@@ -267,7 +267,7 @@ class Kept:
             part |= {f"launch{index}/{name}": values for name, values in named.items()}
         for index, image in enumerate(progress.images[pictures:]):
             part[f"image{index}"] = image
-        curves = [step.curves(info) for info in progress.infos[infos:]]
+        curves = [info_curves(info) for info in progress.infos[infos:]]
         for name in curves[0] if curves else ():
             part[f"info/{name}"] = np.concatenate([curve[name] for curve in curves])
         state: Arrays = {name: np.array(getattr(progress, name)) for name in ("coarser", "passes")}
@@ -287,7 +287,7 @@ class Kept:
         Raises:
             JaxstyleError: if the checkpoint is damaged; nothing is restored then.
         """
-        from jaxstyle.cell import step
+        from jaxstyle.cell.state import info_from_curves
         from jaxstyle.engine import Progress
 
         found = self.checkpoint.load()
@@ -302,7 +302,7 @@ class Kept:
             self.done.append(Launched(cells, pixels, own, diverged))
         tail = [part for part in parts if int(part["of"]) == launch]
         pictures = [part[f"image{i}"] for part in tail for i in range(len(part)) if f"image{i}" in part]
-        infos = [step.from_curves(curves) for part in tail if (curves := _named_in(part, "info/"))]
+        infos = [info_from_curves(curves) for part in tail if (curves := _named_in(part, "info/"))]
         leaves = [state[f"leaf{i}"] for i in range(sum(name.startswith("leaf") for name in state))]
         self.progress = Progress(
             int(state["coarser"]), int(state["passes"]), tuple(leaves), tuple(pictures), tuple(infos)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from jaxstyle import calibrate, calibration, run
 from jaxstyle.calibration import balanced_weights
-from jaxstyle.cell import step
+from jaxstyle.cell import start
 from jaxstyle.engine import Engine
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.inputs.weights import load
@@ -82,7 +82,7 @@ def test_how_hard_losses_pull_is_the_oracles_gradient(images, vgg19_weights):
         found = calibration.pull(sweep, cell, balance, pictures, engine)
     content, style = pictures.content[cell.content], pictures.style[cell.style]
     noise = np.array([123.68, 116.779, 103.939]) + np.asarray(
-        step.noise(np.asarray(0, np.uint32), (48, 64, 3))
+        start.noise(np.asarray(0, np.uint32), (48, 64, 3))
     )
 
     def rms(image, **weights):

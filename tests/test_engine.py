@@ -9,7 +9,8 @@ import pytest
 from conftest import ROOT, narrow_weights, random_image, run_python
 
 from jaxstyle import engine
-from jaxstyle.cell import step
+from jaxstyle.cell.knobs import knobs_of
+from jaxstyle.cell.state import Targets
 from jaxstyle.inputs.preprocess import mean_image
 from jaxstyle.inputs.resize import halved
 from jaxstyle.plan.cells import sweep_cells
@@ -56,7 +57,7 @@ class Bench:
         p = [self.engine.target_rows(program, content[x], of_cells=True).content for x in contents]
         a = [self.engine.target_rows(program, style[x]).style for x in styles]
         knobs = [
-            step.knobs(
+            knobs_of(
                 c,
                 program,
                 self.sweep,
@@ -67,7 +68,7 @@ class Bench:
             )
             for c in cells
         ]
-        targets = step.Targets(
+        targets = Targets(
             tuple(np.stack(rows) for rows in zip(*p, strict=True)),
             tuple(np.stack(rows) for rows in zip(*a, strict=True)),
         )

@@ -21,7 +21,8 @@ from test_step import loss_and_gradient, make
 
 import jaxstyle
 from jaxstyle import fingerprints, store, sweep
-from jaxstyle.cell import step
+from jaxstyle.cell import objective
+from jaxstyle.cell.state import View
 from jaxstyle.inputs import decode
 from jaxstyle.inputs.resize import resize
 from jaxstyle.plan.cells import sweep_cells, terms_of
@@ -268,7 +269,7 @@ def test_a_term_adds_its_weight_times_its_loss_and_gradient(vgg19_weights, canva
 def test_the_examples_gradient_agrees_with_finite_differences(palette):
     plugins.load([str(palette)])
     row = tables.TERMS["palette"]
-    view = lambda x: step.View(x, {}, None)  # noqa: E731
+    view = lambda x: View(x, {}, None)  # noqa: E731
     random = np.random.default_rng(0)
     style, picture = (jnp.asarray(random.uniform(0, 255, (6, 8, 3)), jnp.float32) for _ in range(2))
     kept = row.keep(view(style))
@@ -808,7 +809,7 @@ def test_a_weight_of_zero_is_no_part_of_a_cell_even_where_the_term_is_not_finite
     plain = jaxstyle.stylize(content, style, **own)
     with pytest.raises(JaxstyleError, match="diverged at step 0"):
         jaxstyle.stylize(content, style, far_weight=1, **own)
-    gated = jax.grad(lambda x: jnp.sum(step._gated(jnp.float32(0), x) * jnp.nan))(jnp.ones(3))
+    gated = jax.grad(lambda x: jnp.sum(objective._gated(jnp.float32(0), x) * jnp.nan))(jnp.ones(3))
     np.testing.assert_array_equal(gated, 0)
     np.testing.assert_array_equal(jaxstyle.stylize(content, style, far_weight=0, **own), plain)
 

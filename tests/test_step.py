@@ -10,8 +10,11 @@ import pytest
 from conftest import random_image
 
 from jaxstyle import engine
-from jaxstyle.cell import step
+from jaxstyle.cell import objective, step
+from jaxstyle.cell.knobs import knobs_of
 from jaxstyle.cell.poolings import pooling
+from jaxstyle.cell.start import init_state, noise, refined_state
+from jaxstyle.cell.state import Targets
 from jaxstyle.inputs import encode
 from jaxstyle.inputs.preprocess import MEAN_RGB, mean_image, to_network
 from jaxstyle.plan.cells import sweep_cells
@@ -39,12 +42,12 @@ def make(sweep, weights, content, style, winograd=False, canvas=None):
     network = bind(weights, winograd=winograd, **options)
     plain = bind(weights, **options)
     rows = [
-        jax.jit(lambda params, x, e, f=f: step.target_rows(f, params, program, x, e))(
+        jax.jit(lambda params, x, e, f=f: objective.target_rows(f, params, program, x, e))(
             params, jnp.asarray(x, "f4"), e
         )
         for (params, f), x, e in ((network, content, extent), (plain, style, None))
     ]
-    targets = step.Targets(
+    targets = Targets(
         content=tuple(p[None] for p in rows[0].content),
         style=tuple(a[None] for a in rows[1].style),
         terms=jax.tree.map(
@@ -52,7 +55,7 @@ def make(sweep, weights, content, style, winograd=False, canvas=None):
             {name: rows[TERMS[name].of == "style"].terms[name] for name in program.terms},
         ),
     )
-    knobs = step.knobs(cell, program, sweep, content_row=0, style_row=0, extent=size)
+    knobs = knobs_of(cell, program, sweep, content_row=0, style_row=0, extent=size)
     return network, program, jax.tree.map(jnp.asarray, knobs), targets
 
 
@@ -60,7 +63,8 @@ def loss_and_gradient(network, program, knobs, targets, image):
     """(L, info) and dL/dx. Parameters are an argument: XLA would fold constants of them for a minute."""
     found = jax.jit(
         jax.value_and_grad(
-            lambda x, params: step.loss(network.features, params, program, knobs, targets, x), has_aux=True
+            lambda x, params: objective.loss(network.features, params, program, knobs, targets, x),
+            has_aux=True,
         )
     )
     return found(jnp.asarray(image, jnp.float32), network.params)
@@ -161,7 +165,7 @@ def test_loss_and_gradient_of_the_real_network_match_float64(vgg19_weights, name
 def test_content_start_has_no_content_loss(vgg19_weights):
     content, style = random_image(48, 64, 1), random_image(48, 64, 2)
     network, program, knobs, targets = make(sweep(), vgg19_weights, content, style)
-    _, info = step.loss(
+    _, info = objective.loss(
         network.features, network.params, program, knobs, targets, jnp.asarray(content, jnp.float32)
     )
     reference = oracle.loss_and_gradient(vgg19_weights, content, content, style)[0]["reference"]
@@ -170,7 +174,7 @@ def test_content_start_has_no_content_loss(vgg19_weights):
 
 def test_noise_of_a_seed_is_golden():
     # Seeds must mean the same on every version of JAX. Other libraries can check these: threefry2x32.
-    drawn = np.asarray(step.noise(jnp.uint32(12345), (2, 2, 3))).ravel()
+    drawn = np.asarray(noise(jnp.uint32(12345), (2, 2, 3))).ravel()
     expected = GOLDEN_NOISE
     np.testing.assert_allclose(drawn, expected, rtol=1e-6)
 
@@ -192,7 +196,7 @@ GOLDEN_NOISE = [
 
 
 def test_noise_is_standard_normal_and_differs_between_seeds():
-    a, b = (np.asarray(step.noise(jnp.uint32(s), (64, 64, 3))) for s in (0, 2**32 - 1))
+    a, b = (np.asarray(noise(jnp.uint32(s), (64, 64, 3))) for s in (0, 2**32 - 1))
     assert abs(a.mean()) < 0.03
     assert abs(a.std() - 1) < 0.03
     assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.03
@@ -202,8 +206,8 @@ def test_noise_is_standard_normal_and_differs_between_seeds():
     ("size", "canvas"), [((32, 40), (64, 64)), ((45, 61), (64, 96)), ((64, 64), (64, 64))]
 )
 def test_noise_on_a_canvas_is_that_of_the_image_alone(size, canvas):
-    alone = np.asarray(step.noise(jnp.uint32(7), (*size, 3)))
-    on = np.asarray(jax.jit(lambda e: step.noise(jnp.uint32(7), (*canvas, 3), e))(np.array(size, np.int32)))
+    alone = np.asarray(noise(jnp.uint32(7), (*size, 3)))
+    on = np.asarray(jax.jit(lambda e: noise(jnp.uint32(7), (*canvas, 3), e))(np.array(size, np.int32)))
     # The same random bits; XLA may round the inverse error function otherwise at the end of a vector.
     np.testing.assert_array_max_ulp(on[: size[0], : size[1]], alone, maxulp=4)
     assert not np.any(on[size[0] :])
@@ -251,7 +255,7 @@ def test_in_bf16_an_image_has_no_loss_against_itself(vgg19_weights, winograd):
     machine = engine.Engine(vgg19_weights, cell_shapes=[shape], winograd=winograd)
     (program,) = plan.programs
     rows = jax.tree.map(lambda x: x[None], machine.target_rows(program, image, of_cells=True))
-    knobs = step.knobs(cell, program, settings, content_row=0, style_row=0, extent=shape)
+    knobs = knobs_of(cell, program, settings, content_row=0, style_row=0, extent=shape)
     launch = engine.Launch(jax.tree.map(lambda x: x[None], knobs), image[None].astype(np.float32), rows)
     info = machine.course(program, launch, (1,)).finish().info
     assert info.loss_content[0, 0] == 0
@@ -264,16 +268,16 @@ def test_noise_start_is_the_mean_pixel_plus_noise_whatever_alpha_beta(narrow):
     starts = []
     for settings in ({"alpha_beta": (1.0,)}, {"alpha_beta": (0.0,), "learning_rate": (3.0,)}):
         _, program, knobs, _ = make(sweep(noise_std=2.0, **settings), narrow, content, style)
-        starts.append(np.asarray(step.init(program, knobs, jnp.asarray(mean_image(32, 40))).image))
+        starts.append(np.asarray(init_state(program, knobs, jnp.asarray(mean_image(32, 40))).image))
     np.testing.assert_array_equal(starts[0], starts[1])
-    expected = MEAN_RGB + 2 * np.asarray(step.noise(jnp.uint32(0), (32, 40, 3)))
+    expected = MEAN_RGB + 2 * np.asarray(noise(jnp.uint32(0), (32, 40, 3)))
     np.testing.assert_allclose(starts[0], expected, rtol=1e-6)
 
 
 def test_image_starts_are_exact(narrow):
     content = random_image(32, 40, 1)
     _, program, knobs, _ = make(sweep(init=("content",)), narrow, content, content)
-    state = step.init(program, knobs, jnp.asarray(content, jnp.float32))
+    state = init_state(program, knobs, jnp.asarray(content, jnp.float32))
     np.testing.assert_array_equal(state.image, content.astype(np.float32))
 
 
@@ -284,7 +288,7 @@ def test_five_adam_steps_match_float64(vgg19_weights, clamp):
         content = np.clip(content.astype(int) * 3 - 255, 0, 255).astype(np.uint8)
     settings = sweep(init=("content",), learning_rate=(5.0,), clamp=clamp)
     network, program, knobs, targets = make(settings, vgg19_weights, content, style)
-    state = step.init(program, knobs, jnp.asarray(content, jnp.float32))
+    state = init_state(program, knobs, jnp.asarray(content, jnp.float32))
     state, _ = advance(network, program, knobs, targets, state, 6)
     expected = oracle.adam(
         lambda x: oracle.loss_and_gradient(vgg19_weights, x, content, style, alpha=1e-3)[1],
@@ -307,10 +311,12 @@ def test_a_clamped_picture_is_worth_what_its_float_image_is(narrow, optimizer):
     for clamp in (False, True):
         settings = sweep(init=("style",), optimizer=optimizer, pyramid=0, clamp=clamp, noise_std=30.0)
         network, program, knobs, targets = make(settings, narrow, content, style)
-        start = step.init(program, knobs, jnp.asarray(content, jnp.float32))
+        start = init_state(program, knobs, jnp.asarray(content, jnp.float32))
         state, infos = advance(network, program, knobs, targets, start, 60)
         saved = encode.to_uint8(np.asarray(state.evaluated)).astype(np.float32)
-        total, _ = step.loss(network.features, network.params, program, knobs, targets, jnp.asarray(saved))
+        total, _ = objective.loss(
+            network.features, network.params, program, knobs, targets, jnp.asarray(saved)
+        )
         lost[clamp] = float(total)
         if clamp:
             assert state.evaluated.min() >= 0
@@ -325,7 +331,7 @@ def test_five_steps_of_lbfgs_match_float64(vgg19_weights):
     network, program, knobs, targets = make(settings, vgg19_weights, content, style)
     start = random_image(48, 64, 3)
     state, infos = advance(
-        network, program, knobs, targets, step.init(program, knobs, jnp.asarray(start, jnp.float32)), 6
+        network, program, knobs, targets, init_state(program, knobs, jnp.asarray(start, jnp.float32)), 6
     )
 
     def evaluate(x):
@@ -358,7 +364,7 @@ def test_adam_keeps_the_image_of_its_lowest_loss(narrow):
     network, program, knobs, targets = make(
         sweep(optimizer="adam", learning_rate=(60.0,)), narrow, content, style
     )
-    state = step.init(program, knobs, jnp.asarray(content, jnp.float32))
+    state = init_state(program, knobs, jnp.asarray(content, jnp.float32))
     seen, losses = [], []
     for k in range(25):
         seen.append(np.asarray(state.image))
@@ -381,7 +387,7 @@ def test_an_image_is_enlarged_as_jax_does_it_and_on_a_canvas_alike(narrow, coars
     for canvas, small in ((None, None), ((64, 96), (32, 48))):
         _, program, knobs, _ = make(settings, narrow, content, content, canvas=canvas)
         on = engine.on_canvas(image, small)
-        state = jax.jit(lambda k, x, e, p=program: step.refine(p, k, x, e))(
+        state = jax.jit(lambda k, x, e, p=program: refined_state(p, k, x, e))(
             knobs, jnp.asarray(on), jnp.array(coarse, jnp.int32)
         )
         got = np.asarray(state.image)
@@ -397,7 +403,7 @@ def test_content_weighs_in_a_coarser_stage_what_it_weighs_at_full_size(narrow):
     settings = resolve(sweep(alpha_beta=(0.01,), beta=2.0, schedule="decay"))
     _, program, full, _ = make(settings, narrow, content, content)
     (cell,) = sweep_cells(settings)
-    coarse = step.knobs(
+    coarse = knobs_of(
         cell, program, settings, content_row=0, style_row=0, extent=(16, 12), full_extent=(64, 48)
     )
     assert float(coarse.content_weight) == pytest.approx(16 * float(full.content_weight))
@@ -411,7 +417,7 @@ def test_a_loss_that_overflows_keeps_the_image_before_it(narrow):
     settings = sweep(init=("content",), learning_rate=(1e12,))
     network, program, knobs, targets = make(settings, narrow, content, style)
     state, infos = advance(
-        network, program, knobs, targets, step.init(program, knobs, jnp.asarray(content, jnp.float32)), 4
+        network, program, knobs, targets, init_state(program, knobs, jnp.asarray(content, jnp.float32)), 4
     )
     assert state.diverged_step == 1
     np.testing.assert_array_equal(state.evaluated, content.astype(np.float32))
@@ -426,7 +432,7 @@ def test_an_update_that_overflows_keeps_the_image_it_started_from(narrow):
     settings = sweep(init=("style",), alpha_beta=(1e25,), optimizer="adam")
     network, program, knobs, targets = make(settings, narrow, content, style)
     state, infos = advance(
-        network, program, knobs, targets, step.init(program, knobs, jnp.asarray(style, jnp.float32)), 3
+        network, program, knobs, targets, init_state(program, knobs, jnp.asarray(style, jnp.float32)), 3
     )
     assert np.isfinite(infos[0].loss_total)
     assert state.diverged_step == 1
@@ -439,7 +445,7 @@ def test_a_loss_that_is_never_finite_diverges_at_step_0(narrow, optimizer):
     settings = sweep(init=("style",), alpha_beta=(1e35,), optimizer=optimizer)
     network, program, knobs, targets = make(settings, narrow, content, style)
     state, infos = advance(
-        network, program, knobs, targets, step.init(program, knobs, jnp.asarray(style, jnp.float32)), 2
+        network, program, knobs, targets, init_state(program, knobs, jnp.asarray(style, jnp.float32)), 2
     )
     assert state.diverged_step == 0
     np.testing.assert_array_equal(state.evaluated, style.astype(np.float32))
@@ -451,7 +457,7 @@ def test_style_layers_outside_a_set_weigh_nothing(narrow):
     network, program, knobs, targets = make(
         sweep(style_layers=("conv1_1:1+conv2_1:0",)), narrow, content, style
     )
-    _, info = step.loss(
+    _, info = objective.loss(
         network.features, network.params, program, knobs, targets, jnp.asarray(content, jnp.float32)
     )
     assert info.loss_style == info.style_layer_loss[0]

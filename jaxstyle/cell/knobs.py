@@ -1,0 +1,80 @@
+"""Knobs of a cell, built in this one place."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from jaxstyle.cell.state import Knobs
+from jaxstyle.plan.cells import Cell
+from jaxstyle.plan.programs import Program
+from jaxstyle.spec.settings import Sweep
+from jaxstyle.spec.tables import TERMS
+from jaxstyle.spec.values import FLOAT32_MAX
+from jaxstyle.vgg import layers
+
+DECAY_SHARE = 0.3
+"""The part of a trajectory over which a decaying learning rate falls to 0."""
+
+
+def knobs_of(
+    cell: Cell,
+    program: Program,
+    sweep: Sweep,
+    *,
+    content_row: int,
+    style_row: int,
+    extent: tuple[int, int],
+    full_extent: tuple[int, int] | None = None,
+    steps: int | None = None,
+) -> Knobs:
+    """The knobs of `cell`, as NumPy arrays of the types that the program was compiled for.
+
+    Args:
+        cell: the cell.
+        program: the program of the stage.
+        sweep: a resolved sweep.
+        content_row: row of its content among the targets of the launch.
+        style_row: row of its style among them.
+        extent: (height, width) in px of the image in this stage.
+        full_extent: (height, width) in px of the full-size image, given in a coarser stage. A content loss
+            is a sum over positions, so its weight grows by (S/S_k)^2 to keep its full-size balance with
+            the style loss.
+        steps: length of its trajectory, if that is not the sweep's.
+    """
+    layer_weights = cell.layer_weights
+    scale = 1.0 if full_extent is None else (max(full_extent) / max(extent)) ** 2
+    decays = sweep.schedule == "decay" and full_extent is None
+    length = float(steps or sweep.steps[-1])
+
+    def number(value: float) -> np.ndarray:
+        return np.asarray(value, np.float32)
+
+    return Knobs(
+        content_weight=number(min(sweep.beta * cell.alpha_beta * scale, FLOAT32_MAX)),
+        style_weight=number(sweep.beta),
+        tv_weight=number(sweep.tv_weight),
+        content_layer_weights=np.array(
+            [name == cell.content_layer for name in program.content_taps], np.float32
+        ),
+        style_layer_weights=np.array(
+            [layer_weights.get(name, 0.0) for name in program.style_taps], np.float32
+        ),
+        learning_rate=number(cell.learning_rate),
+        decay_end=number(length if decays else math.inf),
+        decay_steps=number(DECAY_SHARE * length if decays else 1.0),
+        seed=np.asarray(cell.seed, np.uint32),
+        noise_std=number(sweep.noise_std if cell.init == "noise" else 0.0),
+        pixel_range=np.array((0, 255) if sweep.clamp else (-np.inf, np.inf), np.float32),
+        content_row=np.asarray(content_row, np.int32),
+        style_row=np.asarray(style_row, np.int32),
+        extent=np.asarray(extent, np.int32),
+        term_weights={name: number(getattr(cell, TERMS[name].weight)) for name in program.terms},
+    )
+
+
+def blank_knobs(program: Program) -> Knobs:
+    """Placeholder knobs with the shapes and types that `program` is compiled for."""
+    cell = Cell(0, "", "", "", "+".join(layers.STYLE_LAYERS), "noise", 0.0, 0.0, 0)
+    return knobs_of(cell, program, Sweep(), content_row=0, style_row=0, extent=(0, 0), steps=1)
