@@ -28,7 +28,7 @@ from bench import work
 
 if TYPE_CHECKING:
     from jaxstyle.plan.cells import Cell
-    from jaxstyle.store import ChunkResult
+    from jaxstyle.rundir.chunks import ChunkResult
 
 CELLS = (1_000, 10_000, 100_000)
 EDGE_PX = 32
@@ -82,8 +82,8 @@ class Simulated:
 
     def __call__(self, cells: Sequence[Cell]) -> ChunkResult:
         """The results of `cells`."""
+        from jaxstyle.rundir.chunks import ChunkResult
         from jaxstyle.spec.tables import LOSSES
-        from jaxstyle.store import ChunkResult
 
         ids, seeds = (np.array([getattr(c, name) for c in cells], np.int64) for name in ("id", "seed"))
         ratio = np.array([c.alpha_beta for c in cells], np.float32)
@@ -165,17 +165,17 @@ def peak_bytes() -> int:
 
 def _merge_peak(pipe: Any, path: Path) -> None:
     """Send the peak memory of a process that does nothing but merge the run at `path`."""
-    from jaxstyle import store
+    from jaxstyle.rundir.results_h5 import merge_into
 
-    store.merge_into(path, path / "again.h5")
+    merge_into(path, path / "again.h5")
     (path / "again.h5").unlink()
     pipe.send(peak_bytes())
 
 
 def _manifest(sources: Any, plan: Any, status: str, digests: dict[str, str]) -> dict[str, Any]:
     """The parts of a run's manifest that grow with the run or that `--resume` reads."""
-    from jaxstyle.fingerprints import SCHEMA
     from jaxstyle.plan.chunks import to_record
+    from jaxstyle.rundir.fingerprints import SCHEMA
 
     return {
         "schema": SCHEMA,
@@ -202,15 +202,17 @@ def simulate(count: int, folder: Path, platform: str, steps: int = STEPS) -> dic
         platform: as in `planner.make_plan`: a CPU's chunks are many and small, a GPU's as large as can be.
         steps: steps of every cell, all of whose losses are kept; at least 6.
     """
-    from jaxstyle import fingerprints, page, report, resume, store
+    from jaxstyle import page, report
     from jaxstyle.console.progress import Display
     from jaxstyle.inputs import decode
     from jaxstyle.plan.cells import sweep_cells
     from jaxstyle.plan.planner import make_plan
+    from jaxstyle.rundir import chunks, fingerprints, resume
+    from jaxstyle.rundir.directory import RunDirectory
+    from jaxstyle.rundir.image_files import write_images
     from jaxstyle.spec.resolve import resolve
     from jaxstyle.spec.settings import Sweep
     from jaxstyle.spec.toml import to_toml
-    from jaxstyle.store import RunDirectory
 
     edges = EDGES if count >= EDGES**3 else 2
     contents, styles = inputs(folder / "inputs")
@@ -250,21 +252,21 @@ def simulate(count: int, folder: Path, platform: str, steps: int = STEPS) -> dic
             with clock.stage("results_s"):
                 mark = fingerprints.fingerprint(sources, plan, chunk.number)
                 width = plan.programs[chunk.program].width
-                data = store.chunk_bytes([result], width=width, fingerprint=mark)
-                sums[store.chunk_name(chunk.number)] = hashlib.sha256(data).hexdigest()
+                data = chunks.chunk_bytes([result], width=width, fingerprint=mark)
+                sums[chunks.chunk_name(chunk.number)] = hashlib.sha256(data).hexdigest()
             with clock.stage("commit_s"):
-                run.write(store.chunk_name(chunk.number), data)
+                run.write(chunks.chunk_name(chunk.number), data)
             with clock.stage("pngs_s"):
-                store.write_images(run, result)
+                write_images(run, result)
             with clock.stage("events_s"):
                 say.event("chunk", chunk=chunk.number, cells=list(chunk.cells))
         del result, data
         swept_bytes = peak_bytes()
         with contextlib.ExitStack() as stack:
             for module, function, name in (
-                (store, "open_record", "open_s"),
-                (store, "merge", "merge_s"),
-                (store, "rows", "rows_s"),
+                (records, "open_record", "open_s"),
+                (build, "merge", "merge_s"),
+                (build, "read_rows", "rows_s"),
                 (report, "write_sheets", "sheets_s"),
                 (page, "html", "page_s"),
             ):
@@ -286,7 +288,7 @@ def simulate(count: int, folder: Path, platform: str, steps: int = STEPS) -> dic
             for _, _, results in resume.whole_chunks(sources, before, run, say):
                 whole += 1
                 for part in results:
-                    store.write_images(run, part, missing=True)
+                    write_images(run, part, missing=True)
     assert whole == len(plan.chunks)
     entries = [entry.stat().st_size for name in ("images", "chunks") for entry in os.scandir(path / name)]
     sizes = {p.name: p.stat().st_size for p in sorted(path.iterdir()) if p.is_file()}
@@ -331,12 +333,12 @@ def painted(path: Path) -> dict[str, Any] | None:
 
 def _fsync_ms(folder: Path) -> float:
     """The median time to flush a small file to the disk, beside whatever else the disk does."""
-    from jaxstyle import store
+    from jaxstyle.rundir.files import write_atomic
 
     times = []
     for number in range(50):
         began = time.perf_counter()
-        store.write_atomic(folder / f"{number}", b"x" * 2048)
+        write_atomic(folder / f"{number}", b"x" * 2048)
         times.append(time.perf_counter() - began)
     return 1e3 * statistics.median(times)
 

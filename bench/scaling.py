@@ -91,9 +91,9 @@ def _work(pipe: Any, threads: int, devices: int, size: int, steps: int, cells: i
     }
     from jaxstyle import launches, planning, worker
     from jaxstyle.console import allocator
+    from jaxstyle.rundir.directory import RunDirectory
     from jaxstyle.spec.options import Share
     from jaxstyle.spec.settings import RunOptions
-    from jaxstyle.store import RunDirectory
 
     allocator.keep_freed_memory()
     sweep = _sweep(size, steps, cells)

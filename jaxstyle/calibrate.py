@@ -18,13 +18,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from jaxstyle import manifest
 from jaxstyle.console import flags
 from jaxstyle.console.arguments import with_settings
 from jaxstyle.console.command import run_command
 from jaxstyle.inputs import weights
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.plan.cells import sweep_cells
+from jaxstyle.rundir import manifest
 from jaxstyle.spec import errors, values
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import RunOptions, Sweep

@@ -34,17 +34,20 @@ import ray  # pyright: ignore[reportMissingImports]
 import ray._private.worker  # pyright: ignore[reportMissingImports]
 import ray.exceptions  # pyright: ignore[reportMissingImports]
 
-from jaxstyle import manifest, planning, store, worker
+from jaxstyle import planning, worker
 from jaxstyle.console import allocator, early, limits, signals
 from jaxstyle.console.progress import counted
 from jaxstyle.launches import Inputs, timed
 from jaxstyle.plan.chunks import Plan
 from jaxstyle.plan.programs import Program
 from jaxstyle.planning import Planned
+from jaxstyle.rundir import manifest
+from jaxstyle.rundir.checkpoints import Checkpoint
+from jaxstyle.rundir.chunks import chunk_name, chunk_parts
+from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.spec import plugins
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import RunOptions, Sweep
-from jaxstyle.store import Checkpoint, RunDirectory
 from jaxstyle.worker import Block, Committed, Work, Worker
 
 POLL_S = 0.5
@@ -673,7 +676,7 @@ class _Sweeping:
     def _write(self, chunk: Committed) -> None:
         """Write a shipped chunk to the disk; runs in a thread."""
         run = self._work.run
-        results = store.chunk_parts(chunk.data, run.path / store.chunk_name(chunk.number))
+        results = chunk_parts(chunk.data, run.path / chunk_name(chunk.number))
         worker.put(run, chunk.number, chunk.data, results)
         Checkpoint(run, chunk.number, "").clear()  # if the run was begun without shipping
 

@@ -23,7 +23,7 @@ import tyro
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw
 
-from jaxstyle import drawing, single, store
+from jaxstyle import drawing, single
 from jaxstyle.console import allocator
 from jaxstyle.console.arguments import with_settings
 from jaxstyle.console.command import run_command
@@ -31,6 +31,7 @@ from jaxstyle.console.flags import parse
 from jaxstyle.inputs import encode
 from jaxstyle.page import scaled
 from jaxstyle.report import INK, PAD_PX, PAPER
+from jaxstyle.rundir.files import write_atomic
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import RunOptions
 
@@ -268,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         page = draw(
             Path(flags.image).name, seen.pixels, seen.maps, channels=flags.channels, pool=flags.pool
         )
-        store.write_atomic(out, encode.file_bytes(np.asarray(page), out.suffix))
+        write_atomic(out, encode.file_bytes(np.asarray(page), out.suffix))
         if flags.json:
             numbers = table(flags.image, seen.maps, flags.channels)
             print(json.dumps({**numbers, "device": seen.device}))

@@ -16,13 +16,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxstyle import manifest, run, stats, store
+from jaxstyle import run, stats
 from jaxstyle.console import signals
 from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.programs import Program
+from jaxstyle.rundir import chunks, manifest
+from jaxstyle.rundir.files import dataset, open_h5
+from jaxstyle.rundir.records import Record, open_record
 from jaxstyle.spec import tables
 from jaxstyle.spec.settings import RunOptions, Sweep
-from jaxstyle.store import Record
 
 OTHER_WIDTH = 4
 """Cells per launch that a run with 1 is compared with; a wider run is compared with 1."""
@@ -79,7 +81,7 @@ def compute(sweep: Sweep, seeds: Sequence[int], width: int) -> Computed:
             run.run_sweep(sweep, RunOptions(out=str(out), quiet=True, no_lock=True), width=width)
         except signals.Interrupted as stop:
             raise signals.Interrupted(stop.number) from None  # no advice to go on: its directory is gone
-        record = store.open_record(out)
+        record = open_record(out)
         pictures, totals = {}, {}
         for part in record.chunks():
             for i, number in enumerate(part.cell):
@@ -177,18 +179,18 @@ def _stored(record: Record, cells: Sequence[Cell], steps: int) -> Computed | Non
     if steps != record.sweep.steps[-1] and record.sweep.schedule != "constant":
         return None
     ids = [cell.id for cell in cells]
-    with store.open_h5(record.path / "results.h5") as file:
+    with open_h5(record.path / "results.h5") as file:
         for shape in map(str, file):
-            there = store.dataset(file, f"{shape}/cell")[()].tolist()
-            traced = store.dataset(file, f"{shape}/step")[()].tolist()
+            there = dataset(file, f"{shape}/cell")[()].tolist()
+            traced = dataset(file, f"{shape}/step")[()].tolist()
             if ids[0] not in there or steps not in traced:
                 continue
             rows = [there.index(i) for i in ids]
-            totals = store.take(store.dataset(file, f"{shape}/loss_total"), rows)
-            snapshots = store.dataset(file, f"{shape}/snapshot")[()].tolist()
-            images, pictures = store.dataset(file, f"{shape}/image"), None
+            totals = chunks.rows_in_order(dataset(file, f"{shape}/loss_total"), rows)
+            snapshots = dataset(file, f"{shape}/snapshot")[()].tolist()
+            images, pictures = dataset(file, f"{shape}/image"), None
             if steps in snapshots:
-                pictures = store.take(images, rows, snapshots.index(steps))
+                pictures = chunks.rows_in_order(images, rows, snapshots.index(steps))
             return Computed(pictures, totals[:, [0, traced.index(steps)]])
     return None
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from jaxstyle.course import Course
-from jaxstyle.fingerprints import Sources
 from jaxstyle.inputs import encode
 from jaxstyle.inputs.pictures import Pictures, check_digest
 from jaxstyle.inputs.resize import halved
@@ -26,12 +25,13 @@ from jaxstyle.plan.cells import Cell, needs_balance, sweep_cells
 from jaxstyle.plan.chunks import Chunk, Plan
 from jaxstyle.plan.costs import evaluation_count, halved_shape, nominal_platform, uses_winograd
 from jaxstyle.plan.programs import Program
-from jaxstyle.resume import Launched
+from jaxstyle.run.unfinished import LaunchResult
+from jaxstyle.rundir.chunks import ChunkResult
+from jaxstyle.rundir.fingerprints import Sources
 from jaxstyle.spec import plugins, tables
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import Sweep
 from jaxstyle.spec.tables import LAYER_CURVE, TERMS
-from jaxstyle.store import ChunkResult
 
 if TYPE_CHECKING:
     from jaxstyle.cell.state import Targets
@@ -228,7 +228,7 @@ class Launcher:
         program: Program,
         *,
         begin: Progress | None = None,
-    ) -> Course[Advance, list[Launched]]:
+    ) -> Course[Advance, list[LaunchResult]]:
         """The computation of the cells of launches that run side by side, each on a device of its own.
 
         Args:
@@ -299,7 +299,7 @@ def _advances(
     program: Program,
     segments: Course[Segment, Outcome],
     passes_left: int,
-) -> Generator[Advance, None, list[Launched]]:
+) -> Generator[Advance, None, list[LaunchResult]]:
     """Advances of launches, a segment at a time; the outcome is the finished launches.
 
     Args:
@@ -321,7 +321,7 @@ def _advances(
         at = slice(index * program.width, index * program.width + len(cells))
         curves = {name: values[at] for name, values in info_curves(outcome.info).items()}
         pixels = encode.to_uint8(outcome.images[at])
-        found.append(Launched(cells, pixels, curves, outcome.diverged_step[at]))
+        found.append(LaunchResult(cells, pixels, curves, outcome.diverged_step[at]))
     return found
 
 
@@ -368,7 +368,7 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 
 def chunk_results(
-    plan: Plan, chunk: Chunk, keep: str, pictures: Pictures, parts: Sequence[Launched]
+    plan: Plan, chunk: Chunk, keep: str, pictures: Pictures, parts: Sequence[LaunchResult]
 ) -> list[ChunkResult]:
     """The launches of a chunk in the form that is stored: a result for each image shape, in order.
 

@@ -28,14 +28,16 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from jaxstyle import drawing, sample, store
+from jaxstyle import drawing, sample
 from jaxstyle.inputs import decode
+from jaxstyle.rundir.files import dataset, members, open_h5
+from jaxstyle.rundir.records import Record
+from jaxstyle.rundir.results_csv import Rows
 from jaxstyle.sample import Count, Shown
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.presets import PACKAGE
 from jaxstyle.spec.settings import PATH_AXES, SETTINGS, axis_row, is_axis, plural, short, title
 from jaxstyle.spec.values import INIT_KINDS
-from jaxstyle.store import Record, Rows
 
 if TYPE_CHECKING:
     import jinja2
@@ -186,8 +188,8 @@ class Where(Mapping[int, tuple[h5py.Group, int]]):
     """The group of `results.h5` that holds a cell and the cell's index in it, by the cell's number."""
 
     def __init__(self, file: h5py.File):
-        self.groups = [group for group in store.members(file) if isinstance(group, h5py.Group)]
-        cells = [store.dataset(group, "cell")[()] for group in self.groups]
+        self.groups = [group for group in members(file) if isinstance(group, h5py.Group)]
+        cells = [dataset(group, "cell")[()] for group in self.groups]
         cell = np.concatenate([np.zeros(0, np.int64), *cells])
         order = np.argsort(cell, kind="stable")
         self._cell = cell[order]
@@ -212,7 +214,7 @@ class Where(Mapping[int, tuple[h5py.Group, int]]):
 @contextlib.contextmanager
 def results(record: Record) -> Iterator[Where]:
     """Open `results.h5` and give the group and the index of every cell in it."""
-    with store.open_h5(record.path / "results.h5") as file:
+    with open_h5(record.path / "results.h5") as file:
         yield Where(file)
 
 
@@ -303,12 +305,12 @@ def _group_curves(
     group: h5py.Group, losses: Sequence[str], points: int, rows: Sequence[int] | None = None
 ) -> _Curves:
     """The curves of all cells of a group, or of those in some of its rows."""
-    cells, step = store.dataset(group, "cell")[()], store.dataset(group, "step")[()]
+    cells, step = dataset(group, "cell")[()], dataset(group, "step")[()]
     kept = _thinned(len(step), points)
     values = np.empty((len(cells) if rows is None else len(rows), len(losses), len(kept)), np.float32)
     block = max(1, 2**22 // max(1, len(step)))
     for i, name in enumerate(losses):
-        data = store.dataset(group, name)
+        data = dataset(group, name)
         if rows is None:
             for start in range(0, len(cells), block):
                 values[start : start + block, i] = data[start : start + block][:, kept]
@@ -483,15 +485,15 @@ def _tile_losses(
     places: dict[str, dict[int, int]] = {}
     for tile in tiles:
         group, index = where[tile.cell]
-        snapshots = store.dataset(group, "snapshot")
+        snapshots = dataset(group, "snapshot")
         if tile.snapshot == len(snapshots) - 1:
             values = [rows[tile.cell][name] for name in names]
         else:
             if group.name not in places:
-                steps = store.dataset(group, "step")[()]
+                steps = dataset(group, "step")[()]
                 places[group.name] = {int(step): i for i, step in enumerate(steps)}
             at = places[group.name].get(int(snapshots[tile.snapshot]))
-            values = [math.nan if at is None else store.dataset(group, n)[index, at] for n in names]
+            values = [math.nan if at is None else dataset(group, n)[index, at] for n in names]
         for losses, value in zip(found, values, strict=True):
             losses.append(_rounded(value))
     return found
@@ -732,7 +734,7 @@ def _figures(tiles: Sequence[Tile], where: Where) -> list[dict[str, Any]]:
     figures = []
     for tile in tiles:
         group, index = where[tile.cell]
-        image = scaled(store.dataset(group, "image")[index, tile.snapshot], size.longest_px)
+        image = scaled(dataset(group, "image")[index, tile.snapshot], size.longest_px)
         src = _jpeg(image, quality=size.quality, subsampling=size.subsampling)
         about = {"alt": _alt(tile), "caption": _caption(tile)}
         figures.append({"src": src, "width": image.width, "height": image.height, **about})

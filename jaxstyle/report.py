@@ -24,7 +24,7 @@ import tyro
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from jaxstyle import drawing, manifest, page, store
+from jaxstyle import drawing, page
 from jaxstyle.console import flags
 from jaxstyle.console.command import run_command, say_diverged
 from jaxstyle.inputs import encode
@@ -38,9 +38,15 @@ from jaxstyle.page import (
     shared_words,
 )
 from jaxstyle.plan.cells import Cell
+from jaxstyle.rundir import directory, manifest
+from jaxstyle.rundir.directory import RunDirectory
+from jaxstyle.rundir.files import dataset
+from jaxstyle.rundir.image_files import write_images
+from jaxstyle.rundir.records import Record, open_record
+from jaxstyle.rundir.results_csv import Rows, read_rows, write_csv
+from jaxstyle.rundir.results_h5 import merge
 from jaxstyle.spec import paths
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.store import Record, Rows, RunDirectory
 
 THUMBNAIL_PX = 256
 """The longest edge of a picture on a sheet; smaller pictures are drawn pixel for pixel."""
@@ -266,7 +272,7 @@ def write_sheets(run: RunDirectory, record: Record) -> list[Path]:
 
             def tile(t: Tile) -> np.ndarray:
                 group, index = where[t.cell]
-                return store.dataset(group, "image")[index, t.snapshot]
+                return dataset(group, "image")[index, t.snapshot]
 
             drawn = draw(sheet, title=title, tile=tile, picture=source)
             name = "contact.png" if len(pages) == 1 else f"contact-{number:03d}.png"
@@ -290,7 +296,7 @@ def write_page(run: RunDirectory, rows: Rows) -> Path:
     Raises:
         JaxstyleError: if the run's `variance.json` cannot be shown.
     """
-    return run.write("report.html", page.html(store.open_record(run.path), rows), durable=False)
+    return run.write("report.html", page.html(open_record(run.path), rows), durable=False)
 
 
 # --- animations -----------------------------------------------------------------------------------
@@ -347,7 +353,7 @@ def write_animations(
             if cell not in where:
                 raise JaxstyleError("cell", f"{cell} has not been computed yet; --resume the run")
             group, index = where[cell]
-            frames = store.dataset(group, "image")[index]
+            frames = dataset(group, "image")[index]
             name = f"animations/{cell:06d}.{kind}"
             written.append(run.write(name, animation(frames, kind, frame_ms), durable=False))
     return written
@@ -378,15 +384,15 @@ def build(run: RunDirectory, *, pictures: bool = True, with_page: bool = True) -
     Raises:
         JaxstyleError: if the directory holds no run, or a chunk is damaged.
     """
-    record = store.open_record(run.path)
+    record = open_record(run.path)
     if not record.chunk_paths:
         raise JaxstyleError(str(run.path), "no chunk has been computed yet; there is nothing to report")
-    store.merge(record)
+    merge(record)
     if pictures:
         for chunk in record.chunks():
-            store.write_images(run, chunk)
-    rows = store.rows(record)
-    store.write_csv(run, rows, rows.columns)
+            write_images(run, chunk)
+    rows = read_rows(record)
+    write_csv(run, rows, rows.columns)
     built = Built(record, rows, write_sheets(run, record))
     if with_page:
         write_page(run, rows)
@@ -402,7 +408,7 @@ def finish(run: RunDirectory, *, pictures: bool = False) -> Built:
     """
     built = build(run, pictures=pictures, with_page=False)
     if manifest.is_complete(built.record):
-        ended = manifest.ended(built.record)
+        ended = manifest.finished_manifest(built.record)
         if ended != built.record.manifest:
             run.write("manifest.json", manifest.text(ended))
     write_page(run, built.rows)  # which shows the manifest
@@ -432,13 +438,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parsed = flags.parse(Report, sys.argv[1:] if arguments is None else arguments, "jaxstyle.report")
         asked = parsed.value
         path = Path(paths.at_home(asked.run))
-        record = store.open_record(path)  # before the lock, which would make the directory look like a run
+        record = open_record(path)  # before the lock, which would make the directory look like a run
         if asked.animate is not None:
             check_animation(record, asked.animate, asked.cell, asked.frame_ms)
         elif unused := [name for name in parsed.named if name in ("cell", "frame_ms")]:
             flag = unused[0].replace("_", "-")
             raise JaxstyleError(flag, "is for animations only; give it together with --animate gif or webp")
-        store.check_writable(path)
+        directory.check_writable(path)
         with RunDirectory(path, briefly=True, no_lock=asked.no_lock) as run:
             done = record.manifest.get("status") == "done"
             built = build(run) if done else finish(run, pictures=True)

@@ -24,16 +24,24 @@ import h5py
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxstyle import launches, manifest, planning, report, resume, store, worker
+from jaxstyle import launches, planning, report, worker
 from jaxstyle.console import signals
 from jaxstyle.console.progress import Display, counted, duration
-from jaxstyle.fingerprints import SCHEMA
 from jaxstyle.inputs import decode
 from jaxstyle.launches import Inputs, timed
 from jaxstyle.plan.chunks import Plan, to_record
 from jaxstyle.plan.costs import nominal_platform, uses_winograd
 from jaxstyle.plan.programs import Program
 from jaxstyle.planning import Planned, describe, describe_text, devices, share_of, start_jax
+from jaxstyle.rundir import chunks, directory, locks, manifest, resume
+from jaxstyle.rundir.checkpoints import Checkpoint
+from jaxstyle.rundir.directory import RunDirectory
+from jaxstyle.rundir.files import check_space, dataset, lacks_locks, open_h5
+from jaxstyle.rundir.fingerprints import SCHEMA
+from jaxstyle.rundir.image_files import image_name, image_step, write_images
+from jaxstyle.rundir.locks import DirectoryInUse
+from jaxstyle.rundir.records import Record, open_record
+from jaxstyle.rundir.results_csv import Rows, read_rows
 from jaxstyle.spec import paths, plugins
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.moved import files
@@ -42,7 +50,6 @@ from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import RunOptions, Sweep
 from jaxstyle.spec.toml import to_toml
 from jaxstyle.spec.values import style_set
-from jaxstyle.store import Checkpoint, DirectoryInUse, Record, RunDirectory
 from jaxstyle.worker import Committed, Work
 
 if TYPE_CHECKING:
@@ -70,7 +77,7 @@ class Run:
     """A finished run, or one that was opened."""
 
     path: Path
-    rows: store.Rows
+    rows: Rows
     """The rows of `results.csv`: like a list, with a dictionary per cell."""
     sheets: list[Path]
     """Its contact sheets."""
@@ -88,7 +95,7 @@ class Run:
     @functools.cached_property
     def _losses(self) -> tuple[str, ...]:
         """The names of its loss curves."""
-        return tuple(store.open_record(self.path).losses)
+        return tuple(open_record(self.path).losses)
 
     def _row(self, cell: int) -> dict[str, Any]:
         found = self.rows.find(cell)
@@ -110,9 +117,9 @@ class Run:
         """
         row = self._row(cell)
         last = int(row["steps"])
-        path = self.path / (row["image"] if step is None else store.image_name(cell, step, last))
+        path = self.path / (row["image"] if step is None else image_name(cell, step, last))
         if step is not None and not path.exists():
-            named = (store.image_step(p.name) for p in path.parent.glob(f"{cell:06d}-step*.png"))
+            named = (image_step(p.name) for p in path.parent.glob(f"{cell:06d}-step*.png"))
             steps = [*sorted(n for n in named if n is not None), last]
             raise JaxstyleError(
                 str(self.path),
@@ -134,11 +141,11 @@ class Run:
         with self._results() as file:
             group = file[f"{row['height']}x{row['width']}"]
             assert isinstance(group, h5py.Group)
-            (at,) = np.flatnonzero(store.dataset(group, "cell")[()] == cell)
-            names = [name.decode() for name in store.dataset(group, "layer")[()]]
-            layers = store.dataset(group, "style_layer_loss")[at]
-            found = {"step": store.dataset(group, "step")[()]}
-            found |= {name: store.dataset(group, name)[at] for name in self._losses}
+            (at,) = np.flatnonzero(dataset(group, "cell")[()] == cell)
+            names = [name.decode() for name in dataset(group, "layer")[()]]
+            layers = dataset(group, "style_layer_loss")[at]
+            found = {"step": dataset(group, "step")[()]}
+            found |= {name: dataset(group, name)[at] for name in self._losses}
             return found | {name: layers[:, names.index(name)] for name in own}
 
     def dataset(self, shape: str | None = None) -> xarray.Dataset:
@@ -169,8 +176,8 @@ class Run:
         path, group = self.path / "results.h5", shape or shapes[0]
         try:
             return xarray.open_dataset(path, group=group, engine="h5netcdf")
-        except OSError as error:  # as in `store.open_h5`
-            if not store.lacks_locks(error):
+        except OSError as error:  # as in `files.open_h5`
+            if not lacks_locks(error):
                 raise
             without = {"locking": False}
             return xarray.open_dataset(path, group=group, engine="h5netcdf", driver_kwds=without)
@@ -180,7 +187,7 @@ class Run:
         if not path.is_file():
             mend = f"python -m jaxstyle.report {shlex.quote(str(self.path))} makes it from the chunks there"
             raise JaxstyleError(str(path), f"is not there yet; {mend}")
-        return store.open_h5(path)
+        return open_h5(path)
 
 
 # --- before a run ---------------------------------------------------------------------------------
@@ -253,22 +260,24 @@ def _check(sweep: Sweep, options: RunOptions, name: str) -> _Checked:
         name: name of a fresh directory, without its number.
     """
     sweep = resolve(sweep)
-    path = Path(paths.at_home(options.out)) if options.out else store.fresh_path(name, root=Path("runs"))
+    path = (
+        Path(paths.at_home(options.out)) if options.out else directory.fresh_path(name, root=Path("runs"))
+    )
     beside = run_share(options) is not None
     goes_on = options.resume or options.extend or beside
     among = files(sweep)
     earlier = resume.find(path, beside=beside, no_lock=options.no_lock, among=among) if goes_on else None
     if earlier is None:
-        store.check_free(path, beside=beside, no_lock=options.no_lock)
+        directory.check_free(path, beside=beside, no_lock=options.no_lock)
     else:
-        store.check_writable(path, *(() if beside else ("events.jsonl",)))
+        directory.check_writable(path, *(() if beside else ("events.jsonl",)))
     return _read(sweep, path, earlier, extend=options.extend)
 
 
 def _read(sweep: Sweep, path: Path, earlier: Record | None, *, extend: bool = False) -> _Checked:
     """The checked inputs of a run, joined with the sweep of `earlier` if there is one."""
     if earlier is not None:
-        sweep = resume.joined(earlier, sweep, extend=extend)
+        sweep = resume.continued_sweep(earlier, sweep, extend=extend)
     inputs = launches.read_inputs(sweep)
     loaded = inputs.weights
     if earlier is not None and loaded.sha256 != (had := earlier.manifest["weights"].get("sha256")):
@@ -358,7 +367,7 @@ def run_sweep(
             if earlier is None:
                 machine = site.start(checked.sweep, {})
                 checked, planned = _planned(site, checked, None, width)
-                store.check_space(path, planned.plan.result_bytes())
+                check_space(path, planned.plan.result_bytes())
                 with RunDirectory(path, create=True, no_lock=options.no_lock, fresh=not options.out) as run:
                     path = run.path  # a new one, if another process has taken its number meanwhile
                     checked = replace(checked, path=path)
@@ -366,7 +375,7 @@ def run_sweep(
                         return _Job(checked, planned, machine, run, display).execute(site)
             with RunDirectory(path, no_lock=options.no_lock) as run, _display(options, path) as display:
                 # Read it again, now that nobody else works in it.
-                now = store.open_record(path, among=files(checked.sweep))
+                now = open_record(path, among=files(checked.sweep))
                 if now.cells != earlier.cells:
                     raise JaxstyleError(str(path), "has been extended meanwhile; give the command again")
                 return _go_on(replace(checked, earlier=now), options, site, run, display)
@@ -423,7 +432,7 @@ def _go_on(checked: _Checked, options: RunOptions, site: Site, run: RunDirectory
     _check_platform(run.path, was, machine)
     checked, planned = _planned(site, checked, before)
     todo = planned.plan.only(set(range(len(planned.plan.chunks))) - there)
-    store.check_space(run.path, todo.result_bytes())
+    check_space(run.path, todo.result_bytes())
     display.event(
         "resume",
         f"going on with {run.path}: {counted(len(there), 'chunk')} of {len(planned.plan.chunks)} done",
@@ -468,7 +477,7 @@ def _whole_chunks(
         there[number] = program
         Checkpoint(run, number, "").clear()  # left by a process that was killed before it could do so
         for result in results:
-            store.write_images(run, result, missing=True)
+            write_images(run, result, missing=True)
     return set(there), plan.assigned(there)
 
 
@@ -497,7 +506,7 @@ def _run_share(checked: _Checked, options: RunOptions, share: Share, width: int 
         with RunDirectory(
             path, create=True, briefly=True, on_wait=_say_wait(say), no_lock=options.no_lock
         ) as run:
-            stack.enter_context(store.share_held(path, share, no_lock=run.no_lock))
+            stack.enter_context(locks.share_held(path, share, no_lock=run.no_lock))
             among = files(checked.sweep)
             if checked.earlier is None and (now := resume.find(path, beside=True, among=among)) is not None:
                 checked = _read(checked.sweep, path, now)  # another process has planned it meanwhile
@@ -510,14 +519,14 @@ def _run_share(checked: _Checked, options: RunOptions, share: Share, width: int 
                 except JaxstyleError:
                     run.discard(share)
                     raise
-                store.check_space(path, planned.plan.result_bytes())
+                check_space(path, planned.plan.result_bytes())
                 _Job(checked, planned, machine, run, Display(quiet=True)).begin()
-            checked = replace(checked, earlier=store.open_record(path, among=among))
+            checked = replace(checked, earlier=open_record(path, among=among))
         assert checked.earlier is not None
         if len(checked.earlier.cells) != len(checked.cells):
             raise JaxstyleError(str(path), "has been extended meanwhile; give the command again")
         was, before = checked.earlier.manifest, checked.earlier.plan
-        display = stack.enter_context(_display(options, path, store.share_events(share)))
+        display = stack.enter_context(_display(options, path, locks.share_events(share)))
         if len(before.cells) != len(checked.cells):
             raise JaxstyleError(
                 str(path), "was being extended and has no plan for the new cells; --resume the whole run"
@@ -529,7 +538,7 @@ def _run_share(checked: _Checked, options: RunOptions, share: Share, width: int 
         if len(there) < len(own):
             _unlist(
                 path,
-                {store.chunk_name(number) for number in own} - {*map(store.chunk_name, there)},
+                {chunks.chunk_name(number) for number in own} - {*map(chunks.chunk_name, there)},
                 say,
                 options.no_lock,
             )
@@ -547,10 +556,10 @@ def _run_share(checked: _Checked, options: RunOptions, share: Share, width: int 
 
 def _unlist(path: Path, names: Collection[str], display: Display, no_lock: bool) -> None:
     """Take chunks that are to be computed again out of the manifest of a run that was done."""
-    if not {*names} & store.open_record(path).manifest.get("chunks_sha256", {}).keys():
+    if not {*names} & open_record(path).manifest.get("chunks_sha256", {}).keys():
         return
     with RunDirectory(path, briefly=True, on_wait=_say_wait(display), no_lock=no_lock) as run:
-        values = store.open_record(path).manifest
+        values = open_record(path).manifest
         left = {name: digest for name, digest in values["chunks_sha256"].items() if name not in names}
         run.write("manifest.json", manifest.text({**values, "status": "running", "chunks_sha256": left}))
 
@@ -582,14 +591,14 @@ def _end_share(checked: _Checked, options: RunOptions, share: Share, own: Collec
     except DirectoryInUse as error:
         line = f"share {share} is done; {error}: whoever is at work there merges"
         say.event("share-done", line.replace("; wait, or give another --out", ""), share=str(share))
-    record = store.open_record(path)
-    names = {store.chunk_name(number) for number in own}
+    record = open_record(path)
+    names = {chunks.chunk_name(number) for number in own}
     done = tuple(p for p in record.chunk_paths if str(p.relative_to(path)) in names)
-    return Run(path, store.rows(replace(record, chunk_paths=done)), report.sheets(path))
+    return Run(path, read_rows(replace(record, chunk_paths=done)), report.sheets(path))
 
 
 def _merge_if_last(run: RunDirectory, display: Display, share: Share) -> None:
-    path, record = run.path, store.open_record(run.path)
+    path, record = run.path, open_record(run.path)
     if not manifest.is_complete(record):
         left = len(record.manifest["plan"]["chunks"]) - len(record.chunk_paths)
         mend = f"python -m jaxstyle.report {shlex.quote(str(path))}"
@@ -598,7 +607,7 @@ def _merge_if_last(run: RunDirectory, display: Display, share: Share) -> None:
             f" for a report of what there is: {mend}"
         )
         display.event("share-done", line, share=str(share), left=left)
-    elif not run.no_lock and (at_work := store.shares_at_work(path)):
+    elif not run.no_lock and (at_work := locks.shares_at_work(path)):
         # that one merges, so that its own report is in the manifest
         line = f"share {share} is done; {at_work[0]}, merges"
         display.event("share-done", line, share=str(share), left=0)
@@ -621,8 +630,8 @@ def open_run(path: str | os.PathLike[str]) -> Run:
     Raises:
         JaxstyleError: if it holds no run.
     """
-    record = store.open_record(Path(paths.at_home(os.fspath(path))))
-    return Run(record.path, store.rows(record), report.sheets(record.path))
+    record = open_record(Path(paths.at_home(os.fspath(path))))
+    return Run(record.path, read_rows(record), report.sheets(record.path))
 
 
 class _Job:
@@ -661,11 +670,11 @@ class _Job:
         """Facts about each compiled program, for the manifest."""
         self.began = datetime.datetime.now(datetime.UTC)
         self.earlier = checked.earlier.manifest if checked.earlier else {}
-        self.told = manifest.told_by_shares(run.path) if self.earlier and share is None else []
+        self.told = manifest.share_reports(run.path) if self.earlier and share is None else []
         """Reports of the shares that were at work in the run before."""
         self.id: str = self.earlier.get("id") or uuid.uuid4().hex
         listed = self.earlier.get("chunks_sha256", {})
-        names = [store.chunk_name(number) for number in finished]
+        names = [chunks.chunk_name(number) for number in finished]
         self.chunks_sha256: dict[str, str] = {name: listed[name] for name in names if name in listed}
         """Digests of chunks: found whole, written by this process or, at the end, found there."""
         self.workers: dict[str, dict[str, Any]] = {}
@@ -773,7 +782,7 @@ class _Job:
             self.plan = self.plan.assigned({number: chunk.program})
             if self.share is None:
                 self._write_manifest("running")
-        self.chunks_sha256[store.chunk_name(number)] = chunk.sha256
+        self.chunks_sha256[chunks.chunk_name(number)] = chunk.sha256
         cells = self.plan.chunks[number].cells
         self.display.cells_done(len(cells))
         self.display.event("chunk", chunk=number, cells=list(cells))
@@ -847,7 +856,7 @@ class _Job:
             "chunks_sha256": dict(sorted(self.chunks_sha256.items())),
             "timings": seconds,
             **({"workers": self.workers} if self.workers else {}),
-            "before": manifest.before(self.earlier),
+            "before": manifest.earlier_processes(self.earlier),
         }
         self.run.write("manifest.json", manifest.text(manifest.with_shares(values, self.told)))
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from jaxstyle.store import Record
+from jaxstyle.rundir.records import Record
 
 SEEDS_KEPT = 2
 """Fewest seeds to keep before values of other axes are left out: two can be compared."""

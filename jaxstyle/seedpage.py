@@ -13,9 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxstyle import report, seedplots, seedstudy, seedtables, stats, store
+from jaxstyle import report, seedplots, seedstudy, seedtables, stats
 from jaxstyle.console.progress import counted
 from jaxstyle.floor import PRODUCTS, FloorRow
+from jaxstyle.rundir.directory import RunDirectory
+from jaxstyle.rundir.records import open_record
+from jaxstyle.rundir.results_h5 import merge
 from jaxstyle.seedstudy import (
     LOW,
     MAX_PAIRS,
@@ -28,7 +31,6 @@ from jaxstyle.seedstudy import (
     measure_title,
     term_title,
 )
-from jaxstyle.store import RunDirectory
 
 FEW_SEEDS = 8
 """Number of seeds below which the page says that intervals are rough."""
@@ -50,13 +52,13 @@ def build(run: RunDirectory, options: Options | None = None) -> Study:
     Raises:
         JaxstyleError: if it is not a run, or no setting has two seeds.
     """
-    record = store.open_record(run.path)
+    record = open_record(run.path)
     merged = run.path / "results.h5"
     if not record.chunk_paths:
         report.build(run, pictures=False)  # it says what is missing
     newest = max(path.stat().st_mtime_ns for path in record.chunk_paths)
     if not merged.exists() or merged.stat().st_mtime_ns < newest:
-        store.merge(record)
+        merge(record)
     found = seedstudy.study(run.path, options)
     numbers = [seedstudy.summarise(spread) for spread in found.spreads]
     run.write("variance.csv", seedtables.csv_text(found, numbers))

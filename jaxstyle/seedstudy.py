@@ -22,19 +22,21 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from jaxstyle import floor, planning, stats, store
+from jaxstyle import floor, planning, stats
 from jaxstyle.floor import Floor
 from jaxstyle.inputs import weights
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.plan.cells import Cell, axes_of, seed_matters
 from jaxstyle.plan.costs import nominal_platform, uses_winograd
 from jaxstyle.plan.programs import Program
+from jaxstyle.rundir import chunks
+from jaxstyle.rundir.files import dataset, open_h5
+from jaxstyle.rundir.records import Record, open_record
 from jaxstyle.spec import tables
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import PATH_AXES, RunOptions, short, title
 from jaxstyle.spec.values import INIT_KINDS
 from jaxstyle.stats import Component, Design, Interval, Ratio
-from jaxstyle.store import Record
 from jaxstyle.vgg import layers
 
 FEATURE_LAYERS = ("conv2_1", "conv4_1")
@@ -255,8 +257,8 @@ def find_settings(
     """
     where: dict[int, tuple[str, int, bool]] = {}
     for shape in list(map(str, file)):
-        diverged = store.dataset(file, f"{shape}/diverged_step")[()]
-        for row, cell in enumerate(store.dataset(file, f"{shape}/cell")[()]):
+        diverged = dataset(file, f"{shape}/diverged_step")[()]
+        for row, cell in enumerate(dataset(file, f"{shape}/cell")[()]):
             where[int(cell)] = shape, row, bool(diverged[row] >= 0)
     groups: dict[tuple, list[Cell]] = {}
     others = setting_axes(record.cells)
@@ -347,7 +349,7 @@ class Network:
 
 
 def _shapes(record: Record) -> list[str]:
-    with store.open_h5(record.path / "results.h5") as file:
+    with open_h5(record.path / "results.h5") as file:
         return list(file)
 
 
@@ -413,13 +415,13 @@ def spread_of(
     sigma_px: float,
 ) -> Spread:
     """The results of a setting's seeds, read from its group of `results.h5`."""
-    own = [int(s) for s in store.dataset(group, "snapshot")]
-    steps = tuple(int(s) for s in store.dataset(group, "step"))
-    names = [t.decode() for t in store.dataset(group, "layer")[()]]
-    per_layer = store.take(store.dataset(group, tables.LAYER_CURVE), setting.rows)
+    own = [int(s) for s in dataset(group, "snapshot")]
+    steps = tuple(int(s) for s in dataset(group, "step"))
+    names = [t.decode() for t in dataset(group, "layer")[()]]
+    per_layer = chunks.rows_in_order(dataset(group, tables.LAYER_CURVE), setting.rows)
     nothing = np.full(per_layer.shape[:2], np.nan, per_layer.dtype)
     columns = [
-        store.take(store.dataset(group, term), setting.rows)
+        chunks.rows_in_order(dataset(group, term), setting.rows)
         if term in group
         else per_layer[..., names.index(term)]
         if term in names
@@ -427,10 +429,10 @@ def spread_of(
         for term in terms
     ]
     curves = np.stack(columns, axis=-1).astype(np.float64)
-    ends = [min(s, int(store.dataset(group, "steps")[setting.rows[0]])) for s in snapshots]
+    ends = [min(s, int(dataset(group, "steps")[setting.rows[0]])) for s in snapshots]
     at = [np.searchsorted(steps, end, "right") - 1 for end in ends]
-    images = store.dataset(group, "image")
-    pictures = [store.take(images, setting.rows, own.index(s)) for s in snapshots]
+    images = dataset(group, "image")
+    pictures = [chunks.rows_in_order(images, setting.rows, own.index(s)) for s in snapshots]
     pairs = stats.chosen_pairs(len(setting.cells), MAX_PAIRS)
     found = [distances(now, pairs, network, sigma_px) for now in pictures]
     last = pictures[-1]
@@ -469,7 +471,7 @@ def families(
         members = sorted(group, key=lambda s: -s.setting.cell.alpha_beta)
         seeds = sorted(set.intersection(*(set(m.setting.seeds) for m in members)))
         if len(members) > 1 and len(seeds) > 1:
-            images = store.dataset(file, f"{members[0].setting.shape}/image")
+            images = dataset(file, f"{members[0].setting.shape}/image")
             name = label(members[0].setting.cell, axes)
             sigma = sigma_px[members[0].setting.shape]
             found.append(_family(name, members, tuple(seeds), images, network, sigma))
@@ -489,7 +491,7 @@ def _family(
     same: list[dict[str, np.ndarray]] = []
     for i in range(len(seeds)):
         rows = [m.setting.rows[at[i]] for m, at in zip(members, places, strict=True)]
-        same.append(distances(store.take(images, rows, -1), every, network, sigma_px))
+        same.append(distances(chunks.rows_in_order(images, rows, -1), every, network, sigma_px))
     measures = measure_names()
     between = {
         key: np.mean(
@@ -551,7 +553,7 @@ def decompose(spreads: Sequence[Spread], terms: Sequence[str], file: h5py.File) 
         parts = stats.components(np.log(y).reshape(levels), names)
         found.append(Decomposition(term, parts, stats.shares(parts)))
     if len(shapes := {spread.setting.shape for spread, _ in places}) == 1:
-        images = store.dataset(file, f"{shapes.pop()}/image")
+        images = dataset(file, f"{shapes.pop()}/image")
         parts = _picture_components(images, [s.setting.rows[i] for s, i in places], levels, names)
         found.append(Decomposition(PICTURE, parts, stats.shares(parts)))
     return Decompositions(design, len(places), found, tuple(left_out))
@@ -578,7 +580,7 @@ def _picture_components(
     stripe = max(1, STRIPE_BYTES // (len(rows) * width * 3 * 8))
     parts = []
     for y in range(0, height, stripe):
-        values = store.take(images, rows, -1, slice(y, y + stripe)).astype(np.float64)
+        values = chunks.rows_in_order(images, rows, -1, slice(y, y + stripe)).astype(np.float64)
         parts.append(stats.components(values.reshape(*levels, *values.shape[1:]), names))
     whole = []
     for same in zip(*parts, strict=True):
@@ -627,8 +629,8 @@ def study(path: Path, options: Options | None = None) -> Study:
         JaxstyleError: if it is no run, or no setting of it has two seeds that came to an end.
     """
     options = options or Options()
-    record = store.open_record(path)
-    with store.open_h5(path / "results.h5") as file:
+    record = open_record(path)
+    with open_h5(path / "results.h5") as file:
         settings, fixed, single, diverged = find_settings(record, file)
         if not settings:
             raise JaxstyleError(str(path), _too_few(record, fixed, diverged))

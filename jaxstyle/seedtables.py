@@ -13,7 +13,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from jaxstyle import stats, store
+from jaxstyle import stats
+from jaxstyle.rundir import chunks
 from jaxstyle.seedstudy import LOW, TITLES, Spread, Study, Summary
 from jaxstyle.vgg import layers
 
@@ -132,7 +133,7 @@ def _put(group: h5py.Group, name: str, values: Any, dims: str, text: str = "") -
 def h5_bytes(study: Study, numbers: Sequence[Summary]) -> bytes:
     """Bytes of `variance.h5`: a group for each image shape, and one for each other table of the study."""
     buffer = io.BytesIO()
-    with h5py.File(buffer, "w", libver=store.LIBVER) as file:
+    with h5py.File(buffer, "w", libver=chunks.LIBVER) as file:
         file.attrs["title"] = "seed variance of a run of jaxstyle"
         file.attrs["confidence"] = stats.CONFIDENCE
         file.attrs["resamples"] = stats.DRAWS

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxstyle import launches, manifest, planning
+from jaxstyle import launches, planning
 from jaxstyle.console import signals
 from jaxstyle.console.progress import Display
 from jaxstyle.inputs import decode, encode
+from jaxstyle.rundir import manifest
 from jaxstyle.spec import paths
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.keys import unknown_key

@@ -14,12 +14,13 @@ from typing import Annotated, Any
 
 import tyro
 
-from jaxstyle import single, store
+from jaxstyle import single
 from jaxstyle.console import allocator
 from jaxstyle.console.arguments import with_settings
 from jaxstyle.console.command import run_command, say_diverged
 from jaxstyle.console.flags import Parsed, parse
 from jaxstyle.inputs import encode
+from jaxstyle.rundir.files import write_atomic
 from jaxstyle.spec import plugins
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.options import check_options
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options = check_options(RunOptions(quiet=flags.quiet, no_compile_cache=flags.no_compile_cache))
         allocator.keep_freed_memory()
         done = single.transfer(sweep, options)
-        store.write_atomic(out, encode.file_bytes(done.image, out.suffix))
+        write_atomic(out, encode.file_bytes(done.image, out.suffix))
         if not flags.quiet:
             losses = ", ".join(f"{name.removeprefix('loss_')} {v:.4g}" for name, v in done.losses.items())
             print(f"loss: {losses}\n{flags.out}")

@@ -15,9 +15,10 @@ from typing import Annotated
 
 import tyro
 
-from jaxstyle import store
 from jaxstyle.console import allocator, flags
 from jaxstyle.console.command import run_command, say_diverged
+from jaxstyle.rundir import directory
+from jaxstyle.rundir.records import open_record
 from jaxstyle.spec import paths, plugins
 from jaxstyle.spec.errors import JaxstyleError
 
@@ -59,18 +60,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise JaxstyleError(flag, f"{value} is out of range; it must be at least {least}")
         path = Path(paths.at_home(asked.run))
         plugins.load(asked.plugin)
-        record = store.open_record(
-            path
-        )  # before the lock, whose file would make any directory look like a run
+        record = open_record(path)  # before the lock, whose file would make any directory look like a run
         if asked.plugin:
             plugins.check(record.sweep)
-        store.check_writable(path)
+        directory.check_writable(path)
 
         from jaxstyle import seedpage, seedstudy
 
         allocator.keep_freed_memory()
         options = seedstudy.Options(not asked.no_floor, asked.floor_cells, asked.floor_steps)
-        with store.RunDirectory(path, no_lock=asked.no_lock) as run:
+        with directory.RunDirectory(path, no_lock=asked.no_lock) as run:
             found = seedpage.build(run, options)
         for line in seedpage.summary(found):
             print(line)

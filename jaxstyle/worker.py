@@ -18,18 +18,22 @@ from typing import Any
 
 import numpy as np
 
-from jaxstyle import fingerprints, launches, store
+from jaxstyle import launches
 from jaxstyle.console import signals
 from jaxstyle.console.progress import Display, Teller
 from jaxstyle.launches import Inputs, Launcher, target_keys, timed
-from jaxstyle.manifest import code_digest
 from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.chunks import Plan
 from jaxstyle.plan.costs import COARSE_EVALUATIONS
 from jaxstyle.plan.programs import Program
-from jaxstyle.resume import Kept, Launched
+from jaxstyle.run.unfinished import LaunchResult, Unfinished
+from jaxstyle.rundir import chunks, fingerprints
+from jaxstyle.rundir.checkpoints import Checkpoint
+from jaxstyle.rundir.chunks import ChunkResult
+from jaxstyle.rundir.directory import RunDirectory
+from jaxstyle.rundir.image_files import write_images
+from jaxstyle.rundir.manifest import code_digest
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.store import Checkpoint, ChunkResult, RunDirectory
 
 TARGETS_KEPT = 200
 """Number of targets above which a worker of a cluster keeps none for later blocks."""
@@ -150,7 +154,7 @@ class Worker:
 
     def compute(
         self, block: Block, *, asked_to_end: Callable[[], BaseException | None] = lambda: None
-    ) -> list[Launched]:
+    ) -> list[LaunchResult]:
         """Compute the cells of a block; if memory runs out, begin it again with half the width.
 
         Args:
@@ -212,12 +216,12 @@ class Worker:
         # the block's last chunk, which is the last to be on the disk and then removes the checkpoint.
         return Checkpoint(self._run, numbers[-1], "".join(marks) + code_digest() + several)
 
-    def _kept(self, block: Block, program: Program) -> Kept:
+    def _kept(self, block: Block, program: Program) -> Unfinished:
         """State of a block as an earlier process left it, or of its start if nothing usable was kept."""
         every_s = program.checkpoint_s(self._inputs.sweep.checkpoint_every)
         kept = None
         for numbers in dict.fromkeys((block.numbers, block.left)):
-            kept = Kept(self._checkpoint(numbers), self._rounds(numbers, program), every_s)
+            kept = Unfinished(self._checkpoint(numbers), self._rounds(numbers, program), every_s)
             if not self._checkpoints:
                 continue
             try:
@@ -233,7 +237,7 @@ class Worker:
             self._display.event("continue", chunk=block.left[0], cells=ids, passes=passes)
         return kept
 
-    def _steps_kept(self, kept: Kept, program: Program) -> float:
+    def _steps_kept(self, kept: Unfinished, program: Program) -> float:
         """Image-steps of the full size that need not be done again."""
         done = sum(map(len, kept.launches[: len(kept.done)]))
         steps = done * (program.coarse_image_steps + self.plan.steps[-1])
@@ -245,8 +249,8 @@ class Worker:
         return steps
 
     def _round(
-        self, program: Program, kept: Kept, asked_to_end: Callable[[], BaseException | None]
-    ) -> list[Launched]:
+        self, program: Program, kept: Unfinished, asked_to_end: Callable[[], BaseException | None]
+    ) -> list[LaunchResult]:
         """Compute the next round of launches; see `compute`.
 
         Only this frame holds their memory on the devices, so that it is freed with the error if memory
@@ -273,7 +277,7 @@ class Worker:
     def commit(
         self,
         block: Block,
-        parts: Sequence[Launched],
+        parts: Sequence[LaunchResult],
         *,
         collect: bool = False,
         stop: Callable[[], bool] = lambda: False,
@@ -293,7 +297,7 @@ class Worker:
             own = [part for part in parts if part.cells[0].id in chunk.cells]  # a launch is of one chunk
             made = launches.chunk_results(plan, chunk, inputs.sweep.keep, inputs.pictures, own)
             mark = fingerprints.fingerprint(inputs.sources, plan, number)
-            data = store.chunk_bytes(made, width=program.width, fingerprint=mark)
+            data = chunks.chunk_bytes(made, width=program.width, fingerprint=mark)
             digest, diverged = hashlib.sha256(data).hexdigest(), list(_diverged(made))
             found.append(Committed(number, program, digest, diverged, data if collect else b""))
             if not collect:
@@ -318,9 +322,9 @@ def put(
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Write a chunk's file and its pictures into a run directory."""
-    run.write(store.chunk_name(number), data)
+    run.write(chunks.chunk_name(number), data)
     for result in results:
-        store.write_images(run, result, stop=stop)
+        write_images(run, result, stop=stop)
 
 
 @dataclass(frozen=True)
@@ -382,7 +386,7 @@ def compute(work: Work, devices: Sequence[Any]) -> None:
         if pending is not None and pending.done():
             pending.result()  # raises for a full disk now, not only when this block is done
 
-    def write(block: Block, parts: Sequence[Launched]) -> list[Committed]:
+    def write(block: Block, parts: Sequence[LaunchResult]) -> list[Committed]:
         with timed(work.seconds, "store_s"):
             return worker.commit(block, parts, stop=leaving.is_set)
 

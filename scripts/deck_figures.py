@@ -22,8 +22,9 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jaxstyle
-from jaxstyle import page, report, store
+from jaxstyle import page, report
 from jaxstyle.inputs import decode
+from jaxstyle.rundir.records import open_record
 from jaxstyle.spec import tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,7 +60,7 @@ def panels(run: Any, rows: Sequence[tuple[str, dict[str, Any]]], step: int | Non
 
 def about(run: Any) -> dict[str, Any]:
     """The command, device, versions and timings of a run, and its cells' losses at every snapshot."""
-    record = store.open_record(run.path)
+    record = open_record(run.path)
     manifest, cells = record.manifest, []
     for row in run.rows:
         curves = run.losses(row["cell"])
@@ -116,7 +117,7 @@ def _inputs(run: Any) -> list[Panel]:
     height = run.image(run.rows[0]["cell"]).shape[0]
     found = []
     for role in ("content", "style"):
-        path = getattr(store.open_record(run.path).cells[0], role)
+        path = getattr(open_record(run.path).cells[0], role)
         image = Image.fromarray(decode.read(path).pixels)
         image = image.resize((round(image.width * height / image.height), height), Image.Resampling.LANCZOS)
         found.append(Panel(role, np.asarray(image)))
@@ -166,7 +167,7 @@ def _enlarged(panel: Panel) -> Panel:
 
 def pathological(run: Any) -> None:
     """Draw the hard starts and their pictures at each snapshot."""
-    steps = store.open_record(run.path).sweep.steps
+    steps = open_record(run.path).sweep.steps
     kinds = [(Path(row["init"]).stem, row) for row in run.rows]
     rows = [panels(run, [(f"{kind}, {n} steps", row) for kind, row in kinds], n) for n in steps]
     draw("pathological", [[_enlarged(panel) for panel in row] for row in rows])

@@ -32,8 +32,8 @@ import h5py
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 
-from jaxstyle import store
 from jaxstyle.inputs import decode, weights
+from jaxstyle.rundir.chunks import PER_CELL, ChunkResult, chunk_bytes, read_chunk
 from jaxstyle.spec import errors, settings, tables
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
@@ -206,7 +206,7 @@ def chunk_files() -> list[bytes]:
     """A chunk as it is written, and the same in HDF5's old form, which has fewer checksums."""
     cells, snapshots, steps, names = 2, (2, 4), 5, ("conv1_1", "conv2_1")
     curve = np.arange(cells * steps, dtype=np.float32).reshape(cells, steps)
-    result = store.ChunkResult(
+    result = ChunkResult(
         cell=np.arange(cells, dtype=np.int64),
         image=np.broadcast_to(_picture(), (cells, len(snapshots), *_picture().shape)).copy(),
         snapshot=snapshots,
@@ -221,7 +221,7 @@ def chunk_files() -> list[bytes]:
         steps=np.full(cells, 4, np.int64),
         loss_final=np.ones((cells, 3), np.float32),
     )
-    new = store.chunk_bytes([result], width=1)
+    new = chunk_bytes([result], width=1)
     buffer = io.BytesIO()
     with h5py.File(io.BytesIO(new)) as source, h5py.File(buffer, "w", libver="earliest") as old:
         old.attrs.update(source.attrs)
@@ -354,7 +354,7 @@ def _read_weights(path: Path) -> None:
 
 
 def _read_chunk(path: Path) -> None:
-    for part in store.read_chunk(path):
+    for part in read_chunk(path):
         cells, steps, names = len(part.cell), len(part.step), len(part.layer)
         assert part.image.shape[:2] == (cells, len(part.snapshot))
         assert part.image.shape[4:] == (3,)
@@ -362,7 +362,7 @@ def _read_chunk(path: Path) -> None:
         for name in tables.LOSSES:
             assert part.curves[name].shape == (cells, steps), name
         assert part.style_layer_loss.shape == (cells, steps, names)
-        for name in store.PER_CELL:
+        for name in PER_CELL:
             assert getattr(part, name).shape == (cells,), name
         assert part.loss_final.shape == (cells, 3)
 

@@ -11,15 +11,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from jaxstyle import store
-from jaxstyle.fingerprints import fingerprint
 from jaxstyle.plan.cells import sweep_cells
 from jaxstyle.plan.programs import Program
+from jaxstyle.rundir.chunks import ChunkResult, chunk_bytes, chunk_name
+from jaxstyle.rundir.directory import RunDirectory
+from jaxstyle.rundir.fingerprints import fingerprint
+from jaxstyle.rundir.records import Record, open_record
+from jaxstyle.rundir.results_h5 import merge
 from jaxstyle.spec import tables
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import Sweep
 from jaxstyle.spec.toml import to_toml
-from jaxstyle.store import ChunkResult, Record, RunDirectory
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "jaxstyle" / "examples"
 LAYERS = ("conv1_1", "conv4_1")
@@ -110,11 +112,11 @@ def write_run(path, sweep, parts, *, digests=None, manifest=None, shape=None):
     with RunDirectory(path, create=True) as run:
         run.write("spec.toml", to_toml(sweep, digests or {}))
         run.write("manifest.json", json.dumps(values))
-        record = store.open_record(path)
+        record = open_record(path)
         for number, results in enumerate(parts):
             mark = fingerprint(record.sources, record.plan, number)
-            run.write(store.chunk_name(number), store.chunk_bytes(results, width=1, fingerprint=mark))
-    return store.open_record(path)
+            run.write(chunk_name(number), chunk_bytes(results, width=1, fingerprint=mark))
+    return open_record(path)
 
 
 def make_run(
@@ -134,7 +136,7 @@ def make_run(
     ]
     values = {"status": "done", "device": {"kind": "cpu"}, "given": given, **(manifest or {})}
     record = write_run(path, sweep, parts, manifest=values)
-    store.merge(record)
+    merge(record)
     return record
 
 

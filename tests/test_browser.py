@@ -9,8 +9,10 @@ import pytest
 from made_runs import make_run, sixty, two_thousand, with_variance
 from PIL import Image
 
-from jaxstyle import page, report, store
-from jaxstyle.store import RunDirectory
+from jaxstyle import page, report
+from jaxstyle.rundir.directory import RunDirectory
+from jaxstyle.rundir.image_files import write_images
+from jaxstyle.rundir.results_csv import read_rows
 
 PROGRAM = browser.find()
 pytestmark = [
@@ -27,8 +29,8 @@ def written(record, *, pictures=True):
     with RunDirectory(record.path) as run:
         if pictures:
             for chunk in record.chunks():
-                store.write_images(run, chunk)
-        return report.write_page(run, store.rows(record))
+                write_images(run, chunk)
+        return report.write_page(run, read_rows(record))
 
 
 @pytest.fixture(scope="session")

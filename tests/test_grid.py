@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxstyle import fingerprints
 from jaxstyle.plan import planner
 from jaxstyle.plan.cells import sweep_cells
 from jaxstyle.plan.chunks import from_record, to_record, trace_steps
 from jaxstyle.plan.costs import NOMINAL_FLOPS, coarser_stages, evaluation_count, halved_shape
+from jaxstyle.rundir import fingerprints
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import Sweep

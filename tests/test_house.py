@@ -11,16 +11,16 @@ import pytest
 from conftest import ROOT, module_paths, run_python
 from PIL import Image
 
-from jaxstyle import manifest
 from jaxstyle.cell import solvers
 from jaxstyle.console.arguments import helps
 from jaxstyle.plan.cells import Cell
+from jaxstyle.rundir import manifest
 from jaxstyle.spec import presets, settings, tables
 
 ORDER = """
-course vgg spec console ambient plan inputs cell engine fingerprints store manifest stats sample
-drawing page report resume calibration launches worker planning cluster run single floor seedstudy
-seedtables seedplots seedpage
+course vgg spec console ambient plan inputs cell engine rundir stats sample drawing page report
+calibration run launches worker planning cluster single floor seedstudy seedtables seedplots
+seedpage
 """.split()  # noqa: SIM905
 COMMANDS = ("calibrate", "features", "sweep", "transfer", "variance")
 WITHOUT_JAX = (
@@ -68,16 +68,25 @@ WITHOUT_JAX = (
     "inputs.pictures",
     "inputs.decode",
     "inputs.weights",
-    "fingerprints",
-    "store",
-    "manifest",
+    "rundir.fingerprints",
+    "rundir.files",
+    "rundir.locks",
+    "rundir.directory",
+    "rundir.chunks",
+    "rundir.checkpoints",
+    "rundir.records",
+    "rundir.image_files",
+    "rundir.results_csv",
+    "rundir.results_h5",
+    "rundir.manifest",
     "stats",
     "sample",
     "drawing",
     "page",
     "report",
     "console.progress",
-    "resume",
+    "run.unfinished",
+    "rundir.resume",
     "launches",
     "worker",
     "planning",

@@ -10,8 +10,9 @@ from PIL import Image
 from torture import digests
 
 import jaxstyle
-from jaxstyle import report, store, sweep
+from jaxstyle import report, sweep
 from jaxstyle.inputs import weights
+from jaxstyle.rundir.records import open_record
 from jaxstyle.spec import errors, paths
 
 SETTINGS = ("--size", "48", "--steps", "2", "--optimizer", "adam", "--content-layer", "conv2_2")
@@ -63,7 +64,7 @@ def project(begun, tmp_path, monkeypatch):
     shutil.move(begun, begun.with_name("away"))
     monkeypatch.chdir(tmp_path / "proj")
     for run in ("run", "runs/first"):
-        store.open_record(tmp_path / "proj" / run).chunk_paths[0].unlink()
+        open_record(tmp_path / "proj" / run).chunk_paths[0].unlink()
     yield tmp_path / "proj"
     shutil.move(begun.with_name("away"), begun)
 
@@ -120,7 +121,7 @@ def test_a_moved_run_is_extended_and_repeated(project, run):
 def test_a_run_that_was_moved_alone_finds_its_pictures_where_it_was_begun(begun, tmp_path, monkeypatch):
     shutil.copytree(begun / "run", tmp_path / "archive")
     monkeypatch.chdir(tmp_path)
-    store.open_record(tmp_path / "archive").chunk_paths[0].unlink()
+    open_record(tmp_path / "archive").chunk_paths[0].unlink()
     assert command("--resume", "--out", "archive") == 0
     assert digests(tmp_path / "archive") == digests(begun / "run")
     assert spec_of(tmp_path / "archive")["style"] == [str(begun / "s.png")]

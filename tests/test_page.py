@@ -13,10 +13,14 @@ from conftest import run_python
 from made_runs import chunk, make_run, sixty, two_thousand, with_variance
 from PIL import Image
 
-from jaxstyle import page, report, store
+from jaxstyle import page, report
+from jaxstyle.rundir import chunks
+from jaxstyle.rundir.directory import RunDirectory
+from jaxstyle.rundir.records import open_record
+from jaxstyle.rundir.results_csv import read_rows
+from jaxstyle.rundir.results_h5 import merge
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.presets import EXAMPLES
-from jaxstyle.store import RunDirectory
 
 IMAGES = {"content": ("cat.jpg",), "style": ("glass.jpg",)}
 
@@ -52,7 +56,7 @@ class Reader(html.parser.HTMLParser):
 
 
 def read(record):
-    return Reader(page.html(record, store.rows(record)))
+    return Reader(page.html(record, read_rows(record)))
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +109,7 @@ def test_zipped_axes_are_one_dimension(tmp_path):
 
 
 def test_losses_are_those_of_the_picture_shown(small):
-    run, rows = read(small).run, {row["cell"]: row for row in store.rows(small)}
+    run, rows = read(small).run, {row["cell"]: row for row in read_rows(small)}
     with h5py.File(small.path / "results.h5") as file:
         group = file["48x64"]
         at = list(group["step"]).index(20) if 20 in group["step"] else None
@@ -140,16 +144,16 @@ def test_thinning_keeps_both_ends_and_looks_closest_at_the_start():
 
 
 def test_the_same_run_gives_the_same_page_wherever_it_stands(small, tmp_path):
-    first = page.html(small, store.rows(small))
+    first = page.html(small, read_rows(small))
     os.symlink(small.path, tmp_path / "elsewhere")
-    again = store.open_record(tmp_path / "elsewhere")
-    assert page.html(again, store.rows(again)) == first
+    again = open_record(tmp_path / "elsewhere")
+    assert page.html(again, read_rows(again)) == first
 
 
 def test_times_and_hosts_stand_with_the_manifest_only(tmp_path):
     secrets = {"host": {"system": "box-17"}, "began": "2020-02-02", "timings": {"wall_s": 123.25}}
     record = make_run(tmp_path / "run", **IMAGES, seed=(0, 1), manifest=secrets)
-    text = page.html(record, store.rows(record))
+    text = page.html(record, read_rows(record))
     before, _, manifest = text.partition('<section id="manifest"')
     for secret in ("box-17", "2020-02-02", "123.25"):
         assert secret not in before
@@ -171,7 +175,7 @@ def test_names_of_a_run_are_never_markup(tmp_path):
     (record.path / "manifest.json").write_text(
         json.dumps({**record.manifest, "given": {"content": {str(path): EVIL}}})
     )
-    record = store.open_record(record.path)
+    record = open_record(record.path)
     (record.path / "variance.json").write_text(
         json.dumps(
             {
@@ -188,7 +192,7 @@ def test_names_of_a_run_are_never_markup(tmp_path):
             }
         )
     )
-    text = page.html(record, store.rows(record))
+    text = page.html(record, read_rows(record))
     found = Reader(text)
     assert text.count("<script") == text.count("</script>") == 3
     assert [a.get("type") for a in found.all("script")] == [None, "application/json", None]
@@ -206,7 +210,7 @@ def test_data_cannot_end_its_element():
 
 
 def test_the_page_asks_for_nothing_and_runs_no_other_script(small):
-    text = page.html(small, store.rows(small))
+    text = page.html(small, read_rows(small))
     found = Reader(text)
     assert all(a["src"].startswith("data:") for a in found.all("img"))
     assert all(a["href"].startswith(("data:", "#")) for a in found.all("link") + found.all("a"))
@@ -223,7 +227,7 @@ def test_the_page_asks_for_nothing_and_runs_no_other_script(small):
 
 
 def test_variance_is_shown_with_its_tables_and_figures(small):
-    text = page.html(small, store.rows(small))
+    text = page.html(small, read_rows(small))
     section = text.split('<section id="variance"')[1].split("</section>")[0]
     assert "&lt;b&gt;bold&lt;/b&gt;" in section
     assert "<td>4.125</td>" in section
@@ -233,13 +237,13 @@ def test_variance_is_shown_with_its_tables_and_figures(small):
 
 def test_a_run_without_a_study_has_no_section_of_it(tmp_path):
     record = make_run(tmp_path / "run", **IMAGES, seed=(0, 1))
-    assert 'id="variance"' not in page.html(record, store.rows(record))
+    assert 'id="variance"' not in page.html(record, read_rows(record))
 
 
 def test_half_a_character_in_a_manifest_does_no_harm(tmp_path):
     record = make_run(tmp_path / "run", **IMAGES, manifest={"versions": {"x": "\ud800"}})
     with RunDirectory(record.path) as run:
-        path = report.write_page(run, store.rows(record))
+        path = report.write_page(run, read_rows(record))
     assert "x \\ud800" in path.read_text()
 
 
@@ -291,17 +295,17 @@ def test_one_cell_alone_and_pictures_of_several_shapes_make_pages(tmp_path):
             chunk(record.sweep, [record.cells[0]], (48, 64)),
             chunk(record.sweep, [record.cells[1]], (64, 32)),
         ]
-        directory.write(store.chunk_name(0), store.chunk_bytes(parts, width=1))
-    store.merge(record)
+        directory.write(chunks.chunk_name(0), chunks.chunk_bytes(parts, width=1))
+    merge(record)
     assert read(record).run["cells"]["size"] == ["64 × 48", "32 × 64"]
 
 
 def test_cells_that_have_not_been_computed_are_counted(tmp_path):
     record = make_run(tmp_path / "run", **IMAGES, seed=("0:4",), per_chunk=2)
     record.chunk_paths[1].unlink()
-    record = store.open_record(record.path)
-    store.merge(record)
-    text = page.html(record, store.rows(record))
+    record = open_record(record.path)
+    merge(record)
+    text = page.html(record, read_rows(record))
     assert "2 not computed yet" in text
     assert Reader(text).run["tiles"]["cell"] == [0, 1]
 
@@ -309,7 +313,7 @@ def test_cells_that_have_not_been_computed_are_counted(tmp_path):
 def test_pages_beyond_their_limit_say_so(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "MAX_TILES", 3)
     record = make_run(tmp_path / "run", **IMAGES, seed=("0:5",))
-    text = page.html(record, store.rows(record))
+    text = page.html(record, read_rows(record))
     assert "5 seeds · 3 of 5 pictures shown" in text
     assert "shows 3 of 5 pictures, evenly spread: 3 of 5 seeds. The others are in images/" in text
     assert Reader(text).run["tiles"]["cell"] == [0, 2, 4]
@@ -331,7 +335,7 @@ def huge(tmp_path_factory):
 
 
 def test_a_page_of_thousands_shows_an_even_part_and_tells_of_all(huge):
-    text = page.html(huge, store.rows(huge))
+    text = page.html(huge, read_rows(huge))
     found = Reader(text)
     pictures = [a for a in found.all("img") if a["alt"].startswith("cell ")]
     assert len(pictures) == len(found.run["tiles"]["cell"]) == 3000
@@ -347,12 +351,12 @@ def test_a_page_of_thousands_shows_an_even_part_and_tells_of_all(huge):
     seeds = text.split('aria-label="All cells by seed"')[1].split("</table>")[0]
     assert seeds.count("<td>40</td><td>") == page.MAX_VALUES
     assert "20 more values of seed lie evenly between these" in text
-    assert page.html(huge, store.rows(huge)) == text
+    assert page.html(huge, read_rows(huge)) == text
 
 
 def test_curves_and_losses_of_a_part_are_those_of_its_cells(huge):
     run = read(huge).run
-    rows = store.rows(huge)
+    rows = read_rows(huge)
     codes = np.frombuffer(base64.b64decode(run["curves"]["codes"]), "<u2")
     codes = codes.reshape(len(run["cells"]["cell"]), 3, -1)
     with h5py.File(huge.path / "results.h5") as file:
@@ -421,12 +425,12 @@ def test_importing_costs_neither_jinja_nor_matplotlib():
 
 def test_sixty_cells_are_shown_large_and_two_thousand_stay_light(tmp_path):
     record = sixty(tmp_path / "sixty")
-    text = page.html(record, store.rows(record))
+    text = page.html(record, read_rows(record))
     widths = {a["width"] for a in Reader(text).all("img") if a["alt"].startswith("cell ")}
     assert widths == {"192"}
     assert len(text.encode()) < 6e6
     record = two_thousand(tmp_path / "many")
-    text = page.html(record, store.rows(record))
+    text = page.html(record, read_rows(record))
     assert text.count("<figure><img") > 2000
     assert len(text.encode()) < 25e6
     steps = json.loads(text.split('id="run">')[1].split("</script>")[0])["curves"]["steps"]

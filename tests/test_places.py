@@ -12,13 +12,17 @@ import pytest
 from conftest import EXAMPLES, ROOT, run_python
 
 import jaxstyle
-from jaxstyle import store, sweep
+from jaxstyle import sweep
 from jaxstyle.console import limits
+from jaxstyle.rundir import directory, locks
+from jaxstyle.rundir.directory import RunDirectory
+from jaxstyle.rundir.files import check_space, open_h5, write_together
+from jaxstyle.rundir.locks import NoLocks
+from jaxstyle.rundir.results_csv import write_csv
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.options import check_options
 from jaxstyle.spec.settings import RunOptions, Sweep
-from jaxstyle.store import NoLocks, RunDirectory
 
 SMALL = ("--content", EXAMPLES / "pagoda.jpg", "--style", EXAMPLES / "cafe.jpg", "--size", 64, "--steps", 3)
 SMALL += ("--optimizer", "adam", "--content-layer", "conv2_2", "--style-layers", "conv1_1+conv2_1")
@@ -165,10 +169,10 @@ def test_a_file_that_is_open_without_a_lock_can_be_opened_again(plain_run, monke
 
     path = plain_run / "results.h5"
     for own in ({}, {"locking": False}):
-        with h5py.File(path, "r", **own), store.open_h5(path) as again:
+        with h5py.File(path, "r", **own), open_h5(path) as again:
             assert list(again)
     with pytest.raises(FileNotFoundError):
-        store.open_h5(plain_run / "none.h5")
+        open_h5(plain_run / "none.h5")
 
 
 # --- no fsync -------------------------------------------------------------------------------------
@@ -179,8 +183,8 @@ def test_what_cannot_be_fsynced_is_written_all_the_same_and_a_broken_disk_is_tol
         for number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
             monkeypatch.setattr(os, "fsync", failing(number))
             assert run.write(f"{number}", "text").read_text() == "text"
-            store._write_together([(run.path / "images" / f"{number}.png", b"png")])
-            store.write_csv(run, [])
+            write_together([(run.path / "images" / f"{number}.png", b"png")])
+            write_csv(run, [])
         for number in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
             monkeypatch.setattr(os, "fsync", failing(number))
             with pytest.raises(OSError, match=os.strerror(number)) as error:
@@ -215,7 +219,7 @@ def test_a_folder_that_cannot_be_fsynced_is_no_failure(shim, tmp_path, number):
 
 def test_a_disk_that_does_not_tell_its_size_is_not_taken_for_a_full_one(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 0))
-    store.check_space(tmp_path, 10**9)
+    check_space(tmp_path, 10**9)
 
 
 # --- colleagues -----------------------------------------------------------------------------------
@@ -297,7 +301,7 @@ def test_a_lock_that_may_not_be_written_is_one_line(tmp_path, monkeypatch):
         JaxstyleError, match=r"run\.lock: cannot be written \(Permission denied\); have its owner"
     ):
         RunDirectory(tmp_path).__enter__()
-    store.check_not_held(tmp_path)  # which only reads
+    locks.check_not_held(tmp_path)  # which only reads
 
 
 # --- fresh directories ----------------------------------------------------------------------------
@@ -307,9 +311,9 @@ def test_a_fresh_number_is_taken_by_one_alone_whatever_it_is_called(tmp_path):
     made, start = [], threading.Barrier(8)
 
     def make(name):
-        path = store.fresh_path(name, root=tmp_path / "runs")
+        path = directory.fresh_path(name, root=tmp_path / "runs")
         start.wait()
-        made.append(store.make_fresh(path))
+        made.append(directory.make_fresh(path))
 
     for _ in range(5):
         threads = [threading.Thread(target=make, args=(f"name-{i % 3}",)) for i in range(8)]
@@ -321,9 +325,9 @@ def test_a_fresh_number_is_taken_by_one_alone_whatever_it_is_called(tmp_path):
     assert len({path.name.partition("-")[0] for path in made}) == 40
     assert {path.name for path in made} == set(os.listdir(tmp_path / "runs"))
     (tmp_path / "runs" / "9999-x").mkdir()
-    path = store.make_fresh(tmp_path / "runs" / "9999-x")
+    path = directory.make_fresh(tmp_path / "runs" / "9999-x")
     assert path.name == "10000-x"
-    assert store.fresh_path("y", root=tmp_path / "runs").name == "10001-y"
+    assert directory.fresh_path("y", root=tmp_path / "runs").name == "10001-y"
 
 
 def test_sweeps_that_are_started_at_once_without_a_directory_are_runs_of_their_own(tmp_path, monkeypatch):
@@ -337,14 +341,14 @@ def test_sweeps_that_are_started_at_once_without_a_directory_are_runs_of_their_o
         steps=(3,),
         optimizer="adam",
     )
-    paths, make = [], store.make_fresh
+    paths, make = [], directory.make_fresh
     all_planned = threading.Barrier(3)
 
     def wait(path):
         all_planned.wait(120)  # all are about to take the same number
         return make(path)
 
-    monkeypatch.setattr(store, "make_fresh", wait)
+    monkeypatch.setattr(directory, "make_fresh", wait)
 
     def run():
         paths.append(jaxstyle.run_sweep(wanted, RunOptions(quiet=True)).path)

@@ -20,7 +20,7 @@ from made_runs import write_run
 from test_step import loss_and_gradient, make
 
 import jaxstyle
-from jaxstyle import fingerprints, store, sweep
+from jaxstyle import sweep
 from jaxstyle.cell import objective
 from jaxstyle.cell.state import View
 from jaxstyle.inputs import decode
@@ -28,6 +28,9 @@ from jaxstyle.inputs.resize import resize
 from jaxstyle.plan.cells import sweep_cells, terms_of
 from jaxstyle.plan.chunks import from_record, to_record
 from jaxstyle.plan.planner import make_plan
+from jaxstyle.rundir import chunks, fingerprints
+from jaxstyle.rundir.records import open_record
+from jaxstyle.rundir.results_csv import read_rows
 from jaxstyle.spec import plugins, settings, tables
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
@@ -708,7 +711,7 @@ def result_of(resolved):
     losses = tuple(tables.curves(tables.TERMS[name] for name in terms_of(cells)))
     layer, n = sweep_cells(resolved)[0].taps, len(cells)
     layer = tuple(name for name in layer if name in cells[0].layer_weights)
-    return store.ChunkResult(
+    return chunks.ChunkResult(
         cell=np.arange(n),
         image=random.integers(0, 256, (n, 1, 32, 32, 3), np.uint8),
         snapshot=(2,),
@@ -733,11 +736,11 @@ def test_runs_of_different_plugins_with_one_name_are_read_side_by_side(tmp_path)
     plain_run(tmp_path / "b", bright_weight=1)
     for table in tables.EVERY:
         table.reset({row.name: row for row in table if row not in table.added})
-    one, other = (store.open_record(tmp_path / name) for name in "ab")
+    one, other = (open_record(tmp_path / name) for name in "ab")
     assert one.losses["loss_bright"] == "light"
     assert "loss_bright" not in other.losses
     for record in (one, other, one):
-        lines = list(store.rows(record))
+        lines = list(read_rows(record))
         assert ("loss_bright" in lines[0]) == (record is one)
     assert tables.TERMS["bright"].loss is None
     with pytest.raises(JaxstyleError, match="loss term bright: belongs to the plugin"):
@@ -782,13 +785,13 @@ def test_a_manifest_names_no_code_and_no_setting_of_jaxstyles(tmp_path, monkeypa
         manifest["plugins"][0]["rows"] = [row]
         (path / "manifest.json").write_text(json.dumps(manifest))
         try:
-            record = store.open_record(path)
+            record = open_record(path)
         except JaxstyleError:
             pass
         else:
             assert not tables.TERMS["bright"].always
             assert tables.TERMS["bright"].loss is None
-            list(store.rows(record))
+            list(read_rows(record))
         assert "evil_mod" not in sys.modules
         assert Sweep(content="a.jpg", seed=(3,)).content == "a.jpg"
 

@@ -14,10 +14,14 @@ from PIL import Image
 from test_store import fill, result
 
 import jaxstyle
-from jaxstyle import manifest as manifest_module
-from jaxstyle import page, report, seedpage, store
+from jaxstyle import page, report, seedpage
+from jaxstyle.rundir import directory
+from jaxstyle.rundir.directory import RunDirectory
+from jaxstyle.rundir.manifest import share_reports
+from jaxstyle.rundir.records import open_record
+from jaxstyle.rundir.results_csv import read_rows
+from jaxstyle.rundir.results_h5 import merge, merge_into
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.store import RunDirectory
 
 
 def layout(tmp_path, chunks_of, **settings):
@@ -103,7 +107,7 @@ def test_sheets_show_small_pictures_pixel_for_pixel(tmp_path):
         np.testing.assert_array_equal(saved, chunk.image[cell, 1])
         early = np.asarray(Image.open(tmp_path / "run" / "images" / f"{cell:06d}-step000002.png"))
         np.testing.assert_array_equal(early, chunk.image[cell, 0])
-    assert len(store.rows(record)) == 4
+    assert len(read_rows(record)) == 4
 
 
 def test_report_rebuilds_the_same_bytes_without_jax(tmp_path):
@@ -206,11 +210,11 @@ def test_copies_beside_the_chunks_count_for_nothing(four, capsys, done):
 def every_reader(path):
     """The readers of a run's chunks, each as a function without arguments."""
     return {
-        "report": lambda: report.build(store.RunDirectory(path)),
+        "report": lambda: report.build(directory.RunDirectory(path)),
         "open_run": lambda: jaxstyle.open_run(path),
-        "merge": lambda: store.merge(store.open_record(path)),
-        "merge of a large run": lambda: store.merge_into(path, path / "merged.h5"),
-        "variance": lambda: seedpage.build(store.RunDirectory(path)),
+        "merge": lambda: merge(open_record(path)),
+        "merge of a large run": lambda: merge_into(path, path / "merged.h5"),
+        "variance": lambda: seedpage.build(directory.RunDirectory(path)),
     }
 
 
@@ -269,7 +273,7 @@ def test_other_files_beside_those_of_a_run_count_for_nothing(four, capsys):
     share = {"event": "share-timings", "timings": {"compute_s": 1.0}, "machine": {}}
     for name in ("events-000-of-002.jsonl", "events-000-of-002 (1).jsonl"):
         (four / name).write_text(json.dumps(share) + "\n")
-    assert [told["share"] for told in manifest_module.told_by_shares(four)] == ["000-of-002"]
+    assert [told["share"] for told in share_reports(four)] == ["000-of-002"]
     assert (code, lines) == reported(four, capsys)[:2]
     run = jaxstyle.open_run(four)
     assert [sheet.name for sheet in run.sheets] == ["contact.png"]

@@ -18,8 +18,9 @@ import torture
 from conftest import ROOT, random_image, run_python
 from PIL import Image
 
-from jaxstyle import store, sweep
+from jaxstyle import sweep
 from jaxstyle.console import limits
+from jaxstyle.rundir import results_h5
 
 ONE_STAGE = (*torture.IMAGES, "--pyramid", "0")
 SWEEP = (*ONE_STAGE, "--seed", "0:2", "--steps", "15", "30", "--checkpoint-every", "0.1")
@@ -382,14 +383,14 @@ def test_a_disk_that_is_full_when_the_tables_are_made_costs_no_chunk(
     out = place / "run"
     shutil.copytree(whole, out)
     (out / "results.h5").unlink()
-    monkeypatch.setattr(store, "MERGED_IN_MEMORY", 0)  # as in a large run: by a separate process
+    monkeypatch.setattr(results_h5, "MERGED_IN_MEMORY", 0)  # as in a large run: by a separate process
     assert command("--out", out, "--resume") == 2
     assert "make space" in error_of(capsys)
     assert not (out / "results.h5").exists()
     assert not list(out.rglob("*.tmp*"))
     # The space is there when it is checked and gone when HDF5 writes: that process dies, but not this one.
     monkeypatch.setattr(
-        store, "check_space", lambda path, size: (place / "other").write_bytes(bytes(fill(place)))
+        results_h5, "check_space", lambda path, size: (place / "other").write_bytes(bytes(fill(place)))
     )
     assert command("--out", out, "--resume") == 2
     assert "the chunks are kept, make space" in error_of(capsys)

@@ -9,12 +9,14 @@ import pytest
 from conftest import EXAMPLES, FIVE_CHUNKS, Told
 from torture import digests
 
-from jaxstyle import planning, report, run, store, sweep
+from jaxstyle import planning, report, run, sweep
+from jaxstyle.rundir import chunks, directory, locks, records
+from jaxstyle.rundir.directory import RunDirectory
+from jaxstyle.rundir.locks import DirectoryInUse
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.options import Share, asked_share
 from jaxstyle.spec.settings import RunOptions, Sweep
-from jaxstyle.store import DirectoryInUse, RunDirectory
 
 SWEEP = FIVE_CHUNKS
 
@@ -119,7 +121,7 @@ def test_a_share_with_nothing_to_do_is_an_error_beside_nobody_and_none_beside_ot
 
 
 def _plan(path):
-    return store.open_record(path).plan
+    return records.open_record(path).plan
 
 
 # --- runs -----------------------------------------------------------------------------------------
@@ -205,7 +207,7 @@ def test_a_share_and_a_run_exclude_each_other_and_other_shares_do_not(whole, tmp
     out = tmp_path / "run"
     shutil.copytree(whole, out)
     share = Share(0, 2, "shard")
-    with store.share_held(out, share):
+    with locks.share_held(out, share):
         assert command(*SWEEP, "--out", out, "--shard", "0/2") == 3
         assert f"shard 0/2 of {out}: is in use by process {os.getpid()}" in capsys.readouterr().err
         assert command("--resume", "--out", out) == 3
@@ -219,7 +221,7 @@ def test_a_share_and_a_run_exclude_each_other_and_other_shares_do_not(whole, tmp
             pass
     with RunDirectory(out, briefly=True):
         assert not leftover.exists()
-    monkeypatch.setattr(store, "BELIEVED_S", 0.0)
+    monkeypatch.setattr(directory, "HOLDER_CONFIRM_S", 0.0)
     with RunDirectory(out):
         assert command(*SWEEP, "--out", out, "--shard", "1/2") == 3
     assert digests(out) == digests(whole)
@@ -267,7 +269,7 @@ def test_chunks_that_were_computed_at_half_the_width_for_want_of_memory_are_kept
     assert set(compiled[1:]) == {1}
     assert {p["width"] for p in manifest_of(out)["plan"]["programs"]} == {2}
     done = {path: path.read_bytes() for path in out.glob("chunks/*")}
-    assert {store.chunk_width(path) for path in done} == {1}
+    assert {chunks.chunk_width(path) for path in done} == {1}
     shutil.copytree(out, tmp_path / "resumed")
     assert [command(*share) for share in shares] == [0, 0]
     assert command("--resume", "--out", tmp_path / "resumed") == 0
@@ -277,7 +279,7 @@ def test_chunks_that_were_computed_at_half_the_width_for_want_of_memory_are_kept
         manifest = manifest_of(path)
         plan, names = manifest["plan"], sorted(path.glob("chunks/*"))
         widths = [plan["programs"][chunk["program"]]["width"] for chunk in plan["chunks"]]
-        assert widths == [store.chunk_width(name) for name in names]
+        assert widths == [chunks.chunk_width(name) for name in names]
         cells = {p["width"]: p["cells"] for p in manifest["programs"]}
         assert set(cells) == {1, 2}
         assert sum(cells.values()) == 5
@@ -287,15 +289,15 @@ def test_chunks_that_were_computed_at_half_the_width_for_want_of_memory_are_kept
 
 def test_a_share_leaves_the_merge_to_others_that_are_at_work(tmp_path, capsys, monkeypatch):
     manifest = {"plan": {"chunks": []}, "status": "running"}
-    record = store.Record(tmp_path, Sweep(content=("a",), style=("b",)), (), manifest, ())
-    monkeypatch.setattr(store, "open_record", lambda path: record)
-    monkeypatch.setattr(store, "BELIEVED_S", 0.0)
+    record = records.Record(tmp_path, Sweep(content=("a",), style=("b",)), (), manifest, ())
+    monkeypatch.setattr(records, "open_record", lambda path: record)
+    monkeypatch.setattr(directory, "HOLDER_CONFIRM_S", 0.0)
     monkeypatch.setattr(run.report, "finish", lambda run: pytest.fail("is merged"))
     checked = object.__new__(run._Checked)
     object.__setattr__(checked, "path", tmp_path)
     share = Share(0, 2, "shard")
     (tmp_path / "run.lock").touch()
-    with store.share_held(tmp_path, Share(1, 2, "shard")):
+    with locks.share_held(tmp_path, Share(1, 2, "shard")):
         run._end_share(checked, RunOptions(), share, ())
     assert "share 0/2 is done; shard 001 of 002, process" in capsys.readouterr().out
     with RunDirectory(tmp_path, create=True):

@@ -13,7 +13,8 @@ from conftest import ROOT, random_image, run_python
 from PIL import Image
 
 import jaxstyle
-from jaxstyle import single, store, sweep, transfer
+from jaxstyle import single, sweep, transfer
+from jaxstyle.rundir.image_files import image_name
 
 SETTINGS = {"size": 64, "steps": 4, "seed": 7, "alpha_beta": 1e-2}
 FLAGS = [text for name, value in SETTINGS.items() for text in (f"--{name.replace('_', '-')}", value)]
@@ -202,7 +203,7 @@ def test_every_setting_of_a_sweep_is_a_flag_or_is_known_not_to_be_one():
 
 def test_a_run_gives_pictures_at_every_snapshot(run):
     row = run.rows[2]
-    for step, name in ((None, row["image"]), (4, row["image"]), (2, store.image_name(2, 2, 4))):
+    for step, name in ((None, row["image"]), (4, row["image"]), (2, image_name(2, 2, 4))):
         with Image.open(run.path / name) as image:
             np.testing.assert_array_equal(run.image(2, step), np.asarray(image))
     assert hashlib.sha256(run.image(2, 2)).digest() != hashlib.sha256(run.image(2)).digest()

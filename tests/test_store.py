@@ -16,14 +16,21 @@ import pytest
 import xarray
 from made_runs import write_run
 
-from jaxstyle import resume, store
 from jaxstyle.plan.cells import sweep_cells
+from jaxstyle.rundir import checkpoints, directory, image_files, locks, results_h5, resume
+from jaxstyle.rundir import files as rundir_files
+from jaxstyle.rundir.checkpoints import Checkpoint
+from jaxstyle.rundir.chunks import PER_CELL, ChunkResult, chunk_bytes, read_chunk, read_outlines
+from jaxstyle.rundir.directory import RunDirectory
+from jaxstyle.rundir.image_files import write_images
+from jaxstyle.rundir.locks import DirectoryInUse
+from jaxstyle.rundir.records import open_record
+from jaxstyle.rundir.results_csv import read_rows, write_csv
 from jaxstyle.spec import tables
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.options import Share
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import AXES, Sweep
-from jaxstyle.store import Checkpoint, ChunkResult, DirectoryInUse, RunDirectory
 
 
 def result(cells, shape=(16, 24), snapshot=(2, 5), layer=("conv1_1", "conv4_1"), diverged=()):
@@ -67,36 +74,36 @@ def assert_same(one, other):
 
 def test_chunks_read_back_as_they_were_written(tmp_path):
     chunk = result([3, 7])
-    store.write_atomic(tmp_path / "c.h5", store.chunk_bytes([chunk], width=1))
-    (again,) = store.read_chunk(tmp_path / "c.h5")
+    rundir_files.write_atomic(tmp_path / "c.h5", chunk_bytes([chunk], width=1))
+    (again,) = read_chunk(tmp_path / "c.h5")
     assert_same(again, chunk)
 
 
 def test_equal_results_are_equal_bytes():
-    assert store.chunk_bytes([result([0, 1])], width=1) == store.chunk_bytes([result([0, 1])], width=1)
-    assert store.chunk_bytes([result([0, 1])], width=1) != store.chunk_bytes([result([0, 2])], width=1)
+    assert chunk_bytes([result([0, 1])], width=1) == chunk_bytes([result([0, 1])], width=1)
+    assert chunk_bytes([result([0, 1])], width=1) != chunk_bytes([result([0, 2])], width=1)
 
 
 def test_a_damaged_chunk_is_named(tmp_path):
-    data = bytearray(store.chunk_bytes([result([0, 1])], width=1))
+    data = bytearray(chunk_bytes([result([0, 1])], width=1))
     pixels = bytes(result([0, 1]).image[0].tobytes())
     at = bytes(data).index(pixels)
     data[at + 10] ^= 1
     (tmp_path / "000000.h5").write_bytes(bytes(data))
     with pytest.raises(JaxstyleError, match=r"000000\.h5: is damaged"):
-        store.read_chunk(tmp_path / "000000.h5")
+        read_chunk(tmp_path / "000000.h5")
     (tmp_path / "000001.h5").write_bytes(bytes(data[:500]))
     with pytest.raises(JaxstyleError, match=r"000001\.h5: is damaged"):
-        store.read_chunk(tmp_path / "000001.h5")
+        read_chunk(tmp_path / "000001.h5")
 
 
 def test_no_flipped_bit_of_a_chunk_goes_unseen(tmp_path):
     data, path = (
-        store.chunk_bytes([result([0, 1], shape=(3, 4))], width=1, fingerprint="abc"),
+        chunk_bytes([result([0, 1], shape=(3, 4))], width=1, fingerprint="abc"),
         tmp_path / "c.h5",
     )
     path.write_bytes(data)
-    (expected,) = store.read_chunk(path, fingerprint="abc")
+    (expected,) = read_chunk(path, fingerprint="abc")
     random, found = np.random.default_rng(0), 0
     for _ in range(2000):
         damaged = bytearray(data)
@@ -104,7 +111,7 @@ def test_no_flipped_bit_of_a_chunk_goes_unseen(tmp_path):
         damaged[at] ^= 1 << int(random.integers(8))
         path.write_bytes(damaged)
         try:
-            (read,) = store.read_chunk(path, fingerprint="abc")
+            (read,) = read_chunk(path, fingerprint="abc")
         except JaxstyleError:
             found += 1
             continue
@@ -114,43 +121,43 @@ def test_no_flipped_bit_of_a_chunk_goes_unseen(tmp_path):
 
 def test_a_chunk_of_another_run_is_refused_by_its_fingerprint(tmp_path):
     path = tmp_path / "c.h5"
-    path.write_bytes(store.chunk_bytes([result([0])], width=1, fingerprint="this"))
-    assert len(store.read_chunk(path)) == len(store.read_chunk(path, fingerprint="this")) == 1
+    path.write_bytes(chunk_bytes([result([0])], width=1, fingerprint="this"))
+    assert len(read_chunk(path)) == len(read_chunk(path, fingerprint="this")) == 1
     with pytest.raises(JaxstyleError, match="another run"):
-        store.read_chunk(path, fingerprint="that")
+        read_chunk(path, fingerprint="that")
 
 
 def test_files_set_aside_keep_each_other(tmp_path):
     for text in ("first", "second", "third"):
         (tmp_path / "c.h5").write_text(text)
-        store.set_aside(tmp_path / "c.h5")
+        rundir_files.set_aside(tmp_path / "c.h5")
     kept = {p.name: p.read_text() for p in tmp_path.iterdir()}
     assert kept == {"c.h5.bad": "first", "c.h5.bad-2": "second", "c.h5.bad-3": "third"}
 
 
 def test_a_checkpoint_is_what_was_saved_last(tmp_path):
     with RunDirectory(tmp_path / "run", create=True) as run:
-        checkpoint = store.Checkpoint(run, 3, "abc")
+        checkpoint = checkpoints.Checkpoint(run, 3, "abc")
         assert checkpoint.load() is None
         checkpoint.save({"a": np.arange(3)}, {"x": np.array(1.5)})
         checkpoint.save({"b": np.arange(2.0)}, {"x": np.array(2.5)})
         # Killed between a part and its state: the part is written anew.
         run.write("checkpoints/000003/part-0002.npz", b"half")
-        again = store.Checkpoint(run, 3, "abc")
+        again = checkpoints.Checkpoint(run, 3, "abc")
         parts, state = again.load()
         assert [sorted(part) for part in parts] == [["a"], ["b"]]
         assert state == {"x": 2.5}
         again.save({"c": np.zeros(1)}, {"x": np.array(3.5)})
-        parts, state = store.Checkpoint(run, 3, "abc").load()
+        parts, state = checkpoints.Checkpoint(run, 3, "abc").load()
         assert [sorted(part) for part in parts] == [["a"], ["b"], ["c"]]
-        assert store.Checkpoint(run, 3, "other").load() is None
-        assert store.Checkpoint(run, 4, "abc").load() is None
+        assert checkpoints.Checkpoint(run, 3, "other").load() is None
+        assert checkpoints.Checkpoint(run, 4, "abc").load() is None
 
 
 @pytest.mark.parametrize("name", ["state.npz", "part-0000.npz"])
 def test_a_damaged_checkpoint_is_named_and_set_aside(tmp_path, name):
     with RunDirectory(tmp_path / "run", create=True) as run:
-        checkpoint = store.Checkpoint(run, 0, "abc")
+        checkpoint = checkpoints.Checkpoint(run, 0, "abc")
         checkpoint.save({"a": np.arange(300)}, {"x": np.arange(300)})
         path = run.path / "checkpoints" / "000000" / name
         data = path.read_bytes()
@@ -182,22 +189,22 @@ def test_leftovers_of_killed_writers_go_when_the_directory_is_taken_again(tmp_pa
 def test_a_directory_whose_run_was_killed_before_its_plan_is_free(tmp_path):
     with RunDirectory(tmp_path / "run", create=True) as run:
         run.write("spec.toml", "")
-    store.check_free(tmp_path / "run")
+    directory.check_free(tmp_path / "run")
     (tmp_path / "run" / "run.lock").unlink()
     with pytest.raises(JaxstyleError, match="not empty"):  # a spec of the user's own
-        store.check_free(tmp_path / "run")
+        directory.check_free(tmp_path / "run")
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    store.write_atomic(path, b"old")
+    rundir_files.write_atomic(path, b"old")
 
     def full(handle, data):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(OSError, match="No space left"):
-        store.write_atomic(path, b"new")
+        rundir_files.write_atomic(path, b"new")
     monkeypatch.undo()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
@@ -208,7 +215,7 @@ def _write_for_ever(path, started):
     started.set()
     while True:
         for block in data:
-            store.write_atomic(Path(path), block)
+            rundir_files.write_atomic(Path(path), block)
 
 
 def test_a_killed_writer_leaves_a_whole_file(tmp_path):
@@ -246,19 +253,19 @@ def test_the_text_of_a_process_that_died_is_not_believed_at_once(tmp_path, monke
         def sleep(seconds):
             asked.append(seconds)
             if len(asked) == 2:
-                store._sign(held.fileno(), path / "run.lock", store.FOR_A_MOMENT)
+                locks.sign(held.fileno(), path / "run.lock", locks.BRIEF_NOTE)
             if len(asked) == 4:
                 fcntl.flock(held, fcntl.LOCK_UN)
 
         monkeypatch.setattr("time.sleep", sleep)
         with RunDirectory(path, briefly=True, on_wait=told.append):
-            assert (path / "run.lock").read_text().strip().endswith(store.FOR_A_MOMENT)
+            assert (path / "run.lock").read_text().strip().endswith(locks.BRIEF_NOTE)
         assert len(asked) == 4
         assert told == [f"process {os.getpid()} on {socket.gethostname()}"]
         assert len(set(asked)) == 4
         fcntl.flock(held, fcntl.LOCK_EX)
-        store._sign(held.fileno(), path / "run.lock")
-        monkeypatch.setattr(store, "BELIEVED_S", 0.0)
+        locks.sign(held.fileno(), path / "run.lock")
+        monkeypatch.setattr(directory, "HOLDER_CONFIRM_S", 0.0)
         with (
             pytest.raises(DirectoryInUse, match=f"process {os.getpid()}"),
             RunDirectory(path, briefly=True),
@@ -268,11 +275,11 @@ def test_the_text_of_a_process_that_died_is_not_believed_at_once(tmp_path, monke
 
 def test_a_look_for_shares_at_work_keeps_others_from_beginning_meanwhile(tmp_path, monkeypatch):
     share, looked = Share(0, 2, "shard"), []
-    with RunDirectory(tmp_path, create=True), store.share_held(tmp_path, share):
-        assert store.shares_at_work(tmp_path) == [
+    with RunDirectory(tmp_path, create=True), locks.share_held(tmp_path, share):
+        assert locks.shares_at_work(tmp_path) == [
             f"shard 000 of 002, process {os.getpid()} on {socket.gethostname()}"
         ]
-    look = store.check_no_share
+    look = locks.check_no_share
 
     def watched(path):
         with open(path / "run.lock") as lock, pytest.raises(BlockingIOError):
@@ -280,8 +287,8 @@ def test_a_look_for_shares_at_work_keeps_others_from_beginning_meanwhile(tmp_pat
         looked.append(path)
         look(path)
 
-    monkeypatch.setattr(store, "check_no_share", watched)
-    store.check_not_held(tmp_path)
+    monkeypatch.setattr(directory, "check_no_share", watched)
+    locks.check_not_held(tmp_path)
     with RunDirectory(tmp_path):
         pass
     assert looked == [tmp_path, tmp_path]
@@ -296,7 +303,7 @@ def test_a_checkpoint_that_goes_while_it_is_looked_at_is_no_matter(tmp_path, mon
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    found = store._leftovers(tmp_path)
+    found = directory._leftovers(tmp_path)
     assert {path.name for path in [next(found), next(found)]} == {".a.png.tmp-1", ".d.tmp-4"}
     Checkpoint(RunDirectory(tmp_path), 0, "").clear()
     assert [path.name for path in found] == [".c.tmp-3"]
@@ -309,16 +316,16 @@ def test_a_checkpoint_that_goes_while_it_is_looked_at_is_no_matter(tmp_path, mon
         return names
 
     monkeypatch.setattr("os.listdir", cleared)
-    assert {path.name for path in store._leftovers(tmp_path)} == {".a.png.tmp-1", ".d.tmp-4"}
+    assert {path.name for path in directory._leftovers(tmp_path)} == {".a.png.tmp-1", ".d.tmp-4"}
 
 
 def test_a_run_that_another_process_is_planning_is_none_yet(tmp_path):
     with RunDirectory(tmp_path, create=True, briefly=True) as run:
         run.write("spec.toml", "")
         (tmp_path / "half made").touch()
-        assert not store.is_unbegun(tmp_path)
+        assert not directory.is_unbegun(tmp_path)
         assert resume.find(tmp_path, beside=True) is None
-        store.check_free(tmp_path, beside=True)
+        directory.check_free(tmp_path, beside=True)
 
 
 def test_a_held_directory_is_in_use_until_its_holder_is_gone(tmp_path):
@@ -332,7 +339,7 @@ def test_a_held_directory_is_in_use_until_its_holder_is_gone(tmp_path):
     assert f"process {holder.pid}" in str(error.value)
     assert error.value.exit_code == 3
     with pytest.raises(DirectoryInUse):
-        store.check_free(tmp_path / "run")
+        directory.check_free(tmp_path / "run")
     os.kill(holder.pid, signal.SIGKILL)
     holder.join()
     with RunDirectory(tmp_path / "run"):
@@ -341,16 +348,16 @@ def test_a_held_directory_is_in_use_until_its_holder_is_gone(tmp_path):
 
 def test_a_directory_that_was_filled_since_it_was_found_free_is_left_alone(tmp_path):
     (tmp_path / "run").mkdir()
-    store.check_free(tmp_path / "run")
+    directory.check_free(tmp_path / "run")
     (tmp_path / "run" / "results.csv").touch()
     with pytest.raises(JaxstyleError, match="is not empty"), RunDirectory(tmp_path / "run", create=True):
         pass
 
 
 def test_only_a_new_or_an_empty_directory_is_free(tmp_path):
-    store.check_free(tmp_path / "new" / "deep")
+    directory.check_free(tmp_path / "new" / "deep")
     (tmp_path / "empty").mkdir()
-    store.check_free(tmp_path / "empty")
+    directory.check_free(tmp_path / "empty")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     (tmp_path / "file").touch()
@@ -360,27 +367,27 @@ def test_only_a_new_or_an_empty_directory_is_free(tmp_path):
         ("file/sub", "is a file|Not a dir"),
     ):
         with pytest.raises(JaxstyleError, match=expected):
-            store.check_free(tmp_path / name)
+            directory.check_free(tmp_path / name)
     assert not (tmp_path / "new").exists()
 
 
 def test_fresh_paths_count_up(tmp_path):
-    assert store.fresh_path("demo", root=tmp_path / "runs").name == "0001-demo"
+    assert directory.fresh_path("demo", root=tmp_path / "runs").name == "0001-demo"
     for name in ("0001-demo", "0007-x", "notes"):
         (tmp_path / name).mkdir()
-    assert store.fresh_path("demo", root=tmp_path).name == "0008-demo"
+    assert directory.fresh_path("demo", root=tmp_path).name == "0008-demo"
 
 
 def test_too_little_space_is_one_line(tmp_path):
     with pytest.raises(JaxstyleError, match="MB are needed"):
-        store.check_space(tmp_path / "not" / "there", 10**18)
+        rundir_files.check_space(tmp_path / "not" / "there", 10**18)
 
 
 def test_merged_rows_stand_in_cell_order_whatever_the_chunks(tmp_path):
     # Cells 0 and 2 in one chunk, 3 and 1 computed before them in others, as programs interleave.
     chunks = [result([1, 3]), result([0]), result([2])]
     record = fill(tmp_path / "run", chunks)
-    store.merge(record)
+    results_h5.merge(record)
     with h5py.File(tmp_path / "run" / "results.h5") as file:
         group = file["16x24"]
         assert group["cell"].dtype == np.int64
@@ -391,18 +398,18 @@ def test_merged_rows_stand_in_cell_order_whatever_the_chunks(tmp_path):
                 np.testing.assert_array_equal(group["loss_style"][cell], chunk.curves["loss_style"][i])
                 np.testing.assert_array_equal(group["style_layer_loss"][cell], chunk.style_layer_loss[i])
     with RunDirectory(tmp_path / "run") as run:
-        lines = store.write_csv(run, store.rows(record)).read_text("utf-8").splitlines()
+        lines = write_csv(run, read_rows(record)).read_text("utf-8").splitlines()
     assert [line.split(",")[0] for line in lines] == ["cell", "0", "1", "2", "3"]
     assert not list((tmp_path / "run").glob(".*tmp*"))
 
 
 def test_a_large_merge_in_a_process_of_its_own_gives_the_same_data(tmp_path, monkeypatch):
     record = fill(tmp_path / "run", [result([0, 3]), result([1, 2], shape=(8, 8))])
-    store.merge(record)
+    results_h5.merge(record)
     expected = contents(record.path / "results.h5")
     (record.path / "results.h5").unlink()
-    monkeypatch.setattr(store, "MERGED_IN_MEMORY", 0)
-    store.merge(record)
+    monkeypatch.setattr(results_h5, "MERGED_IN_MEMORY", 0)
+    results_h5.merge(record)
     found = contents(record.path / "results.h5")
     assert sorted(found) == sorted(expected)
     for name, values in found.items():
@@ -421,15 +428,15 @@ def contents(path):
 
 def test_merging_twice_gives_the_same_bytes(tmp_path):
     record = fill(tmp_path / "run", [result([0, 1]), result([2, 3])])
-    store.merge(record)
+    results_h5.merge(record)
     first = (tmp_path / "run" / "results.h5").read_bytes()
-    store.merge(record)
+    results_h5.merge(record)
     assert (tmp_path / "run" / "results.h5").read_bytes() == first
 
 
 def test_xarray_reads_the_results_with_their_coordinates(tmp_path):
     chunks = [result([0, 1]), result([2, 3], shape=(24, 16), layer=("conv2_1",))]
-    store.merge(fill(tmp_path / "run", chunks))
+    results_h5.merge(fill(tmp_path / "run", chunks))
     path = tmp_path / "run" / "results.h5"
     with xarray.open_dataset(path, group="16x24", engine="h5netcdf") as data:
         assert dict(data.sizes) == {
@@ -454,7 +461,7 @@ def test_xarray_reads_the_results_with_their_coordinates(tmp_path):
 
 def test_layers_of_programs_of_one_shape_are_united_with_nan(tmp_path):
     chunks = [result([0, 1], layer=("conv1_1",)), result([2, 3], layer=("conv1_1", "conv5_1"))]
-    store.merge(fill(tmp_path / "run", chunks))
+    results_h5.merge(fill(tmp_path / "run", chunks))
     with h5py.File(tmp_path / "run" / "results.h5") as file:
         values = file["16x24/style_layer_loss"][()]
         assert [s.decode() for s in file["16x24/layer"]] == ["conv1_1", "conv5_1"]
@@ -465,7 +472,7 @@ def test_layers_of_programs_of_one_shape_are_united_with_nan(tmp_path):
 def test_csv_numbers_read_back_as_the_same_float32(tmp_path):
     record = fill(tmp_path / "run", [result([0, 1, 2, 3], diverged=(2,))])
     with RunDirectory(tmp_path / "run") as run:
-        lines = store.write_csv(run, store.rows(record)).read_text("utf-8").splitlines()
+        lines = write_csv(run, read_rows(record)).read_text("utf-8").splitlines()
     head = lines[0].split(",")
     assert tuple(head[: len(AXES) + 11]) == (
         "cell", *AXES, "steps", "height", "width", "status",
@@ -484,7 +491,7 @@ def test_csv_numbers_read_back_as_the_same_float32(tmp_path):
 
 def test_rows_are_a_list_of_dictionaries_that_is_made_when_it_is_asked_for(tmp_path):
     chunks = [result([2, 3], diverged=(3,)), result([0])]
-    rows = store.rows(fill(tmp_path / "run", chunks))
+    rows = read_rows(fill(tmp_path / "run", chunks))
     assert len(rows) == 3
     assert [row["cell"] for row in rows] == [0, 2, 3]
     assert rows[-1] == list(rows)[2]
@@ -499,20 +506,20 @@ def test_rows_are_a_list_of_dictionaries_that_is_made_when_it_is_asked_for(tmp_p
     assert type(rows[1]["loss_style"]) is np.float32
     with pytest.raises(IndexError):
         rows[3]
-    assert list(store.rows(fill(tmp_path / "none", []))) == []
+    assert list(read_rows(fill(tmp_path / "none", []))) == []
 
 
 def test_a_csv_that_fails_half_way_leaves_the_old_one(tmp_path):
     record = fill(tmp_path / "run", [result([0, 3])])
 
     def lines():
-        yield store.rows(record)[0]
+        yield read_rows(record)[0]
         raise OSError(28, "No space left on device")
 
     with RunDirectory(tmp_path / "run") as run:
         run.write("results.csv", "old")
         with pytest.raises(OSError, match="No space left"):
-            store.write_csv(run, lines())
+            write_csv(run, lines())
     assert (tmp_path / "run" / "results.csv").read_text() == "old"
     assert not list((tmp_path / "run").glob(".*tmp*"))
 
@@ -526,9 +533,9 @@ def test_tables_read_no_pictures_and_a_merge_holds_one_chunk_at_a_time(tmp_path)
     assert len(record.chunk_paths) == 6
     tracemalloc.start()
     try:
-        assert len(store.rows(record)) == 6
+        assert len(read_rows(record)) == 6
         assert tracemalloc.get_traced_memory()[1] < size / 10
-        store.merge_into(record.path, tmp_path / "merged.h5")
+        results_h5.merge_into(record.path, tmp_path / "merged.h5")
         assert tracemalloc.get_traced_memory()[1] < 3.2 * size
     finally:
         tracemalloc.stop()
@@ -539,30 +546,30 @@ def test_tables_read_no_pictures_and_a_merge_holds_one_chunk_at_a_time(tmp_path)
 
 def test_an_outline_is_checked_like_a_chunk(tmp_path):
     path = tmp_path / "c.h5"
-    path.write_bytes(store.chunk_bytes([result([3, 7]), result([1], shape=(8, 8))], width=1))
-    outlines, parts = store.read_outlines(path), store.read_chunk(path)
+    path.write_bytes(chunk_bytes([result([3, 7]), result([1], shape=(8, 8))], width=1))
+    outlines, parts = read_outlines(path), read_chunk(path)
     for outline, part in zip(outlines, parts, strict=True):
         assert outline.shape == part.shape
-        for name in ("cell", "snapshot", "step", "layer", *store.PER_CELL, "loss_final"):
+        for name in ("cell", "snapshot", "step", "layer", *PER_CELL, "loss_final"):
             np.testing.assert_array_equal(getattr(outline, name), getattr(part, name))
     with h5py.File(path, "a") as file:
         del file["16x24/steps"]
         file["16x24/steps"] = np.zeros(3, np.int64)
     with pytest.raises(JaxstyleError, match=r"c\.h5: is damaged: .*steps has shape"):
-        store.read_outlines(path)
+        read_outlines(path)
 
 
 def test_pictures_are_written_together_whole_or_not_at_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "TOGETHER", 3)
+    monkeypatch.setattr(image_files, "WRITE_BATCH", 3)
     chunk = result(range(4))
     with RunDirectory(tmp_path / "run", create=True) as run:
         asked = iter(range(100))
-        store.write_images(run, chunk, stop=lambda: next(asked) >= 5)
+        write_images(run, chunk, stop=lambda: next(asked) >= 5)
         images = sorted((run.path / "images").iterdir())
         assert len(images) == 5  # as many as were begun before it was told to stop
         images[0].write_bytes(b"kept")
         images[4].unlink()
-        store.write_images(run, chunk, missing=True)
+        write_images(run, chunk, missing=True)
         again = sorted((run.path / "images").iterdir())
         assert len(again) == 8
         assert again[0].read_bytes() == b"kept"
@@ -576,7 +583,7 @@ def test_pictures_are_written_together_whole_or_not_at_all(tmp_path, monkeypatch
 
         monkeypatch.setattr(os, "write", full)
         with pytest.raises(OSError, match="No space left"):
-            store.write_images(run, result(range(4, 8)))
+            write_images(run, result(range(4, 8)))
         monkeypatch.undo()
         left = {path.name: path.read_bytes() for path in (run.path / "images").iterdir()}
         assert len(left) == 8 + 3  # the first three; of the others nothing, not even a temporary file
@@ -585,7 +592,7 @@ def test_pictures_are_written_together_whole_or_not_at_all(tmp_path, monkeypatch
 
 def test_a_directory_without_a_run_is_refused(tmp_path):
     with pytest.raises(JaxstyleError, match="is not a run directory"):
-        store.open_record(tmp_path)
+        open_record(tmp_path)
 
 
 def test_cells_of_a_record_are_those_of_its_spec(tmp_path):

@@ -14,9 +14,11 @@ from conftest import ROOT, random_image, run_python
 from PIL import Image
 from test_store import fill, result
 
-from jaxstyle import seedplots, seedstudy, stats, store, sweep, variance
+from jaxstyle import seedplots, seedstudy, stats, sweep, variance
 from jaxstyle.plan.cells import Cell
-from jaxstyle.store import RunDirectory
+from jaxstyle.rundir.directory import RunDirectory
+from jaxstyle.rundir.records import open_record
+from jaxstyle.rundir.results_h5 import merge
 
 SMALL = (
     "--size", "32", "--optimizer", "adam", "--style-layers", "conv1_1+conv2_1",
@@ -283,7 +285,7 @@ def test_what_cannot_be_computed_again_is_said(tmp_path, capsys):
 
 def test_diverged_cells_are_left_out_and_counted(tmp_path):
     record = fill(tmp_path / "run", [result(range(6), diverged=(1, 3, 4))], seed=(0, 1, 2))
-    store.merge(record)
+    merge(record)
     with h5py.File(tmp_path / "run" / "results.h5") as file:
         settings, fixed, single, diverged = seedstudy.find_settings(record, file)
     (setting,) = settings
@@ -317,7 +319,7 @@ def test_feature_distances_are_those_of_the_network(plain_run, vgg19_weights):
     import jax
     import oracle
 
-    record = store.open_record(Path(plain_run))
+    record = open_record(Path(plain_run))
     network = seedstudy.Network(record, jax.devices()[0])
     pixels = random_image(24, 32, seed=5)
     found = network.features(pixels)

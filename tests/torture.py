@@ -50,7 +50,9 @@ SWEEP = (*IMAGES, "--seed", "0:3", "--steps", "30", "60", "--checkpoint-every", 
 
 def arm(point: str, count: int) -> None:
     """Make this process kill itself when it reaches `point` for the `count`-th time."""
-    from jaxstyle import engine, report, resume, run, store
+    from jaxstyle import engine, report, run
+    from jaxstyle.run.unfinished import Unfinished
+    from jaxstyle.rundir import directory, files, results_h5
 
     hits = 0
 
@@ -89,11 +91,11 @@ def arm(point: str, count: int) -> None:
     elif stage == "compile":
         before(engine, "_compile")
     elif stage == "steps":
-        before(resume.Kept, "is_due")
+        before(Unfinished, "is_due")
     elif stage == "report":
         before(report, "write_sheets")
     elif moment == "half written":
-        write_atomic, write, written = store.write_atomic, os.write, ""
+        write_atomic, write, written = files.write_atomic, os.write, ""
 
         def remember(path, *args, **kwargs):
             nonlocal written
@@ -108,7 +110,8 @@ def arm(point: str, count: int) -> None:
                 hit()
             return write(handle, data)
 
-        store.write_atomic, os.write = remember, half
+        directory.write_atomic = results_h5.write_atomic = remember
+        os.write = half
     else:
         replace = os.replace
 

@@ -20,12 +20,12 @@ from typing import Any
 
 import h5py
 
-from jaxstyle import store
 from jaxstyle.console import limits
 from jaxstyle.plan.programs import Program
+from jaxstyle.rundir.chunks import chunk_width
+from jaxstyle.rundir.records import Record
 from jaxstyle.spec.jax_state import is_jax_running
 from jaxstyle.spec.presets import PACKAGE
-from jaxstyle.store import Record
 
 ENVIRONMENT = ("XLA_", "JAX_", "TF_", "NVIDIA_TF32", "CUBLAS_", "CUDNN_", "OMP_", "NPROC")
 """Beginnings of the names of environment variables that can change a result."""
@@ -170,11 +170,11 @@ def is_complete(record: Record) -> bool:
     return chunks is not None and all(f"{number:06d}" in names for number in range(len(chunks)))
 
 
-def ended(record: Record) -> dict[str, Any]:
+def finished_manifest(record: Record) -> dict[str, Any]:
     """The manifest of a run whose chunks are all there, with the reports of its shares."""
     plan = _as_done(record)
     values = {**record.manifest, "status": "done", "chunks_sha256": chunk_digests(record), "plan": plan}
-    return with_shares(values, told_by_shares(record.path))
+    return with_shares(values, share_reports(record.path))
 
 
 def _as_done(record: Record) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def _as_done(record: Record) -> dict[str, Any]:
     plan = record.manifest["plan"]
     programs, chunks = list(plan["programs"]), list(plan["chunks"])
     for path in record.chunk_paths:
-        number, width = int(path.stem), store.chunk_width(path)
+        number, width = int(path.stem), chunk_width(path)
         if number < len(chunks) and programs[chunks[number]["program"]]["width"] != width:
             own = {**programs[chunks[number]["program"]], "width": width}
             if own not in programs:
@@ -191,7 +191,7 @@ def _as_done(record: Record) -> dict[str, Any]:
     return {**plan, "programs": programs, "chunks": chunks}
 
 
-def told_by_shares(run: Path) -> list[dict[str, Any]]:
+def share_reports(run: Path) -> list[dict[str, Any]]:
     """The reports of the shares of the run at `run`, if it has any."""
     paths = sorted(run.glob("events-*-of-*.jsonl"))
     return [_share(path) for path in paths if re.fullmatch(r"events-\d+-of-\d+\.jsonl", path.name)]
@@ -248,7 +248,7 @@ def _programs(manifest: Mapping[str, Any], told: Sequence[Mapping[str, Any]]) ->
     return [found[index] for index in sorted(found)]
 
 
-def before(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+def earlier_processes(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The manifest's entries on earlier processes of a run, in the order in which they worked."""
     if not manifest:
         return []

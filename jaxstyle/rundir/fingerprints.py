@@ -81,7 +81,7 @@ def _values(cell: Cell) -> dict[str, Any]:
     }
 
 
-def as_narrow(plan: Plan, number: int, width: int) -> Plan:
+def narrowed_to(plan: Plan, number: int, width: int) -> Plan:
     """The plan with a chunk narrowed to `width`, or unchanged if halving its width never gives `width`."""
     narrower = plan
     while (own := narrower.programs[narrower.chunks[number].program].width) > max(width, 1):

@@ -1,0 +1,1 @@
+"""A run from start to end, on this machine or many, and a single picture."""

@@ -1,0 +1,1 @@
+"""A run on disk: locks, whole files, chunks, checkpoints, tables, and the same run again. Needs no JAX."""

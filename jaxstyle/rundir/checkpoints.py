@@ -1,0 +1,102 @@
+"""Checkpoints of a chunk in progress."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from jaxstyle.rundir.directory import CHECKPOINTS, RunDirectory
+from jaxstyle.rundir.files import set_aside
+from jaxstyle.spec.errors import JaxstyleError
+
+Arrays = dict[str, np.ndarray]
+_UNREADABLE = (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile)
+"""Exceptions that reading a damaged file of arrays raises."""
+
+
+class Checkpoint:
+    """The saved progress of a chunk that is not done: parts, which only accumulate, and a state.
+
+    Each `part-NNNN.npz` is written once; `state.npz` is replaced and lists the parts that it builds on. A
+    process that is killed between the two writes leaves a part that nothing refers to; it is overwritten.
+
+    Args:
+        run: the run directory, held.
+        chunk: the number of the chunk.
+        fingerprint: the digest of everything that decides the chunk's results; a checkpoint with another
+            fingerprint is ignored.
+    """
+
+    def __init__(self, run: RunDirectory, chunk: int, fingerprint: str):
+        self._run, self._fingerprint = run, fingerprint
+        self._folder = f"{CHECKPOINTS}/{chunk:06d}"
+        self._parts: list[bytes] = []
+        """The SHA-256 of each part."""
+
+    def load(self) -> tuple[list[Arrays], Arrays] | None:
+        """The parts and the state that were saved last, or None if there are none with this fingerprint.
+
+        Raises:
+            JaxstyleError: if they are damaged.
+        """
+        path = self._run.path / self._folder / "state.npz"
+        if not path.exists():
+            return None
+        try:
+            state = _read_arrays(path)
+            if str(state.pop("fingerprint")) != self._fingerprint:
+                return None
+            digests = [bytes(digest) for digest in state.pop("parts")]
+            # Another process may have continued from an older state and overwritten later parts: each must
+            # be the one that this state was saved with.
+            parts = [_read_arrays(self._run.path / self._part(i), digest=d) for i, d in enumerate(digests)]
+        except _UNREADABLE as error:
+            raise JaxstyleError(str(path), f"is damaged: {error}") from None
+        self._parts = digests
+        return parts, state
+
+    def save(self, part: Arrays, state: Arrays) -> None:
+        """Add a part and replace the state; if that is cut short, the old state still stands."""
+        data = _array_bytes(part)
+        self._run.write(self._part(len(self._parts)), data)
+        self._parts.append(data[:32])
+        whole = {
+            "fingerprint": np.array(self._fingerprint),
+            "parts": np.array([list(digest) for digest in self._parts], np.uint8),
+            **state,
+        }
+        self._run.write(f"{self._folder}/state.npz", _array_bytes(whole))
+
+    def _part(self, number: int) -> str:
+        return f"{self._folder}/part-{number:04d}.npz"
+
+    def set_aside(self) -> Path:
+        """Rename the folder of a damaged checkpoint and return its new path."""
+        self._parts = []
+        return set_aside(self._run.path / self._folder)
+
+    def clear(self) -> None:
+        """Remove the checkpoint, because the chunk is done or begins anew."""
+        self._parts = []
+        shutil.rmtree(self._run.path / self._folder, ignore_errors=True)
+
+
+def _array_bytes(arrays: Arrays) -> bytes:
+    """An `.npz` file after its SHA-256, since damage to a zip archive's own structures can hide entries."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)  # pyright: ignore[reportArgumentType]
+    data = buffer.getvalue()
+    return hashlib.sha256(data).digest() + data
+
+
+def _read_arrays(path: Path, *, digest: bytes | None = None) -> Arrays:
+    data = path.read_bytes()
+    if hashlib.sha256(data[32:]).digest() != data[:32] or digest not in (None, data[:32]):
+        raise ValueError(f"{path.name} is not what its SHA-256 says")
+    with np.load(io.BytesIO(data[32:]), allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
