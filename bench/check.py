@@ -80,9 +80,9 @@ def _exact(pipe: Any, size: int, pair: tuple[str, str]) -> None:
 def _can_tf32(pipe: Any) -> None:
     import jax
 
-    from jaxstyle import engine
+    from jaxstyle.device.memory import can_tf32
 
-    pipe.send(engine.can_tf32(jax.devices()[0]))
+    pipe.send(can_tf32(jax.devices()[0]))
 
 
 def _sweep(pipe: Any, settings: dict[str, Any], width: int | None) -> None:

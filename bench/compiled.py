@@ -179,8 +179,8 @@ def read(
     from jax.sharding import Mesh, NamedSharding
     from jax.sharding import PartitionSpec as P
 
-    from jaxstyle import engine
     from jaxstyle.cell.poolings import pooling
+    from jaxstyle.device.compilation import compiler_options, lower
     from jaxstyle.inputs import weights
     from jaxstyle.plan.cells import sweep_cells
     from jaxstyle.plan.planner import make_plan
@@ -220,14 +220,14 @@ def read(
         pool=pooling(program.pool),
         precision=program.precision,
     )
-    lowered = engine.lower(
+    lowered = lower(
         program,
         network.features,
         placed(network.params, P()),
         mesh=mesh if setting.devices > 1 else None,
         placed=placed,
     )
-    compiled = lowered.segment.compile({**engine.compiler_options(program), **options})
+    compiled = lowered.segment.compile({**compiler_options(program), **options})
     memory, hlo = compiled.memory_analysis(), compiled.as_text()
     if save is not None:
         name = "-".join(map(str, setting))

@@ -105,9 +105,9 @@ def _windowed_pool() -> None:
 
 
 def _wide_launches() -> None:
-    from jaxstyle import engine
+    from jaxstyle.device import memory
 
-    engine.MAX_WIDTH = 256
+    memory.MAX_WIDTH = 256
 
 
 VARIANTS = (
@@ -184,13 +184,13 @@ def _side(pipe: Any, number: int | None, size: int, cells: int, precision: str) 
     variant = VARIANTS[number] if number is not None else Variant("ours", "")
     if variant.flags:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {variant.flags}".strip()
-    from jaxstyle import engine
+    from jaxstyle.device import compilation, engine
 
     if variant.patch is not None:
         variant.patch()
     engine.WINOGRAD_PLATFORMS = ()  # on a CPU too, so that every patch can be tried there
-    ours = engine.compiler_options
-    engine.compiler_options = lambda program: {**ours(program), **dict(variant.options)}
+    ours = compilation.compiler_options
+    compilation.compiler_options = lambda program: {**ours(program), **dict(variant.options)}
     job = work.Work(size, cells, precision)
     pipe.send(job.compiled.compile_s)
     while True:

@@ -148,9 +148,10 @@ def _time_steps(pipe: Any, sweeps: Sequence[Any], shapes: Sequence[tuple[int, in
     """Send the seconds per step of every stage, by sweep and shape: medians of alternating rounds."""
     import jax
 
-    from jaxstyle import engine
     from jaxstyle.cell.knobs import knobs_of
     from jaxstyle.console import allocator
+    from jaxstyle.device import engine
+    from jaxstyle.device.drive import Stage
     from jaxstyle.inputs import decode, weights
     from jaxstyle.inputs.preprocess import mean_image
     from jaxstyle.inputs.resize import fit
@@ -178,7 +179,7 @@ def _time_steps(pipe: Any, sweeps: Sequence[Any], shapes: Sequence[tuple[int, in
             pixels = fit(decode.read(cell.content).pixels, *extent)
             rows = jax.tree.map(lambda x: x[None], machine.target_rows(stage, pixels, of_cells=True))
             knobs = knobs_of(cell, stage, sweep, content_row=0, style_row=0, extent=extent)
-            launch = engine.Stage(jax.tree.map(lambda x: x[None], knobs), rows)
+            launch = Stage(jax.tree.map(lambda x: x[None], knobs), rows)
             start = mean_image(*extent)[None]
             drives[index, shape, coarser] = machine._begin(stage, coarser, launch, start, [])
     taken: dict[Any, list[float]] = {key: [] for key in drives}

@@ -152,9 +152,9 @@ def _judge(pipe: Any, rows: Sequence[dict[str, Any]], pictures: Sequence[Sequenc
 def _platform(pipe: Any) -> None:
     import jax
 
-    from jaxstyle import engine
+    from jaxstyle.device.memory import can_tf32
 
-    pipe.send((work.device(), engine.can_tf32(jax.devices()[0])))
+    pipe.send((work.device(), can_tf32(jax.devices()[0])))
 
 
 def main(arguments: Sequence[str]) -> None:

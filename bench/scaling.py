@@ -340,7 +340,7 @@ def predictions(
     take_s: Mapping[str, float], stored: Mapping[str, Any], host_row: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """Predictions of runs on many GPUs of the nominal rate, with the real planner's chunks."""
-    from jaxstyle import engine
+    from jaxstyle.device.memory import choose_width, planned_memory
     from jaxstyle.plan.cells import sweep_cells
     from jaxstyle.plan.costs import NOMINAL_FLOPS
     from jaxstyle.plan.planner import make_plan
@@ -354,8 +354,8 @@ def predictions(
         for gpus in GPUS:
 
             def width(program: Program, cells: int, gpus: int = gpus) -> int:
-                memory = engine.planned_memory(program, winograd=False)
-                choose = functools.partial(engine.choose_width, platform="gpu", memory=memory)
+                memory = planned_memory(program, winograd=False)
+                choose = functools.partial(choose_width, platform="gpu", memory=memory)
                 return choose(program, cells, available=GPU_BYTES, devices=gpus)
 
             plan = make_plan(

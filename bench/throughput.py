@@ -35,9 +35,10 @@ def _measure(pipe: Any, size: int, precision: str, cells: Sequence[int], seconds
     allocator.keep_freed_memory()
     import jax
 
-    from jaxstyle import engine
+    from jaxstyle.device import drive
+    from jaxstyle.device.memory import can_tf32, is_out_of_memory
 
-    if precision == "tf32" and not engine.can_tf32(jax.devices()[0]):
+    if precision == "tf32" and not can_tf32(jax.devices()[0]):
         raise SystemExit("bench: error: this device has no tf32")
     platform = nominal_platform(jax.devices()[0].platform)
 
@@ -53,13 +54,13 @@ def _measure(pipe: Any, size: int, precision: str, cells: Sequence[int], seconds
             job.advance(1)
             # Steps that one call takes: so many that the call is no part of what is timed.
             many = 1 if platform == "cpu" else math.ceil(CALL_S / job.advance(2).seconds * 2)
-            steps = min(many, engine.SEGMENT_PASSES)
+            steps = min(many, drive.SEGMENT_PASSES)
             times: list[float] = []
             began = time.perf_counter()
             while len(times) < 2 or (time.perf_counter() - began < seconds and len(times) < 50):
                 times.append(job.advance(steps).seconds / steps)
         except jax.errors.JaxRuntimeError as error:
-            if not engine.is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             over = [n for n in cells if n >= count]
             for n in over:

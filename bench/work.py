@@ -69,9 +69,10 @@ class Work:
     def __init__(self, size: int, cells: int, precision: str, *, pair: tuple[str, str] = PAIR):
         import jax
 
-        from jaxstyle import engine
         from jaxstyle.cell.knobs import knobs_of
         from jaxstyle.cell.state import Targets
+        from jaxstyle.device import engine
+        from jaxstyle.device.memory import choose_width
         from jaxstyle.inputs import weights
         from jaxstyle.plan.cells import sweep_cells
         from jaxstyle.plan.costs import nominal_platform
@@ -95,7 +96,7 @@ class Work:
         (cell,) = sweep_cells(sweep)
         kind = nominal_platform(device.platform)
         # As wide as a sweep gets, regardless of memory: too many cells are refused with an error.
-        choose = functools.partial(engine.choose_width, platform=kind, memory=Memory(0, 1), available=2**62)
+        choose = functools.partial(choose_width, platform=kind, memory=Memory(0, 1), available=2**62)
         plan = make_plan(
             sweep,
             [cell],

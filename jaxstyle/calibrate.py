@@ -31,7 +31,7 @@ from jaxstyle.spec.settings import RunOptions, Sweep
 from jaxstyle.spec.tables import POOLINGS
 
 if TYPE_CHECKING:
-    from jaxstyle.calibration import Balance
+    from jaxstyle.device.balance import Balance
 
 MOVED_SIZES = (0.5, 1, 2)
 """Sizes at which the balance is measured, as multiples of `--size`."""
@@ -67,8 +67,8 @@ class _Pair:
     """Two images and a network, with what is needed to measure their balance."""
 
     def __init__(self, sweep: Sweep, device: Any):
-        from jaxstyle import calibration
-        from jaxstyle.engine import Engine
+        from jaxstyle.device.balance import Balances
+        from jaxstyle.device.engine import Engine
 
         self.sweep = resolve(sweep)
         (self.cell,) = sweep_cells(self.sweep)
@@ -77,7 +77,7 @@ class _Pair:
             self.sweep.weights, taps=self.cell.taps, network=self.sweep.network, pool=self.sweep.pool
         )
         self.engine = Engine(loaded.layers, device=device, winograd=False)
-        self.scales = calibration.Scales(self.sweep, [self.cell], self.pictures, self.engine)
+        self.scales = Balances(self.sweep, [self.cell], self.pictures, self.engine)
 
     def balance(self) -> Balance:
         """The balance of the two images."""
@@ -103,11 +103,11 @@ def _moved(sweep: Sweep) -> list[Sweep]:
 
 def measure(sweep: Sweep, device: Any) -> dict[str, Any]:
     """All numbers that the command prints, in a form that JSON can hold."""
-    from jaxstyle import calibration
+    from jaxstyle.device.balance import measure_pull
 
     pair = _Pair(sweep, device)
     balance = pair.balance()
-    pulls = calibration.pull(pair.sweep, pair.cell, balance, pair.pictures, pair.engine)
+    pulls = measure_pull(pair.sweep, pair.cell, balance, pair.pictures, pair.engine)
     found = {
         "content": sweep.content[0],
         "style": sweep.style[0],

@@ -136,7 +136,7 @@ def measure(record: Record, cells: Sequence[Cell], label: str, device: Any, *, m
         device: the device that computes them.
         most_steps: number of steps to compute if the run has more.
     """
-    from jaxstyle import engine
+    from jaxstyle.device.memory import can_tf32
 
     sweep, cell = record.sweep, cells[0]
     seeds = tuple(c.seed for c in cells)
@@ -147,7 +147,7 @@ def measure(record: Record, cells: Sequence[Cell], label: str, device: Any, *, m
     width = program.width
     other = OTHER_WIDTH if width == 1 else 1
     precisions = ["f32"] if sweep.precision != "f32" else ["bf16"]
-    if sweep.precision == "f32" and engine.can_tf32(device):
+    if sweep.precision == "f32" and can_tf32(device):
         precisions.insert(0, "tf32")
 
     base = compute(alike, seeds, width)

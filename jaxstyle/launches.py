@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from jaxstyle.course import Course
+from jaxstyle.device.course import Course
 from jaxstyle.inputs import encode
 from jaxstyle.inputs.pictures import Pictures, check_digest
 from jaxstyle.inputs.resize import halved
@@ -35,7 +35,8 @@ from jaxstyle.spec.tables import LAYER_CURVE, TERMS
 
 if TYPE_CHECKING:
     from jaxstyle.cell.state import Targets
-    from jaxstyle.engine import Engine, Launch, Outcome, Progress, Segment, Stage
+    from jaxstyle.device.drive import Launch, Outcome, Progress, Segment, Stage
+    from jaxstyle.device.engine import Engine
 
 TargetKey = tuple[str, str, Any]
 """Key of a target: `content` or `style`, its path, and how it is computed."""
@@ -83,12 +84,12 @@ def calibrated(inputs: AnyInputs, device: Any) -> AnyInputs:
     """`inputs` with a number for every relative ratio and every balanced weight, measured if need be."""
     if not any(needs_balance(inputs.sweep, cell) for cell in inputs.cells):
         return inputs
-    from jaxstyle import calibration
-    from jaxstyle.engine import Engine
+    from jaxstyle.device.balance import measure
+    from jaxstyle.device.engine import Engine
 
     # Plain convolutions, whichever the cells use: a balance is a property of the images and the network.
     engine = Engine(inputs.weights.layers, device=device, winograd=False)
-    sweep = calibration.measure(inputs.sweep, inputs.cells, inputs.pictures, engine)
+    sweep = measure(inputs.sweep, inputs.cells, inputs.pictures, engine)
     return replace(inputs, sweep=sweep, cells=sweep_cells(sweep))
 
 
@@ -113,8 +114,7 @@ class Launcher:
     """
 
     def __init__(self, inputs: Inputs, plan: Plan, devices: Sequence[Any], seconds: dict[str, float]):
-        from jaxstyle import engine
-        from jaxstyle.engine import Engine
+        from jaxstyle.device.engine import TARGET_CANVAS_PX, Engine
 
         self.sweep, self.pictures = inputs.sweep, inputs.pictures
         self.plan = plan
@@ -131,9 +131,7 @@ class Launcher:
             winograd=uses_winograd(self.sweep, nominal_platform(devices[0].platform)),
         )
         edges = self.pictures.style_size_px, self.pictures.longest_px // 2
-        self._coarse_canvas = (
-            canvas_of([(max(edges), max(edges))], engine.TARGET_CANVAS_PX) if canvases else None
-        )
+        self._coarse_canvas = canvas_of([(max(edges), max(edges))], TARGET_CANVAS_PX) if canvases else None
         """Canvas for the targets of coarser stages, so that one program serves all of them."""
         self.made: dict[Program, list[dict[str, Any]]] = {}
         """Facts about the stages of each compiled program, coarsest first, for the manifest."""
@@ -167,9 +165,9 @@ class Launcher:
             JaxstyleError: if one cell alone does not fit.
             RuntimeError: `error`, if it says something else.
         """
-        from jaxstyle import engine
+        from jaxstyle.device.memory import is_out_of_memory
 
-        if not engine.is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise error
         program = self.program(min(numbers))
         if program.width == 1:
@@ -193,7 +191,7 @@ class Launcher:
     def _target(self, role: str, path: str, program: Program, coarser: int) -> Targets:
         import jax
 
-        from jaxstyle import engine
+        from jaxstyle.device.memory import is_out_of_memory
 
         key = _target_key(role, path, program, coarser)
         if key not in self._targets:
@@ -206,7 +204,7 @@ class Launcher:
                     exact = role == "content" and canvas is None
                     rows = self.engine.target_rows(stage, pixels, of_cells=exact, canvas=canvas, role=role)
                 except jax.errors.JaxRuntimeError as error:
-                    if not engine.is_out_of_memory(error):
+                    if not is_out_of_memory(error):
                         raise
                     flag = "size" if role == "content" else "style_size"
                     height, width = pixels.shape[:2]
@@ -236,11 +234,11 @@ class Launcher:
             program: their program, compiled before.
             begin: the state that an earlier process had reached, to go on from.
         """
-        from jaxstyle.engine import abreast
+        from jaxstyle.device.drive import side_by_side
 
         self._current = program
         prepared = [self._prepare(cells, program) for cells in launches]
-        launch, steps = abreast(prepared, program.width), self.plan.steps
+        launch, steps = side_by_side(prepared, program.width), self.plan.steps
         segments = self.engine.course(program, launch, steps, keep=self.sweep.keep, begin=begin)
         passes_left = steps[-1]  # the pass that evaluates the last image is not a step
         if begin is not None and not begin.coarser:
@@ -249,7 +247,7 @@ class Launcher:
 
     def _prepare(self, cells: list[Cell], program: Program) -> Launch:
         """A launch of `cells`, each starting from the image that its own `init` names."""
-        from jaxstyle.engine import Launch, on_canvas
+        from jaxstyle.device.drive import Launch, on_canvas
 
         stages = [self._launch_stage(cells, program, times) for times in range(program.coarser, -1, -1)]
         with timed(self.seconds, "host_s"):
@@ -262,7 +260,7 @@ class Launcher:
         """Knobs and targets of `cells` in one stage of their program."""
         from jaxstyle.cell.knobs import knobs_of
         from jaxstyle.cell.state import Targets
-        from jaxstyle.engine import Stage
+        from jaxstyle.device.drive import Stage
 
         contents = list(dict.fromkeys(cell.content for cell in cells))
         styles = list(dict.fromkeys(cell.style for cell in cells))

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jaxstyle import ambient, launches
+from jaxstyle import launches
 from jaxstyle.console import limits
 from jaxstyle.console.progress import counted, duration
+from jaxstyle.device import jax_settings
 from jaxstyle.launches import Inputs, Launcher
 from jaxstyle.plan.chunks import Plan
 from jaxstyle.plan.costs import COMPILE_SECONDS, NOMINAL_FLOPS, nominal_platform, uses_winograd
@@ -54,12 +55,12 @@ def start_jax(sweep: Sweep, options: RunOptions, before: Mapping[str, Any] | Non
     if not is_jax_running() and threads != limits.xla_threads():
         os.environ["NPROC"] = str(threads)
     if not is_jax_running():
-        ambient.check_xla_flags()
+        jax_settings.check_xla_flags()
         if sweep.deterministic:
             os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC_FLAGS}".strip()
     limits.check_start()
     device = _first_device()
-    ambient.check_settings()
+    jax_settings.check_settings()
     import jax
 
     if (
@@ -167,16 +168,17 @@ def plan_of(
     Raises:
         JaxstyleError: if the device cannot compute in the sweep's precision.
     """
-    from jaxstyle import engine
+    from jaxstyle.device.memory import can_tf32, choose_width, device_memory, planned_memory
+    from jaxstyle.device.trial import try_out
 
     sweep, platform = checked.sweep, nominal_platform(device.platform)
-    if sweep.precision == "tf32" and not engine.can_tf32(device):
+    if sweep.precision == "tf32" and not can_tf32(device):
         raise JaxstyleError(
             "precision", f"tf32 is not available on this {device.device_kind}; use f32 or bf16"
         )
-    available = engine.device_memory(device)
+    available = device_memory(device)
     winograd = uses_winograd(sweep, platform)
-    memory = functools.partial(engine.planned_memory, winograd=winograd)
+    memory = functools.partial(planned_memory, winograd=winograd)
     if before is not None and len(before.cells) == len(checked.cells):
         return Planned(before, tuple(memory(program) for program in before.programs), devices)
 
@@ -190,13 +192,13 @@ def plan_of(
 
     def width_for(program: Program, count: int) -> int:
         about = {"platform": platform, "memory": memory(program), "available": available}
-        return width or engine.choose_width(program, count, devices=devices, **about)
+        return width or choose_width(program, count, devices=devices, **about)
 
     found = find(width_for, memory)
     if any(row.origin is not None for row in rows_used(sweep)):
         styles = {(pixels.shape[0], pixels.shape[1]) for pixels in checked.pictures.style.values()}
         for program in found.programs:
-            engine.try_out(program, checked.weights.layers, styles)
+            try_out(program, checked.weights.layers, styles)
     return Planned(found, tuple(memory(program) for program in found.programs), devices)
 
 
@@ -211,11 +213,11 @@ def _find_plan(
     **changes: Any,
 ) -> Plan:
     """The plan of `checked`, with `changes` to its sweep, where canvases must fit the memory there is."""
-    from jaxstyle import engine
+    from jaxstyle.device.memory import MEMORY_SHARE
 
     def fits(program: Program) -> bool:
         one = memory(program)
-        return one.fixed + one.per_cell <= available * engine.MEMORY_SHARE
+        return one.fixed + one.per_cell <= available * MEMORY_SHARE
 
     return make_plan(
         replace(checked.sweep, **changes),
@@ -230,10 +232,10 @@ def _find_plan(
 
 def _measured_memory(largest: Program, checked: Inputs, device: Any) -> Callable[[Program], Memory]:
     """The memory that launches of a program take: measured of `largest`, others by their activations."""
-    from jaxstyle import engine
+    from jaxstyle.device.trial import measure_memory
 
     winograd = uses_winograd(checked.sweep, nominal_platform(device.platform))
-    measured = engine.measure_memory(largest, checked.weights.layers, device=device, winograd=winograd)
+    measured = measure_memory(largest, checked.weights.layers, device=device, winograd=winograd)
 
     def memory(program: Program) -> Memory:
         share = program.bytes_per_cell() / largest.bytes_per_cell()
@@ -323,7 +325,7 @@ def check_memory(planned: Planned, device: Any) -> str:
     Returns:
         A warning if it fits, but what else a CPU's memory is needed for may not; else an empty string.
     """
-    from jaxstyle import engine
+    from jaxstyle.device.memory import device_memory
 
     plan = planned.plan
     if not plan.chunks:
@@ -331,7 +333,7 @@ def check_memory(planned: Planned, device: Any) -> str:
     used = {chunk.program for chunk in plan.chunks}
     takes = {i: planned.memory[i].fixed + plan.programs[i].width * planned.memory[i].per_cell for i in used}
     largest = plan.programs[max(takes, key=takes.__getitem__)]
-    needed, there, name, mend = max(takes.values()), engine.device_memory(device), "", ""
+    needed, there, name, mend = max(takes.values()), device_memory(device), "", ""
     if device.platform == "cpu":  # all its devices share one memory, with the process itself
         needed *= planned.devices
         limit = min(limits.memory_limits(), key=lambda limit: limit.bytes - limit.overhead)

@@ -315,7 +315,7 @@ class Network:
     """
 
     def __init__(self, record: Record, device: Any):
-        from jaxstyle.engine import Engine
+        from jaxstyle.device.engine import Engine
 
         sweep = record.sweep
         shapes = {(h, w) for h, w in (_size(s) for s in _shapes(record))}

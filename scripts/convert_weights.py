@@ -157,7 +157,7 @@ def mean_activations(
     kernels: dict[str, tuple[np.ndarray, np.ndarray]], pool: str, pictures: Sequence[np.ndarray]
 ) -> dict[str, np.ndarray]:
     """The mean of every filter over the positions of all `pictures` together, by layer, float32 (o,)."""
-    from jaxstyle.engine import Engine
+    from jaxstyle.device.engine import Engine
     from jaxstyle.plan.programs import Program
 
     engine, taps = Engine(kernels, winograd=False), tuple(kernels)

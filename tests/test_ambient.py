@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import pytest
 from conftest import EXAMPLES, narrow_weights, run_python
 
-from jaxstyle import ambient, engine, planning
+from jaxstyle import planning
 from jaxstyle.cell.poolings import pooling
 from jaxstyle.console.command import run_command
+from jaxstyle.device import jax_settings
+from jaxstyle.device.compilation import lower
 from jaxstyle.plan.programs import Program
 from jaxstyle.vgg.network import bind
 
@@ -54,7 +56,7 @@ def test_settings_of_jax_in_the_environment_change_no_byte():
 def test_a_programs_own_settings_of_jax_stay_as_they_are():
     jax.config.update("jax_enable_x64", True)
     try:
-        with ambient.settled():
+        with jax_settings.default_settings():
             assert jnp.ones(2).dtype == jnp.float32
         assert jnp.ones(2).dtype == jnp.float64
     finally:
@@ -79,7 +81,7 @@ def test_a_step_is_float32_where_floats_are_64_bits_by_default(optimizer, canvas
     network = bind(narrow_weights(), taps=program.taps, pool=pooling("avg"), winograd=True)
 
     def types():
-        lowered = engine.lower(program, network.features, network.params)
+        lowered = lower(program, network.features, network.params)
         shapes = jax.tree.leaves((lowered.init.out_info, lowered.segment.out_info))
         return [str(info.dtype) for info in shapes]
 

@@ -9,10 +9,10 @@ import pytest
 from conftest import random_image, run_python
 from PIL import Image
 
-from jaxstyle import calibrate, calibration, run
-from jaxstyle.calibration import balanced_weights
+from jaxstyle import calibrate, run
 from jaxstyle.cell import start
-from jaxstyle.engine import Engine
+from jaxstyle.device.balance import Balances, balanced_weights, measure_pull
+from jaxstyle.device.engine import Engine
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.inputs.weights import load
 from jaxstyle.plan.cells import sweep_cells
@@ -42,7 +42,7 @@ def weighed(images, loaded, **settings):
     sweep = resolve(Sweep(content=(images["content"],), style=(images["style"],), **settings))
     (cell,) = sweep_cells(sweep)
     pictures, engine = Pictures(sweep, [cell]), Engine(loaded, winograd=False)
-    return calibration.Scales(sweep, [cell], pictures, engine).of(cell), sweep, cell, pictures, engine
+    return Balances(sweep, [cell], pictures, engine).of(cell), sweep, cell, pictures, engine
 
 
 def test_the_balance_is_the_oracles(images, vgg19_weights):
@@ -79,7 +79,7 @@ def test_features_times_s_make_the_balance_times_s_squared(images, narrow, scale
 def test_how_hard_losses_pull_is_the_oracles_gradient(images, vgg19_weights):
     balance, sweep, cell, pictures, engine = weighed(images, vgg19_weights)
     with jax.transfer_guard("disallow"):  # as a surrounding program may have set it
-        found = calibration.pull(sweep, cell, balance, pictures, engine)
+        found = measure_pull(sweep, cell, balance, pictures, engine)
     content, style = pictures.content[cell.content], pictures.style[cell.style]
     noise = np.array([123.68, 116.779, 103.939]) + np.asarray(
         start.noise(np.asarray(0, np.uint32), (48, 64, 3))
@@ -163,7 +163,7 @@ def test_a_relative_ratio_becomes_a_number_that_the_spec_keeps(images, tmp_path,
     assert shares[0] == pytest.approx(shares[1], rel=1e-4)
 
     # The spec records the measurement: nothing is measured again, and the results are the same bytes.
-    monkeypatch.setattr(calibration.Scales, "of", None)
+    monkeypatch.setattr(Balances, "of", None)
     again = assemble({"spec": str(tmp_path / "a" / "spec.toml"), "out": str(tmp_path / "b")})
     run.run_sweep(again.sweep, RunOptions(out=str(tmp_path / "b"), quiet=True))
     for name in ("results.csv", "results.h5", "spec.toml"):
@@ -187,7 +187,7 @@ def test_what_a_spec_measured_is_dropped_with_what_it_was_measured_for(images, t
 
 
 def test_a_dry_run_of_relative_ratios_measures_nothing(images, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(calibration.Scales, "of", None)
+    monkeypatch.setattr(Balances, "of", None)
     sweep = Sweep(content=(images["content"],), style=(images["style"],), alpha_beta=("1x",), **SMALL)
     run.dry_run(sweep, RunOptions(out=str(tmp_path / "none"), json=True, dry_run=True))
     assert json.loads(capsys.readouterr().out)["cells"] == 1

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from conftest import ROOT, narrow_weights, random_image, run_python
 
-from jaxstyle import engine
 from jaxstyle.cell.knobs import knobs_of
 from jaxstyle.cell.state import Targets
+from jaxstyle.device import drive, engine
+from jaxstyle.device.memory import MAX_WIDTH, MEMORY_SHARE, can_tf32, choose_width, planned_memory
+from jaxstyle.device.trial import measure_memory
 from jaxstyle.inputs.preprocess import mean_image
 from jaxstyle.inputs.resize import halved
 from jaxstyle.plan.cells import sweep_cells
@@ -78,7 +80,7 @@ class Bench:
             else content[c.content].astype(np.float32)
             for c in cells
         ]
-        return engine.Stage(jax.tree.map(lambda *rows: np.stack(rows), *knobs), targets), np.stack(start)
+        return drive.Stage(jax.tree.map(lambda *rows: np.stack(rows), *knobs), targets), np.stack(start)
 
     def launch(self, ids):
         cells = [self.cells[i] for i in ids]
@@ -86,8 +88,8 @@ class Bench:
         (knobs, targets), _ = stages[-1]
         first = self.program.stage(self.program.coarser)
         canvas = (first.height_px, first.width_px) if first.canvas else None
-        start = np.stack([engine.on_canvas(image, canvas) for image in stages[0][1]])
-        return engine.Launch(knobs, start, targets, tuple(stage for stage, _ in stages[:-1]))
+        start = np.stack([drive.on_canvas(image, canvas) for image in stages[0][1]])
+        return drive.Launch(knobs, start, targets, tuple(stage for stage, _ in stages[:-1]))
 
     def course(self, ids, steps=None, **options):
         return self.engine.course(self.program, self.launch(ids), steps or self.sweep.steps, **options)
@@ -180,7 +182,7 @@ def test_a_content_start_has_no_content_loss_at_all(vgg19_weights):
 def test_where_segments_end_changes_no_byte(narrow, monkeypatch, length):
     bench = Bench(narrow)
     whole = bench.run([0], (7,))
-    monkeypatch.setattr(engine, "SEGMENT_PASSES", length)  # the program's own buffer stays as it is
+    monkeypatch.setattr(drive, "SEGMENT_PASSES", length)  # the program's own buffer stays as it is
     course = bench.course([0], (7,))
     ends = [segment.passes for segment in course]
     assert sum(ends) == 8
@@ -191,7 +193,7 @@ def test_where_segments_end_changes_no_byte(narrow, monkeypatch, length):
 def test_a_launch_goes_as_far_as_it_is_gone_through_and_settles_jax_only_meanwhile(narrow, monkeypatch):
     bench = Bench(narrow)
     whole = bench.run([0], (3,))
-    monkeypatch.setattr(engine, "SEGMENT_PASSES", 1)
+    monkeypatch.setattr(drive, "SEGMENT_PASSES", 1)
     with jax.numpy_rank_promotion("raise"):
         course = bench.course([0], (3,))
         for number, segment in enumerate(course, 1):
@@ -207,7 +209,7 @@ def test_a_launch_goes_on_from_every_segment_to_the_same_bytes(narrow, monkeypat
     bench = Bench(narrow, shape=(48, 64), width=4, **settings)
     monkeypatch.setattr(engine, "COARSE_EVALUATIONS", 5)
     whole = bench.run([0, 1, 2])
-    monkeypatch.setattr(engine, "SEGMENT_PASSES", 2)
+    monkeypatch.setattr(drive, "SEGMENT_PASSES", 2)
     kept = [segment.progress() for segment in bench.course([0, 1, 2])]
     assert {(p.coarser, p.passes) for p in kept} >= {(1, 2), (1, 5), (0, 2), (0, 3), (0, 8)}
     for progress in kept:
@@ -301,16 +303,16 @@ def test_lowered_step_has_one_loop_and_no_select_and_scatter(narrow):
 def test_width_is_1_on_a_cpu_and_a_power_of_two_within_memory_elsewhere(narrow):
     program = Bench(narrow).program
     memory = Memory(fixed=10**8, per_cell=10**7)
-    assert engine.choose_width(program, 1000, platform="cpu", memory=memory, available=10**12) == 1
+    assert choose_width(program, 1000, platform="cpu", memory=memory, available=10**12) == 1
 
     def width(cells, bytes_for_cells):
-        available = int((memory.fixed + bytes_for_cells) / engine.MEMORY_SHARE)
-        return engine.choose_width(program, cells, platform="gpu", memory=memory, available=available)
+        available = int((memory.fixed + bytes_for_cells) / MEMORY_SHARE)
+        return choose_width(program, cells, platform="gpu", memory=memory, available=available)
 
     assert width(1000, 1.5e7) == 1
     assert width(1000, 2.5e7) == 2
     assert width(1000, 20e7) == 16
-    assert width(1000, 1e12) == engine.MAX_WIDTH
+    assert width(1000, 1e12) == MAX_WIDTH
     assert width(3, 1e12) == 4
     assert width(1, 1e12) == 1
     assert width(8, -memory.fixed) == 1  # the floor is one cell, however small the device
@@ -318,9 +320,7 @@ def test_width_is_1_on_a_cpu_and_a_power_of_two_within_memory_elsewhere(narrow):
 
 def test_memory_is_linear_in_the_width_as_measured(narrow):
     bench = Bench(narrow, shape=(96, 128))
-    memory = engine.measure_memory(
-        bench.program, narrow, device=jax.devices()[0], winograd=bench.engine.winograd
-    )
+    memory = measure_memory(bench.program, narrow, device=jax.devices()[0], winograd=bench.engine.winograd)
     assert memory.per_cell > 4 * layers.activation_floats(96, 128, bench.program.taps) / 16
     for width in (4, 8):
         compiled, _ = bench.engine.compile(dataclasses.replace(bench.program, width=width))
@@ -330,7 +330,7 @@ def test_memory_is_linear_in_the_width_as_measured(narrow):
 
 def test_planned_memory_of_the_real_network_is_what_the_compiler_accounts_for(vgg19_weights):
     bench = Bench(vgg19_weights, shape=(96, 128))
-    planned = engine.planned_memory(bench.program, winograd=True)
+    planned = planned_memory(bench.program, winograd=True)
     compiled, _ = bench.engine.compile(bench.program)
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(bench.engine.network(bench.program).params))
     plain = layers.parameter_bytes(bench.program.taps, winograd=False)  # for styles of other shapes
@@ -345,12 +345,12 @@ def test_tf32_is_for_nvidia_gpus_from_ampere_on():
             if capability:
                 self.compute_capability = capability
 
-    assert engine.can_tf32(Device("gpu", "9.0"))
-    assert engine.can_tf32(Device("gpu", "12.0"))
-    assert not engine.can_tf32(Device("gpu", "7.5"))
-    assert not engine.can_tf32(Device("gpu", "gfx942"))
-    assert not engine.can_tf32(Device("tpu"))
-    assert not engine.can_tf32(jax.devices("cpu")[0])
+    assert can_tf32(Device("gpu", "9.0"))
+    assert can_tf32(Device("gpu", "12.0"))
+    assert not can_tf32(Device("gpu", "7.5"))
+    assert not can_tf32(Device("gpu", "gfx942"))
+    assert not can_tf32(Device("tpu"))
+    assert not can_tf32(jax.devices("cpu")[0])
 
 
 def test_noise_of_a_seed_does_not_depend_on_the_cell(narrow):
@@ -391,7 +391,7 @@ def test_a_pyramid_goes_on_from_the_best_image_of_the_stage_before(narrow, optim
     assert coarse.content_weight[0] == pytest.approx(4e-3)
     first = bench.engine.course(
         bench.program.stage(1),
-        engine.Launch(coarse, start, targets),
+        drive.Launch(coarse, start, targets),
         (COARSE_EVALUATIONS - 1,),
         keep="best",
     ).finish()
@@ -401,7 +401,7 @@ def test_a_pyramid_goes_on_from_the_best_image_of_the_stage_before(narrow, optim
     start = np.asarray(image)[None]
     full = full._replace(noise_std=np.zeros(1, np.float32))
     second = bench.engine.course(
-        bench.program.stage(0), engine.Launch(full, start, targets), bench.sweep.steps
+        bench.program.stage(0), drive.Launch(full, start, targets), bench.sweep.steps
     ).finish()
     np.testing.assert_allclose(outcome.info.loss_total, second.info.loss_total, rtol=2e-4)
     assert np.abs(outcome.images - second.images).mean() < 0.05
@@ -474,7 +474,7 @@ def test_planned_memory_holds_the_history_of_lbfgs(vgg19_weights):
     for memory in (5, 25):
         bench = Bench(vgg19_weights, shape=(64, 64), optimizer="lbfgs", lbfgs_memory=memory, pyramid=0)
         compiled, _ = bench.engine.compile(bench.program)
-        planned = engine.planned_memory(bench.program, winograd=True)
+        planned = planned_memory(bench.program, winograd=True)
         weights_of[memory] = compiled.device_bytes, planned.per_cell
     grown = [b - a for a, b in zip(weights_of[5], weights_of[25], strict=True)]
     assert grown[1] == 20 * 2 * 4 * 3 * 64 * 64

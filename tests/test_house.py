@@ -18,15 +18,14 @@ from jaxstyle.rundir import manifest
 from jaxstyle.spec import presets, settings, tables
 
 ORDER = """
-course vgg spec console ambient plan inputs cell engine rundir stats sample drawing page report
-calibration run launches worker planning cluster single floor seedstudy seedtables seedplots
-seedpage
+vgg spec console plan inputs cell device rundir stats sample drawing page report run launches worker
+planning cluster single floor seedstudy seedtables seedplots seedpage
 """.split()  # noqa: SIM905
 COMMANDS = ("calibrate", "features", "sweep", "transfer", "variance")
 WITHOUT_JAX = (
     "console.early",
     "spec.errors",
-    "course",
+    "device.course",
     "vgg.layers",
     "spec.synonyms",
     "spec.paths",
@@ -45,7 +44,7 @@ WITHOUT_JAX = (
     "spec.assemble",
     "spec.resolve",
     "spec.plugins",
-    "ambient",
+    "device.jax_settings",
     "console.flags",
     "console.allocator",
     "console.signals",

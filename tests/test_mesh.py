@@ -25,7 +25,7 @@ ids = list(range(len(one.cells)))
 groups = [ids[i : i + width] for i in range(0, len(ids), width)]
 for start in range(0, len(groups), 8):
     part = groups[start : start + 8]
-    launch = engine.abreast([many.launch(group) for group in part], width)
+    launch = drive.side_by_side([many.launch(group) for group in part], width)
     course = many.engine.course(many.program, launch, (2, 4))
     kept = [segment.progress() for segment in course]
     outcome = course.outcome

@@ -9,12 +9,12 @@ import oracle
 import pytest
 from conftest import random_image
 
-from jaxstyle import engine
 from jaxstyle.cell import objective, step
 from jaxstyle.cell.knobs import knobs_of
 from jaxstyle.cell.poolings import pooling
 from jaxstyle.cell.start import init_state, noise, refined_state
 from jaxstyle.cell.state import Targets
+from jaxstyle.device import drive, engine
 from jaxstyle.inputs import encode
 from jaxstyle.inputs.preprocess import MEAN_RGB, mean_image, to_network
 from jaxstyle.plan.cells import sweep_cells
@@ -37,7 +37,7 @@ def make(sweep, weights, content, style, winograd=False, canvas=None):
     size = content.shape[:2]
     if canvas is not None:
         program = dataclasses.replace(program, height_px=canvas[0], width_px=canvas[1], canvas=True)
-        content, extent = engine.on_canvas(content, canvas), np.array(size, np.int32)
+        content, extent = drive.on_canvas(content, canvas), np.array(size, np.int32)
     options = {"taps": program.taps, "pool": pooling(program.pool), "precision": program.precision}
     network = bind(weights, winograd=winograd, **options)
     plain = bind(weights, **options)
@@ -124,7 +124,7 @@ def test_loss_and_gradient_of_the_real_network_match_float64(vgg19_weights, name
     settings = sweep(**CASES[name])
     content, style, image = (random_image(*shape, s) for shape, s in ((size, 1), ((70, 51), 2), (size, 3)))
     network, program, knobs, targets = make(settings, vgg19_weights, content, style, winograd, canvas)
-    start = engine.on_canvas(image.astype(np.float32), canvas)
+    start = drive.on_canvas(image.astype(np.float32), canvas)
     (total, info), gradient = loss_and_gradient(network, program, knobs, targets, start)
     gradient = np.asarray(gradient, np.float64)
     if canvas is not None:
@@ -256,7 +256,7 @@ def test_in_bf16_an_image_has_no_loss_against_itself(vgg19_weights, winograd):
     (program,) = plan.programs
     rows = jax.tree.map(lambda x: x[None], machine.target_rows(program, image, of_cells=True))
     knobs = knobs_of(cell, program, settings, content_row=0, style_row=0, extent=shape)
-    launch = engine.Launch(jax.tree.map(lambda x: x[None], knobs), image[None].astype(np.float32), rows)
+    launch = drive.Launch(jax.tree.map(lambda x: x[None], knobs), image[None].astype(np.float32), rows)
     info = machine.course(program, launch, (1,)).finish().info
     assert info.loss_content[0, 0] == 0
     assert info.loss_style[0, 0] <= 1e-9 * info.loss_style[0, 1]
@@ -386,7 +386,7 @@ def test_an_image_is_enlarged_as_jax_does_it_and_on_a_canvas_alike(narrow, coars
     settings, content = sweep(optimizer="adam"), random_image(*fine, 1)
     for canvas, small in ((None, None), ((64, 96), (32, 48))):
         _, program, knobs, _ = make(settings, narrow, content, content, canvas=canvas)
-        on = engine.on_canvas(image, small)
+        on = drive.on_canvas(image, small)
         state = jax.jit(lambda k, x, e, p=program: refined_state(p, k, x, e))(
             knobs, jnp.asarray(on), jnp.array(coarse, jnp.int32)
         )

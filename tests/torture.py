@@ -50,7 +50,8 @@ SWEEP = (*IMAGES, "--seed", "0:3", "--steps", "30", "60", "--checkpoint-every", 
 
 def arm(point: str, count: int) -> None:
     """Make this process kill itself when it reaches `point` for the `count`-th time."""
-    from jaxstyle import engine, report, run
+    from jaxstyle import report, run
+    from jaxstyle.device import engine
     from jaxstyle.run.unfinished import Unfinished
     from jaxstyle.rundir import directory, files, results_h5
 
@@ -89,7 +90,7 @@ def arm(point: str, count: int) -> None:
     elif stage == "start-up":
         before(run, "start_jax")
     elif stage == "compile":
-        before(engine, "_compile")
+        before(engine, "compile_program")
     elif stage == "steps":
         before(Unfinished, "is_due")
     elif stage == "report":

@@ -13,7 +13,7 @@ from jaxstyle.plan.costs import CHECKPOINT_SHARE
 from jaxstyle.rundir.checkpoints import Arrays, Checkpoint
 
 if TYPE_CHECKING:
-    from jaxstyle.engine import Progress
+    from jaxstyle.device.drive import Progress
 
 
 class LaunchResult(NamedTuple):
@@ -103,7 +103,7 @@ class Unfinished:
             JaxstyleError: if the checkpoint is damaged; nothing is restored then.
         """
         from jaxstyle.cell.state import info_from_curves
-        from jaxstyle.engine import Progress
+        from jaxstyle.device.drive import Progress
 
         found = self.checkpoint.load()
         if found is None:

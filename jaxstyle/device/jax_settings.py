@@ -43,7 +43,7 @@ XLA_CHECK_S = 120.0
 
 
 @contextlib.contextmanager
-def settled() -> Iterator[None]:
+def default_settings() -> Iterator[None]:
     """Give JAX its default settings inside, in this thread, as far as numbers depend on them."""
     import jax
 

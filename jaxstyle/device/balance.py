@@ -27,11 +27,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxstyle.ambient import settled
 from jaxstyle.cell import start
 from jaxstyle.cell.knobs import knobs_of
 from jaxstyle.cell.state import Targets
-from jaxstyle.engine import Engine
+from jaxstyle.device.engine import Engine
+from jaxstyle.device.jax_settings import default_settings
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.inputs.preprocess import mean_image
 from jaxstyle.plan.cells import Cell, balance_key, needs_balance
@@ -155,7 +155,7 @@ def program_of(sweep: Sweep, shape: tuple[int, int], cells: Iterable[Cell]) -> P
     return Program(*shape, sweep.pool, "adam", "f32", *taps, width=1)
 
 
-class Scales:
+class Balances:
     """The balances of a sweep's pairs, each image's features computed once.
 
     Args:
@@ -205,7 +205,7 @@ def measure(sweep: Sweep, cells: Sequence[Cell], pictures: Pictures, engine: Eng
     """`sweep` with a table in `balance` for every combination that `cells` need, measured if it is new."""
     known = {tuple(table[axis] for axis in BALANCED_AXES) for table in sweep.balance}
     need = [cell for cell in cells if needs_balance(sweep, cell)]
-    scales, tables = Scales(sweep, need, pictures, engine), list(sweep.balance)
+    scales, tables = Balances(sweep, need, pictures, engine), list(sweep.balance)
     for cell in need:
         key = balance_key(cell)
         if key in known:
@@ -237,8 +237,10 @@ class Pull:
         return self.style / self.content if self.content else math.inf
 
 
-@settled()
-def pull(sweep: Sweep, cell: Cell, balance: Balance, pictures: Pictures, engine: Engine) -> dict[str, Pull]:
+@default_settings()
+def measure_pull(
+    sweep: Sweep, cell: Cell, balance: Balance, pictures: Pictures, engine: Engine
+) -> dict[str, Pull]:
     """Pull of a cell's losses at a noise start (seed 0, `noise`) and at the content image (`content`)."""
     shape = pictures.shape(cell)
     program = program_of(sweep, shape, [cell])

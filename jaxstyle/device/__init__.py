@@ -1,0 +1,1 @@
+"""Programs on devices: the only place that compiles, batches, shards and donates."""

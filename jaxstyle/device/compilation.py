@@ -1,0 +1,177 @@
+"""The programs of a `Program`: lowered, compiled, batched.
+
+The one `vmap` over cells is here, inside a `fori_loop` over passes with *traced* bounds, on donated state.
+With several devices it runs inside a `shard_map` over a mesh whose one axis is `cell`. Neither the number
+of steps nor where segments end changes the compiled program.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Int
+
+from jaxstyle.cell import objective, step
+from jaxstyle.cell.knobs import blank_knobs
+from jaxstyle.cell.start import init_state
+from jaxstyle.cell.state import Info, Knobs, State, Targets
+from jaxstyle.device.drive import SEGMENT_PASSES
+from jaxstyle.plan.programs import Program
+from jaxstyle.vgg.network import Features, Params
+
+Device = Any
+"""A `jax.Device`; type checkers take that name for a variable."""
+Layers = Mapping[str, tuple[np.ndarray, np.ndarray]]
+"""(kernel, bias) of each layer by name, kernels in HWIO, float32."""
+CELL = P("cell")
+"""The sharding of arrays whose leading axis is that of cells."""
+
+
+@dataclass
+class Compiled:
+    """The compiled functions of one `Program` on the devices of an engine."""
+
+    init: Any
+    segment: Any
+    state: Any
+    """The tree structure of a `State`, to rebuild one from its leaves."""
+    step_traces: int
+    """Number of times that the per-cell step was traced for them."""
+    compile_s: float
+    device_bytes: int
+    """The compiler's count for a launch on one device: temporaries + arguments + outputs - reused bytes."""
+
+
+def compiler_options(program: Program) -> dict[str, str | bool]:
+    """Options that XLA needs to compile a program.
+
+    By default XLA omits the rounding to bfloat16 between operations that it fuses, and it fuses different
+    operations for targets than for steps: an image would then have a loss against itself.
+    """
+    return {"xla_allow_excess_precision": False} if program.precision == "bf16" else {}
+
+
+def on_each_device(
+    function: Callable[..., Any], mesh: Mesh | None, takes: Any, gives: Any
+) -> Callable[..., Any]:
+    """`function` run on every device of a mesh on its part of each array; unchanged without a mesh."""
+    if mesh is None:
+        return function
+    # Nothing but arguments passed as such is the same on all devices, so there is nothing to check.
+    return jax.shard_map(function, mesh=mesh, in_specs=takes, out_specs=gives, check_vma=False)
+
+
+class Lowered(NamedTuple):
+    """The functions of one `Program`, lowered but not yet compiled; the fields are those of `Compiled`."""
+
+    init: Any
+    segment: Any
+    state: Any
+    """The tree structure of a `State`."""
+    step_traces: int
+
+
+def lower(
+    program: Program,
+    features: Features,
+    params: Params,
+    *,
+    mesh: Mesh | None = None,
+    placed: Callable[[Any, P], Any] = lambda shapes, of: shapes,
+) -> Lowered:
+    """The functions of a program, lowered for one device or for a mesh of several.
+
+    Args:
+        program: the program of one stage.
+        features: feature function of the network.
+        params: parameters of the network, as arrays or their shapes.
+        mesh: the mesh, if there are several devices.
+        placed: adds a sharding to shapes, given the shapes and how they are partitioned.
+    """
+    traces = 0
+
+    def segment(
+        params: Params,
+        knobs: Knobs,
+        targets: Targets,
+        state: State,
+        start: Int[Array, ""],
+        stop: Int[Array, ""],
+    ) -> tuple[State, Info]:
+        def one(knobs: Knobs, state: State, k: Int[Array, ""]) -> tuple[State, Info]:
+            nonlocal traces
+            traces += 1
+            return step.step(features, params, program, knobs, targets, state, k)
+
+        def body(k: Int[Array, ""], carry: tuple[State, Info]) -> tuple[State, Info]:
+            state, trace = carry
+            state, info = jax.vmap(one, in_axes=(0, 0, None))(knobs, state, k)
+            return state, jax.tree.map(lambda t, v: t.at[k - start].set(v), trace, info)
+
+        empty = jax.tree.map(
+            lambda leaf: jnp.full((SEGMENT_PASSES, *leaf.shape), jnp.nan, leaf.dtype), state.info
+        )
+        return lax.fori_loop(start, stop, body, (state, empty))
+
+    cells = program.width * (1 if mesh is None else mesh.size)
+    knobs, start_images, targets = placed(argument_shapes(program, cells, features, params), CELL)
+    start_cells = on_each_device(jax.vmap(functools.partial(init_state, program)), mesh, (CELL, CELL), CELL)
+    state = placed(jax.eval_shape(start_cells, knobs, start_images), CELL)
+    bound = placed(jax.ShapeDtypeStruct((), jnp.int32), P())
+    takes, gives = (P(), CELL, CELL, CELL, P(), P()), (CELL, P(None, "cell"))
+    spread = jax.jit(on_each_device(segment, mesh, takes, gives), donate_argnums=3)
+    return Lowered(
+        init=jax.jit(start_cells).lower(knobs, start_images),
+        segment=spread.lower(params, knobs, targets, state, bound, bound),
+        state=jax.tree.structure(state),
+        step_traces=traces,
+    )
+
+
+def compile_program(
+    program: Program, features: Features, params: Params, device: Device, mesh: Mesh | None
+) -> Compiled:
+    def placed(tree: Any, of: P) -> Any:
+        if mesh is None:
+            return tree
+        where = NamedSharding(mesh, of)
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), tree)
+
+    began = time.perf_counter()
+    with jax.default_device(device):
+        lowered = lower(program, features, params, mesh=mesh, placed=placed)
+        init = lowered.init.compile()
+        segment = lowered.segment.compile(compiler_options(program))
+    seconds = time.perf_counter() - began
+    memory = segment.memory_analysis()
+    used = 0
+    if memory is not None:
+        used = (
+            memory.temp_size_in_bytes
+            + memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes
+        )
+    return Compiled(init, segment, lowered.state, lowered.step_traces, seconds, used)
+
+
+def argument_shapes(
+    program: Program, width: int, features: Features, params: Params
+) -> tuple[Knobs, jax.ShapeDtypeStruct, Targets]:
+    """Shapes of the arguments for `width` cells, with the channel counts of the given network."""
+    image = jax.ShapeDtypeStruct((program.height_px, program.width_px, 3), jnp.float32)
+    rows = jax.eval_shape(
+        lambda params, image: objective.target_rows(features, params, program, image), params, image
+    )
+    stack = lambda leaf: jax.ShapeDtypeStruct((width, *leaf.shape), leaf.dtype)  # noqa: E731
+    return jax.tree.map(stack, blank_knobs(program)), stack(image), jax.tree.map(stack, rows)

@@ -1,0 +1,166 @@
+"""A launch, driven in segments of about a second; snapshots and the last step fall on segment ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxstyle.cell.state import Info, Knobs, State, Targets
+from jaxstyle.device.jax_settings import default_settings
+from jaxstyle.plan.programs import Program
+
+SEGMENT_PASSES = 1024
+"""Passes that fit into the buffer for a segment's losses: the greatest length of a segment."""
+SEGMENT_SECONDS = 1.0
+
+
+class Stage(NamedTuple):
+    """The inputs of a launch's cells in one stage, as host arrays with a leading axis of cells."""
+
+    knobs: Knobs
+    targets: Targets
+
+
+class Launch(NamedTuple):
+    """The cells of one launch, as host arrays with a leading axis of at most `program.width`.
+
+    With several devices, the axis has at most `program.width` cells for each of them (see `abreast`).
+    """
+
+    knobs: Knobs
+    start: Float[np.ndarray, "cells h w 3"]
+    """The RGB images that the cells start from, without their noise, on the canvas of their first stage."""
+    targets: Targets
+    coarser: tuple[Stage, ...] = ()
+    """The stages before the full size, coarsest first."""
+
+
+class Progress(NamedTuple):
+    """The progress of a launch: together with the launch, all that is needed to go on to the same bytes."""
+
+    coarser: int
+    """Number of halvings by which the current stage is coarser than the full size."""
+    passes: int
+    """Passes done in that stage."""
+    state: tuple[np.ndarray, ...]
+    """The leaves of the `State` of its cells."""
+    images: tuple[np.ndarray, ...]
+    """The snapshots already taken: arrays (cells, h, w, 3)."""
+    infos: tuple[Info, ...]
+    """The losses at full size: arrays (passes, cells) and (passes, cells, style taps)."""
+
+
+class Segment(NamedTuple):
+    """A segment that a launch has completed."""
+
+    coarser: int
+    """Number of halvings by which its stage is coarser than the full size."""
+    passes: int
+    """Passes done in this segment."""
+    progress: Callable[[], Progress]
+    """Function that fetches the progress of the launch; to be called before the launch continues."""
+
+
+class Outcome(NamedTuple):
+    """The results of one launch, in the order of its cells."""
+
+    images: Float[np.ndarray, "cells snapshots h w 3"]
+    """Images on the program's canvas; pixels outside a cell's own extent are meaningless."""
+    info: Info
+    """Losses of steps 0 to N: arrays (cells, N+1) and (cells, N+1, style taps)."""
+    diverged_step: Int[np.ndarray, " cells"]
+    """The first step without a finite loss, or -1."""
+
+
+class Drive:
+    """One stage of a launch, driven in segments.
+
+    Args:
+        program: program of the stage.
+        coarser: number of halvings by which the stage is coarser than the full size.
+        knobs: knobs of its cells, on the device.
+        state: state of its cells, on the device.
+        advance: function of a state, a first pass and a pass to stop before, which returns the state after
+            these passes and their losses.
+        rate: FLOP/s assumed for the length of the first segment.
+        images: snapshots that the launch has taken; the caller appends to them.
+        infos: losses of the segments driven before.
+        done: number of passes done before.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        coarser: int,
+        knobs: Knobs,
+        state: State,
+        advance: Callable[..., tuple[State, Info]],
+        rate: float,
+        images: Sequence[np.ndarray],
+        infos: Iterable[Info] = (),
+        done: int = 0,
+    ):
+        self.program, self.knobs, self.state = program, knobs, state
+        self.infos: list[Info] = list(infos)
+        """The losses of every segment: arrays (passes, cells) and (passes, cells, style taps)."""
+        self._advance, self._coarser, self._images = advance, coarser, images
+        self._passes = rate * SEGMENT_SECONDS / (program.width * program.step_flops)
+        self._done = done
+
+    @default_settings()
+    def progress(self) -> Progress:
+        """The progress of the launch in this stage; the curves of a coarser stage are not kept."""
+        state = tuple(np.array(leaf) for leaf in jax.tree.leaves(jax.device_get(self.state)))
+        infos = () if self._coarser else tuple(self.infos)
+        return Progress(self._coarser, self._done, state, tuple(self._images), infos)
+
+    def to(self, passes: int) -> Iterator[Segment]:
+        """Drive the stage until it has done `passes` passes in all, and yield each segment."""
+        while self._done < passes:
+            start = self._done
+            stop = min(passes, start + int(np.clip(self._passes, 1, SEGMENT_PASSES)))
+            began = time.perf_counter()
+            self.state, trace = self._advance(self.state, np.int32(start), np.int32(stop))
+            self.infos.append(
+                jax.tree.map(lambda t, n=stop - start: np.array(t[:n]), jax.device_get(trace))
+            )
+            seconds = time.perf_counter() - began
+            self._passes = (stop - start) * SEGMENT_SECONDS / max(seconds, 1e-4)
+            self._done = stop
+            yield Segment(self._coarser, stop - start, self.progress)
+
+
+def in_settings(segments: Generator[Segment, None, Outcome]) -> Generator[Segment, None, Outcome]:
+    """`segments`, each computed under JAX's default settings; the caller's own settings hold in between."""
+    while True:
+        with default_settings():
+            try:
+                segment = next(segments)
+            except StopIteration as end:
+                return end.value
+        yield segment
+
+
+def on_canvas(image: np.ndarray, canvas: tuple[int, int] | None) -> np.ndarray:
+    """`image` (h, w, 3) in the upper left corner of a canvas of zeros, or unchanged without a canvas."""
+    if canvas is None:
+        return image
+    down, across = canvas[0] - image.shape[0], canvas[1] - image.shape[1]
+    return np.pad(image, ((0, down), (0, across), (0, 0)))
+
+
+def side_by_side(launches: Sequence[Launch], width: int) -> Launch:
+    """Launches for one device each, joined into one for all: row i belongs to device i // `width`."""
+    if len(launches) == 1:
+        return launches[0]
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *(pad(one, width) for one in launches))
+
+
+def pad(tree: Any, width: int) -> Any:
+    """Every array of `tree`, with its last row repeated until its leading axis has `width` rows."""
+    return jax.tree.map(lambda a: np.concatenate([a, np.repeat(a[-1:], width - len(a), axis=0)]), tree)

@@ -1,0 +1,345 @@
+"""Computation of cells on a device: the only place that compiles, batches, donates and chooses a width.
+
+One launch advances `program.width` cells together: a `fori_loop` over passes with *traced* bounds,
+around the one `vmap` over cells, on donated state. A launch is driven in segments of about a second;
+snapshots and the last step fall on segment ends. Neither the number of steps nor the ends of segments
+change the compiled program or a byte of the result.
+
+With several devices, a launch has that many cells for each of them: the same `vmap` runs inside a
+`shard_map` over a mesh whose one axis is `cell`. Cells are independent of each other, so that no device
+ever waits for data of another one, and each computes exactly what it would compute alone.
+
+Weights are arguments of every program. Compiled programs are kept for the life of the process.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Float
+
+from jaxstyle.cell import objective
+from jaxstyle.cell.poolings import pooling
+from jaxstyle.cell.start import refined_state
+from jaxstyle.cell.state import Knobs, Targets
+from jaxstyle.device.compilation import (
+    CELL,
+    Compiled,
+    Device,
+    Layers,
+    compile_program,
+    compiler_options,
+    on_each_device,
+)
+from jaxstyle.device.course import Course
+from jaxstyle.device.drive import (
+    Drive,
+    Launch,
+    Outcome,
+    Progress,
+    Segment,
+    Stage,
+    in_settings,
+    on_canvas,
+    pad,
+)
+from jaxstyle.device.jax_settings import default_settings
+from jaxstyle.plan.canvases import canvas_of
+from jaxstyle.plan.costs import (
+    COARSE_EVALUATIONS,
+    NOMINAL_FLOPS,
+    WINOGRAD_PLATFORMS,
+    nominal_platform,
+)
+from jaxstyle.plan.programs import Program
+from jaxstyle.spec.tables import OPTIMIZERS, POOLINGS, TERMS
+from jaxstyle.vgg import layers
+from jaxstyle.vgg.network import Bound, Params, bind
+
+TARGET_CANVAS_PX = 64
+"""The edges of the canvases that styles share are multiples of this."""
+compiled_programs: dict[Any, Compiled] = {}
+_target_programs: dict[Any, Any] = {}
+_refine_programs: dict[Any, Any] = {}
+_gradient_programs: dict[Any, Any] = {}
+
+
+class Engine:
+    """One device, or several of one kind, with VGG19 loaded.
+
+    Args:
+        weights: (kernel, bias) by layer name, HWIO.
+        cell_shapes: (height, width) in px of the cells whose program has no canvas.
+        cell_canvases: (height, width) in px of the canvases of all other cells.
+        canvases: whether styles of other shapes may share target programs.
+        device: the device to run on, or the devices that share every launch; JAX's first by default.
+        winograd: whether the cells' convolutions use Winograd's algorithm; by default they do on
+            `WINOGRAD_PLATFORMS`.
+    """
+
+    def __init__(
+        self,
+        weights: Layers,
+        *,
+        cell_shapes: Iterable[tuple[int, int]] = (),
+        cell_canvases: Iterable[tuple[int, int]] = (),
+        canvases: bool = True,
+        device: Device | Sequence[Device] | None = None,
+        winograd: bool | None = None,
+    ):
+        self._cell_shapes = frozenset(cell_shapes)
+        self._cell_canvases = sorted(cell_canvases, key=lambda c: (c[0] * c[1], c))
+        self._canvases = canvases
+        several = device if isinstance(device, Sequence) else [device or jax.devices()[0]]
+        self.devices: tuple[Device, ...] = tuple(several)
+        self.device = self.devices[0]
+        """The first device, on which targets are computed."""
+        mesh = Mesh(np.array(self.devices), ("cell",), axis_types=(AxisType.Auto,))
+        self._mesh = mesh if len(self.devices) > 1 else None
+        self.winograd = self.device.platform in WINOGRAD_PLATFORMS if winograd is None else winograd
+        self._weights = weights
+        self._networks: dict[Any, Bound] = {}
+        self.target_traces = 0
+        """Number of target programs that this engine has traced."""
+
+    @default_settings()
+    def network(self, program: Program, *, winograd: bool | None = None) -> Bound:
+        """The network of a program, with its parameters on the devices; equal networks are shared.
+
+        Args:
+            program: gives the taps, the pooling and the precision.
+            winograd: whether to use Winograd's algorithm; by default the choice for cells.
+        """
+        winograd = self.winograd if winograd is None else winograd
+        key = (program.taps, program.pool, program.precision, winograd)
+        if key not in self._networks:
+            bound = bind(
+                self._weights,
+                taps=program.taps,
+                pool=pooling(program.pool),
+                winograd=winograd,
+                precision=program.precision,
+            )
+            self._networks[key] = Bound(self._put(bound.params, P()), bound.features)
+        return self._networks[key]
+
+    def _first_params(self, network: Bound) -> Params:
+        """The copy of a network's parameters on the first device."""
+        if self._mesh is None:
+            return network.params
+
+        def first(array: jax.Array) -> jax.Array:
+            return next(shard.data for shard in array.addressable_shards if shard.device == self.device)
+
+        return jax.tree.map(first, network.params)
+
+    def _put(self, tree: Any, of: P) -> Any:
+        """`tree` on the device, or on all: the same on each (`P()`), or split by leading axis (`CELL`)."""
+        return jax.device_put(tree, self.device if self._mesh is None else NamedSharding(self._mesh, of))
+
+    def _key(self, program: Program, more: Any, winograd: bool) -> Any:
+        """The key of a compilation: `more`, and the functions, kernel shapes and devices that it is for."""
+        shapes = tuple(kernel.shape for kernel, _ in self._weights.values())
+        return more, _functions(program), winograd, shapes, self.devices
+
+    @default_settings()
+    def compile(self, program: Program) -> tuple[Compiled, bool]:
+        """The compiled functions of one stage, and whether this call compiled them."""
+        program = replace(program, coarser=0)
+        key = self._key(program, program, self.winograd)
+        if fresh := key not in compiled_programs:
+            network = self.network(program)
+            compiled_programs[key] = compile_program(
+                program, network.features, network.params, self.device, self._mesh
+            )
+        return compiled_programs[key], fresh
+
+    @default_settings()
+    def target_rows(
+        self,
+        program: Program,
+        pixels: np.ndarray,
+        *,
+        of_cells: bool = False,
+        canvas: tuple[int, int] | None = None,
+        role: str | None = None,
+    ) -> Targets:
+        """The targets P and A of one image, as host arrays.
+
+        Args:
+            program: the program that compares cells with these targets.
+            pixels: RGB, 0 to 255, (h, w, 3), of any size the network can take.
+            of_cells: whether this is a content of the program's cells. It is then computed as they are, on
+                their canvas if they have one, so that a cell that starts from it has no content loss.
+            canvas: (height, width) in px of another canvas to use instead; P is cut to the shape of the
+                cells.
+            role: see `step.target_rows`.
+        """
+        shape = (pixels.shape[0], pixels.shape[1])
+        cut, like_cells = canvas is not None, False
+        if canvas is None:
+            canvas, like_cells = self._target_canvas(program, shape, of_cells)
+        winograd = self.winograd and like_cells
+        if self.winograd and not like_cells:
+            program = replace(program, precision="f32")  # Winograd's cells have float32 activations, too
+        network = self.network(program, winograd=winograd)
+        taps = program.content_taps, program.style_taps, program.pool, program.precision
+        role = role if program.terms else None
+        key = self._key(program, (canvas or shape, canvas is None, *taps, role), winograd)
+        if key not in _target_programs:
+            self.target_traces += 1
+            features = network.features  # not the network, whose parameters the function would keep alive
+            _target_programs[key] = jax.jit(
+                lambda params, image, extent: objective.target_rows(
+                    features, params, program, image, extent, role
+                ),
+                compiler_options=compiler_options(program),
+            )
+        extent = None if canvas is None else np.array(shape, np.int32)
+        image = jax.device_put(on_canvas(np.asarray(pixels, np.float32), canvas), self.device)
+        rows = jax.tree.map(np.array, _target_programs[key](self._first_params(network), image, extent))
+        if not cut:
+            return rows
+        ends = [layers.feature_shape(t, program.height_px, program.width_px) for t in program.content_taps]
+        content = (p[:h, :w].copy() for p, (h, w, _) in zip(rows.content, ends, strict=True))
+        return rows._replace(content=tuple(content))
+
+    @default_settings()
+    def gradient(
+        self, program: Program, knobs: Knobs, targets: Targets, image: np.ndarray
+    ) -> Float[np.ndarray, "h w 3"]:
+        """Gradient dL/dx of one cell's total loss at `image`.
+
+        Args:
+            program: a program of any width, without a canvas.
+            knobs: knobs of the cell.
+            targets: targets with a leading axis of rows.
+            image: RGB, 0 to 255, (h, w, 3).
+        """
+        network = self.network(program)
+        key = self._key(program, ("gradient", replace(program, width=1, coarser=0)), self.winograd)
+        if key not in _gradient_programs:
+            features = network.features
+
+            def gradient(params, knobs, targets, image):
+                return jax.grad(lambda x: objective.loss(features, params, program, knobs, targets, x)[0])(
+                    image
+                )
+
+            _gradient_programs[key] = jax.jit(gradient, compiler_options=compiler_options(program))
+        start = jax.device_put(np.asarray(image, np.float32), self.device)
+        return np.asarray(_gradient_programs[key](self._first_params(network), knobs, targets, start))
+
+    def _target_canvas(
+        self, program: Program, shape: tuple[int, int], of_cells: bool
+    ) -> tuple[tuple[int, int] | None, bool]:
+        """The canvas on which a target of `shape` is computed, and whether cells are computed on it too.
+
+        There are never more target programs than shapes: a style uses the program for a shape or a canvas
+        of cells if one holds it, and otherwise a canvas that it shares with styles of similar shape.
+        """
+        if of_cells:
+            return (program.height_px, program.width_px) if program.canvas else None, True
+        if shape in self._cell_shapes:
+            return None, True
+        if not (self._canvases and program.knows_canvases):
+            return None, False
+        for canvas in self._cell_canvases:
+            if shape[0] <= canvas[0] and shape[1] <= canvas[1]:
+                return canvas, True
+        return canvas_of([shape], TARGET_CANVAS_PX), False
+
+    def course(
+        self,
+        program: Program,
+        launch: Launch,
+        steps: Sequence[int],
+        *,
+        keep: str = "last",
+        begin: Progress | None = None,
+    ) -> Course[Segment, Outcome]:
+        """The computation of the cells of `launch` from step 0 to the last of `steps`, an image at each.
+
+        Args:
+            program: the program of the full size; its coarser stages run first.
+            launch: at most `program.width` cells per device; fewer are padded with copies of the last.
+            steps: the steps of the snapshots, ascending; the last is the length of the trajectory.
+            keep: the image taken at a snapshot: the `last`, or the `best` so far.
+            begin: progress of an earlier call for the same launch, to continue from.
+        """
+        return Course(in_settings(self._segments(program, launch, steps, keep, begin)))
+
+    def _segments(
+        self, program: Program, launch: Launch, steps: Sequence[int], keep: str, begin: Progress | None
+    ) -> Generator[Segment, None, Outcome]:
+        count, drive = len(launch.start), None
+        images: list[np.ndarray] = [] if begin is None else list(begin.images)
+        stages = (*launch.coarser, Stage(launch.knobs, launch.targets))
+        for coarser, stage in zip(range(program.coarser, -1, -1), stages, strict=True):
+            if begin is not None and coarser > begin.coarser:
+                continue
+            if begin is not None and coarser == begin.coarser:
+                before = begin
+            else:
+                before = launch.start if drive is None else drive
+            drive = self._begin(program.stage(coarser), coarser, stage, before, images)
+            if coarser:
+                yield from drive.to(COARSE_EVALUATIONS)
+        assert drive is not None
+        for snapshot in steps[len(images) :]:
+            # Pass k settles x_k and its loss, so both are known once pass k is done.
+            yield from drive.to(snapshot + 1)
+            images.append(np.array(drive.state.best if keep == "best" else drive.state.evaluated))
+        info = jax.tree.map(lambda *parts: np.swapaxes(np.concatenate(parts), 0, 1)[:count], *drive.infos)
+        diverged = np.array(drive.state.diverged_step)[:count]
+        return Outcome(
+            images=np.stack(images, axis=1)[:count],
+            info=info,
+            # A step past the last one is not wanted, so failing to reach it is no divergence.
+            diverged_step=np.where(diverged > steps[-1], -1, diverged),
+        )
+
+    def _begin(
+        self,
+        program: Program,
+        coarser: int,
+        stage: Stage,
+        before: np.ndarray | Drive | Progress,
+        images: Sequence[np.ndarray],
+    ) -> Drive:
+        """A stage ready to start from images or from the stage before it, or to go on from `Progress`."""
+        compiled, _ = self.compile(program)
+        knobs, targets = self._padded(stage.knobs, program), self._padded(stage.targets, program)
+        infos, done = (), 0
+        if isinstance(before, Progress):
+            state = self._put(jax.tree.unflatten(compiled.state, before.state), CELL)
+            infos, done = before.infos, before.passes
+        elif isinstance(before, np.ndarray):
+            state = compiled.init(knobs, self._padded(before, program))
+        else:
+            key = before.program, self._key(program, program, self.winograd)
+            if key not in _refine_programs:
+                refine = jax.vmap(functools.partial(refined_state, program))
+                _refine_programs[key] = jax.jit(on_each_device(refine, self._mesh, (CELL,) * 3, CELL))
+            state = _refine_programs[key](knobs, before.state.best, before.knobs.extent)
+        advance = functools.partial(compiled.segment, self.network(program).params, knobs, targets)
+        rate = NOMINAL_FLOPS[nominal_platform(self.device.platform)]
+        return Drive(program, coarser, knobs, state, advance, rate, images, infos, done)
+
+    def _padded(self, tree: Any, program: Program) -> Any:
+        """The rows of a launch on the devices, padded to `program.width` on each."""
+        return self._put(pad(tree, program.width * len(self.devices)), CELL)
+
+
+def _functions(program: Program) -> tuple[Any, ...]:
+    """The functions and fields of a program's rows, which a plugin may replace while a process runs."""
+    rows = [TERMS[name] for name in program.terms]
+    terms = [(row.name, row.of, row.taps, row.loss, row.keep) for row in rows]
+    return OPTIMIZERS[program.optimizer].make, POOLINGS[program.pool].pool, *terms

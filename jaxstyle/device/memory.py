@@ -1,0 +1,83 @@
+"""Memory of a device, and the width of launches that it allows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxstyle.console import limits
+from jaxstyle.device.compilation import Device
+from jaxstyle.plan.programs import Memory, Program
+from jaxstyle.vgg import layers
+from jaxstyle.vgg.convolution import ARITHMETIC
+
+MAX_WIDTH = 64
+INDEXABLE = 2**31
+"""Number of elements that every tensor must stay below: cuDNN gets far slower past 32-bit indices."""
+MEMORY_SHARE = 0.5
+"""The part of a device's memory that a launch is planned to use."""
+UNKNOWN_MEMORY = 8 * 2**30
+"""Bytes that are assumed for a device that does not report its memory."""
+
+
+def device_memory(device: Device) -> int:
+    """Bytes that programs may use on a device; on a CPU, the part of main memory open to this process."""
+    if device.platform == "cpu":
+        return limits.memory().bytes
+    return (device.memory_stats() or {}).get("bytes_limit", UNKNOWN_MEMORY)
+
+
+def choose_width(
+    program: Program, cells: int, *, platform: str, memory: Memory, available: int, devices: int = 1
+) -> int:
+    """Cells per launch and device: 1 on a CPU, elsewhere the largest power of two within the limits.
+
+    On a CPU a width of 1 is the fastest, needs the least memory and makes a cell's bytes independent of
+    all other cells. Elsewhere the limits are the cells that fit beside the weights in `MEMORY_SHARE` of the
+    device, tensors of fewer than 2^31 elements, `MAX_WIDTH`, and the number of cells for each device,
+    rounded up to a power of two.
+
+    Args:
+        program: a program of any width.
+        cells: number of cells that it has to compute.
+        platform: `cpu`, `gpu` or `tpu`.
+        memory: memory that a launch of `program` takes.
+        available: bytes of memory of each device.
+        devices: number of devices.
+    """
+    if platform == "cpu":
+        return 1
+    widest = max(h * w * c for h, w, c in _activation_shapes(program))
+    limit = min(
+        (available * MEMORY_SHARE - memory.fixed) / memory.per_cell,
+        (INDEXABLE - 1) / widest,
+        MAX_WIDTH,
+        2 ** (-(-cells // devices) - 1).bit_length(),
+    )
+    return 2 ** (max(1, int(limit)).bit_length() - 1)
+
+
+def _activation_shapes(program: Program) -> list[tuple[int, int, int]]:
+    rows = layers.up_to(program.taps)
+    return [layers.feature_shape(row.name, program.height_px, program.width_px) for row in rows]
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device ran out of memory, which a run can remedy by narrower launches."""
+    return "RESOURCE_EXHAUSTED" in str(error)
+
+
+def planned_memory(program: Program, *, winograd: bool) -> Memory:
+    """Memory of a program's launches on a CPU, estimated without compiling (`Program.bytes_per_cell`)."""
+    operand_bytes = np.dtype(ARITHMETIC[program.precision].dtype).itemsize
+    weights = layers.parameter_bytes(program.taps, winograd=winograd, operand_bytes=operand_bytes)
+    # Winograd's kernels are accompanied by plain ones, for styles whose shape is not that of any cell.
+    targets = layers.parameter_bytes(program.taps, winograd=False) if winograd else 0
+    return Memory(weights + targets, program.bytes_per_cell())
+
+
+def can_tf32(device: Device) -> bool:
+    """Whether a device multiplies in TF32: an NVIDIA GPU of compute capability 8.0 or later."""
+    capability = getattr(device, "compute_capability", "")
+    return (
+        device.platform in ("gpu", "cuda") and capability.split(".")[0].isdigit() and float(capability) >= 8
+    )

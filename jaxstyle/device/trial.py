@@ -1,0 +1,86 @@
+"""Programs tried out before a run: what they take, and whether a plugin's functions fit."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxstyle.cell import objective
+from jaxstyle.cell.poolings import pooling
+from jaxstyle.device.compilation import Device, Layers, argument_shapes, lower
+from jaxstyle.device.engine import Engine, compiled_programs
+from jaxstyle.device.jax_settings import default_settings
+from jaxstyle.device.memory import is_out_of_memory, planned_memory
+from jaxstyle.plan.costs import (
+    halved_shape,
+)
+from jaxstyle.plan.programs import Memory, Program
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.tables import TERMS
+from jaxstyle.vgg.network import bind
+
+
+def measure_memory(
+    program: Program, weights: Layers, *, device: Device, winograd: bool | None = None
+) -> Memory:
+    """Memory of a program's launches on a device, from the compiler's reports for widths 1 and 2.
+
+    If there is no usable report, or no memory to compile them, the result is that of `planned_memory`.
+    """
+    engine = Engine(weights, device=device, winograd=winograd)
+    planned = planned_memory(program, winograd=engine.winograd)
+    programs = [replace(program, width=width, coarser=0) for width in (1, 2)]
+    try:
+        one, two = (engine.compile(p)[0].device_bytes for p in programs)
+    except jax.errors.JaxRuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return planned
+    finally:
+        for p in programs:  # forgotten, so that a run at one of these widths reports its compilation
+            compiled_programs.pop(engine._key(p, p, engine.winograd), None)
+    if not 0 < one < two:
+        return planned
+    return Memory(fixed=max(0, 2 * one - two), per_cell=two - one)
+
+
+@default_settings()
+def try_out(program: Program, weights: Layers, styles: Iterable[tuple[int, int]]) -> None:
+    """Trace a program as it will be compiled, so that mistakes in plugins are reported before a run begins.
+
+    Args:
+        program: a program of any width.
+        weights: (kernel, bias) by layer name.
+        styles: (height, width) in px of the style images.
+
+    Raises:
+        JaxstyleError: for a plugin's function that fails or returns something unsuitable.
+    """
+    bound = bind(weights, taps=program.taps, pool=pooling(program.pool), precision=program.precision)
+    features, params = bound.features, jax.eval_shape(lambda params: params, bound.params)
+    for coarser in range(program.coarser + 1):
+        stage = replace(program.stage(coarser), width=1)
+        lower(stage, features, params)
+        needed = _kept_shapes(argument_shapes(stage, 1, features, params)[2].terms, rows=True)
+        for shape in {halved_shape(style, coarser) for style in styles}:
+            image = jax.ShapeDtypeStruct((*shape, 3), jnp.float32)
+            found = jax.eval_shape(
+                functools.partial(objective.target_rows, features, program=stage, role="style"),
+                params=params,
+                image=image,
+            )
+            for name, own in _kept_shapes(found.terms).items():
+                if own != needed[name]:
+                    why = "the shape of what it keeps of a style must not depend on the size of the image"
+                    raise JaxstyleError(TERMS[name].where, why)
+
+
+def _kept_shapes(terms: Any, *, rows: bool = False) -> dict[str, list[Any]]:
+    """Shapes and types of the values that terms keep, by name; `rows` drops a leading axis of rows."""
+    leaves = {name: jax.tree.leaves(of) for name, of in terms.items()}
+    return {name: [(leaf.shape[rows:], leaf.dtype) for leaf in own] for name, own in leaves.items()}
