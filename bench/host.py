@@ -202,8 +202,10 @@ def simulate(count: int, folder: Path, platform: str, steps: int = STEPS) -> dic
         platform: as in `planner.make_plan`: a CPU's chunks are many and small, a GPU's as large as can be.
         steps: steps of every cell, all of whose losses are kept; at least 6.
     """
-    from jaxstyle import page, report
     from jaxstyle.console.progress import Display
+    from jaxstyle.derived import build
+    from jaxstyle.derived import page as derived_page
+    from jaxstyle.derived.build import build_derived, write_page
     from jaxstyle.inputs import decode
     from jaxstyle.plan.cells import sweep_cells
     from jaxstyle.plan.planner import make_plan
@@ -264,19 +266,19 @@ def simulate(count: int, folder: Path, platform: str, steps: int = STEPS) -> dic
         swept_bytes = peak_bytes()
         with contextlib.ExitStack() as stack:
             for module, function, name in (
-                (records, "open_record", "open_s"),
+                (build, "open_record", "open_s"),
                 (build, "merge", "merge_s"),
                 (build, "read_rows", "rows_s"),
-                (report, "write_sheets", "sheets_s"),
-                (page, "html", "page_s"),
+                (build, "write_sheets", "sheets_s"),
+                (derived_page, "html", "page_s"),
             ):
                 clock.watch(stack, module, function, name)
             with clock.stage("csv_s"):
-                built = report.build(run, pictures=False, with_page=False)
+                built = build_derived(run, pictures=False, with_page=False)
             with clock.stage("manifest_s"):
                 run.write("manifest.json", json.dumps(_manifest(sources, plan, "done", sums), indent=1))
             with clock.stage("page_s"):
-                report.write_page(run, built.rows)
+                write_page(run, built.rows)
         reported_bytes = peak_bytes()
         made = (len(built.rows), sum(row["status"] == "diverged" for row in built.rows), len(built.sheets))
         del built

@@ -24,9 +24,11 @@ import h5py
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxstyle import launches, planning, report, worker
+from jaxstyle import launches, planning, worker
 from jaxstyle.console import signals
 from jaxstyle.console.progress import Display, counted, duration
+from jaxstyle.derived.build import Built, build_derived, finish, write_page
+from jaxstyle.derived.sheets import sheet_paths
 from jaxstyle.inputs import decode
 from jaxstyle.launches import Inputs, timed
 from jaxstyle.plan.chunks import Plan, to_record
@@ -425,7 +427,7 @@ def _go_on(checked: _Checked, options: RunOptions, site: Site, run: RunDirectory
     if len(there) == len(before.chunks) and not extended:
         display.event("resume", f"every cell of {run.path} is done", finished=len(there), left=0)
         _keep_places(checked, run)
-        return _say_sheets(report.finish(run), display)
+        return _say_sheets(finish(run), display)
     if options.extend and len(there) < len(before.chunks):
         raise JaxstyleError(str(run.path), "is not done; --resume it before you extend it")
     machine = site.start(checked.sweep, was)
@@ -492,7 +494,7 @@ def _say_changes(was: Mapping[str, Any], machine: Mapping[str, Any], display: Di
         display.event("note", f"{change}: the last bits of what is left may differ")
 
 
-def _say_sheets(built: report.Built, display: Display) -> Run:
+def _say_sheets(built: Built, display: Display) -> Run:
     for sheet in built.sheets:
         display.event("sheet", f"contact sheet: {sheet}", path=str(sheet))
     return Run(built.record.path, built.rows, built.sheets)
@@ -594,7 +596,7 @@ def _end_share(checked: _Checked, options: RunOptions, share: Share, own: Collec
     record = open_record(path)
     names = {chunks.chunk_name(number) for number in own}
     done = tuple(p for p in record.chunk_paths if str(p.relative_to(path)) in names)
-    return Run(path, read_rows(replace(record, chunk_paths=done)), report.sheets(path))
+    return Run(path, read_rows(replace(record, chunk_paths=done)), sheet_paths(path))
 
 
 def _merge_if_last(run: RunDirectory, display: Display, share: Share) -> None:
@@ -612,7 +614,7 @@ def _merge_if_last(run: RunDirectory, display: Display, share: Share) -> None:
         line = f"share {share} is done; {at_work[0]}, merges"
         display.event("share-done", line, share=str(share), left=0)
     elif record.manifest["status"] != "done":
-        result = _say_sheets(report.finish(run), display)
+        result = _say_sheets(finish(run), display)
         line = f"all shares are done: {counted(len(result.rows), 'cell')}, {path / 'report.html'}"
         display.event("done", line, cells=len(result.rows), diverged=result.diverged, path=str(path))
 
@@ -631,7 +633,7 @@ def open_run(path: str | os.PathLike[str]) -> Run:
         JaxstyleError: if it holds no run.
     """
     record = open_record(Path(paths.at_home(os.fspath(path))))
-    return Run(record.path, read_rows(record), report.sheets(record.path))
+    return Run(record.path, read_rows(record), sheet_paths(record.path))
 
 
 class _Job:
@@ -699,7 +701,7 @@ class _Job:
         try:
             self.compute(site)
             with timed(self.seconds, "report_s"):
-                built = report.build(self.run, pictures=False, with_page=False)
+                built = build_derived(self.run, pictures=False, with_page=False)
                 self.chunks_sha256 = manifest.chunk_digests(built.record, self.chunks_sha256)
         except signals.Interrupted:
             self._write_manifest("interrupted")
@@ -707,7 +709,7 @@ class _Job:
         result = Run(self.run.path, built.rows, built.sheets)
         self.seconds["wall_s"] = time.perf_counter() - clock
         self._write_manifest("done")
-        report.write_page(self.run, built.rows)  # after the manifest, which it shows
+        write_page(self.run, built.rows)  # after the manifest, which it shows
         self._say_done(result)
         return result
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxstyle import report, seedplots, seedstudy, seedtables, stats
+from jaxstyle import seedplots, seedstudy, seedtables, stats
 from jaxstyle.console.progress import counted
+from jaxstyle.derived.build import build_derived
 from jaxstyle.floor import PRODUCTS, FloorRow
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.records import open_record
@@ -55,7 +56,7 @@ def build(run: RunDirectory, options: Options | None = None) -> Study:
     record = open_record(run.path)
     merged = run.path / "results.h5"
     if not record.chunk_paths:
-        report.build(run, pictures=False)  # it says what is missing
+        build_derived(run, pictures=False)  # it says what is missing
     newest = max(path.stat().st_mtime_ns for path in record.chunk_paths)
     if not merged.exists() or merged.stat().st_mtime_ns < newest:
         merge(record)
@@ -71,7 +72,7 @@ def build(run: RunDirectory, options: Options | None = None) -> Study:
         run.write(name, data, durable=False)
     page = json.dumps(blocks(found, numbers, list(drawn)), indent=1, ensure_ascii=False) + "\n"
     run.write("variance.json", page)
-    report.build(run, pictures=False)
+    build_derived(run, pictures=False)
     return found
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxstyle import drawing, seedstudy, stats
+from jaxstyle import seedstudy, stats
+from jaxstyle.derived import drawing
 from jaxstyle.seedstudy import (
     Spread,
     Study,

@@ -22,7 +22,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jaxstyle
-from jaxstyle import page, report
+from jaxstyle.derived.sheets import PAD_PX, Line, Sheet, draw_sheet
+from jaxstyle.derived.tiles import Tile
 from jaxstyle.inputs import decode
 from jaxstyle.rundir.records import open_record
 from jaxstyle.spec import tables
@@ -84,18 +85,18 @@ def draw(name: str, rows: Sequence[Sequence[Panel]]) -> None:
     """Write a figure of one or several rows."""
     columns = max(len(row) for row in rows)
     places = {(i, j): panel for i, row in enumerate(rows) for j, panel in enumerate(row)}
-    tiles = {place: page.Tile(number, 0, {}) for number, place in enumerate(places)}
+    tiles = {place: Tile(number, 0, {}) for number, place in enumerate(places)}
     numbered = dict(enumerate(places.values()))
-    sheet = report.Sheet(
-        rows=(report.Line(""),) * len(rows),
-        columns=(report.Line(""),) * columns,
+    sheet = Sheet(
+        rows=(Line(""),) * len(rows),
+        columns=(Line(""),) * columns,
         tiles=tiles,
         captions={place: panel.caption for place, panel in places.items()},
     )
-    image = report.draw(
+    image = draw_sheet(
         sheet, title="", tile=lambda tile: numbered[tile.cell].pixels, picture=lambda _: None
     )
-    image = image.crop((0, report.PAD_PX, *image.size))  # the space of the title, which is empty
+    image = image.crop((0, PAD_PX, *image.size))  # the space of the title, which is empty
     save(name, image)
 
 

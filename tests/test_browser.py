@@ -9,7 +9,8 @@ import pytest
 from made_runs import make_run, sixty, two_thousand, with_variance
 from PIL import Image
 
-from jaxstyle import page, report
+from jaxstyle.derived import page
+from jaxstyle.derived.build import write_page
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.image_files import write_images
 from jaxstyle.rundir.results_csv import read_rows
@@ -30,7 +31,7 @@ def written(record, *, pictures=True):
         if pictures:
             for chunk in record.chunks():
                 write_images(run, chunk)
-        return report.write_page(run, read_rows(record))
+        return write_page(run, read_rows(record))
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,9 @@ import pytest
 from conftest import run_python
 from PIL import Image, ImageDraw
 
-from jaxstyle import drawing, page
+from jaxstyle.derived import drawing
+from jaxstyle.derived.curves import Curves, overview
+from jaxstyle.derived.tiles import place_text, place_tiles
 
 IMAGES = {"content": ("cat.jpg",), "style": ("glass.jpg",)}
 TEXTS = ("plain", "α/β 0.1", "two\nlines é", "café α", "a$b^c$", "猫 cat", "日本語", "한국어", "صورة", "🎨")
@@ -19,8 +21,8 @@ FIGURE = """
 import hashlib, sys
 import numpy as np
 from jaxstyle import drawing, page
-curves = [page._Curves((0, 1), (0, 1, 2), np.ones((2, 3, 3), np.float32))]
-print(hashlib.sha256(page.overview(curves, {0: "a$b", 1: "_c"}, "what", False).encode()).hexdigest())
+curves = [curves.Curves((0, 1), (0, 1, 2), np.ones((2, 3, 3), np.float32))]
+print(hashlib.sha256(curves.overview(curves, {0: "a$b", 1: "_c"}, "what", False).encode()).hexdigest())
 with drawing.figures({"font.size": 9}):
     from matplotlib.figure import Figure
     figure = Figure((2, 2))
@@ -83,10 +85,10 @@ def test_a_study_of_pictures_with_any_names_is_told_on_a_terminal_of_latin_1(tmp
 def test_who_draws_in_the_same_process_keeps_the_own_settings():
     mpl = drawing.load_matplotlib()
     exists, environment = os.path.exists, dict(os.environ)
-    curves = [page._Curves((0,), (0, 1), np.ones((1, 3, 2), np.float32))]
+    curves = [Curves((0,), (0, 1), np.ones((1, 3, 2), np.float32))]
     with mpl.rc_context({"axes.facecolor": "red", "font.size": 20}):
         before = {k: v for k, v in mpl.rcParams.items() if k != "backend"}
-        page.overview(curves, {0: "a"}, "what", False)
+        overview(curves, {0: "a"}, "what", False)
         assert {k: v for k, v in mpl.rcParams.items() if k != "backend"} == before
     with drawing._without_settings():
         assert not os.path.exists("matplotlibrc")
@@ -169,5 +171,5 @@ def test_a_figure_has_any_text_without_a_warning(fonts, kind):
 
 def test_the_words_of_a_sheet_are_those_of_the_page(tmp_path):
     record = made_runs.make_run(tmp_path / "run", **IMAGES, alpha_beta=(1e-2, 1e-3), seed=(0, 1))
-    tiles = page.place_tiles(record, range(4))
-    assert page.place_text(tiles[0].place, ["alpha_beta"]) == "α/β 0.01"
+    tiles = place_tiles(record, range(4))
+    assert place_text(tiles[0].place, ["alpha_beta"]) == "α/β 0.01"

@@ -10,6 +10,7 @@ from PIL import Image
 
 import jaxstyle
 from jaxstyle import features
+from jaxstyle.derived import feature_maps
 
 NAMES = ("conv1_2", "conv4_2")
 
@@ -59,26 +60,26 @@ def test_the_strongest_channels_by_mean_come_first(image, expected, tmp_path, ca
             top = expected[layer["layer"]][:, :, channel["channel"]].max()
             assert channel["max"] == pytest.approx(top, rel=1e-3)
     with Image.open(out) as sheet:
-        assert sheet.width > 5 * features.TILE_PX
+        assert sheet.width > 5 * feature_maps.TILE_PX
 
 
 def test_few_positions_are_drawn_as_whole_squares():
     values = np.array([[0.0, 1.0, 2.0], [4.0, 3.0, 0.5]], np.float32)
-    tile = np.asarray(features.tile(values, 160))
+    tile = np.asarray(feature_maps.tile(values, 160))
     assert tile.shape == (2 * 53, 3 * 53, 3)
     for i in range(2):
         for j in range(3):
             square = tile[i * 53 : (i + 1) * 53, j * 53 : (j + 1) * 53]
-            assert (square == features.coloured(values[i : i + 1, j : j + 1] / 4)).all()
+            assert (square == feature_maps.coloured(values[i : i + 1, j : j + 1] / 4)).all()
 
 
 def test_a_map_of_zeros_and_one_larger_than_its_tile_can_be_drawn():
-    assert (np.asarray(features.tile(np.zeros((4, 4), np.float32), 16)) == features.RAMP[0]).all()
-    assert features.tile(np.ones((100, 300), np.float32), 150).size == (150, 50)
+    assert (np.asarray(feature_maps.tile(np.zeros((4, 4), np.float32), 16)) == feature_maps.RAMP[0]).all()
+    assert feature_maps.tile(np.ones((100, 300), np.float32), 150).size == (150, 50)
 
 
 def test_the_colours_grow_lighter():
-    colours = features.coloured(np.linspace(0, 1, 200)[None])[0] / 255
+    colours = feature_maps.coloured(np.linspace(0, 1, 200)[None])[0] / 255
     linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
     assert (np.diff(linear @ [0.2126, 0.7152, 0.0722]) > 0).all()
 

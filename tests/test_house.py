@@ -18,10 +18,10 @@ from jaxstyle.rundir import manifest
 from jaxstyle.spec import presets, settings, tables
 
 ORDER = """
-vgg spec console plan inputs cell device rundir stats sample drawing page report run launches worker
-planning cluster single floor seedstudy seedtables seedplots seedpage
+vgg spec console plan inputs cell device rundir stats derived run launches worker planning cluster
+single floor seedstudy seedtables seedplots seedpage
 """.split()  # noqa: SIM905
-COMMANDS = ("calibrate", "features", "sweep", "transfer", "variance")
+COMMANDS = ("calibrate", "features", "report", "sweep", "transfer", "variance")
 WITHOUT_JAX = (
     "console.early",
     "spec.errors",
@@ -79,9 +79,17 @@ WITHOUT_JAX = (
     "rundir.results_h5",
     "rundir.manifest",
     "stats",
-    "sample",
-    "drawing",
-    "page",
+    "derived.sample",
+    "derived.drawing",
+    "derived.tiles",
+    "derived.thumbnails",
+    "derived.curves",
+    "derived.dimensions",
+    "derived.sections",
+    "derived.page",
+    "derived.sheets",
+    "derived.animations",
+    "derived.build",
     "report",
     "console.progress",
     "run.unfinished",
@@ -93,6 +101,7 @@ WITHOUT_JAX = (
     "sweep",
     "calibrate",
     "transfer",
+    "derived.feature_maps",
     "features",
     "variance",
 )

@@ -13,7 +13,13 @@ from conftest import run_python
 from made_runs import chunk, make_run, sixty, two_thousand, with_variance
 from PIL import Image
 
-from jaxstyle import page, report
+from jaxstyle import report
+from jaxstyle.derived import dimensions, page, sections, thumbnails
+from jaxstyle.derived import tiles as derived_tiles
+from jaxstyle.derived.animations import write_animations
+from jaxstyle.derived.build import write_page
+from jaxstyle.derived.curves import Curves, _thinned, curve_codes, overview, results
+from jaxstyle.derived.sheets import write_sheets
 from jaxstyle.rundir import chunks
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.records import open_record
@@ -128,19 +134,19 @@ def test_losses_are_those_of_the_picture_shown(small):
 
 def test_curves_read_back_from_their_codes():
     values = np.array([1e-6, 1.0, 3.7e9, 0.0, np.nan, np.inf, -1.0], np.float32)
-    codes = page._codes(values).astype(float)
+    codes = curve_codes(values).astype(float)
     np.testing.assert_allclose(10 ** ((codes[:3] - 1) / 1000 - 12), values[:3], rtol=1.2e-3)
     assert (codes[3:] == 0).all()
 
 
 def test_thinning_keeps_both_ends_and_looks_closest_at_the_start():
-    kept = page._thinned(3001, 100)
+    kept = _thinned(3001, 100)
     assert kept[0] == 0
     assert kept[-1] == 3000
     assert 60 <= len(kept) <= 100
     assert (np.diff(kept) > 0).all()
     assert (kept < 300).sum() > 25
-    assert page._thinned(50, 100).tolist() == list(range(50))
+    assert _thinned(50, 100).tolist() == list(range(50))
 
 
 def test_the_same_run_gives_the_same_page_wherever_it_stands(small, tmp_path):
@@ -243,7 +249,7 @@ def test_a_run_without_a_study_has_no_section_of_it(tmp_path):
 def test_half_a_character_in_a_manifest_does_no_harm(tmp_path):
     record = make_run(tmp_path / "run", **IMAGES, manifest={"versions": {"x": "\ud800"}})
     with RunDirectory(record.path) as run:
-        path = report.write_page(run, read_rows(record))
+        path = write_page(run, read_rows(record))
     assert "x \\ud800" in path.read_text()
 
 
@@ -279,7 +285,7 @@ def test_a_malformed_study_is_one_line(tmp_path, study, why):
         study = {"title": "t", "intro": [], "blocks": [{**BLOCK, "figures": [figure]}]}
     (tmp_path / "variance.json").write_text(study if isinstance(study, str) else json.dumps(study))
     with pytest.raises(JaxstyleError, match=r"variance\.json: cannot be shown") as caught:
-        page._variance(tmp_path)
+        sections.variance_section(tmp_path)
     assert why in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -311,7 +317,7 @@ def test_cells_that_have_not_been_computed_are_counted(tmp_path):
 
 
 def test_pages_beyond_their_limit_say_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "MAX_TILES", 3)
+    monkeypatch.setattr(derived_tiles, "MAX_TILES", 3)
     record = make_run(tmp_path / "run", **IMAGES, seed=("0:5",))
     text = page.html(record, read_rows(record))
     assert "5 seeds · 3 of 5 pictures shown" in text
@@ -349,7 +355,7 @@ def test_a_page_of_thousands_shows_an_even_part_and_tells_of_all(huge):
     counts = re.findall(r"<td>320</td><td>(\d+)</td>", table)
     assert counts == ["1"] + 9 * ["0"]
     seeds = text.split('aria-label="All cells by seed"')[1].split("</table>")[0]
-    assert seeds.count("<td>40</td><td>") == page.MAX_VALUES
+    assert seeds.count("<td>40</td><td>") == dimensions.MAX_VALUES
     assert "20 more values of seed lie evenly between these" in text
     assert page.html(huge, read_rows(huge)) == text
 
@@ -364,7 +370,7 @@ def test_curves_and_losses_of_a_part_are_those_of_its_cells(huge):
     at = [list(range(61)).index(step) for step in run["curves"]["steps"][0]]
     for place in (0, 1234, 2999):
         cell = run["cells"]["cell"][place]
-        np.testing.assert_array_equal(codes[place, 0], page._codes(totals[cell, at]))
+        np.testing.assert_array_equal(codes[place, 0], curve_codes(totals[cell, at]))
         assert run["tiles"]["loss_total"][place] == pytest.approx(rows[cell]["loss_total"], rel=1e-4)
 
 
@@ -372,7 +378,7 @@ def test_sheets_of_thousands_are_few_and_old_ones_go(huge):
     with RunDirectory(huge.path) as run:
         for name in ("contact.png", "contact-099.png", "contact-mine.png"):
             run.write(f"sheets/{name}", "old")
-        sheets = report.write_sheets(run, huge)
+        sheets = write_sheets(run, huge)
     assert len(sheets) <= 12
     there = sorted(p.name for p in (huge.path / "sheets").iterdir())
     assert there == [*(path.name for path in sheets), "contact-mine.png"]
@@ -380,7 +386,7 @@ def test_sheets_of_thousands_are_few_and_old_ones_go(huge):
 
 def test_every_cell_is_found_in_the_results(tmp_path):
     record = make_run(tmp_path / "run", **IMAGES, seed=("0:4",), per_chunk=2)
-    with page.results(record) as where:
+    with results(record) as where:
         assert list(where) == [0, 1, 2, 3]
         assert [where[cell][1] for cell in where] == [0, 1, 2, 3]
         assert 4 not in where
@@ -389,18 +395,18 @@ def test_every_cell_is_found_in_the_results(tmp_path):
 
 def test_thumbnails_of_noise_stay_within_the_limit():
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3)).astype(np.uint8)
-    for size in page._THUMBNAILS:
+    for size in thumbnails.THUMBNAILS:
         image = Image.fromarray(noise[: size.longest_px, : size.longest_px])
-        length = len(page._jpeg(image, quality=size.quality, subsampling=size.subsampling))
+        length = len(thumbnails.jpeg(image, quality=size.quality, subsampling=size.subsampling))
         assert size.tiles * length < 40e6, size
 
 
 def test_the_overview_is_the_same_on_any_machine_and_readable_on_both_grounds(small, monkeypatch, tmp_path):
     monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path))
     (tmp_path / "matplotlibrc").write_text("axes.facecolor: red\nsvg.fonttype: none\n")
-    curves = [page._Curves((0, 1), (0, 1, 2), np.ones((2, 3, 3), np.float32))]
-    first = page.overview(curves, {0: "a$b", 1: "_c"}, "what", False)
-    assert page.overview(curves, {0: "a$b", 1: "_c"}, "what", False) == first
+    curves = [Curves((0, 1), (0, 1, 2), np.ones((2, 3, 3), np.float32))]
+    first = overview(curves, {0: "a$b", 1: "_c"}, "what", False)
+    assert overview(curves, {0: "a$b", 1: "_c"}, "what", False) == first
     assert "<dc:date>" not in first
     assert "#868686" in first
     assert "fill: #ffffff" not in first
@@ -468,7 +474,7 @@ def test_snapshots_become_an_animation(small, capsys, kind):
 
 def test_without_cells_all_are_animated(small):
     with RunDirectory(small.path) as run:
-        made = report.write_animations(run, small, "gif")
+        made = write_animations(run, small, "gif")
     assert [path.name for path in made] == [f"{cell:06d}.gif" for cell in range(12)]
 
 

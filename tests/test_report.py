@@ -14,7 +14,10 @@ from PIL import Image
 from test_store import fill, result
 
 import jaxstyle
-from jaxstyle import page, report, seedpage
+from jaxstyle import report, seedpage
+from jaxstyle.derived.build import build_derived
+from jaxstyle.derived.sheets import MAX_COLUMNS, MAX_ROWS, lay_out
+from jaxstyle.derived.tiles import Tile, axis_names, group_axes, place_tiles
 from jaxstyle.rundir import directory
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.manifest import share_reports
@@ -27,7 +30,7 @@ from jaxstyle.spec.errors import JaxstyleError
 def layout(tmp_path, chunks_of, **settings):
     record = fill(tmp_path / "run", chunks_of, **settings)
     present = [int(c) for chunk in chunks_of for c in chunk.cell]
-    return record, report.lay_out(record, page.place_tiles(record, present))
+    return record, lay_out(record, place_tiles(record, present))
 
 
 def test_slower_axes_go_down_and_faster_ones_across(tmp_path):
@@ -47,7 +50,7 @@ def test_slower_axes_go_down_and_faster_ones_across(tmp_path):
 
 def test_a_page_is_as_square_as_its_axes_allow(tmp_path):
     record = fill(tmp_path / "run", [], seed=("0:3",), alpha_beta=(1.0, 2.0, 3.0, 4.0))
-    (sheet,) = report.lay_out(record, page.place_tiles(record, range(24)))
+    (sheet,) = lay_out(record, place_tiles(record, range(24)))
     assert (len(sheet.rows), len(sheet.columns)) == (8, 6)
 
 
@@ -57,8 +60,8 @@ def test_zipped_axes_are_one(tmp_path):
         "seed": (0, 1, 2),
     }
     record, _ = layout(tmp_path, [result(range(6))], **settings)
-    tiles = page.place_tiles(record, range(6))
-    assert page.group_axes(tiles) == [("content", "style"), ("seed",), ("steps",)]
+    tiles = place_tiles(record, range(6))
+    assert group_axes(tiles) == [("content", "style"), ("seed",), ("steps",)]
 
 
 def test_cells_that_are_not_there_leave_a_gap(tmp_path):
@@ -70,10 +73,8 @@ def test_cells_that_are_not_there_leave_a_gap(tmp_path):
 
 def test_one_axis_alone_is_wrapped_with_captions(tmp_path):
     record = fill(tmp_path / "run", [], content=("/a",), seed=("0:10",))
-    tiles = [
-        page.Tile(cell=i, snapshot=0, place={"seed": str(i)}) for i in range(10)
-    ]  # as for one snapshot
-    (sheet,) = report.lay_out(record, tiles)
+    tiles = [Tile(cell=i, snapshot=0, place={"seed": str(i)}) for i in range(10)]  # as for one snapshot
+    (sheet,) = lay_out(record, tiles)
     assert len(sheet.columns) == 4
     assert len(sheet.rows) == 3
     assert sheet.captions[2, 1] == "seed 9"
@@ -81,22 +82,22 @@ def test_one_axis_alone_is_wrapped_with_captions(tmp_path):
 
 def test_large_grids_are_split_into_pages(tmp_path):
     record = fill(tmp_path / "run", [], seed=("0:100",), alpha_beta=tuple(float(i) for i in range(50)))
-    pages = report.lay_out(record, page.place_tiles(record, range(2 * 100 * 50)))
-    assert all(len(p.rows) <= report.MAX_ROWS and len(p.columns) <= report.MAX_COLUMNS for p in pages)
+    pages = lay_out(record, place_tiles(record, range(2 * 100 * 50)))
+    assert all(len(p.rows) <= MAX_ROWS and len(p.columns) <= MAX_COLUMNS for p in pages)
     found = [(t.cell, t.snapshot) for p in pages for t in p.tiles.values()]
     assert len(found) == len(set(found)) == 2 * 2 * 100 * 50
 
 
 def test_names_that_collide_are_given_in_full(tmp_path):
     record = fill(tmp_path / "run", [], content=("/x/cat.png", "/y/cat.png"))
-    assert set(page.axis_names(record, "content").values()) == {"/x/cat.png", "/y/cat.png"}
+    assert set(axis_names(record, "content").values()) == {"/x/cat.png", "/y/cat.png"}
 
 
 def test_sheets_show_small_pictures_pixel_for_pixel(tmp_path):
     chunk = result(range(4), shape=(40, 60))
     record = fill(tmp_path / "run", [chunk])
     with RunDirectory(tmp_path / "run") as run:
-        built = report.build(run)
+        built = build_derived(run)
     assert [p.name for p in built.sheets] == ["contact.png"]
     page = np.asarray(Image.open(built.sheets[0]))
     windows = np.lib.stride_tricks.sliding_window_view(page[:, :, 0], (1, 60))[:, :, 0]
@@ -210,7 +211,7 @@ def test_copies_beside_the_chunks_count_for_nothing(four, capsys, done):
 def every_reader(path):
     """The readers of a run's chunks, each as a function without arguments."""
     return {
-        "report": lambda: report.build(directory.RunDirectory(path)),
+        "report": lambda: build_derived(directory.RunDirectory(path)),
         "open_run": lambda: jaxstyle.open_run(path),
         "merge": lambda: merge(open_record(path)),
         "merge of a large run": lambda: merge_into(path, path / "merged.h5"),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_store import fill
 
-from jaxstyle import sample
+from jaxstyle.derived import sample
 
 
 def product(*sizes):

@@ -50,7 +50,8 @@ SWEEP = (*IMAGES, "--seed", "0:3", "--steps", "30", "60", "--checkpoint-every", 
 
 def arm(point: str, count: int) -> None:
     """Make this process kill itself when it reaches `point` for the `count`-th time."""
-    from jaxstyle import report, run
+    from jaxstyle import run
+    from jaxstyle.derived import build
     from jaxstyle.device import engine
     from jaxstyle.run.unfinished import Unfinished
     from jaxstyle.rundir import directory, files, results_h5
@@ -94,7 +95,7 @@ def arm(point: str, count: int) -> None:
     elif stage == "steps":
         before(Unfinished, "is_due")
     elif stage == "report":
-        before(report, "write_sheets")
+        before(build, "write_sheets")
     elif moment == "half written":
         write_atomic, write, written = files.write_atomic, os.write, ""
 

@@ -1,0 +1,81 @@
+"""Everything that is derived from the chunks of a run, built in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxstyle.derived.page import html
+from jaxstyle.derived.sheets import write_sheets
+from jaxstyle.rundir import manifest
+from jaxstyle.rundir.directory import RunDirectory
+from jaxstyle.rundir.image_files import write_images
+from jaxstyle.rundir.records import Record, open_record
+from jaxstyle.rundir.results_csv import Rows, read_rows, write_csv
+from jaxstyle.rundir.results_h5 import merge
+from jaxstyle.spec.errors import JaxstyleError
+
+
+def write_page(run: RunDirectory, rows: Rows) -> Path:
+    """Write the `report.html` of a merged run, with the manifest as it is now.
+
+    Args:
+        rows: the rows of `results.csv`.
+
+    Raises:
+        JaxstyleError: if the run's `variance.json` cannot be shown.
+    """
+    return run.write("report.html", html(open_record(run.path), rows), durable=False)
+
+
+@dataclass(frozen=True)
+class Built:
+    """The results of building a report."""
+
+    record: Record
+    rows: Rows
+    """The rows of `results.csv`."""
+    sheets: list[Path]
+    """The paths of the contact sheets."""
+
+
+def build_derived(run: RunDirectory, *, pictures: bool = True, with_page: bool = True) -> Built:
+    """Rebuild the derived files of a run from its chunks.
+
+    Args:
+        run: the directory, held.
+        pictures: also write the PNG of every cell.
+        with_page: also write `report.html`; not to be done while the manifest is yet to be written.
+
+    Raises:
+        JaxstyleError: if the directory holds no run, or a chunk is damaged.
+    """
+    record = open_record(run.path)
+    if not record.chunk_paths:
+        raise JaxstyleError(str(run.path), "no chunk has been computed yet; there is nothing to report")
+    merge(record)
+    if pictures:
+        for chunk in record.chunks():
+            write_images(run, chunk)
+    rows = read_rows(record)
+    write_csv(run, rows, rows.columns)
+    built = Built(record, rows, write_sheets(run, record))
+    if with_page:
+        write_page(run, rows)
+    return built
+
+
+def finish(run: RunDirectory, *, pictures: bool = False) -> Built:
+    """Rebuild the derived files and, if all chunks are there, record in the manifest that the run is done.
+
+    Args:
+        run: the directory, held.
+        pictures: also write the PNG of every cell.
+    """
+    built = build_derived(run, pictures=pictures, with_page=False)
+    if manifest.is_complete(built.record):
+        ended = manifest.finished_manifest(built.record)
+        if ended != built.record.manifest:
+            run.write("manifest.json", manifest.text(ended))
+    write_page(run, built.rows)  # which shows the manifest
+    return built

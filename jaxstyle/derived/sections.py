@@ -1,0 +1,130 @@
+"""Sections of a page: settings, manifest and the study of seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxstyle.derived.thumbnails import data_uri
+from jaxstyle.derived.tiles import short_name
+from jaxstyle.rundir.records import Record
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.settings import PATH_AXES, SETTINGS, is_axis
+
+VARIANCE = "variance.json"
+"""The file with the results of a study of the run's seeds, if there was one."""
+MAX_MANIFEST_CHARS = 200_000
+
+
+def _value_texts(record: Record, axis: str) -> str:
+    values = record.values[axis]
+    texts = [record.given(axis, v) if axis in PATH_AXES else short_name(axis, v) for v in values]
+    if len(texts) > 24:
+        return ", ".join(texts[:20]) + f", … {texts[-1]} ({len(texts)} values)"
+    return ", ".join(texts)
+
+
+def settings_table(record: Record) -> list[tuple[str, str]]:
+    """The settings of the run as names and texts, axes first."""
+    found = [(axis, _value_texts(record, axis)) for axis in record.axes]
+    values = {name: getattr(record.sweep, name) for name, row in SETTINGS.items() if row.commands}
+    more = {name: value for name, value in record.sweep.extra.items() if not is_axis(name)}
+    for name, value in (values | more).items():
+        if value is not None:
+            text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            found.append((name, text.lower() if isinstance(value, bool) else text))
+    return found
+
+
+def manifest_texts(manifest: Mapping[str, Any]) -> tuple[list[tuple[str, str]], str]:
+    """The short entries of a manifest as names and texts, and the text of all of it."""
+
+    def line(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return ", ".join(f"{k} {v}" for k, v in value.items())
+        return str(value)
+
+    names = (
+        "status",
+        "began",
+        "device",
+        "host",
+        "threads",
+        "convolution",
+        "versions",
+        "timings",
+        "weights",
+    )
+    text = json.dumps(manifest, indent=1, ensure_ascii=False)
+    if len(text) > MAX_MANIFEST_CHARS:
+        text = text[:MAX_MANIFEST_CHARS] + "\n… the rest is in manifest.json"
+    return [(name, line(manifest[name])) for name in names if name in manifest], text
+
+
+def variance_section(run: Path) -> dict[str, Any] | None:
+    """The section that `variance.json` describes, its figures as data URIs; None if there is no such file.
+
+    Raises:
+        JaxstyleError: if the file or one of its figures cannot be read.
+    """
+    path = run / VARIANCE
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_bytes())
+        blocks = [
+            {
+                "heading": _str(block["heading"]),
+                "text": [_str(line) for line in _list(block["text"])],
+                "table": None if block["table"] is None else _table(block["table"]),
+                "figures": [_figure(run, figure) for figure in _list(block["figures"])],
+            }
+            for block in _list(found["blocks"])
+        ]
+        return {
+            "title": _str(found["title"]),
+            "intro": [_str(line) for line in _list(found["intro"])],
+            "blocks": blocks,
+        }
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        why = f"has no {error}" if isinstance(error, KeyError) else str(error)
+        raise JaxstyleError(
+            str(path), f"cannot be shown: {why}; make it again or remove the file"
+        ) from None
+
+
+def _str(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not a text")
+    return value
+
+
+def _list(value: Any) -> list:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is not a list")
+    return value
+
+
+def _table(table: Any) -> dict[str, Any]:
+    columns = [_str(name) for name in _list(table["columns"])]
+    rows = [_list(row) for row in _list(table["rows"])]
+    if any(len(row) != len(columns) for row in rows):
+        raise ValueError(f"a row of a table does not have {len(columns)} values")
+
+    def text(value: Any) -> str:
+        return "" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)
+
+    return {"columns": columns, "rows": [[text(value) for value in row] for row in rows]}
+
+
+def _figure(run: Path, figure: Any) -> dict[str, str]:
+    name = _str(figure["path"])
+    path = (run / name).resolve()
+    if not path.is_relative_to(run.resolve()):
+        raise ValueError(f"{name} is outside the run")
+    kinds = {".png": "image/png", ".svg": "image/svg+xml"}
+    if path.suffix not in kinds:
+        raise ValueError(f"{name} is neither .png nor .svg")
+    return {"src": data_uri(kinds[path.suffix], path.read_bytes()), "caption": _str(figure["caption"])}
