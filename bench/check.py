@@ -90,7 +90,7 @@ def _sweep(pipe: Any, settings: dict[str, Any], width: int | None) -> None:
     import jax
 
     from jaxstyle import RunOptions, Sweep
-    from jaxstyle.run import run_sweep
+    from jaxstyle.run.sweep import run_sweep
     from jaxstyle.spec.resolve import resolve
 
     content, style = (str(next(work.EXAMPLES.glob(f"{name}.*"))) for name in PAIRS[0])

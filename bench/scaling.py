@@ -89,17 +89,19 @@ def _work(pipe: Any, threads: int, devices: int, size: int, steps: int, cells: i
         "NPROC": str(threads),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }
-    from jaxstyle import launches, planning, worker
     from jaxstyle.console import allocator
+    from jaxstyle.run import planning, worker
+    from jaxstyle.run.inputs import read_inputs
+    from jaxstyle.run.start import start_jax, usable_devices
     from jaxstyle.rundir.directory import RunDirectory
     from jaxstyle.spec.options import Share
     from jaxstyle.spec.settings import RunOptions
 
     allocator.keep_freed_memory()
     sweep = _sweep(size, steps, cells)
-    inputs = launches.read_inputs(sweep)
-    planning.start_jax(sweep, RunOptions())
-    there = planning.devices(RunOptions())
+    inputs = read_inputs(sweep)
+    start_jax(sweep, RunOptions())
+    there = usable_devices(RunOptions())
     assert len(there) == devices
     _, planned = planning.measured_plan(inputs, there)
     plan = planned.plan
@@ -111,7 +113,7 @@ def _work(pipe: Any, threads: int, devices: int, size: int, steps: int, cells: i
     while (told := pipe.recv()) is not None:
         before, commit_s, cpu_s = dict(seconds), 0.0, time.process_time()
         index, count = told
-        mine = planning.share_of(plan, Share(index, count, "bench"), "cpu")
+        mine = planning.chunks_of_share(plan, Share(index, count, "bench"), "cpu")
         for block in worker.blocks(plan, mine, devices):
             parts = one.compute(block)
             began = time.perf_counter()
@@ -248,7 +250,7 @@ def scheduling(calls: int) -> dict[str, Any]:
         import ray  # pyright: ignore[reportMissingImports]
     except ImportError:
         return {}
-    from jaxstyle.worker import Block
+    from jaxstyle.run.worker import Block
 
     class Nobody:
         def block(self, block: Block) -> tuple[Block, dict[str, float]]:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
-    from jaxstyle.run import Run, open_run, run_sweep
-    from jaxstyle.single import feature_maps, stylize
+    from jaxstyle.run.one_cell import feature_maps, stylize
+    from jaxstyle.run.opened import Run, open_run
+    from jaxstyle.run.sweep import run_sweep
     from jaxstyle.spec.errors import JaxstyleError
     from jaxstyle.spec.plugins import register
     from jaxstyle.spec.settings import RunOptions, Sweep
@@ -31,11 +32,11 @@ _HOMES = {
     "Optimizer": "spec.tables",
     "Pooling": "spec.tables",
     "register": "spec.plugins",
-    "Run": "run",
-    "open_run": "run",
-    "run_sweep": "run",
-    "feature_maps": "single",
-    "stylize": "single",
+    "Run": "run.opened",
+    "open_run": "run.opened",
+    "run_sweep": "run.sweep",
+    "feature_maps": "run.one_cell",
+    "stylize": "run.one_cell",
 }
 
 __all__ = [

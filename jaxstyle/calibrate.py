@@ -238,9 +238,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sweep = resolve(Sweep(**given, alpha_beta=("1x",)))
         Pictures(sweep, sweep_cells(sweep))  # reports faults of the images before JAX starts
 
-        from jaxstyle import planning
+        from jaxstyle.run.start import start_jax
 
-        found = measure(sweep, planning.start_jax(sweep, RunOptions()))
+        found = measure(sweep, start_jax(sweep, RunOptions()))
         print(json.dumps(found, indent=1)) if as_json else _print(found)
         return 0
 

@@ -16,13 +16,13 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from jaxstyle import single
 from jaxstyle.console import allocator
 from jaxstyle.console.arguments import with_settings
 from jaxstyle.console.command import run_command
 from jaxstyle.console.flags import parse
 from jaxstyle.derived.feature_maps import draw, table
 from jaxstyle.inputs import encode
+from jaxstyle.run import one_cell
 from jaxstyle.rundir.files import write_atomic
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import RunOptions
@@ -42,7 +42,7 @@ class Features:
 
     image: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
     """Image to look at."""
-    layers: tuple[str, ...] = single.FEATURE_LAYERS
+    layers: tuple[str, ...] = one_cell.FEATURE_LAYERS
     """Layers to draw, after their ReLU: conv1_1 to conv5_4."""
     channels: int = 24
     """Number of channels of each layer: those with the largest mean activation."""
@@ -66,9 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not 1 <= flags.channels <= MAX_CHANNELS:
             why = f"{flags.channels} is out of range; it must be 1 to {MAX_CHANNELS}"
             raise JaxstyleError("channels", why)
-        out = single.check_out(flags.out, {"the image": flags.image, "the weights": flags.weights})
+        out = one_cell.check_out(flags.out, {"the image": flags.image, "the weights": flags.weights})
         allocator.keep_freed_memory()
-        seen = single.look(
+        seen = one_cell.look(
             flags.image,
             flags.layers,
             size=flags.size,

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxstyle import run, stats
+from jaxstyle import stats
 from jaxstyle.console import signals
 from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.programs import Program
+from jaxstyle.run.sweep import run_sweep
 from jaxstyle.rundir import chunks, manifest
 from jaxstyle.rundir.files import dataset, open_h5
 from jaxstyle.rundir.records import Record, open_record
@@ -78,7 +79,7 @@ def compute(sweep: Sweep, seeds: Sequence[int], width: int) -> Computed:
     with tempfile.TemporaryDirectory(prefix="jaxstyle-floor-") as folder:
         out = Path(folder) / "run"
         try:
-            run.run_sweep(sweep, RunOptions(out=str(out), quiet=True, no_lock=True), width=width)
+            run_sweep(sweep, RunOptions(out=str(out), quiet=True, no_lock=True), width=width)
         except signals.Interrupted as stop:
             raise signals.Interrupted(stop.number) from None  # no advice to go on: its directory is gone
         record = open_record(out)

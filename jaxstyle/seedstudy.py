@@ -22,13 +22,14 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from jaxstyle import floor, planning, stats
+from jaxstyle import floor, stats
 from jaxstyle.floor import Floor
 from jaxstyle.inputs import weights
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.plan.cells import Cell, axes_of, seed_matters
 from jaxstyle.plan.costs import nominal_platform, uses_winograd
 from jaxstyle.plan.programs import Program
+from jaxstyle.run.start import start_jax
 from jaxstyle.rundir import chunks
 from jaxstyle.rundir.files import dataset, open_h5
 from jaxstyle.rundir.records import Record, open_record
@@ -634,7 +635,7 @@ def study(path: Path, options: Options | None = None) -> Study:
         settings, fixed, single, diverged = find_settings(record, file)
         if not settings:
             raise JaxstyleError(str(path), _too_few(record, fixed, diverged))
-        device = planning.start_jax(record.sweep, RunOptions(), record.manifest)
+        device = start_jax(record.sweep, RunOptions(), record.manifest)
         network = Network(record, device)
         names = layers.in_order(n for s in settings for n in s.cell.layer_weights)
         terms = (*record.losses, *names)

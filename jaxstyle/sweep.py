@@ -47,13 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         flags = {name: getattr(options if name in OPTION_KEYS else sweep, name) for name in parsed.named}
         assembled = assemble(flags)
 
-        from jaxstyle import run
+        from jaxstyle.run.checked import dry_run
+        from jaxstyle.run.sweep import run_sweep
 
         if assembled.options.dry_run:
-            run.dry_run(assembled.sweep, assembled.options, name=assembled.name)
+            dry_run(assembled.sweep, assembled.options, name=assembled.name)
             return 0
         allocator.keep_freed_memory()
-        done = run.run_sweep(assembled.sweep, assembled.options, name=assembled.name)
+        done = run_sweep(assembled.sweep, assembled.options, name=assembled.name)
         which = (
             f"{done.diverged} of {len(done.rows)} cells diverged; {done.path / 'results.csv'} names them"
         )

@@ -14,12 +14,12 @@ from typing import Annotated, Any
 
 import tyro
 
-from jaxstyle import single
 from jaxstyle.console import allocator
 from jaxstyle.console.arguments import with_settings
 from jaxstyle.console.command import run_command, say_diverged
 from jaxstyle.console.flags import Parsed, parse
 from jaxstyle.inputs import encode
+from jaxstyle.run import one_cell
 from jaxstyle.rundir.files import write_atomic
 from jaxstyle.spec import plugins
 from jaxstyle.spec.errors import JaxstyleError
@@ -65,13 +65,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def command() -> int:
         parsed = _parse(sys.argv[1:] if arguments is None else arguments)
         flags = parsed.value
-        named = {name: getattr(flags, name) for name in parsed.named if name in single.takes()}
-        sweep = single.single_sweep(flags.content, flags.style, named)
+        named = {
+            name: getattr(flags, name) for name in parsed.named if name in one_cell.accepted_settings()
+        }
+        sweep = one_cell.single_sweep(flags.content, flags.style, named)
         reads = {"the content image": flags.content, "the style image": flags.style}
-        out = single.check_out(flags.out, reads | {"the start": flags.init, "the weights": sweep.weights})
+        out = one_cell.check_out(flags.out, reads | {"the start": flags.init, "the weights": sweep.weights})
         options = check_options(RunOptions(quiet=flags.quiet, no_compile_cache=flags.no_compile_cache))
         allocator.keep_freed_memory()
-        done = single.transfer(sweep, options)
+        done = one_cell.transfer(sweep, options)
         write_atomic(out, encode.file_bytes(done.image, out.suffix))
         if not flags.quiet:
             losses = ", ".join(f"{name.removeprefix('loss_')} {v:.4g}" for name, v in done.losses.items())

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import pytest
 from conftest import EXAMPLES, narrow_weights, run_python
 
-from jaxstyle import planning
 from jaxstyle.cell.poolings import pooling
 from jaxstyle.console.command import run_command
 from jaxstyle.device import jax_settings
 from jaxstyle.device.compilation import lower
 from jaxstyle.plan.programs import Program
+from jaxstyle.run.start import cache_directory
 from jaxstyle.vgg.network import bind
 
 PICTURES = """
@@ -188,14 +188,14 @@ def test_compiled_programs_lie_in_an_absolute_folder_or_nowhere(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     inside = Path("jaxstyle") / "xla"
-    assert planning.cache_directory({"XDG_CACHE_HOME": str(tmp_path / "x")}) == tmp_path / "x" / inside
+    assert cache_directory({"XDG_CACHE_HOME": str(tmp_path / "x")}) == tmp_path / "x" / inside
     for other in ("", "relative", "~/cache"):
-        found = planning.cache_directory({"XDG_CACHE_HOME": other})
+        found = cache_directory({"XDG_CACHE_HOME": other})
         assert found == tmp_path / "home" / ".cache" / inside
     for none in ("", "~", "relative"):  # a user of a container has no home
         monkeypatch.setenv("HOME", none)
-        assert planning.cache_directory({}) is None
+        assert cache_directory({}) is None
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HOME", str(tmp_path / "file"))
-    assert planning.cache_directory({}) is None
+    assert cache_directory({}) is None
     assert [p.name for p in tmp_path.iterdir()] == ["file"]  # asking for it creates nothing

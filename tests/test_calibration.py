@@ -9,13 +9,15 @@ import pytest
 from conftest import random_image, run_python
 from PIL import Image
 
-from jaxstyle import calibrate, run
+from jaxstyle import calibrate
 from jaxstyle.cell import start
 from jaxstyle.device.balance import Balances, balanced_weights, measure_pull
 from jaxstyle.device.engine import Engine
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.inputs.weights import load
 from jaxstyle.plan.cells import sweep_cells
+from jaxstyle.run.checked import dry_run
+from jaxstyle.run.sweep import run_sweep
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
@@ -139,7 +141,7 @@ def test_a_relative_ratio_becomes_a_number_that_the_spec_keeps(images, tmp_path,
         style_weights="balanced",
         **SMALL,
     )
-    first = run.run_sweep(sweep, RunOptions(out=str(tmp_path / "a"), quiet=True))
+    first = run_sweep(sweep, RunOptions(out=str(tmp_path / "a"), quiet=True))
     given = [row["alpha_beta_given"] for row in first.rows]
     assert given == ["0.1x", 1e-3, "2x"]
     low, plain, high = (row["alpha_beta"] for row in first.rows)
@@ -165,10 +167,10 @@ def test_a_relative_ratio_becomes_a_number_that_the_spec_keeps(images, tmp_path,
     # The spec records the measurement: nothing is measured again, and the results are the same bytes.
     monkeypatch.setattr(Balances, "of", None)
     again = assemble({"spec": str(tmp_path / "a" / "spec.toml"), "out": str(tmp_path / "b")})
-    run.run_sweep(again.sweep, RunOptions(out=str(tmp_path / "b"), quiet=True))
+    run_sweep(again.sweep, RunOptions(out=str(tmp_path / "b"), quiet=True))
     for name in ("results.csv", "results.h5", "spec.toml"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
-    resumed = run.run_sweep(sweep, RunOptions(out=str(tmp_path / "a"), resume=True, quiet=True))
+    resumed = run_sweep(sweep, RunOptions(out=str(tmp_path / "a"), resume=True, quiet=True))
     assert resumed.rows == first.rows
 
 
@@ -189,7 +191,7 @@ def test_what_a_spec_measured_is_dropped_with_what_it_was_measured_for(images, t
 def test_a_dry_run_of_relative_ratios_measures_nothing(images, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Balances, "of", None)
     sweep = Sweep(content=(images["content"],), style=(images["style"],), alpha_beta=("1x",), **SMALL)
-    run.dry_run(sweep, RunOptions(out=str(tmp_path / "none"), json=True, dry_run=True))
+    dry_run(sweep, RunOptions(out=str(tmp_path / "none"), json=True, dry_run=True))
     assert json.loads(capsys.readouterr().out)["cells"] == 1
 
 

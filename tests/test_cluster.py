@@ -17,7 +17,7 @@ import pytest
 from conftest import EXAMPLES, ROOT, Told
 from torture import digests
 
-from jaxstyle import worker
+from jaxstyle.run import worker as run_worker
 
 pytestmark = pytest.mark.cluster
 pytest.importorskip("ray")
@@ -46,7 +46,7 @@ class Deadly(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 if any("default_worker" in argument for argument in sys.orig_argv):
     sys.meta_path.insert(0, Deadly())
-""".replace("WORKER", repr(worker.__name__))
+""".replace("WORKER", repr(run_worker.__name__))
 """A module that a Ray worker may import first, which makes it die at its first chunk."""
 ENVIRONMENT = {
     **os.environ,

@@ -18,8 +18,8 @@ from jaxstyle.rundir import manifest
 from jaxstyle.spec import presets, settings, tables
 
 ORDER = """
-vgg spec console plan inputs cell device rundir stats derived run launches worker planning cluster
-single floor seedstudy seedtables seedplots seedpage
+vgg spec console plan inputs cell device rundir stats derived run floor seedstudy seedtables
+seedplots seedpage
 """.split()  # noqa: SIM905
 COMMANDS = ("calibrate", "features", "report", "sweep", "transfer", "variance")
 WITHOUT_JAX = (
@@ -94,10 +94,20 @@ WITHOUT_JAX = (
     "console.progress",
     "run.unfinished",
     "rundir.resume",
-    "launches",
-    "worker",
-    "planning",
-    "run",
+    "run.inputs",
+    "run.results",
+    "run.launcher",
+    "run.worker",
+    "run.start",
+    "run.described",
+    "run.planning",
+    "run.opened",
+    "run.site",
+    "run.checked",
+    "run.job",
+    "run.resumed",
+    "run.share",
+    "run.sweep",
     "sweep",
     "calibrate",
     "transfer",

@@ -9,7 +9,12 @@ import pytest
 from conftest import EXAMPLES, FIVE_CHUNKS, Told
 from torture import digests
 
-from jaxstyle import planning, report, run, sweep
+from jaxstyle import report, sweep
+from jaxstyle.run import planning
+from jaxstyle.run import share as run_share
+from jaxstyle.run.checked import CheckedRun
+from jaxstyle.run.share import _end_share
+from jaxstyle.run.sweep import run_sweep
 from jaxstyle.rundir import chunks, directory, locks, records
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.locks import DirectoryInUse
@@ -103,19 +108,19 @@ def test_a_task_with_a_run_of_its_own_computes_all_of_it(whole, tmp_path, monkey
     assert command(*SWEEP, "--out", tmp_path / "run_2") == 0
     assert digests(tmp_path / "run_2") == digests(whole)
     sweep = assemble({"spec": str(whole / "spec.toml")}).sweep
-    assert len(run.run_sweep(sweep, RunOptions(out=str(tmp_path / "run_3"), quiet=True)).rows) == 5
+    assert len(run_sweep(sweep, RunOptions(out=str(tmp_path / "run_3"), quiet=True)).rows) == 5
 
 
 def test_a_share_with_nothing_to_do_is_an_error_beside_nobody_and_none_beside_others(
     whole, tmp_path, capfd
 ):
     out = tmp_path / "run"
-    idle = next(i for i in range(8) if not planning.share_of(_plan(whole), Share(i, 8, ""), "cpu"))
+    idle = next(i for i in range(8) if not planning.chunks_of_share(_plan(whole), Share(i, 8, ""), "cpu"))
     assert command(*SWEEP, "--out", out, "--shard", f"{idle}/8") == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert f"shard: {idle}/8 has nothing to do: the run has 5 chunks" in line
     assert not out.exists()
-    at_work = next(i for i in range(8) if planning.share_of(_plan(whole), Share(i, 8, ""), "cpu"))
+    at_work = next(i for i in range(8) if planning.chunks_of_share(_plan(whole), Share(i, 8, ""), "cpu"))
     assert command(*SWEEP, "--out", out, "--shard", f"{at_work}/8") == 0
     assert command(*SWEEP, "--out", out, "--shard", f"{idle}/8") == 0
 
@@ -150,7 +155,7 @@ def test_shares_one_after_another_give_the_bytes_of_one_process(whole, tmp_path,
 
 def test_what_there_is_can_be_reported_and_the_rest_computed_without_a_share(whole, tmp_path):
     out = tmp_path / "run"
-    done = run.run_sweep(
+    done = run_sweep(
         assemble({"spec": str(whole / "spec.toml")}).sweep,
         RunOptions(out=str(out), shard="1/2", quiet=True),
     )
@@ -249,8 +254,8 @@ def test_shares_that_start_together_are_planned_once_and_one_that_is_killed_goes
 def test_chunks_that_were_computed_at_half_the_width_for_want_of_memory_are_kept(tmp_path, monkeypatch):
     import jax
 
-    from jaxstyle import planning
     from jaxstyle.device import engine
+    from jaxstyle.run import planning
 
     out, compiled, compile_step = tmp_path / "run", [], engine.Engine.compile
     shares = [[*SWEEP, "--out", out, "--shard", f"{i}/2"] for i in range(2)]
@@ -291,16 +296,16 @@ def test_chunks_that_were_computed_at_half_the_width_for_want_of_memory_are_kept
 def test_a_share_leaves_the_merge_to_others_that_are_at_work(tmp_path, capsys, monkeypatch):
     manifest = {"plan": {"chunks": []}, "status": "running"}
     record = records.Record(tmp_path, Sweep(content=("a",), style=("b",)), (), manifest, ())
-    monkeypatch.setattr(records, "open_record", lambda path: record)
+    monkeypatch.setattr(run_share, "open_record", lambda path: record)
     monkeypatch.setattr(directory, "HOLDER_CONFIRM_S", 0.0)
-    monkeypatch.setattr(run.report, "finish", lambda run: pytest.fail("is merged"))
-    checked = object.__new__(run._Checked)
+    monkeypatch.setattr(run_share, "finish", lambda run: pytest.fail("is merged"))
+    checked = object.__new__(CheckedRun)
     object.__setattr__(checked, "path", tmp_path)
     share = Share(0, 2, "shard")
     (tmp_path / "run.lock").touch()
     with locks.share_held(tmp_path, Share(1, 2, "shard")):
-        run._end_share(checked, RunOptions(), share, ())
+        _end_share(checked, RunOptions(), share, ())
     assert "share 0/2 is done; shard 001 of 002, process" in capsys.readouterr().out
     with RunDirectory(tmp_path, create=True):
-        run._end_share(checked, RunOptions(), share, ())
+        _end_share(checked, RunOptions(), share, ())
     assert "whoever is at work there merges" in capsys.readouterr().out

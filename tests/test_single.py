@@ -13,7 +13,8 @@ from conftest import ROOT, random_image, run_python
 from PIL import Image
 
 import jaxstyle
-from jaxstyle import single, sweep, transfer
+from jaxstyle import sweep, transfer
+from jaxstyle.run import one_cell
 from jaxstyle.rundir.image_files import image_name
 
 SETTINGS = {"size": 64, "steps": 4, "seed": 7, "alpha_beta": 1e-2}
@@ -99,7 +100,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_computed
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "copy.png").write_bytes((inputs / "c.png").read_bytes())
     before = {p.name for p in tmp_path.iterdir()}
-    monkeypatch.setattr(single, "transfer", None)  # would fail
+    monkeypatch.setattr(one_cell, "transfer", None)  # would fail
     assert command(transfer, "copy.png", inputs / "s.png", "-o", out) == 2
     error = capsys.readouterr().err
     assert says in error
@@ -195,7 +196,7 @@ def test_an_interrupted_transfer_leaves_nothing(inputs, tmp_path):
 
 def test_every_setting_of_a_sweep_is_a_flag_or_is_known_not_to_be_one():
     flags = set(inspect.signature(transfer.accepts()).parameters)
-    assert set(single.takes()) - flags == {"canvas"}  # one picture shares no canvas
+    assert set(one_cell.accepted_settings()) - flags == {"canvas"}  # one picture shares no canvas
 
 
 # --- what a run gives back ------------------------------------------------------------------------

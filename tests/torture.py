@@ -50,9 +50,9 @@ SWEEP = (*IMAGES, "--seed", "0:3", "--steps", "30", "60", "--checkpoint-every", 
 
 def arm(point: str, count: int) -> None:
     """Make this process kill itself when it reaches `point` for the `count`-th time."""
-    from jaxstyle import run
     from jaxstyle.derived import build
     from jaxstyle.device import engine
+    from jaxstyle.run import site
     from jaxstyle.run.unfinished import Unfinished
     from jaxstyle.rundir import directory, files, results_h5
 
@@ -89,7 +89,7 @@ def arm(point: str, count: int) -> None:
 
         sys.addaudithook(watch)
     elif stage == "start-up":
-        before(run, "start_jax")
+        before(site, "start_jax")
     elif stage == "compile":
         before(engine, "compile_program")
     elif stage == "steps":

@@ -43,7 +43,7 @@ def text(values: Mapping[str, Any]) -> str:
 def thread_count() -> int:
     """The number of threads that XLA's CPU runtime has, or will have when JAX starts."""
     if not is_jax_running():
-        return limits.threads()  # which `planning.start_jax` will set
+        return limits.threads()  # which `start.start_jax` will set
     count, jax = limits.xla_threads(), sys.modules["jax"]
     return max(count, jax.local_device_count()) if jax.default_backend() == "cpu" else count
 

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxstyle import launches, planning
 from jaxstyle.console import signals
 from jaxstyle.console.progress import Display
 from jaxstyle.inputs import decode, encode
+from jaxstyle.run import planning
+from jaxstyle.run.inputs import read_inputs
+from jaxstyle.run.results import chunk_results
 from jaxstyle.rundir import manifest
 from jaxstyle.spec import paths
 from jaxstyle.spec.errors import JaxstyleError
@@ -33,7 +35,7 @@ MAX_NAME_BYTES = 220
 """Limit of the name of a picture's file; the temporary name that it is written under is longer."""
 
 
-def takes() -> tuple[str, ...]:
+def accepted_settings() -> tuple[str, ...]:
     """Names of the settings that `stylize` takes beside the two images."""
     own = (name for name in (*AXES, *SETTINGS) if name not in ("content", "style"))
     return (*(name for name in own if not (name in SETTINGS and SETTINGS[name].alone)), *added())
@@ -57,7 +59,7 @@ def single_sweep(content: Any, style: Any, given: Mapping[str, Any]) -> Sweep:
     Raises:
         JaxstyleError: for a name that is no setting, a value that is wrong, or several values.
     """
-    known = takes()
+    known = accepted_settings()
     for name in given:
         if why := name in SETTINGS and SETTINGS[name].alone:
             raise JaxstyleError(name, f"{why}; use jaxstyle.sweep for that")
@@ -90,9 +92,9 @@ def transfer(
         signals.Interrupted: in a command, for a signal.
     """
     options = options or RunOptions(quiet=True)
-    inputs = launches.read_inputs(sweep, in_memory=in_memory)
+    inputs = read_inputs(sweep, in_memory=in_memory)
     said: list[str] = []
-    launcher = planning.launcher(inputs, options, on_note=said.append)
+    launcher = planning.make_launcher(inputs, options, on_note=said.append)
     import jax
 
     plan, program = launcher.plan, launcher.program(0)
@@ -117,7 +119,7 @@ def transfer(
             launcher.narrow((0,), error)  # one cell cannot be narrowed: this raises
             raise
         display.finish()
-    (part,) = launches.chunk_results(plan, plan.chunks[0], sweep.keep, inputs.pictures, course.outcome)
+    (part,) = chunk_results(plan, plan.chunks[0], sweep.keep, inputs.pictures, course.outcome)
     losses = {name: float(value) for name, value in zip(part.losses, part.loss_final[0], strict=True)}
     return Transfer(part.image[0, -1], losses, int(part.diverged_step[0]))
 
@@ -205,8 +207,8 @@ def look(
         steps=(1,),
         weights=None if weights is None else os.fspath(weights),
     )
-    inputs = launches.read_inputs(resolve(sweep), in_memory=in_memory)
-    launcher = planning.launcher(inputs, options or RunOptions())
+    inputs = read_inputs(resolve(sweep), in_memory=in_memory)
+    launcher = planning.make_launcher(inputs, options or RunOptions())
     pixels, program = inputs.pictures.content[inputs.cells[0].content], launcher.program(0)
     found = launcher.engine.target_rows(program, pixels, of_cells=True).content
     maps = {name: np.asarray(values) for name, values in zip(program.content_taps, found, strict=True)}

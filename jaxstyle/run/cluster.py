@@ -15,40 +15,43 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import errno
-import functools
-import json
 import os
-import re
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import ray  # pyright: ignore[reportMissingImports]
 import ray._private.worker  # pyright: ignore[reportMissingImports]
 import ray.exceptions  # pyright: ignore[reportMissingImports]
 
-from jaxstyle import planning, worker
-from jaxstyle.console import allocator, early, limits, signals
+from jaxstyle.console import early, limits, signals
 from jaxstyle.console.progress import counted
-from jaxstyle.launches import Inputs, timed
 from jaxstyle.plan.chunks import Plan
 from jaxstyle.plan.programs import Program
-from jaxstyle.planning import Planned
+from jaxstyle.run import worker
+from jaxstyle.run.inputs import Inputs
+from jaxstyle.run.planning import Planned
+from jaxstyle.run.ray_nodes import (
+    WorkerHandle,
+    WorkerNeeds,
+    as_begun,
+    error_cause,
+    error_text,
+    node_resources,
+    plain_inputs,
+)
+from jaxstyle.run.remote import FinishedBlock, RemoteWorker, TellerCall
+from jaxstyle.run.worker import Block, Committed, Work
 from jaxstyle.rundir import manifest
 from jaxstyle.rundir.checkpoints import Checkpoint
 from jaxstyle.rundir.chunks import chunk_name, chunk_parts
-from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.spec import plugins
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import RunOptions, Sweep
-from jaxstyle.worker import Block, Committed, Work, Worker
 
 POLL_S = 0.5
 """Seconds between looks around: workers are asked for progress, and the cluster for room for more."""
@@ -58,264 +61,14 @@ STOP_S = 3.0
 """Seconds that workers may take to save their states when the run is to end."""
 MAX_TRIES = 8
 """Number of deaths of workers in a row, at one chunk or while they start, that end the run."""
-HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-"""Error numbers of a directory that any other worker would meet there too."""
-SEEN_TRIES = 6
-"""Number of times that a worker tries to read a manifest that is being replaced."""
 WRITERS = 4
 """Number of threads that write the chunks that workers have shipped."""
 AHEAD = 2
 """Number of blocks that a worker has at a time: one is written while the next one is computed."""
 
 
-# --- in a worker ----------------------------------------------------------------------------------
-
-
-Told = tuple[str, tuple, dict[str, Any]]
-"""A call of a `Teller`: its name and its arguments."""
-
-
-class _Relay:
-    """A `progress.Teller` that keeps what it is told until the driver asks for it."""
-
-    def __init__(self) -> None:
-        self.steps = self.skipped = 0.0
-        """Image-steps reported so far, as done and as skipped."""
-        self._told: list[Told] = []
-        self._lock = threading.Lock()
-
-    def _add(self, what: str, *arguments: Any, **values: Any) -> None:
-        with self._lock:
-            self._told.append((what, arguments, values))
-
-    def event(self, name: str, line: str | None = None, **values: Any) -> None:
-        """Report an event."""
-        self._add("event", name, line, **values)
-
-    def advance(self, image_steps: float) -> None:
-        """Report image-steps that have been done."""
-        self.steps += image_steps
-        self._add("advance", image_steps)
-
-    def skip(self, image_steps: float) -> None:
-        """Report image-steps that need not be done."""
-        self.skipped += image_steps
-        self._add("skip", image_steps)
-
-    def program(self, program: Program, stages: Sequence[dict[str, Any]]) -> None:
-        """Report a program that is ready."""
-        self._add("program", program, [dict(stage) for stage in stages])
-
-    def drain(self) -> list[Told]:
-        """The reports since the last call."""
-        with self._lock:
-            told, self._told = self._told, []
-        return told
-
-
-@dataclass(frozen=True)
-class _Done:
-    """A worker's report of a block that it has finished."""
-
-    chunks: list[Committed]
-    seconds: dict[str, float]
-    """Seconds by stage that the worker has spent since it began, all blocks together."""
-    steps: float
-    """Image-steps of the block that the worker has reported as done."""
-    skipped: float
-    """Image-steps of the block that it has reported as not to be done."""
-    told: list[Told]
-
-
-class _Remote:
-    """The process of a worker: the class of its Ray actor.
-
-    Its methods run in threads of their own, so that it answers while it computes.
-
-    Args:
-        options: options of the run.
-        sweep: sweep of the run; JAX is started with its settings.
-        before: see `planning.start_jax`.
-        files: files of the plugins that the run uses, see `plugins.sources`.
-    """
-
-    def __init__(
-        self, options: RunOptions, sweep: Sweep, before: Mapping[str, Any], files: Mapping[str, bytes]
-    ):
-        self._begin_with = options, sweep, before, files
-        self._relay = _Relay()
-        self._seconds: dict[str, float] = collections.defaultdict(float)
-        self._device, self._stop = threading.Lock(), threading.Event()
-        self._worker: Worker | None = None
-        self._collect = False
-
-    @functools.cached_property
-    def _devices(self) -> tuple[Any, ...]:
-        """The devices of this process. JAX starts here, not in `__init__`, so that errors are reported."""
-        options, sweep, before, files = self._begin_with
-        allocator.keep_freed_memory()
-        for file, data in files.items():
-            plugins.load_bytes(file, data)
-        planning.start_jax(sweep, options, before)
-        return planning.devices(RunOptions())
-
-    def machine(self) -> dict[str, Any]:
-        """See `manifest.machine`."""
-        with self._device:
-            return manifest.machine(self._devices)
-
-    def plan(
-        self, inputs: Inputs, before: Plan | None, width: int | None, workers: int
-    ) -> tuple[Sweep, Planned]:
-        """See `planning.measured_plan`."""
-        with self._device:
-            return planning.measured_plan(inputs, self._devices, before, width=width, shares=workers)
-
-    def prepare(self, inputs: Inputs, plan: Plan, run: Path, run_id: str, collect: bool) -> dict[str, Any]:
-        """Get ready to compute blocks of a run; return the facts about this machine and where it is."""
-        if not collect and not _sees(run, run_id):
-            mend = "put it where all machines see it, or give --collect"
-            raise JaxstyleError(str(run), f"is not seen by a worker on {socket.gethostname()}; {mend}")
-        machine = self.machine()
-        self._collect = collect
-        self._worker = Worker(
-            inputs,
-            plan,
-            self._devices,
-            RunDirectory(run),
-            self._relay,
-            seconds=self._seconds,
-            on_program=self._relay.program,
-            checkpoints=not collect,
-        )
-        return {**machine, "where": manifest.whereabouts()}
-
-    def _asked_to_end(self) -> signals.Interrupted | None:
-        return signals.Interrupted(signal.SIGTERM) if self._stop.is_set() else None
-
-    def block(self, block: Block) -> _Done | None:
-        """Compute a block and commit its chunks; None if the run is to end."""
-        assert self._worker is not None
-        try:
-            with self._device:
-                if self._stop.is_set():
-                    return None
-                steps, skipped = self._relay.steps, self._relay.skipped
-                parts = self._worker.compute(block, asked_to_end=self._asked_to_end)
-                self._worker.forget(block)
-                steps, skipped = self._relay.steps - steps, self._relay.skipped - skipped
-            with timed(self._seconds, "store_s"):
-                chunks = self._worker.commit(block, parts, collect=self._collect)
-        except signals.Interrupted:
-            return None
-        except OSError as error:
-            if error.errno in HOPELESS:  # it fails for every other worker too
-                what = str(error.filename or "a worker")
-                raise JaxstyleError(what, f"{error.strerror} on {socket.gethostname()}") from None
-            raise
-        return _Done(chunks, dict(self._seconds), steps, skipped, self._relay.drain())
-
-    def told(self) -> list[Told]:
-        """The reports since the last call."""
-        return self._relay.drain()
-
-    def stop(self) -> None:
-        """Save the state of what is being computed, and compute no more."""
-        self._stop.set()
-
-
-def _sees(path: Path, run_id: str) -> bool:
-    """Whether a run is in the directory at `path`.
-
-    A manifest that is being replaced is read again: the handle of the old one is stale on a network file
-    system.
-    """
-    for _ in range(SEEN_TRIES):
-        try:
-            return json.loads((path / "manifest.json").read_text("utf-8")).get("id") == run_id
-        except OSError as error:
-            if error.errno != errno.ESTALE:
-                return False
-        except ValueError:
-            return False
-    return False
-
-
-# --- the cluster ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Needs:
-    """Resources that Ray reserves for a worker."""
-
-    resource: str
-    """`GPU`, `TPU` or `CPU`."""
-    amount: float
-
-    def room(self) -> int:
-        """Number of workers that the nodes alive can hold."""
-        return sum(int(node.get(self.resource, 0.0) / self.amount) for node in _nodes())
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The resources as arguments of Ray's `options`."""
-        if self.resource == "GPU":
-            return {"num_cpus": 0, "num_gpus": self.amount}
-        if self.resource == "TPU":
-            return {"num_cpus": 0, "resources": {"TPU": self.amount}}
-        return {"num_cpus": self.amount}
-
-
-def _nodes() -> list[dict[str, float]]:
-    """The resources of every node that is alive."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _plain(inputs: Inputs) -> Inputs:
-    """The inputs of cells, without the fields that only the driver has."""
-    return Inputs(inputs.sweep, inputs.cells, inputs.pictures, inputs.weights)
-
-
-def _as_begun(machine: dict[str, Any]) -> dict[str, Any]:
-    """`machine` of a worker without the environment variables that Ray sets; the driver's are kept."""
-    own = {*manifest.environment(), "XLA_FLAGS"}
-    return {**machine, "environment": {k: v for k, v in machine["environment"].items() if k in own}}
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The exception that was raised in a worker, without Ray's wrapper."""
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, BaseException) else error
-
-
-def _why(error: BaseException) -> str:
-    """An error of a worker or of Ray, in a few words."""
-    cause = _cause(error)
-    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(cause)).split())
-    return f"{type(cause).__name__}: {text if len(text) <= 300 else '[...] ' + text[-300:]}"
-
-
-@dataclass(eq=False)
-class _Hand:
-    """A worker as the driver sees it."""
-
-    name: str
-    actor: Any
-    ready: bool = False
-    telling: bool = False
-    """Whether it has been asked for its reports and has not answered yet."""
-    blocks: list[Block] = field(default_factory=list)
-    """Blocks that it has been given and has not finished, in order."""
-    program: int = -1
-    """Program of the block that it was given last; -1 before the first."""
-    steps: float = 0.0
-    """Image-steps that it has reported as done, of blocks that it has not finished."""
-    skipped: float = 0.0
-    """Image-steps that it has reported as not to be done, of the same blocks."""
-
-
 class Cluster:
-    """A Ray cluster that this process is connected to, or has started for itself. A `run.Site`.
+    """A Ray cluster that this process is connected to, or has started for itself. A `site.Site`.
 
     Args:
         options: options of the run: the cluster, the number of workers, whether chunks are shipped.
@@ -326,10 +79,10 @@ class Cluster:
 
     def __init__(self, options: RunOptions):
         self.options = options
-        self.first: _Hand | None = None
+        self.first: WorkerHandle | None = None
         """The worker that has planned the run."""
         self._made = 0
-        self._needs = _Needs("CPU", 1)
+        self._needs = WorkerNeeds("CPU", 1)
         self._environment: dict[str, str] = {}
         self._sweep, self._before = Sweep(), {}
         self._files: dict[str, bytes] = {}
@@ -363,23 +116,25 @@ class Cluster:
         ray.shutdown()
         ray._private.worker._worker_logs_enabled = True
         if error is not None and isinstance(error, ray.exceptions.RayError):
-            raise JaxstyleError("cluster", _why(error)) from error
+            raise JaxstyleError("cluster", error_text(error)) from error
 
     def room(self) -> int:
         """Number of workers to ask for: the user's number, or as many as there is room for."""
         return self.options.devices or self._needs.room()
 
-    def new_hand(self) -> _Hand:
+    def new_hand(self) -> WorkerHandle:
         """Ask Ray for one more worker; it starts as soon as there is room for it."""
         self._made += 1
-        actor = ray.remote(_Remote).options(
+        actor = ray.remote(RemoteWorker).options(
             **self._needs.options,
             max_concurrency=AHEAD + 3,
             max_restarts=0,  # a chunk must not wait for room for the worker that had it
             runtime_env={"env_vars": self._environment},
         )
         options = RunOptions(no_compile_cache=self.options.no_compile_cache)
-        return _Hand(f"worker {self._made}", actor.remote(options, self._sweep, self._before, self._files))
+        return WorkerHandle(
+            f"worker {self._made}", actor.remote(options, self._sweep, self._before, self._files)
+        )
 
     # --- planning ---------------------------------------------------------------------------------
 
@@ -398,16 +153,16 @@ class Cluster:
             raise JaxstyleError("cluster", f"no node has the {need} that a worker needs; add one")
         machine = self._call(lambda hand: hand.actor.machine.remote())
         self.devices = machine["device"]["used"]
-        return _as_begun(machine)
+        return as_begun(machine)
 
-    def _worker_needs(self, threads: Any) -> tuple[_Needs, int]:
+    def _worker_needs(self, threads: Any) -> tuple[WorkerNeeds, int]:
         """Needs of a worker, and on a CPU its threads: as before, from NPROC, or a fair part of a node."""
-        nodes = _nodes()
+        nodes = node_resources()
         if not os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
             if any(node.get("GPU", 0) >= 1 for node in nodes):
-                return _Needs("GPU", 1), 0
+                return WorkerNeeds("GPU", 1), 0
             if tpus := [node["TPU"] for node in nodes if node.get("TPU", 0) >= 1]:
-                return _Needs("TPU", min(tpus)), 0
+                return WorkerNeeds("TPU", min(tpus)), 0
         cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
         if not cpus:
             raise JaxstyleError("cluster", "no node has a CPU or a GPU for a worker; add one")
@@ -415,9 +170,9 @@ class Cluster:
             wanted = self.options.devices or 1
             fits = (n for n in range(min(cpus), 1, -1) if sum(cpu // n for cpu in cpus) >= wanted)
             threads = next(fits, 1)
-        return _Needs("CPU", threads), threads
+        return WorkerNeeds("CPU", threads), threads
 
-    def _call(self, call: Callable[[_Hand], Any]) -> Any:
+    def _call(self, call: Callable[[WorkerHandle], Any]) -> Any:
         """Result of a call of the first worker, or of another one if that dies."""
         with signals.signals_held() as asked:
             for left in range(MAX_TRIES - 1, -1, -1):
@@ -429,31 +184,28 @@ class Cluster:
                             raise stop
                     return ray.get(ref)
                 except ray.exceptions.RayTaskError as error:
-                    if isinstance(cause := _cause(error), JaxstyleError):
+                    if isinstance(cause := error_cause(error), JaxstyleError):
                         raise cause from None
-                    raise JaxstyleError("cluster", f"a worker failed: {_why(error)}") from error
+                    raise JaxstyleError("cluster", f"a worker failed: {error_text(error)}") from error
                 except ray.exceptions.RayError as error:
                     ray.kill(self.first.actor)
                     self.first = None
                     if not left:
-                        raise JaxstyleError("cluster", f"no worker starts: {_why(error)}") from error
+                        raise JaxstyleError("cluster", f"no worker starts: {error_text(error)}") from error
         raise AssertionError
 
     def plan(self, inputs: Inputs, before: Plan | None, width: int | None = None) -> tuple[Sweep, Planned]:
         """The measured sweep and its plan, made by the first worker for as many as there may be."""
-        sent, workers = ray.put(_plain(inputs)), max(1, self.room())
+        sent, workers = ray.put(plain_inputs(inputs)), max(1, self.room())
         sweep, planned = self._call(lambda hand: hand.actor.plan.remote(sent, before, width, workers))
         return sweep, replace(planned, devices=workers * planned.devices)
 
     def compute(self, work: Work) -> None:
         """Hand out chunks until all are done."""
-        _Sweeping(self, work).compute()
+        _ClusterRun(self, work).compute()
 
 
-# --- a run on it ----------------------------------------------------------------------------------
-
-
-class _Sweeping:
+class _ClusterRun:
     """A run while a cluster computes it.
 
     Args:
@@ -463,10 +215,10 @@ class _Sweeping:
 
     def __init__(self, cluster: Cluster, work: Work):
         self._cluster, self._work = cluster, work
-        self._hands: list[_Hand] = []
-        self._refs: dict[Any, tuple[str, _Hand, Block | None]] = {}
+        self._hands: list[WorkerHandle] = []
+        self._refs: dict[Any, tuple[str, WorkerHandle, Block | None]] = {}
         """Awaited answers: what each says (`ready`, `done` or `told`), its worker and its block."""
-        self._inputs, self._plan = ray.put(_plain(work.inputs)), ray.put(work.plan)
+        self._inputs, self._plan = ray.put(plain_inputs(work.inputs)), ray.put(work.plan)
         self._tries: collections.Counter[int] = collections.Counter()
         """Number of workers that have died since a block was last done, by the first chunk of their block;
         under -1 those that died when they started."""
@@ -529,7 +281,7 @@ class _Sweeping:
 
     # --- workers ----------------------------------------------------------------------------------
 
-    def _prepare(self, hand: _Hand) -> None:
+    def _prepare(self, hand: WorkerHandle) -> None:
         self._hands.append(hand)
         work, collect = self._work, self._cluster.options.collect
         path = work.run.path.absolute()
@@ -563,7 +315,7 @@ class _Sweeping:
             hand.blocks.append(block)
             self._refs[hand.actor.block.remote(block)] = "done", hand, block
 
-    def _next(self, hand: _Hand) -> Block | None:
+    def _next(self, hand: WorkerHandle) -> Block | None:
         """The next block of a worker: of its last program, or of the one with the most work per worker."""
         self._left = {program: blocks for program, blocks in self._left.items() if blocks}
         if not self._left:
@@ -587,7 +339,7 @@ class _Sweeping:
         try:
             value: Any = ray.get(ref)
         except ray.exceptions.RayError as error:
-            cause = _cause(error)
+            cause = error_cause(error)
             alone = not any(other.ready for other in self._hands)
             if isinstance(cause, JaxstyleError) and (what != "ready" or alone):
                 raise cause from None
@@ -602,9 +354,9 @@ class _Sweeping:
             assert block is not None
             self._finish(hand, block, value)
 
-    def _welcome(self, hand: _Hand, machine: dict[str, Any]) -> None:
+    def _welcome(self, hand: WorkerHandle, machine: dict[str, Any]) -> None:
         """Take on a worker that is ready, if it computes on the same platform as the first one."""
-        machine, display = _as_begun(machine), self._work.display
+        machine, display = as_begun(machine), self._work.display
         self._machine = self._machine or machine
         had, has = self._machine["device"]["platform"], machine["device"]["platform"]
         if had != has:
@@ -621,7 +373,7 @@ class _Sweeping:
             self._began = True
             self._work.start()
 
-    def _relay(self, hand: _Hand, told: Iterable[Told]) -> None:
+    def _relay(self, hand: WorkerHandle, told: Iterable[TellerCall]) -> None:
         """Pass a worker's reports on to the display of the run."""
         display = self._work.display
         for name, arguments, values in told:
@@ -651,7 +403,7 @@ class _Sweeping:
             self._programs[program] = most
             self._work.on_program(program, most)
 
-    def _finish(self, hand: _Hand, block: Block, done: _Done) -> None:
+    def _finish(self, hand: WorkerHandle, block: Block, done: FinishedBlock) -> None:
         """Take note of a block that is done, and commit its chunks."""
         work = self._work
         self._relay(hand, done.told)
@@ -677,7 +429,7 @@ class _Sweeping:
         """Write a shipped chunk to the disk; runs in a thread."""
         run = self._work.run
         results = chunk_parts(chunk.data, run.path / chunk_name(chunk.number))
-        worker.put(run, chunk.number, chunk.data, results)
+        worker.write_chunk(run, chunk.number, chunk.data, results)
         Checkpoint(run, chunk.number, "").clear()  # if the run was begun without shipping
 
     def _written(self) -> None:
@@ -692,7 +444,7 @@ class _Sweeping:
         self._committed.add(chunk.number)
         self._work.on_commit(replace(chunk, data=b""))
 
-    def _lose(self, hand: _Hand, error: Exception) -> None:
+    def _lose(self, hand: WorkerHandle, error: Exception) -> None:
         """Drop a worker that has died, or whose machine has, and leave its blocks to others.
 
         Raises:
@@ -703,7 +455,7 @@ class _Sweeping:
         display, ready = self._work.display, sum(other.ready for other in self._hands)
         display.advance(-hand.steps)
         display.skip(-hand.skipped)
-        numbers, why = [number for block in hand.blocks for number in block.left], _why(error)
+        numbers, why = [number for block in hand.blocks for number in block.left], error_text(error)
         what = f"; others take over {counted(len(numbers), 'chunk')} of its work" if numbers else ""
         display.event(
             "worker-lost", f"{hand.name} is lost{what}", worker=hand.name, chunks=numbers, why=why

@@ -8,89 +8,33 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from jaxstyle.device.course import Course
 from jaxstyle.inputs import encode
-from jaxstyle.inputs.pictures import Pictures, check_digest
 from jaxstyle.inputs.resize import halved
-from jaxstyle.inputs.weights import Weights, load
 from jaxstyle.plan.canvases import canvas_of
-from jaxstyle.plan.cells import Cell, needs_balance, sweep_cells
-from jaxstyle.plan.chunks import Chunk, Plan
-from jaxstyle.plan.costs import evaluation_count, halved_shape, nominal_platform, uses_winograd
+from jaxstyle.plan.cells import Cell
+from jaxstyle.plan.chunks import Plan
+from jaxstyle.plan.costs import halved_shape, nominal_platform, uses_winograd
 from jaxstyle.plan.programs import Program
+from jaxstyle.run.inputs import Inputs
 from jaxstyle.run.unfinished import LaunchResult
-from jaxstyle.rundir.chunks import ChunkResult
-from jaxstyle.rundir.fingerprints import Sources
-from jaxstyle.spec import plugins, tables
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.settings import Sweep
-from jaxstyle.spec.tables import LAYER_CURVE, TERMS
 
 if TYPE_CHECKING:
     from jaxstyle.cell.state import Targets
     from jaxstyle.device.drive import Launch, Outcome, Progress, Segment, Stage
     from jaxstyle.device.engine import Engine
 
+
 TargetKey = tuple[str, str, Any]
 """Key of a target: `content` or `style`, its path, and how it is computed."""
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The checked inputs of cells: settings, images and weights."""
-
-    sweep: Sweep
-    """The resolved sweep."""
-    cells: tuple[Cell, ...]
-    pictures: Pictures
-    weights: Weights
-
-    @property
-    def sources(self) -> Sources:
-        """Digests of everything that the numbers depend on."""
-        return Sources(self.sweep, self.pictures.sha256, self.weights.sha256)
-
-
-def read_inputs(sweep: Sweep, *, in_memory: Mapping[str, np.ndarray] | None = None) -> Inputs:
-    """The cells of a resolved sweep, its images and its weights.
-
-    Args:
-        sweep: resolved.
-        in_memory: see `Pictures`.
-
-    Raises:
-        JaxstyleError: for a file that cannot be used or is not the one of `sweep.digests`.
-    """
-    plugins.check(sweep)
-    cells = sweep_cells(sweep)
-    pictures = Pictures(sweep, cells, in_memory=in_memory)
-    taps = {tap for cell in cells for tap in cell.taps}
-    loaded = load(sweep.weights, taps=taps, network=sweep.network, pool=sweep.pool)
-    check_digest(loaded.path, loaded.sha256, sweep.digests.get(loaded.path))
-    return Inputs(sweep, cells, pictures, loaded)
-
-
-AnyInputs = TypeVar("AnyInputs", bound=Inputs)
-
-
-def calibrated(inputs: AnyInputs, device: Any) -> AnyInputs:
-    """`inputs` with a number for every relative ratio and every balanced weight, measured if need be."""
-    if not any(needs_balance(inputs.sweep, cell) for cell in inputs.cells):
-        return inputs
-    from jaxstyle.device.balance import measure
-    from jaxstyle.device.engine import Engine
-
-    # Plain convolutions, whichever the cells use: a balance is a property of the images and the network.
-    engine = Engine(inputs.weights.layers, device=device, winograd=False)
-    sweep = measure(inputs.sweep, inputs.cells, inputs.pictures, engine)
-    return replace(inputs, sweep=sweep, cells=sweep_cells(sweep))
 
 
 class Advance(NamedTuple):
@@ -360,79 +304,3 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
         yield
     finally:
         seconds[name] += time.perf_counter() - began
-
-
-# --- results of launches --------------------------------------------------------------------------
-
-
-def chunk_results(
-    plan: Plan, chunk: Chunk, keep: str, pictures: Pictures, parts: Sequence[LaunchResult]
-) -> list[ChunkResult]:
-    """The launches of a chunk in the form that is stored: a result for each image shape, in order.
-
-    A twin gets the result of the cell that was computed for it.
-    """
-    program = plan.programs[chunk.program]
-    places = {id: i for i, id in enumerate(cell.id for part in parts for cell in part.cells)}
-    cells = [plan.cells[i] for i in chunk.cells]
-    order = [places[plan.twins.get(cell.id, cell.id)] for cell in cells]
-    pixels = np.concatenate([part.pixels for part in parts])[order]
-    names = parts[0].curves
-    curves = {name: np.concatenate([part.curves[name] for part in parts])[order] for name in names}
-    own = np.array([[tap in cell.layer_weights for tap in program.style_taps] for cell in cells])
-    curves[LAYER_CURVE] = np.where(own[:, None, :], curves[LAYER_CURVE], np.nan)
-    diverged = np.concatenate([part.diverged_step for part in parts]).astype(np.int64)[order]
-    shapes = [pictures.shape(cell) for cell in cells]
-    found = []
-    for height, width in dict.fromkeys(shapes):
-        at = np.array([i for i, shape in enumerate(shapes) if shape == (height, width)])
-        found.append(
-            _chunk_result(
-                plan,
-                program,
-                keep,
-                np.array([cells[i].id for i in at], np.int64),
-                pixels[at, :, :height, :width],
-                {name: values[at] for name, values in curves.items()},
-                diverged[at],
-            )
-        )
-    return found
-
-
-def _chunk_result(
-    plan: Plan,
-    program: Program,
-    keep: str,
-    ids: np.ndarray,
-    pixels: np.ndarray,
-    curves: dict[str, np.ndarray],
-    diverged: np.ndarray,
-) -> ChunkResult:
-    total = np.where(np.isnan(curves["loss_total"]), np.inf, curves["loss_total"])
-    best = total.argmin(axis=1)
-    never = np.isinf(total.min(axis=1))
-    # The image of a cell that diverged at step d is that of step d - 1; at step 0 nothing was finite.
-    last = np.where(diverged < 0, plan.steps[-1], np.maximum(diverged - 1, 0))
-    kept = best if keep == "best" else last
-    rows = np.arange(len(ids))
-    traced = {name: values[:, list(plan.trace_steps)].astype(np.float32) for name, values in curves.items()}
-    losses = tables.curves(TERMS[name] for name in program.terms)
-    shape = (pixels.shape[2], pixels.shape[3])
-    evaluations = evaluation_count(shape, program.coarser, plan.steps[-1])
-    return ChunkResult(
-        cell=ids,
-        image=pixels,
-        snapshot=plan.steps,
-        step=plan.trace_steps,
-        layer=program.style_taps,
-        diverged_step=diverged,
-        loss_best=np.where(never, np.nan, total.min(axis=1)).astype(np.float32),
-        step_best=np.where(never, -1, best).astype(np.int64),
-        evaluations=np.full(len(ids), evaluations, np.float32),
-        steps=np.full(len(ids), plan.steps[-1], np.int64),
-        losses=tuple(losses),
-        loss_final=np.stack([curves[name][rows, kept] for name in losses], axis=1),
-        curves={name: traced[name] for name in losses},
-        style_layer_loss=traced[LAYER_CURVE],
-    )

@@ -18,14 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from jaxstyle import launches
 from jaxstyle.console import signals
 from jaxstyle.console.progress import Display, Teller
-from jaxstyle.launches import Inputs, Launcher, target_keys, timed
 from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.chunks import Plan
 from jaxstyle.plan.costs import COARSE_EVALUATIONS
 from jaxstyle.plan.programs import Program
+from jaxstyle.run import launcher
+from jaxstyle.run.inputs import Inputs
+from jaxstyle.run.launcher import Launcher, target_keys, timed
+from jaxstyle.run.results import chunk_results
 from jaxstyle.run.unfinished import LaunchResult, Unfinished
 from jaxstyle.rundir import chunks, fingerprints
 from jaxstyle.rundir.checkpoints import Checkpoint
@@ -242,9 +244,9 @@ class Worker:
         done = sum(map(len, kept.launches[: len(kept.done)]))
         steps = done * (program.coarse_image_steps + self.plan.steps[-1])
         if (progress := kept.progress) is not None:
-            own = launches.worth(program, progress.coarser, progress.passes)
+            own = launcher.worth(program, progress.coarser, progress.passes)
             for coarser in range(progress.coarser + 1, program.coarser + 1):
-                own += launches.worth(program, coarser, COARSE_EVALUATIONS)
+                own += launcher.worth(program, coarser, COARSE_EVALUATIONS)
             steps += sum(map(len, kept.current)) * own
         return steps
 
@@ -295,13 +297,13 @@ class Worker:
             program = self.launcher.program(number)
             chunk = plan.chunks[number]
             own = [part for part in parts if part.cells[0].id in chunk.cells]  # a launch is of one chunk
-            made = launches.chunk_results(plan, chunk, inputs.sweep.keep, inputs.pictures, own)
+            made = chunk_results(plan, chunk, inputs.sweep.keep, inputs.pictures, own)
             mark = fingerprints.fingerprint(inputs.sources, plan, number)
             data = chunks.chunk_bytes(made, width=program.width, fingerprint=mark)
             digest, diverged = hashlib.sha256(data).hexdigest(), list(_diverged(made))
             found.append(Committed(number, program, digest, diverged, data if collect else b""))
             if not collect:
-                put(self._run, number, data, made, stop=stop)
+                write_chunk(self._run, number, data, made, stop=stop)
                 if self._checkpoints:
                     Checkpoint(self._run, number, "").clear()
         return found
@@ -313,7 +315,7 @@ def _diverged(results: Iterable[ChunkResult]) -> Iterator[tuple[int, int]]:
             yield int(result.cell[index]), int(result.diverged_step[index])
 
 
-def put(
+def write_chunk(
     run: RunDirectory,
     number: int,
     data: bytes,

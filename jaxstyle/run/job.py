@@ -1,0 +1,342 @@
+"""One run in progress."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+import time
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jaxstyle.console import signals
+from jaxstyle.console.progress import Display, counted, duration
+from jaxstyle.derived.build import Built, build_derived, write_page
+from jaxstyle.plan.chunks import Plan, to_record
+from jaxstyle.plan.costs import nominal_platform, uses_winograd
+from jaxstyle.plan.programs import Program
+from jaxstyle.run.checked import CheckedRun
+from jaxstyle.run.described import describe, describe_text
+from jaxstyle.run.launcher import timed
+from jaxstyle.run.opened import Run
+from jaxstyle.run.planning import Planned
+from jaxstyle.run.site import Site
+from jaxstyle.run.worker import Committed, Work
+from jaxstyle.rundir import chunks, manifest
+from jaxstyle.rundir.directory import RunDirectory
+from jaxstyle.rundir.fingerprints import SCHEMA
+from jaxstyle.spec import paths, plugins
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.options import Share
+from jaxstyle.spec.settings import RunOptions, Sweep
+from jaxstyle.spec.toml import to_toml
+
+TIMERS = (
+    "compile_s",
+    "targets_s",
+    "compute_s",
+    "lost_s",
+    "host_s",
+    "checkpoint_s",
+    "store_s",
+    "wait_s",
+    "report_s",
+)
+"""Timers of the stages of a run. `store_s` runs beside the computation, and `wait_s` is the time that waits
+for it; `lost_s` is the computing that was lost because memory ran out."""
+HOST_WORK = ("host_s", "checkpoint_s", "store_s", "report_s")
+"""Timers of work on the host: putting launches together, writing states and chunks, tables and sheets."""
+
+
+def plan_at(
+    site: Site, checked: CheckedRun, before: Plan | None, width: int | None = None
+) -> tuple[CheckedRun, Planned]:
+    """The run with every relative number measured, and its plan."""
+    sweep, planned = site.plan(checked, before, width)
+    if sweep is not checked.sweep:
+        checked = replace(checked, sweep=sweep, cells=planned.plan.cells)
+    return checked, planned
+
+
+def display_of(options: RunOptions, path: Path, events: str = "events.jsonl") -> Display:
+    return Display(quiet=options.quiet, log_format=options.log_format, events=path / events)
+
+
+def check_platform(path: Path, was: Mapping[str, Any], machine: Mapping[str, Any]) -> None:
+    had, has = was["device"].get("platform", "?"), machine["device"]["platform"]
+    if had != has:
+        raise JaxstyleError(str(path), f"was begun on a {had} and this is a {has}; start a new run")
+
+
+def say_changes(was: Mapping[str, Any], machine: Mapping[str, Any], display: Display) -> None:
+    for change in manifest.changes(was, machine):
+        display.event("note", f"{change}: the last bits of what is left may differ")
+
+
+def say_sheets(built: Built, display: Display) -> Run:
+    for sheet in built.sheets:
+        display.event("sheet", f"contact sheet: {sheet}", path=str(sheet))
+    return Run(built.record.path, built.rows, built.sheets)
+
+
+class Job:
+    """A run in progress: its inputs, its plan and results, and how long each stage took.
+
+    Args:
+        checked: the inputs of the run.
+        planned: its plan.
+        machine: facts about the machine, from `manifest.machine`.
+        run: its directory; the lock is held, except by a share.
+        display: the display that reports it.
+        finished: numbers of the chunks that are there already, or that others compute.
+        share: the share of the run that is computed, if it is not all of it.
+    """
+
+    def __init__(
+        self,
+        checked: CheckedRun,
+        planned: Planned,
+        machine: dict[str, Any],
+        run: RunDirectory,
+        display: Display,
+        *,
+        finished: Collection[int] = (),
+        share: Share | None = None,
+    ):
+        self.checked, self.planned, self.machine = checked, planned, machine
+        self.sweep, self.pictures, self.loaded = checked.sweep, checked.pictures, checked.weights
+        self.run, self.display, self.share = run, display, share
+        self.platform = nominal_platform(machine["device"]["platform"])
+        self.plan = planned.plan
+        """The plan, at the widths for which there is memory."""
+        self.todo = [chunk.number for chunk in planned.plan.chunks if chunk.number not in finished]
+        self.seconds: dict[str, float] = dict.fromkeys(TIMERS, 0.0)
+        self.programs: dict[Program, dict[str, Any]] = {}
+        """Facts about each compiled program, for the manifest."""
+        self.began = datetime.datetime.now(datetime.UTC)
+        self.earlier = checked.earlier.manifest if checked.earlier else {}
+        self.told = manifest.share_reports(run.path) if self.earlier and share is None else []
+        """Reports of the shares that were at work in the run before."""
+        self.id: str = self.earlier.get("id") or uuid.uuid4().hex
+        listed = self.earlier.get("chunks_sha256", {})
+        names = [chunks.chunk_name(number) for number in finished]
+        self.chunks_sha256: dict[str, str] = {name: listed[name] for name in names if name in listed}
+        """Digests of chunks: found whole, written by this process or, at the end, found there."""
+        self.workers: dict[str, dict[str, Any]] = {}
+        """Record of what each worker of a cluster has done, by its name."""
+
+    def begin(self) -> None:
+        """Write the spec and the manifest of what is to be done."""
+        digests = dict(self.pictures.sha256)
+        if self.sweep.weights is not None:
+            digests[self.loaded.path] = self.loaded.sha256
+        spec, earlier = to_toml(self.sweep, digests, run=self.run.path), self.checked.earlier
+        if earlier is None or earlier.cells != self.checked.cells:
+            self.run.write("spec.toml", spec)
+        self._write_manifest("running")
+        if earlier is not None and earlier.moved:  # last: the manifest serves the old spec too
+            self.run.write("spec.toml", spec)
+
+    def execute(self, site: Site) -> Run:
+        """Compute all chunks, then build the files that are derived from them."""
+        clock = time.perf_counter()
+        self.begin()
+        try:
+            self.compute(site)
+            with timed(self.seconds, "report_s"):
+                built = build_derived(self.run, pictures=False, with_page=False)
+                self.chunks_sha256 = manifest.chunk_digests(built.record, self.chunks_sha256)
+        except signals.Interrupted:
+            self._write_manifest("interrupted")
+            raise
+        result = Run(self.run.path, built.rows, built.sheets)
+        self.seconds["wall_s"] = time.perf_counter() - clock
+        self._write_manifest("done")
+        write_page(self.run, built.rows)  # after the manifest, which it shows
+        self._say_done(result)
+        return result
+
+    def compute(self, site: Site) -> None:
+        """Announce what is to be done, and do it."""
+        self._announce()
+        left = self.plan.only(self.todo)
+
+        def start() -> None:
+            steps = left.image_steps + left.coarse_image_steps
+            self.display.start(image_steps=steps, cells=sum(len(chunk.cells) for chunk in left.chunks))
+
+        try:
+            self._compute(site, start)
+            self.display.finish()
+        finally:
+            if self.share is not None:  # the time of a process that is interrupted counts too
+                spent = {name: round(value, 3) for name, value in self.seconds.items()}
+                self.display.event("share-timings", timings=spent, machine=self.machine)
+
+    def _compute(self, site: Site, start: Callable[[], None]) -> None:
+        site.compute(
+            Work(
+                inputs=self.checked,
+                plan=self.plan,
+                todo=self.todo,
+                run=self.run,
+                run_id=self.id,
+                display=self.display,
+                seconds=self.seconds,
+                start=start,
+                on_plan=self._on_plan,
+                on_program=self._on_program,
+                on_commit=self._on_commit,
+                workers=self.workers,
+            )
+        )
+
+    def _announce(self) -> None:
+        say = self.display
+        left = replace(self.planned, plan=self.plan.only(self.todo))
+        values = describe(left, self.platform, self.sweep.checkpoint_every, self._device)
+        say.event("plan", "\n".join(describe_text(values)), **values)
+        if self.planned.note:
+            say.event("note", self.planned.note)
+        for path, notes in self.pictures.notes.items():
+            say.event("note", f"{path}: {', '.join(notes)}", path=path, notes=notes)
+        if self.loaded.origin == "unknown":
+            say.event("note", f"{self.loaded.path}: weights with a digest that jaxstyle does not know")
+        if self.sweep.network == "normalised" and self.sweep.optimizer == "adam" and self.sweep.beta < 1e4:
+            # Their root mean square is 5e-9 to 7e-7 at beta 1, and falls while a picture is optimised.
+            say.event(
+                "note", "the normalised network's gradients come near Adam's epsilon, 1e-8; try --beta 1e6"
+            )
+
+    def _on_plan(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def _on_program(self, program: Program, stages: Sequence[Mapping[str, Any]]) -> None:
+        about = manifest.program(program, stages)
+        if self.programs.get(program) == about:
+            return
+        self.programs[program] = about
+        self.display.event("program", **about)
+        if self.share is None:
+            self._write_manifest("running")
+
+    def _on_commit(self, chunk: Committed) -> None:
+        """Take note of a chunk that is on the disk, and report it."""
+        number = chunk.number
+        if chunk.program != self.plan.programs[self.plan.chunks[number].program]:
+            self.plan = self.plan.assigned({number: chunk.program})
+            if self.share is None:
+                self._write_manifest("running")
+        self.chunks_sha256[chunks.chunk_name(number)] = chunk.sha256
+        cells = self.plan.chunks[number].cells
+        self.display.cells_done(len(cells))
+        self.display.event("chunk", chunk=number, cells=list(cells))
+        for cell, step in chunk.diverged:
+            self.display.event("diverged", f"cell {cell} diverged at step {step}", cell=cell, step=step)
+
+    @property
+    def _device(self) -> str:
+        """The devices that compute, in words."""
+        about, threads = self.machine["device"], self.machine["threads"]
+        return manifest.device_text(about["platform"], about["kind"], self.planned.devices, threads)
+
+    @property
+    def _rate(self) -> float:
+        """Image-steps per second of computing, of all workers of a cluster together."""
+        return self.display.steps_done * max(1, len(self.workers)) / max(self.seconds["compute_s"], 1e-9)
+
+    def _write_manifest(self, status: str) -> None:
+        plan = self.plan
+        seconds = {name: round(value, 3) for name, value in self.seconds.items()}
+        if "wall_s" in seconds:
+            host_s = sum(seconds.get(name, 0.0) for name in HOST_WORK) / max(1, len(self.workers))
+            seconds["host_share"] = round(host_s / seconds["wall_s"], 4)
+        if self.seconds["compute_s"]:
+            seconds["image_steps_per_s"] = round(self._rate, 3)
+        programs: dict[int, dict[str, Any]] = {p["index"]: p for p in self.earlier.get("programs", ())}
+        for index, program in enumerate(plan.programs):
+            if program in self.programs:
+                programs[index] = {"index": index, **self.programs[program]}
+        values = {
+            "schema": SCHEMA,
+            "id": self.id,
+            "status": status,
+            "began": self.began.isoformat(timespec="seconds"),
+            "command": sys.argv,
+            "directory": os.path.abspath(self.run.path),
+            "locking": "none" if self.run.no_lock else "flock",
+            **self.machine,
+            "precision": self.sweep.precision,
+            "deterministic": self.sweep.deterministic,
+            "convolution": "winograd" if uses_winograd(self.sweep, self.platform) else "xla",
+            "prng": "threefry2x32",
+            "resampling": "Pillow LANCZOS in uint8 sRGB",
+            "weights": {
+                "path": self.loaded.path,
+                "sha256": self.loaded.sha256,
+                "origin": self.loaded.origin,
+            },
+            "images": {
+                path: {
+                    "place": paths.spelled(path, self.run.path),
+                    "sha256": digest,
+                    "pixels_sha256": self.pictures.pixels_sha256[path],
+                    "notes": self.pictures.notes.get(path, ()),
+                }
+                for path, digest in self.pictures.sha256.items()
+            },
+            "given": _given(self.sweep),
+            **({"plugins": plugins.record(self.sweep)} if self.sweep.plugins else {}),
+            "plan": {
+                "cells": len(plan.cells),
+                "image_steps": plan.image_steps,
+                "coarse_image_steps": round(plan.coarse_image_steps, 3),
+                "flops": plan.flops,
+                "twins": _twins(plan),
+                **to_record(plan),
+            },
+            "programs": [
+                programs[index] | {"cells": plan.program_cells(index)} for index in sorted(programs)
+            ],
+            "chunks_sha256": dict(sorted(self.chunks_sha256.items())),
+            "timings": seconds,
+            **({"workers": self.workers} if self.workers else {}),
+            "before": manifest.earlier_processes(self.earlier),
+        }
+        self.run.write("manifest.json", manifest.text(manifest.with_shares(values, self.told)))
+
+    def _say_done(self, result: Run) -> None:
+        spent, rate = self.seconds, self._rate
+        self.display.event(
+            "done",
+            f"{counted(len(result.rows), 'cell')} in {duration(spent['wall_s'])}"
+            f" (compiling {duration(spent['compile_s'])}) on {self._device}: {rate:.2f} image-steps/s"
+            + (f", {result.diverged} diverged" if result.diverged else "")
+            + f"\nresults: {self.run.path / 'results.csv'}"
+            + f"\nthe run as a page: {self.run.path / 'report.html'}",
+            cells=len(result.rows),
+            diverged=result.diverged,
+            device=self._device,
+            path=str(self.run.path),
+            **{name: round(value, 3) for name, value in spent.items()},
+        )
+        for sheet in result.sheets:
+            self.display.event("sheet", f"contact sheet: {sheet}", path=str(sheet))
+
+
+def _twins(plan: Plan) -> dict[str, list[int]]:
+    """Cells that get another one's result, by the number of the cell that is computed."""
+    found: dict[str, list[int]] = {}
+    for cell, of in sorted(plan.twins.items()):
+        found.setdefault(str(of), []).append(cell)
+    return found
+
+
+def _given(sweep: Sweep) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for (axis, path), text in sweep.given.items():
+        found.setdefault(axis, {})[path] = text
+    return found

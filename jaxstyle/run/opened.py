@@ -1,0 +1,156 @@
+"""A run that is finished or was opened: the Python API of its results."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+from jaxtyping import UInt8
+
+from jaxstyle.console.progress import counted
+from jaxstyle.derived.sheets import sheet_paths
+from jaxstyle.inputs import decode
+from jaxstyle.rundir.files import dataset, lacks_locks, open_h5
+from jaxstyle.rundir.image_files import image_name, image_step
+from jaxstyle.rundir.records import open_record
+from jaxstyle.rundir.results_csv import Rows, read_rows
+from jaxstyle.spec import paths
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.values import style_set
+
+if TYPE_CHECKING:
+    import xarray
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, or one that was opened."""
+
+    path: Path
+    rows: Rows
+    """The rows of `results.csv`: like a list, with a dictionary per cell."""
+    sheets: list[Path]
+    """Its contact sheets."""
+
+    @property
+    def diverged(self) -> int:
+        """Number of cells that diverged."""
+        return int(self.rows.diverged.sum())
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every cell is done, 1 if some diverged."""
+        return 1 if self.diverged else 0
+
+    @functools.cached_property
+    def _losses(self) -> tuple[str, ...]:
+        """The names of its loss curves."""
+        return tuple(open_record(self.path).losses)
+
+    def _row(self, cell: int) -> dict[str, Any]:
+        found = self.rows.find(cell)
+        if found is None:
+            raise JaxstyleError(
+                str(self.path), f"has no cell {cell}; it has {counted(len(self.rows), 'cell')}"
+            )
+        return found
+
+    def image(self, cell: int, step: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
+        """A picture of a cell, RGB.
+
+        Args:
+            cell: its number.
+            step: the snapshot to take, one of the `steps` of the sweep; None for the final picture.
+
+        Raises:
+            JaxstyleError: if there is no such cell or snapshot.
+        """
+        row = self._row(cell)
+        last = int(row["steps"])
+        path = self.path / (row["image"] if step is None else image_name(cell, step, last))
+        if step is not None and not path.exists():
+            named = (image_step(p.name) for p in path.parent.glob(f"{cell:06d}-step*.png"))
+            steps = [*sorted(n for n in named if n is not None), last]
+            raise JaxstyleError(
+                str(self.path),
+                f"cell {cell} has no picture after {step} steps; it has {' and '.join(map(str, steps))}",
+            )
+        return decode.read(str(path)).pixels
+
+    def losses(self, cell: int) -> dict[str, np.ndarray]:
+        """The loss curves of a cell: float32 arrays over the steps that are in `step`.
+
+        `loss_total`, `loss_content`, `loss_style` and those of plugins, and E_l of each of its own style
+        layers under the layer's name. Where the cell had diverged they are NaN.
+
+        Raises:
+            JaxstyleError: if there is no such cell, or no `results.h5` yet.
+        """
+        row = self._row(cell)
+        own = [name for name, _ in style_set(row["style_layers"])]
+        with self._results() as file:
+            group = file[f"{row['height']}x{row['width']}"]
+            assert isinstance(group, h5py.Group)
+            (at,) = np.flatnonzero(dataset(group, "cell")[()] == cell)
+            names = [name.decode() for name in dataset(group, "layer")[()]]
+            layers = dataset(group, "style_layer_loss")[at]
+            found = {"step": dataset(group, "step")[()]}
+            found |= {name: dataset(group, name)[at] for name in self._losses}
+            return found | {name: layers[:, names.index(name)] for name in own}
+
+    def dataset(self, shape: str | None = None) -> xarray.Dataset:
+        """All cells of one image shape, read from `results.h5` as they are used; close it after use.
+
+        Its axes are coordinates of the dimension `cell`: `data["loss_total"].groupby("alpha_beta")`.
+
+        Args:
+            shape: `HxW`, such as `192x256`; needed only where a run has several.
+
+        Raises:
+            JaxstyleError: without xarray, for a shape that the run does not have, or without `results.h5`.
+        """
+        try:
+            import xarray
+        except ImportError:
+            raise JaxstyleError(
+                "xarray", "is not installed; pip install 'jaxstyle[analysis]', or read results.h5 with h5py"
+            ) from None
+        with self._results() as file:
+            shapes = sorted(map(str, file))
+        if shape is None and len(shapes) > 1:
+            raise JaxstyleError(str(self.path), f"has pictures of {' and '.join(shapes)}; name one of them")
+        if shape is not None and shape not in shapes:
+            raise JaxstyleError(
+                str(self.path), f"has no pictures of {shape}; it has {' and '.join(shapes)}"
+            )
+        path, group = self.path / "results.h5", shape or shapes[0]
+        try:
+            return xarray.open_dataset(path, group=group, engine="h5netcdf")
+        except OSError as error:  # as in `files.open_h5`
+            if not lacks_locks(error):
+                raise
+            without = {"locking": False}
+            return xarray.open_dataset(path, group=group, engine="h5netcdf", driver_kwds=without)
+
+    def _results(self) -> h5py.File:
+        path = self.path / "results.h5"
+        if not path.is_file():
+            mend = f"python -m jaxstyle.report {shlex.quote(str(self.path))} makes it from the chunks there"
+            raise JaxstyleError(str(path), f"is not there yet; {mend}")
+        return open_h5(path)
+
+
+def open_run(path: str | os.PathLike[str]) -> Run:
+    """The run in a directory: the cells that have been computed, and its contact sheets.
+
+    Raises:
+        JaxstyleError: if it holds no run.
+    """
+    record = open_record(Path(paths.at_home(os.fspath(path))))
+    return Run(record.path, read_rows(record), sheet_paths(record.path))

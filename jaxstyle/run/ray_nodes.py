@@ -1,0 +1,85 @@
+"""Nodes and workers of a Ray cluster, as the driver sees them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray  # pyright: ignore[reportMissingImports]
+import ray._private.worker  # pyright: ignore[reportMissingImports]
+import ray.exceptions  # pyright: ignore[reportMissingImports]
+
+from jaxstyle.run.inputs import Inputs
+from jaxstyle.run.worker import Block
+from jaxstyle.rundir import manifest
+
+
+@dataclass(frozen=True)
+class WorkerNeeds:
+    """Resources that Ray reserves for a worker."""
+
+    resource: str
+    """`GPU`, `TPU` or `CPU`."""
+    amount: float
+
+    def room(self) -> int:
+        """Number of workers that the nodes alive can hold."""
+        return sum(int(node.get(self.resource, 0.0) / self.amount) for node in node_resources())
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The resources as arguments of Ray's `options`."""
+        if self.resource == "GPU":
+            return {"num_cpus": 0, "num_gpus": self.amount}
+        if self.resource == "TPU":
+            return {"num_cpus": 0, "resources": {"TPU": self.amount}}
+        return {"num_cpus": self.amount}
+
+
+def node_resources() -> list[dict[str, float]]:
+    """The resources of every node that is alive."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def plain_inputs(inputs: Inputs) -> Inputs:
+    """The inputs of cells, without the fields that only the driver has."""
+    return Inputs(inputs.sweep, inputs.cells, inputs.pictures, inputs.weights)
+
+
+def as_begun(machine: dict[str, Any]) -> dict[str, Any]:
+    """`machine` of a worker without the environment variables that Ray sets; the driver's are kept."""
+    own = {*manifest.environment(), "XLA_FLAGS"}
+    return {**machine, "environment": {k: v for k, v in machine["environment"].items() if k in own}}
+
+
+def error_cause(error: BaseException) -> BaseException:
+    """The exception that was raised in a worker, without Ray's wrapper."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, BaseException) else error
+
+
+def error_text(error: BaseException) -> str:
+    """An error of a worker or of Ray, in a few words."""
+    cause = error_cause(error)
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(cause)).split())
+    return f"{type(cause).__name__}: {text if len(text) <= 300 else '[...] ' + text[-300:]}"
+
+
+@dataclass(eq=False)
+class WorkerHandle:
+    """A worker as the driver sees it."""
+
+    name: str
+    actor: Any
+    ready: bool = False
+    telling: bool = False
+    """Whether it has been asked for its reports and has not answered yet."""
+    blocks: list[Block] = field(default_factory=list)
+    """Blocks that it has been given and has not finished, in order."""
+    program: int = -1
+    """Program of the block that it was given last; -1 before the first."""
+    steps: float = 0.0
+    """Image-steps that it has reported as done, of blocks that it has not finished."""
+    skipped: float = 0.0
+    """Image-steps that it has reported as not to be done, of the same blocks."""

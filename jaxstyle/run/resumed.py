@@ -1,0 +1,91 @@
+"""A run that is resumed: what it has is kept, what it lacks computed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+
+from jaxstyle.console.progress import Display, counted
+from jaxstyle.derived.build import finish
+from jaxstyle.plan.chunks import Plan
+from jaxstyle.plan.programs import Program
+from jaxstyle.run.checked import CheckedRun
+from jaxstyle.run.job import Job, check_platform, plan_at, say_changes, say_sheets
+from jaxstyle.run.opened import Run
+from jaxstyle.run.site import Site
+from jaxstyle.rundir import manifest, resume
+from jaxstyle.rundir.checkpoints import Checkpoint
+from jaxstyle.rundir.directory import RunDirectory
+from jaxstyle.rundir.files import check_space
+from jaxstyle.rundir.image_files import write_images
+from jaxstyle.spec import paths
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.settings import RunOptions
+from jaxstyle.spec.toml import to_toml
+
+
+def resume_run(
+    checked: CheckedRun, options: RunOptions, site: Site, run: RunDirectory, display: Display
+) -> Run:
+    """Compute what a run lacks, and rebuild its derived files; JAX starts only if a chunk is missing."""
+    assert checked.earlier is not None
+    before, was = checked.earlier.plan, checked.earlier.manifest
+    extended = len(checked.cells) > len(before.cells)
+    there, before = keep_whole_chunks(checked, before, run, display)
+    if len(there) == len(before.chunks) and not extended:
+        display.event("resume", f"every cell of {run.path} is done", finished=len(there), left=0)
+        _keep_places(checked, run)
+        return say_sheets(finish(run), display)
+    if options.extend and len(there) < len(before.chunks):
+        raise JaxstyleError(str(run.path), "is not done; --resume it before you extend it")
+    machine = site.start(checked.sweep, was)
+    check_platform(run.path, was, machine)
+    checked, planned = plan_at(site, checked, before)
+    todo = planned.plan.only(set(range(len(planned.plan.chunks))) - there)
+    check_space(run.path, todo.result_bytes())
+    display.event(
+        "resume",
+        f"going on with {run.path}: {counted(len(there), 'chunk')} of {len(planned.plan.chunks)} done",
+        finished=len(there),
+        left=len(todo.chunks),
+    )
+    say_changes(was, machine, display)
+    return Job(checked, planned, machine, run, display, finished=there).execute(site)
+
+
+def _keep_places(checked: CheckedRun, run: RunDirectory) -> None:
+    """Record the new places of a run's files that have moved, though nothing is left to compute."""
+    record = checked.earlier
+    if record is None or not record.moved:
+        return
+    images = {
+        record.file(path): {**about, "place": paths.spelled(record.file(path), run.path)}
+        for path, about in record.manifest["images"].items()
+    }
+    given: dict[str, dict[str, str]] = {}
+    for (axis, path), text in record.texts.items():
+        given.setdefault(axis, {})[path] = text
+    about = {"images": images, "given": given, "directory": os.path.abspath(run.path)}
+    run.write("manifest.json", manifest.text({**record.manifest, **about}))
+    digests = dict(checked.pictures.sha256)
+    if checked.sweep.weights is not None:
+        digests[checked.weights.path] = checked.weights.sha256
+    run.write("spec.toml", to_toml(checked.sweep, digests, run=run.path))
+
+
+def keep_whole_chunks(
+    checked: CheckedRun, plan: Plan, run: RunDirectory, display: Display, own: Collection[int] | None = None
+) -> tuple[set[int], Plan]:
+    """Numbers of the whole chunks of a run, or of those in `own`, and the plan with their widths.
+
+    Pictures of theirs that are missing are written.
+    """
+    assert checked.earlier is not None
+    there: dict[int, Program] = {}
+    listed = checked.earlier.manifest.get("chunks_sha256")
+    for number, program, results in resume.whole_chunks(checked.sources, plan, run, display, own, listed):
+        there[number] = program
+        Checkpoint(run, number, "").clear()  # left by a process that was killed before it could do so
+        for result in results:
+            write_images(run, result, missing=True)
+    return set(there), plan.assigned(there)

@@ -1,0 +1,75 @@
+"""The composition root: plan, targets, engine, store and report, wired once.
+
+Also the Python API. Modules that need JAX are imported inside the functions that use them, after the
+settings and the images have been checked.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+
+from jaxstyle.console import signals
+from jaxstyle.run.checked import check
+from jaxstyle.run.job import Job, display_of, plan_at
+from jaxstyle.run.opened import Run
+from jaxstyle.run.resumed import resume_run
+from jaxstyle.run.share import compute_share
+from jaxstyle.run.site import site_of
+from jaxstyle.rundir.directory import RunDirectory
+from jaxstyle.rundir.files import check_space
+from jaxstyle.rundir.records import open_record
+from jaxstyle.spec import plugins
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.moved import files
+from jaxstyle.spec.options import asked_share, check_options
+from jaxstyle.spec.settings import RunOptions, Sweep
+
+
+def run_sweep(
+    sweep: Sweep, options: RunOptions | None = None, *, name: str = "sweep", width: int | None = None
+) -> Run:
+    """Compute every cell of a sweep, or a share of it, and leave a run directory.
+
+    Args:
+        sweep: the grid and its settings.
+        options: where to write and what to print.
+        name: name of a fresh directory under `runs/`, without its number.
+        width: cells per launch of a new run; None to plan them by the device's memory.
+
+    Returns:
+        The run, or for a share its own cells; `Run.exit_code` is 1 if some of them diverged.
+
+    Raises:
+        JaxstyleError: for bad settings or input, before anything is written, or a full disk.
+        signals.Interrupted: in a command, for a signal; what was computed has been kept.
+    """
+    options = check_options(options or RunOptions())
+    plugins.load(options.plugin)
+    checked, share = check(sweep, options, name), asked_share(options)
+    path, earlier = checked.path, checked.earlier
+    try:
+        if share is not None:
+            return compute_share(checked, options, share, width)
+        with site_of(options) as site:
+            if earlier is None:
+                machine = site.start(checked.sweep, {})
+                checked, planned = plan_at(site, checked, None, width)
+                check_space(path, planned.plan.result_bytes())
+                with RunDirectory(path, create=True, no_lock=options.no_lock, fresh=not options.out) as run:
+                    path = run.path  # a new one, if another process has taken its number meanwhile
+                    checked = replace(checked, path=path)
+                    with display_of(options, path) as display:
+                        return Job(checked, planned, machine, run, display).execute(site)
+            with RunDirectory(path, no_lock=options.no_lock) as run, display_of(options, path) as display:
+                # Read it again, now that nobody else works in it.
+                now = open_record(path, among=files(checked.sweep))
+                if now.cells != earlier.cells:
+                    raise JaxstyleError(str(path), "has been extended meanwhile; give the command again")
+                return resume_run(replace(checked, earlier=now), options, site, run, display)
+    except signals.Interrupted as stop:
+        begun = (path / "manifest.json").exists()
+        mend = f"go on with --resume --out {shlex.quote(str(path))}" if begun else ""
+        if share is not None:
+            mend = "give the same command again"
+        raise signals.Interrupted(stop.number, mend) from None
