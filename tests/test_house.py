@@ -18,8 +18,7 @@ from jaxstyle.rundir import manifest
 from jaxstyle.spec import presets, settings, tables
 
 ORDER = """
-vgg spec console plan inputs cell device rundir stats derived run floor seedstudy seedtables
-seedplots seedpage
+vgg spec console plan inputs cell device rundir derived run study
 """.split()  # noqa: SIM905
 COMMANDS = ("calibrate", "features", "report", "sweep", "transfer", "variance")
 WITHOUT_JAX = (
@@ -78,7 +77,7 @@ WITHOUT_JAX = (
     "rundir.results_csv",
     "rundir.results_h5",
     "rundir.manifest",
-    "stats",
+    "study.stats",
     "derived.sample",
     "derived.drawing",
     "derived.tiles",

@@ -14,7 +14,7 @@ from PIL import Image
 from test_store import fill, result
 
 import jaxstyle
-from jaxstyle import report, seedpage
+from jaxstyle import report
 from jaxstyle.derived.build import build_derived
 from jaxstyle.derived.sheets import MAX_COLUMNS, MAX_ROWS, lay_out
 from jaxstyle.derived.tiles import Tile, axis_names, group_axes, place_tiles
@@ -25,6 +25,7 @@ from jaxstyle.rundir.records import open_record
 from jaxstyle.rundir.results_csv import read_rows
 from jaxstyle.rundir.results_h5 import merge, merge_into
 from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.study.page import build
 
 
 def layout(tmp_path, chunks_of, **settings):
@@ -215,7 +216,7 @@ def every_reader(path):
         "open_run": lambda: jaxstyle.open_run(path),
         "merge": lambda: merge(open_record(path)),
         "merge of a large run": lambda: merge_into(path, path / "merged.h5"),
-        "variance": lambda: seedpage.build(directory.RunDirectory(path)),
+        "variance": lambda: build(directory.RunDirectory(path)),
     }
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import random_image
 
-from jaxstyle import stats
+from jaxstyle.study import stats
 
 
 def rng(seed=0):

@@ -14,11 +14,13 @@ from conftest import ROOT, random_image, run_python
 from PIL import Image
 from test_store import fill, result
 
-from jaxstyle import seedplots, seedstudy, stats, sweep, variance
+from jaxstyle import sweep, variance
 from jaxstyle.plan.cells import Cell
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.records import open_record
 from jaxstyle.rundir.results_h5 import merge
+from jaxstyle.study import distances, figures, spread, stats
+from jaxstyle.study.model import Setting, Spread
 
 SMALL = (
     "--size", "32", "--optimizer", "adam", "--style-layers", "conv1_1+conv2_1",
@@ -287,16 +289,16 @@ def test_diverged_cells_are_left_out_and_counted(tmp_path):
     record = fill(tmp_path / "run", [result(range(6), diverged=(1, 3, 4))], seed=(0, 1, 2))
     merge(record)
     with h5py.File(tmp_path / "run" / "results.h5") as file:
-        settings, fixed, single, diverged = seedstudy.find_settings(record, file)
+        settings, fixed, single, diverged = spread.find_settings(record, file)
     (setting,) = settings
     assert (setting.seeds, setting.cells, setting.diverged) == ((0, 2), (0, 2), 1)
     assert (fixed, single, diverged) == ([], ["c"], 3)
 
 
 def test_snapshots_of_a_study_are_a_half_and_a_quarter_of_the_last():
-    assert seedstudy.chosen_snapshots((500, 1000, 2000)) == (500, 1000, 2000)
-    assert seedstudy.chosen_snapshots((100,)) == (100,)
-    assert seedstudy.chosen_snapshots((1, 10, 26, 49, 60, 100)) == (26, 49, 100)
+    assert spread.chosen_snapshots((500, 1000, 2000)) == (500, 1000, 2000)
+    assert spread.chosen_snapshots((100,)) == (100,)
+    assert spread.chosen_snapshots((1, 10, 26, 49, 60, 100)) == (26, 49, 100)
 
 
 def test_settings_share_figures_by_families():
@@ -304,15 +306,15 @@ def test_settings_share_figures_by_families():
     for count in (1, 4, 7):
         spreads = [_spread(style, i, count) for style in "ab" for i in range(count)]
         study = type("S", (), {"spreads": spreads})()
-        page_sizes.append([len(page) for page in seedplots.pages(study)])
+        page_sizes.append([len(page) for page in figures.pages(study)])
     assert page_sizes == [[2], [4, 4], [6, 1, 6, 1]]
 
 
 def _spread(style, index, count):
     cell = Cell(0, "/c", f"/{style}", "conv4_2", "conv1_1", "noise", 10.0**-index, 1.0, 0)
-    setting = seedstudy.Setting(0, cell, "", "4x4", (0, 1), (0, 1), 0, (0, 1))
+    setting = Setting(0, cell, "", "4x4", (0, 1), (0, 1), 0, (0, 1))
     empty = np.zeros((4, 4, 3))
-    return seedstudy.Spread(setting, empty, (), empty, {}, empty, empty, empty, empty)
+    return Spread(setting, empty, (), empty, {}, empty, empty, empty, empty)
 
 
 def test_feature_distances_are_those_of_the_network(plain_run, vgg19_weights):
@@ -320,10 +322,10 @@ def test_feature_distances_are_those_of_the_network(plain_run, vgg19_weights):
     import oracle
 
     record = open_record(Path(plain_run))
-    network = seedstudy.Network(record, jax.devices()[0])
+    network = distances.Network(record, jax.devices()[0])
     pixels = random_image(24, 32, seed=5)
     found = network.features(pixels)
     _, expected = oracle.network(vgg19_weights, pixels.astype(np.float64), "avg", "conv4_1")
-    for name in seedstudy.FEATURE_LAYERS:
+    for name in distances.FEATURE_LAYERS:
         scale = np.abs(expected[name]).max()
         np.testing.assert_allclose(found[name], expected[name], atol=2e-5 * scale)

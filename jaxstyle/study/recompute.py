@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxstyle import stats
 from jaxstyle.console import signals
 from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.programs import Program
@@ -26,6 +25,7 @@ from jaxstyle.rundir.files import dataset, open_h5
 from jaxstyle.rundir.records import Record, open_record
 from jaxstyle.spec import tables
 from jaxstyle.spec.settings import RunOptions, Sweep
+from jaxstyle.study import stats
 
 OTHER_WIDTH = 4
 """Cells per launch that a run with 1 is compared with; a wider run is compared with 1."""
@@ -33,7 +33,7 @@ PRODUCTS = "products in "
 """Prefix of the names of rows with another precision."""
 
 
-class FloorRow(NamedTuple):
+class RecomputedRow(NamedTuple):
     """Distance of a recomputation from the first one of the same cells."""
 
     name: str
@@ -48,7 +48,7 @@ class FloorRow(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Floor:
+class Recomputed:
     """The changes in some cells of one setting when they are computed again."""
 
     label: str
@@ -57,8 +57,8 @@ class Floor:
     """Cells of the run that were computed again."""
     seeds: tuple[int, ...]
     steps: int
-    rows: list[FloorRow]
-    between: FloorRow
+    rows: list[RecomputedRow]
+    between: RecomputedRow
     """Distance between seeds, of the same cells after the same steps."""
     precision: str
     """Precision of the run."""
@@ -96,17 +96,17 @@ def _relative(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.max(np.abs(a - b) / np.where(b == 0, 1, np.abs(b))))
 
 
-def _compare(name: str, found: Computed, base: Computed) -> FloorRow:
+def _compare(name: str, found: Computed, base: Computed) -> RecomputedRow:
     rmse = largest = float("nan")
     if found.pictures is not None and base.pictures is not None:
         a, b = found.pictures.astype(np.float64), base.pictures.astype(np.float64)
         rmse = float(np.mean([stats.rmse(x, y) for x, y in zip(a, b, strict=True)]))
         largest = float(np.max(np.abs(a - b)))
     last, first = (_relative(found.totals[:, k], base.totals[:, k]) for k in (-1, 0))
-    return FloorRow(name, rmse, largest, last, first)
+    return RecomputedRow(name, rmse, largest, last, first)
 
 
-def _between_seeds(base: Computed) -> FloorRow:
+def _between_seeds(base: Computed) -> RecomputedRow:
     """Distance between the recomputed seeds, over all pairs, as a row."""
     pairs = list(itertools.combinations(range(len(base.totals)), 2))
     assert base.pictures is not None
@@ -120,10 +120,12 @@ def _between_seeds(base: Computed) -> FloorRow:
     ]
     rmse = float(np.mean([row.rmse for row in rows]))
     largest, loss, first = (max(getattr(row, k) for row in rows) for k in ("largest", "loss", "first_loss"))
-    return FloorRow("another seed", rmse, largest, loss, first)
+    return RecomputedRow("another seed", rmse, largest, loss, first)
 
 
-def measure(record: Record, cells: Sequence[Cell], label: str, device: Any, *, most_steps: int) -> Floor:
+def measure(
+    record: Record, cells: Sequence[Cell], label: str, device: Any, *, most_steps: int
+) -> Recomputed:
     """Compute some cells of a run again in ways that should change nothing, and measure what changes.
 
     They are computed with the run's own settings: twice in the same way, in the other order, with another
@@ -166,7 +168,9 @@ def measure(record: Record, cells: Sequence[Cell], label: str, device: Any, *, m
         rows.append(_compare(PRODUCTS + precision, found, base))
     notes += _differences(record, program, cell, device)
     ids = tuple(c.id for c in cells)
-    return Floor(label, ids, seeds, steps, rows, _between_seeds(base), sweep.precision, width, tuple(notes))
+    return Recomputed(
+        label, ids, seeds, steps, rows, _between_seeds(base), sweep.precision, width, tuple(notes)
+    )
 
 
 def _program_of(record: Record, cell: int) -> Program:

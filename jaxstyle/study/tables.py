@@ -13,9 +13,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from jaxstyle import stats
 from jaxstyle.rundir import chunks
-from jaxstyle.seedstudy import LOW, TITLES, Spread, Study, Summary
+from jaxstyle.study import stats
+from jaxstyle.study.model import LOW, TITLES, Spread, Study, Summary
 from jaxstyle.vgg import layers
 
 # --- variance.csv ---------------------------------------------------------------------------------

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxstyle import seedstudy, stats
 from jaxstyle.derived import drawing
-from jaxstyle.seedstudy import (
+from jaxstyle.study import stats
+from jaxstyle.study.model import (
     Spread,
     Study,
     Summary,
     axis_title,
+    label,
     measure_title,
+    setting_axes,
     term_title,
 )
 
@@ -72,9 +74,9 @@ def _saved(figure: Figure, kind: str) -> bytes:
 def pages(study: Study) -> list[list[Spread]]:
     """The spreads in groups that fit a figure; a family stands together where it can."""
     families: dict[str, list[Spread]] = {}
-    axes = seedstudy.setting_axes(spread.setting.cell for spread in study.spreads)
+    axes = setting_axes(spread.setting.cell for spread in study.spreads)
     for spread in study.spreads:
-        key = seedstudy.label(spread.setting.cell, (a for a in axes if a != "alpha_beta"))
+        key = label(spread.setting.cell, (a for a in axes if a != "alpha_beta"))
         families.setdefault(key + spread.setting.shape, []).append(spread)
     found: list[list[Spread]] = [[]]
     for members in families.values():

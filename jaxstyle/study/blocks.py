@@ -1,30 +1,18 @@
-"""A seed study on a page: its findings in sentences with tables, `variance.json`, and all of its files.
-
-`build` does the work of the command: study, tables, figures, page, and the report that shows them. No file
-that it writes contains a time.
-"""
+"""The blocks of a page of a study: what was found, in sentences."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxstyle import seedplots, seedstudy, seedtables, stats
 from jaxstyle.console.progress import counted
-from jaxstyle.derived.build import build_derived
-from jaxstyle.floor import PRODUCTS, FloorRow
-from jaxstyle.rundir.directory import RunDirectory
-from jaxstyle.rundir.records import open_record
-from jaxstyle.rundir.results_h5 import merge
-from jaxstyle.seedstudy import (
+from jaxstyle.study import distances, stats
+from jaxstyle.study.model import (
     LOW,
-    MAX_PAIRS,
     PICTURE,
-    Options,
     Spread,
     Study,
     Summary,
@@ -32,100 +20,23 @@ from jaxstyle.seedstudy import (
     measure_title,
     term_title,
 )
-
-FEW_SEEDS = 8
-"""Number of seeds below which the page says that intervals are rough."""
-STEADY = 0.05
-"""Relative change between two snapshots up to which a spread has settled."""
-CLEAR = 3.0
-"""Multiple of the floor below which a spread is in good part rounding."""
-BEST_OF = (2, 4, 8)
-STATISTICS = seedtables.STATISTICS
-
-
-def build(run: RunDirectory, options: Options | None = None) -> Study:
-    """Study the run in a directory, and write the files of the study into it.
-
-    Args:
-        run: the directory, its lock held.
-        options: the parts that may be left out.
-
-    Raises:
-        JaxstyleError: if it is not a run, or no setting has two seeds.
-    """
-    record = open_record(run.path)
-    merged = run.path / "results.h5"
-    if not record.chunk_paths:
-        build_derived(run, pictures=False)  # it says what is missing
-    newest = max(path.stat().st_mtime_ns for path in record.chunk_paths)
-    if not merged.exists() or merged.stat().st_mtime_ns < newest:
-        merge(record)
-    found = seedstudy.study(run.path, options)
-    numbers = [seedstudy.summarise(spread) for spread in found.spreads]
-    run.write("variance.csv", seedtables.csv_text(found, numbers))
-    run.write("variance.h5", seedtables.h5_bytes(found, numbers))
-    drawn = seedplots.figures(found, numbers)
-    for old in (run.path / "maps").glob("*"):  # left by a study of more settings
-        if f"maps/{old.name}" not in drawn:
-            old.unlink()
-    for name, data in drawn.items():
-        run.write(name, data, durable=False)
-    page = json.dumps(blocks(found, numbers, list(drawn)), indent=1, ensure_ascii=False) + "\n"
-    run.write("variance.json", page)
-    build_derived(run, pictures=False)
-    return found
-
-
-# --- the page -------------------------------------------------------------------------------------
-
-
-def _n(value: float, digits: int = 3) -> str:
-    """A number for a sentence."""
-    if not np.isfinite(value):
-        return "–"
-    return f"{value:.{digits}g}" if abs(value) < 1e5 else f"{value:.{digits - 1}e}"
-
-
-def _decimal(value: float) -> str:
-    """A number between -1 and 1, such as SSIM."""
-    return f"{value:.2f}" if np.isfinite(value) else "–"
-
-
-def _percent(value: float) -> str:
-    return (
-        "–"
-        if not np.isfinite(value)
-        else f"{100 * value:.2g} %"
-        if value < 0.1
-        else f"{value:.0%}".replace("%", " %")
-    )
-
-
-def _between(low: float, high: float, text: Any = _n) -> str:
-    if not (np.isfinite(low) and np.isfinite(high)):
-        return ""
-    return f" ({text(low).removesuffix(' %')} to {text(high)})"
-
-
-def _range(values: Sequence[float], text: Any = _n) -> str:
-    """The median of several values and the range that they lie in."""
-    if len(values) == 1:
-        return text(values[0])
-    return text(float(np.median(values))) + _between(min(values), max(values), text)
-
-
-def _figures(names: Sequence[str], stem: str, caption: str) -> list[dict[str, str]]:
-    return [{"path": name, "caption": caption} for name in names if name.startswith(f"maps/{stem}")]
-
-
-def _block(
-    heading: str,
-    text: Sequence[str],
-    table: tuple[Sequence[str], Sequence[Sequence[str]]] | None = None,
-    shown: Sequence[dict[str, str]] = (),
-) -> dict[str, Any]:
-    made = None if table is None else {"columns": list(table[0]), "rows": [list(row) for row in table[1]]}
-    return {"heading": heading, "text": list(text), "table": made, "figures": list(shown)}
+from jaxstyle.study.recompute import PRODUCTS, RecomputedRow
+from jaxstyle.study.spread import MAX_PAIRS
+from jaxstyle.study.wording import (
+    BEST_OF,
+    CLEAR,
+    FEW_SEEDS,
+    STEADY,
+    block,
+    decimal,
+    figures_of,
+    from_to,
+    level,
+    num,
+    percent,
+    span,
+    the,
+)
 
 
 def blocks(study: Study, numbers: Sequence[Summary], drawn: Sequence[str]) -> dict[str, Any]:
@@ -154,13 +65,13 @@ def summary(study: Study) -> list[str]:
         f"{counted(len(study.spreads), 'setting')} with {many} seeds each, after {study.snapshots[-1]}"
         f" steps.",
         f"Another seed changes the final total loss by a coefficient of variation of"
-        f" {_range(cvs, _percent)}"
-        f" and the picture by an RMSE of {_range(rmse)} grey levels (SSIM {_range(ssim, _decimal)}).",
+        f" {span(cvs, percent)}"
+        f" and the picture by an RMSE of {span(rmse)} grey levels (SSIM {span(ssim, decimal)}).",
     ]
     if study.families:
         ratios = [f.ratio["rmse"].value for f in study.families]
         lines.append(
-            f"In RMSE two seeds are {_range(ratios)} times as far apart as two values of α/β at one seed."
+            f"In RMSE two seeds are {span(ratios)} times as far apart as two values of α/β at one seed."
         )
     if study.floor is not None:
         lines.append(_verdict(study))
@@ -172,7 +83,7 @@ def summary(study: Study) -> list[str]:
 
 
 def _pictures_block(study: Study, numbers: Sequence[Summary], drawn: Sequence[str]) -> dict[str, Any]:
-    shown = ("rmse", "dssim", LOW + "rmse", LOW + "dssim", *seedstudy.FEATURE_LAYERS)
+    shown = ("rmse", "dssim", LOW + "rmse", LOW + "dssim", *distances.FEATURE_LAYERS)
     columns = ["setting", "seeds", *(measure_title(m).replace("1 − SSIM", "SSIM") for m in shown)]
     rows = []
     for spread, own in zip(study.spreads, numbers, strict=True):
@@ -180,10 +91,10 @@ def _pictures_block(study: Study, numbers: Sequence[Summary], drawn: Sequence[st
         for m in shown:
             k = study.measures.index(m)
             value, low, high = own.mean[-1, k], own.low[-1, k], own.high[-1, k]
-            text = _n
+            text = num
             if m.endswith("dssim"):
-                value, low, high, text = 1 - value, 1 - high, 1 - low, _decimal
-            cells.append(text(value) + _between(low, high, text))
+                value, low, high, text = 1 - value, 1 - high, 1 - low, decimal
+            cells.append(text(value) + from_to(low, high, text))
         rows.append([spread.setting.label, str(len(spread.setting.seeds)), *cells])
     means = {m: [float(stats.pair_mean(s.distances[m][-1])) for s in study.spreads] for m in study.measures}
     kept = [
@@ -191,13 +102,13 @@ def _pictures_block(study: Study, numbers: Sequence[Summary], drawn: Sequence[st
         for low, full in zip(means[LOW + "rmse"], means["rmse"], strict=True)
     ]
     widest = study.spreads[int(np.argmax(means["rmse"]))].setting.label
-    sigma = ", ".join(f"{_n(s)} px" for s in dict.fromkeys(study.sigma_px.values()))
+    sigma = ", ".join(f"{num(s)} px" for s in dict.fromkeys(study.sigma_px.values()))
     share = float(np.median(kept))
     where = "coarser" if share > 0.5 else "finer"
     text = [
-        f"Two seeds are an RMSE of {_range(means['rmse'])} grey levels apart; the widest apart are those of"
+        f"Two seeds are an RMSE of {span(means['rmse'])} grey levels apart; the widest apart are those of"
         f" {widest}.",
-        f"After a Gaussian low-pass of σ = {sigma} it is {_range(means[LOW + 'rmse'])}. {_percent(share)}"
+        f"After a Gaussian low-pass of σ = {sigma} it is {span(means[LOW + 'rmse'])}. {percent(share)}"
         f" of the squared difference remains: most of what a seed decides is {where} than that.",
         "Means over pairs of seeds, with 95 % intervals from resampled seeds. SSIM is that of luma (Wang"
         " et al. 2004). Features are compared by |f − g| / √((|f|² + |g|²) / 2) in the very network that"
@@ -207,22 +118,20 @@ def _pictures_block(study: Study, numbers: Sequence[Summary], drawn: Sequence[st
         "One seed's picture, the mean over seeds, and the standard deviation over seeds of every pixel"
         " and of its low-pass; one scale for all settings of the run."
     )
-    return _block(
-        "How far apart the pictures are", text, (columns, rows), _figures(drawn, "spread", caption)
+    return block(
+        "How far apart the pictures are", text, (columns, rows), figures_of(drawn, "spread", caption)
     )
 
 
 def _losses_block(study: Study, numbers: Sequence[Summary], drawn: Sequence[str]) -> dict[str, Any]:
-    columns = ["setting", "total loss: mean ± sd", *(f"CV of {_the(t)}" for t in study.terms)]
+    columns = ["setting", "total loss: mean ± sd", *(f"CV of {the(t)}" for t in study.terms)]
     rows = []
     for spread, own in zip(study.spreads, numbers, strict=True):
         mean, sd = (own.terms[name][0][-1, 0] for name in ("mean", "sd"))
         values, ends = own.terms["cv"]
         low, high = (np.asarray(end)[-1] for end in ends)
-        cells = [
-            _percent(value) + _between(low[i], high[i], _percent) for i, value in enumerate(values[-1])
-        ]
-        rows.append([spread.setting.label, f"{_n(mean)} ± {_n(sd, 2)}", *cells])
+        cells = [percent(value) + from_to(low[i], high[i], percent) for i, value in enumerate(values[-1])]
+        rows.append([spread.setting.label, f"{num(mean)} ± {num(sd, 2)}", *cells])
     cvs = {t: [float(own.terms["cv"][0][-1, i]) for own in numbers] for i, t in enumerate(study.terms)}
     medians = {
         t: float(np.median(known))
@@ -231,19 +140,14 @@ def _losses_block(study: Study, numbers: Sequence[Summary], drawn: Sequence[str]
     }
     most, least = max(medians, key=medians.__getitem__), min(medians, key=medians.__getitem__)
     text = [
-        f"The term that a seed changes most is {_the(most)} (CV {_percent(medians[most])}, median over"
-        f" settings), and the one that it changes least is {_the(least)} ({_percent(medians[least])}).",
+        f"The term that a seed changes most is {the(most)} (CV {percent(medians[most])}, median over"
+        f" settings), and the one that it changes least is {the(least)} ({percent(medians[least])}).",
         *_best_of(study),
     ]
     caption = (
         "Medians over seeds; darker bands from the 25 % to the 75 % quantile, lighter from 5 % to 95 %."
     )
-    return _block("Every term of the loss", text, (columns, rows), _figures(drawn, "curves", caption))
-
-
-def _the(term: str) -> str:
-    title = term_title(term)
-    return f"the {title}" if "loss" in title else title
+    return block("Every term of the loss", text, (columns, rows), figures_of(drawn, "curves", caption))
 
 
 def _best_of(study: Study) -> Iterator[str]:
@@ -253,7 +157,7 @@ def _best_of(study: Study) -> Iterator[str]:
     parts = []
     for k in (k for k in BEST_OF if k <= fewest):
         gain = float(np.median([1 - stats.best_of(x, k) / float(np.mean(x)) for x in totals]))
-        parts.append(f"{_percent(gain)} with {k} seeds")
+        parts.append(f"{percent(gain)} with {k} seeds")
     if parts:
         yield (
             "Keeping the best of several seeds lowers the total loss below its mean (median over settings):"
@@ -262,32 +166,32 @@ def _best_of(study: Study) -> Iterator[str]:
 
 
 def _families_block(study: Study, drawn: Sequence[str]) -> dict[str, Any]:
-    shown = ("rmse", LOW + "rmse", "dssim", *seedstudy.FEATURE_LAYERS)
+    shown = ("rmse", LOW + "rmse", "dssim", *distances.FEATURE_LAYERS)
     columns = ["settings", "between", *(measure_title(m) for m in shown)]
     rows = []
     for f in study.families:
-        rows.append([f.label, "two seeds, one α/β", *(_n(f.between_seeds[m]) for m in shown)])
+        rows.append([f.label, "two seeds, one α/β", *(num(f.between_seeds[m]) for m in shown)])
         for a, b, apart in f.pairs:
             rows.append(
-                [f.label, f"{a} and {b.removeprefix('α/β ')}, one seed", *(_n(apart[m]) for m in shown)]
+                [f.label, f"{a} and {b.removeprefix('α/β ')}, one seed", *(num(apart[m]) for m in shown)]
             )
-        ratio = (f"{_n(f.ratio[m].value)}{_between(f.ratio[m].low, f.ratio[m].high)}" for m in shown)
+        ratio = (f"{num(f.ratio[m].value)}{from_to(f.ratio[m].low, f.ratio[m].high)}" for m in shown)
         rows.append([f.label, "seeds ÷ all pairs of α/β", *ratio])
     text = []
     for f in study.families:
         full, low = f.ratio["rmse"], f.ratio[LOW + "rmse"]
         text.append(
-            f"{f.label}: two seeds are RMSE {_n(f.between_seeds['rmse'])} apart, two values of α/β at one"
-            f" seed {_n(f.between_ratios['rmse'])}: {_weigh(full)}. In the low-pass the seed weighs"
-            f" {_n(low.value)} times as much as α/β{_between(low.low, low.high)}."
+            f"{f.label}: two seeds are RMSE {num(f.between_seeds['rmse'])} apart, two values of α/β at one"
+            f" seed {num(f.between_ratios['rmse'])}: {_weigh(full)}. In the low-pass the seed weighs"
+            f" {num(low.value)} times as much as α/β{from_to(low.low, low.high)}."
         )
     text.append("These are over the seeds that all values of α/β have; intervals are from resampled seeds.")
     caption = "Distance between seeds over distance between values of α/β, with 95 % intervals."
-    return _block("The seed against α/β", text, (columns, rows), _figures(drawn, "alpha-beta", caption))
+    return block("The seed against α/β", text, (columns, rows), figures_of(drawn, "alpha-beta", caption))
 
 
 def _weigh(ratio: stats.Ratio) -> str:
-    times = f"{_n(ratio.value)} times as much{_between(ratio.low, ratio.high)}"
+    times = f"{num(ratio.value)} times as much{from_to(ratio.low, ratio.high)}"
     if ratio.low > 1:
         return f"the seed changes the picture more than α/β does, {times}"
     if ratio.high < 1:
@@ -313,19 +217,19 @@ def _components_block(study: Study, drawn: Sequence[str]) -> dict[str, Any]:
             max(float(c.variance), 0.0) for c in d.components if c.name in (stats.SEED, stats.RESIDUAL)
         )
         unit = (
-            f"{_n(math.sqrt(by_seed))} grey levels" if d.term == PICTURE else _percent(math.sqrt(by_seed))
+            f"{num(math.sqrt(by_seed))} grey levels" if d.term == PICTURE else percent(math.sqrt(by_seed))
         )
-        rows.append([term_title(d.term), *(_percent(share) for share in d.shares), unit])
+        rows.append([term_title(d.term), *(percent(share) for share in d.shares), unit])
     text = []
     for d in found.terms:
         if d.term not in (PICTURE, "loss_style"):
             continue
         parts = {c.name: share for c, share in zip(d.components, d.shares, strict=True)}
         seeds = parts.pop(stats.SEED, 0.0) + parts.pop(stats.RESIDUAL, 0.0)
-        line = f"{_percent(seeds)} of the variance of {_the(d.term)} comes from the seed"
+        line = f"{percent(seeds)} of the variance of {the(d.term)} comes from the seed"
         if parts:
             first = max(parts, key=parts.__getitem__)
-            line += f"; the largest other part is {axis_title(first)} with {_percent(parts[first])}"
+            line += f"; the largest other part is {axis_title(first)} with {percent(parts[first])}"
         text.append(line + ".")
     design = found.design
     levels = ", ".join(
@@ -340,7 +244,7 @@ def _components_block(study: Study, drawn: Sequence[str]) -> dict[str, Any]:
         " only. That α/β moves the total loss is a matter of definition."
     )
     if found.design.dropped:
-        gone = ", ".join(_level(n, v) for n, v in found.design.dropped)
+        gone = ", ".join(level(n, v) for n, v in found.design.dropped)
         text.append(f"The grid is not balanced; a balanced part of it was used, without {gone}.")
     if found.left_out:
         text.append(
@@ -348,15 +252,9 @@ def _components_block(study: Study, drawn: Sequence[str]) -> dict[str, Any]:
             f" {', '.join(map(term_title, found.left_out))}."
         )
     caption = "Shares of the variance of each term."
-    return _block(
-        "Where the variance comes from", text, (columns, rows), _figures(drawn, "components", caption)
+    return block(
+        "Where the variance comes from", text, (columns, rows), figures_of(drawn, "components", caption)
     )
-
-
-def _level(name: str, value: Any) -> str:
-    names = name.split("+")
-    values = value if len(names) > 1 else (value,)
-    return " and ".join(seedstudy.value_text(n, v) for n, v in zip(names, values, strict=True))
 
 
 def _convergence_block(study: Study, numbers: Sequence[Summary], drawn: Sequence[str]) -> dict[str, Any]:
@@ -364,12 +262,12 @@ def _convergence_block(study: Study, numbers: Sequence[Summary], drawn: Sequence
     caption = "The coefficient of variation of the total loss over the steps"
     if len(study.snapshots) > 1:
         caption += ", and how far apart the pictures of two seeds are at the snapshots, with 95 % intervals"
-    shown = _figures(drawn, "convergence", caption + ".")
+    shown = figures_of(drawn, "convergence", caption + ".")
     halves = [_cv_at(spread, spread.steps[-1] / 2) for spread in study.spreads]
     ends = [_cv_at(spread, spread.steps[-1]) for spread in study.spreads]
     losses = (
-        f"The CV of the total loss is {_range(halves, _percent)} at half the steps and"
-        f" {_range(ends, _percent)} at the end, step {last}."
+        f"The CV of the total loss is {span(halves, percent)} at half the steps and"
+        f" {span(ends, percent)} at the end, step {last}."
     )
     if len(study.snapshots) == 1:
         text = [
@@ -377,7 +275,7 @@ def _convergence_block(study: Study, numbers: Sequence[Summary], drawn: Sequence
             "The run has one snapshot, so only the curves of the losses can show whether the spread still"
             f" moves. With --steps {max(1, last // 2)} {last} {2 * last} the pictures show it too.",
         ]
-        return _block("Whether the spread has settled", text, None, shown)
+        return block("Whether the spread has settled", text, None, shown)
     columns = [
         "setting",
         *(f"RMSE at {s}" for s in study.snapshots),
@@ -389,12 +287,12 @@ def _convergence_block(study: Study, numbers: Sequence[Summary], drawn: Sequence
     for spread, own in zip(study.spreads, numbers, strict=True):
         trend = stats.trend(*spread.distances["rmse"][-2:])
         trends.append(trend)
-        cvs = " → ".join(_percent(float(own.terms["cv"][0][j, 0])) for j in range(len(study.snapshots)))
+        cvs = " → ".join(percent(float(own.terms["cv"][0][j, 0])) for j in range(len(study.snapshots)))
         rows.append([
             spread.setting.label,
-            *(_n(v) for v in own.mean[:, k]),
-            f"{_n(trend.value)}{_between(trend.low, trend.high)}",
-            _n(float(spread.moved[-1].mean())),
+            *(num(v) for v in own.mean[:, k]),
+            f"{num(trend.value)}{from_to(trend.low, trend.high)}",
+            num(float(spread.moved[-1].mean())),
             cvs,
         ])  # fmt: skip
     moving = [t for t in trends if abs(t.value - 1) > STEADY]
@@ -404,16 +302,16 @@ def _convergence_block(study: Study, numbers: Sequence[Summary], drawn: Sequence
     many = counted(len(trends), "setting")
     verdict = (
         "the spread has settled" if not moving
-        else f"it still moves by more than {_percent(STEADY)} in {len(moving)} of {many}"
+        else f"it still moves by more than {percent(STEADY)} in {len(moving)} of {many}"
     )  # fmt: skip
     text = [
         f"From step {before} to {last} the distance between two seeds changes to"
-        f" {_range([t.value for t in trends])} times what it was: {verdict}.",
-        f"A picture itself moves by RMSE {_n(own_way)} in that time, against {_n(apart)} between two"
+        f" {span([t.value for t in trends])} times what it was: {verdict}.",
+        f"A picture itself moves by RMSE {num(own_way)} in that time, against {num(apart)} between two"
         " seeds (medians over settings).",
         losses,
     ]
-    return _block("Whether the spread has settled", text, (columns, rows), shown)
+    return block("Whether the spread has settled", text, (columns, rows), shown)
 
 
 def _cv_at(spread: Spread, step: float) -> float:
@@ -422,7 +320,7 @@ def _cv_at(spread: Spread, step: float) -> float:
     return float(stats.cv(spread.curves[:, min(at, int(known[-1])), 0])) if len(known) else math.nan
 
 
-def _rounding(study: Study) -> FloorRow:
+def _rounding(study: Study) -> RecomputedRow:
     """The largest of the changes that only the order of operations makes, which no run can avoid."""
     assert study.floor is not None
     own = [row for row in study.floor.rows if not row.name.startswith(PRODUCTS)]
@@ -438,8 +336,8 @@ def _verdict(study: Study) -> str:
         return "Computed again, the same cells give the same pictures: none of the spread is rounding."
     share = most.rmse / between if between else math.inf
     start = (
-        f"Computed again ({most.name}), the same cells move by up to RMSE {_n(most.rmse)},"
-        f" {_percent(share)} of what another seed does"
+        f"Computed again ({most.name}), the same cells move by up to RMSE {num(most.rmse)},"
+        f" {percent(share)} of what another seed does"
     )
     if share * CLEAR > 1:
         return f"{start}: a good part of the spread is not the seeds' but amplified rounding."
@@ -453,7 +351,7 @@ def _floor_block(study: Study) -> dict[str, Any]:
             "No cell was computed again, so these spreads stand without a floor: part of them may be due to"
             " rounding alone. Leave out --no-floor to measure it."
         ]
-        return _block("The numerical floor", [*study.notes, *text])
+        return block("The numerical floor", [*study.notes, *text])
     columns = [
         "computed again",
         "RMSE",
@@ -465,11 +363,11 @@ def _floor_block(study: Study) -> dict[str, Any]:
     rows = [
         [
             row.name,
-            _n(row.rmse),
-            f"{_n(row.largest)} grey levels" if np.isfinite(row.largest) else "–",
-            _n(row.loss, 2),
-            _n(row.first_loss, 2),
-            _percent(row.rmse / floor.between.rmse) if floor.between.rmse else "–",
+            num(row.rmse),
+            f"{num(row.largest)} grey levels" if np.isfinite(row.largest) else "–",
+            num(row.loss, 2),
+            num(row.first_loss, 2),
+            percent(row.rmse / floor.between.rmse) if floor.between.rmse else "–",
         ]
         for row in (*floor.rows, floor.between)
     ]  # fmt: skip
@@ -485,7 +383,7 @@ def _floor_block(study: Study) -> dict[str, Any]:
         *(["The loss at step 0 is that after the coarser stages."] if study.record.sweep.pyramid else []),
         *floor.notes,
     ]
-    return _block("The numerical floor", [*text, *study.notes], (columns, rows))
+    return block("The numerical floor", [*text, *study.notes], (columns, rows))
 
 
 def _styles_block(study: Study) -> dict[str, Any]:
@@ -497,7 +395,7 @@ def _styles_block(study: Study) -> dict[str, Any]:
         "RMSE between seeds",
     ]
     rows = [
-        [s.name, *(_n(s.traces[name]) for name in names), _percent(s.loss_cv), _n(s.rmse)]
+        [s.name, *(num(s.traces[name]) for name in names), percent(s.loss_cv), num(s.rmse)]
         for s in study.styles
     ]
     text = [
@@ -509,11 +407,11 @@ def _styles_block(study: Study) -> dict[str, Any]:
         first, last = (f(study.styles, key=lambda s: s.traces[names[-1]]) for f in (max, min))
         agree = "as they say" if first.rmse > last.rmse else "against what they say"
         text.append(
-            f"Here {first.name}, of the largest trace in {names[-1]}, has an RMSE of {_n(first.rmse)}"
-            f" between seeds, and {last.name}, of the smallest, {_n(last.rmse)}: {agree}, as far as"
+            f"Here {first.name}, of the largest trace in {names[-1]}, has an RMSE of {num(first.rmse)}"
+            f" between seeds, and {last.name}, of the smallest, {num(last.rmse)}: {agree}, as far as"
             f" {counted(len(study.styles), 'style')} can tell."
         )
-    return _block("The styles' Gram matrices", text, (columns, rows))
+    return block("The styles' Gram matrices", text, (columns, rows))
 
 
 def _limits_block(study: Study) -> dict[str, Any]:
@@ -546,4 +444,4 @@ def _limits_block(study: Study) -> dict[str, Any]:
         f"Intervals: bootstrap over seeds, {stats.DRAWS} resamples, bias-corrected and accelerated for"
         " losses (Efron 1987), percentiles for distances and ratios."
     )
-    return _block("What these numbers are and are not", text)
+    return block("What these numbers are and are not", text)

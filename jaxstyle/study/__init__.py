@@ -1,0 +1,1 @@
+"""The study of seeds: how much of a picture the seed decides."""

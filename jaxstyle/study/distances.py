@@ -1,0 +1,123 @@
+"""Distances between two pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxstyle.inputs import weights
+from jaxstyle.plan.costs import nominal_platform, uses_winograd
+from jaxstyle.plan.programs import Program
+from jaxstyle.rundir.files import open_h5
+from jaxstyle.rundir.records import Record
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.study import stats
+from jaxstyle.study.model import LOW
+
+FEATURE_LAYERS = ("conv2_1", "conv4_1")
+"""Layers in which pictures are compared by features: strokes and grain, and larger forms."""
+
+
+class Network:
+    """The run's network, for features of single pictures and Gram matrices of styles.
+
+    Args:
+        record: the run.
+        device: the device to compute on.
+
+    Raises:
+        JaxstyleError: if the weights are not those of the run.
+    """
+
+    def __init__(self, record: Record, device: Any):
+        from jaxstyle.device.engine import Engine
+
+        sweep = record.sweep
+        shapes = {(h, w) for h, w in (size(s) for s in _shapes(record))}
+        loaded = weights.load(sweep.weights, network=sweep.network, pool=sweep.pool)
+        if (had := record.manifest.get("weights", {}).get("sha256")) not in (None, loaded.sha256):
+            raise JaxstyleError(
+                "weights",
+                f"{loaded.path} has sha256 {loaded.sha256}, {record.path} was made with {had}; restore it",
+            )
+        self._sweep = sweep
+        winograd = uses_winograd(sweep, nominal_platform(device.platform))
+        self._engine = Engine(loaded.layers, cell_shapes=shapes, device=device, winograd=winograd)
+
+    def _program(self, shape: tuple[int, int], content: Sequence[str], style: Sequence[str]) -> Program:
+        sweep = self._sweep
+        return Program(*shape, sweep.pool, sweep.optimizer, "f32", tuple(content), tuple(style), width=1)
+
+    def features(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """The activations of one picture at `FEATURE_LAYERS`, by name."""
+        shape = pixels.shape[0], pixels.shape[1]
+        rows = self._engine.target_rows(self._program(shape, FEATURE_LAYERS, ()), pixels, of_cells=True)
+        return dict(zip(FEATURE_LAYERS, map(np.asarray, rows.content), strict=True))
+
+    def traces(self, pixels: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+        """tr(A_l) of a style at some layers."""
+        shape = pixels.shape[0], pixels.shape[1]
+        rows = self._engine.target_rows(self._program(shape, (), names), pixels)
+        return {
+            name: float(np.trace(a)) for name, a in zip(names, map(np.asarray, rows.style), strict=True)
+        }
+
+
+def _shapes(record: Record) -> list[str]:
+    with open_h5(record.path / "results.h5") as file:
+        return list(file)
+
+
+def size(shape: str) -> tuple[int, int]:
+    height, width = (int(n) for n in shape.split("x"))
+    return height, width
+
+
+class _View(NamedTuple):
+    """One picture in the forms that the distances need."""
+
+    pixels: np.ndarray
+    patches: stats.Patches
+    features: dict[str, np.ndarray]
+
+
+def _view(pixels: np.ndarray, network: Network) -> _View:
+    return _View(pixels, stats.patches(pixels), network.features(pixels))
+
+
+MEASURES = {
+    "rmse": lambda a, b: stats.rmse(a.pixels, b.pixels),
+    "dssim": lambda a, b: 1 - stats.ssim(a.patches, b.patches),
+    **{
+        name: lambda a, b, name=name: stats.relative_distance(a.features[name], b.features[name])
+        for name in FEATURE_LAYERS
+    },
+}
+"""Distances of two pictures: RMSE in grey levels, 1 - SSIM, and |f - g| / sqrt((|f|^2 + |g|^2) / 2) of the
+features at a layer."""
+
+
+def measure_names() -> tuple[str, ...]:
+    """Every measure, of the pictures and of their low-pass."""
+    return (*MEASURES, *(LOW + name for name in MEASURES))
+
+
+def image_versions(pictures: np.ndarray, sigma_px: float) -> Iterator[tuple[str, np.ndarray]]:
+    """Pairs (prefix, pictures): the pictures as they are, and low-passed."""
+    plain = pictures.astype(np.float64)
+    yield "", plain
+    yield LOW, np.stack([stats.low_pass(picture, sigma_px) for picture in plain])
+
+
+def distances(
+    pictures: np.ndarray, pairs: Sequence[tuple[int, int]], network: Network, sigma_px: float
+) -> dict[str, np.ndarray]:
+    """Distance matrices (n, n) of uint8 pictures (n, h, w, 3), by measure; NaN for other pairs."""
+    found = {}
+    for prefix, versions in image_versions(pictures, sigma_px):
+        views = [_view(pixels, network) for pixels in versions]
+        for name, measure in MEASURES.items():
+            found[prefix + name] = stats.pairwise(views, measure, pairs)
+    return found

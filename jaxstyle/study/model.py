@@ -1,0 +1,241 @@
+"""What a study of seeds finds, and the words for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxstyle.plan.cells import Cell, axes_of
+from jaxstyle.rundir.records import Record
+from jaxstyle.spec import tables
+from jaxstyle.spec.settings import PATH_AXES, short, title
+from jaxstyle.spec.values import INIT_KINDS
+from jaxstyle.study import stats
+from jaxstyle.study.recompute import Recomputed
+from jaxstyle.study.stats import Component, Design, Interval, Ratio
+
+LOW = "lowpass_"
+"""Prefix of the names of distances between low-passed pictures."""
+PICTURE = "picture"
+"""The name of the pictures among the terms that are decomposed."""
+TITLES = {
+    "rmse": "RMSE",
+    "dssim": "1 − SSIM",
+    PICTURE: "the picture",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The parts of a study that may be left out or cut short."""
+
+    floor: bool = True
+    """Whether some cells are recomputed to measure the numerical floor."""
+    floor_cells: int = 2
+    """Number of seeds that are recomputed."""
+    floor_steps: int = 500
+    """Limit of the steps of a recomputed cell; it never has more than the run."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The cells of a run that differ in their seed alone and came to an end."""
+
+    index: int
+    cell: Cell
+    """The first of the cells."""
+    label: str
+    """Its values on the axes that vary in the study."""
+    shape: str
+    """`HxW`."""
+    cells: tuple[int, ...]
+    seeds: tuple[int, ...]
+    """Seeds of `cells`, ascending."""
+    diverged: int
+    """Number of cells of the setting that diverged and are left out."""
+    rows: tuple[int, ...]
+    """Rows of `cells` in their group of `results.h5`."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Results of the n seeds of one setting, at every snapshot of the study."""
+
+    setting: Setting
+    curves: np.ndarray
+    """Loss curves, (n, steps, terms): the losses of the run and every E_l."""
+    steps: tuple[int, ...]
+    """Steps of the curves."""
+    terms: np.ndarray
+    """Losses at the snapshots, or at the last entry of the curves before: (snapshots, n, terms)."""
+    distances: dict[str, np.ndarray]
+    """Distance matrices by measure, (snapshots, n, n)."""
+    moved: np.ndarray
+    """RMSE of each cell's picture between one snapshot and the next, (snapshots - 1, n)."""
+    sd_map: np.ndarray
+    """Per-pixel sd of the last pictures and of their low-pass, in grey levels, (2, h, w)."""
+    mean_picture: np.ndarray
+    """Mean of the last pictures, (h, w, 3)."""
+    example: np.ndarray
+    """The last picture of the first seed, uint8 (h, w, 3)."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Settings that differ in alpha-beta alone."""
+
+    label: str
+    settings: tuple[Setting, ...]
+    seeds: tuple[int, ...]
+    """Seeds that every setting has."""
+    between_seeds: dict[str, float]
+    """The mean distance between two seeds at one ratio, by measure."""
+    between_ratios: dict[str, float]
+    """The mean distance between two ratios at one seed, by measure."""
+    ratio: dict[str, Ratio]
+    """`between_seeds` over `between_ratios`, by measure."""
+    pairs: list[tuple[str, str, dict[str, float]]]
+    """Neighbouring ratios: (ratio, next ratio, mean distance at one seed by measure)."""
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """Variance components of one term over the balanced part of the grid."""
+
+    term: str
+    components: list[Component]
+    shares: list[float]
+
+
+@dataclass(frozen=True)
+class Decompositions:
+    """The terms that could be decomposed, and the part of the grid that they are decomposed over."""
+
+    design: Design
+    cells: int
+    terms: list[Decomposition]
+    left_out: tuple[str, ...]
+    """Terms that are zero or missing in some cell, and have no logarithm there."""
+
+
+class Style(NamedTuple):
+    """A style of the run: the traces of its Gram matrices, and how much its transfers vary."""
+
+    name: str
+    traces: dict[str, float]
+    """tr(A_l): the mean over positions of the squared length of the features."""
+    loss_cv: float
+    """CV of the style loss over seeds, averaged over its settings."""
+    rmse: float
+    """Mean distance between seeds, averaged over its settings."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """The seed study of a run."""
+
+    record: Record
+    snapshots: tuple[int, ...]
+    terms: tuple[str, ...]
+    measures: tuple[str, ...]
+    sigma_px: dict[str, float]
+    """Sigma of the low-pass, by image shape."""
+    spreads: list[Spread]
+    fixed: list[tuple[str, int]]
+    """(label, cells) of settings whose seed cannot matter."""
+    single: list[str]
+    """Labels of settings with fewer than two seeds that came to an end."""
+    diverged: int
+    families: list[Family]
+    decompositions: Decompositions | None
+    styles: list[Style]
+    floor: Recomputed | None
+    notes: list[str]
+    """Sentences on what could not be done, and why."""
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes that its settings may differ on."""
+        return setting_axes(self.record.cells)
+
+    def of_shape(self) -> dict[str, list[Spread]]:
+        """The spreads by image shape."""
+        found: dict[str, list[Spread]] = {}
+        for spread in self.spreads:
+            found.setdefault(spread.setting.shape, []).append(spread)
+        return found
+
+
+def value_text(axis: str, value: Any) -> str:
+    """A value of an axis, as the user gave it, as a short text."""
+    if axis in PATH_AXES and value not in INIT_KINDS:
+        return Path(value).stem
+    return f"{short(axis)} {value:g}" if isinstance(value, float) else f"{short(axis)} {value}".lstrip()
+
+
+def axis_title(name: str) -> str:
+    """Words for an axis, axes that move together, or another component of variance."""
+    words = {stats.RESIDUAL: "seed × setting"}
+    return " and ".join(words.get(part) or title(part) for part in name.split("+"))
+
+
+def term_title(term: str) -> str:
+    """Words for a loss: the total, that of a term, or E_l."""
+    losses = tables.curves(tables.optional_terms())
+    return {**losses, **TITLES}.get(term, f"E of {term}")
+
+
+def measure_title(measure: str) -> str:
+    """Words for a measure of distance."""
+    name = measure.removeprefix(LOW)
+    words = TITLES.get(name, f"features {name}")
+    return f"{words}, low-pass" if measure.startswith(LOW) else words
+
+
+def label(cell: Cell, axes: Iterable[str]) -> str:
+    """The label of a cell: its values on some axes."""
+    return ", ".join(value_text(axis, cell.label(axis)) for axis in axes)
+
+
+def setting_axes(cells: Iterable[Cell]) -> tuple[str, ...]:
+    """The axes that cells of different settings may differ on."""
+    return tuple(axis for axis in axes_of(cells) if axis != "seed")
+
+
+def varying(cells: Iterable[Cell], axes: Sequence[str]) -> tuple[str, ...]:
+    """The axes, among `axes`, on which cells differ."""
+    cells = tuple(cells)
+    return tuple(axis for axis in axes if len({cell.label(axis) for cell in cells}) > 1)
+
+
+def identity(cell: Cell, axes: Sequence[str]) -> tuple:
+    return tuple(cell.label(axis) for axis in axes)
+
+
+class Summary(NamedTuple):
+    """The statistics of one setting, at every snapshot."""
+
+    terms: dict[str, tuple[np.ndarray, Interval]]
+    """Mean, sd and cv of the losses, (snapshots, terms), each with its interval."""
+    mean: np.ndarray
+    """The mean distance between two seeds, (snapshots, measures)."""
+    low: np.ndarray
+    """The lower end of its interval."""
+    high: np.ndarray
+    """The upper end of its interval."""
+
+
+def summarise(spread: Spread) -> Summary:
+    """Means, spreads and intervals over the seeds of a setting."""
+    x = spread.terms.swapaxes(0, 1)
+    statistics = {"mean": stats.mean, "sd": stats.sd, "cv": stats.cv}
+    terms = {name: (np.asarray(f(x)), stats.interval(x, f)) for name, f in statistics.items()}
+    d = np.stack(list(spread.distances.values()), axis=1)
+    measures, n = d.shape[:2], d.shape[-1]
+    ends = stats.percentiles(stats.pair_means(d.reshape(-1, n, n)), n)
+    low, high = (np.reshape(end, measures) for end in ends)
+    return Summary(terms, np.asarray(stats.pair_mean(d)), low, high)

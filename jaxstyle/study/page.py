@@ -1,0 +1,57 @@
+"""A seed study on a page: its findings in sentences with tables, `variance.json`, and all of its files.
+
+`build` does the work of the command: study, tables, figures, page, and the report that shows them. No file
+that it writes contains a time.
+"""
+
+from __future__ import annotations
+
+import json
+
+from jaxstyle.derived.build import build_derived
+from jaxstyle.rundir.directory import RunDirectory
+from jaxstyle.rundir.records import open_record
+from jaxstyle.rundir.results_h5 import merge
+from jaxstyle.study import figures, tables
+from jaxstyle.study.blocks import blocks
+from jaxstyle.study.model import (
+    Options,
+    Study,
+    summarise,
+)
+from jaxstyle.study.study import run_study
+
+STATISTICS = tables.STATISTICS
+
+
+def build(run: RunDirectory, options: Options | None = None) -> Study:
+    """Study the run in a directory, and write the files of the study into it.
+
+    Args:
+        run: the directory, its lock held.
+        options: the parts that may be left out.
+
+    Raises:
+        JaxstyleError: if it is not a run, or no setting has two seeds.
+    """
+    record = open_record(run.path)
+    merged = run.path / "results.h5"
+    if not record.chunk_paths:
+        build_derived(run, pictures=False)  # it says what is missing
+    newest = max(path.stat().st_mtime_ns for path in record.chunk_paths)
+    if not merged.exists() or merged.stat().st_mtime_ns < newest:
+        merge(record)
+    found = run_study(run.path, options)
+    numbers = [summarise(spread) for spread in found.spreads]
+    run.write("variance.csv", tables.csv_text(found, numbers))
+    run.write("variance.h5", tables.h5_bytes(found, numbers))
+    drawn = figures.figures(found, numbers)
+    for old in (run.path / "maps").glob("*"):  # left by a study of more settings
+        if f"maps/{old.name}" not in drawn:
+            old.unlink()
+    for name, data in drawn.items():
+        run.write(name, data, durable=False)
+    page = json.dumps(blocks(found, numbers, list(drawn)), indent=1, ensure_ascii=False) + "\n"
+    run.write("variance.json", page)
+    build_derived(run, pictures=False)
+    return found

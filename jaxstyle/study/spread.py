@@ -1,0 +1,236 @@
+"""How far the pictures of several seeds lie apart, in each setting and family of settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import h5py
+import numpy as np
+
+from jaxstyle.inputs.pictures import Pictures
+from jaxstyle.plan.cells import Cell, seed_matters
+from jaxstyle.rundir import chunks
+from jaxstyle.rundir.files import dataset
+from jaxstyle.rundir.records import Record
+from jaxstyle.spec import tables
+from jaxstyle.study import stats
+from jaxstyle.study.distances import Network, distances, image_versions, measure_names
+from jaxstyle.study.model import (
+    Family,
+    Setting,
+    Spread,
+    Style,
+    identity,
+    label,
+    setting_axes,
+    value_text,
+    varying,
+)
+from jaxstyle.vgg import layers
+
+LOW_PASS_SHARE = 32
+"""The longest edge divided by the sigma of the low-pass."""
+MAX_PAIRS = 496
+"""Limit of the pairs of seeds measured in a setting: all those of 32 seeds; of more, a random sample."""
+
+
+def find_settings(
+    record: Record, file: h5py.File
+) -> tuple[list[Setting], list[tuple[str, int]], list[str], int]:
+    """The settings of a run with two seeds or more, and the cells that are left out.
+
+    Returns:
+        The settings; (label, cells) of those whose seed cannot matter; labels of those with fewer than two
+        seeds; how many cells diverged.
+    """
+    where: dict[int, tuple[str, int, bool]] = {}
+    for shape in list(map(str, file)):
+        diverged = dataset(file, f"{shape}/diverged_step")[()]
+        for row, cell in enumerate(dataset(file, f"{shape}/cell")[()]):
+            where[int(cell)] = shape, row, bool(diverged[row] >= 0)
+    groups: dict[tuple, list[Cell]] = {}
+    others = setting_axes(record.cells)
+    for number in sorted(where):
+        groups.setdefault(identity(record.cells[number], others), []).append(record.cells[number])
+    firsts = [cells[0] for cells in groups.values()]
+    every = varying(firsts, others) or ("content", "style")
+    noisy = (cell for cell in firsts if seed_matters(record.sweep, cell))
+    axes = varying(noisy, others) or ("content", "style")
+    settings, fixed, single = [], [], []
+    for cells in groups.values():
+        if not seed_matters(record.sweep, cells[0]):
+            fixed.append((label(cells[0], every), len(cells)))
+            continue
+        name = label(cells[0], axes)
+        done = sorted((c for c in cells if not where[c.id][2]), key=lambda c: c.seed)
+        if len(done) < 2:
+            single.append(name)
+            continue
+        settings.append(
+            Setting(
+                index=len(settings),
+                cell=cells[0],
+                label=name,
+                shape=where[done[0].id][0],
+                cells=tuple(c.id for c in done),
+                seeds=tuple(c.seed for c in done),
+                diverged=len(cells) - len(done),
+                rows=tuple(where[c.id][1] for c in done),
+            )
+        )
+    return settings, fixed, single, sum(gone for _, _, gone in where.values())
+
+
+def chosen_snapshots(steps: Sequence[int]) -> tuple[int, ...]:
+    """The last of the snapshots and those nearest to a half and a quarter of it: 2n, n and n/2."""
+    last = steps[-1]
+    wanted = (last / 4, last / 2, last)
+    return tuple(sorted({min(steps, key=lambda s: (abs(s - w), s)) for w in wanted}))
+
+
+def spread_of(
+    setting: Setting,
+    group: h5py.Group,
+    snapshots: Sequence[int],
+    terms: Sequence[str],
+    network: Network,
+    sigma_px: float,
+) -> Spread:
+    """The results of a setting's seeds, read from its group of `results.h5`."""
+    own = [int(s) for s in dataset(group, "snapshot")]
+    steps = tuple(int(s) for s in dataset(group, "step"))
+    names = [t.decode() for t in dataset(group, "layer")[()]]
+    per_layer = chunks.rows_in_order(dataset(group, tables.LAYER_CURVE), setting.rows)
+    nothing = np.full(per_layer.shape[:2], np.nan, per_layer.dtype)
+    columns = [
+        chunks.rows_in_order(dataset(group, term), setting.rows)
+        if term in group
+        else per_layer[..., names.index(term)]
+        if term in names
+        else nothing
+        for term in terms
+    ]
+    curves = np.stack(columns, axis=-1).astype(np.float64)
+    ends = [min(s, int(dataset(group, "steps")[setting.rows[0]])) for s in snapshots]
+    at = [np.searchsorted(steps, end, "right") - 1 for end in ends]
+    images = dataset(group, "image")
+    pictures = [chunks.rows_in_order(images, setting.rows, own.index(s)) for s in snapshots]
+    pairs = stats.chosen_pairs(len(setting.cells), MAX_PAIRS)
+    found = [distances(now, pairs, network, sigma_px) for now in pictures]
+    last = pictures[-1]
+    moved = [
+        [stats.rmse(a, b) for a, b in zip(x, y, strict=True)]
+        for x, y in zip(*(np.array(p, np.float64) for p in (pictures[:-1], pictures[1:])), strict=True)
+    ]
+    return Spread(
+        setting=setting,
+        curves=curves,
+        steps=steps,
+        terms=curves[:, at].swapaxes(0, 1),
+        distances={name: np.stack([d[name] for d in found]) for name in found[0]},
+        moved=np.array(moved).reshape(len(snapshots) - 1, len(setting.cells)),
+        sd_map=np.stack([stats.pixel_sd(v) for _, v in image_versions(last, sigma_px)]),
+        mean_picture=last.mean(axis=0),
+        example=last[0],
+    )
+
+
+def families(
+    spreads: Sequence[Spread], file: h5py.File, network: Network, sigma_px: Mapping[str, float]
+) -> list[Family]:
+    """Families of settings that differ in alpha-beta alone, if they have two ratios and share two seeds."""
+    every = setting_axes(spread.setting.cell for spread in spreads)
+    others = tuple(axis for axis in every if axis != "alpha_beta")
+    groups: dict[tuple, list[Spread]] = {}
+    for spread in spreads:
+        groups.setdefault(identity(spread.setting.cell, others), []).append(spread)
+    axes = varying((group[0].setting.cell for group in groups.values()), others) or ("content", "style")
+    found = []
+    for group in groups.values():
+        members = sorted(group, key=lambda s: -s.setting.cell.alpha_beta)
+        seeds = sorted(set.intersection(*(set(m.setting.seeds) for m in members)))
+        if len(members) > 1 and len(seeds) > 1:
+            images = dataset(file, f"{members[0].setting.shape}/image")
+            name = label(members[0].setting.cell, axes)
+            sigma = sigma_px[members[0].setting.shape]
+            found.append(_family(name, members, tuple(seeds), images, network, sigma))
+    return found
+
+
+def _family(
+    name: str,
+    members: Sequence[Spread],
+    seeds: tuple[int, ...],
+    images: h5py.Dataset,
+    network: Network,
+    sigma_px: float,
+) -> Family:
+    places = [[m.setting.seeds.index(seed) for seed in seeds] for m in members]
+    every = stats.chosen_pairs(len(members), MAX_PAIRS)
+    same: list[dict[str, np.ndarray]] = []
+    for i in range(len(seeds)):
+        rows = [m.setting.rows[at[i]] for m, at in zip(members, places, strict=True)]
+        same.append(distances(chunks.rows_in_order(images, rows, -1), every, network, sigma_px))
+    measures = measure_names()
+    between = {
+        key: np.mean(
+            [m.distances[key][-1][np.ix_(at, at)] for m, at in zip(members, places, strict=True)], axis=0
+        )
+        for key in measures
+    }
+    apart = {key: np.array([stats.pair_mean(d[key]) for d in same]) for key in measures}
+    ratios = [label(m.setting.cell, ("alpha_beta",)) for m in members]
+
+    return Family(
+        label=name,
+        settings=tuple(m.setting for m in members),
+        seeds=seeds,
+        between_seeds={key: float(stats.pair_mean(between[key])) for key in measures},
+        between_ratios={key: float(np.mean(apart[key])) for key in measures},
+        ratio={key: stats.seed_ratio(between[key], apart[key]) for key in measures},
+        pairs=[
+            (
+                ratios[i],
+                ratios[i + 1],
+                {k: float(np.mean([d[k][i, i + 1] for d in same])) for k in measures},
+            )
+            for i in range(len(ratios) - 1)
+        ],
+    )
+
+
+def styles(
+    record: Record, spreads: Sequence[Spread], terms: Sequence[str], network: Network
+) -> list[Style]:
+    """Every style of the study with the traces of its Gram matrices.
+
+    The spread of the optimisation's outcomes is said to fall as the trace rises (Gupta et al. 2017,
+    1705.02092: "inversely related to the stability").
+    """
+    pictures = Pictures(record.sweep, record.cells)
+    names = layers.in_order(n for s in spreads for n in s.setting.cell.layer_weights)
+    found = []
+    for path in dict.fromkeys(spread.setting.cell.style for spread in spreads):
+        own = [spread for spread in spreads if spread.setting.cell.style == path]
+        style = terms.index("loss_style")
+        found.append(
+            Style(
+                name=value_text("style", path),
+                traces=network.traces(pictures.style[path], names),
+                loss_cv=float(np.mean([stats.cv(s.terms[-1][:, style]) for s in own])),
+                rmse=float(np.mean([stats.pair_mean(s.distances["rmse"][-1]) for s in own])),
+            )
+        )
+    return found
+
+
+def too_few(record: Record, fixed: Sequence[tuple[str, int]], diverged: int) -> str:
+    if fixed:
+        why = "no seed matters in it, for no cell starts from noise; run it with --init noise --seed 0:8"
+    else:
+        lost = f" ({diverged} cells diverged)" if diverged else ""
+        why = (
+            f"no setting has two seeds that came to an end{lost};"
+            f" add some with: python -m jaxstyle.sweep --extend --out {record.path} --seed 0:8"
+        )
+    return why

@@ -1,0 +1,107 @@
+"""The effect of the seed on the cells of a finished run, compared with the effects of all other axes.
+
+A *setting* is everything about a cell except its seed. The seeds of one setting give means, spreads and
+distances; settings that differ in alpha-beta alone are a *family*, in which distances between seeds are
+compared with distances between ratios. The *floor* is how far some cells move when they are computed again
+and nothing should change: without it, a spread may be rounding.
+
+Distances between pictures are taken on the saved 8-bit RGB, and once more on a Gaussian low-pass of it,
+which keeps layout and colour and drops strokes and grain. Distances in features are taken in the very
+network that the pictures were optimised with: they show what the losses see, and are no independent judge.
+
+This module reads `results.h5` and writes nothing; `seedpage` writes the files of a study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from jaxstyle.run.start import start_jax
+from jaxstyle.rundir.files import open_h5
+from jaxstyle.rundir.records import Record, open_record
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.settings import RunOptions
+from jaxstyle.study import recompute, stats
+from jaxstyle.study.decompose import decompose
+from jaxstyle.study.distances import Network, measure_names, size
+from jaxstyle.study.model import Options, Spread, Study, Style
+from jaxstyle.study.recompute import Recomputed
+from jaxstyle.study.spread import (
+    LOW_PASS_SHARE,
+    chosen_snapshots,
+    families,
+    find_settings,
+    spread_of,
+    styles,
+    too_few,
+)
+from jaxstyle.vgg import layers
+
+
+def run_study(path: Path, options: Options | None = None) -> Study:
+    """The seed study of a run whose `results.h5` is there.
+
+    Raises:
+        JaxstyleError: if it is no run, or no setting of it has two seeds that came to an end.
+    """
+    options = options or Options()
+    record = open_record(path)
+    with open_h5(path / "results.h5") as file:
+        settings, fixed, single, diverged = find_settings(record, file)
+        if not settings:
+            raise JaxstyleError(str(path), too_few(record, fixed, diverged))
+        device = start_jax(record.sweep, RunOptions(), record.manifest)
+        network = Network(record, device)
+        names = layers.in_order(n for s in settings for n in s.cell.layer_weights)
+        terms = (*record.losses, *names)
+        shapes = dict.fromkeys(setting.shape for setting in settings)
+        sigma_px = {shape: max(size(shape)) / LOW_PASS_SHARE for shape in shapes}
+        snapshots = chosen_snapshots(record.sweep.steps)
+        spreads = [
+            spread_of(s, _group(file, s.shape), snapshots, terms, network, sigma_px[s.shape])
+            for s in settings
+        ]
+        found = families(spreads, file, network, sigma_px)
+        decompositions = decompose(spreads, terms, file)
+    notes: list[str] = []
+    weighed: list[Style] = []
+    recomputed = None
+    try:
+        weighed = styles(record, spreads, terms, network)
+        if options.floor:
+            recomputed = _floor(record, spreads, device, options)
+    except JaxstyleError as error:  # an image that has gone or changed since
+        notes.append(f"Not everything could be computed again: {error}.")
+    return Study(
+        record=record,
+        snapshots=snapshots,
+        terms=terms,
+        measures=measure_names(),
+        sigma_px=sigma_px,
+        spreads=spreads,
+        fixed=fixed,
+        single=single,
+        diverged=diverged,
+        families=found,
+        decompositions=decompositions,
+        styles=weighed,
+        floor=recomputed,
+        notes=notes,
+    )
+
+
+def _floor(record: Record, spreads: Sequence[Spread], device: Any, options: Options) -> Recomputed:
+    """The floor of the setting whose pictures differ the most."""
+    setting = max(spreads, key=lambda s: float(stats.pair_mean(s.distances["rmse"][-1]))).setting
+    cells = [record.cells[i] for i in setting.cells[: options.floor_cells]]
+    return recompute.measure(record, cells, setting.label, device, most_steps=options.floor_steps)
+
+
+def _group(file: h5py.File, shape: str) -> h5py.Group:
+    group = file[shape]
+    assert isinstance(group, h5py.Group)
+    return group

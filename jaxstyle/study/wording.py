@@ -1,0 +1,81 @@
+"""Numbers in words, and the blocks of a page of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxstyle.study.model import (
+    term_title,
+    value_text,
+)
+
+FEW_SEEDS = 8
+"""Number of seeds below which the page says that intervals are rough."""
+STEADY = 0.05
+"""Relative change between two snapshots up to which a spread has settled."""
+CLEAR = 3.0
+"""Multiple of the floor below which a spread is in good part rounding."""
+BEST_OF = (2, 4, 8)
+
+
+def num(value: float, digits: int = 3) -> str:
+    """A number for a sentence."""
+    if not np.isfinite(value):
+        return "–"
+    return f"{value:.{digits}g}" if abs(value) < 1e5 else f"{value:.{digits - 1}e}"
+
+
+def decimal(value: float) -> str:
+    """A number between -1 and 1, such as SSIM."""
+    return f"{value:.2f}" if np.isfinite(value) else "–"
+
+
+def percent(value: float) -> str:
+    return (
+        "–"
+        if not np.isfinite(value)
+        else f"{100 * value:.2g} %"
+        if value < 0.1
+        else f"{value:.0%}".replace("%", " %")
+    )
+
+
+def from_to(low: float, high: float, text: Any = num) -> str:
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return ""
+    return f" ({text(low).removesuffix(' %')} to {text(high)})"
+
+
+def span(values: Sequence[float], text: Any = num) -> str:
+    """The median of several values and the range that they lie in."""
+    if len(values) == 1:
+        return text(values[0])
+    return text(float(np.median(values))) + from_to(min(values), max(values), text)
+
+
+def figures_of(names: Sequence[str], stem: str, caption: str) -> list[dict[str, str]]:
+    return [{"path": name, "caption": caption} for name in names if name.startswith(f"maps/{stem}")]
+
+
+def block(
+    heading: str,
+    text: Sequence[str],
+    table: tuple[Sequence[str], Sequence[Sequence[str]]] | None = None,
+    shown: Sequence[dict[str, str]] = (),
+) -> dict[str, Any]:
+    made = None if table is None else {"columns": list(table[0]), "rows": [list(row) for row in table[1]]}
+    return {"heading": heading, "text": list(text), "table": made, "figures": list(shown)}
+
+
+def the(term: str) -> str:
+    title = term_title(term)
+    return f"the {title}" if "loss" in title else title
+
+
+def level(name: str, value: Any) -> str:
+    names = name.split("+")
+    values = value if len(names) > 1 else (value,)
+    return " and ".join(value_text(n, v) for n, v in zip(names, values, strict=True))
