@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jaxstyle.run.sweep import run_sweep
     from jaxstyle.spec.errors import JaxstyleError
     from jaxstyle.spec.plugins import register
+    from jaxstyle.spec.presets import EXAMPLES
     from jaxstyle.spec.settings import RunOptions, Sweep
     from jaxstyle.spec.tables import LossTerm, Optimizer, Pooling
 
@@ -32,6 +33,7 @@ _HOMES = {
     "Optimizer": "spec.tables",
     "Pooling": "spec.tables",
     "register": "spec.plugins",
+    "EXAMPLES": "spec.presets",
     "Run": "run.opened",
     "open_run": "run.opened",
     "run_sweep": "run.sweep",
@@ -40,6 +42,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "EXAMPLES",
     "JaxstyleError",
     "LossTerm",
     "Optimizer",

@@ -3,6 +3,7 @@
 import ast
 import collections
 import inspect
+import statistics
 import tomllib
 
 import jax
@@ -15,119 +16,31 @@ from jaxstyle.cell import solvers
 from jaxstyle.console.arguments import helps
 from jaxstyle.plan.cells import Cell
 from jaxstyle.rundir import manifest
-from jaxstyle.spec import presets, settings, tables
+from jaxstyle.spec import settings, tables
 
-ORDER = """
-vgg spec console plan inputs cell device rundir derived run study
-""".split()  # noqa: SIM905
+WINGS = ("vgg", "spec", "console", "plan", "inputs", "cell", "rundir", "device", "derived", "run", "study")
+"""The folders of the package, in the order in which they may import each other."""
 COMMANDS = ("calibrate", "features", "report", "sweep", "transfer", "variance")
-WITHOUT_JAX = (
-    "console.early",
-    "spec.errors",
-    "device.course",
-    "vgg.layers",
-    "spec.synonyms",
-    "spec.paths",
-    "spec.jax_state",
-    "console.limits",
-    "spec.tables",
-    "spec.values",
-    "spec.presets",
-    "spec.fields",
-    "console.arguments",
-    "spec.settings",
-    "spec.keys",
-    "spec.options",
-    "spec.toml",
-    "spec.moved",
-    "spec.assemble",
-    "spec.resolve",
-    "spec.plugins",
-    "device.jax_settings",
-    "console.flags",
-    "console.allocator",
-    "console.signals",
-    "console.command",
-    "plan.costs",
-    "plan.cells",
-    "plan.programs",
-    "plan.canvases",
-    "plan.chunks",
-    "plan.planner",
-    "inputs.containers",
-    "inputs.png",
-    "inputs.jpeg",
-    "inputs.tiff",
-    "inputs.formats",
-    "inputs.colour",
-    "inputs.preprocess",
-    "inputs.resize",
-    "inputs.encode",
-    "inputs.pictures",
-    "inputs.decode",
-    "inputs.weights",
-    "rundir.fingerprints",
-    "rundir.files",
-    "rundir.locks",
-    "rundir.directory",
-    "rundir.chunks",
-    "rundir.checkpoints",
-    "rundir.records",
-    "rundir.image_files",
-    "rundir.results_csv",
-    "rundir.results_h5",
-    "rundir.manifest",
-    "study.stats",
-    "derived.sample",
-    "derived.drawing",
-    "derived.tiles",
-    "derived.thumbnails",
-    "derived.curves",
-    "derived.dimensions",
-    "derived.sections",
-    "derived.page",
-    "derived.sheets",
-    "derived.animations",
-    "derived.build",
-    "report",
-    "console.progress",
-    "run.unfinished",
-    "rundir.resume",
-    "run.inputs",
-    "run.results",
-    "run.launcher",
-    "run.worker",
-    "run.start",
-    "run.described",
-    "run.planning",
-    "run.opened",
-    "run.site",
-    "run.checked",
-    "run.job",
-    "run.resumed",
-    "run.share",
-    "run.sweep",
-    "sweep",
-    "calibrate",
-    "transfer",
-    "derived.feature_maps",
-    "features",
-    "variance",
-)
+"""The modules outside of them, which nothing imports."""
+IMPORTS_JAX = ("cell", "device", "vgg.convolution", "vgg.network", "vgg.pooling", "vgg.winograd")
+"""Wings and modules that import JAX when they are imported; others import it in functions."""
+IMPORTS_RAY = ("run.cluster", "run.ray_nodes")
+MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_FLOORS = 500, 60, 10
 
 
-MODULES = sorted({*module_paths()} - {"__init__", "__main__"})
+PATHS = module_paths()
+MODULES = sorted({*PATHS} - {"__init__", "__main__"})
 
 
 def wing(module):
-    """What a module is called in `ORDER`: itself, or the folder that it is in."""
+    """The wing of a module, or its name if it is in none."""
     return module.split(".")[0]
 
 
 def imports(name):
     """The modules of the package that a module imports, inside functions too."""
     found = set()
-    for node in ast.walk(ast.parse(module_paths()[name].read_text())):
+    for node in ast.walk(ast.parse(PATHS[name].read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "jaxstyle":
             every = [f"{node.module}.{alias.name}".removeprefix("jaxstyle.") for alias in node.names]
             found |= {m if m in MODULES else m.rpartition(".")[0] for m in every}
@@ -136,27 +49,55 @@ def imports(name):
     return found & {*MODULES}
 
 
-def test_every_module_has_its_place():
-    assert {wing(module) for module in MODULES} == {*ORDER, *COMMANDS}
+def floors(needs):
+    """The floor of each node of a graph, one above the highest that it needs; nothing for circles."""
+    found, left = {}, {node: {*own} for node, own in needs.items()}
+    while free := {node for node, own in left.items() if own <= found.keys()}:
+        found |= {node: 1 + max((found[n] for n in left[node]), default=0) for node in free}
+        left = {node: own for node, own in left.items() if node not in free}
+    return found
+
+
+def test_every_module_is_in_a_wing_or_is_a_command():
+    assert {wing(module) for module in MODULES} == {*WINGS, *COMMANDS}
+    assert {module for module in MODULES if "." not in module} == {*WINGS, *COMMANDS}
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_module_imports_only_from_above_and_from_its_own_folder(name):
+def test_a_module_imports_only_from_its_own_wing_and_those_above(name):
     own = wing(name)
-    above = ORDER[: ORDER.index(own)] if own in ORDER else ORDER
-    assert {wing(module) for module in imports(name)} - {own if "." in name else ""} <= {*above}
+    above = WINGS[: WINGS.index(own) + 1] if own in WINGS else WINGS
+    assert {wing(module) for module in imports(name)} <= {*above}
 
 
-def test_no_modules_of_a_folder_import_each_other_in_a_circle():
-    left = {m: {i for i in imports(m) if wing(i) == wing(m)} for m in MODULES}
-    while free := {module for module, needs in left.items() if not needs}:
-        left = {module: needs - free for module, needs in left.items() if module not in free}
-    assert left == {}
+def test_no_modules_import_each_other_in_a_circle():
+    assert floors({module: imports(module) for module in MODULES}).keys() == {*MODULES}
+
+
+def test_the_wings_stand_on_few_floors():
+    needs = {place: set() for place in map(wing, MODULES)}
+    for module in MODULES:
+        needs[wing(module)] |= {wing(needed) for needed in imports(module)} - {wing(module)}
+    assert max(floors(needs).values()) <= MOST_FLOORS
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_no_module_and_no_function_is_long(name):
+    text = PATHS[name].read_text()
+    assert len(text.splitlines()) <= MOST_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < MOST_LINES_OF_A_FUNCTION, node.name
+
+
+def test_most_modules_are_short():
+    assert statistics.median(len(PATHS[name].read_text().splitlines()) for name in MODULES) <= 150
+    assert sum(len(PATHS[name].read_text().splitlines()) > 300 for name in MODULES) <= len(MODULES) / 6
 
 
 def test_modules_that_promise_to_need_no_jax_import_none():
-    code = "import sys\n" + "".join(f"import jaxstyle.{name}\n" for name in WITHOUT_JAX)
-    code += "import jaxstyle.run, jaxstyle.single\n"  # import the engine inside its functions
+    free = [m for m in MODULES if not {m, wing(m)} & {*IMPORTS_JAX} and m not in IMPORTS_RAY]
+    code = "import sys\n" + "".join(f"import jaxstyle.{name}\n" for name in free)
     code += "assert not {'jax', 'jaxlib', 'flax', 'optax'} & set(sys.modules), 'JAX was imported'\n"
     run_python("-c", code, check=True)
 
@@ -174,7 +115,7 @@ def test_importing_the_package_imports_no_jax_and_names_its_api():
 
 
 def test_the_digest_of_the_code_is_of_every_module_and_its_place(tmp_path, monkeypatch):
-    monkeypatch.setattr(presets, "PACKAGE", tmp_path)
+    monkeypatch.setattr(manifest, "PACKAGE", tmp_path)
     digests = set()
     for name, text in (("a.py", "1"), ("sub/a.py", "1"), ("sub/a.py", "2"), ("sub/deep/a.py", "2")):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -184,21 +125,37 @@ def test_the_digest_of_the_code_is_of_every_module_and_its_place(tmp_path, monke
     assert len(digests) == 4
 
 
-BATCHING = ("vmap", "pmap", "vectorize", "jit", "fori_loop", "while_loop", "scan")
-"""JAX's functions that batch, compile and loop."""
+BATCHING = ("vmap", "pmap", "vectorize", "jit", "fori_loop", "while_loop", "scan", "shard_map")
+"""JAX's functions that batch, compile, loop and shard."""
 
 
-def test_batching_compiling_and_looping_are_the_engines():
+def batching(paths):
+    """How often each place names each of `BATCHING`, by the name of the place."""
     found = collections.Counter()
-    for module, path in module_paths().items():
+    for module, path in paths.items():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "jax":
                 named = [alias.name for alias in node.names]
             else:
                 named = [node.attr] if isinstance(node, ast.Attribute) else []
             found.update((module, name) for name in named if name in BATCHING)
-    # Cells are started, refined and stepped; programs of those, of targets and of gradients; one loop.
-    assert found == {("engine", "vmap"): 3, ("engine", "jit"): 5, ("engine", "fori_loop"): 1}
+    return found
+
+
+def test_one_vmap_one_loop():
+    """Of a step, in one place; cells are also started and refined, and targets and gradients compiled."""
+    found = batching(PATHS)
+    assert {wing(module) for module, _ in found} == {"device"}
+    assert {place: n for place, n in found.items() if place[0] == "device.compilation"} == {
+        ("device.compilation", "vmap"): 2,  # of the step, and of its start
+        ("device.compilation", "fori_loop"): 1,
+        ("device.compilation", "jit"): 2,
+        ("device.compilation", "shard_map"): 1,
+    }
+    assert {place: n for place, n in found.items() if place[0] != "device.compilation"} == {
+        ("device.engine", "vmap"): 1,  # of the refinement of a coarser stage
+        ("device.engine", "jit"): 3,
+    }
 
 
 def test_public_names_have_docstrings():

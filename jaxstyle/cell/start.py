@@ -100,8 +100,10 @@ def _begin(program: Program, knobs: Knobs, image: Float[Array, "h w 3"]) -> Stat
 
 
 def solver_of(program: Program) -> solvers.Solver:
+    """The optimizer of a program, with its own settings."""
     return solvers.make(program.optimizer, program.optimizer_settings)
 
 
 def within_range(knobs: Knobs, image: Float[Array, "h w 3"]) -> Float[Array, "h w 3"]:
+    """`image` clipped to the range that the pixels of a cell may have."""
     return jnp.clip(image, knobs.pixel_range[0], knobs.pixel_range[1])

@@ -121,6 +121,7 @@ def signals_held() -> Iterator[Callable[[], Interrupted | None]]:
 
 
 def fail(line: str, code: int) -> int:
+    """Print an error as one line on standard error; the exit code given."""
     with contextlib.suppress(OSError):
         said = f"jaxstyle: error: {one_line(line)}"
         print(encodable(said, getattr(sys.stderr, "encoding", None)), file=sys.stderr, flush=True)

@@ -44,6 +44,7 @@ class Dimension:
 
 
 def dimension(record: Record, tiles: Sequence[Tile], axes: tuple[str, ...], heads: Heads) -> Dimension:
+    """The dimension of a page for axes that vary together."""
     index: dict[tuple[str, ...], int] = {}
     values, at = [], []
     for tile in tiles:
@@ -87,6 +88,7 @@ def _value(record: Record, tile: Tile, axes: Sequence[str], heads: Heads) -> dic
 
 
 def rounded(value: Any) -> float | None:
+    """A number to five digits, as JSON can have it: None where it is not finite."""
     number = float(value)
     return float(f"{number:.5g}") if math.isfinite(number) else None
 
@@ -151,6 +153,7 @@ class WholeRun(NamedTuple):
 
 
 def whole_run(record: Record, rows: Rows) -> WholeRun:
+    """The tables and the colours of all cells of a run that is shown in part."""
     present = rows.cell.tolist()
     axes, codes = sample.axis_codes(record, present)
     totals = rows.losses[:, 0].astype(np.float64)

@@ -69,10 +69,12 @@ MAX_HEADS = 1_000
 
 
 def data_uri(kind: str, data: bytes) -> str:
+    """A `data:` URI, so that the page needs no other file."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def jpeg(image: Image.Image, *, quality: int, subsampling: int) -> str:
+    """An image as the `data:` URI of a JPEG."""
     buffer = io.BytesIO()
     # Not with `optimize`: Pillow then fails on noise, whose JPEG has more bytes than the image has pixels.
     image.save(buffer, "JPEG", quality=quality, subsampling=subsampling)

@@ -27,6 +27,7 @@ class Tile:
 
 
 def short_name(axis: str, value: Any) -> str:
+    """A value of an axis in short: the stem of a path, a number in its shortest form."""
     if axis in PATH_AXES and value not in INIT_KINDS:
         return Path(value).stem
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -57,6 +58,7 @@ def part_text(part: Shown) -> str:
 
 
 def pictures_text(part: Shown) -> str:
+    """The number of pictures shown, out of how many."""
     pictures = len(part.cells) * len(part.snapshots)
     return f"{pictures:,} of {pictures + part.left_out:,} pictures"
 
@@ -120,4 +122,5 @@ def shared_words(record: Record) -> list[str]:
 
 
 def count_noun(axes: Iterable[str]) -> str:
+    """The noun by which values of axes that vary together are counted."""
     return " with ".join(map(plural, axes))

@@ -141,6 +141,8 @@ def lower(
 def compile_program(
     program: Program, features: Features, params: Params, device: Device, mesh: Mesh | None
 ) -> Compiled:
+    """The compiled functions of a program, with the time and the memory that they take."""
+
     def placed(tree: Any, of: P) -> Any:
         if mesh is None:
             return tree

@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxstyle.inputs.containers import MAX_PROFILE_BYTES, Container
 from jaxstyle.inputs.jpeg import of_jpeg
 from jaxstyle.inputs.png import PNG, of_png
-from jaxstyle.inputs.tiff import TIFF, of_tiff, raw
+from jaxstyle.inputs.tiff import TIFF, of_tiff, raw_file_error
 
 
 def opened(path: str, data: bytes) -> Container:
@@ -19,7 +19,7 @@ def opened(path: str, data: bytes) -> Container:
         JaxstyleError: for a camera's raw file, and for unsupported kinds of JPEG.
     """
     if _is_raw(path, data):
-        raise raw(path)
+        raise raw_file_error(path)
     if data.startswith(PNG):
         return of_png(data)
     if data.startswith(b"\xff\xd8"):

@@ -20,7 +20,8 @@ _MAX_DIRECTORIES = 4096
 _MAX_ENTRIES = 200_000
 
 
-def raw(path: str) -> JaxstyleError:
+def raw_file_error(path: str) -> JaxstyleError:
+    """The error for a camera's raw file."""
     why = "is a camera's raw file; develop it first and save the result as TIFF, PNG or JPEG"
     return JaxstyleError(path, why)
 
@@ -156,7 +157,7 @@ def of_tiff(path: str, data: bytes) -> Container:
     except (struct.error, ValueError):
         return Container(data)
     if found is None:
-        raise raw(path)
+        raise raw_file_error(path)
     return found
 
 

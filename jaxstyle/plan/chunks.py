@@ -167,6 +167,7 @@ def _ranges(numbers: Sequence[int]) -> list[list[int]]:
 def with_twins(
     sweep: Sweep, cells: Sequence[Cell], programs: Sequence[Program], chunks: Sequence[Chunk]
 ) -> Plan:
+    """The plan of chunks, with the twins of each and the steps of the sweep."""
     return Plan(
         cells=tuple(cells),
         programs=tuple(programs),

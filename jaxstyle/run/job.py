@@ -62,21 +62,25 @@ def plan_at(
 
 
 def display_of(options: RunOptions, path: Path, events: str = "events.jsonl") -> Display:
+    """The display of a run, which writes its events into the file `events`."""
     return Display(quiet=options.quiet, log_format=options.log_format, events=path / events)
 
 
 def check_platform(path: Path, was: Mapping[str, Any], machine: Mapping[str, Any]) -> None:
+    """Raise JaxstyleError if a run was begun on devices of another kind."""
     had, has = was["device"].get("platform", "?"), machine["device"]["platform"]
     if had != has:
         raise JaxstyleError(str(path), f"was begun on a {had} and this is a {has}; start a new run")
 
 
 def say_changes(was: Mapping[str, Any], machine: Mapping[str, Any], display: Display) -> None:
+    """Report each difference of the machine that may change last bits."""
     for change in manifest.changes(was, machine):
         display.event("note", f"{change}: the last bits of what is left may differ")
 
 
 def say_sheets(built: Built, display: Display) -> Run:
+    """Report the contact sheets of a run that was built; the run."""
     for sheet in built.sheets:
         display.event("sheet", f"contact sheet: {sheet}", path=str(sheet))
     return Run(built.record.path, built.rows, built.sheets)

@@ -63,6 +63,7 @@ class LocalSite:
 
 @contextlib.contextmanager
 def site_of(options: RunOptions) -> Iterator[Site]:
+    """The site that a run's options ask for. Raises JaxstyleError if Ray is needed and not installed."""
     if options.cluster is None:
         yield LocalSite(options)
         return

@@ -21,7 +21,7 @@ from jaxstyle.rundir.locks import (
     check_no_share,
     check_not_held,
     holder_text,
-    in_use,
+    in_use_error,
     locked,
     open_lock,
     share_name,
@@ -154,11 +154,11 @@ class RunDirectory:
         while not self._is_free(lock):
             holder, now = signature(lock), time.monotonic()
             if not self._briefly:
-                raise in_use(self.path, holder)
+                raise in_use_error(self.path, holder)
             if holder != said:
                 said, since = holder, now
             if holder and not holder.endswith(BRIEF_NOTE) and now - since >= HOLDER_CONFIRM_S:
-                raise in_use(self.path, holder)
+                raise in_use_error(self.path, holder)
             if not told and holder.endswith(BRIEF_NOTE):
                 self._on_wait(holder_text(holder))
                 told = True

@@ -150,6 +150,7 @@ def set_aside(path: Path) -> Path:
 
 
 def attribute(node: h5py.Group, name: str) -> str:
+    """A text attribute of an HDF5 group."""
     value: Any = node.attrs[name]
     return bytes(value).decode()
 

@@ -79,14 +79,17 @@ def signature(lock: int) -> str:
 
 
 def holder_text(holder: str) -> str:
+    """The holder of a lock, in words."""
     return f"process {holder.removesuffix(BRIEF_NOTE)}" if holder else "another process"
 
 
-def in_use(path: Path, holder: str) -> DirectoryInUse:
+def in_use_error(path: Path, holder: str) -> DirectoryInUse:
+    """The error for a run directory that another process holds."""
     return DirectoryInUse(str(path), f"is in use by {holder_text(holder)}; wait, or give another --out")
 
 
 def sign(lock: int, path: Path, note: str = "") -> None:
+    """Write into a lock which process has it."""
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()} on {socket.gethostname()}{note}\n".encode(), 0)
     sync_file(lock, path)  # for the other machines of a network file system
@@ -102,7 +105,7 @@ def check_not_held(path: Path, *, no_lock: bool = False) -> None:
         try:
             with _looked_at(path / LOCK) as holder:
                 if holder is not None:
-                    raise in_use(path, holder)
+                    raise in_use_error(path, holder)
                 check_no_share(path)
         except NoLocks:
             if not begun_without_locks(path):
@@ -145,7 +148,7 @@ def share_held(path: Path, share: Share, *, no_lock: bool = False) -> Iterator[N
     lock = open_lock(name)
     try:
         if not no_lock and not locked(lock, name):
-            raise in_use(Path(f"shard {share} of {path}"), signature(lock))
+            raise in_use_error(Path(f"shard {share} of {path}"), signature(lock))
         sign(lock, name)
         yield
     finally:

@@ -76,14 +76,17 @@ class Setting:
 
 
 def one_of(*allowed: str) -> Callable[[str, Any], str]:
+    """The check of a setting that is one of a few words."""
     return lambda what, value: as_choice(what, value, allowed)
 
 
 def integer_in(minimum: int, maximum: int) -> Callable[[str, Any], int]:
+    """The check of an integer within two bounds."""
     return lambda what, value: as_integer(what, value, minimum=minimum, maximum=maximum)
 
 
 def number_from(minimum: float, *, above: bool = False) -> Callable[[str, Any], float]:
+    """The check of a number of at least `minimum`, or with `above` of more."""
     return lambda what, value: as_number(what, value, minimum=minimum, above=above)
 
 
@@ -93,6 +96,7 @@ def each(parse: Callable[[str, Any], Any]) -> Callable[[str, Any, int], list[Any
 
 
 def as_steps(what: str, given: Sequence[Any]) -> tuple[int, ...]:
+    """Numbers of steps, ascending. Raises JaxstyleError for none, and for one that is repeated."""
     steps = tuple(as_integer(what, n, minimum=1, maximum=MAX_STEPS) for n in given)
     if not steps:
         raise JaxstyleError(what, "no value; give at least one")
@@ -102,15 +106,18 @@ def as_steps(what: str, given: Sequence[Any]) -> tuple[int, ...]:
 
 
 def as_files(what: str, given: Any) -> tuple[str, ...]:
+    """Absolute paths of one or several files."""
     several = given if isinstance(given, list | tuple) else (given,)
     return tuple(as_path(what, path) for path in several)
 
 
 def as_path(what: str, given: Any) -> str:
+    """The absolute path of a file."""
     return taken_from("", as_text(what, given))
 
 
 def as_pool(what: str, value: Any) -> str:
+    """The name of a pooling."""
     return as_choice(what, value, tables.POOLINGS.names)
 
 

@@ -8,6 +8,7 @@ import jaxstyle
 
 PACKAGE = Path(jaxstyle.__path__[0]).resolve()
 EXAMPLES = PACKAGE / "examples"
+"""The folder of the example images."""
 PRESETS = PACKAGE / "presets"
 
 

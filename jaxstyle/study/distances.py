@@ -35,7 +35,7 @@ class Network:
         from jaxstyle.device.engine import Engine
 
         sweep = record.sweep
-        shapes = {(h, w) for h, w in (size(s) for s in _shapes(record))}
+        shapes = {(h, w) for h, w in (shape_px(s) for s in _shapes(record))}
         loaded = weights.load(sweep.weights, network=sweep.network, pool=sweep.pool)
         if (had := record.manifest.get("weights", {}).get("sha256")) not in (None, loaded.sha256):
             raise JaxstyleError(
@@ -70,7 +70,8 @@ def _shapes(record: Record) -> list[str]:
         return list(file)
 
 
-def size(shape: str) -> tuple[int, int]:
+def shape_px(shape: str) -> tuple[int, int]:
+    """The (height, width) in px that a shape `HxW` stands for."""
     height, width = (int(n) for n in shape.split("x"))
     return height, width
 

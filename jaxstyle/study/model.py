@@ -213,6 +213,7 @@ def varying(cells: Iterable[Cell], axes: Sequence[str]) -> tuple[str, ...]:
 
 
 def identity(cell: Cell, axes: Sequence[str]) -> tuple:
+    """The values of a cell on some axes, as the user gave them."""
     return tuple(cell.label(axis) for axis in axes)
 
 

@@ -225,6 +225,7 @@ def styles(
 
 
 def too_few(record: Record, fixed: Sequence[tuple[str, int]], diverged: int) -> str:
+    """The reason why a run is no study of seeds, with a command that would make it one."""
     if fixed:
         why = "no seed matters in it, for no cell starts from noise; run it with --init noise --seed 0:8"
     else:

@@ -27,7 +27,7 @@ from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import RunOptions
 from jaxstyle.study import recompute, stats
 from jaxstyle.study.decompose import decompose
-from jaxstyle.study.distances import Network, measure_names, size
+from jaxstyle.study.distances import Network, measure_names, shape_px
 from jaxstyle.study.model import Options, Spread, Study, Style
 from jaxstyle.study.recompute import Recomputed
 from jaxstyle.study.spread import (
@@ -59,7 +59,7 @@ def run_study(path: Path, options: Options | None = None) -> Study:
         names = layers.in_order(n for s in settings for n in s.cell.layer_weights)
         terms = (*record.losses, *names)
         shapes = dict.fromkeys(setting.shape for setting in settings)
-        sigma_px = {shape: max(size(shape)) / LOW_PASS_SHARE for shape in shapes}
+        sigma_px = {shape: max(shape_px(shape)) / LOW_PASS_SHARE for shape in shapes}
         snapshots = chosen_snapshots(record.sweep.steps)
         spreads = [
             spread_of(s, _group(file, s.shape), snapshots, terms, network, sigma_px[s.shape])

@@ -34,6 +34,7 @@ def decimal(value: float) -> str:
 
 
 def percent(value: float) -> str:
+    """A share as a percentage."""
     return (
         "–"
         if not np.isfinite(value)
@@ -44,6 +45,7 @@ def percent(value: float) -> str:
 
 
 def from_to(low: float, high: float, text: Any = num) -> str:
+    """A range in parentheses; nothing where an end is not finite."""
     if not (np.isfinite(low) and np.isfinite(high)):
         return ""
     return f" ({text(low).removesuffix(' %')} to {text(high)})"
@@ -57,6 +59,7 @@ def span(values: Sequence[float], text: Any = num) -> str:
 
 
 def figures_of(names: Sequence[str], stem: str, caption: str) -> list[dict[str, str]]:
+    """The figures with one beginning of their names, under one caption."""
     return [{"path": name, "caption": caption} for name in names if name.startswith(f"maps/{stem}")]
 
 
@@ -66,16 +69,19 @@ def block(
     table: tuple[Sequence[str], Sequence[Sequence[str]]] | None = None,
     shown: Sequence[dict[str, str]] = (),
 ) -> dict[str, Any]:
+    """A block of the page: a heading, paragraphs, a table and figures."""
     made = None if table is None else {"columns": list(table[0]), "rows": [list(row) for row in table[1]]}
     return {"heading": heading, "text": list(text), "table": made, "figures": list(shown)}
 
 
 def the(term: str) -> str:
+    """The title of a measure, with an article where it is a loss."""
     title = term_title(term)
     return f"the {title}" if "loss" in title else title
 
 
 def level(name: str, value: Any) -> str:
+    """A level of a factor, in words."""
     names = name.split("+")
     values = value if len(names) > 1 else (value,)
     return " and ".join(value_text(n, v) for n, v in zip(names, values, strict=True))
