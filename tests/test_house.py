@@ -130,7 +130,7 @@ BATCHING = ("vmap", "pmap", "vectorize", "jit", "fori_loop", "while_loop", "scan
 
 
 def batching(paths):
-    """How often each place names each of `BATCHING`, by the name of the place."""
+    """Number of times that each place names each of `BATCHING`."""
     found = collections.Counter()
     for module, path in paths.items():
         for node in ast.walk(ast.parse(path.read_text())):
@@ -143,7 +143,7 @@ def batching(paths):
 
 
 def test_one_vmap_one_loop():
-    """Of a step, in one place; cells are also started and refined, and targets and gradients compiled."""
+    """The step's are in one place; cells are also started and refined, targets and gradients compiled."""
     found = batching(PATHS)
     assert {wing(module) for module, _ in found} == {"device"}
     assert {place: n for place, n in found.items() if place[0] == "device.compilation"} == {
@@ -169,6 +169,32 @@ def test_public_names_have_docstrings():
             for child in node.body:
                 if isinstance(child, kinds) and not child.name.startswith("_"):
                     assert ast.get_docstring(child), f"{name}: {child.name}"
+
+
+NO_NOUN = {
+    "What",
+    "Of",
+    "By",
+    "Where",
+    "How",
+    "Everything",
+    "Which",
+    "Those",
+    "That",
+    "Who",
+    "There",
+    "When",
+}
+"""Words that no docstring begins with: the noun comes first."""
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_docstrings_name_the_noun_first(name):
+    for node in ast.walk(ast.parse(PATHS[name].read_text())):
+        for line in getattr(node, "body", ()) if isinstance(getattr(node, "body", ()), list) else ():
+            if isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant):
+                first, *_ = str(line.value.value).split()
+                assert first.strip(",.:") not in NO_NOUN, f"line {line.lineno}"
 
 
 def test_examples_are_small_readable_and_licensed():

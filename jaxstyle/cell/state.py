@@ -1,4 +1,4 @@
-"""What a cell is computed from, and what it carries from step to step.
+"""The inputs of a cell's computation, and its state from step to step.
 
 `Knobs` vary between cells of one program, `Targets` are made of pixels, `State` goes from step to step,
 `Info` is only reported. All are NamedTuples of arrays without a batch axis.

@@ -1,1 +1,1 @@
-"""What a command says and hears: flags, errors of one line, signals, progress. Needs no JAX."""
+"""The two ends of a command: its flags and signals, its errors of one line and its progress. Needs no JAX."""

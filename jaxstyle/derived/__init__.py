@@ -1,1 +1,1 @@
-"""What is derived from the chunks of a run: sheets, curves, animations, the page."""
+"""Files that are derived from the chunks of a run: sheets, curves, animations, the page."""

@@ -1,4 +1,4 @@
-"""Everything that is derived from the chunks of a run, built in order."""
+"""All derived files of a run, built from its chunks in order."""
 
 from __future__ import annotations
 

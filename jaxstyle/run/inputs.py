@@ -1,4 +1,4 @@
-"""What cells are computed from: a resolved sweep, its images and its weights."""
+"""The inputs of a run: a resolved sweep, its images and its weights."""
 
 from __future__ import annotations
 

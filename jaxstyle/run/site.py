@@ -1,4 +1,4 @@
-"""Where a run is computed: the devices of this process, or a cluster."""
+"""Sites, where runs are computed: the devices of this process, or a cluster."""
 
 from __future__ import annotations
 

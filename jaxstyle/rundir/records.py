@@ -1,4 +1,4 @@
-"""What a run directory says of its run."""
+"""The record of a run: its spec, its manifest and its chunks, as a run directory has them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a run is asked for: values, tables, settings, and the sweep that they come to. Needs no JAX."""
+"""The specification of a run: values, tables, settings, and the sweep that they come to. Needs no JAX."""

@@ -142,7 +142,7 @@ def assemble(
 
 
 def _sources(flags: Mapping[str, Any], cwd: Path) -> tuple[list[tuple[Mapping[str, Any], Path]], str]:
-    """Everything that names settings, the weakest first, each with the folder that its paths start from.
+    """All sources of settings, the weakest first, each with the folder that its paths start from.
 
     Returns:
         These, and what a run directory is called after.
@@ -174,7 +174,7 @@ def _sources(flags: Mapping[str, Any], cwd: Path) -> tuple[list[tuple[Mapping[st
 
 
 class _Layer(NamedTuple):
-    """Everything that one source says, its paths absolute."""
+    """The settings of one source, its paths absolute."""
 
     names: frozenset[str]
     """All keys of its table."""

@@ -253,7 +253,7 @@ class Sweep:
 
     @property
     def style_scheme(self) -> str:
-        """How style layers are weighed that carry no weights of their own: the setting `style_weights`."""
+        """The scheme that weighs style layers without weights of their own: the setting `style_weights`."""
         return self.style_weights
 
     if not TYPE_CHECKING:

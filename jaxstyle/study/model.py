@@ -1,4 +1,4 @@
-"""What a study of seeds finds, and the words for it."""
+"""The findings of a study of seeds, and the words for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far the pictures of several seeds lie apart, in each setting and family of settings."""
+"""Distances between the pictures of several seeds, in each setting and family of settings."""
 
 from __future__ import annotations
 
