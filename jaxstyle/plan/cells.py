@@ -105,7 +105,6 @@ def sweep_cells(sweep: Sweep) -> tuple[Cell, ...]:
                 f"{count} cells are more than --max-cells {sweep.max_cells}; raise it or shorten an axis",
             )
 
-    measured = {tuple(table[axis] for axis in BALANCED_AXES): table for table in sweep.balance}
     found: dict[tuple, Cell] = {}
     for table, zipped in tables:
         free = math.prod(len(table[axis]) for axis in axes if axis not in zipped)
@@ -115,9 +114,18 @@ def sweep_cells(sweep: Sweep) -> tuple[Cell, ...]:
             if identity not in found:
                 check(len(found) + 1)
                 extra = tuple((axis, weight) for axis in weights if (weight := choice.pop(axis)))
-                cell = Cell(id=len(found), **choice, extra=extra)
-                found[identity] = _balanced(sweep, cell, measured)
-    return tuple(found.values())
+                found[identity] = Cell(id=len(found), **choice, extra=extra)
+    return balanced_cells(sweep, found.values())
+
+
+def balanced_cells(sweep: Sweep, cells: Iterable[Cell]) -> tuple[Cell, ...]:
+    """`cells` with relative ratios and balanced weights as numbers, where `sweep.balance` has them.
+
+    Raises:
+        JaxstyleError: for a ratio beyond float32.
+    """
+    measured = {tuple(table[axis] for axis in BALANCED_AXES): table for table in sweep.balance}
+    return tuple(_balanced(sweep, cell, measured.get(balance_key(cell))) for cell in cells)
 
 
 def axes_of(cells: Iterable[Cell]) -> tuple[str, ...]:
@@ -147,15 +155,15 @@ def _wants_weights(sweep: Sweep, cell: Cell) -> bool:
     return sweep.style_scheme == "balanced" and ":" not in cell.style_layers
 
 
-def _balanced(sweep: Sweep, cell: Cell, measured: Mapping[tuple[str, ...], Mapping[str, Any]]) -> Cell:
-    """`cell` with its relative ratio and balanced weights as numbers, where they have been measured."""
+def _balanced(sweep: Sweep, cell: Cell, table: Mapping[str, Any] | None) -> Cell:
+    """`cell` with its relative ratio and balanced weights as numbers, as far as its balance is measured."""
     changes: dict[str, Any] = {}
-    table = measured.get(balance_key(cell))
-    if (factor := multiple(cell.alpha_beta)) is not None:
+    given = cell.alpha_beta_given or cell.alpha_beta
+    if (factor := multiple(given)) is not None:
         ratio = math.nan if table is None else factor * table["alpha_beta"]
         if ratio * sweep.beta > FLOAT32_MAX:
-            raise JaxstyleError("alpha_beta", f"{cell.alpha_beta} is {ratio:g} here, beyond float32")
-        changes = {"alpha_beta": ratio, "alpha_beta_given": str(cell.alpha_beta)}
+            raise JaxstyleError("alpha_beta", f"{given} is {ratio:g} here, beyond float32")
+        changes = {"alpha_beta": ratio, "alpha_beta_given": str(given)}
     if table is not None and _wants_weights(sweep, cell):
         changes["balanced"] = tuple((name, table["weights"][name]) for name in cell.layer_weights)
     return replace(cell, **changes) if changes else cell

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxstyle.inputs.pictures import Pictures, check_digest
 from jaxstyle.inputs.weights import Weights, load
-from jaxstyle.plan.cells import Cell, needs_balance, sweep_cells
+from jaxstyle.plan.cells import Cell, balanced_cells, needs_balance, sweep_cells
 from jaxstyle.rundir.fingerprints import Sources
 from jaxstyle.spec import plugins
 from jaxstyle.spec.settings import Sweep
@@ -64,4 +64,4 @@ def calibrated(inputs: AnyInputs, device: Any) -> AnyInputs:
     # Plain convolutions, whichever the cells use: a balance is a property of the images and the network.
     engine = Engine(inputs.weights.layers, device=device, winograd=False)
     sweep = measure(inputs.sweep, inputs.cells, inputs.pictures, engine)
-    return replace(inputs, sweep=sweep, cells=sweep_cells(sweep))
+    return replace(inputs, sweep=sweep, cells=balanced_cells(sweep, inputs.cells))

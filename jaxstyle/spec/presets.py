@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jaxstyle
-
-PACKAGE = Path(jaxstyle.__path__[0]).resolve()
+PACKAGE = Path(__file__).resolve().parent.parent
+"""The folder of the package."""
 EXAMPLES = PACKAGE / "examples"
 """The folder of the example images."""
 PRESETS = PACKAGE / "presets"
