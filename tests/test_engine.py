@@ -285,6 +285,15 @@ def test_a_divergence_past_the_last_step_is_none(narrow):
     assert bench.run([0], (2,)).diverged_step == [1]
 
 
+def test_launches_side_by_side_are_each_filled_up_to_the_width(narrow):
+    bench = Bench(narrow, width=2, seed=("10:15",))
+    launches = [bench.launch(ids) for ids in ([0, 1], [2], [3, 4])]
+    found = drive.side_by_side(launches, 2)
+    assert list(found.knobs.seed) == [10, 11, 12, 12, 13, 14]
+    assert len(found.start) == 6
+    assert len(found.targets.content[0]) == 6
+
+
 def test_targets_are_taken_once_per_image_and_gathered_by_row(narrow):
     bench = Bench(narrow, width=4, content=("/c0", "/c1"), style=("/s0", "/s1"))
     launch = bench.launch([0, 1, 2, 3])

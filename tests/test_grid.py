@@ -198,6 +198,14 @@ def test_shares_are_disjoint_complete_and_of_about_equal_work():
     assert plan.shares(1000)[len(plan.chunks) :] == [[]] * (1000 - len(plan.chunks))
 
 
+def test_a_chunk_of_half_the_width_is_one_of_the_run():
+    plan = plan_of(seed=("0:4000",), steps=(500,), width=8, platform="gpu")
+    for width in (8, 4, 1):
+        found = fingerprints.narrowed_to(plan, 3, width)
+        assert [found.programs[c.program].width for c in found.chunks[2:5]] == [8, width, 8]
+    assert fingerprints.narrowed_to(plan, 3, 3) == plan
+
+
 def test_shares_are_dealt_the_same_whatever_widths_a_back_off_has_left():
     plan = plan_of(seed=("0:4000",), steps=(500,), width=4, platform="gpu")
     assert len(plan.chunks) > 5

@@ -80,9 +80,27 @@ def test_worse_images_are_rejected_halved_and_remembered_as_in_float64():
     np.testing.assert_allclose(found, losses, rtol=1e-6, atol=5e-3 * steepest)
 
 
+def hilly(image):
+    """Waves: concave about their tops, where every step down makes the gradient larger."""
+    x = np.asarray(image, np.float64) / 30
+    return 1e4 * (1 - np.cos(x)).sum(), 1e4 / 30 * np.sin(x)
+
+
+def test_steps_of_negative_curvature_are_forgotten_as_in_float64():
+    start = 70 + start_image() / 10
+    expected, losses, _ = oracle.lbfgs(hilly, start, 8, 5, 10.0)
+    slopes = [hilly(image)[1] for image in expected]
+    curvature = [((expected[k + 1] - expected[k]) * (slopes[k + 1] - slopes[k])).sum() for k in range(4)]
+    assert max(curvature[:3]) < 0 < curvature[3]
+    images, found, _ = follow(hilly, start, 8, 5)
+    np.testing.assert_allclose(images, expected, atol=1e-3)
+    np.testing.assert_allclose(found, losses, rtol=1e-5, atol=1e-3)
+
+
 def test_the_loss_never_rises():
     for memory in (2, 30):
-        _, losses, _ = follow(kinked, start_image(), 60, memory)
+        _, losses, rejected = follow(kinked, start_image(), 60, memory, rate=100.0)
+        assert rejected >= 2  # images that would have raised it
         assert np.all(np.diff(losses) <= 0)
 
 

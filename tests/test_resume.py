@@ -1,6 +1,7 @@
 """A run that is killed, starved or tampered with resumes to the same bytes; real kills, real disks."""
 
 import contextlib
+import dataclasses
 import fcntl
 import io
 import json
@@ -16,11 +17,16 @@ import numpy as np
 import pytest
 import torture
 from conftest import ROOT, random_image, run_python
+from made_runs import write_run
 from PIL import Image
 
 from jaxstyle import sweep
 from jaxstyle.console import limits
-from jaxstyle.rundir import results_h5
+from jaxstyle.plan.cells import sweep_cells
+from jaxstyle.rundir import results_h5, resume
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.resolve import resolve
+from jaxstyle.spec.settings import Sweep
 
 ONE_STAGE = (*torture.IMAGES, "--pyramid", "0")
 SWEEP = (*ONE_STAGE, "--seed", "0:2", "--steps", "15", "30", "--checkpoint-every", "0.1")
@@ -245,6 +251,28 @@ def test_cells_are_added_behind_those_there_are(copy, whole, tmp_path):
     assert command("--out", copy, "--extend", "--seed", "0:4") == 0
     assert torture.digests(copy) == before
     assert (copy / "spec.toml").read_text().count("[[grid]]") == 2
+
+
+def planned(path, **settings):
+    """A run of which nothing has been computed."""
+    settings = {"content": ("/c.png",), "style": ("/s.png",), "steps": (2, 5), **settings}
+    return write_run(path, resolve(Sweep(**settings)), [], shape=(32, 32))
+
+
+def test_an_extension_leaves_every_cell_its_number(tmp_path):
+    record = planned(tmp_path / "run", seed=(3, 4))
+    more = dataclasses.replace(record.sweep, seed=(0, 4, 1))
+    cells = sweep_cells(resume.continued_sweep(record, more, extend=True))
+    assert cells[:2] == record.cells
+    assert [(cell.id, cell.seed) for cell in cells] == [(0, 3), (1, 4), (2, 0), (3, 1)]
+
+
+def test_another_plugin_is_another_run(tmp_path):
+    record = planned(tmp_path / "run", plugins=("a" * 64,))
+    assert resume.continued_sweep(record, record.sweep, extend=False).plugins == record.sweep.plugins
+    for plugins, says in (("b" * 64,), "those given have b{64}"), ((), "none is given"):
+        with pytest.raises(JaxstyleError, match=f"begun with plugins of sha256 a{{64}}, and {says}"):
+            resume.continued_sweep(record, dataclasses.replace(record.sweep, plugins=plugins), extend=False)
 
 
 def test_a_run_that_is_not_done_is_not_extended(copy, capsys):

@@ -303,6 +303,17 @@ def test_five_adam_steps_match_float64(vgg19_weights, clamp):
         assert ((found == 0).any(), (found == 255).any(), found.min(), found.max()) == (True, True, 0, 255)
 
 
+@pytest.mark.parametrize("clamp", [False, True])
+def test_a_clamped_picture_stays_in_range_from_its_first_step(narrow, clamp):
+    content, style = random_image(32, 32, 1), random_image(32, 32, 2)
+    settings = sweep(init=("content",), learning_rate=(300.0,), clamp=clamp)
+    network, program, knobs, targets = make(settings, narrow, content, style)
+    start = init_state(program, knobs, jnp.asarray(content, jnp.float32))
+    state, _ = advance(network, program, knobs, targets, start, 1)
+    in_range = (state.image >= 0) & (state.image <= 255)
+    assert in_range.all() == clamp
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
 def test_a_clamped_picture_is_worth_what_its_float_image_is(narrow, optimizer):
     content, style = random_image(32, 32, 1), random_image(32, 32, 2)
@@ -406,6 +417,7 @@ def test_content_weighs_in_a_coarser_stage_what_it_weighs_at_full_size(narrow):
     coarse = knobs_of(
         cell, program, settings, content_row=0, style_row=0, extent=(16, 12), full_extent=(64, 48)
     )
+    assert float(full.content_weight) == pytest.approx(2.0 * 0.01)
     assert float(coarse.content_weight) == pytest.approx(16 * float(full.content_weight))
     assert float(coarse.style_weight) == float(full.style_weight) == 2.0
     assert np.isinf(coarse.decay_end)

@@ -210,6 +210,25 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_after_that(tmp_path, monkeypatch):
+    done, fsync, replace = [], os.fsync, os.replace
+
+    def synced(handle):
+        done.append(("synced", os.path.basename(os.readlink(f"/proc/self/fd/{handle}"))))
+        fsync(handle)
+
+    def named(source, target):
+        done.append(("named", os.path.basename(target)))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", named)
+    rundir_files.write_atomic(tmp_path / "file", b"data")
+    (_, temporary), *then = done
+    assert temporary.startswith(".file.tmp-")
+    assert then == [("named", "file"), ("synced", tmp_path.name)]
+
+
 def _write_for_ever(path, started):
     data = [bytes([i]) * 2_000_000 for i in range(4)]
     started.set()

@@ -1,0 +1,533 @@
+"""Breaks one promise of the package after another, and sees a test fail for it: `python -m tests.mutants`.
+
+A mutant changes a few lines in a copy of the working tree, so that one claim of the product no longer
+holds. The cheapest tests of that claim are run there, and one of them must fail. A mutant that survives is
+a claim that nobody looks after. Without any mutant all of these tests must pass, which is seen to first.
+
+The lines are looked for in the whole package, so that modules may move.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS = 900
+"""What tests may take."""
+KILLED, SURVIVED, FAULT = "killed", "SURVIVED", "FAULT"
+OUTCOMES = {0: SURVIVED, 1: KILLED}
+"""By pytest's exit code. Others, such as that of a module that cannot be imported, tell nothing."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A change that breaks one claim of the product."""
+
+    claim: str
+    old: str
+    """Lines that stand once in the package, without imports and with few names of modules."""
+    new: str
+    tests: tuple[str, ...]
+    """The cheapest that kill it, as pytest names them."""
+
+
+# --- what is claimed ------------------------------------------------------------------------------
+
+MUTANTS = (
+    # Losses and gradients.
+    Mutant(
+        "A Gram matrix is a mean over the positions of its own image, whatever the size of the other one.",
+        "_product(flat, flat, (0, 0), arithmetic) / (flat.shape[0] if positions is None else positions)",
+        "_product(flat, flat, (0, 0), arithmetic)",
+        ("tests/test_losses.py::test_style_loss_of_a_style_of_another_size_compares_means",),
+    ),
+    Mutant(
+        "The content loss is half the sum of squared differences.",
+        "return 0.5 * jnp.sum(jnp.square(features",
+        "return jnp.sum(jnp.square(features",
+        (
+            "tests/test_losses.py"
+            "::test_content_loss_is_half_the_squared_distance_and_its_gradient_the_difference",
+        ),
+    ),
+    Mutant(
+        "The style loss of a layer is the squared distance of Gram matrices over 4 N^2.",
+        "return jnp.sum(jnp.square(g - target)) / (4.0 * n**2)",
+        "return jnp.sum(jnp.square(g - target)) / (4.0 * n)",
+        ("tests/test_losses.py::test_style_loss_at_equal_sizes_is_the_decks",),
+    ),
+    Mutant(
+        "Total variation is of horizontal and of vertical neighbours.",
+        "return jnp.sum(jnp.square(dx)) + jnp.sum(jnp.square(dy))",
+        "return jnp.sum(jnp.square(dy))",
+        ("tests/test_losses.py::test_total_variation_is_in_pixel_units",),
+    ),
+    Mutant(
+        "alpha is beta times the ratio that is given.",
+        "content_weight=number(min(sweep.beta * cell.alpha_beta * scale, FLOAT32_MAX)),",
+        "content_weight=number(min(cell.alpha_beta * scale, FLOAT32_MAX)),",
+        ("tests/test_step.py::test_content_weighs_in_a_coarser_stage_what_it_weighs_at_full_size",),
+    ),
+    Mutant(
+        "The gradient is zero where a feature is not above zero.",
+        "return conv3x3(jnp.where(y != 0, g, 0), kernel.backward, precision), None, None, None",
+        "return conv3x3(g, kernel.backward, precision), None, None, None",
+        ("tests/test_losses.py::test_gradients_vanish_where_features_do",),
+    ),
+    Mutant(
+        "The gradient of a Gram matrix is that of both of its factors.",
+        "both = (s + s.T) / (",
+        "both = s / (",
+        ("tests/test_losses.py::test_style_gradient_is_the_closed_form",),
+    ),
+    # What the network sees.
+    Mutant(
+        "The network sees blue, green, red.",
+        "return (image - MEAN_RGB)[..., ::-1]",
+        "return image - MEAN_RGB",
+        ("tests/test_images.py::test_the_network_sees_bgr_minus_the_mean",),
+    ),
+    Mutant(
+        "Pooling drops the last row and column of odd edges.",
+        "return x[: h // 2 * 2, : w // 2 * 2].reshape(",
+        "return x[h % 2 :, w % 2 :].reshape(",
+        ("tests/test_conv.py::test_pools_drop_odd_edges_and_match_numpy[shape1-avg]",),
+    ),
+    Mutant(
+        "Convolutions see zeros outside of the image.",
+        "x = jnp.pad(x, ((1, TILE * down + 1 - h), (1, TILE * across + 1 - w), (0, 0)))",
+        'x = jnp.pad(x, ((1, TILE * down + 1 - h), (1, TILE * across + 1 - w), (0, 0)), mode="edge")',
+        ("tests/test_conv.py::test_convolution_is_the_correlation_with_zero_padding[shape0-winograd]",),
+    ),
+    Mutant(
+        "On a canvas every layer is that of the image alone, odd edges included.",
+        "inside = within(x.shape[:2], jnp.asarray(extent) >> pools)",
+        "inside = within(x.shape[:2], -(-jnp.asarray(extent) >> pools))",
+        ("tests/test_vgg19.py::test_on_a_canvas_every_layer_is_that_of_the_image_alone[shape1-avg-plain]",),
+    ),
+    # Steps.
+    Mutant(
+        "Noise follows from the value of the seed, not from the place of a cell.",
+        "seed=np.asarray(cell.seed, np.uint32),",
+        "seed=np.asarray(cell.id, np.uint32),",
+        ("tests/test_engine.py::test_launches_side_by_side_are_each_filled_up_to_the_width",),
+    ),
+    Mutant(
+        "L-BFGS remembers no step without positive curvature.",
+        "keep = finite & ~first & (s_y > MIN_CURVATURE) &",
+        "keep = finite & ~first &",
+        ("tests/test_optimizers.py::test_steps_of_negative_curvature_are_forgotten_as_in_float64",),
+    ),
+    Mutant(
+        "L-BFGS takes its pairs from the oldest to the newest.",
+        "(index + 1 + jnp.arange(memory, dtype=jnp.int32)) % memory",
+        "(index + jnp.arange(memory, dtype=jnp.int32)) % memory",
+        ("tests/test_optimizers.py::test_steps_are_those_of_the_two_loop_recursion_in_float64[3]",),
+    ),
+    Mutant(
+        "L-BFGS rejects an image that is worse.",
+        "accepted = finite & (first | (seen.loss <= state.loss))",
+        "accepted = finite",
+        ("tests/test_optimizers.py::test_the_loss_never_rises",),
+    ),
+    Mutant(
+        "A decaying learning rate is flat to 70 % of the steps and then falls to 0.",
+        "decay_steps=number(DECAY_SHARE * length if decays else 1.0),",
+        "decay_steps=number(length if decays else 1.0),",
+        ("tests/test_step.py::test_a_decaying_rate_is_flat_to_70_percent_and_then_falls_to_zero[10]",),
+    ),
+    Mutant(
+        "With --clamp pixels stay within 0 to 255 while they are optimised.",
+        "(able, within_range(knobs, move.image), state.image),",
+        "(able, move.image, state.image),",
+        ("tests/test_step.py::test_a_clamped_picture_stays_in_range_from_its_first_step[True]",),
+    ),
+    Mutant(
+        "The picture and the loss of step k are those of the image after k updates.",
+        'images.append(np.array(drive.state.best if keep == "best" else drive.state.evaluated))',
+        'images.append(np.array(drive.state.best if keep == "best" else drive.state.image))',
+        ("tests/test_engine.py::test_the_loss_at_step_k_is_the_loss_of_the_image_after_k_updates",),
+    ),
+    Mutant(
+        "A cell that diverges keeps its last finite image.",
+        "(accepted, state.image, state.evaluated),",
+        "(alive, state.image, state.evaluated),",
+        ("tests/test_step.py::test_a_loss_that_overflows_keeps_the_image_before_it",),
+    ),
+    Mutant(
+        "A cell that diverges changes nothing of its neighbours.",
+        "state, info = jax.vmap(one, in_axes=(0, 0, None))(knobs, state, k)\n",
+        "state, info = jax.vmap(one, in_axes=(0, 0, None))(knobs, state, k)\n"
+        "            state = state._replace(diverged_step=jnp.broadcast_to(\n"
+        "                state.diverged_step.max(), state.diverged_step.shape))\n",
+        ("tests/test_engine.py::test_a_diverging_cell_leaves_its_neighbours_alone",),
+    ),
+    # Batches, devices, memory.
+    Mutant(
+        "A launch that does not fill its device is filled up, and every cell of the next keeps its device.",
+        "*(pad(one, width) for one in launches)",
+        "*launches",
+        ("tests/test_engine.py::test_launches_side_by_side_are_each_filled_up_to_the_width",),
+    ),
+    Mutant(
+        "A width is planned from the memory that the weights leave.",
+        "(available * MEMORY_SHARE - memory.fixed) / memory.per_cell,",
+        "available * MEMORY_SHARE / memory.per_cell,",
+        ("tests/test_engine.py::test_width_is_1_on_a_cpu_and_a_power_of_two_within_memory_elsewhere",),
+    ),
+    Mutant(
+        "Chunks that were computed at half the width, for want of memory, are kept.",
+        "return narrower if own == width else plan",
+        "return plan",
+        ("tests/test_grid.py::test_a_chunk_of_half_the_width_is_one_of_the_run",),
+    ),
+    # Files of a run.
+    Mutant(
+        "A file has its name only when the disk has what is in it.",
+        "            if durable:\n                sync_file(handle, path)\n"
+        "        finally:\n            os.close(handle)\n        os.replace(temporary, path)\n",
+        "        finally:\n            os.close(handle)\n        os.replace(temporary, path)\n"
+        "        if durable:\n            handle = os.open(path, os.O_RDWR)\n"
+        "            sync_file(handle, path)\n            os.close(handle)\n",
+        ("tests/test_store.py::test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_after_that",),
+    ),
+    Mutant(
+        "A write that fails leaves the old file, and no other.",
+        "        temporary.unlink(missing_ok=True)\n        raise\n    if durable:",
+        "        raise\n    if durable:",
+        ("tests/test_store.py::test_a_failed_write_leaves_the_old_file_and_no_other",),
+    ),
+    Mutant(
+        "A run that the disk has no space for is refused.",
+        "if free < needed and total:",
+        "if free <= 0 and total:",
+        ("tests/test_store.py::test_too_little_space_is_one_line",),
+    ),
+    Mutant(
+        "Pixels of a chunk that have changed on the disk are found out.",
+        "group.create_dataset(name, data=values, chunks=shape, fletcher32=True)",
+        "group.create_dataset(name, data=values, chunks=shape)",
+        ("tests/test_store.py::test_a_damaged_chunk_is_named",),
+    ),
+    Mutant(
+        "A chunk that is not the one in the manifest is refused, though it is whole.",
+        "    if found != sha256:\n        read_chunk(path)",
+        "    if not found:\n        read_chunk(path)",
+        ("tests/test_report.py::test_a_chunk_that_the_manifest_does_not_list_is_refused_by_every_reader",),
+    ),
+    Mutant(
+        "A run directory is held by one process at a time.",
+        "    except BlockingIOError:\n        return False\n",
+        "    except BlockingIOError:\n        return True\n",
+        ("tests/test_store.py::test_the_text_of_a_process_that_died_is_not_believed_at_once",),
+    ),
+    Mutant(
+        "A launch that is gone on with comes to the bytes of one that nobody disturbed.",
+        "infos, done = before.infos, before.passes",
+        "infos, done = before.infos, before.passes - 1",
+        ("tests/test_engine.py::test_a_launch_goes_on_from_every_segment_to_the_same_bytes[adam]",),
+    ),
+    Mutant(
+        "A setting that came later is in no fingerprint while it is at its default: old runs go on.",
+        "if row.numbers and not (row.later and value == defaults[name]):",
+        "if row.numbers:",
+        ("tests/test_grid.py::test_fingerprints_are_those_of_the_versions_before",),
+    ),
+    Mutant(
+        "--extend puts new cells behind those there are, which keep their numbers.",
+        "        if table not in grids:\n            grids.append(table)\n",
+        "        if table not in grids:\n            grids.insert(0, table)\n",
+        ("tests/test_resume.py::test_an_extension_leaves_every_cell_its_number",),
+    ),
+    Mutant(
+        "A run is gone on with by the very plugin that it was begun with.",
+        "if own.plugins != sweep.plugins:",
+        "if own.plugins and not sweep.plugins:",
+        ("tests/test_resume.py::test_another_plugin_is_another_run",),
+    ),
+    # Grids, plans, shares.
+    Mutant(
+        "The last axis of a grid is the fastest.",
+        "for choice in itertools.product(*options):",
+        "for choice in (picked[::-1] for picked in itertools.product(*options[::-1])):",
+        ("tests/test_grid.py::test_the_last_axis_is_the_fastest",),
+    ),
+    Mutant(
+        "A value that is twice in an axis is refused.",
+        "if (key := row.same(value)) in seen:",
+        "if (key := len(seen)) in seen:",
+        (
+            "tests/test_config.py"
+            "::test_a_wrong_setting_is_one_line_with_the_value_and_the_mend[a seed twice]",
+        ),
+    ),
+    Mutant(
+        "Traces keep every N-th step, and always the last.",
+        "return (*range(0, last, every), last)",
+        "return tuple(range(0, last + 1, every))",
+        ("tests/test_grid.py::test_traces_keep_the_first_and_the_last",),
+    ),
+    Mutant(
+        "Shares have about equal work.",
+        "first = min(range(count), key=lambda i: (loads[i] + extra[i], i))",
+        "first = number * count // len(self.chunks)",
+        ("tests/test_grid.py::test_shares_are_disjoint_complete_and_of_about_equal_work",),
+    ),
+    Mutant(
+        "1x is the ratio at which content and style cost the same.",
+        "return Balance(style_loss / content_loss, weights, layer_loss, trace, content_loss)",
+        "return Balance(content_loss / style_loss, weights, layer_loss, trace, content_loss)",
+        ("tests/test_calibration.py::test_features_times_s_make_the_balance_times_s_squared[0.25]",),
+    ),
+    # What comes in.
+    Mutant(
+        "Weights of another digest are not taken for the packaged ones.",
+        'origin = "packaged" if sha256 == PACKAGED_SHA256 else "unknown"',
+        'origin = "packaged"',
+        ("tests/test_weights.py::test_all_layouts_are_read[converted]",),
+    ),
+    Mutant(
+        "A picture is turned as its EXIF orientation says.",
+        "return image.transpose(_TURNS[orientation])",
+        "return image",
+        ("tests/test_bad_inputs.py::test_an_odd_image_has_the_right_pixels[EXIF 6]",),
+    ),
+    Mutant(
+        "A PNG of another gamma is converted to sRGB.",
+        "curve = _power(1e5 / g)",
+        "curve = _power(g / 1e5)",
+        ("tests/test_colour.py::test_a_gamma_that_is_not_srgbs_is_converted",),
+    ),
+    Mutant(
+        "The transparent parts of a picture are laid on white.",
+        'white = Image.new("RGBA", image.size, (255, 255, 255, 255))',
+        'white = Image.new("RGBA", image.size, (0, 0, 0, 255))',
+        ("tests/test_bad_inputs.py::test_an_odd_image_has_the_right_pixels[RGBA]",),
+    ),
+    # What comes out.
+    Mutant(
+        "A command some of whose cells diverged ends with 1.",
+        "say_diverged(which) if diverged else 0",
+        "say_diverged(which) and 0 if diverged else 0",
+        ("tests/test_report.py::test_report_exits_as_promised",),
+    ),
+    Mutant(
+        "An error is one line without control characters.",
+        'text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))',
+        'text = " ".join(text.split())',
+        (
+            "tests/test_bad_inputs.py"
+            "::test_a_flag_that_cannot_be_followed_is_refused[a control character in a flag]",
+        ),
+    ),
+    Mutant(
+        "Losses in results.csv read back as the same float32.",
+        "numbers = {name: str(value) for name, value in line.items() if",
+        'numbers = {name: f"{value:.6g}" for name, value in line.items() if',
+        ("tests/test_store.py::test_csv_numbers_read_back_as_the_same_float32",),
+    ),
+    Mutant(
+        "Rows of results.h5 stand in the order of cells, whatever the chunks.",
+        "    for group in groups.values():\n        group.cells.sort()\n",
+        "",
+        ("tests/test_store.py::test_merged_rows_stand_in_cell_order_whatever_the_chunks",),
+    ),
+    Mutant(
+        "A report makes every picture from the chunks anew.",
+        "    if pictures:\n        for chunk in record.chunks():\n",
+        "    if pictures and not record.chunk_paths:\n        for chunk in record.chunks():\n",
+        ("tests/test_report.py::test_sheets_show_small_pictures_pixel_for_pixel",),
+    ),
+    Mutant(
+        "No text of a run can end the page's element of data.",
+        'return text.replace("<", "\\\\u003c").replace(">", "\\\\u003e")',
+        'return text.replace(">", "\\\\u003e")',
+        ("tests/test_page.py::test_data_cannot_end_its_element",),
+    ),
+    Mutant(
+        "The distance between seeds is the mean over pairs of different seeds.",
+        "upper = d[..., *np.triu_indices(d.shape[-1], 1)]\n",
+        "upper = np.nan_to_num(d[..., *np.triu_indices(d.shape[-1], 0)])\n",
+        ("tests/test_stats.py::test_pairwise_distances_of_constant_shifts",),
+    ),
+    Mutant(
+        "The variance of seeds is what they do alike in every setting.",
+        "(ss_seed / (seeds - 1) - ms_error) / settings",
+        "(ss_seed / (seeds - 1) - ms_error) / seeds",
+        ("tests/test_stats.py::test_components_of_a_noise_free_design_are_exact",),
+    ),
+    # Code.
+    Mutant(
+        "Settings, plans and reports start without JAX.",
+        "CHUNK_BYTES = 256 * 2**20\n",
+        "import jax  # noqa\n\nCHUNK_BYTES = 256 * 2**20\n",
+        ("tests/test_house.py::test_modules_that_promise_to_need_no_jax_import_none",),
+    ),
+    Mutant(
+        "One vmap over cells, in the engine: everything else is of one picture.",
+        "return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)",
+        "return jax.vmap(lambda a, b: jnp.where(condition, a, b))(yes, no)",
+        ("tests/test_house.py::test_one_vmap_one_loop",),
+    ),
+)
+
+
+# --- how they are applied -------------------------------------------------------------------------
+
+
+def modules(root: Path) -> dict[Path, str]:
+    """The text of every module of the package in a working tree."""
+    return {path: path.read_text("utf-8") for path in sorted((root / "jaxstyle").rglob("*.py"))}
+
+
+def application(mutant: Mutant, texts: Mapping[Path, str]) -> tuple[Path, str]:
+    """The module that a mutant changes, and its text then. Raises ValueError unless it is one place."""
+    count = sum(text.count(mutant.old) for text in texts.values())
+    if count != 1:
+        raise ValueError(f"stands {count} times in the package: {mutant.old!r}")
+    path = next(path for path, text in texts.items() if mutant.old in text)
+    return path, texts[path].replace(mutant.old, mutant.new)
+
+
+def missing(tests: Iterable[str], root: Path) -> list[str]:
+    """Those of some tests whose file has no function of that name."""
+    wanted = [(test, *test.partition("[")[0].split("::")) for test in tests]
+    there: set[tuple[str, str]] = set()
+    for file in {file for _, file, _ in wanted if (root / file).is_file()}:
+        body = ast.parse((root / file).read_text("utf-8")).body
+        there |= {(file, node.name) for node in body if isinstance(node, ast.FunctionDef)}
+    return [test for test, file, name in wanted if (file, name) not in there]
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy what git would not ignore, times included: what Python has compiled is known by those."""
+    listing = ["git", "-C", str(source), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(listing, check=True, capture_output=True, text=True).stdout.split("\0"):
+        if name and (source / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source / name, target / name)
+
+
+# --- running --------------------------------------------------------------------------------------
+
+
+class Ended(NamedTuple):
+    """What tests came to."""
+
+    outcome: str
+    seconds: float
+    said: str
+    """The tests that failed, or why there is nothing to tell."""
+
+
+def run_tests(root: Path, tests: Iterable[str], cache: Path, *options: str) -> Ended:
+    """Run some tests of a working tree by themselves."""
+    began = time.monotonic()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *tests],
+            cwd=root,
+            env={**os.environ, "PYTHONPATH": str(root), "JAXSTYLE_TESTS_CACHE": str(cache)},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return Ended(FAULT, time.monotonic() - began, f"took over {SECONDS} s")
+    lines = (done.stdout + done.stderr).splitlines()
+    failed = [line for line in lines if re.match("(FAILED|ERROR) ", line)]
+    outcome = OUTCOMES.get(done.returncode, FAULT)
+    if outcome == KILLED and not failed:
+        outcome = FAULT
+    said = failed or ([] if outcome == SURVIVED else [f"pytest ended with {done.returncode}", *lines[-5:]])
+    return Ended(outcome, time.monotonic() - began, "\n".join(said))
+
+
+def tried(mutant: Mutant, number: int, root: Path, cache: Path) -> Ended:
+    """What the tests of a mutant come to in a working tree, which is then as it was.
+
+    Python knows what it has compiled by the size and the second of its text: every mutant has its own.
+    """
+    texts = modules(root)
+    path, text = application(mutant, texts)
+    before = path.stat()
+    try:
+        path.write_text(text, "utf-8")
+        os.utime(path, (before.st_atime, before.st_mtime + 10 * (number + 1)))
+        return run_tests(root, mutant.tests, cache, "-x")
+    finally:
+        path.write_text(texts[path], "utf-8")
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def survey(chosen: Sequence[Mutant], folder: Path, jobs: int) -> int:
+    """Try every mutant, tell what comes of them, and return how many are not killed."""
+    trees: queue.SimpleQueue[Path] = queue.SimpleQueue()
+    for job in range(jobs):
+        copy_tree(ROOT, folder / f"tree{job}")
+        trees.put(folder / f"tree{job}")
+    cache, alive, began = folder / "cache", 0, time.monotonic()
+
+    def ended(number: int, mutant: Mutant) -> Ended:
+        root = trees.get()
+        try:
+            return tried(mutant, number, root, cache)
+        finally:
+            trees.put(root)
+
+    plain = run_tests(folder / "tree0", dict.fromkeys(t for m in chosen for t in m.tests), cache)
+    if plain.outcome != SURVIVED:
+        print(f"without any mutant:\n{plain.said}")
+        return 1
+    print(f"{'all pass':9}{plain.seconds:6.1f} s  without any mutant", flush=True)
+    with ThreadPoolExecutor(jobs) as pool:
+        for mutant, end in zip(chosen, pool.map(ended, range(len(chosen)), chosen), strict=True):
+            alive += end.outcome != KILLED
+            print(f"{end.outcome:9}{end.seconds:6.1f} s  {mutant.claim}", flush=True)
+            for line in end.said.splitlines():
+                print(f"{'':19}{line[:180]}", flush=True)
+    killed = f"{len(chosen) - alive} of {len(chosen)} mutants killed"
+    print(f"\n{killed} in {(time.monotonic() - began) / 60:.1f} minutes")
+    return alive
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m tests.mutants`; 1 if a mutant survives, or a test that it names is not there."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("--only", default="", help="those with this text in them")
+    parser.add_argument("--jobs", type=int, default=1, help="how many at a time (1)")
+    given = parser.parse_args(arguments)
+    chosen = [mutant for mutant in MUTANTS if given.only.lower() in str(mutant).lower()]
+    if not chosen:
+        parser.error(f"no mutant has {given.only!r} in it")
+    if absent := missing([test for mutant in chosen for test in mutant.tests], ROOT):
+        print("no such test:", *absent, sep="\n  ")
+        return 1
+    texts = modules(ROOT)
+    try:
+        for mutant in chosen:
+            application(mutant, texts)
+    except ValueError as error:
+        print(error)
+        return 1
+    with tempfile.TemporaryDirectory(prefix="jaxstyle-mutants-") as folder:
+        return 1 if survey(chosen, Path(folder), given.jobs) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
