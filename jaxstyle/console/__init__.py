@@ -1,1 +1,1 @@
-"""The two ends of a command: its flags and signals, its errors of one line and its progress. Needs no JAX."""
+"""The two ends of a command: flags, signals, errors of one line, progress. Needs no JAX."""
