@@ -256,3 +256,9 @@ def test_every_function_of_a_row_is_there_and_takes_what_the_row_says():
 
 def test_every_axis_setting_and_option_has_its_help():
     assert {*settings.ROWS, *settings.OPTIONS} <= helps().keys()
+
+
+def test_the_picture_of_the_wings_is_of_these_imports():
+    import runpy
+
+    assert runpy.run_path(str(ROOT / "scripts" / "draw_wings.py"))["main"](["--check"]) == 0

@@ -21,7 +21,7 @@ Value = Array | np.ndarray
 
 
 class Knobs(NamedTuple):
-    """The values that may differ between the cells of one program; made only by `knobs`."""
+    """The values that may differ between the cells of one program; made only by `knobs_of`."""
 
     content_weight: Float[Value, ""]
     """alpha."""
@@ -98,7 +98,7 @@ def info_curves(info: Info) -> dict[str, Any]:
 
 
 def info_from_curves(values: Mapping[str, Any]) -> Info:
-    """The `Info` that `curves` turned into `values`."""
+    """The `Info` that `info_curves` turned into `values`."""
     fixed = [name for name in Info._fields if name != "terms"]
     terms = {row.name: values[row.loss_name] for row in tables.optional_terms() if row.loss_name in values}
     return Info(**{name: values[name] for name in fixed}, terms=terms)

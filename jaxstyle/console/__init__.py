@@ -1,1 +1,1 @@
-"""The two ends of a command: flags and signals, errors of one line, progress. Needs no JAX."""
+"""The two ends of a command: flags, signals, errors of one line, progress. Needs no JAX."""

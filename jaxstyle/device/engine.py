@@ -180,7 +180,7 @@ class Engine:
                 their canvas if they have one, so that a cell that starts from it has no content loss.
             canvas: (height, width) in px of another canvas to use instead; P is cut to the shape of the
                 cells.
-            role: see `step.target_rows`.
+            role: see `objective.target_rows`.
         """
         shape = (pixels.shape[0], pixels.shape[1])
         cut, like_cells = canvas is not None, False

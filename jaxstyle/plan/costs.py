@@ -10,7 +10,7 @@ from jaxstyle.spec.settings import Sweep
 NOMINAL_FLOPS = {"cpu": 2e11, "gpu": 1e14, "tpu": 1e14}
 """Rates in FLOP/s that plans assume: fixed numbers, so that a plan never depends on a timing."""
 WINOGRAD_PLATFORMS = ("cpu",)
-"""Platforms on which convolutions use Winograd's algorithm (`conv`) by default."""
+"""Platforms on which convolutions use Winograd's algorithm (`vgg.winograd`) by default."""
 COMPILE_SECONDS = {"cpu": 8.0, "gpu": 20.0, "tpu": 20.0}
 """Seconds that a plan assumes for compiling a step program."""
 COARSE_EVALUATIONS = 60
