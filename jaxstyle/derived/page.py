@@ -1,10 +1,9 @@
 """`report.html`: a whole run as one page that opens from a file and needs no network.
 
-The first part, on the places of pictures, is common to the page and the contact sheets. The page contains
-small JPEGs of all pictures and, as long as it lies in its run, finds the full ones. All that it shows of a
-run is escaped, by Jinja if it is text and by `_json` if it is data, and a content security policy allows
-no scripts but its own. The same run gives the same bytes: times, hosts and devices appear only where
-`manifest.json` is shown.
+The page contains small JPEGs of all pictures and, as long as it lies in its run, finds the full ones. All
+that it shows of a run is escaped, by Jinja if it is text and by `_json` if it is data, and a content
+security policy allows no scripts but its own. The same run gives the same bytes: times, hosts and devices
+appear only where `manifest.json` is shown. `TEMPLATES` has its text, its style and its script.
 
 Nothing here needs JAX; Matplotlib and Jinja are imported when a page is made.
 """
@@ -19,15 +18,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jaxstyle.derived.curves import (
-    BAND_POINTS,
     MAX_LINES,
-    CellIndex,
     Curves,
     curve_codes,
     group_curves,
     overview,
     read_curves,
-    results,
 )
 from jaxstyle.derived.dimensions import (
     Dimension,
@@ -53,19 +49,21 @@ from jaxstyle.derived.tiles import (
     pictures_text,
     place_tiles,
     shared_words,
-    shown,
+    shown_part,
 )
-from jaxstyle.rundir.files import dataset
+from jaxstyle.rundir.hdf5 import dataset
 from jaxstyle.rundir.records import Record
 from jaxstyle.rundir.results_csv import Rows
+from jaxstyle.rundir.results_h5 import CellIndex, open_results
 from jaxstyle.spec.presets import PACKAGE
 from jaxstyle.spec.settings import axis_row, title
 
 if TYPE_CHECKING:
     import jinja2
 
-
 TEMPLATES = PACKAGE / "templates"
+BAND_POINTS = 40
+"""Points of each curve in the overview of a run that is shown in part."""
 
 
 def _json(value: Any) -> str:
@@ -164,8 +162,8 @@ class _Seen:
 
 def _read(record: Record, rows: Rows, heads: Heads) -> _Seen:
     names = tuple(record.losses)
-    with results(record) as where:
-        part = shown(record, where)
+    with open_results(record) as where:
+        part = shown_part(record, where)
         by_cell = {cell: row for cell in part.cells if (row := rows.find(cell)) is not None}
         tiles = place_tiles(record, part.cells, part.snapshots)
         curves = read_curves(where, names, part.cells)

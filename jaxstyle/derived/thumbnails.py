@@ -16,34 +16,8 @@ from jaxstyle.spec.errors import JaxstyleError
 
 SOURCE_PX = 224
 """The longest edge, in px, of contents and styles that are kept for the heads of rows and columns."""
-
-
-def scaled(pixels: UInt8[np.ndarray, "h w 3"], longest: int) -> Image.Image:
-    """`pixels` as an image, reduced if its longest edge is over `longest` px."""
-    image = Image.fromarray(pixels)
-    if max(image.size) > longest:
-        image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
-    return image
-
-
-class SourcePictures:
-    """The contents and styles of a run, as long as their files are still there and the same."""
-
-    def __init__(self, record: Record):
-        self._digests = record.sweep.digests
-        self._found: dict[str, np.ndarray | None] = {}
-
-    def __call__(self, path: str) -> np.ndarray | None:
-        """The reduced pixels of the image at `path`, or None if it is gone or has changed."""
-        if path not in self._found:
-            try:
-                picture = decode.read(path)
-            except JaxstyleError:
-                self._found[path] = None
-            else:
-                same = picture.sha256 == self._digests.get(path, picture.sha256)
-                self._found[path] = np.asarray(scaled(picture.pixels, SOURCE_PX)) if same else None
-        return self._found[path]
+MAX_HEADS = 1_000
+"""The most contents and styles whose pictures are in the page."""
 
 
 class _Thumbnail(NamedTuple):
@@ -64,8 +38,14 @@ THUMBNAILS = (
 """Forms by number of pictures; at these limits pure noise takes some 16 to 36 MB, real pictures a third."""
 MAX_TILES = THUMBNAILS[-1].tiles
 """The most pictures that a page, or all sheets of a run, contain; of more, a part is shown."""
-MAX_HEADS = 1_000
-"""The most contents and styles whose pictures are in the page."""
+
+
+def scaled(pixels: UInt8[np.ndarray, "h w 3"], longest: int) -> Image.Image:
+    """`pixels` as an image, reduced if its longest edge is over `longest` px."""
+    image = Image.fromarray(pixels)
+    if max(image.size) > longest:
+        image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    return image
 
 
 def data_uri(kind: str, data: bytes) -> str:
@@ -79,6 +59,26 @@ def jpeg(image: Image.Image, *, quality: int, subsampling: int) -> str:
     # Not with `optimize`: Pillow then fails on noise, whose JPEG has more bytes than the image has pixels.
     image.save(buffer, "JPEG", quality=quality, subsampling=subsampling)
     return data_uri("image/jpeg", buffer.getvalue())
+
+
+class SourcePictures:
+    """The contents and styles of a run, as long as their files are still there and the same."""
+
+    def __init__(self, record: Record):
+        self._digests = record.sweep.digests
+        self._found: dict[str, np.ndarray | None] = {}
+
+    def __call__(self, path: str) -> np.ndarray | None:
+        """The reduced pixels of the image at `path`, or None if it is gone or has changed."""
+        if path not in self._found:
+            try:
+                picture = decode.read(path)
+            except JaxstyleError:
+                self._found[path] = None
+            else:
+                same = picture.sha256 == self._digests.get(path, picture.sha256)
+                self._found[path] = np.asarray(scaled(picture.pixels, SOURCE_PX)) if same else None
+        return self._found[path]
 
 
 class Heads:

@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 
 from jaxstyle.plan.cells import Cell
-from jaxstyle.rundir import chunks
-from jaxstyle.rundir.files import dataset
+from jaxstyle.rundir import hdf5
+from jaxstyle.rundir.hdf5 import dataset
 from jaxstyle.study import stats
 from jaxstyle.study.model import PICTURE, Decomposition, Decompositions, Spread, identity, setting_axes
 from jaxstyle.study.stats import Component, Design
@@ -72,7 +72,7 @@ def _picture_components(
     stripe = max(1, STRIPE_BYTES // (len(rows) * width * 3 * 8))
     parts = []
     for y in range(0, height, stripe):
-        values = chunks.rows_in_order(images, rows, -1, slice(y, y + stripe)).astype(np.float64)
+        values = hdf5.rows_in_order(images, rows, -1, slice(y, y + stripe)).astype(np.float64)
         parts.append(stats.components(values.reshape(*levels, *values.shape[1:]), names))
     whole = []
     for same in zip(*parts, strict=True):

@@ -10,7 +10,7 @@ import numpy as np
 from jaxstyle.inputs import weights
 from jaxstyle.plan.costs import nominal_platform, uses_winograd
 from jaxstyle.plan.programs import Program
-from jaxstyle.rundir.files import open_h5
+from jaxstyle.rundir.hdf5 import open_h5
 from jaxstyle.rundir.records import Record
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.study import stats

@@ -9,8 +9,8 @@ import numpy as np
 
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.plan.cells import Cell, seed_matters
-from jaxstyle.rundir import chunks
-from jaxstyle.rundir.files import dataset
+from jaxstyle.rundir import hdf5
+from jaxstyle.rundir.hdf5 import dataset
 from jaxstyle.rundir.records import Record
 from jaxstyle.spec import tables
 from jaxstyle.study import stats
@@ -100,10 +100,10 @@ def spread_of(
     own = [int(s) for s in dataset(group, "snapshot")]
     steps = tuple(int(s) for s in dataset(group, "step"))
     names = [t.decode() for t in dataset(group, "layer")[()]]
-    per_layer = chunks.rows_in_order(dataset(group, tables.LAYER_CURVE), setting.rows)
+    per_layer = hdf5.rows_in_order(dataset(group, tables.LAYER_CURVE), setting.rows)
     nothing = np.full(per_layer.shape[:2], np.nan, per_layer.dtype)
     columns = [
-        chunks.rows_in_order(dataset(group, term), setting.rows)
+        hdf5.rows_in_order(dataset(group, term), setting.rows)
         if term in group
         else per_layer[..., names.index(term)]
         if term in names
@@ -114,7 +114,7 @@ def spread_of(
     ends = [min(s, int(dataset(group, "steps")[setting.rows[0]])) for s in snapshots]
     at = [np.searchsorted(steps, end, "right") - 1 for end in ends]
     images = dataset(group, "image")
-    pictures = [chunks.rows_in_order(images, setting.rows, own.index(s)) for s in snapshots]
+    pictures = [hdf5.rows_in_order(images, setting.rows, own.index(s)) for s in snapshots]
     pairs = stats.chosen_pairs(len(setting.cells), MAX_PAIRS)
     found = [distances(now, pairs, network, sigma_px) for now in pictures]
     last = pictures[-1]
@@ -170,7 +170,7 @@ def _family(
     same: list[dict[str, np.ndarray]] = []
     for i in range(len(seeds)):
         rows = [m.setting.rows[at[i]] for m, at in zip(members, places, strict=True)]
-        same.append(distances(chunks.rows_in_order(images, rows, -1), every, network, sigma_px))
+        same.append(distances(hdf5.rows_in_order(images, rows, -1), every, network, sigma_px))
     measures = measure_names()
     between = {
         key: np.mean(

@@ -21,7 +21,7 @@ from typing import Any
 import h5py
 
 from jaxstyle.run.start import start_jax
-from jaxstyle.rundir.files import open_h5
+from jaxstyle.rundir.hdf5 import open_h5
 from jaxstyle.rundir.records import Record, open_record
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import RunOptions
