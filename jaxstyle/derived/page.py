@@ -17,14 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jaxstyle.derived.curves import (
-    MAX_LINES,
-    Curves,
-    curve_codes,
-    group_curves,
-    overview,
-    read_curves,
-)
+from jaxstyle.derived.curves import MAX_LINES, Curves, curve_codes, group_curves, overview, read_curves
 from jaxstyle.derived.dimensions import (
     Dimension,
     WholeRun,

@@ -14,6 +14,9 @@ from jaxstyle.study import stats
 from jaxstyle.study.model import PICTURE, Decomposition, Decompositions, Spread, identity, setting_axes
 from jaxstyle.study.stats import Component, Design
 
+STRIPE_BYTES = 64 * 2**20
+"""Memory that a stripe of all pictures takes at most, as float64."""
+
 
 def decompose(spreads: Sequence[Spread], terms: Sequence[str], file: h5py.File) -> Decompositions | None:
     """Variance components over the settings and seeds of a study, or None where nothing is crossed.
@@ -58,10 +61,6 @@ def _full(common: Cell, axes: Sequence[str], design: Design, place: tuple) -> tu
         names = name.split("+")
         values |= dict(zip(names, level if len(names) > 1 else (level,), strict=True))
     return tuple(values.values())
-
-
-STRIPE_BYTES = 64 * 2**20
-"""Memory that a stripe of all pictures takes at most, as float64."""
 
 
 def _picture_components(

@@ -1,4 +1,4 @@
-"""Distances between two pictures."""
+"""Distances between pictures of a run: of their pixels, of their low-pass, and of their features."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Network:
         from jaxstyle.device.engine import Engine
 
         sweep = record.sweep
-        shapes = {(h, w) for h, w in (shape_px(s) for s in _shapes(record))}
+        shapes = {shape_px(shape) for shape in _shapes(record)}
         loaded = weights.load(sweep.weights, network=sweep.network, pool=sweep.pool)
         if (had := record.manifest.get("weights", {}).get("sha256")) not in (None, loaded.sha256):
             raise JaxstyleError(

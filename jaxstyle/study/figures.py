@@ -93,7 +93,7 @@ def _numbered(name: str, kind: str, index: int, count: int) -> str:
     return f"maps/{name}.{kind}" if count == 1 else f"maps/{name}-{index + 1:02d}.{kind}"
 
 
-def figures(study: Study, numbers: Sequence[Summary]) -> dict[str, bytes]:
+def draw_figures(study: Study, numbers: Sequence[Summary]) -> dict[str, bytes]:
     """The figures of a study, by their path in the run."""
     drawn: dict[str, bytes] = {}
     split = pages(study)

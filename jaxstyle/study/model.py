@@ -170,6 +170,31 @@ class Study:
         return found
 
 
+class Summary(NamedTuple):
+    """The statistics of one setting, at every snapshot."""
+
+    terms: dict[str, tuple[np.ndarray, Interval]]
+    """Mean, sd and cv of the losses, (snapshots, terms), each with its interval."""
+    mean: np.ndarray
+    """The mean distance between two seeds, (snapshots, measures)."""
+    low: np.ndarray
+    """The lower end of its interval."""
+    high: np.ndarray
+    """The upper end of its interval."""
+
+
+def summarise(spread: Spread) -> Summary:
+    """Means, spreads and intervals over the seeds of a setting."""
+    x = spread.terms.swapaxes(0, 1)
+    statistics = {"mean": stats.mean, "sd": stats.sd, "cv": stats.cv}
+    terms = {name: (np.asarray(f(x)), stats.interval(x, f)) for name, f in statistics.items()}
+    d = np.stack(list(spread.distances.values()), axis=1)
+    measures, n = d.shape[:2], d.shape[-1]
+    ends = stats.percentiles(stats.pair_means(d.reshape(-1, n, n)), n)
+    low, high = (np.reshape(end, measures) for end in ends)
+    return Summary(terms, np.asarray(stats.pair_mean(d)), low, high)
+
+
 def value_text(axis: str, value: Any) -> str:
     """A value of an axis, as the user gave it, as a short text."""
     if axis in PATH_AXES and value not in INIT_KINDS:
@@ -215,28 +240,3 @@ def varying(cells: Iterable[Cell], axes: Sequence[str]) -> tuple[str, ...]:
 def identity(cell: Cell, axes: Sequence[str]) -> tuple:
     """The values of a cell on some axes, as the user gave them."""
     return tuple(cell.label(axis) for axis in axes)
-
-
-class Summary(NamedTuple):
-    """The statistics of one setting, at every snapshot."""
-
-    terms: dict[str, tuple[np.ndarray, Interval]]
-    """Mean, sd and cv of the losses, (snapshots, terms), each with its interval."""
-    mean: np.ndarray
-    """The mean distance between two seeds, (snapshots, measures)."""
-    low: np.ndarray
-    """The lower end of its interval."""
-    high: np.ndarray
-    """The upper end of its interval."""
-
-
-def summarise(spread: Spread) -> Summary:
-    """Means, spreads and intervals over the seeds of a setting."""
-    x = spread.terms.swapaxes(0, 1)
-    statistics = {"mean": stats.mean, "sd": stats.sd, "cv": stats.cv}
-    terms = {name: (np.asarray(f(x)), stats.interval(x, f)) for name, f in statistics.items()}
-    d = np.stack(list(spread.distances.values()), axis=1)
-    measures, n = d.shape[:2], d.shape[-1]
-    ends = stats.percentiles(stats.pair_means(d.reshape(-1, n, n)), n)
-    low, high = (np.reshape(end, measures) for end in ends)
-    return Summary(terms, np.asarray(stats.pair_mean(d)), low, high)

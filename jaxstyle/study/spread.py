@@ -1,4 +1,4 @@
-"""Distances between the pictures of several seeds, in each setting and family of settings."""
+"""Settings, families and styles of a run, each with how far the pictures of its seeds are apart."""
 
 from __future__ import annotations
 
@@ -180,7 +180,6 @@ def _family(
     }
     apart = {key: np.array([stats.pair_mean(d[key]) for d in same]) for key in measures}
     ratios = [label(m.setting.cell, ("alpha_beta",)) for m in members]
-
     return Family(
         label=name,
         settings=tuple(m.setting for m in members),

@@ -33,6 +33,7 @@ COLUMNS = (
     "median",
     "max",
 )
+_SCALES = ("setting", "snapshot", "step", "term", "measure", "quantile", "y", "x", "channel")
 
 
 def quantity(term: str) -> str:
@@ -197,9 +198,6 @@ def _put_shape(group: h5py.Group, study: Study, spreads: Sequence[Spread], own: 
     _put(group, "mean_picture", means, "setting y x channel", "mean over seeds")
     for name in sorted(set(group) - {*study.axes, *_SCALES}):
         group[name].attrs["coordinates"] = " ".join(study.axes)
-
-
-_SCALES = ("setting", "snapshot", "step", "term", "measure", "quantile", "y", "x", "channel")
 
 
 def _of_interval(end: str) -> str:
