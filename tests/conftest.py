@@ -34,8 +34,8 @@ inputs.colour inputs.decode inputs.encode inputs.pictures inputs.preprocess inpu
 run.checked run.described run.inputs run.job run.launcher run.one_cell run.opened run.planning
 run.results run.resumed run.share run.site run.start run.sweep run.work run.worker rundir.checkpoints
 rundir.chunks rundir.directory rundir.files rundir.hdf5 rundir.image_files rundir.locks rundir.records
-rundir.results_csv rundir.results_h5 study.decompose study.distances study.model study.spread study.stats
-study.study vgg.convolution vgg.network vgg.pooling vgg.winograd
+rundir.results_csv rundir.results_h5 study.components study.decompose study.distances study.model
+study.spread study.stats study.study vgg.convolution vgg.network vgg.pooling vgg.winograd
 """.split()  # noqa: SIM905
 assert {*CHECKED} <= {*module_paths()}, "a module that is checked is not there"
 install_import_hook([f"jaxstyle.{name}" for name in CHECKED], "beartype.beartype")

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxstyle.console.progress import counted
 from jaxstyle.study import distances, stats
+from jaxstyle.study.components import RESIDUAL, SEED
 from jaxstyle.study.model import LOW, PICTURE, Spread, Study, Summary, axis_title, measure_title, term_title
 from jaxstyle.study.recompute import PRODUCTS, RecomputedRow
 from jaxstyle.study.spread import MAX_PAIRS
@@ -211,9 +212,7 @@ def _components_block(study: Study, drawn: Sequence[str]) -> dict[str, Any]:
     ]
     rows = []
     for d in found.terms:
-        by_seed = sum(
-            max(float(c.variance), 0.0) for c in d.components if c.name in (stats.SEED, stats.RESIDUAL)
-        )
+        by_seed = sum(max(float(c.variance), 0.0) for c in d.components if c.name in (SEED, RESIDUAL))
         unit = (
             f"{number(math.sqrt(by_seed))} grey levels"
             if d.term == PICTURE
@@ -225,7 +224,7 @@ def _components_block(study: Study, drawn: Sequence[str]) -> dict[str, Any]:
         if d.term not in (PICTURE, "loss_style"):
             continue
         parts = {c.name: share for c, share in zip(d.components, d.shares, strict=True)}
-        seeds = parts.pop(stats.SEED, 0.0) + parts.pop(stats.RESIDUAL, 0.0)
+        seeds = parts.pop(SEED, 0.0) + parts.pop(RESIDUAL, 0.0)
         line = f"{percent(seeds)} of the variance of {titled(d.term)} comes from the seed"
         if parts:
             first = max(parts, key=parts.__getitem__)
@@ -238,8 +237,8 @@ def _components_block(study: Study, drawn: Sequence[str]) -> dict[str, Any]:
     text.append(
         "Random-effects components by expected mean squares (Searle, Casella & McCulloch 1992, chapter 4)"
         f" over {counted(found.cells, 'cell')}: {levels}. Losses enter by their logarithm, the picture"
-        f" pixel by pixel. “{axis_title(stats.SEED)}” is the effect that a seed has alike in every setting,"
-        f" “{axis_title(stats.RESIDUAL)}” the effect that differs between settings; estimates below zero"
+        f" pixel by pixel. “{axis_title(SEED)}” is the effect that a seed has alike in every setting,"
+        f" “{axis_title(RESIDUAL)}” the effect that differs between settings; estimates below zero"
         " count as zero. The levels were chosen, not drawn at random, so the shares hold for this grid"
         " only. That α/β moves the total loss is a matter of definition."
     )

@@ -15,8 +15,9 @@ from jaxstyle.spec import tables
 from jaxstyle.spec.settings import PATH_AXES, short, title
 from jaxstyle.spec.values import INIT_KINDS
 from jaxstyle.study import stats
+from jaxstyle.study.components import RESIDUAL, Component, Design
 from jaxstyle.study.recompute import Recomputed
-from jaxstyle.study.stats import Component, Design, Interval, Ratio
+from jaxstyle.study.stats import Interval, Ratio
 
 LOW = "lowpass_"
 """Prefix of the names of distances between low-passed pictures."""
@@ -204,7 +205,7 @@ def value_text(axis: str, value: Any) -> str:
 
 def axis_title(name: str) -> str:
     """Words for an axis, axes that move together, or another component of variance."""
-    words = {stats.RESIDUAL: "seed × setting"}
+    words = {RESIDUAL: "seed × setting"}
     return " and ".join(words.get(part) or title(part) for part in name.split("+"))
 
 
