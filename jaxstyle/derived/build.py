@@ -53,7 +53,7 @@ def build_derived(run: RunDirectory, *, pictures: bool = True, with_page: bool =
     return built
 
 
-def finish(run: RunDirectory, *, pictures: bool = False) -> Built:
+def finish_run(run: RunDirectory, *, pictures: bool = False) -> Built:
     """Rebuild the derived files and, if all chunks are there, record in the manifest that the run is done.
 
     Args:

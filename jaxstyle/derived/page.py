@@ -32,7 +32,7 @@ from jaxstyle.derived.dimensions import (
 )
 from jaxstyle.derived.sample import Count, Shown
 from jaxstyle.derived.sections import manifest_texts, settings_table, variance_section
-from jaxstyle.derived.thumbnails import THUMBNAILS, Heads, data_uri, jpeg, scaled
+from jaxstyle.derived.thumbnails import THUMBNAILS, Heads, data_uri, jpeg_uri, scaled
 from jaxstyle.derived.tiles import (
     Tile,
     axis_names,
@@ -181,7 +181,7 @@ def _figures(tiles: Sequence[Tile], where: CellIndex) -> list[dict[str, Any]]:
     for tile in tiles:
         group, index = where[tile.cell]
         image = scaled(dataset(group, "image")[index, tile.snapshot], size.longest_px)
-        src = jpeg(image, quality=size.quality, subsampling=size.subsampling)
+        src = jpeg_uri(image, quality=size.quality, subsampling=size.subsampling)
         about = {"alt": _alt(tile), "caption": _caption(tile)}
         figures.append({"src": src, "width": image.width, "height": image.height, **about})
     return figures

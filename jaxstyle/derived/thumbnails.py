@@ -53,7 +53,7 @@ def data_uri(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def jpeg(image: Image.Image, *, quality: int, subsampling: int) -> str:
+def jpeg_uri(image: Image.Image, *, quality: int, subsampling: int) -> str:
     """An image as the `data:` URI of a JPEG."""
     buffer = io.BytesIO()
     # Not with `optimize`: Pillow then fails on noise, whose JPEG has more bytes than the image has pixels.
@@ -96,6 +96,6 @@ class Heads:
             self._index[path] = None if pixels is None else len(self.pictures)
             if pixels is not None:
                 longest = 160 if len(self.pictures) < 100 else 80
-                src = jpeg(scaled(pixels, longest), quality=85, subsampling=0)
+                src = jpeg_uri(scaled(pixels, longest), quality=85, subsampling=0)
                 self.pictures.append({"src": src, "text": text})
         return self._index[path]

@@ -10,9 +10,8 @@ from typing import Any
 
 from jaxstyle.console.progress import counted, duration
 from jaxstyle.plan.costs import COMPILE_SECONDS, NOMINAL_FLOPS, nominal_platform
-from jaxstyle.run import planning
 from jaxstyle.run.checked import check_run
-from jaxstyle.run.planning import Planned, chunks_of_share
+from jaxstyle.run.planning import Planned, check_memory, chunks_of_share, plan_for
 from jaxstyle.run.start import start_jax, usable_devices
 from jaxstyle.rundir import manifest
 from jaxstyle.rundir.records import Record
@@ -107,7 +106,7 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
     # A cluster is not asked: its workers are assumed to be like this process's first device.
     several = (options.devices or 1) if options.cluster is not None else len(usable_devices(options))
     sharing = several * (share.count if share is not None else 1)
-    planned = replace(planning.plan_for(checked, device, before, devices=sharing), devices=several)
+    planned = replace(plan_for(checked, device, before, devices=sharing), devices=several)
     todo = [chunk.number for chunk in planned.plan.chunks]
     if earlier is not None:
         there = {int(path.stem) for path in earlier.chunk_paths if _is_sound(earlier, path)}
@@ -116,7 +115,7 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
         own = set(chunks_of_share(planned.plan, share, device.platform))
         todo = [number for number in todo if number in own]
     planned = replace(planned, plan=planned.plan.only(todo))
-    note = planning.check_memory(planned, device)
+    note = check_memory(planned, device)
     about = manifest.device_text(device.platform, device.device_kind, several, manifest.thread_count())
     kind = nominal_platform(device.platform)
     values = describe(planned, kind, checked.sweep.checkpoint_every, about)

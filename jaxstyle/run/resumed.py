@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection
 
 from jaxstyle.console.progress import Display, counted
-from jaxstyle.derived.build import finish
+from jaxstyle.derived.build import finish_run
 from jaxstyle.plan.chunks import Plan
 from jaxstyle.plan.programs import Program
 from jaxstyle.run.checked import CheckedRun
@@ -43,7 +43,7 @@ def resume_run(
     if len(there) == len(before.chunks) and not extended:
         display.event("resume", f"every cell of {run.path} is done", finished=len(there), left=0)
         _keep_places(checked, run)
-        built = finish(run)
+        built = finish_run(run)
         say_sheets(built.sheets, display)
         return run_of(built)
     if options.extend and len(there) < len(before.chunks):

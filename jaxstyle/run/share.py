@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from jaxstyle.console.progress import Display, counted
-from jaxstyle.derived.build import finish
+from jaxstyle.derived.build import finish_run
 from jaxstyle.derived.sheets import sheet_paths
 from jaxstyle.plan.chunks import Plan
 from jaxstyle.run.checked import CheckedRun, read_run
@@ -144,7 +144,7 @@ def _merge_if_last(run: RunDirectory, display: Display, share: Share) -> None:
         line = f"share {share} is done; {at_work[0]}, merges"
         display.event("share-done", line, share=str(share), left=0)
     elif record.manifest["status"] != "done":
-        built = finish(run)
+        built = finish_run(run)
         say_sheets(built.sheets, display)
         result = run_of(built)
         line = f"all shares are done: {counted(len(result.rows), 'cell')}, {path / 'report.html'}"

@@ -8,8 +8,7 @@ import h5py
 import numpy as np
 
 from jaxstyle.plan.cells import Cell
-from jaxstyle.rundir import hdf5
-from jaxstyle.rundir.hdf5 import dataset
+from jaxstyle.rundir.hdf5 import dataset, rows_in_order
 from jaxstyle.study import components
 from jaxstyle.study.components import Component, Design
 from jaxstyle.study.model import PICTURE, Decomposition, Decompositions, Spread, identity, setting_axes
@@ -71,7 +70,7 @@ def _picture_components(
     stripe = max(1, STRIPE_BYTES // (len(rows) * width * 3 * 8))
     parts = []
     for y in range(0, height, stripe):
-        values = hdf5.rows_in_order(images, rows, -1, slice(y, y + stripe)).astype(np.float64)
+        values = rows_in_order(images, rows, -1, slice(y, y + stripe)).astype(np.float64)
         parts.append(components.variance_components(values.reshape(*levels, *values.shape[1:]), names))
     whole = []
     for same in zip(*parts, strict=True):

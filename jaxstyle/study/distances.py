@@ -112,7 +112,7 @@ def image_versions(pictures: np.ndarray, sigma_px: float) -> Iterator[tuple[str,
     yield LOW, np.stack([stats.low_pass(picture, sigma_px) for picture in plain])
 
 
-def distances(
+def distance_matrices(
     pictures: np.ndarray, pairs: Sequence[tuple[int, int]], network: Network, sigma_px: float
 ) -> dict[str, np.ndarray]:
     """Distance matrices (n, n) of uint8 pictures (n, h, w, 3), by measure; NaN for other pairs."""

@@ -23,11 +23,8 @@ LOW = "lowpass_"
 """Prefix of the names of distances between low-passed pictures."""
 PICTURE = "picture"
 """The name of the pictures among the terms that are decomposed."""
-TITLES = {
-    "rmse": "RMSE",
-    "dssim": "1 − SSIM",
-    PICTURE: "the picture",
-}
+TITLES = {"rmse": "RMSE", "dssim": "1 − SSIM", PICTURE: "the picture"}
+"""Words for measures and for the pictures; those for losses are in the tables of terms."""
 
 
 @dataclass(frozen=True)

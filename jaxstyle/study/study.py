@@ -33,10 +33,10 @@ from jaxstyle.study.recompute import Recomputed
 from jaxstyle.study.spread import (
     LOW_PASS_SHARE,
     chosen_snapshots,
-    families,
+    find_families,
     find_settings,
+    find_styles,
     spread_of,
-    styles,
     too_few,
 )
 from jaxstyle.vgg import layers
@@ -65,13 +65,13 @@ def run_study(path: Path, options: Options | None = None) -> Study:
             spread_of(s, _group(file, s.shape), snapshots, terms, network, sigma_px[s.shape])
             for s in settings
         ]
-        found = families(spreads, file, network, sigma_px)
+        found = find_families(spreads, file, network, sigma_px)
         decompositions = decompose(spreads, terms, file)
     notes: list[str] = []
     weighed: list[Style] = []
     recomputed = None
     try:
-        weighed = styles(record, spreads, terms, network)
+        weighed = find_styles(record, spreads, terms, network)
         if options.floor:
             recomputed = _floor(record, spreads, device, options)
     except JaxstyleError as error:  # an image that has gone or changed since

@@ -13,8 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from jaxstyle.rundir import hdf5
-from jaxstyle.rundir.hdf5 import texts
+from jaxstyle.rundir.hdf5 import LIBVER, texts
 from jaxstyle.study import stats
 from jaxstyle.study.model import LOW, TITLES, Spread, Study, Summary
 from jaxstyle.vgg import layers
@@ -131,7 +130,7 @@ def _put(group: h5py.Group, name: str, values: Any, dims: str, text: str = "") -
 def h5_bytes(study: Study, numbers: Sequence[Summary]) -> bytes:
     """Bytes of `variance.h5`: a group for each image shape, and one for each other table of the study."""
     buffer = io.BytesIO()
-    with h5py.File(buffer, "w", libver=hdf5.LIBVER) as file:
+    with h5py.File(buffer, "w", libver=LIBVER) as file:
         file.attrs["title"] = "seed variance of a run of jaxstyle"
         file.attrs["confidence"] = stats.CONFIDENCE
         file.attrs["resamples"] = stats.DRAWS
