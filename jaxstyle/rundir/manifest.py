@@ -29,7 +29,7 @@ from jaxstyle.spec.presets import PACKAGE
 
 ENVIRONMENT = ("XLA_", "JAX_", "TF_", "NVIDIA_TF32", "CUBLAS_", "CUDNN_", "OMP_", "NPROC")
 """Beginnings of the names of environment variables that can change a result."""
-KEPT = (
+KEPT_OF_EARLIER = (
     "began",
     "status",
     "command",
@@ -265,4 +265,4 @@ def earlier_processes(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The manifest's entries on earlier processes of a run, in the order in which they worked."""
     if not manifest:
         return []
-    return [*manifest.get("before", []), {key: manifest[key] for key in KEPT if key in manifest}]
+    return [*manifest.get("before", []), {key: manifest[key] for key in KEPT_OF_EARLIER if key in manifest}]
