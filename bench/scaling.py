@@ -93,6 +93,7 @@ def _work(pipe: Any, threads: int, devices: int, size: int, steps: int, cells: i
     from jaxstyle.run import planning, worker
     from jaxstyle.run.inputs import read_inputs
     from jaxstyle.run.start import start_jax, usable_devices
+    from jaxstyle.run.work import blocks
     from jaxstyle.rundir.directory import RunDirectory
     from jaxstyle.spec.options import Share
     from jaxstyle.spec.settings import RunOptions
@@ -107,14 +108,14 @@ def _work(pipe: Any, threads: int, devices: int, size: int, steps: int, cells: i
     plan = planned.plan
     seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
     one = worker.Worker(inputs, plan, there, RunDirectory(out), _Silence(), seconds=seconds)
-    first = worker.blocks(plan, range(len(plan.chunks)), devices)[0]
+    first = blocks(plan, range(len(plan.chunks)), devices)[0]
     one.commit(first, one.compute(first))
     pipe.send([len(chunk.cells) for chunk in plan.chunks])
     while (told := pipe.recv()) is not None:
         before, commit_s, cpu_s = dict(seconds), 0.0, time.process_time()
         index, count = told
         mine = planning.chunks_of_share(plan, Share(index, count, "bench"), "cpu")
-        for block in worker.blocks(plan, mine, devices):
+        for block in blocks(plan, mine, devices):
             parts = one.compute(block)
             began = time.perf_counter()
             one.commit(block, parts)
@@ -250,7 +251,7 @@ def scheduling(calls: int) -> dict[str, Any]:
         import ray  # pyright: ignore[reportMissingImports]
     except ImportError:
         return {}
-    from jaxstyle.run.worker import Block
+    from jaxstyle.run.work import Block
 
     class Nobody:
         def block(self, block: Block) -> tuple[Block, dict[str, float]]:

@@ -103,7 +103,7 @@ def _moved(sweep: Sweep) -> list[Sweep]:
 
 def measure(sweep: Sweep, device: Any) -> dict[str, Any]:
     """All numbers that the command prints, in a form that JSON can hold."""
-    from jaxstyle.device.balance import measure_pull
+    from jaxstyle.device.pull import measure_pull
 
     pair = _Pair(sweep, device)
     balance = pair.balance()

@@ -16,7 +16,7 @@ import tyro
 from jaxstyle.console import flags
 from jaxstyle.console.command import run_command, say_diverged
 from jaxstyle.derived.animations import FRAME_MS, check_animation, write_animations
-from jaxstyle.derived.build import build_derived, finish
+from jaxstyle.derived.build import build_derived, finish_run
 from jaxstyle.rundir import directory
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.records import open_record
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         directory.check_writable(path)
         with RunDirectory(path, briefly=True, no_lock=asked.no_lock) as run:
             done = record.manifest.get("status") == "done"
-            built = build_derived(run) if done else finish(run, pictures=True)
+            built = build_derived(run) if done else finish_run(run, pictures=True)
             if asked.animate is not None:
                 made = write_animations(
                     run, built.record, asked.animate, cells=asked.cell, frame_ms=asked.frame_ms

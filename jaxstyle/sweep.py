@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         flags = {name: getattr(options if name in OPTION_KEYS else sweep, name) for name in parsed.named}
         assembled = assemble(flags)
 
-        from jaxstyle.run.checked import dry_run
+        from jaxstyle.run.described import dry_run
         from jaxstyle.run.sweep import run_sweep
 
         if assembled.options.dry_run:

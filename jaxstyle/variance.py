@@ -65,14 +65,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             plugins.check(record.sweep)
         directory.check_writable(path)
 
-        from jaxstyle.study import blocks, page
+        from jaxstyle.study.blocks import summary
+        from jaxstyle.study.build import build_study
         from jaxstyle.study.model import Options
 
         allocator.keep_freed_memory()
         options = Options(not asked.no_floor, asked.floor_cells, asked.floor_steps)
         with directory.RunDirectory(path, no_lock=asked.no_lock) as run:
-            found = page.build(run, options)
-        for line in blocks.summary(found):
+            found = build_study(run, options)
+        for line in summary(found):
             print(line)
         print(f"tables: {path / 'variance.csv'}, {path / 'variance.h5'}; maps and curves: {path / 'maps'}")
         which = f"{found.diverged} cells diverged and are left out; {path / 'results.csv'} names them"

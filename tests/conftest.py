@@ -29,13 +29,13 @@ def module_paths():
 
 
 CHECKED = """
-cell device.balance device.compilation device.drive device.engine device.memory device.trial
+cell device.balance device.compilation device.drive device.engine device.memory device.pull device.trial
 inputs.colour inputs.decode inputs.encode inputs.pictures inputs.preprocess inputs.resize inputs.weights
 run.checked run.described run.inputs run.job run.launcher run.one_cell run.opened run.planning
-run.results run.resumed run.share run.site run.start run.sweep run.worker rundir.checkpoints
-rundir.chunks rundir.directory rundir.files rundir.image_files rundir.locks rundir.records
-rundir.results_csv rundir.results_h5 study.decompose study.distances study.model study.spread study.stats
-study.study vgg.convolution vgg.network vgg.pooling vgg.winograd
+run.results run.resumed run.share run.site run.start run.sweep run.work run.worker rundir.checkpoints
+rundir.chunks rundir.directory rundir.files rundir.hdf5 rundir.image_files rundir.locks rundir.records
+rundir.results_csv rundir.results_h5 study.components study.decompose study.distances study.model
+study.spread study.stats study.study vgg.convolution vgg.network vgg.pooling vgg.winograd
 """.split()  # noqa: SIM905
 assert {*CHECKED} <= {*module_paths()}, "a module that is checked is not there"
 install_import_hook([f"jaxstyle.{name}" for name in CHECKED], "beartype.beartype")

@@ -18,13 +18,13 @@ from jaxstyle.derived import dimensions, page, sections, thumbnails
 from jaxstyle.derived import tiles as derived_tiles
 from jaxstyle.derived.animations import write_animations
 from jaxstyle.derived.build import write_page
-from jaxstyle.derived.curves import Curves, _thinned, curve_codes, overview, results
+from jaxstyle.derived.curves import Curves, _thinned, curve_codes, overview
 from jaxstyle.derived.sheets import write_sheets
 from jaxstyle.rundir import chunks
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.records import open_record
 from jaxstyle.rundir.results_csv import read_rows
-from jaxstyle.rundir.results_h5 import merge
+from jaxstyle.rundir.results_h5 import merge, open_results
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.presets import EXAMPLES
 
@@ -386,7 +386,7 @@ def test_sheets_of_thousands_are_few_and_old_ones_go(huge):
 
 def test_every_cell_is_found_in_the_results(tmp_path):
     record = make_run(tmp_path / "run", **IMAGES, seed=("0:4",), per_chunk=2)
-    with results(record) as where:
+    with open_results(record) as where:
         assert list(where) == [0, 1, 2, 3]
         assert [where[cell][1] for cell in where] == [0, 1, 2, 3]
         assert 4 not in where
@@ -397,7 +397,7 @@ def test_thumbnails_of_noise_stay_within_the_limit():
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3)).astype(np.uint8)
     for size in thumbnails.THUMBNAILS:
         image = Image.fromarray(noise[: size.longest_px, : size.longest_px])
-        length = len(thumbnails.jpeg(image, quality=size.quality, subsampling=size.subsampling))
+        length = len(thumbnails.jpeg_uri(image, quality=size.quality, subsampling=size.subsampling))
         assert size.tiles * length < 40e6, size
 
 

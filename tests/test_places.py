@@ -16,7 +16,8 @@ from jaxstyle import sweep
 from jaxstyle.console import limits
 from jaxstyle.rundir import directory, locks
 from jaxstyle.rundir.directory import RunDirectory
-from jaxstyle.rundir.files import check_space, open_h5, write_together
+from jaxstyle.rundir.files import check_space, write_together
+from jaxstyle.rundir.hdf5 import open_h5
 from jaxstyle.rundir.locks import NoLocks
 from jaxstyle.rundir.results_csv import write_csv
 from jaxstyle.spec.assemble import assemble

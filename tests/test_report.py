@@ -25,7 +25,7 @@ from jaxstyle.rundir.records import open_record
 from jaxstyle.rundir.results_csv import read_rows
 from jaxstyle.rundir.results_h5 import merge, merge_into
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.study.page import build
+from jaxstyle.study.build import build_study
 
 
 def layout(tmp_path, chunks_of, **settings):
@@ -216,7 +216,7 @@ def every_reader(path):
         "open_run": lambda: jaxstyle.open_run(path),
         "merge": lambda: merge(open_record(path)),
         "merge of a large run": lambda: merge_into(path, path / "merged.h5"),
-        "variance": lambda: build(directory.RunDirectory(path)),
+        "variance": lambda: build_study(directory.RunDirectory(path)),
     }
 
 

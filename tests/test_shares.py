@@ -298,7 +298,7 @@ def test_a_share_leaves_the_merge_to_others_that_are_at_work(tmp_path, capsys, m
     record = records.Record(tmp_path, Sweep(content=("a",), style=("b",)), (), manifest, ())
     monkeypatch.setattr(run_share, "open_record", lambda path: record)
     monkeypatch.setattr(directory, "HOLDER_CONFIRM_S", 0.0)
-    monkeypatch.setattr(run_share, "finish", lambda run: pytest.fail("is merged"))
+    monkeypatch.setattr(run_share, "finish_run", lambda run: pytest.fail("is merged"))
     checked = object.__new__(CheckedRun)
     object.__setattr__(checked, "path", tmp_path)
     share = Share(0, 2, "shard")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import random_image
 
-from jaxstyle.study import stats
+from jaxstyle.study import components, stats
 
 
 def rng(seed=0):
@@ -235,61 +235,67 @@ def by_name(found):
 def test_components_of_a_noise_free_design_are_exact():
     a, b, s = np.array([0.0, 3.0, 9.0]), np.array([-1.0, 2.0]), np.array([0.0, 0.5, 1.5, 7.0])
     y = 100 + a[:, None, None] + b[None, :, None] + s
-    found = by_name(stats.components(y, ("content", "style")))
-    for name, effect in (("content", a), ("style", b), (stats.SEED, s)):
+    found = by_name(components.variance_components(y, ("content", "style")))
+    for name, effect in (("content", a), ("style", b), (components.SEED, s)):
         assert found[name].variance == pytest.approx(np.var(effect, ddof=1), rel=1e-12), name
-    assert found[stats.INTERACTIONS].variance == found[stats.RESIDUAL].variance == 0
+    assert found[components.INTERACTIONS].variance == found[components.RESIDUAL].variance == 0
     assert [c.df for c in found.values()] == [2, 1, 2, 3, 15]
 
 
 def test_sums_of_squares_add_up_to_the_total():
     y = rng(8).normal(size=(2, 3, 4, 5))
-    found = stats.components(y, ("a", "b", "c"))
+    found = components.variance_components(y, ("a", "b", "c"))
     assert sum(c.sum_of_squares for c in found) == pytest.approx(np.sum((y - y.mean()) ** 2), rel=1e-12)
     assert sum(c.df for c in found) == y.size - 1
 
 
 def test_an_interaction_is_no_main_effect():
     y = np.zeros((2, 2, 3)) + np.array([[1.0, -1.0], [-1.0, 1.0]])[:, :, None]
-    found = by_name(stats.components(y, ("a", "b")))
-    assert found[stats.INTERACTIONS].sum_of_squares == pytest.approx(12)
+    found = by_name(components.variance_components(y, ("a", "b")))
+    assert found[components.INTERACTIONS].sum_of_squares == pytest.approx(12)
     assert found["a"].sum_of_squares == found["b"].sum_of_squares == 0
     assert found["a"].variance < 0  # reported as it is; it counts as none
-    assert stats.shares(list(found.values()))[:2] == [0, 0]
+    assert components.shares(list(found.values()))[:2] == [0, 0]
 
 
 def test_components_of_random_designs_are_right_on_average():
-    truth = {"a": 4.0, "b": 1.0, stats.INTERACTIONS: 0.5, stats.SEED: 2.0, stats.RESIDUAL: 0.25}
+    truth = {
+        "a": 4.0,
+        "b": 1.0,
+        components.INTERACTIONS: 0.5,
+        components.SEED: 2.0,
+        components.RESIDUAL: 0.25,
+    }
     random, shape, designs = rng(9), (4, 5, 6), 3000
     effect = lambda variance, *axes: random.normal(0, math.sqrt(variance), (*axes, designs))  # noqa: E731
     y = (
         effect(truth["a"], 4, 1, 1)
         + effect(truth["b"], 1, 5, 1)
-        + effect(truth[stats.INTERACTIONS], 4, 5, 1)
-        + effect(truth[stats.SEED], 1, 1, 6)
-        + effect(truth[stats.RESIDUAL], *shape)
+        + effect(truth[components.INTERACTIONS], 4, 5, 1)
+        + effect(truth[components.SEED], 1, 1, 6)
+        + effect(truth[components.RESIDUAL], *shape)
     )
-    for component in stats.components(y, ("a", "b")):
+    for component in components.variance_components(y, ("a", "b")):
         found = component.variance
         error = float(np.std(found)) / math.sqrt(designs)
         assert np.mean(found) == pytest.approx(truth[component.name], abs=4 * error), component.name
 
 
 def test_one_setting_alone_has_nothing_but_seeds():
-    (only,) = stats.components(np.array([1.0, 2.0, 4.0]), ())
-    assert only.name == stats.SEED
+    (only,) = components.variance_components(np.array([1.0, 2.0, 4.0]), ())
+    assert only.name == components.SEED
     assert only.variance == pytest.approx(np.var([1, 2, 4], ddof=1))
-    assert stats.shares([only]) == [1]
+    assert components.shares([only]) == [1]
 
 
 def test_a_design_without_two_levels_is_refused():
     with pytest.raises(ValueError, match="two levels"):
-        stats.components(np.zeros((1, 3)), ("style",))
+        components.variance_components(np.zeros((1, 3)), ("style",))
 
 
 def test_a_full_grid_is_its_own_balanced_part():
     rows = list(itertools.product("ab", [1, 2, 3], ["x"]))
-    design = stats.balanced(("content", "alpha_beta", "style"), rows)
+    design = components.balanced(("content", "alpha_beta", "style"), rows)
     assert design.names == ("content", "alpha_beta")
     assert list(design.places()) == [(c, a) for c, a, _ in rows]
     assert design.dropped == ()
@@ -297,7 +303,7 @@ def test_a_full_grid_is_its_own_balanced_part():
 
 def test_what_is_missing_drops_the_level_that_misses_it():
     rows = set(itertools.product("abc", [1, 2, 3, 4])) - {("b", 2), ("b", 4)}
-    design = stats.balanced(("style", "seed"), sorted(rows))
+    design = components.balanced(("style", "seed"), sorted(rows))
     assert design.dropped == (("style", "b"),)
     assert set(design.places()) <= rows
     assert design.levels == (("a", "c"), (1, 2, 3, 4))
@@ -305,12 +311,12 @@ def test_what_is_missing_drops_the_level_that_misses_it():
 
 def test_factors_that_move_together_are_one():
     rows = [(c, s, k) for c, s in (("a", "x"), ("b", "y")) for k in (0, 1)]
-    design = stats.balanced(("content", "style", "seed"), rows)
+    design = components.balanced(("content", "style", "seed"), rows)
     assert design.names == ("content+style", "seed")
     assert design.levels[0] == (("a", "x"), ("b", "y"))
 
 
 def test_a_factor_that_is_left_with_one_level_is_none():
-    design = stats.balanced(("a", "b"), [(0, 0), (0, 1), (1, 0)])
+    design = components.balanced(("a", "b"), [(0, 0), (0, 1), (1, 0)])
     assert len(list(design.places())) == 2
     assert len(design.names) == 1

@@ -272,7 +272,7 @@ def test_the_text_of_a_process_that_died_is_not_believed_at_once(tmp_path, monke
         def sleep(seconds):
             asked.append(seconds)
             if len(asked) == 2:
-                locks.sign(held.fileno(), path / "run.lock", locks.BRIEF_NOTE)
+                locks.write_holder(held.fileno(), path / "run.lock", locks.BRIEF_NOTE)
             if len(asked) == 4:
                 fcntl.flock(held, fcntl.LOCK_UN)
 
@@ -283,7 +283,7 @@ def test_the_text_of_a_process_that_died_is_not_believed_at_once(tmp_path, monke
         assert told == [f"process {os.getpid()} on {socket.gethostname()}"]
         assert len(set(asked)) == 4
         fcntl.flock(held, fcntl.LOCK_EX)
-        locks.sign(held.fileno(), path / "run.lock")
+        locks.write_holder(held.fileno(), path / "run.lock")
         monkeypatch.setattr(directory, "HOLDER_CONFIRM_S", 0.0)
         with (
             pytest.raises(DirectoryInUse, match=f"process {os.getpid()}"),

@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 
 import jaxstyle
 from jaxstyle import sweep
-from jaxstyle.run import checked, planning
-from jaxstyle.run.checked import dry_run
+from jaxstyle.run import described, planning
+from jaxstyle.run.described import dry_run
 
 
 def command(*arguments):
@@ -192,7 +192,7 @@ def test_contents_that_are_styles_too_need_no_target_program_of_their_own(photos
 
 def test_a_plan_for_a_device_of_its_own_measures_memory_and_widens(inputs, tmp_path, capsys, monkeypatch):
     # Only the device's name for itself is not real here.
-    for module in (checked, planning):
+    for module in (described, planning):
         monkeypatch.setattr(module, "nominal_platform", lambda platform: "gpu")
     assert command(
         "--content", inputs / "c0.png", "--style", inputs / "s0.png", "--seed", "0:12", "--size", "64",

@@ -19,7 +19,7 @@ from jaxstyle.plan.cells import Cell
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.records import open_record
 from jaxstyle.rundir.results_h5 import merge
-from jaxstyle.study import distances, figures, spread, stats
+from jaxstyle.study import components, distances, figures, spread
 from jaxstyle.study.model import Setting, Spread
 
 SMALL = (
@@ -144,9 +144,9 @@ def test_components_of_the_run_are_those_of_its_numbers(studied):
     images, losses = pictures(studied)
     grid = [[(ratio, seed) for seed in range(3)] for ratio in (0.1, 1e-4)]
     logs = np.log([[losses[key] for key in row] for row in grid])
-    expected = [float(c.variance) for c in stats.components(logs, ("alpha_beta",))]
+    expected = [float(c.variance) for c in components.variance_components(logs, ("alpha_beta",))]
     stack = np.array([[images[key] for key in row] for row in grid])
-    pixels = [float(np.mean(c.variance)) for c in stats.components(stack, ("alpha_beta",))]
+    pixels = [float(np.mean(c.variance)) for c in components.variance_components(stack, ("alpha_beta",))]
     with h5py.File(studied / "variance.h5") as file:
         group = file["components"]
         assert list(group["component"]) == [b"alpha_beta", b"seed", b"seed x setting"]

@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from jaxstyle.derived.curves import results
 from jaxstyle.rundir.directory import RunDirectory
-from jaxstyle.rundir.files import dataset
+from jaxstyle.rundir.hdf5 import dataset
 from jaxstyle.rundir.records import Record
+from jaxstyle.rundir.results_h5 import open_results
 from jaxstyle.spec.errors import JaxstyleError
 
 FRAME_MS = 120
@@ -69,7 +69,7 @@ def write_animations(
         JaxstyleError: if a cell has not been computed.
     """
     written = []
-    with results(record) as where:
+    with open_results(record) as where:
         for cell in cells or sorted(where):
             if cell not in where:
                 raise JaxstyleError("cell", f"{cell} has not been computed yet; --resume the run")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxstyle.derived.page import html
+from jaxstyle.derived import page
 from jaxstyle.derived.sheets import write_sheets
 from jaxstyle.rundir import manifest
 from jaxstyle.rundir.directory import RunDirectory
@@ -14,18 +14,6 @@ from jaxstyle.rundir.records import Record, open_record
 from jaxstyle.rundir.results_csv import Rows, read_rows, write_csv
 from jaxstyle.rundir.results_h5 import merge
 from jaxstyle.spec.errors import JaxstyleError
-
-
-def write_page(run: RunDirectory, rows: Rows) -> Path:
-    """Write the `report.html` of a merged run, with the manifest as it is now.
-
-    Args:
-        rows: the rows of `results.csv`.
-
-    Raises:
-        JaxstyleError: if the run's `variance.json` cannot be shown.
-    """
-    return run.write("report.html", html(open_record(run.path), rows), durable=False)
 
 
 @dataclass(frozen=True)
@@ -65,7 +53,7 @@ def build_derived(run: RunDirectory, *, pictures: bool = True, with_page: bool =
     return built
 
 
-def finish(run: RunDirectory, *, pictures: bool = False) -> Built:
+def finish_run(run: RunDirectory, *, pictures: bool = False) -> Built:
     """Rebuild the derived files and, if all chunks are there, record in the manifest that the run is done.
 
     Args:
@@ -79,3 +67,15 @@ def finish(run: RunDirectory, *, pictures: bool = False) -> Built:
             run.write("manifest.json", manifest.text(ended))
     write_page(run, built.rows)  # which shows the manifest
     return built
+
+
+def write_page(run: RunDirectory, rows: Rows) -> Path:
+    """Write the `report.html` of a merged run, with the manifest as it is now.
+
+    Args:
+        rows: the rows of `results.csv`.
+
+    Raises:
+        JaxstyleError: if the run's `variance.json` cannot be shown.
+    """
+    return run.write("report.html", page.html(open_record(run.path), rows), durable=False)

@@ -1,9 +1,8 @@
-"""Loss curves of a run, read from `results.h5`, thinned out and drawn."""
+"""Loss curves of a run, read from its merged file, thinned out and drawn as one overview."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,52 +11,13 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxstyle.derived import drawing
-from jaxstyle.rundir.files import dataset, members, open_h5
-from jaxstyle.rundir.records import Record
+from jaxstyle.rundir.hdf5 import dataset
+from jaxstyle.rundir.results_h5 import CellIndex
 
-
-class CellIndex(Mapping[int, tuple[h5py.Group, int]]):
-    """The group of `results.h5` that holds a cell and the cell's index in it, by the cell's number."""
-
-    def __init__(self, file: h5py.File):
-        self.groups = [group for group in members(file) if isinstance(group, h5py.Group)]
-        cells = [dataset(group, "cell")[()] for group in self.groups]
-        cell = np.concatenate([np.zeros(0, np.int64), *cells])
-        order = np.argsort(cell, kind="stable")
-        self._cell = cell[order]
-        self._group = np.repeat(np.arange(len(cells)), [len(own) for own in cells])[order]
-        self._index = np.concatenate([np.zeros(0, np.int64), *(np.arange(len(own)) for own in cells)])[
-            order
-        ]
-
-    def __getitem__(self, cell: int) -> tuple[h5py.Group, int]:
-        at = int(np.searchsorted(self._cell, cell))
-        if at == len(self._cell) or self._cell[at] != cell:
-            raise KeyError(cell)
-        return self.groups[self._group[at]], int(self._index[at])
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._cell.tolist())
-
-    def __len__(self) -> int:
-        return len(self._cell)
-
-
-@contextlib.contextmanager
-def results(record: Record) -> Iterator[CellIndex]:
-    """Open `results.h5` and give the group and the index of every cell in it."""
-    with open_h5(record.path / "results.h5") as file:
-        yield CellIndex(file)
-
-
-MAX_COLOURS = 12
-"""The most groups of curves that the overview tells apart by colour."""
 MAX_LINES = 60
 """The most cells for which the overview draws a line each."""
 _CURVE_VALUES = 600_000
 """The approximate number of losses in the page, whatever the number of cells."""
-BAND_POINTS = 40
-"""Points of each curve in the overview of a run that is shown in part."""
 
 
 @dataclass(frozen=True)

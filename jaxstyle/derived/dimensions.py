@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxstyle.derived import sample
-from jaxstyle.derived.curves import MAX_COLOURS
 from jaxstyle.derived.thumbnails import Heads
 from jaxstyle.derived.tiles import Tile, axis_names
-from jaxstyle.rundir.files import dataset
+from jaxstyle.rundir.hdf5 import dataset
 from jaxstyle.rundir.records import Record
 from jaxstyle.rundir.results_csv import Rows
 from jaxstyle.spec.settings import PATH_AXES, axis_row, short, title
@@ -23,6 +22,8 @@ WINDOW_RATIO = 1.6
 """The approximate number of columns per row with which a grid is first shown."""
 MAX_VALUES = 60
 """The most values of an axis in the table of all cells of a run that is shown in part."""
+MAX_COLOURS = 12
+"""The most groups of curves that the overview tells apart by colour."""
 
 
 def speaks_for_itself(axis: str) -> bool:
@@ -149,7 +150,7 @@ class WholeRun(NamedTuple):
     tables: list[dict[str, Any]]
     """A table for every group of axes that vary, with a summary of the cells of each value."""
     colours: tuple[dict[int, str], str, bool]
-    """The groups of curves, as `_colours` returns them."""
+    """The groups of curves, as `curve_colours` returns them."""
 
 
 def whole_run(record: Record, rows: Rows) -> WholeRun:

@@ -13,23 +13,23 @@ from jaxstyle.derived import drawing
 from jaxstyle.derived.sheets import INK, PAD_PX, PAPER
 from jaxstyle.derived.thumbnails import scaled
 
+PICTURE_PX = 256
+"""The longest edge of the image on the sheet."""
 TILE_PX = 160
 """The longest edge of a map on the sheet."""
 GRID_PX = 8 * (TILE_PX + PAD_PX)
 """Largest total width of maps side by side."""
 MIN_COLUMN_PX = 128
 """Width that the text under a map needs."""
-MAX_NAME = 60
-BOLD: dict[str, Any] = {"stroke_width": 0.3, "stroke_fill": INK}
+GAP_PX = 2 * PAD_PX
+"""Gap between two layers."""
 COLOUR_BAR_PX = 200
+MAX_NAME = 60
+FAINT = (110, 108, 102)
+BOLD: dict[str, Any] = {"stroke_width": 0.3, "stroke_fill": INK}
 BRIGHT = 0.99
 """Quantile of a map's values at which the colours end; all stronger positions have the last colour. If the
 colours ended at the maximum, many maps would be dark except for a few positions."""
-PICTURE_PX = 256
-"""The longest edge of the image on the sheet."""
-FAINT = (110, 108, 102)
-GAP_PX = 2 * PAD_PX
-"""Gap between two layers."""
 RAMP = (
     (68, 1, 84), (72, 36, 117), (65, 68, 135), (53, 95, 141), (42, 120, 142), (33, 145, 140),
     (34, 168, 132), (66, 190, 113), (122, 209, 81), (189, 223, 38), (253, 231, 37),

@@ -1,10 +1,9 @@
 """`report.html`: a whole run as one page that opens from a file and needs no network.
 
-The first part, on the places of pictures, is common to the page and the contact sheets. The page contains
-small JPEGs of all pictures and, as long as it lies in its run, finds the full ones. All that it shows of a
-run is escaped, by Jinja if it is text and by `_json` if it is data, and a content security policy allows
-no scripts but its own. The same run gives the same bytes: times, hosts and devices appear only where
-`manifest.json` is shown.
+The page contains small JPEGs of all pictures and, as long as it lies in its run, finds the full ones. All
+that it shows of a run is escaped, by Jinja if it is text and by `_json` if it is data, and a content
+security policy allows no scripts but its own. The same run gives the same bytes: times, hosts and devices
+appear only where `manifest.json` is shown. `TEMPLATES` has its text, its style and its script.
 
 Nothing here needs JAX; Matplotlib and Jinja are imported when a page is made.
 """
@@ -18,17 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jaxstyle.derived.curves import (
-    BAND_POINTS,
-    MAX_LINES,
-    CellIndex,
-    Curves,
-    curve_codes,
-    group_curves,
-    overview,
-    read_curves,
-    results,
-)
+from jaxstyle.derived.curves import MAX_LINES, Curves, curve_codes, group_curves, overview, read_curves
 from jaxstyle.derived.dimensions import (
     Dimension,
     WholeRun,
@@ -43,7 +32,7 @@ from jaxstyle.derived.dimensions import (
 )
 from jaxstyle.derived.sample import Count, Shown
 from jaxstyle.derived.sections import manifest_texts, settings_table, variance_section
-from jaxstyle.derived.thumbnails import THUMBNAILS, Heads, data_uri, jpeg, scaled
+from jaxstyle.derived.thumbnails import THUMBNAILS, Heads, data_uri, jpeg_uri, scaled
 from jaxstyle.derived.tiles import (
     Tile,
     axis_names,
@@ -53,19 +42,21 @@ from jaxstyle.derived.tiles import (
     pictures_text,
     place_tiles,
     shared_words,
-    shown,
+    shown_part,
 )
-from jaxstyle.rundir.files import dataset
+from jaxstyle.rundir.hdf5 import dataset
 from jaxstyle.rundir.records import Record
 from jaxstyle.rundir.results_csv import Rows
+from jaxstyle.rundir.results_h5 import CellIndex, open_results
 from jaxstyle.spec.presets import PACKAGE
 from jaxstyle.spec.settings import axis_row, title
 
 if TYPE_CHECKING:
     import jinja2
 
-
 TEMPLATES = PACKAGE / "templates"
+BAND_POINTS = 40
+"""Points of each curve in the overview of a run that is shown in part."""
 
 
 def _json(value: Any) -> str:
@@ -164,8 +155,8 @@ class _Seen:
 
 def _read(record: Record, rows: Rows, heads: Heads) -> _Seen:
     names = tuple(record.losses)
-    with results(record) as where:
-        part = shown(record, where)
+    with open_results(record) as where:
+        part = shown_part(record, where)
         by_cell = {cell: row for cell in part.cells if (row := rows.find(cell)) is not None}
         tiles = place_tiles(record, part.cells, part.snapshots)
         curves = read_curves(where, names, part.cells)
@@ -190,7 +181,7 @@ def _figures(tiles: Sequence[Tile], where: CellIndex) -> list[dict[str, Any]]:
     for tile in tiles:
         group, index = where[tile.cell]
         image = scaled(dataset(group, "image")[index, tile.snapshot], size.longest_px)
-        src = jpeg(image, quality=size.quality, subsampling=size.subsampling)
+        src = jpeg_uri(image, quality=size.quality, subsampling=size.subsampling)
         about = {"alt": _alt(tile), "caption": _caption(tile)}
         figures.append({"src": src, "width": image.width, "height": image.height, **about})
     return figures

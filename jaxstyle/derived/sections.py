@@ -1,4 +1,4 @@
-"""Sections of a page: settings, manifest and the study of seeds."""
+"""Sections of a page that only repeat files of the run: settings, manifest and the study of seeds."""
 
 from __future__ import annotations
 

@@ -14,14 +14,22 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
 from jaxstyle.derived import drawing
-from jaxstyle.derived.curves import results
 from jaxstyle.derived.thumbnails import SourcePictures, scaled
-from jaxstyle.derived.tiles import Tile, group_axes, part_text, place_text, place_tiles, shared_words, shown
+from jaxstyle.derived.tiles import (
+    Tile,
+    group_axes,
+    part_text,
+    place_text,
+    place_tiles,
+    shared_words,
+    shown_part,
+)
 from jaxstyle.inputs import encode
 from jaxstyle.plan.cells import Cell
 from jaxstyle.rundir.directory import RunDirectory
-from jaxstyle.rundir.files import dataset
+from jaxstyle.rundir.hdf5 import dataset
 from jaxstyle.rundir.records import Record
+from jaxstyle.rundir.results_h5 import open_results
 
 THUMBNAIL_PX = 256
 """The longest edge of a picture on a sheet; smaller pictures are drawn pixel for pixel."""
@@ -191,15 +199,12 @@ def draw_sheet(
         both = [p.height + captions.get(at, (0, -4))[1] + 4 for at, p in pictures.items() if at[0] == i]
         return max([rows[i].height, *both])
 
-    xs, ys = (
-        [PAD_PX + (max(r.width for r in rows) + PAD_PX if any(s.label for s in sheet.rows) else 0)],
-        [],
-    )
+    xs = [PAD_PX + (max(r.width for r in rows) + PAD_PX if any(s.label for s in sheet.rows) else 0)]
     for j in range(len(columns)):
         xs.append(xs[-1] + widest(j) + PAD_PX)
     title_w, title_h = drawing.extent(title)
     top = PAD_PX + title_h + PAD_PX
-    ys.append(top + (max(c.height for c in columns) + PAD_PX if any(s.label for s in sheet.columns) else 0))
+    ys = [top + (max(c.height for c in columns) + PAD_PX if any(s.label for s in sheet.columns) else 0)]
     for i in range(len(rows)):
         ys.append(ys[-1] + highest(i) + PAD_PX)
 
@@ -224,8 +229,8 @@ def write_sheets(run: RunDirectory, record: Record) -> list[Path]:
     again are removed.
     """
     written = []
-    with results(record) as where:
-        part = shown(record, where)
+    with open_results(record) as where:
+        part = shown_part(record, where)
         pages = lay_out(record, place_tiles(record, part.cells, part.snapshots))
         source, title = SourcePictures(record), heading(record)
         if part.left_out:

@@ -16,6 +16,28 @@ from jaxstyle.spec.errors import JaxstyleError
 
 SOURCE_PX = 224
 """The longest edge, in px, of contents and styles that are kept for the heads of rows and columns."""
+MAX_HEADS = 1_000
+"""The most contents and styles whose pictures are in the page."""
+
+
+class _Thumbnail(NamedTuple):
+    """The form in which pictures are kept in a page of at most `tiles` pictures."""
+
+    tiles: int
+    longest_px: int
+    quality: int
+    subsampling: int
+
+
+THUMBNAILS = (
+    _Thumbnail(100, 256, 90, 0),
+    _Thumbnail(400, 192, 88, 0),
+    _Thumbnail(1_000, 144, 85, 2),
+    _Thumbnail(3_000, 96, 82, 2),
+)
+"""Forms by number of pictures; at these limits pure noise takes some 16 to 36 MB, real pictures a third."""
+MAX_TILES = THUMBNAILS[-1].tiles
+"""The most pictures that a page, or all sheets of a run, contain; of more, a part is shown."""
 
 
 def scaled(pixels: UInt8[np.ndarray, "h w 3"], longest: int) -> Image.Image:
@@ -24,6 +46,19 @@ def scaled(pixels: UInt8[np.ndarray, "h w 3"], longest: int) -> Image.Image:
     if max(image.size) > longest:
         image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     return image
+
+
+def data_uri(kind: str, data: bytes) -> str:
+    """A `data:` URI, so that the page needs no other file."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def jpeg_uri(image: Image.Image, *, quality: int, subsampling: int) -> str:
+    """An image as the `data:` URI of a JPEG."""
+    buffer = io.BytesIO()
+    # Not with `optimize`: Pillow then fails on noise, whose JPEG has more bytes than the image has pixels.
+    image.save(buffer, "JPEG", quality=quality, subsampling=subsampling)
+    return data_uri("image/jpeg", buffer.getvalue())
 
 
 class SourcePictures:
@@ -46,41 +81,6 @@ class SourcePictures:
         return self._found[path]
 
 
-class _Thumbnail(NamedTuple):
-    """The form in which pictures are kept in a page of at most `tiles` pictures."""
-
-    tiles: int
-    longest_px: int
-    quality: int
-    subsampling: int
-
-
-THUMBNAILS = (
-    _Thumbnail(100, 256, 90, 0),
-    _Thumbnail(400, 192, 88, 0),
-    _Thumbnail(1_000, 144, 85, 2),
-    _Thumbnail(3_000, 96, 82, 2),
-)
-"""Forms by number of pictures; at these limits pure noise takes some 16 to 36 MB, real pictures a third."""
-MAX_TILES = THUMBNAILS[-1].tiles
-"""The most pictures that a page, or all sheets of a run, contain; of more, a part is shown."""
-MAX_HEADS = 1_000
-"""The most contents and styles whose pictures are in the page."""
-
-
-def data_uri(kind: str, data: bytes) -> str:
-    """A `data:` URI, so that the page needs no other file."""
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def jpeg(image: Image.Image, *, quality: int, subsampling: int) -> str:
-    """An image as the `data:` URI of a JPEG."""
-    buffer = io.BytesIO()
-    # Not with `optimize`: Pillow then fails on noise, whose JPEG has more bytes than the image has pixels.
-    image.save(buffer, "JPEG", quality=quality, subsampling=subsampling)
-    return data_uri("image/jpeg", buffer.getvalue())
-
-
 class Heads:
     """The pictures of contents and styles that heads of rows and columns show, each once."""
 
@@ -96,6 +96,6 @@ class Heads:
             self._index[path] = None if pixels is None else len(self.pictures)
             if pixels is not None:
                 longest = 160 if len(self.pictures) < 100 else 80
-                src = jpeg(scaled(pixels, longest), quality=85, subsampling=0)
+                src = jpeg_uri(scaled(pixels, longest), quality=85, subsampling=0)
                 self.pictures.append({"src": src, "text": text})
         return self._index[path]

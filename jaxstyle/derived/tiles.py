@@ -36,13 +36,13 @@ def short_name(axis: str, value: Any) -> str:
 def axis_names(record: Record, axis: str) -> dict[Any, str]:
     """A short text for every value of an axis, or the full texts if short ones would coincide."""
     values = record.values[axis]
-    short = {value: short_name(axis, value) for value in values}
-    if len(set(short.values())) < len(short):
-        short = {v: record.given(axis, v) if isinstance(v, str) else repr(v) for v in values}
-    return short
+    names = {value: short_name(axis, value) for value in values}
+    if len(set(names.values())) < len(names):
+        names = {v: record.given(axis, v) if isinstance(v, str) else repr(v) for v in values}
+    return names
 
 
-def shown(record: Record, present: Iterable[int]) -> Shown:
+def shown_part(record: Record, present: Iterable[int]) -> Shown:
     """The selection of the cells in `present` that the page and the sheets show."""
     return sample.shown(record, present, MAX_TILES)
 

@@ -19,7 +19,6 @@ Features come from the plain convolution in float32; sums are taken in float64.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,13 +26,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxstyle.cell import start
-from jaxstyle.cell.knobs import knobs_of
 from jaxstyle.cell.state import Targets
 from jaxstyle.device.engine import Engine
-from jaxstyle.device.jax_settings import default_settings
 from jaxstyle.inputs.pictures import Pictures
-from jaxstyle.inputs.preprocess import mean_image
 from jaxstyle.plan.cells import Cell, balance_key, needs_balance
 from jaxstyle.plan.programs import Program
 from jaxstyle.spec.errors import JaxstyleError
@@ -146,7 +141,7 @@ def _layer_loss(gram: Float[np.ndarray, "c c"], target: Float[np.ndarray, "c c"]
     return float(np.square(difference).sum()) / (4.0 * len(gram) ** 2)
 
 
-def program_of(sweep: Sweep, shape: tuple[int, int], cells: Iterable[Cell]) -> Program:
+def plain_program(sweep: Sweep, shape: tuple[int, int], cells: Iterable[Cell]) -> Program:
     """A program for images of `shape` whose taps are those of `cells`, in full float32."""
     cells = tuple(cells)
     content = {cell.content_layer for cell in cells}
@@ -179,7 +174,7 @@ class Balances:
     def of(self, cell: Cell) -> Balance:
         """The balance of a cell's content, style and layers."""
         shape = self._pictures.shape(cell)
-        program = program_of(self._sweep, shape, self._cells)
+        program = plain_program(self._sweep, shape, self._cells)
         pixels = {
             ("content", cell.content): self._pictures.content[cell.content],
             ("style", cell.style): self._pictures.style[cell.style],
@@ -201,7 +196,7 @@ class Balances:
         )
 
 
-def measure(sweep: Sweep, cells: Sequence[Cell], pictures: Pictures, engine: Engine) -> Sweep:
+def measure_balances(sweep: Sweep, cells: Sequence[Cell], pictures: Pictures, engine: Engine) -> Sweep:
     """`sweep` with a table in `balance` for every combination that `cells` need, measured if it is new."""
     known = {tuple(table[axis] for axis in BALANCED_AXES) for table in sweep.balance}
     need = [cell for cell in cells if needs_balance(sweep, cell)]
@@ -215,60 +210,3 @@ def measure(sweep: Sweep, cells: Sequence[Cell], pictures: Pictures, engine: Eng
         about = dict(zip(BALANCED_AXES, key, strict=True))
         tables.append({**about, "alpha_beta": found.alpha_beta, "weights": found.weights})
     return replace(sweep, balance=tuple(tables))
-
-
-# --- how hard the losses pull ---------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Pull:
-    """Pull of the losses at one image: root mean squares of their gradients, per pixel value."""
-
-    content: float
-    """Pull of L_content, without alpha."""
-    style: float
-    """Pull of L_style, without beta."""
-    layer: dict[str, float]
-    """Pull of w_l E_l, by layer."""
-
-    @property
-    def alpha_beta(self) -> float:
-        """The ratio at which content and style pull equally; infinite where the content does not pull."""
-        return self.style / self.content if self.content else math.inf
-
-
-@default_settings()
-def measure_pull(
-    sweep: Sweep, cell: Cell, balance: Balance, pictures: Pictures, engine: Engine
-) -> dict[str, Pull]:
-    """Pull of a cell's losses at a noise start (seed 0, `noise`) and at the content image (`content`)."""
-    shape = pictures.shape(cell)
-    program = program_of(sweep, shape, [cell])
-    content = engine.target_rows(program, pictures.content[cell.content], of_cells=True)
-    style = engine.target_rows(program, pictures.style[cell.style])
-    targets = Targets(tuple(p[None] for p in content.content), tuple(a[None] for a in style.style))
-    base = knobs_of(cell, program, sweep, content_row=0, style_row=0, extent=shape)
-
-    def rms(image: np.ndarray, alpha: float, weights: Mapping[str, float]) -> float:
-        knobs = base._replace(
-            content_weight=np.float32(alpha),
-            style_weight=np.float32(1.0),
-            tv_weight=np.float32(0.0),
-            style_layer_weights=np.array([weights.get(n, 0.0) for n in program.style_taps], np.float32),
-        )
-        gradient = engine.gradient(program, knobs, targets, image).astype(np.float64)
-        return float(np.sqrt(np.square(gradient).mean()))
-
-    noise = np.asarray(start.noise(np.asarray(0, np.uint32), (*shape, 3)))
-    starts = {
-        "noise": mean_image(*shape) + sweep.noise_std * noise,
-        "content": pictures.content[cell.content].astype(np.float32),
-    }
-    return {
-        name: Pull(
-            content=rms(image, 1.0, {}),
-            style=rms(image, 0.0, balance.weights),
-            layer={layer: rms(image, 0.0, {layer: w}) for layer, w in balance.weights.items()},
-        )
-        for name, image in starts.items()
-    }

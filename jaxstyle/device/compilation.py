@@ -1,8 +1,10 @@
 """The programs of a `Program`: lowered, compiled, batched.
 
 The one `vmap` over cells is here, inside a `fori_loop` over passes with *traced* bounds, on donated state.
-With several devices it runs inside a `shard_map` over a mesh whose one axis is `cell`. Neither the number
-of steps nor where segments end changes the compiled program.
+With several devices it runs inside a `shard_map` over a mesh whose one axis is `cell`: cells are
+independent of each other, so that no device ever waits for data of another one, and each computes exactly
+what it would compute alone. Neither the number of steps nor where segments end changes the compiled
+program. Weights are arguments of every program.
 """
 
 from __future__ import annotations

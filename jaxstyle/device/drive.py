@@ -1,4 +1,9 @@
-"""A launch, driven in segments of about a second; snapshots and the last step fall on segment ends."""
+"""A launch: its inputs, its progress and its results, driven in segments of about a second.
+
+Snapshots and the last step fall on segment ends. Neither the number of steps nor the ends of segments
+change the compiled program or a byte of the result. Images are RGB, 0 to 255, float32, in the upper left
+corner of their program's canvas if it has one.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +22,7 @@ from jaxstyle.plan.programs import Program
 SEGMENT_PASSES = 1024
 """Passes that fit into the buffer for a segment's losses: the greatest length of a segment."""
 SEGMENT_SECONDS = 1.0
+"""Seconds that a segment is meant to take."""
 
 
 class Stage(NamedTuple):
@@ -29,7 +35,7 @@ class Stage(NamedTuple):
 class Launch(NamedTuple):
     """The cells of one launch, as host arrays with a leading axis of at most `program.width`.
 
-    With several devices, the axis has at most `program.width` cells for each of them (see `abreast`).
+    With several devices, the axis has at most `program.width` cells for each of them (see `side_by_side`).
     """
 
     knobs: Knobs

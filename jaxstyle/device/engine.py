@@ -1,15 +1,10 @@
-"""Computation of cells on a device: the only place that compiles, batches, donates and chooses a width.
+"""Computation of cells on one device or several: the network, the compiled programs and the targets.
 
-One launch advances `program.width` cells together: a `fori_loop` over passes with *traced* bounds,
-around the one `vmap` over cells, on donated state. A launch is driven in segments of about a second;
-snapshots and the last step fall on segment ends. Neither the number of steps nor the ends of segments
-change the compiled program or a byte of the result.
+An `Engine` advances the cells of a launch together, `program.width` on every device: `compilation` makes
+the programs, `drive` goes through the passes, and `memory` says which widths fit. Targets of single images
+and gradients are computed on the first device.
 
-With several devices, a launch has that many cells for each of them: the same `vmap` runs inside a
-`shard_map` over a mesh whose one axis is `cell`. Cells are independent of each other, so that no device
-ever waits for data of another one, and each computes exactly what it would compute alone.
-
-Weights are arguments of every program. Compiled programs are kept for the life of the process.
+Compiled programs are kept for the life of the process, whichever engine made them.
 """
 
 from __future__ import annotations
@@ -52,12 +47,7 @@ from jaxstyle.device.drive import (
 )
 from jaxstyle.device.jax_settings import default_settings
 from jaxstyle.plan.canvases import canvas_of
-from jaxstyle.plan.costs import (
-    COARSE_EVALUATIONS,
-    NOMINAL_FLOPS,
-    WINOGRAD_PLATFORMS,
-    nominal_platform,
-)
+from jaxstyle.plan.costs import COARSE_EVALUATIONS, NOMINAL_FLOPS, WINOGRAD_PLATFORMS, nominal_platform
 from jaxstyle.plan.programs import Program
 from jaxstyle.spec.tables import OPTIMIZERS, POOLINGS, TERMS
 from jaxstyle.vgg import layers
@@ -65,7 +55,7 @@ from jaxstyle.vgg.network import Bound, Params, bind
 
 TARGET_CANVAS_PX = 64
 """The edges of the canvases that styles share are multiples of this."""
-compiled_programs: dict[Any, Compiled] = {}
+_step_programs: dict[Any, Compiled] = {}
 _target_programs: dict[Any, Any] = {}
 _refine_programs: dict[Any, Any] = {}
 _gradient_programs: dict[Any, Any] = {}
@@ -154,12 +144,17 @@ class Engine:
         """The compiled functions of one stage, and whether this call compiled them."""
         program = replace(program, coarser=0)
         key = self._key(program, program, self.winograd)
-        if fresh := key not in compiled_programs:
+        if fresh := key not in _step_programs:
             network = self.network(program)
-            compiled_programs[key] = compile_program(
+            _step_programs[key] = compile_program(
                 program, network.features, network.params, self.device, self._mesh
             )
-        return compiled_programs[key], fresh
+        return _step_programs[key], fresh
+
+    def forget(self, program: Program) -> None:
+        """Drop the compiled functions of one stage, so that whoever needs them next compiles them."""
+        program = replace(program, coarser=0)
+        _step_programs.pop(self._key(program, program, self.winograd), None)
 
     @default_settings()
     def target_rows(

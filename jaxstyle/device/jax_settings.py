@@ -55,7 +55,7 @@ def default_settings() -> Iterator[None]:
 
 
 def check_settings() -> None:
-    """Raise UnfitEnvironment for settings of JAX that prevent a batch and that `settled` cannot change."""
+    """Raise UnfitEnvironment for settings of JAX that prevent a batch, and that nothing here can change."""
     import jax
 
     for name, harmless in FIXED.items():

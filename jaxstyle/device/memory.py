@@ -11,6 +11,7 @@ from jaxstyle.vgg import layers
 from jaxstyle.vgg.convolution import ARITHMETIC
 
 MAX_WIDTH = 64
+"""Cells that a launch advances on one device at most."""
 INDEXABLE = 2**31
 """Number of elements that every tensor must stay below: cuDNN gets far slower past 32-bit indices."""
 MEMORY_SHARE = 0.5

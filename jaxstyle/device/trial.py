@@ -13,12 +13,10 @@ import jax.numpy as jnp
 from jaxstyle.cell import objective
 from jaxstyle.cell.poolings import pooling
 from jaxstyle.device.compilation import Device, Layers, argument_shapes, lower
-from jaxstyle.device.engine import Engine, compiled_programs
+from jaxstyle.device.engine import Engine
 from jaxstyle.device.jax_settings import default_settings
 from jaxstyle.device.memory import is_out_of_memory, planned_memory
-from jaxstyle.plan.costs import (
-    halved_shape,
-)
+from jaxstyle.plan.costs import halved_shape
 from jaxstyle.plan.programs import Memory, Program
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.tables import TERMS
@@ -42,8 +40,8 @@ def measure_memory(
             raise
         return planned
     finally:
-        for p in programs:  # forgotten, so that a run at one of these widths reports its compilation
-            compiled_programs.pop(engine._key(p, p, engine.winograd), None)
+        for p in programs:
+            engine.forget(p)
     if not 0 < one < two:
         return planned
     return Memory(fixed=max(0, 2 * one - two), per_cell=two - one)

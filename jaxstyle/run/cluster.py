@@ -45,7 +45,7 @@ from jaxstyle.run.ray_nodes import (
     plain_inputs,
 )
 from jaxstyle.run.remote import FinishedBlock, RemoteWorker, TellerCall
-from jaxstyle.run.worker import Block, Committed, Work
+from jaxstyle.run.work import Block, Committed, Work, blocks
 from jaxstyle.rundir import manifest
 from jaxstyle.rundir.checkpoints import Checkpoint
 from jaxstyle.rundir.chunks import chunk_name, chunk_parts
@@ -122,7 +122,7 @@ class Cluster:
         """Number of workers to ask for: the user's number, or as many as there is room for."""
         return self.options.devices or self._needs.room()
 
-    def new_hand(self) -> WorkerHandle:
+    def new_worker(self) -> WorkerHandle:
         """Ask Ray for one more worker; it starts as soon as there is room for it."""
         self._made += 1
         actor = ray.remote(RemoteWorker).options(
@@ -176,7 +176,7 @@ class Cluster:
         """Result of a call of the first worker, or of another one if that dies."""
         with signals.signals_held() as asked:
             for left in range(MAX_TRIES - 1, -1, -1):
-                self.first = self.first or self.new_hand()
+                self.first = self.first or self.new_worker()
                 try:
                     ref = call(self.first)
                     while not ray.wait([ref], timeout=POLL_S)[0]:
@@ -224,7 +224,7 @@ class _ClusterRun:
         under -1 those that died when they started."""
         self._left: dict[int, collections.deque[Block]] = {}
         """Blocks that no worker has been given yet, by their program."""
-        for block in worker.blocks(work.plan, work.todo, cluster.devices):
+        for block in blocks(work.plan, work.todo, cluster.devices):
             self._left.setdefault(self._program(block), collections.deque()).append(block)
         self._flops = {number: work.plan.chunk_flops(number) for number in work.todo}
         self._limit = 2**31
@@ -300,7 +300,7 @@ class _ClusterRun:
         room = self._cluster.room()
         most = min(self._limit, room, self._todo + sum(bool(hand.blocks) for hand in self._hands))
         while len(self._hands) < most:
-            self._prepare(self._cluster.new_hand())
+            self._prepare(self._cluster.new_worker())
         if self._todo and not self._hands and not self._waits:
             self._work.display.event("note", "no node has room for a worker; waiting for one that has")
         self._waits = not self._hands

@@ -1,13 +1,24 @@
-"""A plan and its cost, as `--dry-run` tells it."""
+"""A plan and its cost in words and as values, for the start of a run and for `--dry-run`."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from jaxstyle.console.progress import counted, duration
-from jaxstyle.plan.costs import COMPILE_SECONDS, NOMINAL_FLOPS
-from jaxstyle.run.planning import Planned
+from jaxstyle.plan.costs import COMPILE_SECONDS, NOMINAL_FLOPS, nominal_platform
+from jaxstyle.run.checked import check_run
+from jaxstyle.run.planning import Planned, check_memory, chunks_of_share, plan_for
+from jaxstyle.run.start import start_jax, usable_devices
+from jaxstyle.rundir import manifest
+from jaxstyle.rundir.records import Record
+from jaxstyle.spec import plugins
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.options import asked_share, check_options
+from jaxstyle.spec.settings import RunOptions, Sweep
 from jaxstyle.spec.tables import TERMS
 
 
@@ -79,3 +90,52 @@ def describe_text(values: dict[str, Any]) -> Iterator[str]:
     yield f"{values['flops'] / 1e12:.2f} TFLOP in all, about {values['disk_bytes'] / 1e6:.0f} MB on disk"
     yield f"a killed run repeats at most {duration(every)} of its work"
     yield f"about {duration(values['time_s'])}{several} at this kind of device's nominal rate"
+
+
+def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
+    """Print the plan of a sweep, as text or with `options.json` as JSON, and write nothing.
+
+    For a run that is continued, it is the plan of what is left.
+    """
+    options = check_options(options)
+    plugins.load(options.plugin)
+    checked = check_run(sweep, options, name)
+    earlier, share = checked.earlier, asked_share(options)
+    device = start_jax(checked.sweep, options, earlier and earlier.manifest)
+    before = earlier and earlier.plan
+    # A cluster is not asked: its workers are assumed to be like this process's first device.
+    several = (options.devices or 1) if options.cluster is not None else len(usable_devices(options))
+    sharing = several * (share.count if share is not None else 1)
+    planned = replace(plan_for(checked, device, before, devices=sharing), devices=several)
+    todo = [chunk.number for chunk in planned.plan.chunks]
+    if earlier is not None:
+        there = {int(path.stem) for path in earlier.chunk_paths if _is_sound(earlier, path)}
+        todo = [number for number in todo if number not in there]
+    if share is not None:
+        own = set(chunks_of_share(planned.plan, share, device.platform))
+        todo = [number for number in todo if number in own]
+    planned = replace(planned, plan=planned.plan.only(todo))
+    note = check_memory(planned, device)
+    about = manifest.device_text(device.platform, device.device_kind, several, manifest.thread_count())
+    kind = nominal_platform(device.platform)
+    values = describe(planned, kind, checked.sweep.checkpoint_every, about)
+    if options.json:
+        print(json.dumps(values))
+        return
+    if not planned.plan.chunks:
+        print(f"every cell of {checked.path} is done")
+        return
+    for line in describe_text(values):
+        print(line)
+    if note:
+        print(note)
+    print(f"would write {checked.path}")
+
+
+def _is_sound(record: Record, path: Path) -> bool:
+    """Whether a chunk file is sound, so that the run keeps it."""
+    try:
+        record.check(path)
+    except JaxstyleError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""One run in progress."""
+"""A run in progress: its plan, its manifest and its events, from the first chunk to the last sheet."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,14 @@ from jaxstyle.run.launcher import timed
 from jaxstyle.run.opened import Run
 from jaxstyle.run.planning import Planned
 from jaxstyle.run.site import Site
-from jaxstyle.run.worker import Committed, Work
+from jaxstyle.run.work import Committed, Work
 from jaxstyle.rundir import chunks, manifest
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.fingerprints import SCHEMA
 from jaxstyle.spec import paths, plugins
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.options import Share
-from jaxstyle.spec.settings import RunOptions, Sweep
+from jaxstyle.spec.settings import RunOptions
 from jaxstyle.spec.toml import to_toml
 
 TIMERS = (
@@ -79,11 +79,31 @@ def say_changes(was: Mapping[str, Any], machine: Mapping[str, Any], display: Dis
         display.event("note", f"{change}: the last bits of what is left may differ")
 
 
-def say_sheets(built: Built, display: Display) -> Run:
-    """Report the contact sheets of a run that was built; the run."""
-    for sheet in built.sheets:
+def say_sheets(sheets: Sequence[Path], display: Display) -> None:
+    """Report the contact sheets of a run that was built."""
+    for sheet in sheets:
         display.event("sheet", f"contact sheet: {sheet}", path=str(sheet))
+
+
+def run_of(built: Built) -> Run:
+    """The run whose derived files were built."""
     return Run(built.record.path, built.rows, built.sheets)
+
+
+def spec_text(checked: CheckedRun, run: RunDirectory) -> str:
+    """The text of a run's `spec.toml`, with the digests of its images and of weights that it names."""
+    digests = dict(checked.pictures.sha256)
+    if checked.sweep.weights is not None:
+        digests[checked.weights.path] = checked.weights.sha256
+    return to_toml(checked.sweep, digests, run=run.path)
+
+
+def given_entry(given: Mapping[tuple[str, str], str]) -> dict[str, dict[str, str]]:
+    """The manifest's entry on the texts by which the user named images, by axis and path."""
+    found: dict[str, dict[str, str]] = {}
+    for (axis, path), text in given.items():
+        found.setdefault(axis, {})[path] = text
+    return found
 
 
 class Job:
@@ -134,10 +154,7 @@ class Job:
 
     def begin(self) -> None:
         """Write the spec and the manifest of what is to be done."""
-        digests = dict(self.pictures.sha256)
-        if self.sweep.weights is not None:
-            digests[self.loaded.path] = self.loaded.sha256
-        spec, earlier = to_toml(self.sweep, digests, run=self.run.path), self.checked.earlier
+        earlier, spec = self.checked.earlier, spec_text(self.checked, self.run)
         if earlier is None or earlier.cells != self.checked.cells:
             self.run.write("spec.toml", spec)
         self._write_manifest("running")
@@ -156,7 +173,7 @@ class Job:
         except signals.Interrupted:
             self._write_manifest("interrupted")
             raise
-        result = Run(self.run.path, built.rows, built.sheets)
+        result = run_of(built)
         self.seconds["wall_s"] = time.perf_counter() - clock
         self._write_manifest("done")
         write_page(self.run, built.rows)  # after the manifest, which it shows
@@ -173,30 +190,27 @@ class Job:
             self.display.start(image_steps=steps, cells=sum(len(chunk.cells) for chunk in left.chunks))
 
         try:
-            self._compute(site, start)
+            site.compute(
+                Work(
+                    inputs=self.checked,
+                    plan=self.plan,
+                    todo=self.todo,
+                    run=self.run,
+                    run_id=self.id,
+                    display=self.display,
+                    seconds=self.seconds,
+                    start=start,
+                    on_plan=self._on_plan,
+                    on_program=self._on_program,
+                    on_commit=self._on_commit,
+                    workers=self.workers,
+                )
+            )
             self.display.finish()
         finally:
             if self.share is not None:  # the time of a process that is interrupted counts too
                 spent = {name: round(value, 3) for name, value in self.seconds.items()}
                 self.display.event("share-timings", timings=spent, machine=self.machine)
-
-    def _compute(self, site: Site, start: Callable[[], None]) -> None:
-        site.compute(
-            Work(
-                inputs=self.checked,
-                plan=self.plan,
-                todo=self.todo,
-                run=self.run,
-                run_id=self.id,
-                display=self.display,
-                seconds=self.seconds,
-                start=start,
-                on_plan=self._on_plan,
-                on_program=self._on_program,
-                on_commit=self._on_commit,
-                workers=self.workers,
-            )
-        )
 
     def _announce(self) -> None:
         say = self.display
@@ -292,7 +306,7 @@ class Job:
                 }
                 for path, digest in self.pictures.sha256.items()
             },
-            "given": _given(self.sweep),
+            "given": given_entry(self.sweep.given),
             **({"plugins": plugins.record(self.sweep)} if self.sweep.plugins else {}),
             "plan": {
                 "cells": len(plan.cells),
@@ -327,8 +341,7 @@ class Job:
             path=str(self.run.path),
             **{name: round(value, 3) for name, value in spent.items()},
         )
-        for sheet in result.sheets:
-            self.display.event("sheet", f"contact sheet: {sheet}", path=str(sheet))
+        say_sheets(result.sheets, self.display)
 
 
 def _twins(plan: Plan) -> dict[str, list[int]]:
@@ -336,11 +349,4 @@ def _twins(plan: Plan) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for cell, of in sorted(plan.twins.items()):
         found.setdefault(str(of), []).append(cell)
-    return found
-
-
-def _given(sweep: Sweep) -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = {}
-    for (axis, path), text in sweep.given.items():
-        found.setdefault(axis, {})[path] = text
     return found

@@ -24,7 +24,6 @@ from jaxstyle.plan.chunks import Plan
 from jaxstyle.plan.costs import halved_shape, nominal_platform, uses_winograd
 from jaxstyle.plan.programs import Program
 from jaxstyle.run.inputs import Inputs
-from jaxstyle.run.unfinished import LaunchResult
 from jaxstyle.spec.errors import JaxstyleError
 
 if TYPE_CHECKING:
@@ -44,6 +43,16 @@ class Advance(NamedTuple):
     """Work done in the segment, in image-steps of the full size."""
     progress: Callable[[], Progress]
     """Fetches the state of the launches; to be called before they go on."""
+
+
+class LaunchResult(NamedTuple):
+    """The results of a launch, with its pictures as they are saved."""
+
+    cells: list[Cell]
+    pixels: np.ndarray
+    """uint8 (cells, snapshots, h, w, 3), on the program's canvas."""
+    curves: dict[str, np.ndarray]
+    diverged_step: np.ndarray
 
 
 class Launcher:
@@ -257,7 +266,7 @@ def _advances(
         if not coarser:
             passes = min(passes, passes_left)
             passes_left -= passes
-        yield Advance(count * worth(program, coarser, passes), progress)
+        yield Advance(count * full_size_steps(program, coarser, passes), progress)
     outcome, found = segments.outcome, []
     for index, cells in enumerate(launches):
         at = slice(index * program.width, index * program.width + len(cells))
@@ -291,7 +300,7 @@ def target_keys(plan: Plan, number: int) -> Iterator[TargetKey]:
                 yield _target_key(role, getattr(plan.cells[i], role), program, coarser)
 
 
-def worth(program: Program, coarser: int, passes: int) -> float:
+def full_size_steps(program: Program, coarser: int, passes: int) -> float:
     """Cost of passes of a stage of `program`, in steps of its full size."""
     return passes * program.stage(coarser).step_flops / program.step_flops
 

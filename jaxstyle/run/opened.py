@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from jaxstyle.console.progress import counted
 from jaxstyle.derived.sheets import sheet_paths
 from jaxstyle.inputs import decode
-from jaxstyle.rundir.files import dataset, lacks_locks, open_h5
+from jaxstyle.rundir.hdf5 import dataset, lacks_locks, open_h5
 from jaxstyle.rundir.image_files import image_name, image_step
 from jaxstyle.rundir.records import open_record
 from jaxstyle.rundir.results_csv import Rows, read_rows

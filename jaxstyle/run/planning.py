@@ -44,7 +44,7 @@ class Planned:
 
 
 def plan_for(
-    checked: Inputs,
+    inputs: Inputs,
     device: Any,
     before: Plan | None = None,
     *,
@@ -55,7 +55,7 @@ def plan_for(
     """The plan of a run on devices, with the memory that its launches take.
 
     Args:
-        checked: the inputs of the run.
+        inputs: the inputs of the run.
         device: the device that it is to run on, the first one of several.
         before: the plan of the cells that are there already, if a run is continued or extended.
         measure: whether the memory of a launch is measured, by compiling it twice; never on a CPU.
@@ -68,7 +68,7 @@ def plan_for(
     from jaxstyle.device.memory import can_tf32, choose_width, device_memory, planned_memory
     from jaxstyle.device.trial import try_out
 
-    sweep, platform = checked.sweep, nominal_platform(device.platform)
+    sweep, platform = inputs.sweep, nominal_platform(device.platform)
     if sweep.precision == "tf32" and not can_tf32(device):
         raise JaxstyleError(
             "precision", f"tf32 is not available on this {device.device_kind}; use f32 or bf16"
@@ -76,16 +76,16 @@ def plan_for(
     available = device_memory(device)
     winograd = uses_winograd(sweep, platform)
     memory = functools.partial(planned_memory, winograd=winograd)
-    if before is not None and len(before.cells) == len(checked.cells):
+    if before is not None and len(before.cells) == len(inputs.cells):
         return Planned(before, tuple(memory(program) for program in before.programs), devices)
 
-    find = functools.partial(_find_plan, checked, platform=platform, available=available, before=before)
+    find = functools.partial(_find_plan, inputs, platform=platform, available=available, before=before)
     if measure and platform != "cpu":
         # Only the largest program is measured; the others are taken to need memory in proportion to their
         # activations.
         alone = find(lambda *_: 1, memory, canvas="off").programs
         largest = max(alone, key=lambda program: (program.bytes_per_cell(), program.shape))
-        memory = _measured_memory(largest, checked, device)
+        memory = _measured_memory(largest, inputs, device)
 
     def width_for(program: Program, count: int) -> int:
         about = {"platform": platform, "memory": memory(program), "available": available}
@@ -93,14 +93,14 @@ def plan_for(
 
     found = find(width_for, memory)
     if any(row.origin is not None for row in rows_used(sweep)):
-        styles = {(pixels.shape[0], pixels.shape[1]) for pixels in checked.pictures.style.values()}
+        styles = {(pixels.shape[0], pixels.shape[1]) for pixels in inputs.pictures.style.values()}
         for program in found.programs:
-            try_out(program, checked.weights.layers, styles)
+            try_out(program, inputs.weights.layers, styles)
     return Planned(found, tuple(memory(program) for program in found.programs), devices)
 
 
 def _find_plan(
-    checked: Inputs,
+    inputs: Inputs,
     choose_width: Callable[[Program, int], int],
     memory: Callable[[Program], Memory],
     *,
@@ -117,9 +117,9 @@ def _find_plan(
         return one.fixed + one.per_cell <= available * MEMORY_SHARE
 
     return make_plan(
-        replace(checked.sweep, **changes),
-        checked.cells,
-        {cell.content: checked.pictures.shape(cell) for cell in checked.cells},
+        replace(inputs.sweep, **changes),
+        inputs.cells,
+        {cell.content: inputs.pictures.shape(cell) for cell in inputs.cells},
         platform=platform,
         choose_width=choose_width,
         fits=fits,
@@ -127,12 +127,12 @@ def _find_plan(
     )
 
 
-def _measured_memory(largest: Program, checked: Inputs, device: Any) -> Callable[[Program], Memory]:
+def _measured_memory(largest: Program, inputs: Inputs, device: Any) -> Callable[[Program], Memory]:
     """The memory that launches of a program take: measured of `largest`, others by their activations."""
     from jaxstyle.device.trial import measure_memory
 
-    winograd = uses_winograd(checked.sweep, nominal_platform(device.platform))
-    measured = measure_memory(largest, checked.weights.layers, device=device, winograd=winograd)
+    winograd = uses_winograd(inputs.sweep, nominal_platform(device.platform))
+    measured = measure_memory(largest, inputs.weights.layers, device=device, winograd=winograd)
 
     def memory(program: Program) -> Memory:
         share = program.bytes_per_cell() / largest.bytes_per_cell()
@@ -154,8 +154,8 @@ def measured_plan(
     Args:
         inputs: the inputs of the run.
         devices: the devices of this process.
-        before: see `plan_of`.
-        width: see `plan_of`.
+        before: see `plan_for`.
+        width: see `plan_for`.
         shares: number of processes, each with as many devices, that share the run.
 
     Raises:

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray  # pyright: ignore[reportMissingImports]
-import ray._private.worker  # pyright: ignore[reportMissingImports]
-import ray.exceptions  # pyright: ignore[reportMissingImports]
 
 from jaxstyle.run.inputs import Inputs
-from jaxstyle.run.worker import Block
+from jaxstyle.run.work import Block
 from jaxstyle.rundir import manifest
 
 

@@ -22,7 +22,8 @@ from jaxstyle.run.inputs import Inputs
 from jaxstyle.run.launcher import timed
 from jaxstyle.run.planning import Planned
 from jaxstyle.run.start import start_jax, usable_devices
-from jaxstyle.run.worker import Block, Committed, Worker
+from jaxstyle.run.work import Block, Committed
+from jaxstyle.run.worker import Worker
 from jaxstyle.rundir import manifest
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.spec import plugins

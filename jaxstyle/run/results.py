@@ -10,7 +10,7 @@ from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.plan.chunks import Chunk, Plan
 from jaxstyle.plan.costs import evaluation_count
 from jaxstyle.plan.programs import Program
-from jaxstyle.run.unfinished import LaunchResult
+from jaxstyle.run.launcher import LaunchResult
 from jaxstyle.rundir.chunks import ChunkResult
 from jaxstyle.spec import tables
 from jaxstyle.spec.tables import LAYER_CURVE, TERMS

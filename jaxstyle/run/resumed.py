@@ -6,11 +6,20 @@ import os
 from collections.abc import Collection
 
 from jaxstyle.console.progress import Display, counted
-from jaxstyle.derived.build import finish
+from jaxstyle.derived.build import finish_run
 from jaxstyle.plan.chunks import Plan
 from jaxstyle.plan.programs import Program
 from jaxstyle.run.checked import CheckedRun
-from jaxstyle.run.job import Job, check_platform, plan_at, say_changes, say_sheets
+from jaxstyle.run.job import (
+    Job,
+    check_platform,
+    given_entry,
+    plan_at,
+    run_of,
+    say_changes,
+    say_sheets,
+    spec_text,
+)
 from jaxstyle.run.opened import Run
 from jaxstyle.run.site import Site
 from jaxstyle.rundir import manifest, resume
@@ -21,7 +30,6 @@ from jaxstyle.rundir.image_files import write_images
 from jaxstyle.spec import paths
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import RunOptions
-from jaxstyle.spec.toml import to_toml
 
 
 def resume_run(
@@ -35,7 +43,9 @@ def resume_run(
     if len(there) == len(before.chunks) and not extended:
         display.event("resume", f"every cell of {run.path} is done", finished=len(there), left=0)
         _keep_places(checked, run)
-        return say_sheets(finish(run), display)
+        built = finish_run(run)
+        say_sheets(built.sheets, display)
+        return run_of(built)
     if options.extend and len(there) < len(before.chunks):
         raise JaxstyleError(str(run.path), "is not done; --resume it before you extend it")
     machine = site.start(checked.sweep, was)
@@ -62,15 +72,10 @@ def _keep_places(checked: CheckedRun, run: RunDirectory) -> None:
         record.file(path): {**about, "place": paths.spelled(record.file(path), run.path)}
         for path, about in record.manifest["images"].items()
     }
-    given: dict[str, dict[str, str]] = {}
-    for (axis, path), text in record.texts.items():
-        given.setdefault(axis, {})[path] = text
-    about = {"images": images, "given": given, "directory": os.path.abspath(run.path)}
+    given, directory = given_entry(record.texts), os.path.abspath(run.path)
+    about = {"images": images, "given": given, "directory": directory}
     run.write("manifest.json", manifest.text({**record.manifest, **about}))
-    digests = dict(checked.pictures.sha256)
-    if checked.sweep.weights is not None:
-        digests[checked.weights.path] = checked.weights.sha256
-    run.write("spec.toml", to_toml(checked.sweep, digests, run=run.path))
+    run.write("spec.toml", spec_text(checked, run))
 
 
 def keep_whole_chunks(

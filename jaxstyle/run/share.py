@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from jaxstyle.console.progress import Display, counted
-from jaxstyle.derived.build import finish
+from jaxstyle.derived.build import finish_run
 from jaxstyle.derived.sheets import sheet_paths
 from jaxstyle.plan.chunks import Plan
-from jaxstyle.run.checked import CheckedRun, read
-from jaxstyle.run.job import Job, check_platform, display_of, plan_at, say_changes, say_sheets
+from jaxstyle.run.checked import CheckedRun, read_run
+from jaxstyle.run.job import Job, check_platform, display_of, plan_at, run_of, say_changes, say_sheets
 from jaxstyle.run.opened import Run
 from jaxstyle.run.planning import chunks_of_share
 from jaxstyle.run.resumed import keep_whole_chunks
@@ -41,7 +41,7 @@ def compute_share(checked: CheckedRun, options: RunOptions, share: Share, width:
             stack.enter_context(locks.share_held(path, share, no_lock=run.no_lock))
             among = files(checked.sweep)
             if checked.earlier is None and (now := resume.find(path, beside=True, among=among)) is not None:
-                checked = read(checked.sweep, path, now)  # another process has planned it meanwhile
+                checked = read_run(checked.sweep, path, now)  # another process has planned it meanwhile
             if checked.earlier is None:
                 say.event("planning", f"planning {path}", path=str(path))
                 machine = site.start(checked.sweep, {})
@@ -144,7 +144,9 @@ def _merge_if_last(run: RunDirectory, display: Display, share: Share) -> None:
         line = f"share {share} is done; {at_work[0]}, merges"
         display.event("share-done", line, share=str(share), left=0)
     elif record.manifest["status"] != "done":
-        result = say_sheets(finish(run), display)
+        built = finish_run(run)
+        say_sheets(built.sheets, display)
+        result = run_of(built)
         line = f"all shares are done: {counted(len(result.rows), 'cell')}, {path / 'report.html'}"
         display.event("done", line, cells=len(result.rows), diverged=result.diverged, path=str(path))
 

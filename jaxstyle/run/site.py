@@ -11,7 +11,7 @@ from jaxstyle.run import planning, worker
 from jaxstyle.run.inputs import Inputs
 from jaxstyle.run.planning import Planned
 from jaxstyle.run.start import start_jax, usable_devices
-from jaxstyle.run.worker import Work
+from jaxstyle.run.work import Work
 from jaxstyle.rundir import manifest
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import RunOptions, Sweep

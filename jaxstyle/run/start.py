@@ -68,7 +68,7 @@ def _first_device() -> Any:
         return jax.local_devices()[0]
     except Exception as error:
         # JAX has no exception of its own for this: without a GPU, JAX_PLATFORMS=cuda raises an
-        # AssertionError, an unknown platform to a RuntimeError, a wrong setting to a ValueError.
+        # AssertionError, an unknown platform a RuntimeError, a wrong setting a ValueError.
         text = str(error).strip()
         said = f"{type(error).__name__}: {text}".splitlines()[0] if text else "no such device"
         asked, mend = os.environ.get("JAX_PLATFORMS", ""), "fix that"

@@ -1,7 +1,7 @@
-"""The composition root: plan, targets, engine, store and report, wired once.
+"""A run from start to end: checked, planned, begun or resumed, computed at its site, or shared with others.
 
-Also the Python API. Modules that need JAX are imported inside the functions that use them, after the
-settings and the images have been checked.
+This is what the command and the Python API call. JAX is started by the site, after the settings and the
+images have been checked, and never by a process that only hands out work.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import shlex
 from dataclasses import replace
 
 from jaxstyle.console import signals
-from jaxstyle.run.checked import check
+from jaxstyle.run.checked import check_run
 from jaxstyle.run.job import Job, display_of, plan_at
 from jaxstyle.run.opened import Run
 from jaxstyle.run.resumed import resume_run
@@ -46,7 +46,7 @@ def run_sweep(
     """
     options = check_options(options or RunOptions())
     plugins.load(options.plugin)
-    checked, share = check(sweep, options, name), asked_share(options)
+    checked, share = check_run(sweep, options, name), asked_share(options)
     path, earlier = checked.path, checked.earlier
     try:
         if share is not None:

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.costs import CHECKPOINT_SHARE
+from jaxstyle.run.launcher import LaunchResult
 from jaxstyle.rundir.checkpoints import Arrays, Checkpoint
 
 if TYPE_CHECKING:
     from jaxstyle.device.drive import Progress
-
-
-class LaunchResult(NamedTuple):
-    """The results of a launch, with its pictures as they are saved."""
-
-    cells: list[Cell]
-    pixels: np.ndarray
-    """uint8 (cells, snapshots, h, w, 3), on the program's canvas."""
-    curves: dict[str, np.ndarray]
-    diverged_step: np.ndarray
 
 
 class Unfinished:

@@ -2,9 +2,6 @@
 
 A `Worker` belongs to a process that has JAX. A run has one; a share of a run has one; a cluster has one
 for every device. It takes no lock: whoever holds the run directory, or a share of it, hands out chunks.
-
-With several devices, as many chunks are computed together, one launch on each device: they are a *block*.
-The contents of launches and chunks do not depend on the number of devices.
 """
 
 from __future__ import annotations
@@ -13,22 +10,21 @@ import hashlib
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from jaxstyle.console import signals
-from jaxstyle.console.progress import Display, Teller
+from jaxstyle.console.progress import Teller
 from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.chunks import Plan
 from jaxstyle.plan.costs import COARSE_EVALUATIONS
 from jaxstyle.plan.programs import Program
-from jaxstyle.run import launcher
 from jaxstyle.run.inputs import Inputs
-from jaxstyle.run.launcher import Launcher, target_keys, timed
+from jaxstyle.run.launcher import Launcher, LaunchResult, full_size_steps, target_keys, timed
 from jaxstyle.run.results import chunk_results
-from jaxstyle.run.unfinished import LaunchResult, Unfinished
+from jaxstyle.run.unfinished import Unfinished
+from jaxstyle.run.work import Block, Committed, OnProgram, Work, blocks
 from jaxstyle.rundir import chunks, fingerprints
 from jaxstyle.rundir.checkpoints import Checkpoint
 from jaxstyle.rundir.chunks import ChunkResult
@@ -39,45 +35,6 @@ from jaxstyle.spec.errors import JaxstyleError
 
 TARGETS_KEPT = 200
 """Number of targets above which a worker of a cluster keeps none for later blocks."""
-OnProgram = Callable[[Program, "list[dict[str, Any]]"], None]
-"""Called with a program that is ready and the facts about its stages (`Launcher.made`)."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """Chunks of one program that are computed together."""
-
-    numbers: tuple[int, ...]
-    """Its chunks, done or not: they follow from the plan alone, and stay the same after an interruption."""
-    left: tuple[int, ...]
-    """The chunks that are not on the disk yet."""
-
-
-@dataclass(frozen=True)
-class Committed:
-    """A chunk that is done."""
-
-    number: int
-    program: Program
-    """The program that computed it."""
-    sha256: str
-    """Digest of its file."""
-    diverged: list[tuple[int, int]]
-    """(cell, step) of every cell that diverged."""
-    data: bytes = b""
-    """The bytes of its file, if that is not on the disk yet."""
-
-
-def blocks(plan: Plan, todo: Iterable[int], devices: int) -> list[Block]:
-    """Blocks of the chunks `todo`, in the order of the plan: chunks of one program, one for each device."""
-    found: dict[tuple[int, int], list[int]] = {}
-    seen: dict[int, int] = {}
-    for chunk in plan.chunks:
-        rank = seen[chunk.program] = seen.get(chunk.program, -1) + 1
-        found.setdefault((chunk.program, rank // devices), []).append(chunk.number)
-    wanted = set(todo)
-    every = (Block(tuple(n), tuple(number for number in n if number in wanted)) for n in found.values())
-    return [block for block in every if block.left]
 
 
 class Worker:
@@ -244,9 +201,9 @@ class Worker:
         done = sum(map(len, kept.launches[: len(kept.done)]))
         steps = done * (program.coarse_image_steps + self.plan.steps[-1])
         if (progress := kept.progress) is not None:
-            own = launcher.worth(program, progress.coarser, progress.passes)
+            own = full_size_steps(program, progress.coarser, progress.passes)
             for coarser in range(progress.coarser + 1, program.coarser + 1):
-                own += launcher.worth(program, coarser, COARSE_EVALUATIONS)
+                own += full_size_steps(program, coarser, COARSE_EVALUATIONS)
             steps += sum(map(len, kept.current)) * own
         return steps
 
@@ -327,30 +284,6 @@ def write_chunk(
     run.write(chunks.chunk_name(number), data)
     for result in results:
         write_images(run, result, stop=stop)
-
-
-@dataclass(frozen=True)
-class Work:
-    """The work of a run: its inputs, its chunks to compute, and the callbacks that get the results."""
-
-    inputs: Inputs
-    plan: Plan
-    todo: Sequence[int]
-    """Numbers of the chunks to compute."""
-    run: RunDirectory
-    run_id: str
-    display: Display
-    seconds: dict[str, float]
-    """Sums by name that the time of every stage is added to."""
-    start: Callable[[], None]
-    """Called when the first program has been compiled, or the first worker of a cluster is ready."""
-    on_plan: Callable[[Plan], None]
-    """Called with the plan when its widths may have changed for want of memory."""
-    on_program: OnProgram
-    on_commit: Callable[[Committed], None]
-    """Called when a chunk is on the disk."""
-    workers: dict[str, dict[str, Any]]
-    """Record of what each worker of a cluster has done, by its name; filled in by the cluster."""
 
 
 def compute(work: Work, devices: Sequence[Any]) -> None:

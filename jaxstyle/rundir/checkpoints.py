@@ -1,4 +1,4 @@
-"""Checkpoints of a chunk in progress."""
+"""Checkpoints of a chunk in progress: files of arrays, each an `.npz` after its SHA-256."""
 
 from __future__ import annotations
 

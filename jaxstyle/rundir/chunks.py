@@ -22,13 +22,12 @@ import h5py
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from jaxstyle.rundir.files import attribute, checked_dataset, dataset, members
 from jaxstyle.rundir.fingerprints import SCHEMA
+from jaxstyle.rundir.hdf5 import LIBVER, attribute, checked_dataset, dataset, members
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.tables import LAYER_CURVE, LOSSES
 
 OF_ANOTHER_RUN = "belongs to another run; --resume sets it aside and computes it again"
-LIBVER = ("v110", "v110")
 PER_CELL = ("diverged_step", "loss_best", "step_best", "evaluations", "steps")
 """Numbers that are stored once for each cell, beside its images and curves."""
 
@@ -89,13 +88,6 @@ class ChunkSummary(Numbers):
         return f"{self.height_px}x{self.width_px}"
 
 
-def rows_in_order(data: h5py.Dataset, rows: Sequence[int], *rest: Any) -> np.ndarray:
-    """Some distinct rows of a dataset, in the order given; HDF5 wants them ascending."""
-    order = np.argsort(rows)
-    found = data[(np.sort(rows), *rest)]
-    return found[np.argsort(order)]
-
-
 def chunk_name(number: int) -> str:
     """The file of a chunk, relative to its run."""
     return f"chunks/{number:06d}.h5"
@@ -141,7 +133,23 @@ def read_chunk(path: Path, *, fingerprint: str | None = None) -> list[ChunkResul
     Raises:
         JaxstyleError: if the file is damaged, was written by another version, or belongs to another run.
     """
-    with reading(path, fingerprint) as file:
+    with open_chunk(path, fingerprint) as file:
+        return [_read_part(group) for group in members(file)]
+
+
+def read_outlines(path: Path) -> list[ChunkSummary]:
+    """The contents of a chunk file but for pictures and curves, which are neither read nor checked.
+
+    Raises:
+        JaxstyleError: if it is damaged or was written by another version.
+    """
+    with open_chunk(path) as file:
+        return [_read_outline(group) for group in members(file)]
+
+
+def chunk_parts(data: bytes, path: Path) -> list[ChunkResult]:
+    """The results from which `chunk_bytes` made `data`, the contents of the file at `path`."""
+    with open_chunk(path, data=data) as file:
         return [_read_part(group) for group in members(file)]
 
 
@@ -166,29 +174,13 @@ def check_listed(path: Path, sha256: str | None) -> None:
 
 def chunk_width(path: Path) -> int:
     """The width that a chunk was computed with. Raises JaxstyleError if its file is damaged."""
-    with reading(path) as file:
+    with open_chunk(path) as file:
         width: Any = file.attrs["width"]
         return int(width)
 
 
-def chunk_parts(data: bytes, path: Path) -> list[ChunkResult]:
-    """The results from which `chunk_bytes` made `data`, the contents of the file at `path`."""
-    with reading(path, data=data) as file:
-        return [_read_part(group) for group in members(file)]
-
-
-def read_outlines(path: Path) -> list[ChunkSummary]:
-    """The contents of a chunk file but for pictures and curves, which are neither read nor checked.
-
-    Raises:
-        JaxstyleError: if it is damaged or was written by another version.
-    """
-    with reading(path) as file:
-        return [_read_outline(group) for group in members(file)]
-
-
 @contextlib.contextmanager
-def reading(
+def open_chunk(
     path: Path, fingerprint: str | None = None, *, data: bytes | None = None
 ) -> Iterator[h5py.File]:
     """A chunk file opened for reading, only as much as is asked for; errors name the file."""

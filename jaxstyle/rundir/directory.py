@@ -1,4 +1,4 @@
-"""A run directory: made, held by one process at a time, and written into."""
+"""A run directory: found free, made, held by one process at a time, and written into."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from jaxstyle.rundir.files import LEFTOVER, MAKE_ATTEMPTS, write_atomic
+from jaxstyle.rundir.files import LEFTOVER, write_atomic
 from jaxstyle.rundir.locks import (
     BRIEF_NOTE,
     LOCK,
@@ -22,12 +22,12 @@ from jaxstyle.rundir.locks import (
     check_not_held,
     holder_text,
     in_use_error,
-    locked,
     open_lock,
+    read_holder,
     share_name,
     shares_at_work,
-    sign,
-    signature,
+    try_lock,
+    write_holder,
 )
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.options import Share
@@ -39,8 +39,12 @@ HOLDER_CONFIRM_S = 3.0
 
 The text may have been left by a process that died, while the present holder has yet to sign.
 """
+MAKE_ATTEMPTS = 10
+"""Attempts at making a run directory that other processes keep removing."""
 CHECKPOINTS = "checkpoints"
 """The folder of the checkpoints of chunks that are not done."""
+NUMBERED = re.compile(r"([0-9]{4,})-(.*)", re.DOTALL)
+"""The pattern of the names of fresh directories."""
 
 
 class RunDirectory:
@@ -97,7 +101,7 @@ class RunDirectory:
                 raise
         try:
             # Whoever reads the lock must find this process in it and not one that died.
-            sign(lock, self.path / LOCK, BRIEF_NOTE if self._briefly else "")
+            write_holder(lock, self.path / LOCK, BRIEF_NOTE if self._briefly else "")
             if not (self._briefly or self.no_lock):
                 check_no_share(self.path)
             begun = self._briefly and (self.path / "manifest.json").is_file()
@@ -152,7 +156,7 @@ class RunDirectory:
         """Take the lock, waiting for holders that need it only briefly; otherwise raise DirectoryInUse."""
         said, since, told = "", 0.0, False
         while not self._is_free(lock):
-            holder, now = signature(lock), time.monotonic()
+            holder, now = read_holder(lock), time.monotonic()
             if not self._briefly:
                 raise in_use_error(self.path, holder)
             if holder != said:
@@ -167,7 +171,7 @@ class RunDirectory:
     def _is_free(self, lock: int) -> bool:
         """Whether the directory is free; takes the lock, unless the run was begun without locks."""
         try:
-            return self.no_lock or locked(lock, self.path / LOCK)
+            return self.no_lock or try_lock(lock, self.path / LOCK)
         except NoLocks:
             if not begun_without_locks(self.path):
                 raise
@@ -263,10 +267,6 @@ def check_writable(path: Path, *more: str) -> None:
         if not os.access(place, mode) and place.exists():  # a checkpoint may go while we look
             mend = "have its owner change that (chmod g+w), or give --out elsewhere"
             raise JaxstyleError(str(place), f"is not writable; {mend}")
-
-
-NUMBERED = re.compile(r"([0-9]{4,})-(.*)", re.DOTALL)
-"""The pattern of the names of fresh directories."""
 
 
 def _numbered(root: Path) -> list[int]:

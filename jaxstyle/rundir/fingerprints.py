@@ -2,8 +2,6 @@
 
 Every chunk file and checkpoint carries the fingerprint of its chunk. A reader recomputes it from the run's
 spec and manifest, and rejects a file whose fingerprint differs.
-
-Nothing here needs JAX.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The PNG files of a run."""
+"""The PNG files of a run: their names, and their writing in batches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from collections.abc import Callable
 from jaxstyle.inputs import encode
 from jaxstyle.rundir.chunks import ChunkResult
 from jaxstyle.rundir.directory import RunDirectory
-from jaxstyle.rundir.files import WRITE_BATCH, write_together
+from jaxstyle.rundir.files import write_together
+
+WRITE_BATCH = 256
+"""Pictures that are written as one batch; see `files.SYNC_THREADS` for what that saves."""
 
 
 def image_name(cell: int, step: int, last: int) -> str:

@@ -1,4 +1,8 @@
-"""Locks of a run directory and of the shares of a run."""
+"""Locks of a run directory and of the shares of a run.
+
+A lock is `flock` on a file, which the system gives back when a process dies. The text in the file says who
+holds it, for messages; it may be that of an earlier holder.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,7 @@ class DirectoryInUse(JaxstyleError):
     exit_code = 3
 
 
-def locked(lock: int, path: Path, kind: int = fcntl.LOCK_EX) -> bool:
+def try_lock(lock: int, path: Path, kind: int = fcntl.LOCK_EX) -> bool:
     """Take the lock of the file at `path` and return True, or False if another process has it.
 
     Raises:
@@ -73,7 +77,7 @@ def begun_without_locks(path: Path) -> bool:
     return isinstance(manifest, dict) and manifest.get("locking") == "none"
 
 
-def signature(lock: int) -> str:
+def read_holder(lock: int) -> str:
     """The text that the holder of a lock, or the holder before it, wrote into it."""
     return os.pread(lock, 128, 0).decode("utf-8", "replace").strip()
 
@@ -88,7 +92,7 @@ def in_use_error(path: Path, holder: str) -> DirectoryInUse:
     return DirectoryInUse(str(path), f"is in use by {holder_text(holder)}; wait, or give another --out")
 
 
-def sign(lock: int, path: Path, note: str = "") -> None:
+def write_holder(lock: int, path: Path, note: str = "") -> None:
     """Write into a lock which process has it."""
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()} on {socket.gethostname()}{note}\n".encode(), 0)
@@ -117,8 +121,8 @@ def _looked_at(path: Path) -> Iterator[str | None]:
     """The text that the holder of a lock wrote into it; None if it is free, as it then stays meanwhile."""
     lock = open_lock(path, only_look=True)
     try:
-        free = locked(lock, path, fcntl.LOCK_SH)  # shared, so that others can look at the same time
-        yield None if free else signature(lock)
+        free = try_lock(lock, path, fcntl.LOCK_SH)  # shared, so that others can look at the same time
+        yield None if free else read_holder(lock)
     finally:
         os.close(lock)
 
@@ -147,9 +151,9 @@ def share_held(path: Path, share: Share, *, no_lock: bool = False) -> Iterator[N
     name = path / LOCKS / f"shard-{share_name(share)}.lock"
     lock = open_lock(name)
     try:
-        if not no_lock and not locked(lock, name):
-            raise in_use_error(Path(f"shard {share} of {path}"), signature(lock))
-        sign(lock, name)
+        if not no_lock and not try_lock(lock, name):
+            raise in_use_error(Path(f"shard {share} of {path}"), read_holder(lock))
+        write_holder(lock, name)
         yield
     finally:
         os.close(lock)

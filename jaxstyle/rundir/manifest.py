@@ -14,7 +14,7 @@ import platform as host
 import re
 import socket
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,24 @@ from jaxstyle.spec.presets import PACKAGE
 
 ENVIRONMENT = ("XLA_", "JAX_", "TF_", "NVIDIA_TF32", "CUBLAS_", "CUDNN_", "OMP_", "NPROC")
 """Beginnings of the names of environment variables that can change a result."""
+KEPT_OF_EARLIER = (
+    "began",
+    "status",
+    "command",
+    "versions",
+    "code_sha256",
+    "device",
+    "host",
+    "threads",
+    "environment",
+    "timings",
+    "workers",
+)
+"""Entries that are kept of an earlier process of a run."""
 VERSIONED = ("jaxstyle", "jax", "jaxlib", "flax", "optax", "numpy", "h5py", "pillow", "tyro")
+"""Packages whose versions the manifest records."""
+MEASURED = ("step_traces", "target_traces", "compile_s", "device_bytes", "coarser")
+"""Entries that may differ between processes that compiled the same program."""
 
 
 def text(values: Mapping[str, Any]) -> str:
@@ -198,7 +215,7 @@ def share_reports(run: Path) -> list[dict[str, Any]]:
 
 
 def with_shares(values: dict[str, Any], shares: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A manifest with the reports from `told_by_shares` added."""
+    """A manifest with the reports from `share_reports` added."""
     if not shares:
         return values
     return {
@@ -223,24 +240,20 @@ def _share(path: Path) -> dict[str, Any]:
     return found
 
 
-_MEASURED = ("step_traces", "target_traces", "compile_s", "device_bytes", "coarser")
-"""Entries that may differ between processes that compiled the same program."""
-
-
 def _programs(manifest: Mapping[str, Any], told: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The programs of all shares, each once, with the largest figures that any process reported."""
     plan, found = manifest["plan"], {p["index"]: dict(p) for p in manifest.get("programs", ())}
     every = json.loads(json.dumps(plan["programs"]))  # tuples become lists, as they are in `told`
     for about in told:
-        if not about.keys() >= {*_MEASURED}:  # an earlier version may have reported less
+        if not about.keys() >= {*MEASURED}:  # an earlier version may have reported less
             continue
-        own = {key: value for key, value in about.items() if key not in _MEASURED}
+        own = {key: value for key, value in about.items() if key not in MEASURED}
         for index, planned in enumerate(every):
             same = {k: planned[k] for k in own.keys() & planned.keys()}
             same["shape"] = f"{planned['height_px']}x{planned['width_px']}"
             if own == {**own, **same} and len(about["coarser"]) == planned.get("coarser", 0):
                 entry = found.setdefault(index, {"index": index, **about})
-                entry |= {key: max(entry.get(key, 0), about[key]) for key in _MEASURED[:-1]}
+                entry |= {key: max(entry.get(key, 0), about[key]) for key in MEASURED[:-1]}
     chunks = plan["chunks"]
     for index, entry in found.items():
         cells = (stop - start for c in chunks if c["program"] == index for start, stop in c["cells"])
@@ -252,6 +265,4 @@ def earlier_processes(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The manifest's entries on earlier processes of a run, in the order in which they worked."""
     if not manifest:
         return []
-    kept: Iterable[str] = ("began", "status", "command", "versions", "code_sha256", "device", "host")
-    kept = (*kept, "threads", "environment", "timings", "workers")
-    return [*manifest.get("before", []), {key: manifest[key] for key in kept if key in manifest}]
+    return [*manifest.get("before", []), {key: manifest[key] for key in KEPT_OF_EARLIER if key in manifest}]

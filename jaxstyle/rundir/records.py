@@ -18,13 +18,13 @@ from jaxstyle.rundir.chunks import (
     ChunkSummary,
     check_listed,
     chunk_name,
+    open_chunk,
     read_chunk,
     read_outlines,
-    reading,
 )
 from jaxstyle.rundir.directory import list_folder
-from jaxstyle.rundir.files import attribute
 from jaxstyle.rundir.fingerprints import Sources, fingerprint, narrowed_to
+from jaxstyle.rundir.hdf5 import attribute
 from jaxstyle.spec import paths, plugins, tables
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
@@ -54,7 +54,7 @@ class Record:
         try:
             return from_record(self.sweep, self.cells, self.manifest["plan"])
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise no_plan(self.path, str(error)) from None
+            raise no_plan_error(self.path, str(error)) from None
 
     @functools.cached_property
     def sources(self) -> Sources:
@@ -64,7 +64,7 @@ class Record:
             images = {self.file(path): str(about["sha256"]) for path, about in listed}
             weights = str(self.manifest["weights"]["sha256"])
         except (KeyError, TypeError, AttributeError) as error:
-            raise no_plan(self.path, f"it has no digests: {error}") from None
+            raise no_plan_error(self.path, f"it has no digests: {error}") from None
         return Sources(self.sweep, {**images, **self.sweep.digests}, weights)
 
     def file(self, path: str) -> str:
@@ -84,7 +84,7 @@ class Record:
         if path in self.sound:
             return
         number, listed = int(path.stem), self.manifest.get("chunks_sha256")
-        with reading(path) as file:
+        with open_chunk(path) as file:
             width: Any = file.attrs["width"]
             mark = attribute(file, "fingerprint")
         if mark != fingerprint(self.sources, narrowed_to(self.plan, number, int(width)), number):
@@ -159,7 +159,7 @@ def _directory(manifest: Mapping[str, Any]) -> Path | None:
     return Path(directory) if isinstance(directory, str) and os.path.isabs(directory) else None
 
 
-def no_plan(path: Path, why: str) -> JaxstyleError:
+def no_plan_error(path: Path, why: str) -> JaxstyleError:
     """The error for a run whose manifest is not as a run of this version writes it."""
     return JaxstyleError(str(path / "manifest.json"), f"has no plan to continue: {why}; start a new run")
 
@@ -172,7 +172,7 @@ def _chunk_paths(path: Path, manifest: Mapping[str, Any]) -> tuple[Path, ...]:
     plan = manifest.get("plan")
     chunks = plan.get("chunks") if isinstance(plan, dict) else None
     if not isinstance(chunks, list):
-        raise no_plan(path, "it lists no chunks")
+        raise no_plan_error(path, "it lists no chunks")
     there = {entry.name for entry in list_folder(path / "chunks")}
     names = (path / chunk_name(number) for number in range(len(chunks)))
     return tuple(name for name in names if name.name in there)

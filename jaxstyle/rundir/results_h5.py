@@ -1,4 +1,4 @@
-"""`results.h5`: the chunks of a run, merged.
+"""`results.h5`: the chunks of a run, merged, and where a cell is in it.
 
 It holds no time, host or device: the same cells give the same bytes.
 """
@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from jaxstyle.rundir.chunks import LIBVER, PER_CELL
-from jaxstyle.rundir.files import check_space, dataset, replacing, write_atomic
+from jaxstyle.rundir.chunks import PER_CELL
+from jaxstyle.rundir.files import check_space, replacing, write_atomic
 from jaxstyle.rundir.fingerprints import SCHEMA
+from jaxstyle.rundir.hdf5 import LIBVER, dataset, members, open_h5, texts
 from jaxstyle.rundir.records import Record, open_record
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import PATH_AXES
@@ -31,78 +32,6 @@ from jaxstyle.spec.tables import LAYER_CURVE, LOSSES
 
 MERGED_IN_MEMORY = 64 * 2**20
 """Total size of the chunk files, in bytes, up to which `results.h5` is made in memory."""
-
-
-@dataclass
-class _Group:
-    """The cells and coordinates of one image shape in `results.h5`, known before it is filled."""
-
-    cells: list[int]
-    layers: tuple[str, ...]
-    snapshot: tuple[int, ...]
-    step: tuple[int, ...]
-
-
-def _survey(record: Record) -> dict[str, _Group]:
-    groups: dict[str, _Group] = {}
-    for chunk in record.outlines():
-        group = groups.setdefault(chunk.shape, _Group([], (), chunk.snapshot, chunk.step))
-        group.cells.extend(chunk.cell.tolist())
-        group.layers = tuple(sorted({*group.layers, *chunk.layer}))
-    for group in groups.values():
-        group.cells.sort()
-    return groups
-
-
-def _coordinate(group: h5py.Group, name: str, values: Any) -> None:
-    group.create_dataset(name, data=values).make_scale(name)
-
-
-def _texts(values: Sequence[str]) -> np.ndarray:
-    return np.array(list(values), dtype=h5py.string_dtype())
-
-
-def _variable(
-    group: h5py.Group, name: str, shape: tuple[int, ...], dtype: Any, dims: str, *, fill: Any = None
-) -> h5py.Dataset:
-    data = group.create_dataset(name, shape, dtype, fillvalue=fill)
-    for index, dim in enumerate(dims.split()):
-        data.dims[index].attach_scale(group[dim])
-    return data
-
-
-def _create_group(file: h5py.File, shape: str, group: _Group, record: Record) -> h5py.Group:
-    height, width = (int(n) for n in shape.split("x"))
-    h5 = file.create_group(shape)
-    n, s, t, k = len(group.cells), len(group.snapshot), len(group.step), len(group.layers)
-    _coordinate(h5, "cell", np.array(group.cells, np.int64))
-    _coordinate(h5, "snapshot", np.array(group.snapshot, np.int64))
-    _coordinate(h5, "step", np.array(group.step, np.int64))
-    _coordinate(h5, "layer", _texts(group.layers))
-    _coordinate(h5, "y", np.arange(height, dtype=np.int64))
-    _coordinate(h5, "x", np.arange(width, dtype=np.int64))
-    _coordinate(h5, "channel", _texts("RGB"))
-    cells = [record.cells[i] for i in group.cells]
-    for axis in record.axes:
-        values: Any = [getattr(cell, axis) for cell in cells]
-        if axis in PATH_AXES:
-            values = [record.given(axis, value) for value in values]
-        data = _texts(values) if isinstance(values[0], str) else np.array(values)
-        h5.create_dataset(axis, data=data).dims[0].attach_scale(h5["cell"])
-    _variable(h5, "image", (n, s, height, width, 3), np.uint8, "cell snapshot y x channel")
-    for name in record.losses:
-        fill = None if name in LOSSES else np.nan
-        _variable(h5, name, (n, t), np.float32, "cell step", fill=fill)
-    _variable(h5, LAYER_CURVE, (n, t, k), np.float32, "cell step layer", fill=np.nan)
-    _variable(h5, "diverged_step", (n,), np.int64, "cell")
-    _variable(h5, "loss_best", (n,), np.float32, "cell")
-    _variable(h5, "step_best", (n,), np.int64, "cell")
-    _variable(h5, "evaluations", (n,), np.float32, "cell")
-    _variable(h5, "steps", (n,), np.int64, "cell")
-    # This makes the per-cell axes coordinates in xarray and other readers of the CF conventions.
-    for name in ("image", *record.losses, LAYER_CURVE, *PER_CELL):
-        h5[name].attrs["coordinates"] = " ".join(record.axes)
-    return h5
 
 
 def merge(record: Record) -> None:
@@ -196,7 +125,109 @@ def _fill(file: h5py.File, record: Record) -> None:
             data[LAYER_CURVE][target] = every
 
 
+@dataclass
+class _Group:
+    """The cells and coordinates of one image shape in `results.h5`, known before it is filled."""
+
+    cells: list[int]
+    layers: tuple[str, ...]
+    snapshot: tuple[int, ...]
+    step: tuple[int, ...]
+
+
+def _survey(record: Record) -> dict[str, _Group]:
+    groups: dict[str, _Group] = {}
+    for chunk in record.outlines():
+        group = groups.setdefault(chunk.shape, _Group([], (), chunk.snapshot, chunk.step))
+        group.cells.extend(chunk.cell.tolist())
+        group.layers = tuple(sorted({*group.layers, *chunk.layer}))
+    for group in groups.values():
+        group.cells.sort()
+    return groups
+
+
+def _create_group(file: h5py.File, shape: str, group: _Group, record: Record) -> h5py.Group:
+    height, width = (int(n) for n in shape.split("x"))
+    h5 = file.create_group(shape)
+    n, s, t, k = len(group.cells), len(group.snapshot), len(group.step), len(group.layers)
+    _coordinate(h5, "cell", np.array(group.cells, np.int64))
+    _coordinate(h5, "snapshot", np.array(group.snapshot, np.int64))
+    _coordinate(h5, "step", np.array(group.step, np.int64))
+    _coordinate(h5, "layer", texts(group.layers))
+    _coordinate(h5, "y", np.arange(height, dtype=np.int64))
+    _coordinate(h5, "x", np.arange(width, dtype=np.int64))
+    _coordinate(h5, "channel", texts("RGB"))
+    cells = [record.cells[i] for i in group.cells]
+    for axis in record.axes:
+        values: Any = [getattr(cell, axis) for cell in cells]
+        if axis in PATH_AXES:
+            values = [record.given(axis, value) for value in values]
+        data = texts(values) if isinstance(values[0], str) else np.array(values)
+        h5.create_dataset(axis, data=data).dims[0].attach_scale(h5["cell"])
+    _variable(h5, "image", (n, s, height, width, 3), np.uint8, "cell snapshot y x channel")
+    for name in record.losses:
+        fill = None if name in LOSSES else np.nan
+        _variable(h5, name, (n, t), np.float32, "cell step", fill=fill)
+    _variable(h5, LAYER_CURVE, (n, t, k), np.float32, "cell step layer", fill=np.nan)
+    _variable(h5, "diverged_step", (n,), np.int64, "cell")
+    _variable(h5, "loss_best", (n,), np.float32, "cell")
+    _variable(h5, "step_best", (n,), np.int64, "cell")
+    _variable(h5, "evaluations", (n,), np.float32, "cell")
+    _variable(h5, "steps", (n,), np.int64, "cell")
+    # This makes the per-cell axes coordinates in xarray and other readers of the CF conventions.
+    for name in ("image", *record.losses, LAYER_CURVE, *PER_CELL):
+        h5[name].attrs["coordinates"] = " ".join(record.axes)
+    return h5
+
+
+def _coordinate(group: h5py.Group, name: str, values: Any) -> None:
+    group.create_dataset(name, data=values).make_scale(name)
+
+
+def _variable(
+    group: h5py.Group, name: str, shape: tuple[int, ...], dtype: Any, dims: str, *, fill: Any = None
+) -> h5py.Dataset:
+    data = group.create_dataset(name, shape, dtype, fillvalue=fill)
+    for index, dim in enumerate(dims.split()):
+        data.dims[index].attach_scale(group[dim])
+    return data
+
+
 def _runs(positions: np.ndarray) -> Iterator[tuple[int, int]]:
     """The index ranges [start, stop) over which `positions` rise by one."""
     breaks = np.flatnonzero(np.diff(positions) != 1) + 1
     yield from itertools.pairwise([0, *breaks.tolist(), len(positions)])
+
+
+class CellIndex(Mapping[int, tuple[h5py.Group, int]]):
+    """The group of `results.h5` that holds a cell and the cell's index in it, by the cell's number."""
+
+    def __init__(self, file: h5py.File):
+        self.groups = [group for group in members(file) if isinstance(group, h5py.Group)]
+        cells = [dataset(group, "cell")[()] for group in self.groups]
+        cell = np.concatenate([np.zeros(0, np.int64), *cells])
+        order = np.argsort(cell, kind="stable")
+        self._cell = cell[order]
+        self._group = np.repeat(np.arange(len(cells)), [len(own) for own in cells])[order]
+        self._index = np.concatenate([np.zeros(0, np.int64), *(np.arange(len(own)) for own in cells)])[
+            order
+        ]
+
+    def __getitem__(self, cell: int) -> tuple[h5py.Group, int]:
+        at = int(np.searchsorted(self._cell, cell))
+        if at == len(self._cell) or self._cell[at] != cell:
+            raise KeyError(cell)
+        return self.groups[self._group[at]], int(self._index[at])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._cell.tolist())
+
+    def __len__(self) -> int:
+        return len(self._cell)
+
+
+@contextlib.contextmanager
+def open_results(record: Record) -> Iterator[CellIndex]:
+    """Open `results.h5` and give the group and the index of every cell in it."""
+    with open_h5(record.path / "results.h5") as file:
+        yield CellIndex(file)

@@ -21,7 +21,7 @@ from jaxstyle.rundir.chunks import ChunkResult
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.files import set_aside
 from jaxstyle.rundir.fingerprints import SCHEMA, Sources, fingerprint, narrowed_to
-from jaxstyle.rundir.records import Record, no_plan, open_record
+from jaxstyle.rundir.records import Record, no_plan_error, open_record
 from jaxstyle.spec import paths, settings
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.moved import renamed
@@ -56,7 +56,7 @@ def find(
     tables = (manifest.get(key) for key in ("weights", "device", "versions", "plan", "given"))
     whole = isinstance(manifest.get("programs"), list) and all(isinstance(t, dict) for t in tables)
     if manifest.get("schema") != SCHEMA or not whole:
-        raise no_plan(record.path, f"its schema is not {SCHEMA}, or it is not whole")
+        raise no_plan_error(record.path, f"its schema is not {SCHEMA}, or it is not whole")
     return record
 
 

@@ -1,4 +1,4 @@
-"""The blocks of a page of a study: what was found, in sentences."""
+"""The blocks of a page of a study: what was found, in sentences with tables, and which figures show it."""
 
 from __future__ import annotations
 
@@ -10,33 +10,30 @@ import numpy as np
 
 from jaxstyle.console.progress import counted
 from jaxstyle.study import distances, stats
-from jaxstyle.study.model import (
-    LOW,
-    PICTURE,
-    Spread,
-    Study,
-    Summary,
-    axis_title,
-    measure_title,
-    term_title,
-)
+from jaxstyle.study.components import RESIDUAL, SEED
+from jaxstyle.study.model import LOW, PICTURE, Spread, Study, Summary, axis_title, measure_title, term_title
 from jaxstyle.study.recompute import PRODUCTS, RecomputedRow
 from jaxstyle.study.spread import MAX_PAIRS
 from jaxstyle.study.wording import (
-    BEST_OF,
-    CLEAR,
-    FEW_SEEDS,
-    STEADY,
-    block,
     decimal,
     figures_of,
-    from_to,
-    level,
-    num,
+    interval,
+    level_text,
+    number,
+    page_block,
     percent,
-    span,
-    the,
+    titled,
+    typical,
 )
+
+FEW_SEEDS = 8
+"""Number of seeds below which the page says that intervals are rough."""
+STEADY = 0.05
+"""Relative change between two snapshots up to which a spread has settled."""
+CLEAR = 3.0
+"""Multiple of the floor below which a spread is in good part rounding."""
+BEST_OF = (2, 4, 8)
+"""Numbers of seeds of which the page tells what keeping the best of them gains."""
 
 
 def blocks(study: Study, numbers: Sequence[Summary], drawn: Sequence[str]) -> dict[str, Any]:
@@ -65,13 +62,13 @@ def summary(study: Study) -> list[str]:
         f"{counted(len(study.spreads), 'setting')} with {many} seeds each, after {study.snapshots[-1]}"
         f" steps.",
         f"Another seed changes the final total loss by a coefficient of variation of"
-        f" {span(cvs, percent)}"
-        f" and the picture by an RMSE of {span(rmse)} grey levels (SSIM {span(ssim, decimal)}).",
+        f" {typical(cvs, percent)}"
+        f" and the picture by an RMSE of {typical(rmse)} grey levels (SSIM {typical(ssim, decimal)}).",
     ]
     if study.families:
         ratios = [f.ratio["rmse"].value for f in study.families]
         lines.append(
-            f"In RMSE two seeds are {span(ratios)} times as far apart as two values of α/β at one seed."
+            f"In RMSE two seeds are {typical(ratios)} times as far apart as two values of α/β at one seed."
         )
     if study.floor is not None:
         lines.append(_verdict(study))
@@ -91,10 +88,10 @@ def _pictures_block(study: Study, numbers: Sequence[Summary], drawn: Sequence[st
         for m in shown:
             k = study.measures.index(m)
             value, low, high = own.mean[-1, k], own.low[-1, k], own.high[-1, k]
-            text = num
+            text = number
             if m.endswith("dssim"):
                 value, low, high, text = 1 - value, 1 - high, 1 - low, decimal
-            cells.append(text(value) + from_to(low, high, text))
+            cells.append(text(value) + interval(low, high, text))
         rows.append([spread.setting.label, str(len(spread.setting.seeds)), *cells])
     means = {m: [float(stats.pair_mean(s.distances[m][-1])) for s in study.spreads] for m in study.measures}
     kept = [
@@ -102,13 +99,13 @@ def _pictures_block(study: Study, numbers: Sequence[Summary], drawn: Sequence[st
         for low, full in zip(means[LOW + "rmse"], means["rmse"], strict=True)
     ]
     widest = study.spreads[int(np.argmax(means["rmse"]))].setting.label
-    sigma = ", ".join(f"{num(s)} px" for s in dict.fromkeys(study.sigma_px.values()))
+    sigma = ", ".join(f"{number(s)} px" for s in dict.fromkeys(study.sigma_px.values()))
     share = float(np.median(kept))
     where = "coarser" if share > 0.5 else "finer"
     text = [
-        f"Two seeds are an RMSE of {span(means['rmse'])} grey levels apart; the widest apart are those of"
-        f" {widest}.",
-        f"After a Gaussian low-pass of σ = {sigma} it is {span(means[LOW + 'rmse'])}. {percent(share)}"
+        f"Two seeds are an RMSE of {typical(means['rmse'])} grey levels apart; the widest apart are those"
+        f" of {widest}.",
+        f"After a Gaussian low-pass of σ = {sigma} it is {typical(means[LOW + 'rmse'])}. {percent(share)}"
         f" of the squared difference remains: most of what a seed decides is {where} than that.",
         "Means over pairs of seeds, with 95 % intervals from resampled seeds. SSIM is that of luma (Wang"
         " et al. 2004). Features are compared by |f − g| / √((|f|² + |g|²) / 2) in the very network that"
@@ -118,20 +115,20 @@ def _pictures_block(study: Study, numbers: Sequence[Summary], drawn: Sequence[st
         "One seed's picture, the mean over seeds, and the standard deviation over seeds of every pixel"
         " and of its low-pass; one scale for all settings of the run."
     )
-    return block(
+    return page_block(
         "How far apart the pictures are", text, (columns, rows), figures_of(drawn, "spread", caption)
     )
 
 
 def _losses_block(study: Study, numbers: Sequence[Summary], drawn: Sequence[str]) -> dict[str, Any]:
-    columns = ["setting", "total loss: mean ± sd", *(f"CV of {the(t)}" for t in study.terms)]
+    columns = ["setting", "total loss: mean ± sd", *(f"CV of {titled(t)}" for t in study.terms)]
     rows = []
     for spread, own in zip(study.spreads, numbers, strict=True):
         mean, sd = (own.terms[name][0][-1, 0] for name in ("mean", "sd"))
         values, ends = own.terms["cv"]
         low, high = (np.asarray(end)[-1] for end in ends)
-        cells = [percent(value) + from_to(low[i], high[i], percent) for i, value in enumerate(values[-1])]
-        rows.append([spread.setting.label, f"{num(mean)} ± {num(sd, 2)}", *cells])
+        cells = [percent(value) + interval(low[i], high[i], percent) for i, value in enumerate(values[-1])]
+        rows.append([spread.setting.label, f"{number(mean)} ± {number(sd, 2)}", *cells])
     cvs = {t: [float(own.terms["cv"][0][-1, i]) for own in numbers] for i, t in enumerate(study.terms)}
     medians = {
         t: float(np.median(known))
@@ -140,14 +137,14 @@ def _losses_block(study: Study, numbers: Sequence[Summary], drawn: Sequence[str]
     }
     most, least = max(medians, key=medians.__getitem__), min(medians, key=medians.__getitem__)
     text = [
-        f"The term that a seed changes most is {the(most)} (CV {percent(medians[most])}, median over"
-        f" settings), and the one that it changes least is {the(least)} ({percent(medians[least])}).",
+        f"The term that a seed changes most is {titled(most)} (CV {percent(medians[most])}, median over"
+        f" settings), and the one that it changes least is {titled(least)} ({percent(medians[least])}).",
         *_best_of(study),
     ]
     caption = (
         "Medians over seeds; darker bands from the 25 % to the 75 % quantile, lighter from 5 % to 95 %."
     )
-    return block("Every term of the loss", text, (columns, rows), figures_of(drawn, "curves", caption))
+    return page_block("Every term of the loss", text, (columns, rows), figures_of(drawn, "curves", caption))
 
 
 def _best_of(study: Study) -> Iterator[str]:
@@ -170,28 +167,30 @@ def _families_block(study: Study, drawn: Sequence[str]) -> dict[str, Any]:
     columns = ["settings", "between", *(measure_title(m) for m in shown)]
     rows = []
     for f in study.families:
-        rows.append([f.label, "two seeds, one α/β", *(num(f.between_seeds[m]) for m in shown)])
+        rows.append([f.label, "two seeds, one α/β", *(number(f.between_seeds[m]) for m in shown)])
         for a, b, apart in f.pairs:
             rows.append(
-                [f.label, f"{a} and {b.removeprefix('α/β ')}, one seed", *(num(apart[m]) for m in shown)]
+                [f.label, f"{a} and {b.removeprefix('α/β ')}, one seed", *(number(apart[m]) for m in shown)]
             )
-        ratio = (f"{num(f.ratio[m].value)}{from_to(f.ratio[m].low, f.ratio[m].high)}" for m in shown)
+        ratio = (f"{number(f.ratio[m].value)}{interval(f.ratio[m].low, f.ratio[m].high)}" for m in shown)
         rows.append([f.label, "seeds ÷ all pairs of α/β", *ratio])
     text = []
     for f in study.families:
         full, low = f.ratio["rmse"], f.ratio[LOW + "rmse"]
         text.append(
-            f"{f.label}: two seeds are RMSE {num(f.between_seeds['rmse'])} apart, two values of α/β at one"
-            f" seed {num(f.between_ratios['rmse'])}: {_weigh(full)}. In the low-pass the seed weighs"
-            f" {num(low.value)} times as much as α/β{from_to(low.low, low.high)}."
+            f"{f.label}: two seeds are RMSE {number(f.between_seeds['rmse'])} apart, two values of α/β at"
+            f" one seed {number(f.between_ratios['rmse'])}: {_weigh(full)}. In the low-pass the seed weighs"
+            f" {number(low.value)} times as much as α/β{interval(low.low, low.high)}."
         )
     text.append("These are over the seeds that all values of α/β have; intervals are from resampled seeds.")
     caption = "Distance between seeds over distance between values of α/β, with 95 % intervals."
-    return block("The seed against α/β", text, (columns, rows), figures_of(drawn, "alpha-beta", caption))
+    return page_block(
+        "The seed against α/β", text, (columns, rows), figures_of(drawn, "alpha-beta", caption)
+    )
 
 
 def _weigh(ratio: stats.Ratio) -> str:
-    times = f"{num(ratio.value)} times as much{from_to(ratio.low, ratio.high)}"
+    times = f"{number(ratio.value)} times as much{interval(ratio.low, ratio.high)}"
     if ratio.low > 1:
         return f"the seed changes the picture more than α/β does, {times}"
     if ratio.high < 1:
@@ -213,11 +212,11 @@ def _components_block(study: Study, drawn: Sequence[str]) -> dict[str, Any]:
     ]
     rows = []
     for d in found.terms:
-        by_seed = sum(
-            max(float(c.variance), 0.0) for c in d.components if c.name in (stats.SEED, stats.RESIDUAL)
-        )
+        by_seed = sum(max(float(c.variance), 0.0) for c in d.components if c.name in (SEED, RESIDUAL))
         unit = (
-            f"{num(math.sqrt(by_seed))} grey levels" if d.term == PICTURE else percent(math.sqrt(by_seed))
+            f"{number(math.sqrt(by_seed))} grey levels"
+            if d.term == PICTURE
+            else percent(math.sqrt(by_seed))
         )
         rows.append([term_title(d.term), *(percent(share) for share in d.shares), unit])
     text = []
@@ -225,8 +224,8 @@ def _components_block(study: Study, drawn: Sequence[str]) -> dict[str, Any]:
         if d.term not in (PICTURE, "loss_style"):
             continue
         parts = {c.name: share for c, share in zip(d.components, d.shares, strict=True)}
-        seeds = parts.pop(stats.SEED, 0.0) + parts.pop(stats.RESIDUAL, 0.0)
-        line = f"{percent(seeds)} of the variance of {the(d.term)} comes from the seed"
+        seeds = parts.pop(SEED, 0.0) + parts.pop(RESIDUAL, 0.0)
+        line = f"{percent(seeds)} of the variance of {titled(d.term)} comes from the seed"
         if parts:
             first = max(parts, key=parts.__getitem__)
             line += f"; the largest other part is {axis_title(first)} with {percent(parts[first])}"
@@ -238,13 +237,13 @@ def _components_block(study: Study, drawn: Sequence[str]) -> dict[str, Any]:
     text.append(
         "Random-effects components by expected mean squares (Searle, Casella & McCulloch 1992, chapter 4)"
         f" over {counted(found.cells, 'cell')}: {levels}. Losses enter by their logarithm, the picture"
-        f" pixel by pixel. “{axis_title(stats.SEED)}” is the effect that a seed has alike in every setting,"
-        f" “{axis_title(stats.RESIDUAL)}” the effect that differs between settings; estimates below zero"
+        f" pixel by pixel. “{axis_title(SEED)}” is the effect that a seed has alike in every setting,"
+        f" “{axis_title(RESIDUAL)}” the effect that differs between settings; estimates below zero"
         " count as zero. The levels were chosen, not drawn at random, so the shares hold for this grid"
         " only. That α/β moves the total loss is a matter of definition."
     )
     if found.design.dropped:
-        gone = ", ".join(level(n, v) for n, v in found.design.dropped)
+        gone = ", ".join(level_text(n, v) for n, v in found.design.dropped)
         text.append(f"The grid is not balanced; a balanced part of it was used, without {gone}.")
     if found.left_out:
         text.append(
@@ -252,7 +251,7 @@ def _components_block(study: Study, drawn: Sequence[str]) -> dict[str, Any]:
             f" {', '.join(map(term_title, found.left_out))}."
         )
     caption = "Shares of the variance of each term."
-    return block(
+    return page_block(
         "Where the variance comes from", text, (columns, rows), figures_of(drawn, "components", caption)
     )
 
@@ -266,8 +265,8 @@ def _convergence_block(study: Study, numbers: Sequence[Summary], drawn: Sequence
     halves = [_cv_at(spread, spread.steps[-1] / 2) for spread in study.spreads]
     ends = [_cv_at(spread, spread.steps[-1]) for spread in study.spreads]
     losses = (
-        f"The CV of the total loss is {span(halves, percent)} at half the steps and"
-        f" {span(ends, percent)} at the end, step {last}."
+        f"The CV of the total loss is {typical(halves, percent)} at half the steps and"
+        f" {typical(ends, percent)} at the end, step {last}."
     )
     if len(study.snapshots) == 1:
         text = [
@@ -275,7 +274,7 @@ def _convergence_block(study: Study, numbers: Sequence[Summary], drawn: Sequence
             "The run has one snapshot, so only the curves of the losses can show whether the spread still"
             f" moves. With --steps {max(1, last // 2)} {last} {2 * last} the pictures show it too.",
         ]
-        return block("Whether the spread has settled", text, None, shown)
+        return page_block("Whether the spread has settled", text, None, shown)
     columns = [
         "setting",
         *(f"RMSE at {s}" for s in study.snapshots),
@@ -290,9 +289,9 @@ def _convergence_block(study: Study, numbers: Sequence[Summary], drawn: Sequence
         cvs = " → ".join(percent(float(own.terms["cv"][0][j, 0])) for j in range(len(study.snapshots)))
         rows.append([
             spread.setting.label,
-            *(num(v) for v in own.mean[:, k]),
-            f"{num(trend.value)}{from_to(trend.low, trend.high)}",
-            num(float(spread.moved[-1].mean())),
+            *(number(v) for v in own.mean[:, k]),
+            f"{number(trend.value)}{interval(trend.low, trend.high)}",
+            number(float(spread.moved[-1].mean())),
             cvs,
         ])  # fmt: skip
     moving = [t for t in trends if abs(t.value - 1) > STEADY]
@@ -306,12 +305,12 @@ def _convergence_block(study: Study, numbers: Sequence[Summary], drawn: Sequence
     )  # fmt: skip
     text = [
         f"From step {before} to {last} the distance between two seeds changes to"
-        f" {span([t.value for t in trends])} times what it was: {verdict}.",
-        f"A picture itself moves by RMSE {num(own_way)} in that time, against {num(apart)} between two"
-        " seeds (medians over settings).",
+        f" {typical([t.value for t in trends])} times what it was: {verdict}.",
+        f"A picture itself moves by RMSE {number(own_way)} in that time, against {number(apart)} between"
+        " two seeds (medians over settings).",
         losses,
     ]
-    return block("Whether the spread has settled", text, (columns, rows), shown)
+    return page_block("Whether the spread has settled", text, (columns, rows), shown)
 
 
 def _cv_at(spread: Spread, step: float) -> float:
@@ -336,7 +335,7 @@ def _verdict(study: Study) -> str:
         return "Computed again, the same cells give the same pictures: none of the spread is rounding."
     share = most.rmse / between if between else math.inf
     start = (
-        f"Computed again ({most.name}), the same cells move by up to RMSE {num(most.rmse)},"
+        f"Computed again ({most.name}), the same cells move by up to RMSE {number(most.rmse)},"
         f" {percent(share)} of what another seed does"
     )
     if share * CLEAR > 1:
@@ -351,7 +350,7 @@ def _floor_block(study: Study) -> dict[str, Any]:
             "No cell was computed again, so these spreads stand without a floor: part of them may be due to"
             " rounding alone. Leave out --no-floor to measure it."
         ]
-        return block("The numerical floor", [*study.notes, *text])
+        return page_block("The numerical floor", [*study.notes, *text])
     columns = [
         "computed again",
         "RMSE",
@@ -363,10 +362,10 @@ def _floor_block(study: Study) -> dict[str, Any]:
     rows = [
         [
             row.name,
-            num(row.rmse),
-            f"{num(row.largest)} grey levels" if np.isfinite(row.largest) else "–",
-            num(row.loss, 2),
-            num(row.first_loss, 2),
+            number(row.rmse),
+            f"{number(row.largest)} grey levels" if np.isfinite(row.largest) else "–",
+            number(row.loss, 2),
+            number(row.first_loss, 2),
             percent(row.rmse / floor.between.rmse) if floor.between.rmse else "–",
         ]
         for row in (*floor.rows, floor.between)
@@ -383,7 +382,7 @@ def _floor_block(study: Study) -> dict[str, Any]:
         *(["The loss at step 0 is that after the coarser stages."] if study.record.sweep.pyramid else []),
         *floor.notes,
     ]
-    return block("The numerical floor", [*text, *study.notes], (columns, rows))
+    return page_block("The numerical floor", [*text, *study.notes], (columns, rows))
 
 
 def _styles_block(study: Study) -> dict[str, Any]:
@@ -395,7 +394,7 @@ def _styles_block(study: Study) -> dict[str, Any]:
         "RMSE between seeds",
     ]
     rows = [
-        [s.name, *(num(s.traces[name]) for name in names), percent(s.loss_cv), num(s.rmse)]
+        [s.name, *(number(s.traces[name]) for name in names), percent(s.loss_cv), number(s.rmse)]
         for s in study.styles
     ]
     text = [
@@ -407,11 +406,11 @@ def _styles_block(study: Study) -> dict[str, Any]:
         first, last = (f(study.styles, key=lambda s: s.traces[names[-1]]) for f in (max, min))
         agree = "as they say" if first.rmse > last.rmse else "against what they say"
         text.append(
-            f"Here {first.name}, of the largest trace in {names[-1]}, has an RMSE of {num(first.rmse)}"
-            f" between seeds, and {last.name}, of the smallest, {num(last.rmse)}: {agree}, as far as"
+            f"Here {first.name}, of the largest trace in {names[-1]}, has an RMSE of {number(first.rmse)}"
+            f" between seeds, and {last.name}, of the smallest, {number(last.rmse)}: {agree}, as far as"
             f" {counted(len(study.styles), 'style')} can tell."
         )
-    return block("The styles' Gram matrices", text, (columns, rows))
+    return page_block("The styles' Gram matrices", text, (columns, rows))
 
 
 def _limits_block(study: Study) -> dict[str, Any]:
@@ -444,4 +443,4 @@ def _limits_block(study: Study) -> dict[str, Any]:
         f"Intervals: bootstrap over seeds, {stats.DRAWS} resamples, bias-corrected and accelerated for"
         " losses (Efron 1987), percentiles for distances and ratios."
     )
-    return block("What these numbers are and are not", text)
+    return page_block("What these numbers are and are not", text)

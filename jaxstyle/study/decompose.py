@@ -8,11 +8,13 @@ import h5py
 import numpy as np
 
 from jaxstyle.plan.cells import Cell
-from jaxstyle.rundir import chunks
-from jaxstyle.rundir.files import dataset
-from jaxstyle.study import stats
+from jaxstyle.rundir.hdf5 import dataset, rows_in_order
+from jaxstyle.study import components
+from jaxstyle.study.components import Component, Design
 from jaxstyle.study.model import PICTURE, Decomposition, Decompositions, Spread, identity, setting_axes
-from jaxstyle.study.stats import Component, Design
+
+STRIPE_BYTES = 64 * 2**20
+"""Memory that a stripe of all pictures takes at most, as float64."""
 
 
 def decompose(spreads: Sequence[Spread], terms: Sequence[str], file: h5py.File) -> Decompositions | None:
@@ -28,7 +30,7 @@ def decompose(spreads: Sequence[Spread], terms: Sequence[str], file: h5py.File) 
         for spread in spreads
         for i, seed in enumerate(spread.setting.seeds)
     }
-    design = stats.balanced(axes, rows)
+    design = components.balanced(axes, rows)
     if not design.names or design.names[-1] != "seed":
         return None
     common = spreads[0].setting.cell
@@ -42,12 +44,12 @@ def decompose(spreads: Sequence[Spread], terms: Sequence[str], file: h5py.File) 
         if not np.all(y > 0):  # false for NaN too
             left_out.append(term)
             continue
-        parts = stats.components(np.log(y).reshape(levels), names)
-        found.append(Decomposition(term, parts, stats.shares(parts)))
+        parts = components.variance_components(np.log(y).reshape(levels), names)
+        found.append(Decomposition(term, parts, components.shares(parts)))
     if len(shapes := {spread.setting.shape for spread, _ in places}) == 1:
         images = dataset(file, f"{shapes.pop()}/image")
         parts = _picture_components(images, [s.setting.rows[i] for s, i in places], levels, names)
-        found.append(Decomposition(PICTURE, parts, stats.shares(parts)))
+        found.append(Decomposition(PICTURE, parts, components.shares(parts)))
     return Decompositions(design, len(places), found, tuple(left_out))
 
 
@@ -60,10 +62,6 @@ def _full(common: Cell, axes: Sequence[str], design: Design, place: tuple) -> tu
     return tuple(values.values())
 
 
-STRIPE_BYTES = 64 * 2**20
-"""Memory that a stripe of all pictures takes at most, as float64."""
-
-
 def _picture_components(
     images: h5py.Dataset, rows: Sequence[int], levels: tuple[int, ...], names: Sequence[str]
 ) -> list[Component]:
@@ -72,8 +70,8 @@ def _picture_components(
     stripe = max(1, STRIPE_BYTES // (len(rows) * width * 3 * 8))
     parts = []
     for y in range(0, height, stripe):
-        values = chunks.rows_in_order(images, rows, -1, slice(y, y + stripe)).astype(np.float64)
-        parts.append(stats.components(values.reshape(*levels, *values.shape[1:]), names))
+        values = rows_in_order(images, rows, -1, slice(y, y + stripe)).astype(np.float64)
+        parts.append(components.variance_components(values.reshape(*levels, *values.shape[1:]), names))
     whole = []
     for same in zip(*parts, strict=True):
         squares = np.concatenate([np.ravel(c.sum_of_squares) for c in same])

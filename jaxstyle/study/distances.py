@@ -1,4 +1,4 @@
-"""Distances between two pictures."""
+"""Distances between pictures of a run: of their pixels, of their low-pass, and of their features."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from jaxstyle.inputs import weights
 from jaxstyle.plan.costs import nominal_platform, uses_winograd
 from jaxstyle.plan.programs import Program
-from jaxstyle.rundir.files import open_h5
+from jaxstyle.rundir.hdf5 import open_h5
 from jaxstyle.rundir.records import Record
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.study import stats
@@ -35,7 +35,7 @@ class Network:
         from jaxstyle.device.engine import Engine
 
         sweep = record.sweep
-        shapes = {(h, w) for h, w in (shape_px(s) for s in _shapes(record))}
+        shapes = {shape_px(shape) for shape in _shapes(record)}
         loaded = weights.load(sweep.weights, network=sweep.network, pool=sweep.pool)
         if (had := record.manifest.get("weights", {}).get("sha256")) not in (None, loaded.sha256):
             raise JaxstyleError(
@@ -112,7 +112,7 @@ def image_versions(pictures: np.ndarray, sigma_px: float) -> Iterator[tuple[str,
     yield LOW, np.stack([stats.low_pass(picture, sigma_px) for picture in plain])
 
 
-def distances(
+def distance_matrices(
     pictures: np.ndarray, pairs: Sequence[tuple[int, int]], network: Network, sigma_px: float
 ) -> dict[str, np.ndarray]:
     """Distance matrices (n, n) of uint8 pictures (n, h, w, 3), by measure; NaN for other pairs."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxstyle.derived import drawing
 from jaxstyle.study import stats
+from jaxstyle.study.components import INTERACTIONS, RESIDUAL, SEED
 from jaxstyle.study.model import (
     Spread,
     Study,
@@ -93,7 +94,7 @@ def _numbered(name: str, kind: str, index: int, count: int) -> str:
     return f"maps/{name}.{kind}" if count == 1 else f"maps/{name}-{index + 1:02d}.{kind}"
 
 
-def figures(study: Study, numbers: Sequence[Summary]) -> dict[str, bytes]:
+def draw_figures(study: Study, numbers: Sequence[Summary]) -> dict[str, bytes]:
     """The figures of a study, by their path in the run."""
     drawn: dict[str, bytes] = {}
     split = pages(study)
@@ -332,5 +333,5 @@ def _components(study: Study) -> Figure:
 def _component_colours(names: Sequence[str]) -> dict[str, str]:
     """Colours of settings for their factors; the two parts of the seed in reds."""
     settings = iter(("#2f7fb8", "#2c8c5c", "#8c5fb8", "#a8861b", "#4a9aa8", "#7a8f3c", "#6878c8"))
-    fixed = {stats.SEED: "#c8552c", stats.RESIDUAL: "#b03a52", stats.INTERACTIONS: "#7a8088"}
+    fixed = {SEED: "#c8552c", RESIDUAL: "#b03a52", INTERACTIONS: "#7a8088"}
     return {name: fixed.get(name) or next(settings) for name in names}

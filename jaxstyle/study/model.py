@@ -15,18 +15,16 @@ from jaxstyle.spec import tables
 from jaxstyle.spec.settings import PATH_AXES, short, title
 from jaxstyle.spec.values import INIT_KINDS
 from jaxstyle.study import stats
+from jaxstyle.study.components import RESIDUAL, Component, Design
 from jaxstyle.study.recompute import Recomputed
-from jaxstyle.study.stats import Component, Design, Interval, Ratio
+from jaxstyle.study.stats import Interval, Ratio
 
 LOW = "lowpass_"
 """Prefix of the names of distances between low-passed pictures."""
 PICTURE = "picture"
 """The name of the pictures among the terms that are decomposed."""
-TITLES = {
-    "rmse": "RMSE",
-    "dssim": "1 − SSIM",
-    PICTURE: "the picture",
-}
+TITLES = {"rmse": "RMSE", "dssim": "1 − SSIM", PICTURE: "the picture"}
+"""Words for measures and for the pictures; those for losses are in the tables of terms."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +168,31 @@ class Study:
         return found
 
 
+class Summary(NamedTuple):
+    """The statistics of one setting, at every snapshot."""
+
+    terms: dict[str, tuple[np.ndarray, Interval]]
+    """Mean, sd and cv of the losses, (snapshots, terms), each with its interval."""
+    mean: np.ndarray
+    """The mean distance between two seeds, (snapshots, measures)."""
+    low: np.ndarray
+    """The lower end of its interval."""
+    high: np.ndarray
+    """The upper end of its interval."""
+
+
+def summarise(spread: Spread) -> Summary:
+    """Means, spreads and intervals over the seeds of a setting."""
+    x = spread.terms.swapaxes(0, 1)
+    statistics = {"mean": stats.mean, "sd": stats.sd, "cv": stats.cv}
+    terms = {name: (np.asarray(f(x)), stats.interval(x, f)) for name, f in statistics.items()}
+    d = np.stack(list(spread.distances.values()), axis=1)
+    measures, n = d.shape[:2], d.shape[-1]
+    ends = stats.percentiles(stats.pair_means(d.reshape(-1, n, n)), n)
+    low, high = (np.reshape(end, measures) for end in ends)
+    return Summary(terms, np.asarray(stats.pair_mean(d)), low, high)
+
+
 def value_text(axis: str, value: Any) -> str:
     """A value of an axis, as the user gave it, as a short text."""
     if axis in PATH_AXES and value not in INIT_KINDS:
@@ -179,7 +202,7 @@ def value_text(axis: str, value: Any) -> str:
 
 def axis_title(name: str) -> str:
     """Words for an axis, axes that move together, or another component of variance."""
-    words = {stats.RESIDUAL: "seed × setting"}
+    words = {RESIDUAL: "seed × setting"}
     return " and ".join(words.get(part) or title(part) for part in name.split("+"))
 
 
@@ -215,28 +238,3 @@ def varying(cells: Iterable[Cell], axes: Sequence[str]) -> tuple[str, ...]:
 def identity(cell: Cell, axes: Sequence[str]) -> tuple:
     """The values of a cell on some axes, as the user gave them."""
     return tuple(cell.label(axis) for axis in axes)
-
-
-class Summary(NamedTuple):
-    """The statistics of one setting, at every snapshot."""
-
-    terms: dict[str, tuple[np.ndarray, Interval]]
-    """Mean, sd and cv of the losses, (snapshots, terms), each with its interval."""
-    mean: np.ndarray
-    """The mean distance between two seeds, (snapshots, measures)."""
-    low: np.ndarray
-    """The lower end of its interval."""
-    high: np.ndarray
-    """The upper end of its interval."""
-
-
-def summarise(spread: Spread) -> Summary:
-    """Means, spreads and intervals over the seeds of a setting."""
-    x = spread.terms.swapaxes(0, 1)
-    statistics = {"mean": stats.mean, "sd": stats.sd, "cv": stats.cv}
-    terms = {name: (np.asarray(f(x)), stats.interval(x, f)) for name, f in statistics.items()}
-    d = np.stack(list(spread.distances.values()), axis=1)
-    measures, n = d.shape[:2], d.shape[-1]
-    ends = stats.percentiles(stats.pair_means(d.reshape(-1, n, n)), n)
-    low, high = (np.reshape(end, measures) for end in ends)
-    return Summary(terms, np.asarray(stats.pair_mean(d)), low, high)

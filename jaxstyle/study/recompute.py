@@ -20,8 +20,8 @@ from jaxstyle.console import signals
 from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.programs import Program
 from jaxstyle.run.sweep import run_sweep
-from jaxstyle.rundir import chunks, manifest
-from jaxstyle.rundir.files import dataset, open_h5
+from jaxstyle.rundir import manifest
+from jaxstyle.rundir.hdf5 import dataset, open_h5, rows_in_order
 from jaxstyle.rundir.records import Record, open_record
 from jaxstyle.spec import tables
 from jaxstyle.spec.settings import RunOptions, Sweep
@@ -191,11 +191,11 @@ def _stored(record: Record, cells: Sequence[Cell], steps: int) -> Computed | Non
             if ids[0] not in there or steps not in traced:
                 continue
             rows = [there.index(i) for i in ids]
-            totals = chunks.rows_in_order(dataset(file, f"{shape}/loss_total"), rows)
+            totals = rows_in_order(dataset(file, f"{shape}/loss_total"), rows)
             snapshots = dataset(file, f"{shape}/snapshot")[()].tolist()
             images, pictures = dataset(file, f"{shape}/image"), None
             if steps in snapshots:
-                pictures = chunks.rows_in_order(images, rows, snapshots.index(steps))
+                pictures = rows_in_order(images, rows, snapshots.index(steps))
             return Computed(pictures, totals[:, [0, traced.index(steps)]])
     return None
 

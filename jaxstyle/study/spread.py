@@ -1,4 +1,4 @@
-"""Distances between the pictures of several seeds, in each setting and family of settings."""
+"""Settings, families and styles of a run, each with how far the pictures of its seeds are apart."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import numpy as np
 
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.plan.cells import Cell, seed_matters
-from jaxstyle.rundir import chunks
-from jaxstyle.rundir.files import dataset
+from jaxstyle.rundir.hdf5 import dataset, rows_in_order
 from jaxstyle.rundir.records import Record
 from jaxstyle.spec import tables
 from jaxstyle.study import stats
-from jaxstyle.study.distances import Network, distances, image_versions, measure_names
+from jaxstyle.study.distances import Network, distance_matrices, image_versions, measure_names
 from jaxstyle.study.model import (
     Family,
     Setting,
@@ -100,10 +99,10 @@ def spread_of(
     own = [int(s) for s in dataset(group, "snapshot")]
     steps = tuple(int(s) for s in dataset(group, "step"))
     names = [t.decode() for t in dataset(group, "layer")[()]]
-    per_layer = chunks.rows_in_order(dataset(group, tables.LAYER_CURVE), setting.rows)
+    per_layer = rows_in_order(dataset(group, tables.LAYER_CURVE), setting.rows)
     nothing = np.full(per_layer.shape[:2], np.nan, per_layer.dtype)
     columns = [
-        chunks.rows_in_order(dataset(group, term), setting.rows)
+        rows_in_order(dataset(group, term), setting.rows)
         if term in group
         else per_layer[..., names.index(term)]
         if term in names
@@ -114,9 +113,9 @@ def spread_of(
     ends = [min(s, int(dataset(group, "steps")[setting.rows[0]])) for s in snapshots]
     at = [np.searchsorted(steps, end, "right") - 1 for end in ends]
     images = dataset(group, "image")
-    pictures = [chunks.rows_in_order(images, setting.rows, own.index(s)) for s in snapshots]
+    pictures = [rows_in_order(images, setting.rows, own.index(s)) for s in snapshots]
     pairs = stats.chosen_pairs(len(setting.cells), MAX_PAIRS)
-    found = [distances(now, pairs, network, sigma_px) for now in pictures]
+    found = [distance_matrices(now, pairs, network, sigma_px) for now in pictures]
     last = pictures[-1]
     moved = [
         [stats.rmse(a, b) for a, b in zip(x, y, strict=True)]
@@ -135,7 +134,7 @@ def spread_of(
     )
 
 
-def families(
+def find_families(
     spreads: Sequence[Spread], file: h5py.File, network: Network, sigma_px: Mapping[str, float]
 ) -> list[Family]:
     """Families of settings that differ in alpha-beta alone, if they have two ratios and share two seeds."""
@@ -170,7 +169,7 @@ def _family(
     same: list[dict[str, np.ndarray]] = []
     for i in range(len(seeds)):
         rows = [m.setting.rows[at[i]] for m, at in zip(members, places, strict=True)]
-        same.append(distances(chunks.rows_in_order(images, rows, -1), every, network, sigma_px))
+        same.append(distance_matrices(rows_in_order(images, rows, -1), every, network, sigma_px))
     measures = measure_names()
     between = {
         key: np.mean(
@@ -180,7 +179,6 @@ def _family(
     }
     apart = {key: np.array([stats.pair_mean(d[key]) for d in same]) for key in measures}
     ratios = [label(m.setting.cell, ("alpha_beta",)) for m in members]
-
     return Family(
         label=name,
         settings=tuple(m.setting for m in members),
@@ -199,7 +197,7 @@ def _family(
     )
 
 
-def styles(
+def find_styles(
     record: Record, spreads: Sequence[Spread], terms: Sequence[str], network: Network
 ) -> list[Style]:
     """Every style of the study with the traces of its Gram matrices.

@@ -9,7 +9,11 @@ Distances between pictures are taken on the saved 8-bit RGB, and once more on a 
 which keeps layout and colour and drops strokes and grain. Distances in features are taken in the very
 network that the pictures were optimised with: they show what the losses see, and are no independent judge.
 
+<<<<<<< HEAD
 This module reads `results.h5` and writes nothing; `page` writes the files of a study.
+=======
+Nothing here writes a file; `build` writes those of a study.
+>>>>>>> review-b
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from typing import Any
 import h5py
 
 from jaxstyle.run.start import start_jax
-from jaxstyle.rundir.files import open_h5
+from jaxstyle.rundir.hdf5 import open_h5
 from jaxstyle.rundir.records import Record, open_record
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import RunOptions
@@ -33,10 +37,10 @@ from jaxstyle.study.recompute import Recomputed
 from jaxstyle.study.spread import (
     LOW_PASS_SHARE,
     chosen_snapshots,
-    families,
+    find_families,
     find_settings,
+    find_styles,
     spread_of,
-    styles,
     too_few,
 )
 from jaxstyle.vgg import layers
@@ -65,13 +69,13 @@ def run_study(path: Path, options: Options | None = None) -> Study:
             spread_of(s, _group(file, s.shape), snapshots, terms, network, sigma_px[s.shape])
             for s in settings
         ]
-        found = families(spreads, file, network, sigma_px)
+        found = find_families(spreads, file, network, sigma_px)
         decompositions = decompose(spreads, terms, file)
     notes: list[str] = []
     weighed: list[Style] = []
     recomputed = None
     try:
-        weighed = styles(record, spreads, terms, network)
+        weighed = find_styles(record, spreads, terms, network)
         if options.floor:
             recomputed = _floor(record, spreads, device, options)
     except JaxstyleError as error:  # an image that has gone or changed since

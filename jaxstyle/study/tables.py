@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from jaxstyle.rundir import chunks
+from jaxstyle.rundir.hdf5 import LIBVER, texts
 from jaxstyle.study import stats
 from jaxstyle.study.model import LOW, TITLES, Spread, Study, Summary
 from jaxstyle.vgg import layers
@@ -32,6 +32,7 @@ COLUMNS = (
     "median",
     "max",
 )
+_SCALES = ("setting", "snapshot", "step", "term", "measure", "quantile", "y", "x", "channel")
 
 
 def quantity(term: str) -> str:
@@ -114,10 +115,6 @@ def _written(values: Mapping[str, Any]) -> dict[str, str]:
 # --- variance.h5 ----------------------------------------------------------------------------------
 
 
-def _texts(values: Sequence[str]) -> np.ndarray:
-    return np.array(list(values), dtype=h5py.string_dtype())
-
-
 def _put(group: h5py.Group, name: str, values: Any, dims: str, text: str = "") -> None:
     """Write a variable on named dimensions; one named like its only dimension is its coordinate."""
     data = group.create_dataset(name, data=values)
@@ -133,7 +130,7 @@ def _put(group: h5py.Group, name: str, values: Any, dims: str, text: str = "") -
 def h5_bytes(study: Study, numbers: Sequence[Summary]) -> bytes:
     """Bytes of `variance.h5`: a group for each image shape, and one for each other table of the study."""
     buffer = io.BytesIO()
-    with h5py.File(buffer, "w", libver=chunks.LIBVER) as file:
+    with h5py.File(buffer, "w", libver=LIBVER) as file:
         file.attrs["title"] = "seed variance of a run of jaxstyle"
         file.attrs["confidence"] = stats.CONFIDENCE
         file.attrs["resamples"] = stats.DRAWS
@@ -157,15 +154,15 @@ def _put_shape(group: h5py.Group, study: Study, spreads: Sequence[Spread], own: 
     _put(group, "setting", np.array([s.setting.index for s in spreads], np.int64), "setting")
     _put(group, "snapshot", np.array(study.snapshots, np.int64), "snapshot")
     _put(group, "step", np.array(spreads[0].steps, np.int64), "step")
-    _put(group, "term", _texts([quantity(term) for term in study.terms]), "term")
-    _put(group, "measure", _texts([measure_quantity(m) for m in study.measures]), "measure")
+    _put(group, "term", texts([quantity(term) for term in study.terms]), "term")
+    _put(group, "measure", texts([measure_quantity(m) for m in study.measures]), "measure")
     _put(group, "quantile", np.array(stats.QUANTILES), "quantile")
     _put(group, "y", np.arange(height, dtype=np.int64), "y")
     _put(group, "x", np.arange(width, dtype=np.int64), "x")
-    _put(group, "channel", _texts("RGB"), "channel")
+    _put(group, "channel", texts("RGB"), "channel")
     for axis in study.axes:
         values = [_axes_of(study, spread)[axis] for spread in spreads]
-        _put(group, axis, _texts(values) if isinstance(values[0], str) else np.array(values), "setting")
+        _put(group, axis, texts(values) if isinstance(values[0], str) else np.array(values), "setting")
     seeds, diverged = (
         np.array([f(s.setting) for s in spreads], np.int64)
         for f in (lambda s: len(s.seeds), lambda s: s.diverged)
@@ -202,9 +199,6 @@ def _put_shape(group: h5py.Group, study: Study, spreads: Sequence[Spread], own: 
         group[name].attrs["coordinates"] = " ".join(study.axes)
 
 
-_SCALES = ("setting", "snapshot", "step", "term", "measure", "quantile", "y", "x", "channel")
-
-
 def _of_interval(end: str) -> str:
     return {"": "", "_low": ", lower end of its interval", "_high": ", upper end of its interval"}[end]
 
@@ -212,8 +206,8 @@ def _of_interval(end: str) -> str:
 def _put_families(group: h5py.Group, study: Study) -> None:
     group.attrs["description"] = "Distances between seeds beside those between values of alpha-beta."
     _put(group, "family", np.arange(len(study.families)), "family")
-    _put(group, "measure", _texts([measure_quantity(m) for m in study.measures]), "measure")
-    _put(group, "label", _texts([f.label for f in study.families]), "family")
+    _put(group, "measure", texts([measure_quantity(m) for m in study.measures]), "measure")
+    _put(group, "label", texts([f.label for f in study.families]), "family")
     for name in ("between_seeds", "between_ratios"):
         values = [[getattr(f, name)[m] for m in study.measures] for f in study.families]
         _put(group, name, np.array(values), "family measure", "mean distance")
@@ -226,8 +220,8 @@ def _put_components(group: h5py.Group, study: Study) -> None:
     assert study.decompositions is not None
     terms = study.decompositions.terms
     group.attrs["description"] = "Variance components: of ln of the losses, and of the pixels of pictures."
-    _put(group, "term", _texts([quantity(d.term) for d in terms]), "term")
-    _put(group, "component", _texts([c.name for c in terms[0].components]), "component")
+    _put(group, "term", texts([quantity(d.term) for d in terms]), "term")
+    _put(group, "component", texts([c.name for c in terms[0].components]), "component")
     _put(group, "df", np.array([c.df for c in terms[0].components], np.int64), "component")
     for name in ("variance", "sum_of_squares"):
         values = [[float(getattr(c, name)) for c in d.components] for d in terms]
@@ -241,7 +235,7 @@ def _put_floor(group: h5py.Group, study: Study) -> None:
     group.attrs["description"] = "How far cells are from themselves when they are computed again."
     group.attrs["setting"] = study.floor.label
     group.attrs["steps"] = study.floor.steps
-    _put(group, "variant", _texts([row.name for row in rows]), "variant")
+    _put(group, "variant", texts([row.name for row in rows]), "variant")
     _put(group, "seed", np.array(study.floor.seeds, np.int64), "seed")
     for name in ("rmse", "largest", "loss", "first_loss"):
         _put(group, name, np.array([getattr(row, name) for row in rows]), "variant")

@@ -1,4 +1,4 @@
-"""Numbers in words, and the blocks of a page of a study."""
+"""Numbers and names as a page of a study writes them, and the form of the page's blocks."""
 
 from __future__ import annotations
 
@@ -7,21 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxstyle.study.model import (
-    term_title,
-    value_text,
-)
-
-FEW_SEEDS = 8
-"""Number of seeds below which the page says that intervals are rough."""
-STEADY = 0.05
-"""Relative change between two snapshots up to which a spread has settled."""
-CLEAR = 3.0
-"""Multiple of the floor below which a spread is in good part rounding."""
-BEST_OF = (2, 4, 8)
+from jaxstyle.study.model import term_title, value_text
 
 
-def num(value: float, digits: int = 3) -> str:
+def number(value: float, digits: int = 3) -> str:
     """A number for a sentence."""
     if not np.isfinite(value):
         return "–"
@@ -44,18 +33,18 @@ def percent(value: float) -> str:
     )
 
 
-def from_to(low: float, high: float, text: Any = num) -> str:
+def interval(low: float, high: float, text: Any = number) -> str:
     """A range in parentheses; nothing where an end is not finite."""
     if not (np.isfinite(low) and np.isfinite(high)):
         return ""
     return f" ({text(low).removesuffix(' %')} to {text(high)})"
 
 
-def span(values: Sequence[float], text: Any = num) -> str:
+def typical(values: Sequence[float], text: Any = number) -> str:
     """The median of several values and the range that they lie in."""
     if len(values) == 1:
         return text(values[0])
-    return text(float(np.median(values))) + from_to(min(values), max(values), text)
+    return text(float(np.median(values))) + interval(min(values), max(values), text)
 
 
 def figures_of(names: Sequence[str], stem: str, caption: str) -> list[dict[str, str]]:
@@ -63,7 +52,7 @@ def figures_of(names: Sequence[str], stem: str, caption: str) -> list[dict[str, 
     return [{"path": name, "caption": caption} for name in names if name.startswith(f"maps/{stem}")]
 
 
-def block(
+def page_block(
     heading: str,
     text: Sequence[str],
     table: tuple[Sequence[str], Sequence[Sequence[str]]] | None = None,
@@ -74,13 +63,13 @@ def block(
     return {"heading": heading, "text": list(text), "table": made, "figures": list(shown)}
 
 
-def the(term: str) -> str:
+def titled(term: str) -> str:
     """The title of a measure, with an article where it is a loss."""
     title = term_title(term)
     return f"the {title}" if "loss" in title else title
 
 
-def level(name: str, value: Any) -> str:
+def level_text(name: str, value: Any) -> str:
     """A level of a factor, in words."""
     names = name.split("+")
     values = value if len(names) > 1 else (value,)

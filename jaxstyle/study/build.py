@@ -1,7 +1,6 @@
-"""A seed study on a page: its findings in sentences with tables, `variance.json`, and all of its files.
+"""The files of a seed study: tables, figures, `variance.json`, and the report that shows them.
 
-`build` does the work of the command: study, tables, figures, page, and the report that shows them. No file
-that it writes contains a time.
+None of them contains a time.
 """
 
 from __future__ import annotations
@@ -14,17 +13,11 @@ from jaxstyle.rundir.records import open_record
 from jaxstyle.rundir.results_h5 import merge
 from jaxstyle.study import figures, tables
 from jaxstyle.study.blocks import blocks
-from jaxstyle.study.model import (
-    Options,
-    Study,
-    summarise,
-)
+from jaxstyle.study.model import Options, Study, summarise
 from jaxstyle.study.study import run_study
 
-STATISTICS = tables.STATISTICS
 
-
-def build(run: RunDirectory, options: Options | None = None) -> Study:
+def build_study(run: RunDirectory, options: Options | None = None) -> Study:
     """Study the run in a directory, and write the files of the study into it.
 
     Args:
@@ -45,7 +38,7 @@ def build(run: RunDirectory, options: Options | None = None) -> Study:
     numbers = [summarise(spread) for spread in found.spreads]
     run.write("variance.csv", tables.csv_text(found, numbers))
     run.write("variance.h5", tables.h5_bytes(found, numbers))
-    drawn = figures.figures(found, numbers)
+    drawn = figures.draw_figures(found, numbers)
     for old in (run.path / "maps").glob("*"):  # left by a study of more settings
         if f"maps/{old.name}" not in drawn:
             old.unlink()
