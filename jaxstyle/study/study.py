@@ -10,7 +10,7 @@ which keeps layout and colour and drops strokes and grain. Distances in features
 network that the pictures were optimised with: they show what the losses see, and are no independent judge.
 
 <<<<<<< HEAD
-This module reads `results.h5` and writes nothing; `page` writes the files of a study.
+This module reads `results.h5` and writes nothing; `build` writes the files of a study.
 =======
 Nothing here writes a file; `build` writes those of a study.
 >>>>>>> review-b
