@@ -19,7 +19,7 @@ from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.tables import TERMS, LossTerm
 from jaxstyle.vgg import layers
 from jaxstyle.vgg.convolution import ARITHMETIC
-from jaxstyle.vgg.network import Extent, Features, Params, within
+from jaxstyle.vgg.network import Extent, Features, Params, inside_mask
 
 
 def _positions(extent: Extent | None, name: str) -> Float[Array, ""] | None:
@@ -61,7 +61,7 @@ def loss(
     )
     loss_content = jnp.sum(knobs.content_layer_weights * content)
     loss_style = jnp.sum(knobs.style_layer_weights * style)
-    inside = None if extent is None else within(image.shape[:2], extent)
+    inside = None if extent is None else inside_mask(image.shape[:2], extent)
     total = jnp.asarray(
         knobs.content_weight * loss_content
         + knobs.style_weight * loss_style
@@ -123,7 +123,7 @@ def target_rows(
     """
     arithmetic = ARITHMETIC[program.precision]
     found = features(params, to_network(image), extent)
-    inside = None if extent is None else within(image.shape[:2], extent)
+    inside = None if extent is None else inside_mask(image.shape[:2], extent)
     return Targets(
         content=tuple(found[name] for name in program.content_taps),
         style=tuple(

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, UInt
 from jaxstyle.cell import solvers
 from jaxstyle.cell.state import Info, Knobs, State, Value
 from jaxstyle.plan.programs import Program
-from jaxstyle.vgg.network import Extent, within
+from jaxstyle.vgg.network import Extent, inside_mask
 
 
 def noise(
@@ -37,7 +37,7 @@ def noise(
         return drawn
     down, across, channel = (lax.broadcasted_iota(jnp.int32, shape, axis) for axis in range(3))
     own = (down * jnp.asarray(extent)[1] + across) * 3 + channel
-    return jnp.where(within(shape[:2], extent), jnp.take(drawn, own, mode="clip"), 0)
+    return jnp.where(inside_mask(shape[:2], extent), jnp.take(drawn, own, mode="clip"), 0)
 
 
 def init_state(program: Program, knobs: Knobs, start: Float[Array, "h w 3"]) -> State:

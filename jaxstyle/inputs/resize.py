@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 
 from jaxstyle.plan.costs import halved_shape
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.fields import MIN_EDGE_PX
+from jaxstyle.vgg.layers import MIN_EDGE_PX
 
 
 def check_edges(what: str, height_px: int, width_px: int) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from jaxstyle.spec.fields import MIN_EDGE_PX
 from jaxstyle.spec.settings import Sweep
+from jaxstyle.vgg.layers import MIN_EDGE_PX
 
 NOMINAL_FLOPS = {"cpu": 2e11, "gpu": 1e14, "tpu": 1e14}
 """Rates in FLOP/s that plans assume: fixed numbers, so that a plan never depends on a timing."""

@@ -11,8 +11,6 @@ from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.paths import taken_from
 from jaxstyle.spec.values import as_choice, as_integer, as_number, as_text
 
-MIN_EDGE_PX = 16
-"""The shortest edge of an image, given or resized: four poolings reduce it to one position of conv5_1."""
 MAX_STEPS = 10_000_000
 MAX_PYRAMID = 8
 MAX_CELLS = 10**7
