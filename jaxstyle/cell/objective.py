@@ -1,4 +1,9 @@
-"""The loss of one image, and what it keeps of the images that it is held against."""
+"""The loss of one image, L, and what it keeps of the images that it is held against.
+
+An image is RGB, 0 to 255, (h, w, 3). Symbols are those of `losses`: P at a content layer, A at a style
+layer, M positions, E_l the loss of style layer l and w_l its weight, alpha and beta the weights of the
+content and the style loss, TV total variation.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +27,7 @@ from jaxstyle.vgg.convolution import ARITHMETIC
 from jaxstyle.vgg.network import Extent, Features, Params, inside_mask
 
 
-def _positions(extent: Extent | None, name: str) -> Float[Array, ""] | None:
-    """M, the number of positions at a layer, for an image on a canvas; None without a canvas."""
-    if extent is None:
-        return None
-    height, width = jnp.asarray(extent) >> layers.conv(name).pools
-    return (height * width).astype(jnp.float32)
-
-
-def loss(
+def total_loss(
     features: Features,
     params: Params,
     program: Program,
@@ -77,6 +74,14 @@ def loss(
         terms[name] = _term_loss(row, view, kept)
         total = total + jnp.where(weight > 0, weight * terms[name], 0.0)
     return total, Info(total, loss_content, loss_style, style, terms)
+
+
+def _positions(extent: Extent | None, name: str) -> Float[Array, ""] | None:
+    """M, the number of positions at a layer, for an image on a canvas; None without a canvas."""
+    if extent is None:
+        return None
+    height, width = jnp.asarray(extent) >> layers.conv(name).pools
+    return (height * width).astype(jnp.float32)
 
 
 def _gated(weight: Float[Value, ""], values: Array) -> Array:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxstyle.plan.programs import Program
 from jaxstyle.spec import tables
 from jaxstyle.spec.tables import OPTIMIZERS
 
@@ -54,12 +55,17 @@ class Solver(NamedTuple):
     number of evaluations before this one."""
 
 
+def solver_of(program: Program) -> Solver:
+    """The optimizer of a program, with its own settings."""
+    return make(program.optimizer, program.optimizer_settings)
+
+
 def make(name: str, own: Mapping[str, Any]) -> Solver:
     """The optimizer called `name`, with its own settings."""
     row = OPTIMIZERS[name]
     with tables.blamed(row):
         made = tables.function(row.make)(**own)
-        solver = made if isinstance(made, Solver) else following(made)
+        solver = made if isinstance(made, Solver) else _following(made)
 
     def blamed(function: Callable[..., Any]) -> Callable[..., Any]:
         def called(*arguments: Any) -> Any:
@@ -71,7 +77,7 @@ def make(name: str, own: Mapping[str, Any]) -> Solver:
     return Solver(blamed(solver.init), blamed(solver.update))
 
 
-def following(transformation: optax.GradientTransformation) -> Solver:
+def _following(transformation: optax.GradientTransformation) -> Solver:
     """The solver that steps by the learning rate along the direction that `transformation` gives."""
 
     def update(

@@ -180,7 +180,7 @@ class Engine:
                 their canvas if they have one, so that a cell that starts from it has no content loss.
             canvas: (height, width) in px of another canvas to use instead; P is cut to the shape of the
                 cells.
-            role: see `step.target_rows`.
+            role: see `objective.target_rows`.
         """
         shape = (pixels.shape[0], pixels.shape[1])
         cut, like_cells = canvas is not None, False
@@ -229,9 +229,9 @@ class Engine:
             features = network.features
 
             def gradient(params, knobs, targets, image):
-                return jax.grad(lambda x: objective.loss(features, params, program, knobs, targets, x)[0])(
-                    image
-                )
+                return jax.grad(
+                    lambda x: objective.total_loss(features, params, program, knobs, targets, x)[0]
+                )(image)
 
             _gradient_programs[key] = jax.jit(gradient, compiler_options=compiler_options(program))
         start = jax.device_put(np.asarray(image, np.float32), self.device)

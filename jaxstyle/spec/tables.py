@@ -328,7 +328,7 @@ TERMS = Table(
         LossTerm("tv", title="total variation", canvas=True, curve=False, always=True),
     ),
 )
-"""The terms of the total loss. `step.loss` computes those that are part of every program."""
+"""The terms of the total loss. `cell.objective` computes those that are part of every program."""
 
 OPTIMIZERS = Table(
     Optimizer,
