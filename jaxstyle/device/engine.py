@@ -52,13 +52,9 @@ from jaxstyle.device.drive import (
 )
 from jaxstyle.device.jax_settings import default_settings
 from jaxstyle.plan.canvases import canvas_of
-from jaxstyle.plan.costs import (
-    COARSE_EVALUATIONS,
-    NOMINAL_FLOPS,
-    WINOGRAD_PLATFORMS,
-    nominal_platform,
-)
+from jaxstyle.plan.costs import NOMINAL_FLOPS, WINOGRAD_PLATFORMS, nominal_platform
 from jaxstyle.plan.programs import Program
+from jaxstyle.plan.stages import COARSE_EVALUATIONS
 from jaxstyle.spec.tables import OPTIMIZERS, POOLINGS, TERMS
 from jaxstyle.vgg import layers
 from jaxstyle.vgg.network import Bound, Params, bind

@@ -14,8 +14,9 @@ from dataclasses import replace
 from jaxstyle.plan.canvases import Frame, find_frames
 from jaxstyle.plan.cells import Cell, find_twins, terms_of
 from jaxstyle.plan.chunks import Chunk, Plan, with_twins
-from jaxstyle.plan.costs import COMPILE_SECONDS, NOMINAL_FLOPS, coarser_stages
+from jaxstyle.plan.costs import COMPILE_SECONDS, NOMINAL_FLOPS
 from jaxstyle.plan.programs import Program
+from jaxstyle.plan.stages import coarser_stages
 from jaxstyle.spec.settings import Sweep
 from jaxstyle.spec.tables import OPTIMIZERS
 from jaxstyle.vgg import layers
@@ -123,6 +124,14 @@ def _frames_of(
     return frames
 
 
+def _framed(
+    template: Program, frame: Frame, cells: int, choose_width: Callable[[Program, int], int]
+) -> Program:
+    """`template` in a frame, with its width chosen for `cells` cells."""
+    program = replace(template, **frame._asdict())
+    return replace(program, width=choose_width(program, cells))
+
+
 def _parts(
     program: Program, cells: Sequence[Cell], shared: Mapping[int, int], sweep: Sweep, platform: str
 ) -> Iterator[tuple[int, ...]]:
@@ -175,14 +184,6 @@ def _cut(
             computed += 1
     if part:
         yield part
-
-
-def _framed(
-    template: Program, frame: Frame, cells: int, choose_width: Callable[[Program, int], int]
-) -> Program:
-    """`template` in a frame, with its width chosen for `cells` cells."""
-    program = replace(template, **frame._asdict())
-    return replace(program, width=choose_width(program, cells))
 
 
 def _program_seconds(program: Program, cells: int, sweep: Sweep, platform: str) -> float:

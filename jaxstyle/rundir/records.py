@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxstyle.plan.cells import Cell, axes_of, sweep_cells, terms_of
-from jaxstyle.plan.chunks import Plan, from_record
+from jaxstyle.plan.chunks import Plan, plan_from_record
 from jaxstyle.rundir.chunks import (
     OF_ANOTHER_RUN,
     ChunkResult,
@@ -52,7 +52,7 @@ class Record:
     def plan(self) -> Plan:
         """The plan that the run was begun with. Raises JaxstyleError if its manifest has none."""
         try:
-            return from_record(self.sweep, self.cells, self.manifest["plan"])
+            return plan_from_record(self.sweep, self.cells, self.manifest["plan"])
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise no_plan(self.path, str(error)) from None
 
