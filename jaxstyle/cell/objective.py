@@ -20,6 +20,7 @@ from jaxstyle.cell.state import Info, Knobs, Targets, Value, View
 from jaxstyle.inputs.preprocess import to_network
 from jaxstyle.plan.programs import Program
 from jaxstyle.spec import tables
+from jaxstyle.spec.blame import blamed
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.tables import TERMS, LossTerm
 from jaxstyle.vgg import layers
@@ -100,11 +101,11 @@ def _view(
 
 def _term_loss(row: LossTerm, view: View, kept: Any) -> Float[Array, ""]:
     """The loss of an optional term. Raises JaxstyleError if its function does not return one float."""
-    with tables.blamed(row):
+    with blamed(row.origin):
         given = tables.function(row.loss)(view, kept)
     if given is None:
         raise JaxstyleError(row.where, "its loss returns None; end the function with a return statement")
-    with tables.blamed(row):
+    with blamed(row.origin):
         value = jnp.asarray(given)
     if value.shape or not jnp.issubdtype(value.dtype, jnp.floating):
         shape = list(value.shape) if value.shape else ""
@@ -151,5 +152,5 @@ def _kept(
     """Values that an optional term keeps of an image; () if it keeps nothing."""
     if row.keep is None:
         return ()
-    with tables.blamed(row):
+    with blamed(row.origin):
         return jax.tree.map(jnp.asarray, tables.function(row.keep)(_view(row, image, found, inside)))

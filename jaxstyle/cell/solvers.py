@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxstyle.plan.programs import Program
 from jaxstyle.spec import tables
+from jaxstyle.spec.blame import blamed
 from jaxstyle.spec.tables import OPTIMIZERS
 
 OptimizerState = Any
@@ -63,18 +64,18 @@ def solver_of(program: Program) -> Solver:
 def make(name: str, own: Mapping[str, Any]) -> Solver:
     """The optimizer called `name`, with its own settings."""
     row = OPTIMIZERS[name]
-    with tables.blamed(row):
+    with blamed(row.origin):
         made = tables.function(row.make)(**own)
         solver = made if isinstance(made, Solver) else _following(made)
 
-    def blamed(function: Callable[..., Any]) -> Callable[..., Any]:
+    def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
         def called(*arguments: Any) -> Any:
-            with tables.blamed(row):
+            with blamed(row.origin):
                 return function(*arguments)
 
         return called
 
-    return Solver(blamed(solver.init), blamed(solver.update))
+    return Solver(guarded(solver.init), guarded(solver.update))
 
 
 def _following(transformation: optax.GradientTransformation) -> Solver:

@@ -58,8 +58,9 @@ from jaxstyle.derived.tiles import (
 from jaxstyle.rundir.files import dataset
 from jaxstyle.rundir.records import Record
 from jaxstyle.rundir.results_csv import Rows
+from jaxstyle.spec import settings
 from jaxstyle.spec.presets import PACKAGE
-from jaxstyle.spec.settings import axis_row, title
+from jaxstyle.spec.settings import axis_row
 
 if TYPE_CHECKING:
     import jinja2
@@ -212,7 +213,8 @@ def _template() -> jinja2.Template:
 def _words(tile: Tile) -> list[str]:
     """The place of a tile in words, an item for each axis."""
     return [
-        text if speaks_for_itself(axis) else f"{title(axis)} {text}" for axis, text in tile.place.items()
+        text if speaks_for_itself(axis) else f"{settings.title(axis)} {text}"
+        for axis, text in tile.place.items()
     ]
 
 

@@ -2,8 +2,8 @@
 
 A phone's JPEG may hold a gain map beside its picture, a TIFF a thumbnail, a PNG megabytes of text. A module
 for each format reduces such files to their picture before a decoder sees them, working on bytes alone,
-without Pillow. A camera's raw file, whose first picture is only a thumbnail, is refused. Anything that cannot
-be understood is passed on unchanged, for the decoder to judge.
+without Pillow. A camera's raw file, whose first picture is only a thumbnail, is refused. Anything that
+cannot be understood is passed on unchanged, for the decoder to judge.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from jaxstyle.spec import settings
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import BALANCED_AXES, Sweep
 from jaxstyle.spec.tables import TERMS, optional_terms
-from jaxstyle.spec.values import FLOAT32_MAX, multiple, style_set
+from jaxstyle.spec.values import FLOAT32_MAX, relative_factor, style_set
 from jaxstyle.vgg import layers
 
 
@@ -159,7 +159,7 @@ def _balanced(sweep: Sweep, cell: Cell, table: Mapping[str, Any] | None) -> Cell
     """`cell` with its relative ratio and balanced weights as numbers, as far as its balance is measured."""
     changes: dict[str, Any] = {}
     given = cell.alpha_beta_given or cell.alpha_beta
-    if (factor := multiple(given)) is not None:
+    if (factor := relative_factor(given)) is not None:
         ratio = math.nan if table is None else factor * table["alpha_beta"]
         if ratio * sweep.beta > FLOAT32_MAX:
             raise JaxstyleError("alpha_beta", f"{given} is {ratio:g} here, beyond float32")

@@ -16,7 +16,7 @@ from jaxstyle.rundir import directory, manifest, resume
 from jaxstyle.rundir.records import Record
 from jaxstyle.spec import paths, plugins
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.moved import files
+from jaxstyle.spec.moved import named_files
 from jaxstyle.spec.options import asked_share, check_options, run_share
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import RunOptions, Sweep
@@ -94,7 +94,7 @@ def check(sweep: Sweep, options: RunOptions, name: str) -> CheckedRun:
     )
     beside = run_share(options) is not None
     goes_on = options.resume or options.extend or beside
-    among = files(sweep)
+    among = named_files(sweep)
     earlier = resume.find(path, beside=beside, no_lock=options.no_lock, among=among) if goes_on else None
     if earlier is None:
         directory.check_free(path, beside=beside, no_lock=options.no_lock)

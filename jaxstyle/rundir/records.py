@@ -145,8 +145,8 @@ def open_record(path: Path, *, among: Iterable[str] = ()) -> Record:
         raise JaxstyleError(str(manifest), "is not a manifest")
     begun_at = _directory(values)  # the run may have been moved away from there without its images
     places = () if begun_at is None else (begun_at,)
-    rows = plugins.told(values.get("plugins", ()))
-    plugins.know(rows)
+    rows = plugins.recorded_rows(values.get("plugins", ()))
+    plugins.add_recorded(rows)
     assembled = assemble({"spec": str(spec.absolute())}, places=places, among=among)
     sweep = assembled.sweep
     chunk_paths = _chunk_paths(path, values)

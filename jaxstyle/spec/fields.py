@@ -17,7 +17,8 @@ MAX_CELLS = 10**7
 MAX_LBFGS_MEMORY = 200
 MIN_CHECKPOINT_S = 0.1
 MAX_DEVICES = 2**20
-LEARNING_RATE = 10.0
+NETWORKS = ("raw", "normalised")
+"""The scalings of the network's weights."""
 
 
 @dataclass(frozen=True, kw_only=True)

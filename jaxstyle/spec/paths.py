@@ -64,7 +64,7 @@ def sha256(path: str) -> str | None:
         return None
 
 
-def moved(
+def find_moved(
     digests: Mapping[str, str], *, places: Sequence[Path | str], among: Iterable[str] = ()
 ) -> dict[str, str]:
     """New paths of the files that are no longer where they were, by their old paths.

@@ -176,7 +176,7 @@ STARTS = {
 
 # --- layers ---------------------------------------------------------------------------------------
 
-POOLS = (2, 4, 8, 12, 16)
+POOLS = tuple(sum(row.pools < block for row in layers.VGG19) for block in range(1, 6))
 """Number of convolutions before each pooling."""
 
 
