@@ -7,8 +7,6 @@ fingerprints, comparisons, tables and the other commands all derive from there.
 Two kinds are not fields: an axis for the weight of each loss term that is not in every program, and a
 setting for each parameter of an optimizer's own. Their values are in `Sweep.extra`, but they are given and
 read as if they were fields.
-
-Nothing here needs JAX.
 """
 
 from __future__ import annotations

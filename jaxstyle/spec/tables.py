@@ -4,8 +4,6 @@ A row holds what messages and plans need to know. Its functions need JAX and are
 jaxstyle names them as `module:function`, a plugin's row holds the functions themselves. The rows of plugins
 come last in a table. A row that was read from a run's manifest has no functions: it is enough to show the
 run, but not to compute it.
-
-Nothing here needs JAX.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 A function takes the name of what is being set, for its error message, and the value as it comes from flags,
 TOML or Python: a text, a number, a number of NumPy. Its result has the same form for all of them.
-
-Nothing here needs JAX.
 """
 
 from __future__ import annotations
