@@ -174,7 +174,7 @@ def _merge_peak(pipe: Any, path: Path) -> None:
 
 def _manifest(sources: Any, plan: Any, status: str, digests: dict[str, str]) -> dict[str, Any]:
     """The parts of a run's manifest that grow with the run or that `--resume` reads."""
-    from jaxstyle.plan.chunks import to_record
+    from jaxstyle.plan.chunks import plan_record
     from jaxstyle.rundir.fingerprints import SCHEMA
 
     return {
@@ -186,7 +186,7 @@ def _manifest(sources: Any, plan: Any, status: str, digests: dict[str, str]) -> 
         "weights": {"sha256": sources.weights},
         "images": {path: {"sha256": digest} for path, digest in sources.images.items()},
         "given": {"content": {p: Path(p).name for p in sources.sweep.content}},
-        "plan": {"cells": len(plan.cells), "twins": {}, **to_record(plan)},
+        "plan": {"cells": len(plan.cells), "twins": {}, **plan_record(plan)},
         "programs": [],
         "chunks_sha256": digests,
         "timings": {},

@@ -199,7 +199,7 @@ def compare(
     found: dict[str, list[Curve]], timed: dict[str, dict[str, Timed]], tried: Sequence[Scheme]
 ) -> list[dict[str, Any]]:
     """A line for every scheme, transfer and level: evaluations, and time over Adam's, to reach it."""
-    from jaxstyle.plan.costs import COARSE_EVALUATIONS
+    from jaxstyle.plan.stages import COARSE_EVALUATIONS
 
     reference = {curve.label: curve for curve in found[REFERENCE]}
     lines = []

@@ -140,7 +140,7 @@ def _judge(pipe: Any, rows: Sequence[dict[str, Any]], pictures: Sequence[Sequenc
         )
         knobs = knobs_of(cell, program, sweep, content_row=0, style_row=0, extent=(height, width))
         loss = jax.jit(
-            lambda image, network=network, program=program, knobs=knobs, table=table: objective.loss(
+            lambda image, network=network, program=program, knobs=knobs, table=table: objective.total_loss(
                 network.features, network.params, program, knobs, table, image
             )[0]
         )

@@ -26,6 +26,7 @@ from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.plan.cells import sweep_cells
 from jaxstyle.rundir import manifest
 from jaxstyle.spec import errors, values
+from jaxstyle.spec.fields import NETWORKS
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import RunOptions, Sweep
 from jaxstyle.spec.tables import POOLINGS
@@ -37,7 +38,6 @@ MOVED_SIZES = (0.5, 1, 2)
 """Sizes at which the balance is measured, as multiples of `--size`."""
 LARGEST_MOVED_PX = 512
 """Largest size that is added to `--size`, so that the answer takes seconds."""
-NETWORKS = ("raw", "normalised")
 
 
 @dataclass(frozen=True)

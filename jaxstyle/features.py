@@ -6,6 +6,11 @@ own scale. Its positions are drawn as squares, so that the few of a high layer s
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from jaxstyle.console import early
+
+    early.catch()
+
 import json
 import sys
 from collections.abc import Sequence
@@ -20,18 +25,12 @@ from jaxstyle.console import allocator
 from jaxstyle.console.arguments import with_settings
 from jaxstyle.console.command import run_command
 from jaxstyle.console.flags import parse
-from jaxstyle.derived.feature_maps import draw, table
+from jaxstyle.derived import feature_maps
 from jaxstyle.inputs import encode
 from jaxstyle.run import one_cell
 from jaxstyle.rundir.files import write_atomic
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import RunOptions
-
-if __name__ == "__main__":
-    from jaxstyle.console import early
-
-    early.catch()
-
 
 MAX_CHANNELS = 512
 
@@ -76,12 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             weights=flags.weights,
             options=RunOptions(no_compile_cache=flags.no_compile_cache),
         )
-        page = draw(
+        page = feature_maps.draw(
             Path(flags.image).name, seen.pixels, seen.maps, channels=flags.channels, pool=flags.pool
         )
         write_atomic(out, encode.file_bytes(np.asarray(page), out.suffix))
         if flags.json:
-            numbers = table(flags.image, seen.maps, flags.channels)
+            numbers = feature_maps.table(flags.image, seen.maps, flags.channels)
             print(json.dumps({**numbers, "device": seen.device}))
         else:
             print(f"feature maps, computed on {seen.device}: {flags.out}")

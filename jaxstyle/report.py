@@ -1,9 +1,14 @@
-"""Files of a run that are derived from its chunks: tables, PNGs, contact sheets, the page, animations.
+"""`python -m jaxstyle.report RUN`: the files of a run that are derived from its chunks, built again.
 
-`python -m jaxstyle.report RUN` rebuilds all of it. Nothing here needs JAX.
+These are tables, PNGs, contact sheets and the page, and animations where they are asked for. Needs no JAX.
 """
 
 from __future__ import annotations
+
+if __name__ == "__main__":
+    from jaxstyle.console import early
+
+    early.catch()
 
 import sys
 from collections.abc import Sequence
@@ -14,7 +19,8 @@ from typing import Annotated
 import tyro
 
 from jaxstyle.console import flags
-from jaxstyle.console.command import run_command, say_diverged
+from jaxstyle.console.command import run_command
+from jaxstyle.console.lines import say_diverged
 from jaxstyle.derived.animations import FRAME_MS, check_animation, write_animations
 from jaxstyle.derived.build import build_derived, finish_run
 from jaxstyle.rundir import directory
@@ -22,11 +28,6 @@ from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.records import open_record
 from jaxstyle.spec import paths
 from jaxstyle.spec.errors import JaxstyleError
-
-if __name__ == "__main__":
-    from jaxstyle.console import early
-
-    early.catch()
 
 
 @dataclass(frozen=True)

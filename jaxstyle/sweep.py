@@ -13,8 +13,9 @@ from dataclasses import field, make_dataclass
 
 from jaxstyle.console import allocator
 from jaxstyle.console.arguments import with_added
-from jaxstyle.console.command import run_command, say_diverged
+from jaxstyle.console.command import run_command
 from jaxstyle.console.flags import parse
+from jaxstyle.console.lines import say_diverged
 from jaxstyle.spec import plugins
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.settings import OPTION_KEYS, RunOptions

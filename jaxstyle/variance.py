@@ -16,7 +16,8 @@ from typing import Annotated
 import tyro
 
 from jaxstyle.console import allocator, flags
-from jaxstyle.console.command import run_command, say_diverged
+from jaxstyle.console.command import run_command
+from jaxstyle.console.lines import say_diverged
 from jaxstyle.rundir import directory
 from jaxstyle.rundir.records import open_record
 from jaxstyle.spec import paths, plugins

@@ -37,10 +37,10 @@ from jaxstyle.rundir.chunks import PER_CELL, ChunkResult, chunk_bytes, read_chun
 from jaxstyle.spec import errors, settings, tables
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.fields import MIN_EDGE_PX
 from jaxstyle.spec.keys import PLANNED, RETIRED
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.toml import to_toml
+from jaxstyle.vgg.layers import MIN_EDGE_PX
 
 SECONDS = 20
 """Limit for reading one file, in seconds."""

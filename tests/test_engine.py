@@ -16,9 +16,9 @@ from jaxstyle.device.trial import measure_memory
 from jaxstyle.inputs.preprocess import mean_image
 from jaxstyle.inputs.resize import halved
 from jaxstyle.plan.cells import sweep_cells
-from jaxstyle.plan.costs import COARSE_EVALUATIONS
 from jaxstyle.plan.planner import make_plan
 from jaxstyle.plan.programs import Memory
+from jaxstyle.plan.stages import COARSE_EVALUATIONS
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import Sweep
 from jaxstyle.vgg import layers

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from jaxstyle.plan import planner
 from jaxstyle.plan.cells import sweep_cells
-from jaxstyle.plan.chunks import from_record, to_record, trace_steps
-from jaxstyle.plan.costs import NOMINAL_FLOPS, coarser_stages, evaluation_count, halved_shape
+from jaxstyle.plan.chunks import plan_from_record, plan_record, trace_steps
+from jaxstyle.plan.costs import NOMINAL_FLOPS
+from jaxstyle.plan.stages import coarser_stages, evaluation_count, halved_shape
 from jaxstyle.rundir import fingerprints
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
@@ -303,7 +304,7 @@ def test_a_cell_without_noise_is_computed_for_one_seed():
     assert sorted(i for chunk in plan.chunks for i in chunk.cells) == list(range(12))
     assert plan.image_steps == 8 * 10
     sweep = resolve(Sweep(**{**IMAGES, **settings}))
-    assert from_record(sweep, plan.cells, to_record(plan)) == plan
+    assert plan_from_record(sweep, plan.cells, plan_record(plan)) == plan
 
 
 def test_every_seed_matters_where_there_is_noise():

@@ -152,8 +152,8 @@ def test_files_of_equal_bytes_are_told_apart_and_handed_out_once(tmp_path):
     digest = paths.sha256(str(tmp_path / "a2.png"))
     gone = {f"/gone/{name}": digest for name in ("a.png", "b.png")}
     among = [str(tmp_path / name) for name in ("a2.png", "b2.png")]
-    assert list(paths.moved(gone, places=(), among=among).values()) == among
-    assert paths.moved({"/gone/a3.png": digest}, places=(tmp_path,)) == {
+    assert list(paths.find_moved(gone, places=(), among=among).values()) == among
+    assert paths.find_moved({"/gone/a3.png": digest}, places=(tmp_path,)) == {
         "/gone/a3.png": str(tmp_path / "a3.png")
     }
 

@@ -26,7 +26,7 @@ from jaxstyle.cell.state import View
 from jaxstyle.inputs import decode
 from jaxstyle.inputs.resize import resize
 from jaxstyle.plan.cells import sweep_cells, terms_of
-from jaxstyle.plan.chunks import from_record, to_record
+from jaxstyle.plan.chunks import plan_from_record, plan_record
 from jaxstyle.plan.planner import make_plan
 from jaxstyle.rundir import chunks, fingerprints
 from jaxstyle.rundir.records import open_record
@@ -394,8 +394,10 @@ def test_an_optimizers_own_settings_are_flags_that_others_refuse(tmp_path):
         resolve(Sweep(content="/c.png", style="/s.png", optimizer="adam", nadam_b1=0.5))
     with pytest.raises(JaxstyleError, match=r"nadam_delay: '2\.5' is not a whole number"):
         resolve(Sweep(content="/c.png", style="/s.png", optimizer="nadam", nadam_delay="2.5"))
-    record = to_record(planned(resolved))
-    assert from_record(resolved, sweep_cells(resolved), json.loads(json.dumps(record))) == planned(resolved)
+    record = plan_record(planned(resolved))
+    assert plan_from_record(resolved, sweep_cells(resolved), json.loads(json.dumps(record))) == planned(
+        resolved
+    )
 
 
 OWN = """

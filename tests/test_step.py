@@ -63,7 +63,7 @@ def loss_and_gradient(network, program, knobs, targets, image):
     """(L, info) and dL/dx. Parameters are an argument: XLA would fold constants of them for a minute."""
     found = jax.jit(
         jax.value_and_grad(
-            lambda x, params: objective.loss(network.features, params, program, knobs, targets, x),
+            lambda x, params: objective.total_loss(network.features, params, program, knobs, targets, x),
             has_aux=True,
         )
     )
@@ -165,7 +165,7 @@ def test_loss_and_gradient_of_the_real_network_match_float64(vgg19_weights, name
 def test_content_start_has_no_content_loss(vgg19_weights):
     content, style = random_image(48, 64, 1), random_image(48, 64, 2)
     network, program, knobs, targets = make(sweep(), vgg19_weights, content, style)
-    _, info = objective.loss(
+    _, info = objective.total_loss(
         network.features, network.params, program, knobs, targets, jnp.asarray(content, jnp.float32)
     )
     reference = oracle.loss_and_gradient(vgg19_weights, content, content, style)[0]["reference"]
@@ -325,7 +325,7 @@ def test_a_clamped_picture_is_worth_what_its_float_image_is(narrow, optimizer):
         start = init_state(program, knobs, jnp.asarray(content, jnp.float32))
         state, infos = advance(network, program, knobs, targets, start, 60)
         saved = encode.to_uint8(np.asarray(state.evaluated)).astype(np.float32)
-        total, _ = objective.loss(
+        total, _ = objective.total_loss(
             network.features, network.params, program, knobs, targets, jnp.asarray(saved)
         )
         lost[clamp] = float(total)
@@ -469,7 +469,7 @@ def test_style_layers_outside_a_set_weigh_nothing(narrow):
     network, program, knobs, targets = make(
         sweep(style_layers=("conv1_1:1+conv2_1:0",)), narrow, content, style
     )
-    _, info = objective.loss(
+    _, info = objective.total_loss(
         network.features, network.params, program, knobs, targets, jnp.asarray(content, jnp.float32)
     )
     assert info.loss_style == info.style_layer_loss[0]

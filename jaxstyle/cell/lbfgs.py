@@ -2,6 +2,17 @@
 
 A trial image with a higher loss is rejected, and the next one lies half as far along the direction. All
 cells of a batch therefore stay in step.
+
+Symbols:
+    g  gradient at the result so far, in units of the first one's largest entry
+    s  step from one image to the next
+    y  change of the gradient along s; the two are a pair
+    S  matrix whose columns are the s of the last m pairs, the oldest first
+    Y  the same for y
+    H  approximation of the inverse Hessian; the direction is -H g
+    R  upper triangle of S'Y
+    D  its diagonal
+    t  factor of the direction, halved when an image is rejected
 """
 
 from __future__ import annotations
@@ -18,9 +29,13 @@ from jaxstyle.cell.solvers import Evaluation, Move, Solver, all_finite
 
 MIN_CURVATURE = 1e-10
 """The smallest s.y worth remembering, with gradients in units of the first one's largest entry."""
-
 TINY = float(jnp.finfo(jnp.float32).tiny)
 """Lower bound of divisors, in place of 0."""
+
+
+def lbfgs(lbfgs_memory: int) -> Solver:
+    """L-BFGS (Nocedal 1980) with a memory of the last `lbfgs_memory` steps."""
+    return Solver(lambda image: _init(image, lbfgs_memory), _update)
 
 
 class History(NamedTuple):
@@ -52,12 +67,7 @@ class History(NamedTuple):
     """The largest entry of the first gradient; without it squares of gradients leave float32's range."""
 
 
-def lbfgs(lbfgs_memory: int) -> Solver:
-    """L-BFGS (Nocedal 1980) with a memory of the last `lbfgs_memory` steps."""
-    return Solver(lambda image: _lbfgs_init(image, lbfgs_memory), _lbfgs)
-
-
-def _lbfgs_init(image: Float[Array, "h w 3"], memory: int) -> History:
+def _init(image: Float[Array, "h w 3"], memory: int) -> History:
     zero = jnp.float32(0)
     return History(
         pairs=jnp.zeros((2 * memory, image.size), jnp.float32),
@@ -71,79 +81,7 @@ def _lbfgs_init(image: Float[Array, "h w 3"], memory: int) -> History:
     )
 
 
-@custom_vmap
-def _write(
-    pairs: Float[Array, "rows n"], newest: Float[Array, "2 n"], slot: Int[Array, ""]
-) -> Float[Array, "rows n"]:
-    """`pairs` with `newest` written to a slot, in place.
-
-    The slot is the same for all cells. A plain `vmap` cannot use that: it makes a scatter, for which XLA
-    copies all pairs in every step.
-    """
-    return lax.dynamic_update_slice(pairs, newest, (2 * slot, jnp.int32(0)))
-
-
-@_write.def_vmap
-def _(axis_size: int, batched: list[bool], pairs: Array, newest: Array, slot: Array) -> tuple[Array, bool]:
-    assert batched == [True, True, False], batched
-    zero = jnp.int32(0)
-    return lax.dynamic_update_slice(pairs, newest, (zero, 2 * slot, zero)), True
-
-
-def _dot(a: Array, b: Array) -> Array:
-    """Sums over the last axis of both, in full float32."""
-    return lax.dot_general(
-        a,
-        b,
-        (((a.ndim - 1,), (b.ndim - 1,)), ((), ())),
-        precision=lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
-    )
-
-
-def _sum(weights: Float[Array, " rows"], pairs: Float[Array, "rows n"]) -> Float[Array, " n"]:
-    return jnp.einsum("r,rn->n", weights, pairs, precision=lax.Precision.HIGHEST)
-
-
-def _products(
-    state: History, newest: Float[Array, "2 n"], g: Float[Array, " n"], slot: Int[Array, ""]
-) -> tuple[Float[Array, "m m"], Float[Array, "m m"], Float[Array, " m"], Float[Array, " m"]]:
-    """`sy` and `yy` with the newest pair in its slot, s_i . g and y_i . g, all in one pass over the pairs.
-
-    The pairs are read before the newest one is written among them, for the reason given in `_lbfgs`; its
-    products are computed separately.
-    """
-    ours = jnp.arange(len(state.sy), dtype=jnp.int32) == slot
-    beside = jnp.stack([newest[1], g])
-    before = _dot(state.pairs, beside).reshape(-1, 2, 2)
-    found = jnp.where(ours[:, None, None], _dot(newest, beside), before)  # axes: pair; s or y; y or g
-    s_y, y_y = found[:, 0, 0], found[:, 1, 0]
-    yy = jnp.where(ours, y_y[:, None], jnp.where(ours[:, None], y_y, state.yy))
-    return jnp.where(ours, s_y[:, None], state.sy), yy, found[:, 0, 1], found[:, 1, 1]
-
-
-def _weights(
-    sy: Float[Array, "m m"],
-    yy: Float[Array, "m m"],
-    s_g: Float[Array, " m"],
-    y_g: Float[Array, " m"],
-    gamma: Float[Array, ""],
-    by_age: Int[Array, " m"],
-) -> Float[Array, "m 2"]:
-    """Weights of s_i and y_i in H g - gamma g, from inner products alone (Byrd et al. 1994, eq. 3.1).
-
-    H g = gamma g + S b - gamma Y a with R a = S'g and R'b = (D + gamma Y'Y) a - gamma Y'g, where R is the
-    upper triangle of S'Y and D its diagonal, the oldest pair first. A pair that is zero gets no weight.
-    """
-    r = jnp.triu(sy[by_age][:, by_age])
-    d = jnp.diagonal(r)
-    r = r + jnp.diag(jnp.where(d > 0, 0.0, 1.0).astype(jnp.float32))
-    a = solve_triangular(r, s_g[by_age])
-    b = solve_triangular(r, d * a + gamma * (_dot(yy[by_age][:, by_age], a) - y_g[by_age]), trans=1)
-    return jnp.zeros((len(by_age), 2), jnp.float32).at[by_age].set(jnp.stack([b, -gamma * a], axis=1))
-
-
-def _lbfgs(
+def _update(
     seen: Evaluation,
     result: Float[Array, "h w 3"],
     state: History,
@@ -197,3 +135,75 @@ def _lbfgs(
         jnp.isfinite(loss),
         able,
     )
+
+
+def _products(
+    state: History, newest: Float[Array, "2 n"], g: Float[Array, " n"], slot: Int[Array, ""]
+) -> tuple[Float[Array, "m m"], Float[Array, "m m"], Float[Array, " m"], Float[Array, " m"]]:
+    """`sy` and `yy` with the newest pair in its slot, s_i . g and y_i . g, all in one pass over the pairs.
+
+    The pairs are read before the newest one is written among them, for the reason given in `_update`; its
+    products are computed separately.
+    """
+    ours = jnp.arange(len(state.sy), dtype=jnp.int32) == slot
+    beside = jnp.stack([newest[1], g])
+    before = _dot(state.pairs, beside).reshape(-1, 2, 2)
+    found = jnp.where(ours[:, None, None], _dot(newest, beside), before)  # axes: pair; s or y; y or g
+    s_y, y_y = found[:, 0, 0], found[:, 1, 0]
+    yy = jnp.where(ours, y_y[:, None], jnp.where(ours[:, None], y_y, state.yy))
+    return jnp.where(ours, s_y[:, None], state.sy), yy, found[:, 0, 1], found[:, 1, 1]
+
+
+def _weights(
+    sy: Float[Array, "m m"],
+    yy: Float[Array, "m m"],
+    s_g: Float[Array, " m"],
+    y_g: Float[Array, " m"],
+    gamma: Float[Array, ""],
+    by_age: Int[Array, " m"],
+) -> Float[Array, "m 2"]:
+    """Weights of s_i and y_i in H g - gamma g, from inner products alone (Byrd et al. 1994, eq. 3.1).
+
+    H g = gamma g + S b - gamma Y a with R a = S'g and R'b = (D + gamma Y'Y) a - gamma Y'g, where R is the
+    upper triangle of S'Y and D its diagonal, the oldest pair first. A pair that is zero gets no weight.
+    """
+    r = jnp.triu(sy[by_age][:, by_age])
+    d = jnp.diagonal(r)
+    r = r + jnp.diag(jnp.where(d > 0, 0.0, 1.0).astype(jnp.float32))
+    a = solve_triangular(r, s_g[by_age])
+    b = solve_triangular(r, d * a + gamma * (_dot(yy[by_age][:, by_age], a) - y_g[by_age]), trans=1)
+    return jnp.zeros((len(by_age), 2), jnp.float32).at[by_age].set(jnp.stack([b, -gamma * a], axis=1))
+
+
+@custom_vmap
+def _write(
+    pairs: Float[Array, "rows n"], newest: Float[Array, "2 n"], slot: Int[Array, ""]
+) -> Float[Array, "rows n"]:
+    """`pairs` with `newest` written to a slot, in place.
+
+    The slot is the same for all cells. A plain `vmap` cannot use that: it makes a scatter, for which XLA
+    copies all pairs in every step.
+    """
+    return lax.dynamic_update_slice(pairs, newest, (2 * slot, jnp.int32(0)))
+
+
+@_write.def_vmap
+def _(axis_size: int, batched: list[bool], pairs: Array, newest: Array, slot: Array) -> tuple[Array, bool]:
+    assert batched == [True, True, False], batched
+    zero = jnp.int32(0)
+    return lax.dynamic_update_slice(pairs, newest, (zero, 2 * slot, zero)), True
+
+
+def _dot(a: Array, b: Array) -> Array:
+    """Sums over the last axis of both, in full float32."""
+    return lax.dot_general(
+        a,
+        b,
+        (((a.ndim - 1,), (b.ndim - 1,)), ((), ())),
+        precision=lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
+
+
+def _sum(weights: Float[Array, " rows"], pairs: Float[Array, "rows n"]) -> Float[Array, " n"]:
+    return jnp.einsum("r,rn->n", weights, pairs, precision=lax.Precision.HIGHEST)

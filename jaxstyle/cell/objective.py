@@ -1,4 +1,9 @@
-"""The loss of one image, and what it keeps of the images that it is held against."""
+"""The loss of one image, L, and what it keeps of the images that it is held against.
+
+An image is RGB, 0 to 255, (h, w, 3). Symbols are those of `losses`: P at a content layer, A at a style
+layer, M positions, E_l the loss of style layer l and w_l its weight, alpha and beta the weights of the
+content and the style loss, TV total variation.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +20,15 @@ from jaxstyle.cell.state import Info, Knobs, Targets, Value, View
 from jaxstyle.inputs.preprocess import to_network
 from jaxstyle.plan.programs import Program
 from jaxstyle.spec import tables
+from jaxstyle.spec.blame import blamed
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.tables import TERMS, LossTerm
 from jaxstyle.vgg import layers
 from jaxstyle.vgg.convolution import ARITHMETIC
-from jaxstyle.vgg.network import Extent, Features, Params, within
+from jaxstyle.vgg.network import Extent, Features, Params, inside_mask
 
 
-def _positions(extent: Extent | None, name: str) -> Float[Array, ""] | None:
-    """M, the number of positions at a layer, for an image on a canvas; None without a canvas."""
-    if extent is None:
-        return None
-    height, width = jnp.asarray(extent) >> layers.conv(name).pools
-    return (height * width).astype(jnp.float32)
-
-
-def loss(
+def total_loss(
     features: Features,
     params: Params,
     program: Program,
@@ -61,7 +59,7 @@ def loss(
     )
     loss_content = jnp.sum(knobs.content_layer_weights * content)
     loss_style = jnp.sum(knobs.style_layer_weights * style)
-    inside = None if extent is None else within(image.shape[:2], extent)
+    inside = None if extent is None else inside_mask(image.shape[:2], extent)
     total = jnp.asarray(
         knobs.content_weight * loss_content
         + knobs.style_weight * loss_style
@@ -77,6 +75,14 @@ def loss(
         terms[name] = _term_loss(row, view, kept)
         total = total + jnp.where(weight > 0, weight * terms[name], 0.0)
     return total, Info(total, loss_content, loss_style, style, terms)
+
+
+def _positions(extent: Extent | None, name: str) -> Float[Array, ""] | None:
+    """M, the number of positions at a layer, for an image on a canvas; None without a canvas."""
+    if extent is None:
+        return None
+    height, width = jnp.asarray(extent) >> layers.conv(name).pools
+    return (height * width).astype(jnp.float32)
 
 
 def _gated(weight: Float[Value, ""], values: Array) -> Array:
@@ -95,11 +101,11 @@ def _view(
 
 def _term_loss(row: LossTerm, view: View, kept: Any) -> Float[Array, ""]:
     """The loss of an optional term. Raises JaxstyleError if its function does not return one float."""
-    with tables.blamed(row):
+    with blamed(row.origin):
         given = tables.function(row.loss)(view, kept)
     if given is None:
         raise JaxstyleError(row.where, "its loss returns None; end the function with a return statement")
-    with tables.blamed(row):
+    with blamed(row.origin):
         value = jnp.asarray(given)
     if value.shape or not jnp.issubdtype(value.dtype, jnp.floating):
         shape = list(value.shape) if value.shape else ""
@@ -123,7 +129,7 @@ def target_rows(
     """
     arithmetic = ARITHMETIC[program.precision]
     found = features(params, to_network(image), extent)
-    inside = None if extent is None else within(image.shape[:2], extent)
+    inside = None if extent is None else inside_mask(image.shape[:2], extent)
     return Targets(
         content=tuple(found[name] for name in program.content_taps),
         style=tuple(
@@ -146,5 +152,5 @@ def _kept(
     """Values that an optional term keeps of an image; () if it keeps nothing."""
     if row.keep is None:
         return ()
-    with tables.blamed(row):
+    with blamed(row.origin):
         return jax.tree.map(jnp.asarray, tables.function(row.keep)(_view(row, image, found, inside)))

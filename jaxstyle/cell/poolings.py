@@ -5,6 +5,7 @@ from __future__ import annotations
 from jaxtyping import Array, Float
 
 from jaxstyle.spec import tables
+from jaxstyle.spec.blame import blamed
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.tables import POOLINGS
 from jaxstyle.vgg.network import Pool
@@ -15,7 +16,7 @@ def pooling(name: str) -> Pool:
     row = POOLINGS[name]
 
     def pool(x: Float[Array, "h w c"]) -> Float[Array, "h2 w2 c"]:
-        with tables.blamed(row):
+        with blamed(row.origin):
             found = tables.function(row.pool)(x)
         h, w, c = x.shape
         if found.shape != (h // 2, w // 2, c) or found.dtype != x.dtype:

@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxstyle.plan.programs import Program
 from jaxstyle.spec import tables
+from jaxstyle.spec.blame import blamed
 from jaxstyle.spec.tables import OPTIMIZERS
 
 OptimizerState = Any
@@ -54,24 +56,29 @@ class Solver(NamedTuple):
     number of evaluations before this one."""
 
 
+def solver_of(program: Program) -> Solver:
+    """The optimizer of a program, with its own settings."""
+    return make(program.optimizer, program.optimizer_settings)
+
+
 def make(name: str, own: Mapping[str, Any]) -> Solver:
     """The optimizer called `name`, with its own settings."""
     row = OPTIMIZERS[name]
-    with tables.blamed(row):
+    with blamed(row.origin):
         made = tables.function(row.make)(**own)
-        solver = made if isinstance(made, Solver) else following(made)
+        solver = made if isinstance(made, Solver) else _following(made)
 
-    def blamed(function: Callable[..., Any]) -> Callable[..., Any]:
+    def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
         def called(*arguments: Any) -> Any:
-            with tables.blamed(row):
+            with blamed(row.origin):
                 return function(*arguments)
 
         return called
 
-    return Solver(blamed(solver.init), blamed(solver.update))
+    return Solver(guarded(solver.init), guarded(solver.update))
 
 
-def following(transformation: optax.GradientTransformation) -> Solver:
+def _following(transformation: optax.GradientTransformation) -> Solver:
     """The solver that steps by the learning rate along the direction that `transformation` gives."""
 
     def update(

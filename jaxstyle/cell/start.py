@@ -12,7 +12,13 @@ from jaxtyping import Array, Float, Int, UInt
 from jaxstyle.cell import solvers
 from jaxstyle.cell.state import Info, Knobs, State, Value
 from jaxstyle.plan.programs import Program
-from jaxstyle.vgg.network import Extent, within
+from jaxstyle.vgg.network import Extent, inside_mask
+
+
+def init_state(program: Program, knobs: Knobs, start: Float[Array, "h w 3"]) -> State:
+    """The state before the first pass: `start` plus noise of the cell's own strength, unrounded."""
+    extent = knobs.extent if program.canvas else None
+    return _begin(program, knobs, start + knobs.noise_std * noise(knobs.seed, start.shape, extent))
 
 
 def noise(
@@ -37,13 +43,7 @@ def noise(
         return drawn
     down, across, channel = (lax.broadcasted_iota(jnp.int32, shape, axis) for axis in range(3))
     own = (down * jnp.asarray(extent)[1] + across) * 3 + channel
-    return jnp.where(within(shape[:2], extent), jnp.take(drawn, own, mode="clip"), 0)
-
-
-def init_state(program: Program, knobs: Knobs, start: Float[Array, "h w 3"]) -> State:
-    """The state before the first pass: `start` plus noise of the cell's own strength, unrounded."""
-    extent = knobs.extent if program.canvas else None
-    return _begin(program, knobs, start + knobs.noise_std * noise(knobs.seed, start.shape, extent))
+    return jnp.where(inside_mask(shape[:2], extent), jnp.take(drawn, own, mode="clip"), 0)
 
 
 def refined_state(
@@ -94,14 +94,9 @@ def _begin(program: Program, knobs: Knobs, image: Float[Array, "h w 3"]) -> Stat
         info=Info(nan, nan, nan, per_layer, terms),
         best=image,
         loss_best=jnp.float32(jnp.inf),
-        optimizer=solver_of(program).init(image),
+        optimizer=solvers.solver_of(program).init(image),
         diverged_step=jnp.int32(-1),
     )
-
-
-def solver_of(program: Program) -> solvers.Solver:
-    """The optimizer of a program, with its own settings."""
-    return solvers.make(program.optimizer, program.optimizer_settings)
 
 
 def within_range(knobs: Knobs, image: Float[Array, "h w 3"]) -> Float[Array, "h w 3"]:

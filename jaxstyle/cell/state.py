@@ -13,15 +13,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt
 
 from jaxstyle.cell import solvers
-from jaxstyle.spec import tables
-from jaxstyle.spec.tables import TERMS
+from jaxstyle.spec.tables import TERMS, optional_terms
 
 Value = Array | np.ndarray
 """An array on its way to the device, or already there."""
 
 
 class Knobs(NamedTuple):
-    """The values that may differ between the cells of one program; made only by `knobs_of`."""
+    """The values that may differ between the cells of one program; made only by `knobs.knobs_of`."""
 
     content_weight: Float[Value, ""]
     """alpha."""
@@ -90,20 +89,6 @@ class Info(NamedTuple):
     """The loss of every optional term, by name, without its weight."""
 
 
-def info_curves(info: Info) -> dict[str, Any]:
-    """An `Info` of any arrays as curves, keyed by the names that tables use."""
-    fixed = info._asdict()
-    terms = {TERMS[name].loss_name: values for name, values in fixed.pop("terms").items()}
-    return fixed | terms
-
-
-def info_from_curves(values: Mapping[str, Any]) -> Info:
-    """The `Info` that `info_curves` turned into `values`."""
-    fixed = [name for name in Info._fields if name != "terms"]
-    terms = {row.name: values[row.loss_name] for row in tables.optional_terms() if row.loss_name in values}
-    return Info(**{name: values[name] for name in fixed}, terms=terms)
-
-
 class State(NamedTuple):
     """The values that a cell carries from one pass to the next."""
 
@@ -119,3 +104,17 @@ class State(NamedTuple):
     optimizer: solvers.OptimizerState
     diverged_step: Int[Array, ""]
     """The first step without a finite loss; -1 while there is none."""
+
+
+def info_curves(info: Info) -> dict[str, Any]:
+    """An `Info` of any arrays as curves, keyed by the names that tables use."""
+    fixed = info._asdict()
+    terms = {TERMS[name].loss_name: values for name, values in fixed.pop("terms").items()}
+    return fixed | terms
+
+
+def info_from_curves(values: Mapping[str, Any]) -> Info:
+    """The `Info` that `info_curves` turned into `values`."""
+    fixed = [name for name in Info._fields if name != "terms"]
+    terms = {row.name: values[row.loss_name] for row in optional_terms() if row.loss_name in values}
+    return Info(**{name: values[name] for name in fixed}, terms=terms)

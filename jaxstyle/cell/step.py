@@ -1,7 +1,7 @@
-"""One cell of a sweep: its data, its start, and one step of it.
+"""One step of a cell: its image is evaluated, its optimizer asked for the next one.
 
-Each value is defined in one place (see the classes), and everything here concerns a single image. The batch
-axis is added by the one `vmap` in `device/compilation.py`.
+Everything here concerns a single image. The batch axis is added by the one `vmap` in
+`device/compilation.py`.
 """
 
 from __future__ import annotations
@@ -11,30 +11,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxstyle.cell import solvers
-from jaxstyle.cell.objective import loss
-from jaxstyle.cell.start import solver_of, within_range
+from jaxstyle.cell.objective import total_loss
+from jaxstyle.cell.start import within_range
 from jaxstyle.cell.state import Info, Knobs, State, Targets
 from jaxstyle.plan.programs import Program
 from jaxstyle.vgg.network import Features, Params
-
-
-def _choose(condition: jax.Array, yes, no):
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
-
-
-def _projected(
-    knobs: Knobs, image: Float[Array, "h w 3"], gradient: Float[Array, "h w 3"]
-) -> Float[Array, "h w 3"]:
-    """`gradient`, 0 where a step would only push a pixel out of its range (Bertsekas 1982, section 1)."""
-    low, high = knobs.pixel_range[0], knobs.pixel_range[1]
-    held = ((image <= low) & (gradient > 0)) | ((image >= high) & (gradient < 0))
-    return jnp.where(held, 0.0, gradient)
-
-
-def _rate(knobs: Knobs, k: Int[Array, ""]) -> Float[Array, ""]:
-    """The learning rate of the step from x_k to x_{k+1}."""
-    left = (jnp.asarray(knobs.decay_end) - k.astype(jnp.float32)) / knobs.decay_steps
-    return jnp.asarray(knobs.learning_rate) * jnp.clip(left, 0.0, 1.0)
 
 
 def step(
@@ -63,10 +44,10 @@ def step(
     In the third case, too, x_k is as before where the optimizer rejects the image.
     """
     (total, info), gradient = jax.value_and_grad(
-        lambda image: loss(features, params, program, knobs, targets, image), has_aux=True
+        lambda image: total_loss(features, params, program, knobs, targets, image), has_aux=True
     )(state.image)
     seen = solvers.Evaluation(state.image, total, _projected(knobs, state.image, gradient))
-    move = solver_of(program).update(seen, state.evaluated, state.optimizer, _rate(knobs, k), k)
+    move = solvers.solver_of(program).update(seen, state.evaluated, state.optimizer, _rate(knobs, k), k)
 
     alive = state.diverged_step < 0
     accepted, sound = alive & move.accepted, alive & move.sound
@@ -83,3 +64,22 @@ def step(
     chosen = {field: jnp.where(*row) for field, row in table.items()}
     state = State(info=info, optimizer=move.state, diverged_step=stopped.astype(jnp.int32), **chosen)
     return state, _choose(sound, info, jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), info))
+
+
+def _projected(
+    knobs: Knobs, image: Float[Array, "h w 3"], gradient: Float[Array, "h w 3"]
+) -> Float[Array, "h w 3"]:
+    """`gradient`, 0 where a step would only push a pixel out of its range (Bertsekas 1982, section 1)."""
+    low, high = knobs.pixel_range[0], knobs.pixel_range[1]
+    held = ((image <= low) & (gradient > 0)) | ((image >= high) & (gradient < 0))
+    return jnp.where(held, 0.0, gradient)
+
+
+def _rate(knobs: Knobs, k: Int[Array, ""]) -> Float[Array, ""]:
+    """The learning rate of the step from x_k to x_{k+1}."""
+    left = (jnp.asarray(knobs.decay_end) - k.astype(jnp.float32)) / knobs.decay_steps
+    return jnp.asarray(knobs.learning_rate) * jnp.clip(left, 0.0, 1.0)
+
+
+def _choose(condition: jax.Array, yes, no):
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

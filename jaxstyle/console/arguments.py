@@ -15,25 +15,6 @@ from jaxstyle.spec import tables
 from jaxstyle.spec.settings import AXIS_ROWS, OPTIONS, ROWS, SETTINGS, SEVERAL, RunOptions, Sweep, added
 
 
-@functools.cache
-def helps() -> dict[str, str]:
-    """The help of every axis, setting and option: the text under its field."""
-    found = {}
-    for of in (Sweep, RunOptions):
-        (kind,) = ast.parse(inspect.getsource(of)).body
-        assert isinstance(kind, ast.ClassDef)
-        for line, after in zip(kind.body, kind.body[1:], strict=False):
-            if isinstance(line, ast.AnnAssign) and isinstance(after, ast.Expr):
-                text = ast.literal_eval(after.value)
-                found[ast.unparse(line.target)] = " ".join(text.split())
-    return found
-
-
-def of_command(command: str) -> tuple[str, ...]:
-    """Names of the axes and settings that a command has, in the order of `Sweep`."""
-    return tuple(name for name, row in ROWS.items() if command in row.commands)
-
-
 def with_settings(command: str, base: type, options: Iterable[str] = ()) -> type:
     """A dataclass of a command's arguments: those of `base`, followed by the settings that the command has.
 
@@ -46,7 +27,7 @@ def with_settings(command: str, base: type, options: Iterable[str] = ()) -> type
     """
     own = {f.name for f in dataclasses.fields(base)}
     fields = []
-    for of, names in ((Sweep, of_command(command)), (RunOptions, tuple(options))):
+    for of, names in ((Sweep, _of_command(command)), (RunOptions, tuple(options))):
         hints: dict[str, Any] = get_type_hints(of)
         defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(of)}
         for name in names:
@@ -92,9 +73,28 @@ def with_added() -> type[Sweep]:
     )
 
 
+@functools.cache
+def helps() -> dict[str, str]:
+    """The help of every axis, setting and option: the text under its field."""
+    found = {}
+    for of in (Sweep, RunOptions):
+        (kind,) = ast.parse(inspect.getsource(of)).body
+        assert isinstance(kind, ast.ClassDef)
+        for line, after in zip(kind.body, kind.body[1:], strict=False):
+            if isinstance(line, ast.AnnAssign) and isinstance(after, ast.Expr):
+                text = ast.literal_eval(after.value)
+                found[ast.unparse(line.target)] = " ".join(text.split())
+    return found
+
+
+def _of_command(command: str) -> tuple[str, ...]:
+    """Names of the axes and settings that a command has, in the order of `Sweep`."""
+    return tuple(name for name, row in ROWS.items() if command in row.commands)
+
+
 def _added_flags() -> dict[str, tuple[Any, str]]:
     """Default and help, by name, of the axes and settings that are not fields."""
-    helps = {row.weight: f"Weight of the {row.words}." for row in tables.optional_terms()}
+    about = {row.weight: f"Weight of the {row.words}." for row in tables.optional_terms()}
     for row in tables.OPTIMIZERS:
-        helps |= dict.fromkeys(row.own, row.help or f"A setting of {row.words}.")
-    return {name: (default, helps[name]) for name, default in added().items()}
+        about |= dict.fromkeys(row.own, row.help or f"A setting of {row.words}.")
+    return {name: (default, about[name]) for name, default in added().items()}

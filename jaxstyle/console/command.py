@@ -12,12 +12,58 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 
-from jaxstyle.console.signals import Interrupted, fail, handling
-from jaxstyle.spec.errors import JaxstyleError, UnfitEnvironment, encodable, one_line
+from jaxstyle.console.lines import say_error
+from jaxstyle.console.signals import Interrupted, handling
+from jaxstyle.spec.errors import JaxstyleError, UnfitEnvironment
 from jaxstyle.spec.values import ASCII_NAMES
 
+UNFIT, FAULT = UnfitEnvironment.exit_code, 70
+"""Exit codes: an environment that cannot run the command; an internal error (EX_SOFTWARE of sysexits.h)."""
 RAISING = ("strict", "surrogateescape", "surrogatepass")
 """Error handlers of a stream that may raise at a character that its encoding lacks."""
+
+
+def run_command(command: Callable[[], int]) -> None:
+    """Run a command and exit with its code; any failure is told in one line on stderr."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed before the start: discard what is written to it
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
+    if not faulthandler.is_enabled():
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr is not a file
+            faulthandler.enable()  # shows where a library crashes
+    try:
+        with _escaped(), handling.caught():
+            code = command()
+    except JaxstyleError as error:
+        code = say_error(str(error), error.exit_code)
+    except UnicodeEncodeError as error:  # probably the path of a run's image in a C locale
+        ours = error.encoding != sys.getfilesystemencoding()
+        said = f"{error.object}: {ASCII_NAMES.format(error.encoding)}"
+        code = _tell_fault(error) if ours else say_error(said, 2)
+    except BrokenPipeError:  # the reader of a help text or a plan has seen enough
+        code = 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        code = say_error(f"{where}{error.strerror or error}", 2)
+    except Interrupted as stop:
+        code = say_error(str(stop), stop.exit_code)
+    except KeyboardInterrupt:
+        code = say_error("interrupted", 128 + signal.SIGINT)
+    except ImportError as error:
+        code = say_error(f"{error.name or 'Python'}: cannot be imported: {error}; install it anew", UNFIT)
+    except SystemError as error:  # raised by a compiled module, mostly for lack of memory
+        code = say_error(
+            f"Python: a compiled library failed: {error}; check the free memory and ulimit -v", UNFIT
+        )
+    except MemoryError as error:
+        code = say_error(f"memory: there is not enough: {error}; give a smaller --size", UNFIT)
+    except Exception as error:  # the last resort: the user sees one line, and the traceback is kept
+        code = _tell_fault(error)
+    try:
+        sys.stdout.flush()
+    except OSError:  # nobody is there to read it; the interpreter would complain when it ends
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    raise SystemExit(code)
 
 
 @contextlib.contextmanager
@@ -40,53 +86,6 @@ def _escaped() -> Iterator[None]:
                 stream.reconfigure(errors=errors)
 
 
-UNFIT, FAULT = UnfitEnvironment.exit_code, 70
-"""Exit codes: an environment that cannot run the command; an internal error (EX_SOFTWARE of sysexits.h)."""
-
-
-def run_command(command: Callable[[], int]) -> None:
-    """Run a command and exit with its code; any failure is told in one line on stderr."""
-    for name in ("stdin", "stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed before the start: discard what is written to it
-            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
-    if not faulthandler.is_enabled():
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr is not a file
-            faulthandler.enable()  # shows where a library crashes
-    try:
-        with _escaped(), handling.caught():
-            code = command()
-    except JaxstyleError as error:
-        code = fail(str(error), error.exit_code)
-    except UnicodeEncodeError as error:  # probably the path of a run's image in a C locale
-        ours = error.encoding != sys.getfilesystemencoding()
-        said = f"{error.object}: {ASCII_NAMES.format(error.encoding)}"
-        code = _tell_fault(error) if ours else fail(said, 2)
-    except BrokenPipeError:  # the reader of a help text or a plan has seen enough
-        code = 0
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        code = fail(f"{where}{error.strerror or error}", 2)
-    except Interrupted as stop:
-        code = fail(str(stop), stop.exit_code)
-    except KeyboardInterrupt:
-        code = fail("interrupted", 128 + signal.SIGINT)
-    except ImportError as error:
-        code = fail(f"{error.name or 'Python'}: cannot be imported: {error}; install it anew", UNFIT)
-    except SystemError as error:  # raised by a compiled module, mostly for lack of memory
-        code = fail(
-            f"Python: a compiled library failed: {error}; check the free memory and ulimit -v", UNFIT
-        )
-    except MemoryError as error:
-        code = fail(f"memory: there is not enough: {error}; give a smaller --size", UNFIT)
-    except Exception as error:  # the last resort: the user sees one line, and the traceback is kept
-        code = _tell_fault(error)
-    try:
-        sys.stdout.flush()
-    except OSError:  # nobody is there to read it; the interpreter would complain when it ends
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    raise SystemExit(code)
-
-
 def _tell_fault(error: Exception) -> int:
     """Report an unexpected error in one line, with the place of its traceback, and return the exit code."""
     said = (str(error).strip() or "no message").splitlines()[0]
@@ -103,19 +102,11 @@ def _tell_fault(error: Exception) -> int:
     if asked := [name for name in os.environ if name.startswith("JAX_") and name != "JAX_PLATFORMS"]:
         kept += f"; it may work without {', '.join(sorted(asked))}"
     if _is_of_jax(error):
-        return fail(f"JAX: the device or its driver failed: {what}; {kept}", UNFIT)
-    return fail(f"jaxstyle: an internal error, please report it: {what}; {kept}", FAULT)
+        return say_error(f"JAX: the device or its driver failed: {what}; {kept}", UNFIT)
+    return say_error(f"jaxstyle: an internal error, please report it: {what}; {kept}", FAULT)
 
 
 def _is_of_jax(error: Exception) -> bool:
     """Whether XLA's runtime raised an exception, mostly because of a driver, a device or its memory."""
     jax = sys.modules.get("jax")
     return jax is not None and isinstance(error, jax.errors.JaxRuntimeError)
-
-
-def say_diverged(what: str) -> int:
-    """Print `what` on stderr and return 1, the exit code of a finished command with diverged cells."""
-    with contextlib.suppress(OSError):
-        said = f"jaxstyle: {one_line(what)}"
-        print(encodable(said, getattr(sys.stderr, "encoding", None)), file=sys.stderr, flush=True)
-    return 1

@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
-def words(number: int) -> str:
+def signal_words(number: int) -> str:
     """Name of a signal for the line that says why a command ended."""
     return WORDS.get(signal.Signals(number), f"stopped by {signal.Signals(number).name}")
 
@@ -22,7 +22,7 @@ def catch() -> None:
     """Make a signal end this process with a line that says why, until `command.run_command` takes over."""
 
     def end(number: int, _: object) -> None:
-        os.write(2, f"jaxstyle: error: {words(number)}\n".encode())
+        os.write(2, f"jaxstyle: error: {signal_words(number)}\n".encode())
         os._exit(128 + number)
 
     for number in SIGNALS:

@@ -16,6 +16,7 @@ from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.keys import unknown_key
 
 T = TypeVar("T")
+
 SHORT = {"-o": "--out"}
 """Flags by their short forms."""
 

@@ -14,7 +14,7 @@ folder of a hierarchy; its limits, and those of every folder above it, all apply
 mounted: in a container often only from the group itself downwards, whatever it is called outside
 (cgroups(7)).
 
-Nothing here needs JAX. `root` is the folder of the kernel's files; tests use one of their own.
+`root` is the folder of the kernel's files; tests use one of their own.
 """
 
 from __future__ import annotations

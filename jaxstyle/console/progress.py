@@ -1,7 +1,4 @@
-"""Progress of a run: a bar on a terminal, plain lines elsewhere, and events in a file.
-
-Nothing here needs JAX.
-"""
+"""Progress of a run: a bar on a terminal, plain lines elsewhere, and events in a file."""
 
 from __future__ import annotations
 

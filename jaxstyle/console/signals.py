@@ -10,8 +10,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-from jaxstyle.console.early import SIGNALS, words
-from jaxstyle.spec.errors import encodable, one_line
+from jaxstyle.console.early import SIGNALS, signal_words
+from jaxstyle.console.lines import say_error
 
 GRACE_S = 8.0
 """Seconds that a command may take to end after a signal."""
@@ -30,7 +30,7 @@ class Interrupted(BaseException):
         return 128 + self.number
 
     def __str__(self) -> str:
-        return words(self.number) + (f": {self.mend}" if self.mend else "")
+        return signal_words(self.number) + (f": {self.mend}" if self.mend else "")
 
 
 class _Signals:
@@ -92,11 +92,12 @@ class _Signals:
             number, (ready, _, _) = first[0], select.select([pipe], [], [], GRACE_S)
             if ready and not pipe.read(1):
                 return  # the pipe was closed at the end of `caught`: no second signal
-        fail(str(Interrupted(number)), 0)
+        say_error(str(Interrupted(number)), 0)
         os._exit(128 + number)
 
 
 handling = _Signals()
+"""The signals of this process."""
 
 
 @contextlib.contextmanager
@@ -118,11 +119,3 @@ def signals_held() -> Iterator[Callable[[], Interrupted | None]]:
         handling.held -= 1
     if (stop := asked()) is not None:
         raise stop
-
-
-def fail(line: str, code: int) -> int:
-    """Print an error as one line on standard error; the exit code given."""
-    with contextlib.suppress(OSError):
-        said = f"jaxstyle: error: {one_line(line)}"
-        print(encodable(said, getattr(sys.stderr, "encoding", None)), file=sys.stderr, flush=True)
-    return code

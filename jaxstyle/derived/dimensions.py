@@ -16,7 +16,8 @@ from jaxstyle.derived.tiles import Tile, axis_names
 from jaxstyle.rundir.hdf5 import dataset
 from jaxstyle.rundir.records import Record
 from jaxstyle.rundir.results_csv import Rows
-from jaxstyle.spec.settings import PATH_AXES, axis_row, short, title
+from jaxstyle.spec import settings
+from jaxstyle.spec.settings import PATH_AXES, axis_row
 
 WINDOW_RATIO = 1.6
 """The approximate number of columns per row with which a grid is first shown."""
@@ -28,7 +29,7 @@ MAX_COLOURS = 12
 
 def speaks_for_itself(axis: str) -> bool:
     """Whether a value of an axis is clear without a word before it."""
-    return not short(axis)
+    return not settings.short(axis)
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ def dimension(record: Record, tiles: Sequence[Tile], axes: tuple[str, ...], head
         at.append(index[key])
     about = {
         "id": axes[0],
-        "label": " + ".join(map(title, axes)),
-        "axes": [title(axis) for axis in axes],
+        "label": " + ".join(map(settings.title, axes)),
+        "axes": [settings.title(axis) for axis in axes],
         "named": not speaks_for_itself(axes[0]),
         "values": values,
     }
@@ -168,7 +169,7 @@ def whole_run(record: Record, rows: Rows) -> WholeRun:
             ", ".join(name[cell.label(axis)] for axis, name in zip(own, names, strict=True))
             for cell in cells
         ]
-        label = " + ".join(map(title, own))
+        label = " + ".join(map(settings.title, own))
         if len(texts) <= MAX_COLOURS:
             ordered = isinstance(getattr(cells[0], own[0]), int | float)
             colours = [text[:40] for text in texts]
@@ -219,7 +220,7 @@ def shown_rows(
         ]
         for row in rows.values()
     ]
-    return ["cell", *map(title, axes), *record.losses.values(), "status"], lines
+    return ["cell", *map(settings.title, axes), *record.losses.values(), "status"], lines
 
 
 def arranged(dimensions: Sequence[Dimension]) -> tuple[list[str], list[str]]:

@@ -48,8 +48,9 @@ from jaxstyle.rundir.hdf5 import dataset
 from jaxstyle.rundir.records import Record
 from jaxstyle.rundir.results_csv import Rows
 from jaxstyle.rundir.results_h5 import CellIndex, open_results
+from jaxstyle.spec import settings
 from jaxstyle.spec.presets import PACKAGE
-from jaxstyle.spec.settings import axis_row, title
+from jaxstyle.spec.settings import axis_row
 
 if TYPE_CHECKING:
     import jinja2
@@ -203,7 +204,8 @@ def _template() -> jinja2.Template:
 def _words(tile: Tile) -> list[str]:
     """The place of a tile in words, an item for each axis."""
     return [
-        text if speaks_for_itself(axis) else f"{title(axis)} {text}" for axis, text in tile.place.items()
+        text if speaks_for_itself(axis) else f"{settings.title(axis)} {text}"
+        for axis, text in tile.place.items()
     ]
 
 

@@ -11,7 +11,8 @@ from jaxstyle.derived import sample
 from jaxstyle.derived.sample import Shown
 from jaxstyle.derived.thumbnails import MAX_TILES
 from jaxstyle.rundir.records import Record
-from jaxstyle.spec.settings import PATH_AXES, plural, short
+from jaxstyle.spec import settings
+from jaxstyle.spec.settings import PATH_AXES
 from jaxstyle.spec.values import INIT_KINDS
 
 
@@ -103,7 +104,7 @@ def place_text(place: Mapping[str, str], axes: Iterable[str]) -> str:
     parts = []
     for axis in axes:
         text = place[axis].replace("+", " +\n") if axis == "style_layers" else place[axis]
-        parts.append(f"{short(axis)} {text}".lstrip())
+        parts.append(f"{settings.short(axis)} {text}".lstrip())
     return "\n".join(parts)
 
 
@@ -123,4 +124,4 @@ def shared_words(record: Record) -> list[str]:
 
 def count_noun(axes: Iterable[str]) -> str:
     """The noun by which values of axes that vary together are counted."""
-    return " with ".join(map(plural, axes))
+    return " with ".join(map(settings.plural, axes))

@@ -47,8 +47,9 @@ from jaxstyle.device.drive import (
 )
 from jaxstyle.device.jax_settings import default_settings
 from jaxstyle.plan.canvases import canvas_of
-from jaxstyle.plan.costs import COARSE_EVALUATIONS, NOMINAL_FLOPS, WINOGRAD_PLATFORMS, nominal_platform
+from jaxstyle.plan.costs import NOMINAL_FLOPS, WINOGRAD_PLATFORMS, nominal_platform
 from jaxstyle.plan.programs import Program
+from jaxstyle.plan.stages import COARSE_EVALUATIONS
 from jaxstyle.spec.tables import OPTIMIZERS, POOLINGS, TERMS
 from jaxstyle.vgg import layers
 from jaxstyle.vgg.network import Bound, Params, bind
@@ -224,9 +225,9 @@ class Engine:
             features = network.features
 
             def gradient(params, knobs, targets, image):
-                return jax.grad(lambda x: objective.loss(features, params, program, knobs, targets, x)[0])(
-                    image
-                )
+                return jax.grad(
+                    lambda x: objective.total_loss(features, params, program, knobs, targets, x)[0]
+                )(image)
 
             _gradient_programs[key] = jax.jit(gradient, compiler_options=compiler_options(program))
         start = jax.device_put(np.asarray(image, np.float32), self.device)

@@ -16,8 +16,8 @@ from jaxstyle.device.compilation import Device, Layers, argument_shapes, lower
 from jaxstyle.device.engine import Engine
 from jaxstyle.device.jax_settings import default_settings
 from jaxstyle.device.memory import is_out_of_memory, planned_memory
-from jaxstyle.plan.costs import halved_shape
 from jaxstyle.plan.programs import Memory, Program
+from jaxstyle.plan.stages import halved_shape
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.tables import TERMS
 from jaxstyle.vgg.network import bind

@@ -4,7 +4,7 @@ A profile is judged by its effect on colours, never by its name: a profile that 
 picture is left untouched. Symbols (IEC 61966-2-1, ITU-T H.273, PNG 3): V is a stored value and L is light,
 both 0 to 1; g is gAMA's exponent, V = L**g; M maps light in one colour space to light in another.
 
-Nothing here needs JAX or reads a file.
+Nothing here reads a file.
 """
 
 from __future__ import annotations

@@ -1,12 +1,4 @@
-"""Image files as containers: extraction of the main picture, without what a decoder need not see.
-
-A phone's JPEG may hold a gain map beside its picture, a TIFF a thumbnail, a PNG megabytes of text. This
-module reduces such files to their picture before a decoder sees them, working on bytes alone. A camera's
-raw file, whose first picture is only a thumbnail, is refused. Anything that cannot be understood is passed
-on unchanged, for the decoder to judge.
-
-Nothing here needs JAX or Pillow.
-"""
+"""The part of an image file that is to be decoded, as every format gives it (see `formats`)."""
 
 from __future__ import annotations
 
@@ -15,8 +7,6 @@ from dataclasses import dataclass, field
 
 MAX_PROFILE_BYTES = 16 * 2**20
 """Size limit of an unpacked ICC profile; printers' profiles, the largest, have some megabytes."""
-MAX_TEXT_BYTES = 2**20
-"""Size limit of an unpacked text that gives the orientation."""
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,7 @@
-"""Images at the boundary of the program: decoding, resizing, conversion to the network's space, encoding.
+"""The pixels of an image, from a file or from memory: uint8 (h, w, 3), RGB in sRGB, upright, without alpha.
 
-Only this file knows pixel ranges, channel means and channel order; `containers` knows how files hold a
-picture, and `colour` how they label its colours. Outside the network an image is RGB, 0 to 255, (h, w, 3):
-uint8 as decoded or saved, float32 and not clamped while it is optimised. Inside the network it is BGR minus
-the mean pixel of VGG19's training set.
-
-Nothing here needs JAX; `to_network` also takes and returns JAX arrays.
+`formats` knows how files hold a picture, and `colour` how they label its colours. A file may be anything:
+whatever is wrong with it is a JaxstyleError, and whatever was changed to make a picture of it is noted.
 """
 
 from __future__ import annotations
@@ -32,13 +28,12 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError, _imaging
 
 from jaxstyle.inputs import colour
-from jaxstyle.inputs.formats import kind_of, opened
+from jaxstyle.inputs.formats import kind_of, main_picture
 from jaxstyle.inputs.resize import check_edges
 from jaxstyle.spec.errors import JaxstyleError
 
 # Pillow logs some of the errors that it also raises; without a handler, Python prints them on stderr.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
-
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 """The Pillow decoders that may see a file; some of the others start programs or parse documents."""
@@ -82,6 +77,79 @@ class Picture:
     """SHA-256 of the file."""
     notes: tuple[str, ...] = ()
     """Notes on changes to the picture that a user might not expect."""
+
+
+def read(path: str) -> Picture:
+    """Decode an image file to 8-bit RGB.
+
+    The EXIF orientation is applied, transparent parts are laid on white, the upper 8 of 16 bits are kept,
+    and other colour spaces are converted to sRGB; `Picture.notes` tells which of these was done.
+
+    Raises:
+        JaxstyleError: for anything but one readable, reasonably sized still image.
+    """
+    data = _read_bytes(path)
+    notes: list[str] = []
+    try:
+        with _quiet():
+            image = _to_rgb(path, data, notes)
+    except JaxstyleError:
+        raise
+    except UnidentifiedImageError:
+        kind = kind_of(path, data)
+        if not kind and data.startswith(_SIGNATURES):
+            raise JaxstyleError(path, "is damaged or cut short; save it again") from None
+        what = f"is {kind}, which is not" if kind else "is not an image"
+        kinds = ", ".join(FORMATS)
+        raise JaxstyleError(path, f"{what} in a supported format; save it as one of {kinds}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        count = re.search(r"\d+", str(error))
+        raise _too_large(path, count[0] if count else "too many") from None
+    except MemoryError:
+        raise JaxstyleError(path, "needs more memory than is available; make it smaller first") from None
+    except _DECODE_ERRORS as error:
+        raise JaxstyleError(path, f"is damaged or cut short; save it again: {error}") from None
+    return Picture(np.asarray(image), hashlib.sha256(data).hexdigest(), tuple(notes))
+
+
+def from_memory(what: str, value: Any) -> UInt8[np.ndarray, "h w 3"]:
+    """The pixels of an image in memory, converted as `read` converts those of a file.
+
+    Args:
+        what: name of the image in errors.
+        value: a PIL image of one frame, or a NumPy or JAX array: uint8, 0 to 255, of shape (h, w) or
+            (h, w, 1) if grey, (h, w, 3) if RGB, (h, w, 4) if RGB with alpha.
+
+    Raises:
+        JaxstyleError: for anything else.
+    """
+    if isinstance(value, Image.Image):
+        image = value
+    else:
+        try:
+            array = np.asarray(value)
+        except (TypeError, ValueError, RuntimeError) as error:  # as of a tracer or a donated array of JAX
+            raise JaxstyleError(what, f"has no pixels that can be read: {error}") from None
+        channels = 1 if array.ndim == 2 else array.shape[2] if array.ndim == 3 else 0
+        if array.dtype != np.uint8 or channels not in (1, 3, 4) or not array.size:
+            found = f"is an array of {array.dtype} {array.shape}"
+            raise JaxstyleError(what, f"{found}; give uint8, (h, w, 3) in RGB, (h, w) in grey or (h, w, 4)")
+        if channels == 3:
+            return array
+        image = Image.fromarray(array[..., 0] if array.ndim == 3 and channels == 1 else array)
+    notes: list[str] = []
+    try:
+        with _quiet():
+            image.load()
+            labels = colour.Labels(image.info.get("icc_profile"), {})
+            deep = image.mode.startswith("I;16")
+            if image.mode in ("F", "I"):
+                raise JaxstyleError(what, f"is a PIL image of mode {image.mode}; convert it to RGB or L")
+            return np.asarray(_to_srgb8(what, _upright(image, notes), deep, labels, False, notes))
+    except JaxstyleError:
+        raise
+    except _DECODE_ERRORS as error:
+        raise JaxstyleError(what, f"cannot be converted: {error}; convert it to RGB first") from None
 
 
 def _read_bytes(path: str) -> bytes:
@@ -136,6 +204,20 @@ def _libtiff_setters() -> tuple[Callable[[int | None], int | None], ...]:
     return setters
 
 
+def _to_rgb(path: str, data: bytes, notes: list[str]) -> Image.Image:
+    container = main_picture(path, data)
+    notes += container.notes
+    image, deep = _open(path, container.data)
+    labels = colour.Labels(image.info.get("icc_profile") or container.profile, container.chunks)
+    is_bmp = image.format == "BMP"
+    image = _upright(image, notes)
+    if labels == colour.Labels(None, {}) and _is_adobe_rgb(image):
+        notes.append("its EXIF data say Adobe RGB, which is not converted but taken for sRGB")
+    if container.orientation in _TURNS:
+        image = image.transpose(_TURNS[container.orientation])
+    return _to_srgb8(path, image, deep, labels, is_bmp, notes)
+
+
 def _open(path: str, data: bytes) -> tuple[Image.Image, bool]:
     """The image with its pixels decoded, and whether the file has 16 bits per channel."""
     image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -150,19 +232,6 @@ def _open(path: str, data: bytes) -> tuple[Image.Image, bool]:
         raise JaxstyleError(path, f"has {kind} pixels of unknown range; save it with 8 or 16 bits")
     image.load()
     return image, ";16" in raw and "BGR" not in raw
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """`image` with the upper 8 of its 16 bits: Pillow keeps only those of RGB, so grey is made the same."""
-    info = image.info
-    if image.mode.startswith("I;16"):
-        # Pillow's own conversion to 8 bits clips at 255 instead of scaling.
-        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-        image.info = info
-    key = info.get("transparency")
-    if isinstance(key, int | tuple):
-        info["transparency"] = key >> 8 if isinstance(key, int) else tuple(part >> 8 for part in key)
-    return image
 
 
 def _too_large(path: str, pixels: int | str) -> JaxstyleError:
@@ -190,20 +259,6 @@ def _is_adobe_rgb(image: Image.Image) -> bool:
         return image.getexif().get_ifd(ExifTags.IFD.Interop).get(1) == "R03"
     except _DECODE_ERRORS:
         return False
-
-
-def _to_rgb(path: str, data: bytes, notes: list[str]) -> Image.Image:
-    container = opened(path, data)
-    notes += container.notes
-    image, deep = _open(path, container.data)
-    labels = colour.Labels(image.info.get("icc_profile") or container.profile, container.chunks)
-    is_bmp = image.format == "BMP"
-    image = _upright(image, notes)
-    if labels == colour.Labels(None, {}) and _is_adobe_rgb(image):
-        notes.append("its EXIF data say Adobe RGB, which is not converted but taken for sRGB")
-    if container.orientation in _TURNS:
-        image = image.transpose(_TURNS[container.orientation])
-    return _to_srgb8(path, image, deep, labels, is_bmp, notes)
 
 
 def _to_srgb8(
@@ -255,78 +310,14 @@ def _split(image: Image.Image, deep: bool) -> tuple[Image.Image, Image.Image | N
     return image, alpha
 
 
-def read(path: str) -> Picture:
-    """Decode an image file to 8-bit RGB.
-
-    The EXIF orientation is applied, transparent parts are laid on white, the upper 8 of 16 bits are kept,
-    and other colour spaces are converted to sRGB; `Picture.notes` tells which of these was done.
-
-    Raises:
-        JaxstyleError: for anything but one readable, reasonably sized still image.
-    """
-    data = _read_bytes(path)
-    notes: list[str] = []
-    try:
-        with _quiet():
-            image = _to_rgb(path, data, notes)
-    except JaxstyleError:
-        raise
-    except UnidentifiedImageError:
-        kind = kind_of(path, data)
-        if not kind and data.startswith(_SIGNATURES):
-            raise JaxstyleError(path, "is damaged or cut short; save it again") from None
-        what = f"is {kind}, which is not" if kind else "is not an image"
-        kinds = ", ".join(FORMATS)
-        raise JaxstyleError(path, f"{what} in a supported format; save it as one of {kinds}") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        count = re.search(r"\d+", str(error))
-        raise _too_large(path, count[0] if count else "too many") from None
-    except MemoryError:
-        raise JaxstyleError(path, "needs more memory than is available; make it smaller first") from None
-    except _DECODE_ERRORS as error:
-        raise JaxstyleError(path, f"is damaged or cut short; save it again: {error}") from None
-    return Picture(np.asarray(image), hashlib.sha256(data).hexdigest(), tuple(notes))
-
-
-def from_memory(what: str, value: Any) -> UInt8[np.ndarray, "h w 3"]:
-    """The pixels of an image in memory, converted as `read` converts those of a file.
-
-    Args:
-        what: name of the image in errors.
-        value: a PIL image of one frame, or a NumPy or JAX array: uint8, 0 to 255, of shape (h, w) or
-            (h, w, 1) if grey, (h, w, 3) if RGB, (h, w, 4) if RGB with alpha.
-
-    Raises:
-        JaxstyleError: for anything else.
-    """
-    if isinstance(value, Image.Image):
-        image = value
-    else:
-        try:
-            array = np.asarray(value)
-        except (
-            TypeError,
-            ValueError,
-            RuntimeError,
-        ) as error:  # such as for a JAX tracer, or for a JAX array that was donated
-            raise JaxstyleError(what, f"has no pixels that can be read: {error}") from None
-        channels = 1 if array.ndim == 2 else array.shape[2] if array.ndim == 3 else 0
-        if array.dtype != np.uint8 or channels not in (1, 3, 4) or not array.size:
-            found = f"is an array of {array.dtype} {array.shape}"
-            raise JaxstyleError(what, f"{found}; give uint8, (h, w, 3) in RGB, (h, w) in grey or (h, w, 4)")
-        if channels == 3:
-            return array
-        image = Image.fromarray(array[..., 0] if array.ndim == 3 and channels == 1 else array)
-    notes: list[str] = []
-    try:
-        with _quiet():
-            image.load()
-            labels = colour.Labels(image.info.get("icc_profile"), {})
-            deep = image.mode.startswith("I;16")
-            if image.mode in ("F", "I"):
-                raise JaxstyleError(what, f"is a PIL image of mode {image.mode}; convert it to RGB or L")
-            return np.asarray(_to_srgb8(what, _upright(image, notes), deep, labels, False, notes))
-    except JaxstyleError:
-        raise
-    except _DECODE_ERRORS as error:
-        raise JaxstyleError(what, f"cannot be converted: {error}; convert it to RGB first") from None
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """`image` with the upper 8 of its 16 bits: Pillow keeps only those of RGB, so grey is made the same."""
+    info = image.info
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion to 8 bits clips at 255 instead of scaling.
+        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+        image.info = info
+    key = info.get("transparency")
+    if isinstance(key, int | tuple):
+        info["transparency"] = key >> 8 if isinstance(key, int) else tuple(part >> 8 for part in key)
+    return image

@@ -1,4 +1,10 @@
-"""Formats of image files, told by their first bytes."""
+"""Formats of image files by their first bytes, and the main picture of each, for a decoder.
+
+A phone's JPEG may hold a gain map beside its picture, a TIFF a thumbnail, a PNG megabytes of text. A module
+for each format reduces such files to their picture before a decoder sees them, working on bytes alone,
+without Pillow. A camera's raw file, whose first picture is only a thumbnail, is refused. Anything that
+cannot be understood is passed on unchanged, for the decoder to judge.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +13,9 @@ import struct
 from pathlib import Path
 
 from jaxstyle.inputs.containers import MAX_PROFILE_BYTES, Container
-from jaxstyle.inputs.jpeg import of_jpeg
-from jaxstyle.inputs.png import PNG, of_png
-from jaxstyle.inputs.tiff import TIFF, of_tiff, raw_file_error
-
-
-def opened(path: str, data: bytes) -> Container:
-    """The main picture in a file's bytes.
-
-    Raises:
-        JaxstyleError: for a camera's raw file, and for unsupported kinds of JPEG.
-    """
-    if _is_raw(path, data):
-        raise raw_file_error(path)
-    if data.startswith(PNG):
-        return of_png(data)
-    if data.startswith(b"\xff\xd8"):
-        return of_jpeg(path, data)
-    if data.startswith(TIFF):
-        return of_tiff(path, data)
-    if data.startswith(b"BM"):
-        return _of_bmp(data)
-    return Container(data)
-
+from jaxstyle.inputs.jpeg import jpeg_container
+from jaxstyle.inputs.png import PNG_SIGNATURE, png_container
+from jaxstyle.inputs.tiff import TIFF_SIGNATURES, raw_file_error, tiff_container
 
 _RAW_MAGIC = (
     b"IIRO", b"IIRS", b"MMOR",  # Olympus
@@ -41,32 +27,6 @@ _RAW_SUFFIXES = (
     ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw",
     ".x3f",
 )  # fmt: skip
-
-
-def _is_raw(path: str, data: bytes) -> bool:
-    """Whether the first bytes are a raw file's; those of a TIFF need a raw file's suffix as well."""
-    if data.startswith(_RAW_MAGIC) or data[6:14] == b"HEAPCCDR" or data[4:12] == b"ftypcrx ":
-        return True
-    if data.startswith(b"II*\0\x10\0\0\0CR"):  # Canon, whose mark stands before the first directory
-        return True
-    return data.startswith(TIFF) and Path(path).suffix.lower() in _RAW_SUFFIXES
-
-
-def _of_bmp(data: bytes) -> Container:
-    """A BMP and its profile, which only a header of 124 bytes has and the decoder does not read."""
-    if len(data) < 138 or int.from_bytes(data[14:18], "little") != 124:
-        return Container(data)
-    kind, at, size = data[70:74], *struct.unpack("<II", data[126:134])
-    if kind == b"KNIL":
-        return Container(data, profile=b"")  # the profile is in another file
-    if kind != b"DEBM":
-        return Container(data)
-    profile = data[14 + at : 14 + at + size]
-    return Container(
-        data, profile=profile if 0 < size <= MAX_PROFILE_BYTES and len(profile) == size else b""
-    )
-
-
 _KINDS = (
     (b"\xff\x0a", "a JPEG XL file"), (b"\0\0\0\x0cJXL ", "a JPEG XL file"),
     (b"\0\0\0\x0cjP  ", "a JPEG 2000 file"), (b"\xff\x4f\xff\x51", "a JPEG 2000 file"),
@@ -92,11 +52,47 @@ _BRANDS = (
 _TEXT_KINDS = ((rb"<!doctype html|<html", "a web page"), (rb"<svg[\s>]", "an SVG file"))
 
 
-def _icon(data: bytes) -> str | None:
-    """The kind of a Windows icon or cursor; its directory is checked, as a Targa file may begin alike."""
-    kind = {b"\0\0\1\0": "a Windows icon", b"\0\0\2\0": "a Windows cursor"}.get(data[:4])
-    count, offset = int.from_bytes(data[4:6], "little"), int.from_bytes(data[18:22], "little")
-    return kind if count and data[9:10] == b"\0" and 6 + 16 * count <= offset < len(data) else None
+def main_picture(path: str, data: bytes) -> Container:
+    """The main picture in a file's bytes.
+
+    Raises:
+        JaxstyleError: for a camera's raw file, and for unsupported kinds of JPEG.
+    """
+    if _is_raw(path, data):
+        raise raw_file_error(path)
+    if data.startswith(PNG_SIGNATURE):
+        return png_container(data)
+    if data.startswith(b"\xff\xd8"):
+        return jpeg_container(path, data)
+    if data.startswith(TIFF_SIGNATURES):
+        return tiff_container(path, data)
+    if data.startswith(b"BM"):
+        return _of_bmp(data)
+    return Container(data)
+
+
+def _is_raw(path: str, data: bytes) -> bool:
+    """Whether the first bytes are a raw file's; those of a TIFF need a raw file's suffix as well."""
+    if data.startswith(_RAW_MAGIC) or data[6:14] == b"HEAPCCDR" or data[4:12] == b"ftypcrx ":
+        return True
+    if data.startswith(b"II*\0\x10\0\0\0CR"):  # Canon, whose mark stands before the first directory
+        return True
+    return data.startswith(TIFF_SIGNATURES) and Path(path).suffix.lower() in _RAW_SUFFIXES
+
+
+def _of_bmp(data: bytes) -> Container:
+    """A BMP and its profile, which only a header of 124 bytes has and the decoder does not read."""
+    if len(data) < 138 or int.from_bytes(data[14:18], "little") != 124:
+        return Container(data)
+    kind, at, size = data[70:74], *struct.unpack("<II", data[126:134])
+    if kind == b"KNIL":
+        return Container(data, profile=b"")  # the profile is in another file
+    if kind != b"DEBM":
+        return Container(data)
+    profile = data[14 + at : 14 + at + size]
+    return Container(
+        data, profile=profile if 0 < size <= MAX_PROFILE_BYTES and len(profile) == size else b""
+    )
 
 
 def kind_of(path: str, data: bytes) -> str | None:
@@ -121,3 +117,10 @@ def kind_of(path: str, data: bytes) -> str | None:
         if re.search(pattern, data[:1024], re.IGNORECASE):
             return kind
     return "a camera's raw file" if Path(path).suffix.lower() in _RAW_SUFFIXES else None
+
+
+def _icon(data: bytes) -> str | None:
+    """The kind of a Windows icon or cursor; its directory is checked, as a Targa file may begin alike."""
+    kind = {b"\0\0\1\0": "a Windows icon", b"\0\0\2\0": "a Windows cursor"}.get(data[:4])
+    count, offset = int.from_bytes(data[4:6], "little"), int.from_bytes(data[18:22], "little")
+    return kind if count and data[9:10] == b"\0" and 6 + 16 * count <= offset < len(data) else None

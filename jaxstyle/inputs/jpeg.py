@@ -1,4 +1,4 @@
-"""JPEG files, segment by segment."""
+"""JPEG files, segment by segment: a phone's may hold a gain map or a second view beside its picture."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 
 from jaxstyle.inputs.containers import Container, cut
-from jaxstyle.inputs.tiff import NUMBER_OF_IMAGES, Tiff
+from jaxstyle.inputs.tiff import Tiff
 from jaxstyle.spec.errors import JaxstyleError
 
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
@@ -17,9 +17,11 @@ _FURTHER_PICTURES = re.compile(
     rb"hdrgm:|HDRGainMap|GDepth:|GImage:|GContainer|Container:Directory|ns\.google\.com/photos/dd"
 )
 """Signs in XMP of further pictures beside the primary one."""
+_NUMBER_OF_IMAGES = 45057
+"""The tag of a multi-picture index with the number of its pictures."""
 
 
-def of_jpeg(path: str, data: bytes) -> Container:
+def jpeg_container(path: str, data: bytes) -> Container:
     """A JPEG without its index of further pictures, so that a decoder sees only the first picture."""
     cuts: list[tuple[int, int, bytes]] = []
     others, profile, scan = False, None, None
@@ -91,6 +93,6 @@ def _pictures(index: bytes) -> int:
     """Number of pictures that a multi-picture index (CIPA DC-007) lists; 0 if it cannot be read."""
     try:
         reader = Tiff(index)
-        return reader.numbers(reader.directory(reader.first), NUMBER_OF_IMAGES, (0,))[0]
+        return reader.numbers(reader.directory(reader.first), _NUMBER_OF_IMAGES, (0,))[0]
     except (struct.error, ValueError):
         return 0

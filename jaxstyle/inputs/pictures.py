@@ -13,7 +13,7 @@ from jaxstyle.inputs.decode import Picture, read
 from jaxstyle.inputs.preprocess import mean_image
 from jaxstyle.inputs.resize import check_edges, fit, halved, resize, target_shape
 from jaxstyle.plan.cells import Cell, needs_balance
-from jaxstyle.plan.costs import halved_shape
+from jaxstyle.plan.stages import halved_shape
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import Sweep
 from jaxstyle.spec.values import parse_size

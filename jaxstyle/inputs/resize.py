@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from jaxstyle.plan.costs import halved_shape
+from jaxstyle.plan.stages import halved_shape
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.fields import MIN_EDGE_PX
+from jaxstyle.vgg.layers import MIN_EDGE_PX
 
 
 def check_edges(what: str, height_px: int, width_px: int) -> None:
@@ -55,7 +55,7 @@ def fit(pixels: UInt8[np.ndarray, "h w 3"], height_px: int, width_px: int) -> UI
 
 
 def halved(pixels: UInt8[np.ndarray, "h w 3"], times: int) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """`pixels` at the size of a coarser stage (`costs.halved_shape`), by LANCZOS in 8-bit sRGB.
+    """`pixels` at the size of a coarser stage (`stages.halved_shape`), by LANCZOS in 8-bit sRGB.
 
     An image is halved less often if it would otherwise become too small for the network.
     """

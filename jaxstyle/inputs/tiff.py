@@ -1,4 +1,4 @@
-"""TIFF files and cameras' raw files, directory by directory."""
+"""TIFF files, directory by directory: which holds the main picture, and which are signs of a raw file."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from jaxstyle.inputs.containers import Container
 from jaxstyle.spec.errors import JaxstyleError
 
-TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SUBFILE, _OLD_SUBFILE, _COMPRESSION, _PHOTOMETRIC, _MAKE = 254, 255, 259, 262, 271
-_ORIENTATION, _SUB_IFDS, _PROFILE, NUMBER_OF_IMAGES, _DNG_VERSION = 274, 330, 34675, 45057, 50706
+_ORIENTATION, _SUB_IFDS, _PROFILE, _DNG_VERSION = 274, 330, 34675, 50706
 _RAW_PHOTOMETRICS = (32803, 34892)
 """Photometric interpretations of sensor data: a colour filter array, and linear raw."""
 _RAW_COMPRESSIONS = (32767, 32769, 32770, 32772, 34713, 34892, 65000, 65535)
 """Compressions of raw files: Sony, Epson, Samsung (two), Nikon, lossy DNG, Kodak and Pentax."""
+_SIZES = {
+    1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8,
+}  # fmt: skip
+"""Size in bytes of each TIFF type."""
 _MAX_DIRECTORIES = 4096
 _MAX_ENTRIES = 200_000
 
@@ -28,6 +32,8 @@ def raw_file_error(path: str) -> JaxstyleError:
 
 @dataclass(frozen=True)
 class _Directory:
+    """A directory of a TIFF: the tags of one picture, and where the next directory is."""
+
     at: int
     entries: Mapping[int, tuple[int, int, int]]
     """Type, count and offset of the value, by tag."""
@@ -129,28 +135,7 @@ class Tiff:
         return self.data[8:12] in (b"IIII", b"MMMM") and (make or b"").startswith((b"Phase One", b"Leaf"))
 
 
-_SIZES = {
-    1: 1,
-    2: 1,
-    3: 2,
-    4: 4,
-    5: 8,
-    6: 1,
-    7: 1,
-    8: 2,
-    9: 4,
-    10: 8,
-    11: 4,
-    12: 8,
-    13: 4,
-    16: 8,
-    17: 8,
-    18: 8,
-}
-"""Size in bytes of each TIFF type."""
-
-
-def of_tiff(path: str, data: bytes) -> Container:
+def tiff_container(path: str, data: bytes) -> Container:
     """A TIFF whose only page is its main picture, wherever in the file that is."""
     try:
         found = _picture(Tiff(data))

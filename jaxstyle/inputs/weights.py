@@ -11,8 +11,6 @@ Two layouts are supported:
   `…_b_1:0`, or in its newer form `/block4_conv2/block4_conv2/kernel:0` and `bias:0`.
 
 Kernels are HWIO and expect BGR input minus the mean pixel, 0 to 255 (`preprocess.to_network`).
-
-Nothing here needs JAX.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ from jaxtyping import Float
 
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.presets import PACKAGE
-from jaxstyle.vgg.layers import NAMES, Conv, up_to
+from jaxstyle.vgg import layers
 
 PACKAGED_SHA256 = "2f8f319767b0df90e5d1b7236f3c6073b18f8407a14e219b24be5a463b1577ea"
 """The SHA-256 of `weights/vgg19.h5` as committed."""
@@ -81,6 +79,48 @@ def packaged_path() -> Path:
     raise JaxstyleError("weights", "no VGG19 file came with this installation; give --weights FILE")
 
 
+def load(
+    path: str | None = None,
+    *,
+    taps: Iterable[str] = layers.NAMES,
+    network: str = "raw",
+    pool: str = "avg",
+) -> Weights:
+    """The weights of every layer down to the deepest of `taps`.
+
+    Args:
+        path: a converted file or Keras' notop file; None for the packaged one.
+        taps: the layers that are needed.
+        network: `raw`, or `normalised` for the network that the function `normalised` makes.
+        pool: the pooling that the network will be used with, which decides the means.
+
+    Raises:
+        JaxstyleError: if the file is missing, damaged, hostile or not of VGG19's shapes, or has no means
+            for a normalised network.
+    """
+    source = packaged_path() if path is None else Path(path)
+    what = str(source)
+    data = _read_file(source)
+    if data[:8] != b"\x89HDF\r\n\x1a\n":
+        raise JaxstyleError(what, f"is not an HDF5 file; {MEND}")
+    sha256 = hashlib.sha256(data).hexdigest()
+    try:
+        with h5py.File(io.BytesIO(data), "r") as file:
+            _check_names(what, file)
+            rows = layers.up_to(taps)
+            found = {row.name: _layer(what, file, row) for row in rows}
+            if network == "normalised":
+                found = normalised(found, {row.name: _means(what, file, row, pool) for row in rows})
+    except JaxstyleError:
+        raise
+    except _HDF5_ERRORS as error:
+        raise JaxstyleError(what, f"is damaged or cut short; give another copy: {error}") from None
+    origin = "packaged" if sha256 == PACKAGED_SHA256 else "unknown"
+    if origin == "unknown" and hashlib.md5(data, usedforsecurity=False).hexdigest() == KERAS_MD5:
+        origin = "keras"
+    return Weights(found, what, sha256, origin)
+
+
 def _read_file(path: Path) -> bytes:
     what = str(path)
     try:
@@ -94,6 +134,38 @@ def _read_file(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise JaxstyleError(what, f"cannot be read: {error.strerror or error}; give another file") from None
+
+
+def _check_names(what: str, file: h5py.File) -> None:
+    """Raise JaxstyleError if `file` has convolutions that VGG19 lacks, and so is another network's."""
+    for name in list(file):
+        if match := re.fullmatch(r"conv(\d+_\d+)|block(\d+_)conv(\d+)", str(name)):
+            layer = "conv" + "".join(part or "" for part in match.groups())
+            if layer not in layers.NAMES:
+                raise JaxstyleError(what, f"has a layer {name}, which VGG19 does not have; {MEND}")
+
+
+def _layer(what: str, file: h5py.File, row: layers.Conv) -> tuple[np.ndarray, np.ndarray]:
+    keras = f"block{row.name[4]}_conv{row.name[6]}"
+    kernel_shape = (3, 3, row.in_channels, row.out_channels)
+    bias_shape = (row.out_channels,)
+    indices = _dataset(what, file, f"{row.name}/indices")
+    if indices is not None:
+        codebook = _dataset(what, file, f"{row.name}/codebook")
+        bias = _dataset(what, file, f"{row.name}/bias")
+        if codebook is not None and bias is not None:
+            table = _array(what, codebook, (256,), "f4")
+            kernel = table[_array(what, indices, kernel_shape, "u1")]
+            return kernel, _array(what, bias, bias_shape, "f4")
+    for kernel_name, bias_name in (
+        (f"{row.name}/kernel", f"{row.name}/bias"),
+        (f"{keras}/{keras}_W_1:0", f"{keras}/{keras}_b_1:0"),
+        (f"{keras}/{keras}/kernel:0", f"{keras}/{keras}/bias:0"),
+    ):
+        kernel, bias = _dataset(what, file, kernel_name), _dataset(what, file, bias_name)
+        if kernel is not None and bias is not None:
+            return _array(what, kernel, kernel_shape, "f4"), _array(what, bias, bias_shape, "f4")
+    raise JaxstyleError(what, f"has no layer {row.name}; it is no VGG19 file in a supported layout: {MEND}")
 
 
 def _dataset(what: str, file: h5py.File, name: str) -> h5py.Dataset | None:
@@ -112,6 +184,23 @@ def _dataset(what: str, file: h5py.File, name: str) -> h5py.Dataset | None:
     if node.external or node.is_virtual:
         raise JaxstyleError(what, f"{name} is stored outside the file; weights must lie in it: {MEND}")
     return node
+
+
+def _array(what: str, dataset: h5py.Dataset, shape: tuple[int, ...], kind: str) -> np.ndarray:
+    """The values of `dataset`, read only after its shape, type and packing have been checked."""
+    name = dataset.name
+    if dataset.shape != shape:
+        raise JaxstyleError(what, f"{name} has shape {dataset.shape}; VGG19 needs {shape}: {MEND}")
+    if kind == "u1" and dataset.dtype != np.uint8:
+        raise JaxstyleError(what, f"{name} has type {dataset.dtype}; indices are uint8: {MEND}")
+    if kind == "f4" and (dataset.dtype.kind != "f" or dataset.dtype.itemsize not in (2, 4, 8)):
+        raise JaxstyleError(what, f"{name} has type {dataset.dtype}; weights are float32: {MEND}")
+    _check_packing(what, dataset)
+    with np.errstate(over="ignore"):  # the check below finds an overflow
+        values = np.asarray(dataset[()], np.uint8 if kind == "u1" else np.float32)
+    if kind == "f4" and not np.isfinite(values).all():
+        raise JaxstyleError(what, f"{name} holds values that are not finite in float32; {MEND}")
+    return values
 
 
 def _check_packing(what: str, dataset: h5py.Dataset) -> None:
@@ -136,55 +225,6 @@ def _check_packing(what: str, dataset: h5py.Dataset) -> None:
         piece = dataset.id.read_direct_chunk(dataset.id.get_chunk_info(index).chunk_offset)[1]
         if len(zlib.decompressobj().decompress(piece, most + 1)) > most:
             raise JaxstyleError(what, f"{name} unpacks to more than its {size} bytes: {MEND}")
-
-
-def _array(what: str, dataset: h5py.Dataset, shape: tuple[int, ...], kind: str) -> np.ndarray:
-    """The values of `dataset`, read only after its shape, type and packing have been checked."""
-    name = dataset.name
-    if dataset.shape != shape:
-        raise JaxstyleError(what, f"{name} has shape {dataset.shape}; VGG19 needs {shape}: {MEND}")
-    if kind == "u1" and dataset.dtype != np.uint8:
-        raise JaxstyleError(what, f"{name} has type {dataset.dtype}; indices are uint8: {MEND}")
-    if kind == "f4" and (dataset.dtype.kind != "f" or dataset.dtype.itemsize not in (2, 4, 8)):
-        raise JaxstyleError(what, f"{name} has type {dataset.dtype}; weights are float32: {MEND}")
-    _check_packing(what, dataset)
-    with np.errstate(over="ignore"):  # the check below finds an overflow
-        values = np.asarray(dataset[()], np.uint8 if kind == "u1" else np.float32)
-    if kind == "f4" and not np.isfinite(values).all():
-        raise JaxstyleError(what, f"{name} holds values that are not finite in float32; {MEND}")
-    return values
-
-
-def _layer(what: str, file: h5py.File, row: Conv) -> tuple[np.ndarray, np.ndarray]:
-    keras = f"block{row.name[4]}_conv{row.name[6]}"
-    kernel_shape = (3, 3, row.in_channels, row.out_channels)
-    bias_shape = (row.out_channels,)
-    indices = _dataset(what, file, f"{row.name}/indices")
-    if indices is not None:
-        codebook = _dataset(what, file, f"{row.name}/codebook")
-        bias = _dataset(what, file, f"{row.name}/bias")
-        if codebook is not None and bias is not None:
-            table = _array(what, codebook, (256,), "f4")
-            kernel = table[_array(what, indices, kernel_shape, "u1")]
-            return kernel, _array(what, bias, bias_shape, "f4")
-    for kernel_name, bias_name in (
-        (f"{row.name}/kernel", f"{row.name}/bias"),
-        (f"{keras}/{keras}_W_1:0", f"{keras}/{keras}_b_1:0"),
-        (f"{keras}/{keras}/kernel:0", f"{keras}/{keras}/bias:0"),
-    ):
-        kernel, bias = _dataset(what, file, kernel_name), _dataset(what, file, bias_name)
-        if kernel is not None and bias is not None:
-            return _array(what, kernel, kernel_shape, "f4"), _array(what, bias, bias_shape, "f4")
-    raise JaxstyleError(what, f"has no layer {row.name}; it is no VGG19 file in a supported layout: {MEND}")
-
-
-def _check_names(what: str, file: h5py.File) -> None:
-    """Raise JaxstyleError if `file` has convolutions that VGG19 lacks, and so is another network's."""
-    for name in list(file):
-        if match := re.fullmatch(r"conv(\d+_\d+)|block(\d+_)conv(\d+)", str(name)):
-            layer = "conv" + "".join(part or "" for part in match.groups())
-            if layer not in NAMES:
-                raise JaxstyleError(what, f"has a layer {name}, which VGG19 does not have; {MEND}")
 
 
 def normalised(
@@ -223,7 +263,7 @@ def _filter_scale(mean: Float[np.ndarray, " o"]) -> Float[np.ndarray, " o"]:
     return np.where(scale > DEAD * median, scale, median)
 
 
-def _means(what: str, file: h5py.File, row: Conv, pool: str) -> np.ndarray:
+def _means(what: str, file: h5py.File, row: layers.Conv, pool: str) -> np.ndarray:
     """The mean activation of each filter of a layer. Raises JaxstyleError if the file has none."""
     dataset = _dataset(what, file, f"{row.name}/mean_{pool}")
     if dataset is None:
@@ -234,45 +274,3 @@ def _means(what: str, file: h5py.File, row: Conv, pool: str) -> np.ndarray:
     if (means < 0).any() or not (means > 0).any():
         raise JaxstyleError(what, f"{dataset.name} holds no mean activations: negative or all 0; {MEND}")
     return means
-
-
-def load(
-    path: str | None = None,
-    *,
-    taps: Iterable[str] = NAMES,
-    network: str = "raw",
-    pool: str = "avg",
-) -> Weights:
-    """The weights of every layer down to the deepest of `taps`.
-
-    Args:
-        path: a converted file or Keras' notop file; None for the packaged one.
-        taps: the layers that are needed.
-        network: `raw`, or `normalised` for the network that the function `normalised` makes.
-        pool: the pooling that the network will be used with, which decides the means.
-
-    Raises:
-        JaxstyleError: if the file is missing, damaged, hostile or not of VGG19's shapes, or has no means
-            for a normalised network.
-    """
-    source = packaged_path() if path is None else Path(path)
-    what = str(source)
-    data = _read_file(source)
-    if data[:8] != b"\x89HDF\r\n\x1a\n":
-        raise JaxstyleError(what, f"is not an HDF5 file; {MEND}")
-    sha256 = hashlib.sha256(data).hexdigest()
-    try:
-        with h5py.File(io.BytesIO(data), "r") as file:
-            _check_names(what, file)
-            rows = up_to(taps)
-            found = {row.name: _layer(what, file, row) for row in rows}
-            if network == "normalised":
-                found = normalised(found, {row.name: _means(what, file, row, pool) for row in rows})
-    except JaxstyleError:
-        raise
-    except _HDF5_ERRORS as error:
-        raise JaxstyleError(what, f"is damaged or cut short; give another copy: {error}") from None
-    origin = "packaged" if sha256 == PACKAGED_SHA256 else "unknown"
-    if origin == "unknown" and hashlib.md5(data, usedforsecurity=False).hexdigest() == KERAS_MD5:
-        origin = "keras"
-    return Weights(found, what, sha256, origin)

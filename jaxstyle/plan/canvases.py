@@ -11,6 +11,7 @@ CANVAS_PX = 32
 """The edges of a canvas for cells of several shapes are multiples of this."""
 MERGED_ONE_BY_ONE = 48
 """Limit on shapes for weighing every pair; of more shapes, those that round to one canvas merge first."""
+
 Group = tuple[tuple[int, int], ...]
 """Image shapes that share a frame, ascending."""
 

@@ -12,7 +12,7 @@ from jaxstyle.spec import settings
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import BALANCED_AXES, Sweep
 from jaxstyle.spec.tables import TERMS, optional_terms
-from jaxstyle.spec.values import FLOAT32_MAX, multiple, style_set
+from jaxstyle.spec.values import FLOAT32_MAX, relative_factor, style_set
 from jaxstyle.vgg import layers
 
 
@@ -64,28 +64,6 @@ class Cell:
         return layers.in_order((self.content_layer, *self.layer_weights, *own))
 
 
-def _combinations(
-    axes: Sequence[str], grid: Mapping[str, Sequence], zipped: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    """Yield every combination of one grid, with the last axis varying fastest; zipped axes move together.
-
-    In the order of the product, the zipped group takes the place of its first axis.
-    """
-    groups: list[tuple[str, ...]] = []
-    for axis in axes:
-        if axis not in zipped:
-            groups.append((axis,))
-        elif not any(axis in group for group in groups):
-            groups.append(tuple(a for a in axes if a in zipped))
-    options = [list(zip(*(grid[axis] for axis in group), strict=True)) for group in groups]
-    for choice in itertools.product(*options):
-        yield {
-            axis: value
-            for group, values in zip(groups, choice, strict=True)
-            for axis, value in zip(group, values, strict=True)
-        }
-
-
 def sweep_cells(sweep: Sweep) -> tuple[Cell, ...]:
     """The cells of a resolved sweep: the union of its grids in order, each combination once.
 
@@ -116,6 +94,28 @@ def sweep_cells(sweep: Sweep) -> tuple[Cell, ...]:
                 extra = tuple((axis, weight) for axis in weights if (weight := choice.pop(axis)))
                 found[identity] = Cell(id=len(found), **choice, extra=extra)
     return balanced_cells(sweep, found.values())
+
+
+def _combinations(
+    axes: Sequence[str], grid: Mapping[str, Sequence], zipped: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield every combination of one grid, with the last axis varying fastest; zipped axes move together.
+
+    In the order of the product, the zipped group takes the place of its first axis.
+    """
+    groups: list[tuple[str, ...]] = []
+    for axis in axes:
+        if axis not in zipped:
+            groups.append((axis,))
+        elif not any(axis in group for group in groups):
+            groups.append(tuple(a for a in axes if a in zipped))
+    options = [list(zip(*(grid[axis] for axis in group), strict=True)) for group in groups]
+    for choice in itertools.product(*options):
+        yield {
+            axis: value
+            for group, values in zip(groups, choice, strict=True)
+            for axis, value in zip(group, values, strict=True)
+        }
 
 
 def balanced_cells(sweep: Sweep, cells: Iterable[Cell]) -> tuple[Cell, ...]:
@@ -159,7 +159,7 @@ def _balanced(sweep: Sweep, cell: Cell, table: Mapping[str, Any] | None) -> Cell
     """`cell` with its relative ratio and balanced weights as numbers, as far as its balance is measured."""
     changes: dict[str, Any] = {}
     given = cell.alpha_beta_given or cell.alpha_beta
-    if (factor := multiple(given)) is not None:
+    if (factor := relative_factor(given)) is not None:
         ratio = math.nan if table is None else factor * table["alpha_beta"]
         if ratio * sweep.beta > FLOAT32_MAX:
             raise JaxstyleError("alpha_beta", f"{given} is {ratio:g} here, beyond float32")

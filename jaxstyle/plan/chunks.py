@@ -119,15 +119,15 @@ class Plan:
         return total
 
 
-def to_record(plan: Plan) -> dict[str, Any]:
-    """The programs and chunks of `plan` as plain numbers and strings, for `from_record` to read."""
+def plan_record(plan: Plan) -> dict[str, Any]:
+    """The programs and chunks of `plan` as plain numbers and strings, for `plan_from_record` to read."""
     return {
         "programs": [program.record() for program in plan.programs],
         "chunks": [{"program": chunk.program, "cells": _ranges(chunk.cells)} for chunk in plan.chunks],
     }
 
 
-def from_record(sweep: Sweep, cells: Sequence[Cell], record: Mapping[str, Any]) -> Plan:
+def plan_from_record(sweep: Sweep, cells: Sequence[Cell], record: Mapping[str, Any]) -> Plan:
     """The plan of an earlier run of `sweep`, for all of `cells` or for the first of them.
 
     Raises:

@@ -1,10 +1,7 @@
-"""Nominal rates and costs that plans are made with, never measured, and the stages of a pyramid."""
+"""Nominal rates and costs that plans are made with: fixed, never measured."""
 
 from __future__ import annotations
 
-import math
-
-from jaxstyle.spec.fields import MIN_EDGE_PX
 from jaxstyle.spec.settings import Sweep
 
 NOMINAL_FLOPS = {"cpu": 2e11, "gpu": 1e14, "tpu": 1e14}
@@ -13,37 +10,10 @@ WINOGRAD_PLATFORMS = ("cpu",)
 """Platforms on which convolutions use Winograd's algorithm (`vgg.winograd`) by default."""
 COMPILE_SECONDS = {"cpu": 8.0, "gpu": 20.0, "tpu": 20.0}
 """Seconds that a plan assumes for compiling a step program."""
-COARSE_EVALUATIONS = 60
-"""Number of evaluations that each coarser stage of a pyramid gets."""
 CHECKPOINT_SHARE = 0.02
 """The part of a run's time that writing checkpoints may take."""
 NOMINAL_WRITE = 2e8
 """Bytes per second that plans assume for writing checkpoints."""
-MIN_STAGE_PX = 32
-"""The least length of a coarser stage's longest edge."""
-
-
-def halved_shape(shape: tuple[int, int], times: int) -> tuple[int, int]:
-    """(height, width) in px of the stage that is `times` halvings coarser; odd edges lose a pixel."""
-    return shape[0] >> times, shape[1] >> times
-
-
-def coarser_stages(shape: tuple[int, int], pyramid: int) -> int:
-    """Number of coarser stages that a pyramid gives an image of `shape`: stages too small are skipped."""
-    worth = [
-        times
-        for times in range(1, pyramid + 1)
-        if max(halved_shape(shape, times)) >= MIN_STAGE_PX
-        and min(halved_shape(shape, times)) >= MIN_EDGE_PX
-    ]
-    return len(worth)
-
-
-def evaluation_count(shape: tuple[int, int], coarser: int, steps: int) -> float:
-    """Evaluations for `steps` steps, with those of coarser stages weighted by their share of the pixels."""
-    pixels = shape[0] * shape[1]
-    shares = (math.prod(halved_shape(shape, times)) / pixels for times in range(1, coarser + 1))
-    return steps + 1 + COARSE_EVALUATIONS * sum(shares)
 
 
 def uses_winograd(sweep: Sweep, platform: str) -> bool:

@@ -14,8 +14,9 @@ from dataclasses import replace
 from jaxstyle.plan.canvases import Frame, find_frames
 from jaxstyle.plan.cells import Cell, find_twins, terms_of
 from jaxstyle.plan.chunks import Chunk, Plan, with_twins
-from jaxstyle.plan.costs import COMPILE_SECONDS, NOMINAL_FLOPS, coarser_stages
-from jaxstyle.plan.programs import Program, uses_canvases
+from jaxstyle.plan.costs import COMPILE_SECONDS, NOMINAL_FLOPS
+from jaxstyle.plan.programs import Program
+from jaxstyle.plan.stages import coarser_stages
 from jaxstyle.spec.settings import Sweep
 from jaxstyle.spec.tables import OPTIMIZERS
 from jaxstyle.vgg import layers
@@ -115,12 +116,20 @@ def _frames_of(
         return _program_seconds(program, count, sweep, platform)
 
     stages = {shape: coarser_stages(shape, sweep.pyramid or 0) for shape in counts}
+    canvases = sweep.canvas == "auto" and template.knows_canvases
     frames: dict[tuple[int, int], Frame] = {}
     for coarser in dict.fromkeys(stages.values()):
         alike = {shape: count for shape, count in counts.items() if stages[shape] == coarser}
-        canvases = uses_canvases(sweep, template)
         frames |= find_frames(alike, seconds, coarser=coarser, canvases=canvases)
     return frames
+
+
+def _framed(
+    template: Program, frame: Frame, cells: int, choose_width: Callable[[Program, int], int]
+) -> Program:
+    """`template` in a frame, with its width chosen for `cells` cells."""
+    program = replace(template, **frame._asdict())
+    return replace(program, width=choose_width(program, cells))
 
 
 def _parts(
@@ -175,14 +184,6 @@ def _cut(
             computed += 1
     if part:
         yield part
-
-
-def _framed(
-    template: Program, frame: Frame, cells: int, choose_width: Callable[[Program, int], int]
-) -> Program:
-    """`template` in a frame, with its width chosen for `cells` cells."""
-    program = replace(template, **frame._asdict())
-    return replace(program, width=choose_width(program, cells))
 
 
 def _program_seconds(program: Program, cells: int, sweep: Sweep, platform: str) -> float:

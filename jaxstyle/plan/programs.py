@@ -5,15 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-from jaxstyle.plan.costs import CHECKPOINT_SHARE, COARSE_EVALUATIONS, NOMINAL_WRITE, halved_shape
-from jaxstyle.spec.settings import Sweep
+from jaxstyle.plan.costs import CHECKPOINT_SHARE, NOMINAL_WRITE
+from jaxstyle.plan.stages import COARSE_EVALUATIONS, halved_shape
 from jaxstyle.spec.tables import LOSSES, OPTIMIZERS, POOLINGS, TERMS
 from jaxstyle.vgg import layers
-
-
-def uses_canvases(sweep: Sweep, program: Program) -> bool:
-    """Whether images of several shapes may share a canvas, which terms and pooling must support."""
-    return sweep.canvas == "auto" and program.knows_canvases
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from jaxstyle.rundir import directory, resume
 from jaxstyle.rundir.records import Record
 from jaxstyle.spec import paths
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.moved import files
+from jaxstyle.spec.moved import named_files
 from jaxstyle.spec.options import run_share
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import RunOptions, Sweep
@@ -42,7 +42,7 @@ def check_run(sweep: Sweep, options: RunOptions, name: str) -> CheckedRun:
     )
     beside = run_share(options) is not None
     goes_on = options.resume or options.extend or beside
-    among = files(sweep)
+    among = named_files(sweep)
     earlier = resume.find(path, beside=beside, no_lock=options.no_lock, among=among) if goes_on else None
     if earlier is None:
         directory.check_free(path, beside=beside, no_lock=options.no_lock)

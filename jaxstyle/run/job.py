@@ -15,7 +15,7 @@ from typing import Any
 from jaxstyle.console import signals
 from jaxstyle.console.progress import Display, counted, duration
 from jaxstyle.derived.build import Built, build_derived, write_page
-from jaxstyle.plan.chunks import Plan, to_record
+from jaxstyle.plan.chunks import Plan, plan_record
 from jaxstyle.plan.costs import nominal_platform, uses_winograd
 from jaxstyle.plan.programs import Program
 from jaxstyle.run.checked import CheckedRun
@@ -314,7 +314,7 @@ class Job:
                 "coarse_image_steps": round(plan.coarse_image_steps, 3),
                 "flops": plan.flops,
                 "twins": _twins(plan),
-                **to_record(plan),
+                **plan_record(plan),
             },
             "programs": [
                 programs[index] | {"cells": plan.program_cells(index)} for index in sorted(programs)

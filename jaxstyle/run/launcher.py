@@ -21,8 +21,9 @@ from jaxstyle.inputs.resize import halved
 from jaxstyle.plan.canvases import canvas_of
 from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.chunks import Plan
-from jaxstyle.plan.costs import halved_shape, nominal_platform, uses_winograd
+from jaxstyle.plan.costs import nominal_platform, uses_winograd
 from jaxstyle.plan.programs import Program
+from jaxstyle.plan.stages import halved_shape
 from jaxstyle.run.inputs import Inputs
 from jaxstyle.spec.errors import JaxstyleError
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.plan.chunks import Chunk, Plan
-from jaxstyle.plan.costs import evaluation_count
 from jaxstyle.plan.programs import Program
+from jaxstyle.plan.stages import evaluation_count
 from jaxstyle.run.launcher import LaunchResult
 from jaxstyle.rundir.chunks import ChunkResult
 from jaxstyle.spec import tables

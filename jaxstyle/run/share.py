@@ -25,7 +25,7 @@ from jaxstyle.rundir.locks import DirectoryInUse
 from jaxstyle.rundir.records import open_record
 from jaxstyle.rundir.results_csv import read_rows
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.moved import files
+from jaxstyle.spec.moved import named_files
 from jaxstyle.spec.options import Share
 from jaxstyle.spec.settings import RunOptions
 
@@ -39,7 +39,7 @@ def compute_share(checked: CheckedRun, options: RunOptions, share: Share, width:
             path, create=True, briefly=True, on_wait=_say_wait(say), no_lock=options.no_lock
         ) as run:
             stack.enter_context(locks.share_held(path, share, no_lock=run.no_lock))
-            among = files(checked.sweep)
+            among = named_files(checked.sweep)
             if checked.earlier is None and (now := resume.find(path, beside=True, among=among)) is not None:
                 checked = read_run(checked.sweep, path, now)  # another process has planned it meanwhile
             if checked.earlier is None:

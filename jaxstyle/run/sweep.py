@@ -21,7 +21,7 @@ from jaxstyle.rundir.files import check_space
 from jaxstyle.rundir.records import open_record
 from jaxstyle.spec import plugins
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.moved import files
+from jaxstyle.spec.moved import named_files
 from jaxstyle.spec.options import asked_share, check_options
 from jaxstyle.spec.settings import RunOptions, Sweep
 
@@ -63,7 +63,7 @@ def run_sweep(
                         return Job(checked, planned, machine, run, display).execute(site)
             with RunDirectory(path, no_lock=options.no_lock) as run, display_of(options, path) as display:
                 # Read it again, now that nobody else works in it.
-                now = open_record(path, among=files(checked.sweep))
+                now = open_record(path, among=named_files(checked.sweep))
                 if now.cells != earlier.cells:
                     raise JaxstyleError(str(path), "has been extended meanwhile; give the command again")
                 return resume_run(replace(checked, earlier=now), options, site, run, display)

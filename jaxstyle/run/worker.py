@@ -18,8 +18,8 @@ from jaxstyle.console import signals
 from jaxstyle.console.progress import Teller
 from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.chunks import Plan
-from jaxstyle.plan.costs import COARSE_EVALUATIONS
 from jaxstyle.plan.programs import Program
+from jaxstyle.plan.stages import COARSE_EVALUATIONS
 from jaxstyle.run.inputs import Inputs
 from jaxstyle.run.launcher import Launcher, LaunchResult, full_size_steps, target_keys, timed
 from jaxstyle.run.results import chunk_results

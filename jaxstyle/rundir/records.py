@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxstyle.plan.cells import Cell, axes_of, sweep_cells, terms_of
-from jaxstyle.plan.chunks import Plan, from_record
+from jaxstyle.plan.chunks import Plan, plan_from_record
 from jaxstyle.rundir.chunks import (
     OF_ANOTHER_RUN,
     ChunkResult,
@@ -52,7 +52,7 @@ class Record:
     def plan(self) -> Plan:
         """The plan that the run was begun with. Raises JaxstyleError if its manifest has none."""
         try:
-            return from_record(self.sweep, self.cells, self.manifest["plan"])
+            return plan_from_record(self.sweep, self.cells, self.manifest["plan"])
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise no_plan_error(self.path, str(error)) from None
 
@@ -145,8 +145,8 @@ def open_record(path: Path, *, among: Iterable[str] = ()) -> Record:
         raise JaxstyleError(str(manifest), "is not a manifest")
     begun_at = _directory(values)  # the run may have been moved away from there without its images
     places = () if begun_at is None else (begun_at,)
-    rows = plugins.told(values.get("plugins", ()))
-    plugins.know(rows)
+    rows = plugins.recorded_rows(values.get("plugins", ()))
+    plugins.add_recorded(rows)
     assembled = assemble({"spec": str(spec.absolute())}, places=places, among=among)
     sweep = assembled.sweep
     chunk_paths = _chunk_paths(path, values)

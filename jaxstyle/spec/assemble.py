@@ -14,47 +14,11 @@ from jaxstyle.spec.keys import RETIRED, unknown_key
 from jaxstyle.spec.moved import with_names
 from jaxstyle.spec.options import check_options
 from jaxstyle.spec.paths import taken_from
-from jaxstyle.spec.presets import EXAMPLES, PRESETS
+from jaxstyle.spec.presets import EXAMPLES, preset_path
 from jaxstyle.spec.resolve import path_texts, resolve
-from jaxstyle.spec.settings import (
-    BALANCED_SETTINGS,
-    OPTION_KEYS,
-    PATH_AXES,
-    SWEEP_KEYS,
-    RunOptions,
-    Sweep,
-)
+from jaxstyle.spec.settings import BALANCED_SETTINGS, OPTION_KEYS, PATH_AXES, SWEEP_KEYS, RunOptions, Sweep
 from jaxstyle.spec.toml import read_toml
-from jaxstyle.spec.values import (
-    INIT_KINDS,
-    as_place,
-    as_text,
-    several,
-)
-
-
-def _absolute(table: Mapping[str, Any], base: Path) -> dict[str, Any]:
-    """`table` with absolute paths; those in it are relative to `base`."""
-
-    def one(axis: str, value: Any) -> Any:
-        if not isinstance(value, str) or not value or (axis == "init" and value in INIT_KINDS):
-            return value
-        return taken_from(base, value)
-
-    out = dict(table)
-    for key in (*PATH_AXES, "weights", "out"):
-        if key in out and not isinstance(out[key], Mapping):
-            value = out[key]
-            out[key] = [one(key, v) for v in value] if isinstance(value, list | tuple) else one(key, value)
-    return out
-
-
-def preset_path(name: Any) -> Path:
-    """The TOML file of a preset. Raises JaxstyleError for an unknown name."""
-    names = sorted(path.stem for path in PRESETS.glob("*.toml"))
-    if name not in names:
-        raise JaxstyleError("preset", f"{name!r} is not known in this version; use {', '.join(names)}")
-    return PRESETS / f"{name}.toml"
+from jaxstyle.spec.values import INIT_KINDS, as_place, as_text, as_values
 
 
 @dataclass(frozen=True)
@@ -67,32 +31,6 @@ class Assembled:
     """Name for a new run directory: the spec file's stem, else the preset, else `sweep`."""
     moved: Mapping[str, str] = field(default_factory=dict)
     """New paths of files that are no longer where the spec says, by the path in the spec."""
-
-
-def _without_retired(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The table of a spec or a preset without settings of earlier versions that are gone.
-
-    Raises:
-        JaxstyleError: if it names plugins to be run, needs one that is not loaded, or uses a setting that
-            is gone.
-    """
-    if "plugin" in table:
-        why = "a spec never runs code: leave it out and give --plugin FILE.py with the command"
-        raise JaxstyleError("plugin", why)
-    grids = table.get("grid")
-    keys = [key for own in (table, *(grids if isinstance(grids, list) else ())) for key in own]
-    if table.get("plugins") and (unknown := [key for key in keys if not _is_known(key)]):
-        digests = ", ".join(f"{str(digest)[:12]}..." for digest in several(table["plugins"]))
-        why = f"belongs to a plugin (sha256 {digests}); give its file with --plugin FILE.py"
-        raise JaxstyleError(unknown[0], why)
-    for key, retired in RETIRED.items():
-        if table.get(key, retired.default) != retired.default:
-            raise unknown_key(key, (), what=key)
-    return {key: value for key, value in table.items() if key not in RETIRED}
-
-
-def _is_known(key: str) -> bool:
-    return key in (*SWEEP_KEYS, *OPTION_KEYS, *RETIRED, "zip") or key in settings.added()
 
 
 def assemble(
@@ -123,7 +61,7 @@ def assemble(
     bases = (*(base for _, base in sources if base != EXAMPLES), *map(Path, places))
     folders = dict.fromkeys(folder for base in bases for folder in (base, *base.parents))
     texts = {path: digest for path, digest in digests.items() if isinstance(digest, str)}
-    moved = paths.moved(texts, places=(*folders, cwd), among=among)
+    moved = paths.find_moved(texts, places=(*folders, cwd), among=among)
     if moved:
         found, tables, balance = with_names([found, tables, balance], moved)
         digests = {moved.get(path, path): digest for path, digest in digests.items()}
@@ -173,6 +111,32 @@ def _sources(flags: Mapping[str, Any], cwd: Path) -> tuple[list[tuple[Mapping[st
     return sources, "sweep" if preset is None else str(preset)
 
 
+def _without_retired(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The table of a spec or a preset without settings of earlier versions that are gone.
+
+    Raises:
+        JaxstyleError: if it names plugins to be run, needs one that is not loaded, or uses a setting that
+            is gone.
+    """
+    if "plugin" in table:
+        why = "a spec never runs code: leave it out and give --plugin FILE.py with the command"
+        raise JaxstyleError("plugin", why)
+    grids = table.get("grid")
+    keys = [key for own in (table, *(grids if isinstance(grids, list) else ())) for key in own]
+    if table.get("plugins") and (unknown := [key for key in keys if not _is_known(key)]):
+        digests = ", ".join(f"{str(digest)[:12]}..." for digest in as_values(table["plugins"]))
+        why = f"belongs to a plugin (sha256 {digests}); give its file with --plugin FILE.py"
+        raise JaxstyleError(unknown[0], why)
+    for key, retired in RETIRED.items():
+        if table.get(key, retired.default) != retired.default:
+            raise unknown_key(key, (), what=key)
+    return {key: value for key, value in table.items() if key not in RETIRED}
+
+
+def _is_known(key: str) -> bool:
+    return key in (*SWEEP_KEYS, *OPTION_KEYS, *RETIRED, "zip") or key in settings.added()
+
+
 class _Layer(NamedTuple):
     """The settings of one source, its paths absolute."""
 
@@ -218,6 +182,22 @@ def _tables(table: Mapping[str, Any], key: str, why: str) -> list[dict[str, Any]
     if found is not None and not (isinstance(found, list) and all(isinstance(t, dict) for t in found)):
         raise JaxstyleError(key, why)
     return found
+
+
+def _absolute(table: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """`table` with absolute paths; those in it are relative to `base`."""
+
+    def one(axis: str, value: Any) -> Any:
+        if not isinstance(value, str) or not value or (axis == "init" and value in INIT_KINDS):
+            return value
+        return taken_from(base, value)
+
+    out = dict(table)
+    for key in (*PATH_AXES, "weights", "out"):
+        if key in out and not isinstance(out[key], Mapping):
+            value = out[key]
+            out[key] = [one(key, v) for v in value] if isinstance(value, list | tuple) else one(key, value)
+    return out
 
 
 def _stacked(

@@ -1,7 +1,4 @@
-"""Errors that are not a fault of this package, told to the user in one line.
-
-Nothing here needs JAX.
-"""
+"""Errors that are not a fault of this package, told to the user in one line."""
 
 from __future__ import annotations
 

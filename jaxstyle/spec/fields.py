@@ -11,15 +11,14 @@ from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.paths import taken_from
 from jaxstyle.spec.values import as_choice, as_integer, as_number, as_text
 
-MIN_EDGE_PX = 16
-"""The shortest edge of an image, given or resized: four poolings reduce it to one position of conv5_1."""
 MAX_STEPS = 10_000_000
 MAX_PYRAMID = 8
 MAX_CELLS = 10**7
 MAX_LBFGS_MEMORY = 200
 MIN_CHECKPOINT_S = 0.1
 MAX_DEVICES = 2**20
-LEARNING_RATE = 10.0
+NETWORKS = ("raw", "normalised")
+"""The scalings of the network's weights."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,7 @@ from typing import Any, NamedTuple
 
 from jaxstyle.spec import settings, synonyms
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.settings import (
-    OPTION_KEYS,
-    SWEEP_KEYS,
-)
+from jaxstyle.spec.settings import OPTION_KEYS, SWEEP_KEYS
 
 PLANNED = {
     "tolerance": "early stopping is not in this version",

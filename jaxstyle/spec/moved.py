@@ -6,13 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from jaxstyle.spec.settings import (
-    PATH_AXES,
-    Sweep,
-)
-from jaxstyle.spec.values import (
-    INIT_KINDS,
-)
+from jaxstyle.spec.settings import PATH_AXES, Sweep
+from jaxstyle.spec.values import INIT_KINDS
 
 
 def with_names(value: Any, names: Mapping[str, str]) -> Any:
@@ -54,7 +49,7 @@ def renamed(sweep: Sweep, names: Mapping[str, Mapping[str, str]]) -> Sweep:
     )
 
 
-def files(sweep: Sweep) -> tuple[str, ...]:
+def named_files(sweep: Sweep) -> tuple[str, ...]:
     """The absolute paths of all files that a resolved sweep names, each once."""
     every = (*({axis: getattr(sweep, axis) for axis in PATH_AXES},), *sweep.grid)
     named = [v for t in every for axis in PATH_AXES for v in t.get(axis, ()) if v not in INIT_KINDS]

@@ -8,15 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.settings import (
-    OPTION_KEYS,
-    OPTIONS,
-    RunOptions,
-)
-from jaxstyle.spec.values import (
-    plain,
-    shown,
-)
+from jaxstyle.spec.settings import OPTION_KEYS, OPTIONS, RunOptions
+from jaxstyle.spec.values import plain_value, shown
 
 MAX_SHARES = 100_000
 
@@ -77,7 +70,7 @@ def _slurm_share(environment: Mapping[str, str]) -> Share | None:
 
 
 def run_share(options: RunOptions, environment: Mapping[str, str] = os.environ) -> Share | None:
-    """`share` for a run that will be computed. Raises JaxstyleError for options that shares exclude."""
+    """`asked_share` of a run to be computed. Raises JaxstyleError for options that exclude shares."""
     if (found := asked_share(options, environment)) is None:
         return None
     if options.out is None and not options.dry_run:
@@ -93,7 +86,7 @@ def run_share(options: RunOptions, environment: Mapping[str, str] = os.environ) 
 
 def check_options(options: RunOptions) -> RunOptions:
     """`options` with every value checked. Raises JaxstyleError for the first one that is wrong."""
-    checked = {name: plain(getattr(options, name)) for name in OPTION_KEYS}
+    checked = {name: plain_value(getattr(options, name)) for name in OPTION_KEYS}
     for name, row in OPTIONS.items():
         if row.check is not None and checked[name] is not None:
             checked[name] = row.check(name, checked[name])

@@ -3,8 +3,6 @@
 Paths under the run's parent are written relative to the run, so that a project's folder with the run and
 its pictures in it can be moved. A file that is no longer where it was is looked for by its SHA-256: the
 same bytes are the same picture, wherever they are.
-
-Nothing here needs JAX.
 """
 
 from __future__ import annotations
@@ -64,7 +62,7 @@ def sha256(path: str) -> str | None:
         return None
 
 
-def moved(
+def find_moved(
     digests: Mapping[str, str], *, places: Sequence[Path | str], among: Iterable[str] = ()
 ) -> dict[str, str]:
     """New paths of the files that are no longer where they were, by their old paths.

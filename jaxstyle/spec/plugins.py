@@ -27,20 +27,20 @@ from typing import Any
 
 import numpy as np
 
-from jaxstyle.spec import paths, tables
+from jaxstyle.spec import blame, paths, tables
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.jax_state import is_jax_running
 from jaxstyle.spec.keys import RETIRED
 from jaxstyle.spec.resolve import rows_used
 from jaxstyle.spec.settings import OPTION_KEYS, Sweep
-from jaxstyle.spec.tables import EVERY, Origin
+from jaxstyle.spec.tables import Origin
 
+TAKEN = ("total", "best", "final")
+"""Names that no loss term can have, since a column or a dataset of a run would have the same name."""
 _loading: list[Origin] = []
 """The file that is being loaded; empty if there is none."""
 _loaded: dict[str, tuple[str, tuple[Any, ...]]] = {}
 """SHA-256 of every file that has been loaded, and the rows that it registered, by path."""
-TAKEN = ("total", "best", "final")
-"""Names that no loss term can have, since a column or a dataset of a run would have the same name."""
 
 
 def register(*rows: Any) -> None:
@@ -66,9 +66,9 @@ def register(*rows: Any) -> None:
 
 def _checked(row: Any) -> tables.Table[Any]:
     """The table that a row belongs to. Raises JaxstyleError if it cannot be added."""
-    table = next((table for table in EVERY if isinstance(row, table.kind)), None)
+    table = next((table for table in tables.EVERY if isinstance(row, table.kind)), None)
     if table is None:
-        why = f"{row!r} is none of {', '.join(table.kind.__name__ for table in EVERY)}"
+        why = f"{row!r} is none of {', '.join(table.kind.__name__ for table in tables.EVERY)}"
         raise JaxstyleError("register", why)
     name = f"{row.what} {row.name}"
     if getattr(row, row.functions[0]) is None:
@@ -96,7 +96,7 @@ def _flags(row: Any) -> tuple[str, ...]:
 
 
 def _others(table: tables.Table[Any], row: Any) -> list[Any]:
-    added = (other for every in EVERY for other in every.added)
+    added = (other for every in tables.EVERY for other in every.added)
     return [other for other in added if not (isinstance(other, table.kind) and other.name == row.name)]
 
 
@@ -208,7 +208,7 @@ def load_bytes(file: str, data: bytes) -> tuple[Any, ...]:
         for row in _loaded[file][1]:  # another file may have replaced them since
             _checked(row).add(row)
         return _loaded[file][1]
-    running, before = is_jax_running(), [(table, table.copy()) for table in EVERY]
+    running, before = is_jax_running(), [(table, table.copy()) for table in tables.EVERY]
     name = f"jaxstyle_plugin_{re.sub(r'[^0-9A-Za-z_]', '_', Path(file).stem)}"
     loader, origin = _Loader(file, data), Origin(file, digest)
     module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(name, loader, origin=file))
@@ -217,7 +217,7 @@ def load_bytes(file: str, data: bytes) -> tuple[Any, ...]:
     sys.modules[name] = module
     try:
         loader.exec_module(module)
-        rows = tuple(row for table in EVERY for row in table.added if row.origin is origin)
+        rows = tuple(row for table in tables.EVERY for row in table.added if row.origin is origin)
         if not rows:
             raise JaxstyleError(file, "registers nothing; end it with jaxstyle.register(...)")
         if is_jax_running() and not running:
@@ -229,7 +229,7 @@ def load_bytes(file: str, data: bytes) -> tuple[Any, ...]:
         if isinstance(error, JaxstyleError):
             raise error if str(error).startswith(file) else _at_fault(file, error, str(error)) from error
         if isinstance(error, Exception | SystemExit):
-            raise _at_fault(file, error, tables.said(error)) from error
+            raise _at_fault(file, error, blame.error_words(error)) from error
         raise
     finally:
         _loading.pop()
@@ -238,7 +238,7 @@ def load_bytes(file: str, data: bytes) -> tuple[Any, ...]:
 
 
 def _at_fault(file: str, error: BaseException, said: str) -> JaxstyleError:
-    return JaxstyleError(tables.at_fault(file, error), said)
+    return JaxstyleError(blame.at_fault(file, error), said)
 
 
 def named_in(arguments: Sequence[str], most: int | None = None) -> tuple[str, ...]:
@@ -273,29 +273,29 @@ def record(sweep: Sweep) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def told(recorded: Any) -> tuple[Any, ...]:
+def recorded_rows(recorded: Any) -> tuple[Any, ...]:
     """The rows in an entry that `record` made, without functions, since a manifest names no code to run.
 
     Raises:
         JaxstyleError: if the entry has another form.
     """
-    kinds = {table.kind.what: table.kind for table in EVERY}
+    kinds = {table.kind.what: table.kind for table in tables.EVERY}
     found = []
     try:
         for plugin in recorded:
             origin = Origin(str(plugin["file"]), str(plugin["sha256"]))
             for values in plugin["rows"]:
                 kind = kinds[values["kind"]]
-                found.append(kind(**{name: values[name] for name in kind.told()}, origin=origin))
+                found.append(kind(**{name: values[name] for name in kind.recorded()}, origin=origin))
     except (TypeError, KeyError, ValueError, AttributeError, JaxstyleError) as error:
         raise JaxstyleError("manifest.json", f"its plugins cannot be understood: {error}") from None
     return tuple(found)
 
 
-def know(rows: Iterable[Any]) -> None:
+def add_recorded(rows: Iterable[Any]) -> None:
     """Put a manifest's rows into the tables, except where a row of that name has its functions already."""
     for row in rows:
-        table = next(table for table in EVERY if isinstance(row, table.kind))
+        table = next(table for table in tables.EVERY if isinstance(row, table.kind))
         there = table.get(row.name)
         if there is None or getattr(there, there.functions[0]) is None:
             _check_names(table, row)

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from jaxstyle.spec.errors import JaxstyleError
 
 PACKAGE = Path(__file__).resolve().parent.parent
 """The folder of the package."""
 EXAMPLES = PACKAGE / "examples"
 """The folder of the example images."""
 PRESETS = PACKAGE / "presets"
+"""The folder of the presets, a TOML file each."""
+
+
+def preset_path(name: Any) -> Path:
+    """The TOML file of a preset. Raises JaxstyleError for an unknown name."""
+    names = sorted(path.stem for path in PRESETS.glob("*.toml"))
+    if name not in names:
+        raise JaxstyleError("preset", f"{name!r} is not known in this version; use {', '.join(names)}")
+    return PRESETS / f"{name}.toml"
 
 
 def preset_heads() -> dict[str, tuple[str, str]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from jaxstyle.spec import settings
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.fields import LEARNING_RATE, MAX_CELLS, MAX_STEPS
+from jaxstyle.spec.fields import MAX_CELLS, MAX_STEPS
 from jaxstyle.spec.keys import unknown_key
 from jaxstyle.spec.paths import taken_from
 from jaxstyle.spec.settings import (
@@ -37,14 +37,16 @@ from jaxstyle.spec.values import (
     as_number,
     as_sha256,
     as_text,
+    as_values,
     layer_name,
-    multiple,
-    plain,
-    several,
+    plain_value,
+    relative_factor,
     shown,
     style_set,
 )
 
+LEARNING_RATE = 10.0
+"""Default of the learning rate, which optimizers have in common."""
 FAST_SHARE = 4
 """Number of Adam's steps that one step of its fast twin replaces."""
 
@@ -230,10 +232,12 @@ def _plain(sweep: Sweep) -> Sweep:
         raise JaxstyleError("extra", f"{shown(sweep.extra)} is not a table of settings by name")
     return dataclasses.replace(
         sweep,
-        **{name: plain(getattr(sweep, name)) for name in SWEEP_KEYS if name not in (*SEVERAL, "grid")},
-        **{name: several(plain(getattr(sweep, name))) for name in SEVERAL},
-        grid=tuple({key: plain(value) for key, value in table.items()} for table in sweep.grid),
-        extra={name: plain(value) for name, value in sweep.extra.items()},
+        **{
+            name: plain_value(getattr(sweep, name)) for name in SWEEP_KEYS if name not in (*SEVERAL, "grid")
+        },
+        **{name: as_values(plain_value(getattr(sweep, name))) for name in SEVERAL},
+        grid=tuple({key: plain_value(value) for key, value in table.items()} for table in sweep.grid),
+        extra={name: plain_value(value) for name, value in sweep.extra.items()},
     )
 
 
@@ -274,7 +278,7 @@ def resolve(sweep: Sweep) -> Sweep:
     )
     grids = tuple(_resolve_grid(table, resolved) for table in sweep.grid)
     for ratio in (ratio for of in (found, *grids) for ratio in of.get("alpha_beta", ())):
-        if multiple(ratio) is None and ratio * resolved.beta > FLOAT32_MAX:
+        if relative_factor(ratio) is None and ratio * resolved.beta > FLOAT32_MAX:
             raise JaxstyleError("alpha_beta", f"{ratio} x beta {resolved.beta} is beyond float32")
     resolved = dataclasses.replace(resolved, grid=grids)
     plugins = {as_sha256("a plugin", digest) for digest in sweep.plugins}

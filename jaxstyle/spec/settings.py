@@ -7,8 +7,6 @@ fingerprints, comparisons, tables and the other commands all derive from there.
 Two kinds are not fields: an axis for the weight of each loss term that is not in every program, and a
 setting for each parameter of an optimizer's own. Their values are in `Sweep.extra`, but they are given and
 read as if they were fields.
-
-Nothing here needs JAX.
 """
 
 from __future__ import annotations
@@ -31,6 +29,7 @@ from jaxstyle.spec.fields import (
     MAX_PYRAMID,
     MAX_STEPS,
     MIN_CHECKPOINT_S,
+    NETWORKS,
     WRITTEN,
     Axis,
     Setting,
@@ -48,11 +47,7 @@ from jaxstyle.spec.values import as_flag, as_text
 from jaxstyle.vgg import layers
 
 _STEPS = "Optimisation steps, one evaluation of the loss and its gradient each (default: "
-
-
 _STEPS += ", ".join(f"{row.steps} for {row.name}" for row in tables.OPTIMIZERS) + ")."
-
-
 _EVERYWHERE = ("sweep", "transfer", "calibrate", "features")
 _OF_A_PAIR = ("sweep", "transfer", "calibrate")
 _HIDDEN: Any = tyro.conf.Suppress
@@ -154,9 +149,7 @@ class Sweep:
     """Longest edge of the style images in px (default: the longest edge of the content's target size)."""
     pool: Annotated[str, Setting(check=as_pool, balance=True, commands=_EVERYWHERE)] = "avg"
     """Pooling of the network: avg or max."""
-    network: Annotated[
-        str, Setting(check=one_of("raw", "normalised"), balance=True, commands=_OF_A_PAIR)
-    ] = "raw"
+    network: Annotated[str, Setting(check=one_of(*NETWORKS), balance=True, commands=_OF_A_PAIR)] = "raw"
     """Scaling of the network's weights: raw, as published, or normalised, so that every filter's mean
     activation is 1 (Gatys et al. 2016). Ratios mean something else there; use multiples such as 0.1x."""
     style_weights: Annotated[
@@ -292,7 +285,9 @@ def _rows(of: type) -> dict[str, Any]:
 
 
 ROWS = _rows(Sweep)
+"""The axes and settings of a sweep by name, in the order of its fields."""
 AXIS_ROWS: dict[str, Axis] = {name: row for name, row in ROWS.items() if isinstance(row, Axis)}
+"""The axes of a sweep by name."""
 SETTINGS: dict[str, Setting] = {name: row for name, row in ROWS.items() if isinstance(row, Setting)}
 """The settings of a sweep by name."""
 LATER = {
@@ -304,6 +299,7 @@ AXES = tuple(name for name in AXIS_ROWS if name not in LATER)
 SEVERAL = (*AXIS_ROWS, "steps")
 """Names of the fields that take several values in a sweep."""
 PATH_AXES = tuple(name for name, row in AXIS_ROWS.items() if row.path)
+"""Names of the axes whose values are paths."""
 BALANCED_AXES = tuple(name for name, row in AXIS_ROWS.items() if row.balance)
 """Names of the axes that a balance depends on."""
 BALANCED_SETTINGS = tuple(name for name, row in SETTINGS.items() if row.balance)

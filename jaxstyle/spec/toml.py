@@ -9,34 +9,12 @@ from typing import Any
 
 from jaxstyle.spec import paths, settings
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.settings import (
-    PATH_AXES,
-    SWEEP_KEYS,
-    Sweep,
-)
-from jaxstyle.spec.values import (
-    INIT_KINDS,
-)
+from jaxstyle.spec.settings import PATH_AXES, SWEEP_KEYS, Sweep
+from jaxstyle.spec.values import INIT_KINDS
 
 MAX_SPEC_BYTES = 16 * 2**20
 MAX_SPEC_DEPTH = 8
 """Deepest nesting of tables in a spec; no setting needs more than 3."""
-
-
-def _check_spec(what: str, table: dict[str, Any]) -> dict[str, Any]:
-    """`table`, if its integers have at most TOML's 64 bits and it is not nested too deeply for Python."""
-    pending: list[tuple[str, Any, int]] = [("", table, 0)]
-    while pending:
-        key, value, depth = pending.pop()
-        if depth > MAX_SPEC_DEPTH:
-            raise JaxstyleError(f"{what}: {key}", f"is nested deeper than {MAX_SPEC_DEPTH}; write it flat")
-        if isinstance(value, dict):
-            pending += [(key or str(name), inner, depth + 1) for name, inner in value.items()]
-        elif isinstance(value, list):
-            pending += [(key, inner, depth + 1) for inner in value]
-        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise JaxstyleError(f"{what}: {key}", "an integer of more than 64 bits; give a smaller one")
-    return table
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -60,26 +38,20 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise JaxstyleError(what, f"not a TOML file in UTF-8; correct it: {error}") from None
 
 
-def _toml_value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        escaped = "".join(
-            f"\\{c}" if c in '"\\' else c if c.isprintable() else f"\\U{ord(c):08X}" for c in value
-        )
-        return f'"{escaped}"'
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key} = {_toml_value(inner)}" for key, inner in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
-    return repr(value)
-
-
-def _respelled(value: Any, run: Path) -> Any:
-    """A path or several as they are written into a run."""
-    if isinstance(value, list | tuple):
-        return [_respelled(item, run) for item in value]
-    return value if value in INIT_KINDS else paths.spelled(value, run)
+def _check_spec(what: str, table: dict[str, Any]) -> dict[str, Any]:
+    """`table`, if its integers have at most TOML's 64 bits and it is not nested too deeply for Python."""
+    pending: list[tuple[str, Any, int]] = [("", table, 0)]
+    while pending:
+        key, value, depth = pending.pop()
+        if depth > MAX_SPEC_DEPTH:
+            raise JaxstyleError(f"{what}: {key}", f"is nested deeper than {MAX_SPEC_DEPTH}; write it flat")
+        if isinstance(value, dict):
+            pending += [(key or str(name), inner, depth + 1) for name, inner in value.items()]
+        elif isinstance(value, list):
+            pending += [(key, inner, depth + 1) for inner in value]
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise JaxstyleError(f"{what}: {key}", "an integer of more than 64 bits; give a smaller one")
+    return table
 
 
 def to_toml(sweep: Sweep, digests: Mapping[str, str], *, run: Path | None = None) -> str:
@@ -110,3 +82,25 @@ def to_toml(sweep: Sweep, digests: Mapping[str, str], *, run: Path | None = None
     named = {path if run is None else paths.spelled(path, run): d for path, d in digests.items()}
     lines += [f"{_toml_value(path)} = {_toml_value(d)}" for path, d in sorted(named.items())]
     return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        escaped = "".join(
+            f"\\{c}" if c in '"\\' else c if c.isprintable() else f"\\U{ord(c):08X}" for c in value
+        )
+        return f'"{escaped}"'
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key} = {_toml_value(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    return repr(value)
+
+
+def _respelled(value: Any, run: Path) -> Any:
+    """A path or several as they are written into a run."""
+    if isinstance(value, list | tuple):
+        return [_respelled(item, run) for item in value]
+    return value if value in INIT_KINDS else paths.spelled(value, run)

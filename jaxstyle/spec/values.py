@@ -2,8 +2,6 @@
 
 A function takes the name of what is being set, for its error message, and the value as it comes from flags,
 TOML or Python: a text, a number, a number of NumPy. Its result has the same form for all of them.
-
-Nothing here needs JAX.
 """
 
 from __future__ import annotations
@@ -25,22 +23,25 @@ from jaxstyle.spec.paths import taken_from
 from jaxstyle.vgg import layers
 
 INIT_KINDS = ("noise", "content", "style")
+"""Kinds of start; any other start is the path of an image."""
 MIN_SIZE_PX, MAX_SIZE_PX = 32, 8192
 FLOAT32_MAX = 3.4028234663852886e38
 MAX_SHOWN = 80
 """Most characters of a value that is not a text, in an error message."""
+ASCII_NAMES = "this process reads file names as {}; set PYTHONUTF8=1, or use a UTF-8 locale"
+"""The error for a file name that Python has decoded with the encoding `{}`."""
 
-# --- any setting ------------------------------------------------------------------------------------
+# --- any value ------------------------------------------------------------------------------------
 
 
-def plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """`value` with numbers and one-dimensional arrays of NumPy and JAX converted to Python's numbers.
 
     A float of fewer than 64 bits becomes the number that it prints as: float32(0.1) is 0.1, not
     0.10000000149.
     """
     if isinstance(value, list | tuple):
-        return tuple(plain(item) for item in value)
+        return tuple(plain_value(item) for item in value)
     if _is_pil(value):
         return value
     kind = getattr(getattr(value, "dtype", None), "kind", "")
@@ -54,11 +55,6 @@ def plain(value: Any) -> Any:
     return tuple(items) if isinstance(items, list) else items
 
 
-def several(value: Any) -> tuple[Any, ...]:
-    """The values of an axis as a tuple; it may have been given as a single value."""
-    return tuple(value) if isinstance(value, list | tuple | range) else (value,)
-
-
 def _printed(value: Any) -> Any:
     """The numbers of an array, or of a scalar, each as the shortest decimal that stands for it."""
     import numpy
@@ -66,6 +62,11 @@ def _printed(value: Any) -> Any:
     short = numpy.asarray(value)
     numbers = [float(str(number)) for number in short.reshape(-1)]
     return tuple(numbers) if short.shape else numbers[0]
+
+
+def as_values(value: Any) -> tuple[Any, ...]:
+    """The values of an axis as a tuple; it may have been given as a single value."""
+    return tuple(value) if isinstance(value, list | tuple | range) else (value,)
 
 
 def is_pixels(value: Any) -> bool:
@@ -130,15 +131,14 @@ def as_choice(what: str, value: Any, allowed: Sequence[str]) -> str:
     raise JaxstyleError(what, f"{shown(value)} is not known; use {' or '.join(allowed)}")
 
 
-ASCII_NAMES = "this process reads file names as {}; set PYTHONUTF8=1, or use a UTF-8 locale"
+def as_flag(what: str, value: Any) -> bool:
+    """A flag, true or false."""
+    if not isinstance(value, bool):
+        raise JaxstyleError(what, f"{shown(value)} is neither true nor false")
+    return value
 
 
-def check_named(what: str, path: str) -> None:
-    """Raise JaxstyleError for a UTF-8 path that Python has decoded as something else, as in a C locale."""
-    if any(0xD800 <= ord(c) <= 0xDFFF for c in path):
-        with contextlib.suppress(UnicodeError):  # the bytes are not UTF-8 either
-            name = os.fsencode(path).decode("utf-8")
-            raise JaxstyleError(what, f"{name!r}: {ASCII_NAMES.format(sys.getfilesystemencoding())}")
+# --- texts and paths ------------------------------------------------------------------------------
 
 
 def as_text(what: str, value: Any) -> str:
@@ -169,18 +169,22 @@ def as_file(axis: str, value: Any) -> str:
     return taken_from("", as_text(axis, value))
 
 
-def as_flag(what: str, value: Any) -> bool:
-    """A flag, true or false."""
-    if not isinstance(value, bool):
-        raise JaxstyleError(what, f"{shown(value)} is neither true nor false")
-    return value
-
-
 def as_sha256(path: str, value: Any) -> str:
     """The SHA-256 of the file at `path`, in lower case."""
     if not isinstance(value, str) or not re.fullmatch(r"[0-9A-Fa-f]{64}", value):
         raise JaxstyleError("digests", f"{value!r} of {path} is not a SHA-256; give 64 hexadecimal digits")
     return value.lower()
+
+
+def check_named(what: str, path: str) -> None:
+    """Raise JaxstyleError for a UTF-8 path that Python has decoded as something else, as in a C locale."""
+    if any(0xD800 <= ord(c) <= 0xDFFF for c in path):
+        with contextlib.suppress(UnicodeError):  # the bytes are not UTF-8 either
+            name = os.fsencode(path).decode("utf-8")
+            raise JaxstyleError(what, f"{name!r}: {ASCII_NAMES.format(sys.getfilesystemencoding())}")
+
+
+# --- layers and sizes -----------------------------------------------------------------------------
 
 
 def layer_name(what: str, value: Any) -> str:
@@ -241,7 +245,7 @@ def parse_size(value: Any) -> int | tuple[int, int]:
     return as_integer("size", int(text), minimum=MIN_SIZE_PX, maximum=MAX_SIZE_PX)
 
 
-# --- values of axes -----------------------------------------------------------------------------
+# --- starts, seeds and ratios ---------------------------------------------------------------------
 
 
 def as_seeds(what: str, value: Any, limit: int) -> list[int]:
@@ -280,6 +284,6 @@ def as_ratio(what: str, value: Any) -> float | str:
     return as_number(what, value, minimum=0.0)
 
 
-def multiple(ratio: float | str) -> float | None:
+def relative_factor(ratio: float | str) -> float | None:
     """The factor of a relative alpha-beta such as `0.1x`; None for a number."""
     return float(ratio[:-1]) if isinstance(ratio, str) else None

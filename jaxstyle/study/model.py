@@ -11,8 +11,8 @@ import numpy as np
 
 from jaxstyle.plan.cells import Cell, axes_of
 from jaxstyle.rundir.records import Record
-from jaxstyle.spec import tables
-from jaxstyle.spec.settings import PATH_AXES, short, title
+from jaxstyle.spec import settings, tables
+from jaxstyle.spec.settings import PATH_AXES
 from jaxstyle.spec.values import INIT_KINDS
 from jaxstyle.study import stats
 from jaxstyle.study.components import RESIDUAL, Component, Design
@@ -197,13 +197,14 @@ def value_text(axis: str, value: Any) -> str:
     """A value of an axis, as the user gave it, as a short text."""
     if axis in PATH_AXES and value not in INIT_KINDS:
         return Path(value).stem
-    return f"{short(axis)} {value:g}" if isinstance(value, float) else f"{short(axis)} {value}".lstrip()
+    label = settings.short(axis)
+    return f"{label} {value:g}" if isinstance(value, float) else f"{label} {value}".lstrip()
 
 
 def axis_title(name: str) -> str:
     """Words for an axis, axes that move together, or another component of variance."""
     words = {RESIDUAL: "seed × setting"}
-    return " and ".join(words.get(part) or title(part) for part in name.split("+"))
+    return " and ".join(words.get(part) or settings.title(part) for part in name.split("+"))
 
 
 def term_title(term: str) -> str:

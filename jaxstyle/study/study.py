@@ -9,11 +9,7 @@ Distances between pictures are taken on the saved 8-bit RGB, and once more on a 
 which keeps layout and colour and drops strokes and grain. Distances in features are taken in the very
 network that the pictures were optimised with: they show what the losses see, and are no independent judge.
 
-<<<<<<< HEAD
 This module reads `results.h5` and writes nothing; `build` writes the files of a study.
-=======
-Nothing here writes a file; `build` writes those of a study.
->>>>>>> review-b
 """
 
 from __future__ import annotations

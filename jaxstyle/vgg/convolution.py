@@ -1,17 +1,16 @@
-"""The 3x3 convolution with its ReLU, and the 2x2 poolings, as pure functions of one image.
+"""The 3x3 convolution with its ReLU, as a pure function of one image.
 
 Layout is (h, w, c) and HWIO; batching is left to the one `vmap` in `device/compilation.py`. The network's
 weights are constants of the problem, so only the derivative with respect to the image exists.
 
 A kernel comes in one of two forms, prepared once and passed as an argument: as it is, (3, 3, i, o), for
-XLA's own convolution; or transformed, (6, 6, i, o), for Winograd's F(4x4, 3x3) (Lavin & Gray 2016). The
-latter needs a quarter of the multiplications and is faster on a CPU wherever there are many channels.
+XLA's own convolution; or transformed, (6, 6, i, o), for Winograd's algorithm (`winograd`). The latter needs
+a quarter of the multiplications and is faster on a CPU wherever there are many channels.
 
 The dtype of a kernel is the one in which its products are computed: float32, or bfloat16 summed in float32.
 An image keeps its own dtype throughout.
 
-Symbols: x input, k kernel, b bias, y = max(0, x * k + b), g = dL/dy; for Winograd d a 6x6 tile of x,
-U = G k G^T, V = B^T d B, Y = A^T (U V) A a 4x4 tile of the output.
+Symbols: x input, k kernel, b bias, y = max(0, x * k + b), g = dL/dy.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from jaxstyle.vgg.winograd import transform, winograd_conv
+from jaxstyle.vgg.winograd import transformed, winograd_conv
 
 TENSOR_CORE_CHANNELS = 8
 """A GPU's matrix units need channels in multiples of this."""
@@ -70,7 +69,7 @@ def prepare(
     """
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
     if winograd:
-        return Kernel(transform(kernel).astype(dtype), transform(turned).astype(dtype))
+        return Kernel(transformed(kernel).astype(dtype), transformed(turned).astype(dtype))
     return Kernel(kernel.astype(dtype), np.ascontiguousarray(turned.astype(dtype)))
 
 

@@ -34,11 +34,15 @@ def _table() -> tuple[Conv, ...]:
 
 
 VGG19 = _table()
+"""The convolutions, from the image downwards."""
 NAMES = tuple(conv.name for conv in VGG19)
 _BY_NAME = {conv.name: conv for conv in VGG19}
 
 CONTENT_LAYER = "conv4_2"
 STYLE_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
+"""The layers of the content and of the style loss in Gatys et al. (2016), which are the defaults here."""
+MIN_EDGE_PX = 16
+"""The shortest edge of an image, given or resized: four poolings reduce it to one position of conv5_1."""
 
 
 def conv(name: str) -> Conv:

@@ -103,7 +103,7 @@ class VGG19(nnx.Module):
         found: dict[str, Array] = {}
         pools, inside = 0, None
         if extent is not None:
-            inside = within(x.shape[:2], extent)
+            inside = inside_mask(x.shape[:2], extent)
             x = jnp.where(inside, x, 0)
         x = x.astype(self.dtype)
         for row in layers.up_to(self.taps):
@@ -111,7 +111,7 @@ class VGG19(nnx.Module):
                 x, pools = self.pool(x), row.pools
                 if extent is not None:
                     # The last row of an odd height is dropped, as it is at the image's own size.
-                    inside = within(x.shape[:2], jnp.asarray(extent) >> pools)
+                    inside = inside_mask(x.shape[:2], jnp.asarray(extent) >> pools)
                     x = jnp.where(inside, x, 0)
             x = getattr(self, row.name)(x, inside)
             if row.name in self.taps:
@@ -119,7 +119,7 @@ class VGG19(nnx.Module):
         return found
 
 
-def within(shape: tuple[int, ...], extent: Extent) -> Bool[Array, "h w 1"]:
+def inside_mask(shape: tuple[int, ...], extent: Extent) -> Bool[Array, "h w 1"]:
     """Mask of the positions of a canvas of `shape` that belong to the image."""
     down, across = (jnp.arange(n, dtype=jnp.int32) < extent[axis] for axis, n in enumerate(shape))
     return (down[:, None] & across[None, :])[..., None]

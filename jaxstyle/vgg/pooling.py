@@ -1,13 +1,8 @@
-"""The 2x2 poolings with stride 2, as pure functions of one image; odd edges are dropped."""
+"""The 2x2 poolings with stride 2, as pure functions of one image, (h, w, c); odd edges are dropped."""
 
 from __future__ import annotations
 
 from jaxtyping import Array, Float
-
-
-def _quads(x: Float[Array, "h w c"]) -> Float[Array, "h2 2 w2 2 c"]:
-    h, w, c = x.shape
-    return x[: h // 2 * 2, : w // 2 * 2].reshape(h // 2, 2, w // 2, 2, c)
 
 
 def avg_pool(x: Float[Array, "h w c"]) -> Float[Array, "h2 w2 c"]:
@@ -23,3 +18,8 @@ def max_pool(x: Float[Array, "h w c"]) -> Float[Array, "h2 w2 c"]:
     after a ReLU most ties are zeros, whose gradient the ReLU removes.
     """
     return _quads(x).max(axis=(1, 3))
+
+
+def _quads(x: Float[Array, "h w c"]) -> Float[Array, "h2 2 w2 2 c"]:
+    h, w, c = x.shape
+    return x[: h // 2 * 2, : w // 2 * 2].reshape(h // 2, 2, w // 2, 2, c)

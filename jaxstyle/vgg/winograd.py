@@ -1,4 +1,8 @@
-"""The matrices of Winograd's F(4x4, 3x3), and the convolution by them."""
+"""Winograd's convolution F(4x4, 3x3), and the matrices of its linear maps (Lavin & Gray 2016).
+
+Symbols: k a 3x3 kernel, d a 6x6 tile of the input, U = G k G^T, V = B^T d B, and Y = A^T (U V) A a 4x4 tile
+of the output; U V is a product over channels at each of the 36 places. Layout is (h, w, c) and HWIO.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,13 @@ from jax import lax
 from jaxtyping import Array, Float
 
 TILE = 4
-"""Edge of an output tile of Winograd's algorithm; the edge of an input tile is two more."""
-# Lavin & Gray use 0, +-1, +-2. With the points below, rounding of the products does half the harm, in
-# float32 and in bfloat16 (tests/test_conv.py).
+"""Edge of an output tile; the edge of an input tile is two more."""
 POINTS = tuple(Fraction(n, 4) for n in (0, 3, -3, 6, -6))
+"""The finite points of interpolation.
+
+# Differs from Lavin & Gray (2016): they use 0, +-1, +-2. With these, rounding of the products does half the
+# harm, in float32 and in bfloat16 (tests/test_conv.py).
+"""
 
 
 def toom_cook(points: Sequence[Fraction]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -47,13 +54,13 @@ def toom_cook(points: Sequence[Fraction]) -> tuple[np.ndarray, np.ndarray, np.nd
     return bt, g, at
 
 
-WINOGRAD_BT, WINOGRAD_G, WINOGRAD_AT = toom_cook(POINTS)
+BT, G, AT = toom_cook(POINTS)
 
 
-def transform(kernel: Float[np.ndarray, "3 3 i o"]) -> Float[np.ndarray, "6 6 i o"]:
+def transformed(kernel: Float[np.ndarray, "3 3 i o"]) -> Float[np.ndarray, "6 6 i o"]:
     """U = G k G^T for every pair of channels, in float64 and without rounding."""
     i, o = kernel.shape[2:]
-    both = np.kron(WINOGRAD_G, WINOGRAD_G)  # rows and columns in one matrix product, without transposing
+    both = np.kron(G, G)  # rows and columns in one matrix product, without transposing
     return (both @ kernel.reshape(9, i * o).astype(np.float64)).reshape(6, 6, i, o)
 
 
@@ -79,9 +86,9 @@ def winograd_conv(
     down, across = -(-h // TILE), -(-w // TILE)
     x = jnp.pad(x, ((1, TILE * down + 1 - h), (1, TILE * across + 1 - w), (0, 0)))
     d = [lax.slice_in_dim(x, k, k + TILE * (down - 1) + 1, TILE, axis=0) for k in range(n)]
-    v = lax.optimization_barrier(jnp.stack([_combine(row, d) for row in WINOGRAD_BT]))
+    v = lax.optimization_barrier(jnp.stack([_combine(row, d) for row in BT]))
     d = [lax.slice_in_dim(v, k, k + TILE * (across - 1) + 1, TILE, axis=2) for k in range(n)]
-    v = jnp.stack([_combine(row, d) for row in WINOGRAD_BT], axis=1).astype(u.dtype)
+    v = jnp.stack([_combine(row, d) for row in BT], axis=1).astype(u.dtype)
     v = lax.optimization_barrier(v.reshape(n * n, down * across, i))
     products = lax.dot_general(
         v,
@@ -91,6 +98,6 @@ def winograd_conv(
         preferred_element_type=jnp.float32,
     )
     products = lax.optimization_barrier(products).reshape(n, n, down, across, o)
-    y = lax.optimization_barrier(jnp.stack([_combine(row, list(products)) for row in WINOGRAD_AT]))
-    y = jnp.stack([_combine(row, [y[:, k] for k in range(n)]) for row in WINOGRAD_AT], axis=3)
+    y = lax.optimization_barrier(jnp.stack([_combine(row, list(products)) for row in AT]))
+    y = jnp.stack([_combine(row, [y[:, k] for k in range(n)]) for row in AT], axis=3)
     return y.transpose(1, 0, 2, 3, 4).reshape(TILE * down, TILE * across, o)[:h, :w].astype(x.dtype)

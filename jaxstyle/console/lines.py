@@ -1,0 +1,25 @@
+"""Single lines on standard error: an error, or cells that diverged."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+
+from jaxstyle.spec.errors import encodable, one_line
+
+
+def say_error(line: str, code: int) -> int:
+    """Print an error as one line; the exit code given."""
+    _say(f"jaxstyle: error: {one_line(line)}")
+    return code
+
+
+def say_diverged(what: str) -> int:
+    """Print `what` and return 1, the exit code of a finished command with diverged cells."""
+    _say(f"jaxstyle: {one_line(what)}")
+    return 1
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):
+        print(encodable(line, getattr(sys.stderr, "encoding", None)), file=sys.stderr, flush=True)
