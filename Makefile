@@ -2,6 +2,7 @@
 #
 #   make demo     set up, then run the demo: a grid of real style transfers
 #   make test     set up, then run the tests
+#   make quick    set up, then run the tests of the numbers, the settings and the files: 90 seconds
 #   make check    lint, types and tests
 #   make test-browser  test the page of a run in headless Chromium, if it is installed
 #   make test-cluster  run a sweep on a Ray cluster whose nodes are killed over and over (installs ray)
@@ -23,7 +24,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser test-cluster check lint types format torture same-bytes fuzz mutants bench gpu-check bench-gpu scale bench-scaling bench-precision bench-optimizers deck study wheel clean
+.PHONY: help demo test quick test-browser test-cluster check lint types format torture same-bytes fuzz mutants bench gpu-check bench-gpu scale bench-scaling bench-precision bench-optimizers deck study wheel clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -55,7 +56,13 @@ demo: $(VENV)/.base
 	$(BIN)/python -m jaxstyle.sweep
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
+
+QUICK = $(addprefix tests/test_,$(addsuffix .py,bench colour config containers conv fuzz grid growth house images \
+	layers limits losses optimizers report schedulers stats store words))
+
+quick: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(QUICK)
 
 test-browser: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m browser

@@ -9,6 +9,9 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# The threads of NumPy's matrix products wait for each other busily: where two tests run side by side on two
+# cores, one float64 oracle took 7 s of CPU time instead of 0.5.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 if "JAXSTYLE_TESTS_CACHE" not in os.environ:  # in the first process; workers take its folder
     _CACHE = tempfile.TemporaryDirectory(prefix="jaxstyle-tests-")
     atexit.register(_CACHE.cleanup)
@@ -19,6 +22,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from jaxtyping import install_import_hook
 
 ROOT = Path(__file__).resolve().parent.parent
+SLOWEST_FIRST = "plugins step sweep resume engine bad_inputs page conv vgg19 single shares"
+"""Names of the test files that are begun before all others, so that the workers end together."""
+
+
+def pytest_collection_modifyitems(items):
+    """Put the slowest files first; the order within a file stays."""
+    first = [f"test_{name}.py" for name in SLOWEST_FIRST.split()]
+    items.sort(key=lambda item: first.index(name) if (name := item.path.name) in first else len(first))
 
 
 def module_paths():
@@ -41,13 +52,21 @@ assert {*CHECKED} <= {*module_paths()}, "a module that is checked is not there"
 install_import_hook([f"jaxstyle.{name}" for name in CHECKED], "beartype.beartype")
 
 import hypothesis
+import jax
 import numpy as np
 import pytest
+from forks import Forks
 from PIL import Image
 
 from jaxstyle.inputs import weights
+from jaxstyle.run.start import cache_directory
 from jaxstyle.vgg import layers
 
+# What one test has compiled is compiled for all, in this process and in others. Numbers of traces and of
+# programs are counted before this cache is asked.
+jax.config.update("jax_compilation_cache_dir", str(cache_directory()))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 hypothesis.settings.register_profile("unhurried", deadline=None)  # a busy machine must not fail a test
 hypothesis.settings.load_profile("unhurried")
 
@@ -152,3 +171,28 @@ def run_python(*arguments, cwd=None, check=False, **environment):
     if check:
         assert done.returncode == 0, done.stderr
     return done
+
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+"""The environment before any test has changed it."""
+_forks: list[Forks] = []
+
+
+def run_forked(*arguments, cwd=None, check=False, **environment):
+    """As `run_python`, for what does not depend on how libraries are imported: by a fork (see `forks`)."""
+    line = [*map(str, arguments)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    if not _forks:
+        _forks.append(Forks(ENVIRONMENT))
+    if not _forks[0].can_run(line, env):
+        return run_python(*arguments, cwd=cwd, check=check, **environment)
+    done = _forks[0].run(line, env, str(cwd or os.getcwd()), timeout_s=300)
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+def pytest_sessionfinish():
+    """End the process whose forks have run commands."""
+    while _forks:
+        _forks.pop().end()

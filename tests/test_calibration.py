@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import oracle
 import pytest
-from conftest import random_image, run_python
+from conftest import random_image, run_forked
 from PIL import Image
 
 from jaxstyle import calibrate
@@ -215,7 +215,7 @@ def test_the_command_prints_a_table_and_json(images, capsys):
 
 
 def test_a_wrong_layer_is_one_line(images):
-    done = run_python("-m", "jaxstyle.calibrate", *images.values(), "--style-layers", "conv9_1")
+    done = run_forked("-m", "jaxstyle.calibrate", *images.values(), "--style-layers", "conv9_1")
     assert done.returncode == 2
     assert done.stderr.startswith(
         "jaxstyle: error: style_layers: VGG19 has no layer 'conv9_1'; did you mean"

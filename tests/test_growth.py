@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 import same_bytes
-from conftest import ROOT, run_python
+from conftest import ROOT, run_forked
 
 HALF = ROOT / "tests" / "data" / "half"
 EXPECTED = HALF / "expected"
@@ -31,7 +31,7 @@ def gone_on(tmp_path_factory):
     """The run, resumed in another folder by a separate process."""
     project = tmp_path_factory.mktemp("growth") / "project"
     shutil.copytree(HALF, project)
-    done = run_python("-m", "jaxstyle.sweep", "--resume", "--out", project / "run", cwd=project.parent)
+    done = run_forked("-m", "jaxstyle.sweep", "--resume", "--out", project / "run", cwd=project.parent)
     assert (done.returncode, done.stderr) == (0, "")
     return project / "run"
 

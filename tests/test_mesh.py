@@ -2,13 +2,11 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 
 import pytest
-import torture
-from conftest import FIVE_CHUNKS, ROOT, run_python
+from conftest import FIVE_CHUNKS, ROOT, run_forked, run_python
 from torture import digests
 
 MESH = """
@@ -54,25 +52,42 @@ def test_eight_devices_give_the_bytes_of_one_without_a_collective(width):
     assert done.stdout.split("\n")[0] == "8 1 [] True"
 
 
-def sweep(out, *more):
-    """Run the sweep on two devices: its five chunks are two blocks of two and one of one."""
-    return run_python("-m", "jaxstyle.sweep", *FIVE_CHUNKS, "--quiet", "--out", out, *more, **devices(2))
+SWEEPS = """
+import json, sys
+from jaxstyle import sweep
+for arguments in json.loads(sys.argv[1]):
+    try:
+        sweep.main(arguments)
+    except SystemExit as stop:
+        print("code", stop.code, file=sys.stderr)
+"""
+
+
+def sweeps(out, *times):
+    """Run the sweep on two devices, once for each set of further flags, in one process.
+
+    Its five chunks are two blocks of two and one of one. To start JAX with two devices, whose flags are
+    tried by yet another process, takes longer than the sweep.
+    """
+    lines = [[*map(str, (*FIVE_CHUNKS, "--quiet", "--out", out, *more))] for more in times]
+    done = run_forked("-c", SWEEPS, json.dumps(lines), check=True, **devices(2))
+    return done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
     """The sweep on the first of the devices."""
     out = tmp_path_factory.mktemp("one") / "run"
-    assert sweep(out, "--devices", 1).returncode == 0
+    assert sweeps(out, ["--devices", 1]) == ("", "code 0\n")
     assert json.loads((out / "manifest.json").read_text())["device"]["used"] == 1
     return out
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """The sweep on all of them."""
+    """The sweep on all of them, as a command."""
     out = tmp_path_factory.mktemp("both") / "run"
-    done = sweep(out)
+    done = run_python("-m", "jaxstyle.sweep", *FIVE_CHUNKS, "--quiet", "--out", out, **devices(2))
     assert (done.returncode, done.stderr) == (0, "")
     return out
 
@@ -92,24 +107,19 @@ def test_a_block_that_is_half_on_the_disk_is_gone_on_with(one, both, tmp_path):
     shutil.copytree(both, out)
     for number in (1, 2, 4):
         os.unlink(out / "chunks" / f"{number:06d}.h5")
-    done = sweep(out, "--resume")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert sweeps(out, ["--resume"]) == ("", "code 0\n")
     assert digests(out) == digests(one)
     os.unlink(out / "chunks" / "000004.h5")
-    assert sweep(out, "--resume", "--devices", 1).returncode == 0
+    assert sweeps(out, ["--resume", "--devices", 1]) == ("", "code 0\n")
     assert digests(out) == digests(one)
 
 
-def test_a_block_whose_first_chunk_alone_is_on_the_disk_is_not_computed_again(one, tmp_path, monkeypatch):
+def test_a_block_whose_first_chunk_alone_is_on_the_disk_is_not_computed_again(one, tmp_path):
     out = tmp_path / "run"
-    for name, value in devices(2).items():
-        monkeypatch.setenv(name, value)
-    killed = torture.start(out, point="chunk: before its name", count=2, settings=[*map(str, FIVE_CHUNKS)])
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL
+    killed = ("-m", "tests.torture", "--child", "chunk: before its name=2", *FIVE_CHUNKS, "--out", out)
+    assert run_forked(*killed, cwd=ROOT, **devices(2)).returncode == -signal.SIGKILL
     assert [path.name for path in (out / "chunks").glob("*.h5")] == ["000000.h5"]
-    done = sweep(out, "--resume")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert sweeps(out, ["--resume"]) == ("", "code 0\n")
     events = map(json.loads, (out / "events.jsonl").read_text().splitlines())
     (gone_on,) = [event for event in events if event["event"] == "continue"]
     assert gone_on["cells"] == [0, 1]
@@ -118,14 +128,14 @@ def test_a_block_whose_first_chunk_alone_is_on_the_disk_is_not_computed_again(on
 
 
 def test_more_devices_than_there_are_are_refused(tmp_path):
-    done = sweep(tmp_path / "run", "--devices", 3)
-    assert done.returncode == 2
-    assert re.search(r"^jaxstyle: error: devices: 3: there are 2 here \(cpu\)\n$", done.stderr)
+    refusal = "jaxstyle: error: devices: 3: there are 2 here (cpu)\n"
+    assert sweeps(tmp_path / "run", ["--devices", 3]) == ("", f"{refusal}code 2\n")
     assert not list(tmp_path.iterdir())
 
 
 def test_the_plan_of_several_devices_says_so(tmp_path):
-    done = sweep(tmp_path / "run", "--dry-run", "--json")
-    assert json.loads(done.stdout)["devices"] == 2
-    alone = sweep(tmp_path / "run", "--dry-run", "--json", "--devices", 1)
-    assert json.loads(alone.stdout)["time_s"] > json.loads(done.stdout)["time_s"]
+    plan = ["--dry-run", "--json"]
+    said, _ = sweeps(tmp_path / "run", plan, [*plan, "--devices", 1])
+    together, alone = map(json.loads, said.replace("}\n{", "}\0{").split("\0"))
+    assert together["devices"] == 2
+    assert alone["time_s"] > together["time_s"]

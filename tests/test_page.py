@@ -340,8 +340,14 @@ def huge(tmp_path_factory):
     )
 
 
-def test_a_page_of_thousands_shows_an_even_part_and_tells_of_all(huge):
-    text = page.html(huge, read_rows(huge))
+@pytest.fixture(scope="module")
+def huge_page(huge):
+    """The text of its page."""
+    return page.html(huge, read_rows(huge))
+
+
+def test_a_page_of_thousands_shows_an_even_part_and_tells_of_all(huge, huge_page):
+    text = huge_page
     found = Reader(text)
     pictures = [a for a in found.all("img") if a["alt"].startswith("cell ")]
     assert len(pictures) == len(found.run["tiles"]["cell"]) == 3000
@@ -360,8 +366,8 @@ def test_a_page_of_thousands_shows_an_even_part_and_tells_of_all(huge):
     assert page.html(huge, read_rows(huge)) == text
 
 
-def test_curves_and_losses_of_a_part_are_those_of_its_cells(huge):
-    run = read(huge).run
+def test_curves_and_losses_of_a_part_are_those_of_its_cells(huge, huge_page):
+    run = Reader(huge_page).run
     rows = read_rows(huge)
     codes = np.frombuffer(base64.b64decode(run["curves"]["codes"]), "<u2")
     codes = codes.reshape(len(run["cells"]["cell"]), 3, -1)

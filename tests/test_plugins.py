@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import EXAMPLES, ROOT, Told, random_image, run_python
+from conftest import EXAMPLES, ROOT, Told, random_image, run_forked, run_python
 from jax.test_util import check_grads
 from made_runs import write_run
 from test_step import loss_and_gradient, make
@@ -153,7 +153,7 @@ def test_the_page_of_a_plugins_run_is_made_without_the_plugin(finished, tmp_path
     before = page.read_text()
     page.unlink()
     code = "import sys; from jaxstyle import report; report.main(sys.argv[1:])"
-    done = run_python("-c", code, finished)
+    done = run_forked("-c", code, finished)
     assert done.returncode == 0, done.stderr
     text = page.read_text()
     data = json.loads(re.search(r'<script[^>]*id="run"[^>]*>(.*?)</script>', text, re.DOTALL)[1])
@@ -165,7 +165,7 @@ def test_the_page_of_a_plugins_run_is_made_without_the_plugin(finished, tmp_path
 
 
 def test_the_seed_study_has_the_curve_with_and_without_the_plugin(finished, palette):
-    run_python("-m", "jaxstyle.variance", finished, "--plugin", palette, "--floor-steps", 2, check=True)
+    run_forked("-m", "jaxstyle.variance", finished, "--plugin", palette, "--floor-steps", 2, check=True)
     with (finished / "variance.csv").open(encoding="utf-8") as file:
         found = {(row["palette_weight"], row["quantity"]): row for row in csv.DictReader(file)}
     assert float(found["10000000.0", "loss_palette"]["mean"]) < float(found["0.0", "loss_palette"]["mean"])
@@ -173,7 +173,7 @@ def test_the_seed_study_has_the_curve_with_and_without_the_plugin(finished, pale
         assert "loss_palette" in file["32x48"]["term"].asstr()[()]
         assert len(file["floor"]) > 1
     assert "palette loss" in (finished / "maps" / "curves.svg").read_text()
-    done = run_python("-m", "jaxstyle.variance", finished, check=True)
+    done = run_forked("-m", "jaxstyle.variance", finished, check=True)
     assert "loss_palette" in (finished / "variance.csv").read_text()
     report_text = (finished / "variance.json").read_text()
     assert "give the file with --plugin" in report_text + done.stdout
@@ -182,7 +182,7 @@ def test_the_seed_study_has_the_curve_with_and_without_the_plugin(finished, pale
 def test_the_example_is_the_same_bytes_on_two_devices(finished, palette, tmp_path):
     two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "NPROC": "2"}
     out = tmp_path / "run"
-    run_python("-m", "jaxstyle.sweep", *GRID, "--plugin", palette, "--out", out, check=True, **two)
+    run_forked("-m", "jaxstyle.sweep", *GRID, "--plugin", palette, "--out", out, check=True, **two)
     found, expected = contents(out), contents(finished)
     assert found.keys() == expected.keys()
     assert [name for name in found if found[name] != expected[name]] == []
@@ -196,14 +196,14 @@ def test_a_killed_run_goes_on_with_the_same_file_alone(finished, palette, tmp_pa
     assert told.end()[0] == -signal.SIGKILL
     kept = contents(out)
 
-    done = run_python("-m", "jaxstyle.sweep", "--resume", "--out", out)
+    done = run_forked("-m", "jaxstyle.sweep", "--resume", "--out", out)
     assert done.returncode == 2
     assert re.fullmatch(
         r"jaxstyle: error: palette_weight: belongs to a plugin \(sha256 \w+\.\.\.\); [^\n]+\n", done.stderr
     )
     changed = tmp_path / "palette.py"
     changed.write_text(PALETTE.replace("** 2)", "** 2) / 2"))
-    done = run_python("-m", "jaxstyle.sweep", "--resume", "--out", out, "--plugin", changed)
+    done = run_forked("-m", "jaxstyle.sweep", "--resume", "--out", out, "--plugin", changed)
     assert done.returncode == 2
     digests = re.findall(r"\b[0-9a-f]{64}\b", done.stderr)
     assert len(set(digests)) == 2
@@ -213,11 +213,11 @@ def test_a_killed_run_goes_on_with_the_same_file_alone(finished, palette, tmp_pa
     moved = tmp_path / "elsewhere" / "mine.py"
     moved.parent.mkdir()
     moved.write_text(PALETTE)  # the same file, wherever it lies
-    run_python("-m", "jaxstyle.sweep", "--resume", "--out", out, "--plugin", moved, check=True)
+    run_forked("-m", "jaxstyle.sweep", "--resume", "--out", out, "--plugin", moved, check=True)
     assert contents(out) == contents(finished)
     again = tmp_path / "again"
     arguments = ("--spec", out / "spec.toml", "--plugin", moved, "--out", again)
-    run_python("-m", "jaxstyle.sweep", *arguments, check=True)
+    run_forked("-m", "jaxstyle.sweep", *arguments, check=True)
     assert contents(again) == contents(finished)
 
 
@@ -225,7 +225,7 @@ def test_shares_of_a_plugins_run_come_to_the_same_bytes(finished, palette, tmp_p
     out = tmp_path / "run"
     for share in ("0/2", "1/2"):
         arguments = (*GRID, "--plugin", palette, "--out", out, "--shard", share)
-        run_python("-m", "jaxstyle.sweep", *arguments, check=True)
+        run_forked("-m", "jaxstyle.sweep", *arguments, check=True)
     assert contents(out) == contents(finished)
 
 
@@ -424,7 +424,7 @@ def test_an_optimizer_and_a_pooling_run_are_resumed_and_shown(tmp_path):
     file.write_text(OWN)
     arguments = (*IMAGES, *SHALLOW, "--steps", 20, 40, "--plugin", file, "--optimizer", "lion")
     arguments = (*arguments, "--b1", 0.8, "--pool", "corner", "--out", tmp_path / "run")
-    run_python("-m", "jaxstyle.sweep", *arguments, check=True)
+    run_forked("-m", "jaxstyle.sweep", *arguments, check=True)
     assert len(lines(tmp_path / "run")) == 1
     with h5py.File(tmp_path / "run" / "results.h5") as file:
         group = file[next(iter(file))]
@@ -434,9 +434,9 @@ def test_an_optimizer_and_a_pooling_run_are_resumed_and_shown(tmp_path):
     for chunk in (tmp_path / "run" / "chunks").iterdir():
         chunk.unlink()
     kept = contents(tmp_path / "run")
-    run_python("-m", "jaxstyle.sweep", "--resume", *arguments, check=True)
+    run_forked("-m", "jaxstyle.sweep", "--resume", *arguments, check=True)
     assert contents(tmp_path / "run").items() >= kept.items()
-    done = run_python("-m", "jaxstyle.report", tmp_path / "run")
+    done = run_forked("-m", "jaxstyle.report", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert "b1" in (tmp_path / "run" / "report.html").read_text()
 
@@ -620,7 +620,7 @@ def test_an_error_in_a_plugin_is_one_line_with_its_own_number(tmp_path, capsys, 
     images_of_two_shapes = (*IMAGES, "--style-size", 40)
     arguments = (*images_of_two_shapes, *SHALLOW, "--steps", 2, "--plugin", file, flag, value, "--out", out)
     if "starts JAX" in says:  # which has happened here
-        done = run_python("-m", "jaxstyle.sweep", *arguments)
+        done = run_forked("-m", "jaxstyle.sweep", *arguments)
         code, text = done.returncode, done.stderr
     else:
         code, text = command(*arguments), capsys.readouterr().err
@@ -648,8 +648,8 @@ def test_a_plugin_that_is_not_there_is_one_line(tmp_path, capsys):
 
 def test_help_lists_what_a_plugin_adds(palette):
     for name in ("sweep", "transfer"):
-        plain = run_python("-m", f"jaxstyle.{name}", "--help", check=True).stdout
-        own = run_python("-m", f"jaxstyle.{name}", "--plugin", palette, "--help", check=True).stdout
+        plain = run_forked("-m", f"jaxstyle.{name}", "--help", check=True).stdout
+        own = run_forked("-m", f"jaxstyle.{name}", "--plugin", palette, "--help", check=True).stdout
         assert "--palette-weight" not in plain
         assert "--palette-weight" in own
         assert "Weight of the palette loss." in own
@@ -659,7 +659,7 @@ def test_transfer_takes_a_plugin(tmp_path, palette, finished):
     out = tmp_path / "out.png"
     arguments = (IMAGES[1], IMAGES[3], *SHALLOW, "--optimizer", "adam", "--steps", 6, "-o", out)
     arguments = (*arguments, "--plugin", palette, "--palette-weight", "1e7", "--seed", 1)
-    done = run_python("-m", "jaxstyle.transfer", *arguments, check=True)
+    done = run_forked("-m", "jaxstyle.transfer", *arguments, check=True)
     assert "palette" in done.stdout
     np.testing.assert_array_equal(
         decode.read(str(out)).pixels, decode.read(str(finished / "images" / "000005.png")).pixels

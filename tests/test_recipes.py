@@ -8,7 +8,7 @@ import shutil
 import h5py
 import numpy as np
 import pytest
-from conftest import EXAMPLES, ROOT, run_python
+from conftest import EXAMPLES, ROOT, run_forked, run_python
 
 DOCS = (ROOT / "docs" / "architecture.md").read_text()
 RECIPES = dict(re.findall(r"### ([^\n]*)\n.*?```diff\n(.*?)```", DOCS, re.DOTALL))
@@ -94,7 +94,7 @@ def test_a_version_with_the_recipes_goes_on_with_a_run_of_one_without(changed, t
     arguments = ("--content", EXAMPLES / "pagoda.jpg", "--style", EXAMPLES / "cafe.jpg", "--size", 32)
     arguments = (*arguments, "--content-layer", "conv1_2", "--style-layers", "conv1_1", "--seed", "0:2")
     arguments = (*arguments, "--optimizer", "adam", "--steps", 2, "--checkpoint-every", 0.1, "--out", out)
-    run_python("-m", "jaxstyle.sweep", *arguments, check=True)
+    run_forked("-m", "jaxstyle.sweep", *arguments, check=True)
     before = {path: path.read_bytes() for path in sorted(out.glob("chunks/*.h5"))}
     table = (out / "results.csv").read_bytes()
     last = max(before)

@@ -8,7 +8,7 @@ import shutil
 import h5py
 import numpy as np
 import pytest
-from conftest import ROOT, run_python
+from conftest import ROOT, run_forked, run_python
 from made_runs import make_run
 from PIL import Image
 from test_store import fill, result
@@ -149,7 +149,7 @@ def test_report_exits_as_promised(tmp_path, capsys, make, code, expected):
 
 
 def test_report_command_has_help():
-    done = run_python("-m", "jaxstyle.report", "--help", check=True, cwd=ROOT)
+    done = run_forked("-m", "jaxstyle.report", "--help", check=True, cwd=ROOT)
     assert "RUN" in done.stdout
 
 

@@ -16,21 +16,33 @@ import h5py
 import numpy as np
 import pytest
 import torture
-from conftest import ROOT, random_image, run_python
+from conftest import ROOT, random_image, run_forked, run_python
 from made_runs import write_run
 from PIL import Image
 
 from jaxstyle import sweep
 from jaxstyle.console import limits
+from jaxstyle.plan import costs
 from jaxstyle.plan.cells import sweep_cells
 from jaxstyle.rundir import results_h5, resume
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import Sweep
 
-ONE_STAGE = (*torture.IMAGES, "--pyramid", "0")
-SWEEP = (*ONE_STAGE, "--seed", "0:2", "--steps", "15", "30", "--checkpoint-every", "0.1")
-"""Two cells in separate chunks, each of which is checkpointed at least once before it is done."""
+SHALLOW = ("--content-layer", "conv2_2", "--style-layers", "conv1_1+conv2_1")
+ONE_STAGE = (*torture.IMAGES, *SHALLOW, "--pyramid", "0")
+SWEEP = (*ONE_STAGE, "--seed", "0:2", "--steps", "40", "80", "--checkpoint-every", "0.1")
+"""Two cells in separate chunks, each of which is checkpointed at least once before it is done.
+
+That is so where checkpoints may take all the time of a run, as in `whole` and `killed_at`.
+"""
+KILLED = """
+from jaxstyle import grid
+from tests import torture
+
+costs.CHECKPOINT_SHARE = 1.0
+torture.main()
+"""
 
 
 def command(*arguments):
@@ -56,7 +68,9 @@ def events(run, name):
 def whole(tmp_path_factory):
     """The sweep, undisturbed."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    assert command(*SWEEP, "--out", out) == 0
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(costs, "CHECKPOINT_SHARE", 1.0)
+        assert command(*SWEEP, "--out", out) == 0
     assert {tuple(event["cells"]) for event in events(out, "checkpoint")} == {(0,), (1,)}
     assert not list((out / "checkpoints").iterdir())
     return out
@@ -72,22 +86,31 @@ def copy(whole, tmp_path):
 # --- kills ----------------------------------------------------------------------------------------
 
 
+def killed_at(point, count, out):
+    """The exit code of the sweep in a process that kills itself when it reaches `point`."""
+    return run_forked(
+        "-c", KILLED, "--child", f"{point}={count}", *SWEEP, "--out", out, cwd=ROOT
+    ).returncode
+
+
 @pytest.mark.parametrize(
-    ("point", "count"),
-    [("checkpoint: half written", 2), ("chunk: before its name", 2), ("merge: half written", 1)],
+    ("point", "count", "gone_on_with"),
+    # A first checkpoint without its state is of no use; a chunk that was not yet renamed loses nothing.
+    [
+        ("checkpoint: half written", 2, 0),
+        ("chunk: before its name", 2, 1),
+        ("merge: half written", 1, 0),
+    ],
 )
-def test_a_killed_run_goes_on_to_the_same_bytes(whole, tmp_path, point, count):
+def test_a_killed_run_goes_on_to_the_same_bytes(whole, tmp_path, point, count, gone_on_with):
     out = tmp_path / "run"
-    killed = torture.start(out, point=point, count=count, settings=SWEEP)
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL
+    assert killed_at(point, count, out) == -signal.SIGKILL
     assert not (out / "results.csv").exists()
     there = torture.digests(out)
     assert there.items() <= torture.digests(whole).items()
     assert command(*SWEEP, "--out", out, "--resume") == 0
     assert torture.digests(out) == torture.digests(whole)
-    # A first checkpoint without its state is of no use; a chunk that was not yet renamed loses nothing.
-    assert len(events(out, "continue")) == point.startswith("chunk")
+    assert len(events(out, "continue")) == gone_on_with
 
 
 def test_a_run_that_was_killed_before_its_plan_begins_anew(whole, tmp_path):
@@ -120,7 +143,7 @@ def test_a_run_that_has_a_retired_setting_goes_on_where_it_is_at_its_default(cop
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        (["--steps", "30", "31"], "steps is (15, 30) there and (30, 31) here"),
+        (["--steps", "80", "81"], "steps is (40, 80) there and (80, 81) here"),
         (["--size", "48"], "size is 64 there and 48 here"),
         (["--seed", "0:3"], "seed is 0, 1 there and 0, 1, 2 here"),
         (["--checkpoint-every", "60"], "checkpoint_every is 0.1 there and 60.0 here"),
@@ -135,11 +158,11 @@ def test_other_settings_are_refused_and_the_difference_told(whole, capsys, setti
 
 
 def test_other_images_and_weights_are_refused(tmp_path, capsys):
-    for name, seed in (("c", 1), ("s", 2)):
-        Image.fromarray(random_image(40, 48, seed)).save(tmp_path / f"{name}.png")
+    for name, source in (("c", "cat.jpg"), ("s", "glass.jpg")):  # whose program is compiled already
+        shutil.copy(torture.EXAMPLES / source, tmp_path / f"{name}.png")
     out = tmp_path / "run"
-    arguments = ["--content", tmp_path / "c.png", "--style", tmp_path / "s.png", "--size", "48"]
-    arguments += ["--steps", "1", "--pyramid", "0", "--out", out]
+    arguments = ["--content", tmp_path / "c.png", "--style", tmp_path / "s.png", "--size", "64"]
+    arguments += [*SHALLOW, "--steps", "1", "--pyramid", "0", "--out", out]
     assert command(*arguments) == 0
     other = tmp_path / "vgg19.h5"
     shutil.copy(ROOT / "weights" / "vgg19.h5", other)
@@ -214,7 +237,7 @@ def test_damaged_and_foreign_chunks_are_set_aside_named_and_computed_again(copy,
     data[len(data) // 2] ^= 4
     (chunks / "000001.h5").write_bytes(data)
     shutil.copy(chunks / "000000.h5", chunks / "000002.h5")  # a number that the plan does not have
-    done = run_python("-m", "jaxstyle.sweep", "--out", copy, "--resume", check=True)
+    done = run_forked("-m", "jaxstyle.sweep", "--out", copy, "--resume", check=True)
     assert "000001.h5: is damaged" in done.stdout
     assert {p.name for p in chunks.iterdir()} == {
         *("000000.h5", "000001.h5"),
@@ -302,7 +325,7 @@ def test_a_run_with_other_settings_is_not_extended(whole, capsys):
 @contextlib.contextmanager
 def running(out, *settings, until="checkpoint", **streams):
     """A run of many steps in a separate process, once it has reported an event."""
-    arguments = [*ONE_STAGE, "--steps", "20000", "--checkpoint-every", "2", *settings, "--out", out]
+    arguments = [*ONE_STAGE, "--steps", "50000", "--checkpoint-every", "0.5", *settings, "--out", out]
     code = (
         "import signal\nfrom jaxstyle import sweep\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a shell's `&` ignores
@@ -392,7 +415,7 @@ def test_a_full_disk_keeps_what_is_finished_and_the_run_goes_on_when_there_is_sp
     place, grow = small_disk
     out = place / "run"
     # There is no room for the tables and a checkpoint, but there is for the results themselves.
-    done = run_python("-m", "jaxstyle.sweep", *SWEEP, "--out", out, cwd=ROOT)
+    done = run_forked("-m", "jaxstyle.sweep", *SWEEP, "--out", out, cwd=ROOT)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "No space left on device" in line
@@ -441,7 +464,7 @@ def test_a_limit_on_the_size_of_files_is_a_full_disk(whole, tmp_path):
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
         f"sweep.main({[*SWEEP, '--no-compile-cache', '--out', str(tmp_path / 'run')]})"
     )
-    done = run_python("-c", code)
+    done = run_forked("-c", code)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "File too large" in line

@@ -60,24 +60,28 @@ def make(sweep, weights, content, style, winograd=False, canvas=None):
 
 
 def loss_and_gradient(network, program, knobs, targets, image):
-    """(L, info) and dL/dx. Parameters are an argument: XLA would fold constants of them for a minute."""
+    """(L, info) and dL/dx. All arrays are arguments, so that cells with one program compile it once."""
     found = jax.jit(
         jax.value_and_grad(
-            lambda x, params: objective.total_loss(network.features, params, program, knobs, targets, x),
+            lambda x, params, knobs, targets: objective.total_loss(
+                network.features, params, program, knobs, targets, x
+            ),
             has_aux=True,
         )
     )
-    return found(jnp.asarray(image, jnp.float32), network.params)
+    return found(jnp.asarray(image, jnp.float32), network.params, knobs, targets)
 
 
 def advance(network, program, knobs, targets, state, passes):
     """The state after some passes, and what each reported."""
     infos = []
     one = jax.jit(
-        lambda params, state, k: step.step(network.features, params, program, knobs, targets, state, k)
+        lambda params, knobs, targets, state, k: step.step(
+            network.features, params, program, knobs, targets, state, k
+        )
     )
     for k in range(passes):
-        state, info = one(network.params, state, jnp.int32(k))
+        state, info = one(network.params, knobs, targets, state, jnp.int32(k))
         infos.append(info)
     return state, infos
 
@@ -246,6 +250,7 @@ def test_in_bf16_an_image_has_no_loss_against_itself(vgg19_weights, winograd):
             optimizer="adam",
             steps=(1,),
             content_layer=("conv3_1",),
+            style_layers=("conv1_1+conv2_1+conv3_1",),
         )
     )
     (cell,) = sweep_cells(settings)

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import xarray
-from conftest import ROOT, random_image, run_python
+from conftest import ROOT, random_image, run_forked, run_python
 from PIL import Image
 from test_store import fill, result
 
@@ -202,7 +202,7 @@ def test_the_same_run_gives_the_same_bytes(studied):
     before = {name: (studied / name).read_bytes() for name in names}
     results = (studied / "results.csv").read_bytes(), (studied / "results.h5").read_bytes()
     (studied / "maps" / "spread-09.png").write_bytes(b"of an earlier study")
-    done = run_python("-m", "jaxstyle.variance", studied, "--floor-steps", "4", check=True, cwd=ROOT)
+    done = run_forked("-m", "jaxstyle.variance", studied, "--floor-steps", "4", check=True, cwd=ROOT)
     assert not done.stderr
     assert {name: (studied / name).read_bytes() for name in names} == before
     assert not (studied / "maps" / "spread-09.png").exists()
