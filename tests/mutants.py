@@ -115,8 +115,8 @@ MUTANTS = (
     ),
     Mutant(
         "On a canvas every layer is that of the image alone, odd edges included.",
-        "inside = within(x.shape[:2], jnp.asarray(extent) >> pools)",
-        "inside = within(x.shape[:2], -(-jnp.asarray(extent) >> pools))",
+        "inside = inside_mask(x.shape[:2], jnp.asarray(extent) >> pools)",
+        "inside = inside_mask(x.shape[:2], -(-jnp.asarray(extent) >> pools))",
         ("tests/test_vgg19.py::test_on_a_canvas_every_layer_is_that_of_the_image_alone[shape1-avg-plain]",),
     ),
     # Steps.

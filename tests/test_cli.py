@@ -11,7 +11,7 @@ from test_house import COMMANDS
 FAULTS = """
 import resource, sys
 import numpy as np
-from jaxstyle import cli
+from jaxstyle.console import allocator
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -38,7 +38,8 @@ def test_memory_that_was_freed_is_used_again_without_page_faults():
 
 IN_A_CALLBACK = """
 import signal
-from jaxstyle import cli
+from jaxstyle.console import signals
+from jaxstyle.console.command import run_command
 
 class Finalised:
     def __del__(self):
@@ -52,7 +53,7 @@ def command():
     print("unreachable")
     return 0
 
-command.run_command(command)
+run_command(command)
 """
 
 
@@ -68,26 +69,26 @@ def test_a_signal_that_comes_in_a_finaliser_ends_the_command_in_one_line():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_that_comes_while_modules_are_imported_is_one_line(number):
-    code = "import signal\nfrom jaxstyle import early\nearly.catch()\n"
+    code = "import signal\nfrom jaxstyle.console import early\nearly.catch()\n"
     ended = run_python("-c", f"{code}signal.raise_signal({int(number)})\nprint('unreachable')")
     assert (ended.returncode, ended.stdout) == (128 + number, "")
     (line,) = ended.stderr.splitlines()
     assert line.startswith("jaxstyle: error: ")
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, "report"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_catches_signals_before_it_imports_anything(name):
     tree = ast.parse((ROOT / "jaxstyle" / f"{name}.py").read_text())
     _, future, guard, *_ = tree.body
     assert isinstance(future, ast.ImportFrom)
     assert future.module == "__future__"
     assert ast.unparse(guard) == (
-        "if __name__ == '__main__':\n    from jaxstyle import early\n    early.catch()"
+        "if __name__ == '__main__':\n    from jaxstyle.console import early\n    early.catch()"
     )
 
 
 def test_a_library_that_crashes_says_where():
-    crash = "from jaxstyle import cli\nimport faulthandler\ncli.run(lambda: faulthandler._sigsegv())"
+    crash = "from jaxstyle.console.command import run_command\nimport faulthandler\nrun_command(faulthandler._sigsegv)"
     ended = run_python("-c", crash)
     assert ended.returncode == -signal.SIGSEGV
     assert "Segmentation fault" in ended.stderr

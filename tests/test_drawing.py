@@ -20,9 +20,10 @@ TEXTS = ("plain", "α/β 0.1", "two\nlines é", "café α", "a$b^c$", "猫 cat",
 FIGURE = """
 import hashlib, sys
 import numpy as np
-from jaxstyle import drawing, page
-curves = [curves.Curves((0, 1), (0, 1, 2), np.ones((2, 3, 3), np.float32))]
-print(hashlib.sha256(curves.overview(curves, {0: "a$b", 1: "_c"}, "what", False).encode()).hexdigest())
+from jaxstyle.derived import drawing
+from jaxstyle.derived.curves import Curves, overview
+curves = [Curves((0, 1), (0, 1, 2), np.ones((2, 3, 3), np.float32))]
+print(hashlib.sha256(overview(curves, {0: "a$b", 1: "_c"}, "what", False).encode()).hexdigest())
 with drawing.figures({"font.size": 9}):
     from matplotlib.figure import Figure
     figure = Figure((2, 2))

@@ -237,7 +237,7 @@ def digest_on(devices, threads):
     """Results of cells of a narrow network on the last of several devices, in a separate process."""
     code = (
         "import hashlib, jax, numpy as np, test_engine, conftest\n"
-        "from jaxstyle import engine\n"
+        "from jaxstyle.device import engine\n"
         "bench = test_engine.Bench(conftest.narrow_weights(), seed=('0:3',), width=4)\n"
         f"assert len(jax.devices()) == {devices}\n"
         "device = jax.devices()[-1]\n"

@@ -229,7 +229,7 @@ def test_a_run_has_the_threads_of_its_quota(group, tmp_path):
         pytest.skip("there is one core")
     out, files = tmp_path / "run", [("cpu.max", "100000 100000"), ("cpu.cfs_quota_us", 100_000)]
     code = (
-        "import os, sys\nfrom jaxstyle import cli, sweep\n"
+        "import os, sys\nfrom jaxstyle import sweep\n"
         "try: sweep.main()\n"
         "finally:\n"
         "    names = [open(f'/proc/self/task/{t}/comm').read() for t in os.listdir('/proc/self/task')]\n"

@@ -11,7 +11,7 @@ from torture import digests
 
 MESH = """
 import hashlib, re, sys, jax, numpy as np, test_engine, conftest
-from jaxstyle import engine
+from jaxstyle.device import drive, engine
 width = int(sys.argv[1])
 optimizer = {"optimizer": "lbfgs", "pyramid": 1} if width > 1 else {}
 weights = conftest.narrow_weights()

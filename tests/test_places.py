@@ -206,13 +206,13 @@ def failing(number):
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.EACCES, errno.EOPNOTSUPP])
 def test_a_folder_that_cannot_be_fsynced_is_no_failure(shim, tmp_path, number):
     code = (
-        "import sys\nfrom pathlib import Path\nfrom jaxstyle import store\n"
+        "import sys\nfrom pathlib import Path\nfrom jaxstyle.rundir import directory, files, results_csv\n"
         "folder = Path(sys.argv[1])\n"
-        "store.write_atomic(folder / 'a', b'a')\n"
-        "with store.RunDirectory(folder / 'run', create=True) as run:\n"
+        "files.write_atomic(folder / 'a', b'a')\n"
+        "with directory.RunDirectory(folder / 'run', create=True) as run:\n"
         "    run.write('chunks/000000.h5', b'b')\n"
-        "    store._write_together([(folder / 'run' / 'images' / '0.png', b'c')])\n"
-        "    store.write_csv(run, [])\n"
+        "    files.write_together([(folder / 'run' / 'images' / '0.png', b'c')])\n"
+        "    results_csv.write_csv(run, [])\n"
     )
     run_python("-c", code, tmp_path, check=True, **shim, FOLDER_ERRNO=str(number))
     assert (tmp_path / "run" / "images" / "0.png").read_bytes() == b"c"

@@ -37,10 +37,11 @@ SWEEP = (*ONE_STAGE, "--seed", "0:2", "--steps", "40", "80", "--checkpoint-every
 That is so where checkpoints may take all the time of a run, as in `whole` and `killed_at`.
 """
 KILLED = """
-from jaxstyle import grid
+from jaxstyle.plan import programs
+from jaxstyle.run import unfinished
 from tests import torture
 
-costs.CHECKPOINT_SHARE = 1.0
+programs.CHECKPOINT_SHARE = unfinished.CHECKPOINT_SHARE = 1.0
 torture.main()
 """
 

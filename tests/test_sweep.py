@@ -235,7 +235,8 @@ def test_bf16_is_a_setting_that_lands_near_float32(inputs, tmp_path):
 BACK_OFF = """
 import resource, sys
 from dataclasses import replace
-from jaxstyle import engine, sweep
+from jaxstyle import sweep
+from jaxstyle.device import engine, memory
 
 # A CPU plans launches of one cell. Here it plans 32, and then has not the memory for their temporaries.
 memory.choose_width = lambda *_, **__: 32
