@@ -88,7 +88,8 @@ def test_a_command_catches_signals_before_it_imports_anything(name):
 
 
 def test_a_library_that_crashes_says_where():
-    crash = "from jaxstyle.console.command import run_command\nimport faulthandler\nrun_command(faulthandler._sigsegv)"
+    crash = "import faulthandler\nfrom jaxstyle.console.command import run_command\n"
+    crash += "run_command(faulthandler._sigsegv)\n"
     ended = run_python("-c", crash)
     assert ended.returncode == -signal.SIGSEGV
     assert "Segmentation fault" in ended.stderr

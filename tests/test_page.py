@@ -423,8 +423,10 @@ def test_nothing_of_a_page_reaches_the_user(tmp_path):
     record = make_run(tmp_path / "run", **IMAGES, seed=(0, 1), diverged=(0, 1))
     record.path.chmod(0o755)
     code = (
-        "import sys\nfrom pathlib import Path\nfrom jaxstyle.derived import page\nfrom jaxstyle.rundir import records, results_csv\n"
-        "record = records.open_record(Path(sys.argv[1]))\npage.html(record, results_csv.read_rows(record))\n"
+        "import sys\nfrom pathlib import Path\nfrom jaxstyle.derived import page\n"
+        "from jaxstyle.rundir import records, results_csv\n"
+        "record = records.open_record(Path(sys.argv[1]))\n"
+        "page.html(record, results_csv.read_rows(record))\n"
     )
     done = run_python("-W", "error", "-c", code, record.path, check=True, MPLCONFIGDIR="/dev/null/no")
     assert done.stdout == done.stderr == ""

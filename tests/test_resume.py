@@ -22,8 +22,9 @@ from PIL import Image
 
 from jaxstyle import sweep
 from jaxstyle.console import limits
-from jaxstyle.plan import costs
+from jaxstyle.plan import programs
 from jaxstyle.plan.cells import sweep_cells
+from jaxstyle.run import unfinished
 from jaxstyle.rundir import results_h5, resume
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
@@ -70,7 +71,8 @@ def whole(tmp_path_factory):
     """The sweep, undisturbed."""
     out = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(costs, "CHECKPOINT_SHARE", 1.0)
+        for module in (programs, unfinished):
+            patched.setattr(module, "CHECKPOINT_SHARE", 1.0)
         assert command(*SWEEP, "--out", out) == 0
     assert {tuple(event["cells"]) for event in events(out, "checkpoint")} == {(0,), (1,)}
     assert not list((out / "checkpoints").iterdir())

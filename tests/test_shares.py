@@ -254,13 +254,12 @@ def test_shares_that_start_together_are_planned_once_and_one_that_is_killed_goes
 def test_chunks_that_were_computed_at_half_the_width_for_want_of_memory_are_kept(tmp_path, monkeypatch):
     import jax
 
-    from jaxstyle.device import engine
-    from jaxstyle.run import planning
+    from jaxstyle.device import engine, memory
 
     out, compiled, compile_step = tmp_path / "run", [], engine.Engine.compile
     shares = [[*SWEEP, "--out", out, "--shard", f"{i}/2"] for i in range(2)]
 
-    monkeypatch.setattr(planning, "choose_width", lambda *_, **__: 2)  # a CPU would take 1
+    monkeypatch.setattr(memory, "choose_width", lambda *_, **__: 2)  # a CPU would take 1
 
     def compile_narrow(self, program):
         compiled.append(program.width)

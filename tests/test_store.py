@@ -306,7 +306,8 @@ def test_a_look_for_shares_at_work_keeps_others_from_beginning_meanwhile(tmp_pat
         looked.append(path)
         look(path)
 
-    monkeypatch.setattr(directory, "check_no_share", watched)
+    for module in (directory, locks):
+        monkeypatch.setattr(module, "check_no_share", watched)
     locks.check_not_held(tmp_path)
     with RunDirectory(tmp_path):
         pass
