@@ -58,8 +58,8 @@ demo: $(VENV)/.base
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
 
-QUICK = $(addprefix tests/test_,$(addsuffix .py,bench colour config containers conv fuzz grid growth house images \
-	layers limits losses optimizers report schedulers stats store words))
+QUICK = $(addprefix tests/test_,$(addsuffix .py,bench colour config containers conv fuzz grid house images layers \
+	losses optimizers report schedulers stats store words))
 
 quick: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(QUICK)

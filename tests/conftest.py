@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from jaxtyping import install_import_hook
 
 ROOT = Path(__file__).resolve().parent.parent
-SLOWEST_FIRST = "plugins step sweep resume engine bad_inputs page conv vgg19 single shares"
+SLOWEST_FIRST = "step plugins sweep resume engine mesh bad_inputs page ambient vgg19 calibration"
 """Names of the test files that are begun before all others, so that the workers end together."""
 
 

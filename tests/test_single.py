@@ -114,7 +114,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_computed
     ("flags", "says"),
     [
         (("--seed", "0:2"), "seed: has 2 values and a single transfer takes one; jaxstyle.sweep takes"),
-        (("--seed", "1", "2"), "python -m jaxstyle.sweep several"),
+        (("--seed", "1", "2"), "python -m jaxstyle.sweep takes several"),
         (("--sead", "1"), "did you mean seed?"),
         (("--size", "8"), "size: 8 is out of range"),
         (("--out", "x.png"), "--out: is given twice"),
