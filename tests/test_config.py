@@ -134,7 +134,7 @@ WRONG = {
     "infinite": ({"learning_rate": (float("inf"),)}, "learning_rate: inf is not finite"),
     "product beyond float32": ({"alpha_beta": (1e30,), "beta": 1e10}, "alpha_beta: 1e+30 x beta"),
     "huge seed": ({"seed": (10**20,)}, "seed: 100000000000000000000 is out of range"),
-    "a seed twice": ({"seed": ("0:4", 3)}, "seed: 3 is there twice; give each value once"),
+    "a seed twice": ({"seed": ("0:4", 3)}, "seed: 3 is given twice; give each value once"),
     "negative layer weight": ({"style_layers": ("conv1_1:-2",)}, "-2 is out of range"),
     "precision": ({"precision": "f16"}, "precision: 'f16' is not known; use f32 or tf32 or bf16"),
     "conv": ({"conv": "fft"}, "conv: 'fft' is not known; use auto or plain"),

@@ -3,6 +3,7 @@
 import ast
 import collections
 import inspect
+import re
 import statistics
 import tomllib
 
@@ -262,3 +263,11 @@ def test_the_picture_of_the_wings_is_of_these_imports():
     import runpy
 
     assert runpy.run_path(str(ROOT / "scripts" / "draw_wings.py"))["main"](["--check"]) == 0
+
+
+def test_the_map_of_the_code_names_every_module():
+    rows = (ROOT / "docs" / "architecture.md").read_text().splitlines()
+    for place in WINGS:
+        (row,) = (line for line in rows if line.startswith(f"| `{place}/` |"))
+        named = re.findall(r"(?:<br>| · )\**`(\w+)`", row)
+        assert sorted(named) == sorted(m.partition(".")[2] for m in MODULES if m.startswith(f"{place}."))

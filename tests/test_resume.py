@@ -297,7 +297,7 @@ def test_another_plugin_is_another_run(tmp_path):
     record = planned(tmp_path / "run", plugins=("a" * 64,))
     assert resume.continued_sweep(record, record.sweep, extend=False).plugins == record.sweep.plugins
     for plugins, says in (("b" * 64,), "those given have b{64}"), ((), "none is given"):
-        with pytest.raises(JaxstyleError, match=f"begun with plugins of sha256 a{{64}}, and {says}"):
+        with pytest.raises(JaxstyleError, match=f"begun with plugins of sha256 a{{64}}, but {says}"):
             resume.continued_sweep(record, dataclasses.replace(record.sweep, plugins=plugins), extend=False)
 
 
