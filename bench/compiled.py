@@ -180,7 +180,7 @@ def read(
     from jax.sharding import PartitionSpec as P
 
     from jaxstyle.cell.poolings import pooling
-    from jaxstyle.device.compilation import compiler_options, lower
+    from jaxstyle.device.batch import compiler_options, lower
     from jaxstyle.inputs import weights
     from jaxstyle.plan.cells import sweep_cells
     from jaxstyle.plan.planner import make_plan

@@ -184,13 +184,13 @@ def _side(pipe: Any, number: int | None, size: int, cells: int, precision: str) 
     variant = VARIANTS[number] if number is not None else Variant("ours", "")
     if variant.flags:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {variant.flags}".strip()
-    from jaxstyle.device import compilation, engine
+    from jaxstyle.device import batch, engine
 
     if variant.patch is not None:
         variant.patch()
     engine.WINOGRAD_PLATFORMS = ()  # on a CPU too, so that every patch can be tried there
-    ours = compilation.compiler_options
-    compilation.compiler_options = lambda program: {**ours(program), **dict(variant.options)}
+    ours = batch.compiler_options
+    batch.compiler_options = lambda program: {**ours(program), **dict(variant.options)}
     job = work.Work(size, cells, precision)
     pipe.send(job.compiled.compile_s)
     while True:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
+    from jaxstyle.run.finished import Run, open_run
     from jaxstyle.run.one_cell import feature_maps, stylize
-    from jaxstyle.run.opened import Run, open_run
     from jaxstyle.run.sweep import run_sweep
     from jaxstyle.spec.errors import JaxstyleError
     from jaxstyle.spec.plugins import register
@@ -34,8 +34,8 @@ _HOMES = {
     "Pooling": "spec.tables",
     "register": "spec.plugins",
     "EXAMPLES": "spec.presets",
-    "Run": "run.opened",
-    "open_run": "run.opened",
+    "Run": "run.finished",
+    "open_run": "run.finished",
     "run_sweep": "run.sweep",
     "feature_maps": "run.one_cell",
     "stylize": "run.one_cell",

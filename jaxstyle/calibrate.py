@@ -18,9 +18,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from jaxstyle.console import flags
-from jaxstyle.console.arguments import with_settings
+from jaxstyle.console import parsing
 from jaxstyle.console.command import run_command
+from jaxstyle.console.setting_flags import with_settings
 from jaxstyle.inputs import weights
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.plan.cells import sweep_cells
@@ -32,7 +32,7 @@ from jaxstyle.spec.settings import RunOptions, Sweep
 from jaxstyle.spec.tables import POOLINGS
 
 if TYPE_CHECKING:
-    from jaxstyle.device.balance import Balance
+    from jaxstyle.device.loss_balance import Balance
 
 MOVED_SIZES = (0.5, 1, 2)
 """Sizes at which the balance is measured, as multiples of `--size`."""
@@ -67,8 +67,8 @@ class _Pair:
     """Two images and a network, with what is needed to measure their balance."""
 
     def __init__(self, sweep: Sweep, device: Any):
-        from jaxstyle.device.balance import Balances
         from jaxstyle.device.engine import Engine
+        from jaxstyle.device.loss_balance import Balances
 
         self.sweep = resolve(sweep)
         (self.cell,) = sweep_cells(self.sweep)
@@ -103,7 +103,7 @@ def _moved(sweep: Sweep) -> list[Sweep]:
 
 def measure(sweep: Sweep, device: Any) -> dict[str, Any]:
     """All numbers that the command prints, in a form that JSON can hold."""
-    from jaxstyle.device.pull import measure_pull
+    from jaxstyle.device.loss_pull import measure_pull
 
     pair = _Pair(sweep, device)
     balance = pair.balance()
@@ -230,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run `python -m jaxstyle.calibrate`; always raises SystemExit, with the exit code."""
 
     def command() -> int:
-        asked = flags.parse(
+        asked = parsing.parse(
             accepts(), sys.argv[1:] if arguments is None else arguments, "jaxstyle.calibrate"
         )
         given = dataclasses.asdict(asked.value)

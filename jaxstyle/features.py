@@ -22,9 +22,9 @@ import numpy as np
 import tyro
 
 from jaxstyle.console import allocator
-from jaxstyle.console.arguments import with_settings
 from jaxstyle.console.command import run_command
-from jaxstyle.console.flags import parse
+from jaxstyle.console.parsing import parse
+from jaxstyle.console.setting_flags import with_settings
 from jaxstyle.derived import feature_maps
 from jaxstyle.inputs import encode
 from jaxstyle.run import one_cell

@@ -18,9 +18,9 @@ from typing import Annotated
 
 import tyro
 
-from jaxstyle.console import flags
+from jaxstyle.console import parsing
 from jaxstyle.console.command import run_command
-from jaxstyle.console.lines import say_diverged
+from jaxstyle.console.stderr import say_diverged
 from jaxstyle.derived.animations import FRAME_MS, check_animation, write_animations
 from jaxstyle.derived.build import build_derived, finish_run
 from jaxstyle.rundir import directory
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run `python -m jaxstyle.report RUN`; leaves by SystemExit with the exit code."""
 
     def command() -> int:
-        parsed = flags.parse(Report, sys.argv[1:] if arguments is None else arguments, "jaxstyle.report")
+        parsed = parsing.parse(Report, sys.argv[1:] if arguments is None else arguments, "jaxstyle.report")
         asked = parsed.value
         path = Path(paths.at_home(asked.run))
         record = open_record(path)  # before the lock, which would make the directory look like a run

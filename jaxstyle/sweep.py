@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import field, make_dataclass
 
 from jaxstyle.console import allocator
-from jaxstyle.console.arguments import with_added
 from jaxstyle.console.command import run_command
-from jaxstyle.console.flags import parse
-from jaxstyle.console.lines import say_diverged
+from jaxstyle.console.parsing import parse
+from jaxstyle.console.setting_flags import with_added
+from jaxstyle.console.stderr import say_diverged
 from jaxstyle.spec import plugins
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.settings import OPTION_KEYS, RunOptions
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         flags = {name: getattr(options if name in OPTION_KEYS else sweep, name) for name in parsed.named}
         assembled = assemble(flags)
 
-        from jaxstyle.run.described import dry_run
+        from jaxstyle.run.dry_run import dry_run
         from jaxstyle.run.sweep import run_sweep
 
         if assembled.options.dry_run:

@@ -15,10 +15,10 @@ from typing import Annotated, Any
 import tyro
 
 from jaxstyle.console import allocator
-from jaxstyle.console.arguments import with_settings
 from jaxstyle.console.command import run_command
-from jaxstyle.console.flags import Parsed, parse
-from jaxstyle.console.lines import say_diverged
+from jaxstyle.console.parsing import Parsed, parse
+from jaxstyle.console.setting_flags import with_settings
+from jaxstyle.console.stderr import say_diverged
 from jaxstyle.inputs import encode
 from jaxstyle.run import one_cell
 from jaxstyle.rundir.files import write_atomic

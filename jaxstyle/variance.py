@@ -15,9 +15,9 @@ from typing import Annotated
 
 import tyro
 
-from jaxstyle.console import allocator, flags
+from jaxstyle.console import allocator, parsing
 from jaxstyle.console.command import run_command
-from jaxstyle.console.lines import say_diverged
+from jaxstyle.console.stderr import say_diverged
 from jaxstyle.rundir import directory
 from jaxstyle.rundir.records import open_record
 from jaxstyle.spec import paths, plugins
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run `python -m jaxstyle.variance RUN`; always raises SystemExit, with the exit code."""
 
     def command() -> int:
-        parsed = flags.parse(
+        parsed = parsing.parse(
             Variance, sys.argv[1:] if arguments is None else arguments, "jaxstyle.variance"
         )
         asked = parsed.value
@@ -66,9 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             plugins.check(record.sweep)
         directory.check_writable(path)
 
-        from jaxstyle.study.blocks import summary
         from jaxstyle.study.build import build_study
         from jaxstyle.study.model import Options
+        from jaxstyle.study.page_blocks import summary
 
         allocator.keep_freed_memory()
         options = Options(not asked.no_floor, asked.floor_cells, asked.floor_steps)

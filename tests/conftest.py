@@ -40,10 +40,10 @@ def module_paths():
 
 
 CHECKED = """
-cell device.balance device.compilation device.drive device.engine device.memory device.pull device.trial
+cell device.loss_balance device.batch device.drive device.engine device.memory device.loss_pull device.trial
 inputs.colour inputs.decode inputs.encode inputs.pictures inputs.preprocess inputs.resize inputs.weights
-run.checked run.described run.inputs run.job run.launcher run.one_cell run.opened run.planning
-run.results run.resumed run.share run.site run.start run.sweep run.work run.worker rundir.checkpoints
+run.checked run.dry_run run.inputs run.job run.launcher run.one_cell run.finished run.planning
+run.results run.continued run.share run.site run.start run.sweep run.work run.worker rundir.checkpoints
 rundir.chunks rundir.directory rundir.files rundir.hdf5 rundir.image_files rundir.locks rundir.records
 rundir.results_csv rundir.results_h5 study.components study.decompose study.distances study.model
 study.spread study.stats study.study vgg.convolution vgg.network vgg.pooling vgg.winograd

@@ -37,9 +37,9 @@ from jaxstyle.rundir.chunks import PER_CELL, ChunkResult, chunk_bytes, read_chun
 from jaxstyle.spec import errors, settings, tables
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.keys import PLANNED, RETIRED
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.toml import to_toml
+from jaxstyle.spec.unknown_names import PLANNED, RETIRED
 from jaxstyle.vgg.layers import MIN_EDGE_PX
 
 SECONDS = 20

@@ -11,7 +11,7 @@ from conftest import EXAMPLES, narrow_weights, run_python
 from jaxstyle.cell.poolings import pooling
 from jaxstyle.console.command import run_command
 from jaxstyle.device import jax_settings
-from jaxstyle.device.compilation import lower
+from jaxstyle.device.batch import lower
 from jaxstyle.plan.programs import Program
 from jaxstyle.run.start import cache_directory
 from jaxstyle.vgg.network import bind

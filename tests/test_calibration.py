@@ -11,13 +11,13 @@ from PIL import Image
 
 from jaxstyle import calibrate
 from jaxstyle.cell import start
-from jaxstyle.device.balance import Balances, balanced_weights
 from jaxstyle.device.engine import Engine
-from jaxstyle.device.pull import measure_pull
+from jaxstyle.device.loss_balance import Balances, balanced_weights
+from jaxstyle.device.loss_pull import measure_pull
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.inputs.weights import load
 from jaxstyle.plan.cells import sweep_cells
-from jaxstyle.run.described import dry_run
+from jaxstyle.run.dry_run import dry_run
 from jaxstyle.run.sweep import run_sweep
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError

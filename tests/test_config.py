@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxstyle.console.arguments import helps
+from jaxstyle.console.setting_flags import helps
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.plan.cells import sweep_cells
 from jaxstyle.plan.costs import COMPILE_SECONDS, NOMINAL_FLOPS
@@ -18,12 +18,12 @@ from jaxstyle.plan.planner import make_plan
 from jaxstyle.spec import values
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.keys import RETIRED
 from jaxstyle.spec.options import check_options
 from jaxstyle.spec.presets import PRESETS, preset_heads
 from jaxstyle.spec.resolve import grids_of, resolve
 from jaxstyle.spec.settings import AXES, SWEEP_KEYS, RunOptions, Sweep
 from jaxstyle.spec.toml import to_toml
+from jaxstyle.spec.unknown_names import RETIRED
 from jaxstyle.vgg import layers
 
 IMAGES = {"content": ("c.png",), "style": ("s.png",)}

@@ -14,7 +14,7 @@ from conftest import ROOT, module_paths, run_python
 from PIL import Image
 
 from jaxstyle.cell import solvers
-from jaxstyle.console.arguments import helps
+from jaxstyle.console.setting_flags import helps
 from jaxstyle.plan.cells import Cell
 from jaxstyle.rundir import manifest
 from jaxstyle.spec import settings, tables
@@ -147,13 +147,13 @@ def test_one_vmap_one_loop():
     """The step's are in one place; cells are also started and refined, targets and gradients compiled."""
     found = batching(PATHS)
     assert {wing(module) for module, _ in found} == {"device"}
-    assert {place: n for place, n in found.items() if place[0] == "device.compilation"} == {
-        ("device.compilation", "vmap"): 2,  # of the step, and of its start
-        ("device.compilation", "fori_loop"): 1,
-        ("device.compilation", "jit"): 2,
-        ("device.compilation", "shard_map"): 1,
+    assert {place: n for place, n in found.items() if place[0] == "device.batch"} == {
+        ("device.batch", "vmap"): 2,  # of the step, and of its start
+        ("device.batch", "fori_loop"): 1,
+        ("device.batch", "jit"): 2,
+        ("device.batch", "shard_map"): 1,
     }
-    assert {place: n for place, n in found.items() if place[0] != "device.compilation"} == {
+    assert {place: n for place, n in found.items() if place[0] != "device.batch"} == {
         ("device.engine", "vmap"): 1,  # of the refinement of a coarser stage
         ("device.engine", "jit"): 3,
     }

@@ -16,8 +16,9 @@ from PIL import Image, ImageOps
 
 import jaxstyle
 from jaxstyle import sweep
-from jaxstyle.run import described, planning
-from jaxstyle.run.described import dry_run
+from jaxstyle.run import dry_run as dry_run_module
+from jaxstyle.run import planning
+from jaxstyle.run.dry_run import dry_run
 
 SHALLOW = ("--content-layer", "conv2_2", "--style-layers", "conv1_1+conv2_1")
 """Layers of a program that compiles in a few seconds, for what does not depend on the network's depth."""
@@ -202,7 +203,7 @@ def test_contents_that_are_styles_too_need_no_target_program_of_their_own(photos
 
 def test_a_plan_for_a_device_of_its_own_measures_memory_and_widens(inputs, tmp_path, capsys, monkeypatch):
     # Only the device's name for itself is not real here.
-    for module in (described, planning):
+    for module in (dry_run_module, planning):
         monkeypatch.setattr(module, "nominal_platform", lambda platform: "gpu")
     assert command(
         "--content", inputs / "c0.png", "--style", inputs / "s0.png", "--seed", "0:12", "--size", "64",

@@ -9,7 +9,7 @@ import pytest
 from conftest import EXAMPLES, run_python
 
 from jaxstyle import calibrate, features, sweep, transfer
-from jaxstyle.console.flags import parse
+from jaxstyle.console.parsing import parse
 from jaxstyle.console.progress import Display
 from jaxstyle.spec import settings, synonyms, values
 from jaxstyle.spec.assemble import assemble

@@ -20,8 +20,8 @@ from jaxstyle.cell.state import Info, Knobs, Targets, Value, View
 from jaxstyle.inputs.preprocess import to_network
 from jaxstyle.plan.programs import Program
 from jaxstyle.spec import tables
-from jaxstyle.spec.blame import blamed
 from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.plugin_blame import blamed
 from jaxstyle.spec.tables import TERMS, LossTerm
 from jaxstyle.vgg import layers
 from jaxstyle.vgg.convolution import ARITHMETIC

@@ -5,8 +5,8 @@ from __future__ import annotations
 from jaxtyping import Array, Float
 
 from jaxstyle.spec import tables
-from jaxstyle.spec.blame import blamed
 from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.plugin_blame import blamed
 from jaxstyle.spec.tables import POOLINGS
 from jaxstyle.vgg.network import Pool
 

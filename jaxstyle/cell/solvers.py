@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxstyle.plan.programs import Program
 from jaxstyle.spec import tables
-from jaxstyle.spec.blame import blamed
+from jaxstyle.spec.plugin_blame import blamed
 from jaxstyle.spec.tables import OPTIMIZERS
 
 OptimizerState = Any

@@ -1,7 +1,7 @@
 """One step of a cell: its image is evaluated, its optimizer asked for the next one.
 
 Everything here concerns a single image. The batch axis is added by the one `vmap` in
-`device/compilation.py`.
+`device/batch.py`.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 
-from jaxstyle.console.lines import say_error
 from jaxstyle.console.signals import Interrupted, handling
+from jaxstyle.console.stderr import say_error
 from jaxstyle.spec.errors import JaxstyleError, UnfitEnvironment
 from jaxstyle.spec.values import ASCII_NAMES
 

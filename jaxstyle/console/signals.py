@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from jaxstyle.console.early import SIGNALS, signal_words
-from jaxstyle.console.lines import say_error
+from jaxstyle.console.stderr import say_error
 
 GRACE_S = 8.0
 """Seconds that a command may take to end after a signal."""

@@ -24,7 +24,7 @@ from jaxstyle.cell import objective
 from jaxstyle.cell.poolings import pooling
 from jaxstyle.cell.start import refined_state
 from jaxstyle.cell.state import Knobs, Targets
-from jaxstyle.device.compilation import (
+from jaxstyle.device.batch import (
     CELL,
     Compiled,
     Device,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxstyle.console import limits
-from jaxstyle.device.compilation import Device
+from jaxstyle.device.batch import Device
 from jaxstyle.plan.programs import Memory, Program
 from jaxstyle.vgg import layers
 from jaxstyle.vgg.convolution import ARITHMETIC

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxstyle.cell import objective
 from jaxstyle.cell.poolings import pooling
-from jaxstyle.device.compilation import Device, Layers, argument_shapes, lower
+from jaxstyle.device.batch import Device, Layers, argument_shapes, lower
 from jaxstyle.device.engine import Engine
 from jaxstyle.device.jax_settings import default_settings
 from jaxstyle.device.memory import is_out_of_memory, planned_memory

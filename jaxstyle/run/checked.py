@@ -13,7 +13,7 @@ from jaxstyle.rundir import directory, resume
 from jaxstyle.rundir.records import Record
 from jaxstyle.spec import paths
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.moved import named_files
+from jaxstyle.spec.moved_files import named_files
 from jaxstyle.spec.options import run_share
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import RunOptions, Sweep

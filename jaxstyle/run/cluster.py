@@ -44,7 +44,7 @@ from jaxstyle.run.ray_nodes import (
     node_resources,
     plain_inputs,
 )
-from jaxstyle.run.remote import FinishedBlock, RemoteWorker, TellerCall
+from jaxstyle.run.ray_worker import FinishedBlock, RemoteWorker, TellerCall
 from jaxstyle.run.work import Block, Committed, Work, blocks
 from jaxstyle.rundir import manifest
 from jaxstyle.rundir.checkpoints import Checkpoint

@@ -58,8 +58,8 @@ def calibrated(inputs: AnyInputs, device: Any) -> AnyInputs:
     """`inputs` with a number for every relative ratio and every balanced weight, measured if need be."""
     if not any(needs_balance(inputs.sweep, cell) for cell in inputs.cells):
         return inputs
-    from jaxstyle.device.balance import measure_balances
     from jaxstyle.device.engine import Engine
+    from jaxstyle.device.loss_balance import measure_balances
 
     # Plain convolutions, whichever the cells use: a balance is a property of the images and the network.
     engine = Engine(inputs.weights.layers, device=device, winograd=False)

@@ -19,9 +19,9 @@ from jaxstyle.plan.chunks import Plan, plan_record
 from jaxstyle.plan.costs import nominal_platform, uses_winograd
 from jaxstyle.plan.programs import Program
 from jaxstyle.run.checked import CheckedRun
-from jaxstyle.run.described import describe, describe_text
+from jaxstyle.run.dry_run import describe, describe_text
+from jaxstyle.run.finished import Run
 from jaxstyle.run.launcher import timed
-from jaxstyle.run.opened import Run
 from jaxstyle.run.planning import Planned
 from jaxstyle.run.site import Site
 from jaxstyle.run.work import Committed, Work

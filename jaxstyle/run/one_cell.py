@@ -24,9 +24,9 @@ from jaxstyle.run.results import chunk_results
 from jaxstyle.rundir import manifest
 from jaxstyle.spec import paths
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.keys import unknown_key
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import AXES, SETTINGS, RunOptions, Sweep, added
+from jaxstyle.spec.unknown_names import unknown_key
 from jaxstyle.spec.values import MIN_SIZE_PX, check_named, is_pixels, layer_name
 
 FEATURE_LAYERS = ("conv1_2", "conv4_2")

@@ -13,10 +13,10 @@ from jaxstyle.derived.build import finish_run
 from jaxstyle.derived.sheets import sheet_paths
 from jaxstyle.plan.chunks import Plan
 from jaxstyle.run.checked import CheckedRun, read_run
+from jaxstyle.run.continued import keep_whole_chunks
+from jaxstyle.run.finished import Run
 from jaxstyle.run.job import Job, check_platform, display_of, plan_at, run_of, say_changes, say_sheets
-from jaxstyle.run.opened import Run
 from jaxstyle.run.planning import chunks_of_share
-from jaxstyle.run.resumed import keep_whole_chunks
 from jaxstyle.run.site import LocalSite
 from jaxstyle.rundir import chunks, locks, manifest, resume
 from jaxstyle.rundir.directory import RunDirectory
@@ -25,7 +25,7 @@ from jaxstyle.rundir.locks import DirectoryInUse
 from jaxstyle.rundir.records import open_record
 from jaxstyle.rundir.results_csv import read_rows
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.moved import named_files
+from jaxstyle.spec.moved_files import named_files
 from jaxstyle.spec.options import Share
 from jaxstyle.spec.settings import RunOptions
 

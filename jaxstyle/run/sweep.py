@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from jaxstyle.console import signals
 from jaxstyle.run.checked import check_run
+from jaxstyle.run.continued import resume_run
+from jaxstyle.run.finished import Run
 from jaxstyle.run.job import Job, display_of, plan_at
-from jaxstyle.run.opened import Run
-from jaxstyle.run.resumed import resume_run
 from jaxstyle.run.share import compute_share
 from jaxstyle.run.site import site_of
 from jaxstyle.rundir.directory import RunDirectory
@@ -21,7 +21,7 @@ from jaxstyle.rundir.files import check_space
 from jaxstyle.rundir.records import open_record
 from jaxstyle.spec import plugins
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.moved import named_files
+from jaxstyle.spec.moved_files import named_files
 from jaxstyle.spec.options import asked_share, check_options
 from jaxstyle.spec.settings import RunOptions, Sweep
 

@@ -16,8 +16,8 @@ from typing import Any
 from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.chunks import Plan
 from jaxstyle.spec import settings
-from jaxstyle.spec.keys import RETIRED
 from jaxstyle.spec.settings import AXES, LATER, SETTINGS, Sweep
+from jaxstyle.spec.unknown_names import RETIRED
 
 SCHEMA = 4
 """Version of the format of chunk files, `results.*` and `manifest.json`."""

@@ -24,7 +24,7 @@ from jaxstyle.rundir.fingerprints import SCHEMA, Sources, fingerprint, narrowed_
 from jaxstyle.rundir.records import Record, no_plan_error, open_record
 from jaxstyle.spec import paths, settings
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.moved import renamed
+from jaxstyle.spec.moved_files import renamed
 from jaxstyle.spec.resolve import differing_settings, grids_of
 from jaxstyle.spec.settings import Sweep
 from jaxstyle.spec.values import INIT_KINDS

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 from jaxstyle.spec import paths, settings
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.keys import RETIRED, unknown_key
-from jaxstyle.spec.moved import with_names
+from jaxstyle.spec.moved_files import with_names
 from jaxstyle.spec.options import check_options
 from jaxstyle.spec.paths import taken_from
 from jaxstyle.spec.presets import EXAMPLES, preset_path
 from jaxstyle.spec.resolve import path_texts, resolve
 from jaxstyle.spec.settings import BALANCED_SETTINGS, OPTION_KEYS, PATH_AXES, SWEEP_KEYS, RunOptions, Sweep
 from jaxstyle.spec.toml import read_toml
+from jaxstyle.spec.unknown_names import RETIRED, unknown_key
 from jaxstyle.spec.values import INIT_KINDS, as_place, as_text, as_values
 
 

@@ -27,13 +27,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxstyle.spec import blame, paths, tables
+from jaxstyle.spec import paths, tables
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.jax_state import is_jax_running
-from jaxstyle.spec.keys import RETIRED
+from jaxstyle.spec.plugin_blame import at_fault, error_words
 from jaxstyle.spec.resolve import rows_used
 from jaxstyle.spec.settings import OPTION_KEYS, Sweep
 from jaxstyle.spec.tables import Origin
+from jaxstyle.spec.unknown_names import RETIRED
 
 TAKEN = ("total", "best", "final")
 """Names that no loss term can have, since a column or a dataset of a run would have the same name."""
@@ -229,7 +230,7 @@ def load_bytes(file: str, data: bytes) -> tuple[Any, ...]:
         if isinstance(error, JaxstyleError):
             raise error if str(error).startswith(file) else _at_fault(file, error, str(error)) from error
         if isinstance(error, Exception | SystemExit):
-            raise _at_fault(file, error, blame.error_words(error)) from error
+            raise _at_fault(file, error, error_words(error)) from error
         raise
     finally:
         _loading.pop()
@@ -238,7 +239,7 @@ def load_bytes(file: str, data: bytes) -> tuple[Any, ...]:
 
 
 def _at_fault(file: str, error: BaseException, said: str) -> JaxstyleError:
-    return JaxstyleError(blame.at_fault(file, error), said)
+    return JaxstyleError(at_fault(file, error), said)
 
 
 def named_in(arguments: Sequence[str], most: int | None = None) -> tuple[str, ...]:

@@ -16,7 +16,6 @@ from typing import Any
 from jaxstyle.spec import settings
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.fields import MAX_CELLS, MAX_STEPS
-from jaxstyle.spec.keys import unknown_key
 from jaxstyle.spec.paths import taken_from
 from jaxstyle.spec.settings import (
     AXES,
@@ -28,6 +27,7 @@ from jaxstyle.spec.settings import (
     Sweep,
 )
 from jaxstyle.spec.tables import OPTIMIZERS, POOLINGS, optional_terms
+from jaxstyle.spec.unknown_names import unknown_key
 from jaxstyle.spec.values import (
     FLOAT32_MAX,
     INIT_KINDS,

@@ -12,8 +12,8 @@ from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.records import open_record
 from jaxstyle.rundir.results_h5 import merge
 from jaxstyle.study import figures, tables
-from jaxstyle.study.blocks import blocks
 from jaxstyle.study.model import Options, Study, summarise
+from jaxstyle.study.page_blocks import blocks
 from jaxstyle.study.study import run_study
 
 

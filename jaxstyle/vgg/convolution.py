@@ -1,6 +1,6 @@
 """The 3x3 convolution with its ReLU, as a pure function of one image.
 
-Layout is (h, w, c) and HWIO; batching is left to the one `vmap` in `device/compilation.py`. The network's
+Layout is (h, w, c) and HWIO; batching is left to the one `vmap` in `device/batch.py`. The network's
 weights are constants of the problem, so only the derivative with respect to the image exists.
 
 A kernel comes in one of two forms, prepared once and passed as an argument: as it is, (3, 3, i, o), for

@@ -10,6 +10,7 @@ from jaxstyle.derived.build import finish_run
 from jaxstyle.plan.chunks import Plan
 from jaxstyle.plan.programs import Program
 from jaxstyle.run.checked import CheckedRun
+from jaxstyle.run.finished import Run
 from jaxstyle.run.job import (
     Job,
     check_platform,
@@ -20,7 +21,6 @@ from jaxstyle.run.job import (
     say_sheets,
     spec_text,
 )
-from jaxstyle.run.opened import Run
 from jaxstyle.run.site import Site
 from jaxstyle.rundir import manifest, resume
 from jaxstyle.rundir.checkpoints import Checkpoint

@@ -15,9 +15,9 @@ import numpy as np
 from jaxstyle.cell import start
 from jaxstyle.cell.knobs import knobs_of
 from jaxstyle.cell.state import Targets
-from jaxstyle.device.balance import Balance, plain_program
 from jaxstyle.device.engine import Engine
 from jaxstyle.device.jax_settings import default_settings
+from jaxstyle.device.loss_balance import Balance, plain_program
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.inputs.preprocess import mean_image
 from jaxstyle.plan.cells import Cell

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar, get_type_hints
 import tyro
 
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.keys import unknown_key
+from jaxstyle.spec.unknown_names import unknown_key
 
 T = TypeVar("T")
 
