@@ -39,15 +39,27 @@ class Stage(NamedTuple):
 
 
 STAGES = (
+    Stage("profile", "profile --size 512 --cells 16", "profile-gpu", 3),
     Stage("right", "check precision width", "check-gpu", 4),
     Stage(
-        "throughput",
-        "throughput --size 512 256 --cells-size 512 256 --cells 1 16 64 256 --precision bf16 --seconds 2",
+        "512 px",
+        "throughput --size 512 --cells-size 512 --cells 1 16 64 256 --precision bf16 --seconds 2",
         "throughput-gpu",
-        6,
+        4,
     ),
-    Stage("profile", "profile --size 512 256 --cells 16", "profile-gpu", 2),
-    Stage("peers", "peers --size 512 --cells 16 --rounds 5 --steps 10", "peers-gpu", 6),
+    Stage(
+        "256 px",
+        "throughput --size 256 --cells-size 256 --cells 1 16 64 256 --precision bf16 --seconds 2",
+        "throughput-gpu",
+        4,
+    ),
+    Stage(
+        "peers",
+        "peers --size 512 --cells 16 --rounds 5 --steps 10"
+        " --sides jaxstyle,f32 jaxstyle,tf32 jaxstyle,bf16 torch,NCHW torch,NCHW,tf32 torch,graphed",
+        "peers-gpu",
+        4,
+    ),
     Stage("experiments", "experiments --minutes 9", "experiments-512px-16-gpu", 10),
     Stage(
         "sizes",
@@ -62,7 +74,9 @@ STAGES = (
         9,
     ),
     Stage("promises", "check bytes memory back-off kills", "check-gpu", 9),
+    Stage("all peers", "peers --size 512 --cells 16 --rounds 5 --steps 10", "peers-gpu", 6),
     Stage("bf16", "precision --size 256 --steps 1000 --pairs 4", "precision-gpu", 6),
+    Stage("small profile", "profile --size 256 --cells 64", "profile-gpu", 2),
     Stage(
         "small", "experiments --size 128 --cells 1 --only 0 9 10 --steps 200", "experiments-128px-1-gpu", 4
     ),
@@ -74,6 +88,8 @@ STAGES = (
         3,
     ),
 )
+THROUGHPUT = ("512 px", "256 px", "sizes", "precisions")
+"""The stages that measure throughput."""
 
 
 def run(stage: Stage, folder: Path, cache: Path) -> Path | None:
@@ -131,9 +147,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Iterator[str]:
 
 
 def _throughput(folder: Path) -> list[dict[str, Any]]:
-    return [
-        row for name in ("throughput", "sizes", "precisions") for row in _read(folder, name).get("rows", [])
-    ]
+    return [row for name in THROUGHPUT for row in _read(folder, name).get("rows", [])]
 
 
 def _bars(folder: Path) -> Iterator[tuple[str, str, str]]:
@@ -158,7 +172,7 @@ def _bars(folder: Path) -> Iterator[tuple[str, str, str]]:
         spread = max(wide) / min(wide) - 1
         bar = "cost per image-step constant within 10 % from 16 to 256 cells"
         yield bar, f"{spread:.0%} between the dearest and the cheapest", verdict(spread <= 0.1)
-    for result in _read(folder, "peers").get("results", []):
+    for result in (_read(folder, "all peers") or _read(folder, "peers")).get("results", []):
         sides = {name: side["ms_per_image_step"]["median"] for name, side in result["sides"].items()}
         torch = {name: ms for name, ms in sides.items() if name.startswith("torch") and "NCHW" not in name}
         if torch and "jaxstyle bf16" in sides:
@@ -203,7 +217,9 @@ def page(folder: Path) -> str:
         lines += ["## Throughput", ""]
         head = ("px", "precision", "cells", "width", "ms per image-step", "TFLOP/s", "of the ceiling")
         lines += _table((*head, "peak GB", "compiled in s"), [_throughput_row(row) for row in rows])
-    for account in there.get("profile", {}).get("accounts", []):
+    for account in (
+        one for name in ("profile", "small profile") for one in there.get(name, {}).get("accounts", [])
+    ):
         lines += [f"## The time of a step: {account['size']} px, width {account['width']}", ""]
         lines += [
             f"{account['step_us']:.0f} us a step; {account['kernels_us']:.0f} us in kernels, one by one.",
@@ -238,7 +254,9 @@ def page(folder: Path) -> str:
                 ("variant", "expected time over ours", "found"),
                 [(row["variant"], row["expected"], _experiment(row)) for row in rows],
             )
-    for result in there.get("peers", {}).get("results", []):
+    for result in (
+        one for name in ("peers", "all peers") for one in there.get(name, {}).get("results", [])
+    ):
         lines += [f"## Peers: {result['size']} px, {result['cells']} cells, interleaved", ""]
         lines += _table(
             ("side", "ms per image-step", "distance of the first gradient from float32's"),
@@ -250,7 +268,7 @@ def page(folder: Path) -> str:
         )
     cold, warm = (
         [row for row in _read(folder, name).get("rows", []) if (row["size"], row["cells"]) == (512, 16)]
-        for name in ("throughput", "second start")
+        for name in ("512 px", "second start")
     )
     if cold and warm:
         lines += ["## The second start", ""]
@@ -290,7 +308,9 @@ def main(arguments: Sequence[str]) -> None:
     """Run stages as long as there is time, then write the page."""
     parser = argparse.ArgumentParser(prog="python -m bench gpu", description=(__doc__ or "").split("\n")[0])
     names = [stage.name for stage in STAGES]
-    parser.add_argument("--stages", nargs="+", choices=names, default=names, help="(default: all)")
+    parser.add_argument(
+        "--stages", nargs="+", choices=names, default=names, help="these, in this order (default: all)"
+    )
     parser.add_argument("--minutes", type=float, default=120.0, help="start no stage that would end later")
     parser.add_argument("--name", default="gpu", help="name of the page and of the folder with the figures")
     parser.add_argument("--page", action="store_true", help="only write the page")
@@ -299,9 +319,8 @@ def main(arguments: Sequence[str]) -> None:
     folder = RESULTS / args.name
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
-        for stage in STAGES if not args.page else ():
-            if stage.name not in args.stages:
-                continue
+        for name in args.stages if not args.page else ():
+            (stage,) = (stage for stage in STAGES if stage.name == name)
             left = args.minutes - (time.monotonic() - began) / 60
             if left < 1:
                 print(f"no time for {stage.name}; --stages {stage.name!r} runs it")

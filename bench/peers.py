@@ -352,6 +352,12 @@ def main(arguments: Sequence[str]) -> None:
         "--steps", type=int, default=3, help="steps per side and round, shared by the cells on a CPU"
     )
     parser.add_argument("--allocator", choices=("tuned", "default"), default="tuned", help="for every side")
+    parser.add_argument(
+        "--sides",
+        nargs="+",
+        type=lambda name: name.replace(",", " "),
+        help="only these, words joined by commas, such as torch,NCHW (default: all)",
+    )
     args = parser.parse_args(arguments)
     work.require("torch")
     import torch  # pyright: ignore[reportMissingImports]
@@ -364,6 +370,11 @@ def main(arguments: Sequence[str]) -> None:
         sides += ["jaxstyle tf32", "torch NCHW tf32", "torch graphed", "torch compiled"]
         # All sides share the one GPU, each waiting for its turn.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if unknown := set(args.sides or ()) - set(sides):
+        parser.error(f"no such side: {', '.join(sorted(unknown))}; there are {', '.join(sides)}")
+    sides = args.sides or sides
+    if missing := {REFERENCE, "jaxstyle f32"} - set(sides):
+        parser.error(f"the others are compared with {' and '.join(sorted(missing))}: name them too")
     results = []
     for size in args.size:
         for cells in args.cells:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import gzip
 import statistics
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -99,8 +100,15 @@ def by_kind(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return found
 
 
-def profile(size: int, cells: int, precision: str) -> dict[str, Any]:
-    """The account of a step: its time, that of its kernels, and how much they could save."""
+def profile(size: int, cells: int, precision: str, *, program: Path | None = None) -> dict[str, Any]:
+    """The account of a step: its time, that of its kernels, and how much they could save.
+
+    Args:
+        size: edge of the images in px.
+        cells: number of cells.
+        precision: as in `--precision`.
+        program: file to write the compiled program to, gzipped text.
+    """
     import jax
 
     job = work.Work(size, cells, precision)
@@ -111,13 +119,17 @@ def profile(size: int, cells: int, precision: str) -> dict[str, Any]:
         with jax.profiler.trace(folder):
             job.advance(STEPS)
         ran = events(Path(folder))
-    kernels = compiled.kernels(job.compiled.segment.as_text())
+    text = job.compiled.segment.as_text()
+    if program is not None:
+        program.write_bytes(gzip.compress(text.encode()))
+    kernels = compiled.kernels(text)
     rows = table(kernels, ran, steps=STEPS * launches, precision=precision)
     return {
         "size": size,
         "cells": cells,
         "width": job.program.width,
         "precision": precision,
+        "compile_s": job.compiled.compile_s,
         "step_us": 1e6 * statistics.median(times) / launches,
         "kernels_us": sum(row["us"] for row in rows),
         "by_kind": by_kind(rows),
@@ -149,13 +161,15 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--cells", type=int, default=16, help="cells per launch (default: 16)")
     parser.add_argument("--precision", default="bf16", choices=("f32", "tf32", "bf16"))
     parser.add_argument("--top", type=int, default=40, help="number of operations to print (default: 40)")
+    parser.add_argument("--program", type=Path, help="folder to keep the compiled programs in")
     args = parser.parse_args(arguments)
     about = work.device()
     if nominal_platform(about["platform"]) != "gpu":
         raise SystemExit(f"bench: error: profile: this is a {about['platform']}; kernels are a GPU's")
     accounts = []
     for size in args.size:
-        accounts.append(profile(size, args.cells, args.precision))
+        kept = args.program / f"{size}px-{args.cells}-{args.precision}.hlo.gz" if args.program else None
+        accounts.append(profile(size, args.cells, args.precision, program=kept))
         print_account(accounts[-1], args.top)
     path = work.save("profile", arguments, about["platform"], {"device": about, "accounts": accounts})
     print(f"saved {path}")

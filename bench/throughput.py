@@ -137,6 +137,8 @@ def plot(rows: Sequence[dict[str, Any]], title: str, path: Any) -> None:
             (left, lambda r: r["cells"], [row for row in own if row["size"] == widest]),
             (right, lambda r: r["size"] ** 2 / 1e3, [row for row in own if row["cells"] == 1]),
         ):
+            if not part:
+                continue
             part.sort(key=x)
             scale = [r["cells"] * r["ms_per_image_step"]["median"] / 1e3 for r in part]
             (line,) = axis.plot([x(r) for r in part], scale, "o-", label=f"{precision}")

@@ -99,7 +99,7 @@ def test_the_page_of_a_gpu_says_which_bars_were_missed(tmp_path):
     about = {"device": {"kind": "NVIDIA H200"}, "versions": {"jax": "0.11.2"}, "date": "d", "commit": "c"}
     rows = [row(512, 16, 0.9, 0.55), row(512, 256, 1.05, 0.5), row(256, 64, 0.3, 0.4)]
     rows.append({"size": 1024, "precision": "bf16", "cells": 256, "over_memory": True})
-    (tmp_path / "throughput.json").write_text(json.dumps({**about, "rows": rows}))
+    (tmp_path / "512-px.json").write_text(json.dumps({**about, "rows": rows}))
     page = gpu.page(tmp_path)
     assert (
         "| 512 px, bf16, best batch: at most 1.0 ms per image-step | 0.900 ms, 16 cells | reached |" in page
