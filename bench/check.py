@@ -122,9 +122,10 @@ def precision(size: int, cells: int) -> list[Finding]:
     """Losses and gradients of the first image, compared with float64."""
     found = []
     names = ["f32", "tf32", "bf16"] if work.in_process(_can_tf32) else ["f32", "bf16"]
-    with ThreadPoolExecutor() as pool:  # the oracle computes on the CPU, beside the device
+    with ThreadPoolExecutor() as pool:  # all at once: nothing is timed
         exact = pool.submit(work.in_process, _exact, size)
-        firsts = {name: work.in_process(_first, size, name) for name in names}
+        started = {name: pool.submit(work.in_process, _first, size, name) for name in names}
+        firsts = {name: one.result() for name, one in started.items()}
     for index, pair in enumerate(PAIRS):
         loss, gradient = exact.result()[index]
         for name in names:
@@ -231,10 +232,13 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--size", type=int, default=256, help="px (default: 256)")
     parser.add_argument("--cells", type=int, default=8, help="cells per launch (default: 8)")
+    parser.add_argument("--tag", default="", help="tag in the name of the file with the findings")
     args = parser.parse_args(arguments)
     if unknown := set(args.checks) - set(CHECKS):
         parser.error(f"no such check: {', '.join(sorted(unknown))}")
     about = work.in_process(work.tell_device)
+    if about["platform"] != "cpu":  # several processes use it at once
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     print(f"{about['kind']} ({about['platform']})")
     rows = []
     for name in args.checks or CHECKS:
@@ -246,6 +250,8 @@ def main(arguments: Sequence[str]) -> None:
             rows.append({"check": name, **finding._asdict(), "right": finding.right})
         print(f"    {time.perf_counter() - began:.0f} s", flush=True)
     wrong = [row for row in rows if not row["right"]]
-    path = work.save("check", arguments, about["platform"], {"device": about, "findings": rows})
+    path = work.save(
+        "check", arguments, about["platform"], {"device": about, "findings": rows}, tag=args.tag
+    )
     print(f"saved {path}\n{'all right' if not wrong else f'NOT RIGHT: {len(wrong)}'}")
     raise SystemExit(bool(wrong))

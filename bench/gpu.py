@@ -60,7 +60,7 @@ STAGES = (
         "peers-gpu",
         4,
     ),
-    Stage("experiments", "experiments --minutes 9", "experiments-512px-16-gpu", 10),
+    Stage("experiments", "experiments --minutes 9 --at-once 6", "experiments-512px-16-gpu", 10),
     Stage(
         "sizes",
         "throughput --size 128 1024 --cells-size 128 1024 --cells 1 16 64 256 --precision bf16 --seconds 2",

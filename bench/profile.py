@@ -63,12 +63,17 @@ def table(
         precision: precision of the step.
     """
     known = {kernel.name: kernel for kernel in kernels}
+    # A kernel of XLA's own is named after its operation, which is the only trace of it in a command buffer.
+    named = {kernel.name.replace(".", "_").replace("-", "_"): kernel.name for kernel in kernels}
     seconds: dict[str, float] = collections.defaultdict(float)
     names: dict[str, list[str]] = collections.defaultdict(list)
     for event in ran:
-        seconds[event.operation] += event.seconds
-        if event.kernel not in names[event.operation]:
-            names[event.operation].append(event.kernel)
+        operation = event.operation
+        if operation not in known:
+            operation = named.get(event.kernel, f"{operation} {event.kernel}".strip())
+        seconds[operation] += event.seconds
+        if event.kernel not in names[operation]:
+            names[operation].append(event.kernel)
     rows = []
     for operation, total in sorted(seconds.items(), key=lambda item: -item[1]):
         kernel = known.get(operation)

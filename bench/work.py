@@ -229,7 +229,7 @@ def save(
             ["python", "-m", "bench", *([command] if command != "throughput" else []), *arguments]
         ),
         "date": time.strftime("%Y-%m-%d"),
-        "commit": described or os.environ.get("BENCH_COMMIT", "unknown"),  # for a copy without .git
+        "commit": os.environ.get("BENCH_COMMIT") or described or "unknown",
         "versions": versions(),
         **values,
     }

@@ -174,14 +174,23 @@ def test_max_pool_gradient_scatters_nothing():
 # --- on a GPU -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("i", "o"), [(3, 64), (64, 3), (5, 7), (8, 16)])
-def test_channels_that_are_filled_up_with_zeros_change_nothing(i, o):
-    x, kernel = draw(9, 11, i), draw(3, 3, i, o)
-    correlate = functools.partial(convolution._correlate, precision=jax.lax.Precision.HIGHEST)
-    expected = oracle.correlate(np.asarray(x, np.float64), np.asarray(kernel, np.float64))
-    found = convolution.in_eights(correlate, x, kernel)
-    assert found.shape == expected.shape
-    np.testing.assert_allclose(found, expected, atol=1e-4)  # sums of up to 576 products of about 1
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    ("product", "i", "o"),
+    [
+        (convolution.sum_of_patches, 3, 64),
+        (convolution.sum_of_patches, 7, 9),
+        (convolution.sum_of_shifts, 64, 3),
+        (convolution.sum_of_shifts, 9, 7),
+    ],
+)
+def test_images_and_their_gradients_as_products_are_the_same_correlation(product, i, o, dtype):
+    x, kernel = (np.asarray(draw(*shape).astype(dtype), float) for shape in ((9, 11, i), (3, 3, i, o)))
+    expected = oracle.correlate(x, kernel)
+    found = product(jnp.asarray(x, dtype), jnp.asarray(kernel, dtype), jax.lax.Precision.HIGHEST)
+    assert found.dtype == dtype
+    error = np.linalg.norm(np.asarray(found, float) - expected) / np.linalg.norm(expected)
+    assert error < (5e-7 if dtype == jnp.float32 else 6e-3)  # 2 ** -8 is 4e-3
 
 
 def lowered(function, *arguments, platform):
@@ -189,7 +198,7 @@ def lowered(function, *arguments, platform):
     return jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
 
 
-def test_a_gpu_gets_images_of_eight_channels_and_a_cpu_gets_them_as_they_are():
+def test_a_gpu_gets_images_as_patches_and_a_cpu_gets_them_as_they_are():
     kernel, bias = prepared(False, draw(3, 3, 3, 16)), jnp.zeros(16)
 
     def gradient(x):
@@ -197,9 +206,13 @@ def test_a_gpu_gets_images_of_eight_channels_and_a_cpu_gets_them_as_they_are():
 
     x = draw(9, 11, 3)
     on_gpu, on_cpu = (lowered(gradient, x, platform=name) for name in ("cuda", "cpu"))
-    operands = r"stablehlo.convolution.*: \(tensor<1x9x11x(\d+)xf32>, tensor<3x3x(\d+)x(\d+)xf32>"
-    assert re.findall(operands, on_gpu) == [("8", "8", "16"), ("16", "16", "8")]
-    assert re.findall(operands, on_cpu) == [("3", "3", "16"), ("16", "16", "3")]
+    operands = r"stablehlo.convolution.*: \(tensor<1x9x11x(\d+)xf32>, tensor<(\d)x\dx(\d+)x(\d+)xf32>"
+    assert re.findall(operands, on_gpu) == [("32", "1", "32", "16")]
+    assert re.findall(r"stablehlo.dot_general.*\(tensor<(\S+)xf32>, tensor<(\S+)xf32>", on_gpu) == [
+        ("9x11x16", "16x32")
+    ]
+    assert re.findall(operands, on_cpu) == [("3", "3", "3", "16"), ("16", "3", "16", "3")]
+    assert "dot_general" not in on_cpu
 
 
 def test_the_gradient_asks_nothing_of_the_sum_before_the_relu():

@@ -16,7 +16,7 @@ Symbols: x input, k kernel, b bias, y = max(0, x * k + b), g = dL/dy.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -30,6 +30,8 @@ from jaxstyle.vgg.winograd import transformed, winograd_conv
 
 TENSOR_CORE_CHANNELS = 8
 """A GPU's matrix units need channels in multiples of this."""
+TAPS = tuple(itertools.product(range(3), range(3)))
+"""The positions of a kernel, row and column, in the order in which its numbers lie."""
 
 
 class Arithmetic(NamedTuple):
@@ -90,28 +92,58 @@ def _plain(
     x: Float[Array, "h w i"], kernel: Float[Array, "3 3 i o"], precision: lax.Precision
 ) -> Float[Array, "h w o"]:
     correlate = functools.partial(_correlate, precision=precision)
-    if not any(channels % TENSOR_CORE_CHANNELS for channels in kernel.shape[2:]):
+    inputs, outputs = kernel.shape[2:]
+    if inputs >= TENSOR_CORE_CHANNELS and outputs >= TENSOR_CORE_CHANNELS:
         return correlate(x, kernel)
+    product = sum_of_patches if inputs < TENSOR_CORE_CHANNELS else sum_of_shifts
     return lax.platform_dependent(
-        x, kernel, cuda=lambda x, kernel: in_eights(correlate, x, kernel), default=correlate
+        x, kernel, cuda=functools.partial(product, precision=precision), default=correlate
     )
 
 
-def in_eights(
-    correlate: Callable[[Array, Array], Array], x: Float[Array, "h w i"], kernel: Float[Array, "3 3 i o"]
+def sum_of_patches(
+    x: Float[Array, "h w i"], kernel: Float[Array, "3 3 i o"], precision: lax.Precision
 ) -> Float[Array, "h w o"]:
-    """The result of `correlate`, with zero channels added up to multiples of `TENSOR_CORE_CHANNELS`.
+    """The correlation as a 1x1 convolution of the 3x3 patch around each position.
 
-    XLA itself does this only for float16. It matters for the first layer, whose input has the three
-    channels of an image.
+    For an image, whose channels are three: cuDNN has no 3x3 convolution of so few, whether or not they are
+    padded with zeros to eight, that uses a GPU's matrix units well, and writing the patches costs less
+    (docs/gpu.md).
     """
-    i, o = (-channels % TENSOR_CORE_CHANNELS for channels in kernel.shape[2:])
-    x = jnp.pad(x, ((0, 0), (0, 0), (0, i)))
-    return correlate(x, jnp.pad(kernel, ((0, 0), (0, 0), (0, i), (0, o))))[..., : kernel.shape[3]]
+    h, w, _ = x.shape
+    bordered = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
+    patches = jnp.concatenate([bordered[r : r + h, c : c + w] for r, c in TAPS], axis=-1)
+    flat = kernel.reshape(-1, kernel.shape[-1])
+    missing = -len(flat) % TENSOR_CORE_CHANNELS
+    patches = jnp.pad(patches, ((0, 0), (0, 0), (0, missing)))
+    flat = jnp.pad(flat, ((0, missing), (0, 0)))
+    # Unlike a product, a convolution takes the bias and the ReLU into its kernel.
+    return _correlate(patches, flat[None, None], precision)
+
+
+def sum_of_shifts(
+    x: Float[Array, "h w i"], kernel: Float[Array, "3 3 i o"], precision: lax.Precision
+) -> Float[Array, "h w o"]:
+    """The correlation as one product, whose nine parts, one per tap, are shifted and added.
+
+    For the gradient with respect to an image, whose outputs are three channels. The parts are rounded to
+    the dtype of `x` and summed in float32.
+    """
+    h, w, _ = x.shape
+    outputs = kernel.shape[-1]
+    flat = kernel.transpose(2, 0, 1, 3).reshape(kernel.shape[2], -1)
+    flat = jnp.pad(flat, ((0, 0), (0, -flat.shape[1] % TENSOR_CORE_CHANNELS)))
+    parts = lax.dot_general(x, flat, (((2,), (0,)), ((), ())), precision=precision)
+    bordered = jnp.pad(parts, ((1, 1), (1, 1), (0, 0)))
+    total = jnp.zeros((h, w, outputs), jnp.float32)
+    for index, (r, c) in enumerate(TAPS):
+        own = slice(index * outputs, (index + 1) * outputs)
+        total += bordered[r : r + h, c : c + w, own].astype(jnp.float32)
+    return total.astype(x.dtype)
 
 
 def _correlate(
-    x: Float[Array, "h w i"], kernel: Float[Array, "3 3 i o"], precision: lax.Precision
+    x: Float[Array, "h w i"], kernel: Float[Array, "k k i o"], precision: lax.Precision
 ) -> Float[Array, "h w o"]:
     return lax.conv_general_dilated(
         x[None],

@@ -51,7 +51,7 @@ class ConvReLU(nnx.Module):
         prepared = prepare(kernel, winograd=winograd, dtype=arithmetic.dtype)
         self.forward = nnx.Param(jnp.asarray(prepared.forward))
         self.backward = nnx.Param(jnp.asarray(prepared.backward))
-        self.bias = nnx.Param(jnp.asarray(bias, jnp.float32))
+        self.bias = nnx.Param(jnp.asarray(bias, jnp.float32 if winograd else arithmetic.dtype))
         self.precision = arithmetic.precision
 
     def __call__(
