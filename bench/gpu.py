@@ -242,7 +242,7 @@ def page(folder: Path) -> str:
                     "+".join(row["fused"]),
                     f"{row['us']:.0f}",
                     f"{row['floor_us']:.0f}",
-                    f"`{row['kernels'][0][:60]}`",
+                    f"`{row['kernels'][-1][:60]}`",
                 )
                 for row in account["rows"][:25]
             ],

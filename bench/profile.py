@@ -153,7 +153,7 @@ def print_account(found: dict[str, Any], top: int) -> None:
         share = row["floor_us"] / row["us"] if row["us"] else 0.0
         print(
             f"    {row['us']:8.1f} us  floor {row['floor_us']:8.1f} {share:5.0%}  {row['kind']:11}"
-            f" {'+'.join(row['fused']):9} {row['result'][:40]:40} {row['kernels'][0][:60]}"
+            f" {'+'.join(row['fused']):9} {row['result'][:40]:40} {row['kernels'][-1][:60]}"
         )
 
 

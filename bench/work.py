@@ -280,7 +280,10 @@ class Turn:
     def run(self, message: Any) -> Any:
         """Send a message and return the answer."""
         self._signal(signal.SIGCONT)
-        self._pipe.send(message)
+        try:
+            self._pipe.send(message)
+        except OSError:
+            raise TurnError(f"the process of {self.name} died") from None
         return self._answer()
 
     def end(self) -> None:
@@ -294,7 +297,7 @@ class Turn:
             raise TurnError(f"{self.name} did not answer within {self._patience_s:.0f} s")
         try:
             answer = self._pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             raise TurnError(f"the process of {self.name} died") from None
         self._signal(signal.SIGSTOP)
         return answer

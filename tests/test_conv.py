@@ -1,6 +1,5 @@
 """The convolution, its gradient and the poolings, against NumPy and against JAX's own derivatives."""
 
-import functools
 import re
 from fractions import Fraction
 

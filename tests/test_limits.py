@@ -9,8 +9,14 @@ from pathlib import Path
 import pytest
 from conftest import EXAMPLES, ROOT, run_python
 
-from jaxstyle import sweep
+from jaxstyle import Sweep, sweep
 from jaxstyle.console import limits
+from jaxstyle.plan.cells import sweep_cells
+from jaxstyle.plan.planner import make_plan
+from jaxstyle.plan.programs import Memory
+from jaxstyle.run.planning import Planned, check_memory
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.resolve import resolve
 
 SMALL = ("--content", EXAMPLES / "pagoda.jpg", "--style", EXAMPLES / "cafe.jpg", "--size", 64, "--steps", 3)
 SMALL += ("--optimizer", "adam", "--content-layer", "conv2_2", "--style-layers", "conv1_1+conv2_1")
@@ -277,3 +283,29 @@ def test_where_compiling_may_not_fit_it_is_said_before(monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "of the 1.00 GB by the memory limit of this process's control group, and compiling up to" in said
     assert "if the system ends the process, give a smaller --size or give the container or job more" in said
+
+
+class Gpu:
+    """A device with two gigabytes, as far as a plan looks at it."""
+
+    platform = "gpu"
+
+    def memory_stats(self):
+        return {"bytes_limit": 2 * 10**9}
+
+
+@pytest.mark.parametrize(("per_cell", "fits"), [(400 * MB, True), (1900 * MB, False)])
+def test_a_gpu_needs_memory_for_one_cell_because_a_launch_too_wide_is_halved(per_cell, fits):
+    settings = resolve(Sweep(content=("c",), style=("s",), seed=("0:64",), size="512"))
+    cells = list(sweep_cells(settings))
+    plan = make_plan(
+        settings, cells, {cells[0].content: (512, 512)}, platform="gpu", choose_width=lambda *_: 64
+    )
+    planned = Planned(plan, (Memory(200 * MB, per_cell),))
+    if fits:
+        assert check_memory(planned, Gpu()) == ""
+    else:
+        with pytest.raises(
+            JaxstyleError, match=r"a 512x512 image needs about 2.10 GB .* there are 2.00 GB;"
+        ):
+            check_memory(planned, Gpu())

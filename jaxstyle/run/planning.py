@@ -170,7 +170,9 @@ def measured_plan(
 
 
 def check_memory(planned: Planned, device: Any) -> str:
-    """Raise JaxstyleError if one launch cannot fit: on a CPU the system would kill the process instead.
+    """Raise JaxstyleError if there is too little memory for one launch, or on a GPU for one cell.
+
+    On a CPU the system would kill the process; a GPU's wider launches are halved until they fit.
 
     Returns:
         A warning if it fits, but what else a CPU's memory is needed for may not; else an empty string.
@@ -181,7 +183,8 @@ def check_memory(planned: Planned, device: Any) -> str:
     if not plan.chunks:
         return ""
     used = {chunk.program for chunk in plan.chunks}
-    takes = {i: planned.memory[i].fixed + plan.programs[i].width * planned.memory[i].per_cell for i in used}
+    cells = {i: plan.programs[i].width if device.platform == "cpu" else 1 for i in used}
+    takes = {i: planned.memory[i].fixed + cells[i] * planned.memory[i].per_cell for i in used}
     largest = plan.programs[max(takes, key=takes.__getitem__)]
     needed, there, name, mend = max(takes.values()), device_memory(device), "", ""
     if device.platform == "cpu":  # all its devices share one memory, with the process itself
