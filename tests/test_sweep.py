@@ -239,16 +239,16 @@ from dataclasses import replace
 from jaxstyle import sweep
 from jaxstyle.device import engine, memory
 
-# A CPU plans launches of one cell. Here it plans 32, and then has not the memory for their temporaries.
-memory.choose_width = lambda *_, **__: 32
+# A CPU plans launches of one cell. Here it plans 16, and then has not the memory for their temporaries.
+memory.choose_width = lambda *_, **__: 16
 make, seen = engine.Engine.compile, []
 
 def compile(self, program):
     found = make(self, program)
     seen.append(program.width)
-    if seen == [32]:
-        make(self, replace(program, width=16))
-    if seen == [32, 32]:  # its launch is about to begin
+    if seen == [16]:
+        make(self, replace(program, width=8))
+    if seen == [16, 16]:  # its launch is about to begin
         size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         temporary = found[0].segment.memory_analysis().temp_size_in_bytes
         resource.setrlimit(resource.RLIMIT_AS, (size + temporary * 7 // 8,) * 2)
@@ -261,21 +261,21 @@ sweep.main(sys.argv[1:])
 
 def test_a_launch_that_runs_out_of_memory_goes_on_at_half_the_width(inputs, tmp_path):
     arguments = [
-        "--content", inputs / "c0.png", "--style", inputs / "s0.png", "--seed", "0:34",
+        "--content", inputs / "c0.png", "--style", inputs / "s0.png", "--seed", "0:18",
         "--size", "64", "--steps", "1", "--optimizer", "adam", *SHALLOW, "--out",
     ]  # fmt: skip
     # An allocator that hoards no memory under the limit, and no address space for threads to come.
     tunables = "glibc.malloc.arena_max=1"
     done = run_python("-c", BACK_OFF, *arguments, tmp_path / "out", GLIBC_TUNABLES=tunables)
     assert done.returncode == 0, done.stderr
-    assert "out of memory at batch width 32: going on with 16" in done.stdout
+    assert "out of memory at batch width 16: going on with 8" in done.stdout
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert [(p["width"], p["cells"]) for p in manifest["programs"]] == [(32, 0), (16, 34)]
+    assert [(p["width"], p["cells"]) for p in manifest["programs"]] == [(16, 0), (8, 18)]
     plan = manifest["plan"]  # as a resumed run will have it
-    assert [plan["programs"][chunk["program"]]["width"] for chunk in plan["chunks"]] == [16]
+    assert [plan["programs"][chunk["program"]]["width"] for chunk in plan["chunks"]] == [8]
     with h5py.File(tmp_path / "out" / "chunks" / "000000.h5") as chunk:
-        assert chunk.attrs["width"] == 16
-    assert len(rows(tmp_path / "out")) == 34
+        assert chunk.attrs["width"] == 8
+    assert len(rows(tmp_path / "out")) == 18
     assert command(*arguments, tmp_path / "one by one", "--quiet") == 0
     for wide, single in zip(rows(tmp_path / "out"), rows(tmp_path / "one by one"), strict=True):
         assert float(wide["loss_total"]) == pytest.approx(float(single["loss_total"]), rel=1e-4)

@@ -41,7 +41,7 @@ def test_the_tutorial_runs_as_it_stands(tmp_path, monkeypatch, capsys):
             (tmp_path / name).write_text(text)
         else:
             exec(compile(text, "tutorial.md", "exec"), names)
-    assert names["picture"].shape == (48, 64, 3)
+    assert names["picture"].shape == (45, 60, 3)
     assert len(names["run"].rows) == 4
     for word in ("out.png", "4 cells", "6 cells", "features.png"):
         assert word in said + capsys.readouterr().out
