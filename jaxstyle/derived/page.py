@@ -31,6 +31,7 @@ from jaxstyle.derived.dimensions import (
     whole_run,
 )
 from jaxstyle.derived.sample import Count, Shown
+from jaxstyle.derived.scores import scores_section
 from jaxstyle.derived.sections import manifest_texts, settings_table, variance_section
 from jaxstyle.derived.thumbnails import THUMBNAILS, Heads, data_uri, jpeg_uri, scaled
 from jaxstyle.derived.tiles import (
@@ -83,7 +84,7 @@ def html(record: Record, rows: Rows) -> str:
         rows: the rows of `results.csv`.
 
     Raises:
-        JaxstyleError: if `variance.json` or one of its figures cannot be read.
+        JaxstyleError: if `variance.json`, one of its figures or `scores.csv` cannot be read.
     """
     from markupsafe import Markup
 
@@ -94,7 +95,12 @@ def html(record: Record, rows: Rows) -> str:
         if axis_row(axis).thumbnail and len(axis_names(record, axis)) == 1:
             path = getattr(record.cells[0], axis)
             heads.add(path, record.given(axis, path))
-    script = (TEMPLATES / "report.js").read_text("utf-8")
+    scores = scores_section(record, part.cells)
+    script, style = ((TEMPLATES / f"report.{kind}").read_text("utf-8") for kind in ("js", "css"))
+    own = ""
+    if scores is not None:
+        own = (TEMPLATES / "scores.js").read_text("utf-8")
+        style += (TEMPLATES / "scores.css").read_text("utf-8")
     first = "document.documentElement.classList.add('js')"
     columns, lines = shown_rows(record, seen.rows, dimensions, tiles)
     short, manifest = manifest_texts(record.manifest)
@@ -108,10 +114,11 @@ def html(record: Record, rows: Rows) -> str:
     numbers = part.counts or [Count(d.axes, len(d.keys), len(d.keys)) for d in dimensions]
     counts = [f"{count.total} {count_noun(count.axes)}" for count in numbers]
     text = _template().render(
-        policy=_policy(first, script),
+        policy=_policy(*filter(None, (first, own, script))),
         first=Markup(first),
         script=Markup(script),
-        style=Markup((TEMPLATES / "report.css").read_text("utf-8")),
+        scores_script=Markup(own),
+        style=Markup(style),
         data=Markup(_json(_data(record, tiles, dimensions, seen.losses, seen.curves, seen.rows))),
         title=f"{len(rows):,} transfer{'s' * (len(rows) != 1)}",
         counts=[*counts, *([f"{pictures_text(part)} shown"] if part.left_out else [])],
@@ -125,6 +132,7 @@ def html(record: Record, rows: Rows) -> str:
         colours=colours,
         curves=data_uri("image/svg+xml", figure.encode()),
         variance=variance,
+        scores=scores,
         tables=told.tables,
         columns=columns,
         lines=lines,

@@ -1,9 +1,9 @@
 """AlexNet's convolutions and the linear heads of LPIPS, from the file that comes with this package.
 
 `alexnet.h5` is made by `scripts/convert_weights.py`: a group for each of the five layers, with `kernel`
-float32 (k, k, i, o), `bias` float32 (o,) and `head` float32 (o,), which is LPIPS' non-negative weight of every
-channel. The file is recognised by its digest before any of it is read; scores of other weights would be
-other scores, so there is no way to name another file.
+float32 (k, k, i, o), `bias` float32 (o,) and `head` float32 (o,), which is LPIPS' non-negative weight of
+every channel. The file is recognised by its digest before any of it is read; scores of other weights
+would be other scores, so there is no way to name another file.
 """
 
 from __future__ import annotations
