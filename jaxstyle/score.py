@@ -72,13 +72,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if asked.best < 0:
             raise JaxstyleError("--best", f"{asked.best} is out of range; it must be at least 0")
         path = Path(paths.at_home(asked.run))
-        open_record(path)  # before the lock, whose file would make any directory look like a run
+        record = open_record(path)  # before the lock, whose file would make any directory look like a run
         directory.check_writable(path)
 
         from jaxstyle.derived.picks import SHEET
         from jaxstyle.derived.scores import FILE
-        from jaxstyle.metrics.build import best_lines, score_run
+        from jaxstyle.metrics.build import best_lines, check_finished, score_run
 
+        check_finished(record)
         allocator.keep_freed_memory()
         with directory.RunDirectory(path, no_lock=asked.no_lock) as run:
             found = score_run(run, best_cells=asked.best, on_progress=_Progress())

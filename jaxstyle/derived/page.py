@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     import jinja2
 
 TEMPLATES = PACKAGE / "templates"
+FIRST = "document.documentElement.classList.add('js')"
+"""The script in the head of a page."""
 BAND_POINTS = 40
 """Points of each curve in the overview of a run that is shown in part."""
 
@@ -96,12 +98,6 @@ def html(record: Record, rows: Rows) -> str:
             path = getattr(record.cells[0], axis)
             heads.add(path, record.given(axis, path))
     scores = scores_section(record, part.cells)
-    script, style = ((TEMPLATES / f"report.{kind}").read_text("utf-8") for kind in ("js", "css"))
-    own = ""
-    if scores is not None:
-        own = (TEMPLATES / "scores.js").read_text("utf-8")
-        style += (TEMPLATES / "scores.css").read_text("utf-8")
-    first = "document.documentElement.classList.add('js')"
     columns, lines = shown_rows(record, seen.rows, dimensions, tiles)
     short, manifest = manifest_texts(record.manifest)
     told = (
@@ -114,11 +110,7 @@ def html(record: Record, rows: Rows) -> str:
     numbers = part.counts or [Count(d.axes, len(d.keys), len(d.keys)) for d in dimensions]
     counts = [f"{count.total} {count_noun(count.axes)}" for count in numbers]
     text = _template().render(
-        policy=_policy(*filter(None, (first, own, script))),
-        first=Markup(first),
-        script=Markup(script),
-        scores_script=Markup(own),
-        style=Markup(style),
+        **_code(scores is not None),
         data=Markup(_json(_data(record, tiles, dimensions, seen.losses, seen.curves, seen.rows))),
         title=f"{len(rows):,} transfer{'s' * (len(rows) != 1)}",
         counts=[*counts, *([f"{pictures_text(part)} shown"] if part.left_out else [])],
@@ -143,6 +135,25 @@ def html(record: Record, rows: Rows) -> str:
         manifest=manifest,
     )
     return text.encode("utf-8", "backslashreplace").decode()  # JSON can contain lone surrogates
+
+
+def _code(with_scores: bool) -> dict[str, Any]:
+    """The scripts and the style of a page, and the policy that allows them."""
+    from markupsafe import Markup
+
+    def read(name: str) -> str:
+        return (TEMPLATES / name).read_text("utf-8")
+
+    first, script, style = FIRST, read("report.js"), read("report.css")
+    scores_script = read("scores.js") if with_scores else ""
+    style += read("scores.css") if with_scores else ""
+    return {
+        "policy": _policy(*filter(None, (first, scores_script, script))),
+        "first": Markup(first),
+        "scores_script": Markup(scores_script),
+        "script": Markup(script),
+        "style": Markup(style),
+    }
 
 
 @dataclass(frozen=True)

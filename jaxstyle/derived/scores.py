@@ -45,11 +45,11 @@ class Scored:
 
     cell: int
     scores: Mapping[str, float | None]
-    """By column; None where a picture that it needs is missing, and all of them of a diverged cell."""
+    """Values by column; None where a picture for it is missing, and all of them of a diverged cell."""
     on_front: bool | None
-    """Whether it is on the Pareto front of its content and style; None without both distances."""
+    """Membership of the Pareto front of its content and style; None without both distances."""
     rank: int | None
-    """Its place among the cells of its content and style, from 1."""
+    """Place among the cells of its content and style, from 1."""
 
 
 def csv_text(rows: Iterable[Scored]) -> str:

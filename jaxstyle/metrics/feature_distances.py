@@ -86,7 +86,7 @@ def gaussians(features: Features) -> list[Gaussian]:
         rows = tap.reshape(-1, tap.shape[-1]).astype(np.float64)
         mean = rows.mean(0)
         centred = (rows - mean) / math.sqrt(len(rows))
-        factor = np.linalg.qr(centred, mode="r") if len(rows) > rows.shape[1] else centred
+        factor = np.asarray(np.linalg.qr(centred, mode="r")) if len(rows) > rows.shape[1] else centred
         found.append(Gaussian(mean, factor))
     return found
 
