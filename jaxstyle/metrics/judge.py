@@ -39,14 +39,14 @@ class _Content(NamedTuple):
     shape: tuple[int, ...]
     units: list[feature_distances.Unit] | None
     tiles: periodicity.Tiles
-    peaks: periodicity.Peaks
+    known: periodicity.Known
 
 
 class _Style(NamedTuple):
     pixels: np.ndarray
     gaussians: list[feature_distances.Gaussian] | None
     energy: float
-    peaks: periodicity.Peaks
+    known: periodicity.Known
 
 
 class Judge:
@@ -93,7 +93,7 @@ class Judge:
             copied = copying.copy(picture, self._reference(cell.style, shape))
         if content is not None and style is not None:
             tiles = periodicity.tiles(picture)
-            periodic = periodicity.periodicity(tiles, content.tiles, content.peaks, style.peaks)
+            periodic = periodicity.periodicity(tiles, content.tiles, content.known, style.known)
         return Scores(content_distance, style_distance, noise, periodic, copied)
 
     def _read_content(self, path: str) -> _Content | None:
@@ -102,7 +102,7 @@ class Judge:
             return None
         units = feature_distances.units(self._features([pixels])[0]) if _has_features(pixels) else None
         tiles = periodicity.tiles(pixels)
-        return _Content(pixels.shape, units, tiles, periodicity.peaks(tiles))
+        return _Content(pixels.shape, units, tiles, periodicity.known(tiles))
 
     def _read_style(self, path: str) -> _Style | None:
         size = parse_size(self._sweep.size)
@@ -111,8 +111,8 @@ class Judge:
         if pixels is None:
             return None
         own = feature_distances.gaussians(self._features([pixels])[0]) if _has_features(pixels) else None
-        energy, peaks = grain.laplacian_energy(pixels), periodicity.peaks(periodicity.tiles(pixels))
-        return _Style(pixels, own, energy, peaks)
+        known = periodicity.known(periodicity.tiles(pixels), everywhere=True)
+        return _Style(pixels, own, grain.laplacian_energy(pixels), known)
 
     def _read_reference(self, path: str, shape: tuple[int, int]) -> copying.Reference:
         style = self._style(path)

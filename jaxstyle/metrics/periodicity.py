@@ -1,20 +1,28 @@
-"""A grid of dots in a picture: pattern of a fixed period that neither its content nor its style has.
+"""Grids and dots in a picture: patterns of one frequency that neither its content nor its style has.
 
-Networks with poolings leave grids of 2, 4, 8 or 16 px, on skies and fur above all. Where a grid is, the
-phase of its frequencies is the same everywhere in the picture; where strokes or leaves are, it is
-anything. So the picture is cut into tiles t of max(16, 2 p) px for each period p, a plane is subtracted
-from each, a Hann window laid over it, and its Fourier coefficients X_t(f) are taken at all frequencies f
-= (i/p, j/p) that have no smaller period. With the unit phases u_t = X_t / |X_t|, the length being that
-over the three channels, and weights w_t = 1 / (|C_t(f)| + c_0) that are large where the content is flat
-at f,
+Pictures that were optimised through a network have a screen of dots where their content is flat, on skies
+and fur above all. Two measurements see it, and the score is the larger one, in grey levels (root mean
+square); it is 0 for the content itself, blurred or with noise, and for noise.
+
+A *grid* has the period of a pooling, 2, 4, 8 or 16 px, and the phase of its frequencies is the same
+everywhere in the picture; where strokes or leaves are, it is anything. So the picture is cut into tiles t
+of max(16, 2 p) px for each period p, a plane is subtracted from each, a Hann window laid over it, and its
+Fourier coefficients X_t(f) are taken at all frequencies f = (i/p, j/p) that have no smaller period. With
+the unit phases u_t = X_t / |X_t|, the length being that over the three channels, and weights
+w_t = 1 / (|C_t(f)| + c_0) that are large where the content is flat at f,
 
     R^2(f) = |sum_t w_t u_t|^2 / (sum_t w_t)^2
 
-is 1 for a grid alone and about sum_t w_t^2 / (sum_t w_t)^2 for random phases, beyond whose L-fold it
-comes by chance with probability e^-L (Rayleigh's test). The amplitude of a grid is then R times the
-harmonic mean of |X_t|. What is beyond chance, less what the content or the style has at f, is summed over
-all f and periods; its root is the grid's root mean square in grey levels: 0 for photographs, blurred ones
-and noise.
+is 1 for a grid alone and about sum_t w_t^2 / (sum_t w_t)^2 for random phases, beyond whose L-fold it comes
+by chance with probability e^-L (Rayleigh's test). The amplitude of a grid is then R times the harmonic
+mean of |X_t|. What is beyond chance, less what the content or the style has at f, is summed over all f and
+periods. One grey level at 4 or 8 px is found in most photographs of 256 px.
+
+*Dots* need not be in step: those of VGG19's own pictures have periods of some 3 px along the axes and 3.6 px
+across, and drift. They are a peak of the power spectrum, averaged over tiles of 32 px with weights that are
+large where the content is flat. At a frequency of at least 6/32, what counts is what exceeds 2 (and chance)
+times the geometric mean of the frequencies around it, less such peaks of the content and the style, and at
+most what exceeds the content.
 
 Pictures are RGB, 0 to 255.
 """
@@ -39,13 +47,33 @@ REAL = 2.0
 """Factor of L at period 2, whose coefficients are real: chi-squared with one degree of freedom, not two."""
 FLAT_LEVELS = 0.1
 """c_0 above: the amplitude in grey levels under which a content is flat."""
-Peaks = Mapping[int, Float[np.ndarray, " f"]]
+DOT_TILE_PX = 32
+DOT_BINS, RING_BINS = 6, (4, 5)
+"""In units of 1/32: the lowest frequency of dots, and the distances of the frequencies around one."""
+DOT_FACTOR = 2.0
+"""How many times its surroundings a peak of dots must have: the spectra of strokes are not flat either."""
+ROUGH_BINS = 4
+"""The lowest frequency, in 1/32, that counts for whether a tile of a content is flat."""
+ROUGH_LEVELS = 1.0
+"""The root mean square in grey levels under which it is."""
 
 
 class Tiles(NamedTuple):
-    """The Fourier coefficients X_t(f) of a picture by period; none for periods that are too long for it."""
+    """The Fourier coefficients of a picture's tiles."""
 
     of: Mapping[int, Complex[np.ndarray, "t 3 f"]]
+    """X_t(f) by period; none for periods that are too long for the picture."""
+    power: Float[np.ndarray, "t 32 32"] | None
+    """Mean over channels of |X_t|^2 at all frequencies of tiles of 32 px; None for a smaller picture."""
+
+
+class Known(NamedTuple):
+    """The patterns that a content or a style has itself, and which are no fault in a picture."""
+
+    grid: Mapping[int, Float[np.ndarray, " f"]]
+    """Power of its grid by period and frequency."""
+    dots: Float[np.ndarray, "32 32"] | None
+    """Power beyond the surroundings, by frequency; None for a picture smaller than 32 px."""
 
 
 def _frequencies(period: int) -> np.ndarray:
@@ -80,7 +108,9 @@ def tiles(pixels: UInt8[np.ndarray, "h w 3"]) -> Tiles:
             spectra[side] = _coefficients(pixels, side)
         i, j = _frequencies(period).T * side // period
         found[period] = spectra[side][:, :, i, j]
-    return Tiles(found)
+    if DOT_TILE_PX not in spectra:
+        return Tiles(found, None)
+    return Tiles(found, np.mean(np.abs(spectra[DOT_TILE_PX]) ** 2, axis=1))
 
 
 def _locked(
@@ -96,28 +126,75 @@ def _locked(
     return squared, chance, harmonic**2 / x.shape[1]
 
 
-def peaks(own: Tiles) -> Peaks:
-    """The power of the pattern that a content or a style itself has, by period and frequency."""
-    found = {}
+def _flat_weights(power: Float[np.ndarray, "t 32 32"]) -> Float[np.ndarray, " t"]:
+    """Weights of tiles, of sum 1, that are large where a content is flat."""
+    weight = 1 / (np.sqrt(np.sum(power * (_radius() >= ROUGH_BINS), axis=(1, 2))) + ROUGH_LEVELS)
+    return weight / weight.sum()
+
+
+def _radius() -> Float[np.ndarray, "32 32"]:
+    """The length of every frequency of a tile of 32 px, in 1/32."""
+    bins = np.fft.fftfreq(DOT_TILE_PX, 1 / DOT_TILE_PX)
+    return np.hypot(bins[:, None], bins)
+
+
+def _surroundings(power: Float[np.ndarray, "32 32"]) -> Float[np.ndarray, "32 32"]:
+    """The geometric mean of the power at the frequencies in a ring around each."""
+    logs, reach = np.log(power + 1e-12), range(-RING_BINS[1], RING_BINS[1] + 1)
+    ring = [(a, b) for a in reach for b in reach if max(abs(a), abs(b)) >= RING_BINS[0]]
+    return np.exp(sum(np.roll(logs, shift, (0, 1)) for shift in ring) / len(ring))
+
+
+def _excess(power: Float[np.ndarray, "32 32"]) -> Float[np.ndarray, "32 32"]:
+    return np.maximum(0.0, power - _surroundings(power))
+
+
+def known(own: Tiles, *, everywhere: bool = False) -> Known:
+    """The patterns of a content or a style.
+
+    Args:
+        own: its tiles.
+        everywhere: also those of its rough places, as the strokes of a style may appear anywhere.
+    """
+    grid = {}
     for period, x in own.of.items():
         squared, _, power = _locked(x, x)
-        found[period] = squared * power
-    return found
+        grid[period] = squared * power
+    if own.power is None:
+        return Known(grid, None)
+    dots = _excess(np.tensordot(_flat_weights(own.power), own.power, 1))
+    return Known(grid, np.maximum(dots, _excess(own.power.mean(0))) if everywhere else dots)
 
 
-def periodicity(picture: Tiles, content: Tiles, content_peaks: Peaks, style_peaks: Peaks) -> float:
-    """The root mean square, in grey levels, of the grid in a picture where its content is flat.
+def periodicity(picture: Tiles, content: Tiles, content_known: Known, style_known: Known) -> float:
+    """The root mean square, in grey levels, of the grid or dots in a picture where its content is flat.
 
     Args:
         picture: tiles of the picture.
         content: tiles of its content, of the same shape.
-        content_peaks: peaks of the content.
-        style_peaks: peaks of the style.
+        content_known: patterns of the content.
+        style_known: patterns of the style.
     """
-    total = 0.0
+    grid = 0.0
     for period, x in picture.of.items():
         squared, chance, power = _locked(x, content.of[period])
         limit = CHANCE * (REAL if period == 2 else 1.0) * chance
-        known = np.maximum(content_peaks[period], style_peaks.get(period, 0.0))
-        total += float(np.sum(np.maximum(0.0, np.maximum(0.0, squared - limit) * power - known)))
-    return math.sqrt(total)
+        own = np.maximum(content_known.grid[period], style_known.grid.get(period, 0.0))
+        grid += float(np.sum(np.maximum(0.0, np.maximum(0.0, squared - limit) * power - own)))
+    return math.sqrt(max(grid, _dots(picture, content, content_known, style_known)))
+
+
+def _dots(picture: Tiles, content: Tiles, content_known: Known, style_known: Known) -> float:
+    """The mean square of dots; 0 for pictures that are too small."""
+    if picture.power is None or content.power is None or content_known.dots is None:
+        return 0.0
+    weight = _flat_weights(content.power)
+    power, before = (np.tensordot(weight, x, 1) for x in (picture.power, content.power))
+    independent = 1 / (OVERLAP * float(np.sum(weight**2)))
+    # The mean of n exponentials comes so far beyond 1 with probability e^-L (Laurent & Massart 2000, lemma 1).
+    factor = DOT_FACTOR + math.sqrt(2 * CHANCE / independent) + CHANCE / independent
+    own = (
+        content_known.dots if style_known.dots is None else np.maximum(content_known.dots, style_known.dots)
+    )
+    beyond = np.minimum(power - factor * _surroundings(power) - own, power - before)
+    return float(np.sum(np.maximum(0.0, beyond) * (_radius() >= DOT_BINS)))
