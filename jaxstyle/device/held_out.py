@@ -24,7 +24,7 @@ GPU_WIDTH = 16
 Params = tuple[tuple[Array, Array], ...]
 
 
-def features(params: Params, image: UInt8[Array, "h w 3"]) -> tuple[Float[Array, "h_l w_l c_l"], ...]:
+def features(params: Params, image: UInt8[Array, "h w 3"]) -> tuple[Float[Array, "_ _ _"], ...]:
     """The activations of one picture after the ReLU of each of AlexNet's five convolutions.
 
     Args:

@@ -61,9 +61,9 @@ MIN_EDGE_PX = 31
 class AlexNet:
     """The arrays of all layers."""
 
-    kernels: tuple[Float[np.ndarray, "k k i o"], ...]
-    biases: tuple[Float[np.ndarray, " o"], ...]
-    heads: tuple[Float[np.ndarray, " o"], ...]
+    kernels: tuple[Float[np.ndarray, "_ _ _ _"], ...]
+    biases: tuple[Float[np.ndarray, " _"], ...]
+    heads: tuple[Float[np.ndarray, " _"], ...]
 
 
 def packaged_path() -> Path:

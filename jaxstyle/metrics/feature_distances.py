@@ -32,7 +32,7 @@ LENGTH_FLOOR = 1e-10
 """Added to the length of features before they are divided by it, as LPIPS does."""
 ROUNDING = 1e-12
 """The part of tr(C + C') and |mu|^2 + |mu'|^2 below which a W^2 is rounding, and 0."""
-Features = Sequence[Float[np.ndarray, "h_l w_l c_l"]]
+Features = Sequence[Float[np.ndarray, "_ _ _"]]
 
 
 class Unit(NamedTuple):

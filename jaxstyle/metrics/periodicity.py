@@ -18,11 +18,11 @@ by chance with probability e^-L (Rayleigh's test). The amplitude of a grid is th
 mean of |X_t|. What is beyond chance, less what the content or the style has at f, is summed over all f and
 periods. One grey level at 4 or 8 px is found in most photographs of 256 px.
 
-*Dots* need not be in step: those of VGG19's own pictures have periods of some 3 px along the axes and 3.6 px
-across, and drift. They are a peak of the power spectrum, averaged over tiles of 32 px with weights that are
-large where the content is flat. At a frequency of at least 6/32, what counts is what exceeds 2 (and chance)
-times the geometric mean of the frequencies around it, less such peaks of the content and the style, and at
-most what exceeds the content.
+*Dots* need not be in step: those of the demo have periods of some 3 px along the axes, and drift. They are
+a peak of the power spectrum, averaged over tiles of 32 px with weights that are large where the content is
+flat. At a frequency of at least 6/32, what counts is what exceeds 2 (and chance) times the geometric mean
+of the frequencies around it, less such peaks of the content and the style, and at most what exceeds the
+content.
 
 Pictures are RGB, 0 to 255.
 """
@@ -160,6 +160,8 @@ def known(own: Tiles, *, everywhere: bool = False) -> Known:
     for period, x in own.of.items():
         squared, _, power = _locked(x, x)
         grid[period] = squared * power
+        if everywhere:
+            grid[period] = np.maximum(grid[period], np.mean(np.abs(np.mean(x, axis=0)) ** 2, axis=0))
     if own.power is None:
         return Known(grid, None)
     dots = _excess(np.tensordot(_flat_weights(own.power), own.power, 1))
@@ -191,7 +193,7 @@ def _dots(picture: Tiles, content: Tiles, content_known: Known, style_known: Kno
     weight = _flat_weights(content.power)
     power, before = (np.tensordot(weight, x, 1) for x in (picture.power, content.power))
     independent = 1 / (OVERLAP * float(np.sum(weight**2)))
-    # The mean of n exponentials comes so far beyond 1 with probability e^-L (Laurent & Massart 2000, lemma 1).
+    # The mean of n exponentials exceeds 1 so far with probability e^-L (Laurent & Massart 2000, lemma 1).
     factor = DOT_FACTOR + math.sqrt(2 * CHANCE / independent) + CHANCE / independent
     own = (
         content_known.dots if style_known.dots is None else np.maximum(content_known.dots, style_known.dots)
