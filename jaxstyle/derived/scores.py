@@ -185,7 +185,8 @@ def _plot(name: str, rows: Sequence[Scored], where: Mapping[int, Tile]) -> str:
     )
     points = list(zip(rows, map(across.at, xs), map(up.at, ys), strict=True))
     line = sorted((x, -y) for row, x, y in points if row.on_front)
-    parts.append(f'<path class="front" d="M{"L".join(f"{x:.1f} {-y:.1f}" for x, y in line)}"/>')
+    if len(line) > 1:
+        parts.append(f'<path class="front" d="M{"L".join(f"{x:.1f} {-y:.1f}" for x, y in line)}"/>')
     for row, x, y in sorted(points, key=lambda point: bool(point[0].on_front)):
         kind = "point" + " on" * bool(row.on_front) + " first" * (row.rank == 1)
         about = escape(_about(row, where.get(row.cell)))

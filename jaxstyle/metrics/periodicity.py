@@ -51,7 +51,7 @@ DOT_TILE_PX = 32
 DOT_BINS, RING_BINS = 6, (4, 5)
 """In units of 1/32: the lowest frequency of dots, and the distances of the frequencies around one."""
 DOT_FACTOR = 2.0
-"""How many times its surroundings a peak of dots must have: the spectra of strokes are not flat either."""
+"""Factor by which a peak of dots exceeds its surroundings: the spectra of strokes are not flat either."""
 ROUGH_BINS = 4
 """The lowest frequency, in 1/32, that counts for whether a tile of a content is flat."""
 ROUGH_LEVELS = 1.0
