@@ -308,6 +308,13 @@ def test_dots_that_are_not_in_step_are_found(period_px):
     assert 0.5 < periodicity_of(whole(content + dots[..., None]), content, style) < 2.5
 
 
+def test_the_dots_of_a_real_transfer_are_found_and_blurring_removes_them():
+    picture = np.asarray(Image.open(ROOT / "tests" / "data" / "dots.png"))
+    content, style = example("cat.jpg", (192, 176)), example("cafe.jpg", 192)
+    assert 4 < periodicity_of(picture, content, style) < 6
+    assert periodicity_of(blurred(picture), content, style) == 0
+
+
 def test_a_pattern_that_content_or_style_has_is_no_fault():
     content, style = example("pagoda.jpg", (192, 144)), example("starry_night.jpg", 192)
 

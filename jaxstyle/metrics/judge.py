@@ -20,8 +20,8 @@ from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import Sweep
 from jaxstyle.spec.values import parse_size
 
-CONTENTS_KEPT, STYLES_KEPT = 4, 64
-"""Contents and styles that are kept prepared, each of some ten megabytes."""
+CONTENTS_KEPT, STYLES_KEPT = 2, 64
+"""Contents and styles that are kept prepared; cells come in the order of their contents."""
 
 
 class Scores(NamedTuple):

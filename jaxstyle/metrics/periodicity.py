@@ -29,8 +29,9 @@ Pictures are RGB, 0 to 255.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -76,41 +77,50 @@ class Known(NamedTuple):
     """Power beyond the surroundings, by frequency; None for a picture smaller than 32 px."""
 
 
+@functools.cache
 def _frequencies(period: int) -> np.ndarray:
     """The (i, j) of all f = (i/p, j/p) that no smaller period has."""
     every = ((i, j) for i in range(period) for j in range(period))
     return np.array([(i, j) for i, j in every if math.gcd(i, j, period) == 1])
 
 
-def _coefficients(pixels: np.ndarray, side: int) -> np.ndarray:
-    """The 2-D spectra (t, 3, side, side) of the tiles of a picture, amplitudes in grey levels."""
-    cut = np.lib.stride_tricks.sliding_window_view(pixels, (side, side), axis=(0, 1))
-    found = cut[:: side // 2, :: side // 2].reshape(-1, 3, side, side).astype(np.float64)
+def _strips(pixels: np.ndarray, side: int) -> Iterator[np.ndarray]:
+    """The 2-D spectra (t, 3, side, side) of a picture's tiles, row by row, amplitudes in grey levels."""
     hann = np.hanning(side + 1)[:-1]
     window = np.outer(hann, hann)
     window /= window.sum()
     along = np.arange(side) - side / 2
-    for part in (np.ones((side, side)), along[:, None] + 0 * along, along + 0 * along[:, None]):
-        weighted = window * part
-        share = np.tensordot(found, weighted, 2) / np.sum(weighted * part)
-        found -= share[..., None, None] * part
-    return np.fft.fft2(found * window)
+    plane = (np.ones((side, side)), along[:, None] + 0 * along, along + 0 * along[:, None])
+    cut = np.lib.stride_tricks.sliding_window_view(pixels, (side, side), axis=(0, 1))
+    for row in cut[:: side // 2, :: side // 2]:
+        found = row.astype(np.float64)
+        for part in plane:
+            weighted = window * part
+            share = np.tensordot(found, weighted, 2) / np.sum(weighted * part)
+            found -= share[..., None, None] * part
+        yield np.fft.fft2(found * window)
 
 
 def tiles(pixels: UInt8[np.ndarray, "h w 3"]) -> Tiles:
     """The Fourier coefficients of a picture's tiles at the frequencies of every period."""
-    spectra, found = {}, {}
-    for period in PERIODS:
-        side = max(MIN_TILE_PX, 2 * period)
+    parts: dict[int, list[np.ndarray]] = {}
+    powers = []
+    for side in dict.fromkeys(_side(period) for period in PERIODS):
         if min(pixels.shape[:2]) < side:
             continue
-        if side not in spectra:
-            spectra[side] = _coefficients(pixels, side)
-        i, j = _frequencies(period).T * side // period
-        found[period] = spectra[side][:, :, i, j]
-    if DOT_TILE_PX not in spectra:
-        return Tiles(found, None)
-    return Tiles(found, np.mean(np.abs(spectra[DOT_TILE_PX]) ** 2, axis=1))
+        own = [period for period in PERIODS if _side(period) == side]
+        for spectra in _strips(pixels, side):
+            for period in own:
+                i, j = _frequencies(period).T * side // period
+                parts.setdefault(period, []).append(spectra[:, :, i, j].astype(np.complex64))
+            if side == DOT_TILE_PX:
+                powers.append(np.mean(np.abs(spectra) ** 2, axis=1))
+    found = {period: np.concatenate(own) for period, own in parts.items()}
+    return Tiles(found, np.concatenate(powers) if powers else None)
+
+
+def _side(period: int) -> int:
+    return max(MIN_TILE_PX, 2 * period)
 
 
 def _locked(
@@ -160,8 +170,10 @@ def known(own: Tiles, *, everywhere: bool = False) -> Known:
     for period, x in own.of.items():
         squared, _, power = _locked(x, x)
         grid[period] = squared * power
-        if everywhere:
-            grid[period] = np.maximum(grid[period], np.mean(np.abs(np.mean(x, axis=0)) ** 2, axis=0))
+        if everywhere:  # the mean over all places, as far as it is beyond its chance e^-3
+            chance = OVERLAP / len(x) * np.mean(np.abs(x) ** 2, axis=(0, 1))
+            mean = np.mean(np.abs(np.mean(x, axis=0)) ** 2, axis=0)
+            grid[period] = np.maximum(grid[period], mean - 3 * chance)
     if own.power is None:
         return Known(grid, None)
     dots = _excess(np.tensordot(_flat_weights(own.power), own.power, 1))
