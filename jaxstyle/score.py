@@ -33,6 +33,10 @@ from jaxstyle.spec import paths
 from jaxstyle.spec.errors import JaxstyleError
 
 
+MOST = 500
+"""The most cells that one sheet shows."""
+
+
 @dataclass(frozen=True)
 class Score:
     """Score every picture of a finished run by measures that it was not optimised for: a held-out network's
@@ -69,8 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def command() -> int:
         parsed = parsing.parse(Score, sys.argv[1:] if arguments is None else arguments, "jaxstyle.score")
         asked = parsed.value
-        if asked.best < 0:
-            raise JaxstyleError("--best", f"{asked.best} is out of range; it must be at least 0")
+        if not 0 <= asked.best <= MOST:
+            raise JaxstyleError("--best", f"{asked.best} is out of range; it must be from 0 to {MOST}")
         path = Path(paths.at_home(asked.run))
         record = open_record(path)  # before the lock, whose file would make any directory look like a run
         directory.check_writable(path)

@@ -402,4 +402,5 @@ def test_the_policy_stops_what_the_page_does_not_hold(tab, sixty_page, tmp_path)
 
 
 def test_templates_are_what_the_page_is_made_of():
-    assert {p.name for p in page.TEMPLATES.iterdir()} == {"report.html.j2", "report.css", "report.js"}
+    names = {"report.html.j2", "report.css", "report.js", "scores.css", "scores.js"}
+    assert {p.name for p in page.TEMPLATES.iterdir()} == names

@@ -503,7 +503,8 @@ def test_what_cannot_be_scored_is_refused_in_one_line(run, tmp_path, capsys):
     assert "no chunk has been computed yet" in scored(run, capsys)[2][0]
     code, _, (line,) = scored(tmp_path, capsys)
     assert (code, "is not a run directory" in line) == (2, True)
-    assert scored(run, capsys, "--best", "-1")[0] == 2
+    for wrong in ("-1", "501"):
+        assert "it must be from 0 to 500" in scored(run, capsys, "--best", wrong)[2][0]
 
 
 def test_scores_that_need_a_missing_picture_are_empty(tmp_path, capsys):
