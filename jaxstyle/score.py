@@ -32,7 +32,6 @@ from jaxstyle.rundir.records import open_record
 from jaxstyle.spec import paths
 from jaxstyle.spec.errors import JaxstyleError
 
-
 MOST = 500
 """The most cells that one sheet shows."""
 
