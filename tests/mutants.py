@@ -370,6 +370,43 @@ MUTANTS = (
         "(ss_seed / (seeds - 1) - ms_error) / seeds",
         ("tests/test_stats.py::test_components_of_a_noise_free_design_are_exact",),
     ),
+    # Scores.
+    Mutant(
+        "LPIPS weighs channels by its heads.",
+        "mean(0) @ head.astype(np.float64)",
+        "mean(0) @ np.ones(len(head))",
+        ("tests/test_scores.py::test_the_content_distance_is_its_formula",),
+    ),
+    Mutant(
+        "The style distance is that of the nearest coupling, not of independent features.",
+        "squared = apart + spread - 2 * float(np.sum(crossed))",
+        "squared = apart + spread - float(np.sum(crossed))",
+        ("tests/test_scores.py::test_wasserstein_of_commuting_covariances_is_of_their_roots",),
+    ),
+    Mutant(
+        "A grid counts only beyond chance.",
+        "np.maximum(0.0, squared - limit)",
+        "np.maximum(0.0, squared)",
+        ("tests/test_scores.py::test_a_grid_of_one_grey_level_is_found_and_the_photograph_is_not",),
+    ),
+    Mutant(
+        "Dots that are not in step with the poolings are seen.",
+        "return math.sqrt(max(grid, _dots(",
+        "return math.sqrt(max(grid, 0 * _dots(",
+        ("tests/test_scores.py::test_the_dots_of_a_real_transfer_are_found_and_blurring_removes_them",),
+    ),
+    Mutant(
+        "A copy is told from a style that is like itself elsewhere.",
+        "elsewhere = (down - y) ** 2 + (across - x) ** 2 > (side // 4) ** 2",
+        "elsewhere = (down - y) ** 2 + (across - x) ** 2 >= 0",
+        ("tests/test_scores.py::test_a_shifted_copy_is_a_copy_and_noise_is_none",),
+    ),
+    Mutant(
+        "An unfinished run is not ranked.",
+        "if not manifest.is_complete(record):\n        why",
+        "if record is None:\n        why",
+        ("tests/test_scores.py::test_what_cannot_be_scored_is_refused_in_one_line",),
+    ),
     # Code.
     Mutant(
         "Settings, plans and reports start without JAX.",

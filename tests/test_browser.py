@@ -9,10 +9,11 @@ import pytest
 from made_runs import make_run, sixty, two_thousand, with_variance
 from PIL import Image
 
-from jaxstyle.derived import page
+from jaxstyle.derived import page, scores
 from jaxstyle.derived.build import write_page
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.image_files import write_images
+from jaxstyle.rundir.records import open_record
 from jaxstyle.rundir.results_csv import read_rows
 
 PROGRAM = browser.find()
@@ -320,6 +321,34 @@ def test_every_section_opens(tab, sixty_page, shots):
     assert tab.value("document.querySelectorAll('#cells tbody tr').length") == 60
 
 
+def test_a_point_of_the_scores_shows_its_picture(tab, sixty_page, shots):
+    run = sixty_page.parent
+    line = "{0},{1:g},{2:g},0.1,0,-0.2,{3},{4}".format
+    rows = [
+        line(i, 0.2 + i / 100, 0.9 - i % 7 / 10, int(i % 30 == 0), i % 15 + 1) for i in range(60) if i != 7
+    ]
+    (run / "scores.csv").write_text("\n".join([",".join(scores.COLUMNS), *rows, "7,,,,,,,"]) + "\n")
+    try:
+        written(open_record(run), pictures=False)
+        tab.open(sixty_page, "view=scores")
+        assert tab.value("document.querySelectorAll('#scores a.point').length") == 59
+        picture = "document.querySelector('#scored img')"
+        tab.until(f"{picture}.naturalWidth")
+        tab.value(
+            "document.querySelector('a[data-cell=\"33\"]').dispatchEvent("
+            "new MouseEvent('click', {bubbles: true, cancelable: true}))"
+        )
+        tab.until(f"{picture}.src.endsWith('000033.png') && {picture}.naturalWidth === 192")
+        assert "cell 33" in tab.value("document.getElementById('scored').textContent")
+        tab.screenshot(shots / "60-scores.png")
+        tab.click("#scored a")
+        tab.until("!document.getElementById('compare').hidden")
+        assert parameters(tab)["a"] == "33"
+    finally:
+        (run / "scores.csv").unlink()
+        written(open_record(run), pictures=False)
+
+
 def test_away_from_its_run_the_page_shows_its_own_pictures(tab, sixty_page, tmp_path):
     alone = shutil.copy(sixty_page, tmp_path / "alone.html")
     tab.open(Path(alone), "a=3&b=26")
@@ -373,4 +402,5 @@ def test_the_policy_stops_what_the_page_does_not_hold(tab, sixty_page, tmp_path)
 
 
 def test_templates_are_what_the_page_is_made_of():
-    assert {p.name for p in page.TEMPLATES.iterdir()} == {"report.html.j2", "report.css", "report.js"}
+    names = {"report.html.j2", "report.css", "report.js", "scores.css", "scores.js"}
+    assert {p.name for p in page.TEMPLATES.iterdir()} == names

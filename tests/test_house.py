@@ -19,9 +19,10 @@ from jaxstyle.plan.cells import Cell
 from jaxstyle.rundir import manifest
 from jaxstyle.spec import settings, tables
 
-WINGS = ("vgg", "spec", "console", "plan", "inputs", "cell", "rundir", "device", "derived", "run", "study")
+WINGS = ("vgg", "spec", "console", "plan", "inputs", "cell", "rundir", "device", "derived", "run")
+WINGS += ("study", "metrics")
 """The folders of the package, in the order in which they may import each other."""
-COMMANDS = ("calibrate", "features", "report", "sweep", "transfer", "variance")
+COMMANDS = ("calibrate", "features", "report", "score", "sweep", "transfer", "variance")
 """The modules outside of them, which nothing imports."""
 IMPORTS_JAX = ("cell", "device", "vgg.convolution", "vgg.network", "vgg.pooling", "vgg.winograd")
 """Wings and modules that import JAX when they are imported; others import it in functions."""
@@ -156,6 +157,8 @@ def test_one_vmap_one_loop():
     assert {place: n for place, n in found.items() if place[0] != "device.batch"} == {
         ("device.engine", "vmap"): 1,  # of the refinement of a coarser stage
         ("device.engine", "jit"): 3,
+        ("device.held_out", "vmap"): 1,  # of AlexNet over finished pictures
+        ("device.held_out", "jit"): 1,
     }
 
 

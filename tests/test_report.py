@@ -18,6 +18,7 @@ from jaxstyle import report
 from jaxstyle.derived.build import build_derived
 from jaxstyle.derived.sheets import MAX_COLUMNS, MAX_ROWS, lay_out
 from jaxstyle.derived.tiles import Tile, axis_names, group_axes, place_tiles
+from jaxstyle.metrics.build import score_run
 from jaxstyle.rundir import directory
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.manifest import share_reports
@@ -217,6 +218,7 @@ def every_reader(path):
         "merge": lambda: merge(open_record(path)),
         "merge of a large run": lambda: merge_into(path, path / "merged.h5"),
         "variance": lambda: build_study(directory.RunDirectory(path)),
+        "score": lambda: score_run(directory.RunDirectory(path)),
     }
 
 

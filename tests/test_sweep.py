@@ -601,6 +601,7 @@ def test_the_jaxstyle_command_lists_what_there_is():
     assert "sweep" in done.stdout
     assert "report" in done.stdout
     assert "variance" in done.stdout
+    assert "score" in done.stdout
     wrong = run_forked("-m", "jaxstyle", "paint", cwd=ROOT)
     assert wrong.returncode == 2
     assert len(wrong.stderr.splitlines()) == 1

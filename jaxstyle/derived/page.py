@@ -31,6 +31,7 @@ from jaxstyle.derived.dimensions import (
     whole_run,
 )
 from jaxstyle.derived.sample import Count, Shown
+from jaxstyle.derived.scores import scores_section
 from jaxstyle.derived.sections import manifest_texts, settings_table, variance_section
 from jaxstyle.derived.thumbnails import THUMBNAILS, Heads, data_uri, jpeg_uri, scaled
 from jaxstyle.derived.tiles import (
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
     import jinja2
 
 TEMPLATES = PACKAGE / "templates"
+FIRST = "document.documentElement.classList.add('js')"
+"""The script in the head of a page."""
 BAND_POINTS = 40
 """Points of each curve in the overview of a run that is shown in part."""
 
@@ -83,7 +86,7 @@ def html(record: Record, rows: Rows) -> str:
         rows: the rows of `results.csv`.
 
     Raises:
-        JaxstyleError: if `variance.json` or one of its figures cannot be read.
+        JaxstyleError: if `variance.json`, one of its figures or `scores.csv` cannot be read.
     """
     from markupsafe import Markup
 
@@ -94,8 +97,7 @@ def html(record: Record, rows: Rows) -> str:
         if axis_row(axis).thumbnail and len(axis_names(record, axis)) == 1:
             path = getattr(record.cells[0], axis)
             heads.add(path, record.given(axis, path))
-    script = (TEMPLATES / "report.js").read_text("utf-8")
-    first = "document.documentElement.classList.add('js')"
+    scores = scores_section(record, part.cells)
     columns, lines = shown_rows(record, seen.rows, dimensions, tiles)
     short, manifest = manifest_texts(record.manifest)
     told = (
@@ -108,10 +110,7 @@ def html(record: Record, rows: Rows) -> str:
     numbers = part.counts or [Count(d.axes, len(d.keys), len(d.keys)) for d in dimensions]
     counts = [f"{count.total} {count_noun(count.axes)}" for count in numbers]
     text = _template().render(
-        policy=_policy(first, script),
-        first=Markup(first),
-        script=Markup(script),
-        style=Markup((TEMPLATES / "report.css").read_text("utf-8")),
+        **_code(scores is not None),
         data=Markup(_json(_data(record, tiles, dimensions, seen.losses, seen.curves, seen.rows))),
         title=f"{len(rows):,} transfer{'s' * (len(rows) != 1)}",
         counts=[*counts, *([f"{pictures_text(part)} shown"] if part.left_out else [])],
@@ -125,6 +124,7 @@ def html(record: Record, rows: Rows) -> str:
         colours=colours,
         curves=data_uri("image/svg+xml", figure.encode()),
         variance=variance,
+        scores=scores,
         tables=told.tables,
         columns=columns,
         lines=lines,
@@ -135,6 +135,25 @@ def html(record: Record, rows: Rows) -> str:
         manifest=manifest,
     )
     return text.encode("utf-8", "backslashreplace").decode()  # JSON can contain lone surrogates
+
+
+def _code(with_scores: bool) -> dict[str, Any]:
+    """The scripts and the style of a page, and the policy that allows them."""
+    from markupsafe import Markup
+
+    def read(name: str) -> str:
+        return (TEMPLATES / name).read_text("utf-8")
+
+    first, script, style = FIRST, read("report.js"), read("report.css")
+    scores_script = read("scores.js") if with_scores else ""
+    style += read("scores.css") if with_scores else ""
+    return {
+        "policy": _policy(*filter(None, (first, scores_script, script))),
+        "first": Markup(first),
+        "scores_script": Markup(scores_script),
+        "script": Markup(script),
+        "style": Markup(style),
+    }
 
 
 @dataclass(frozen=True)

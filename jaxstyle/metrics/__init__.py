@@ -1,0 +1,1 @@
+"""Scores of finished pictures, by measures that no picture is optimised for."""

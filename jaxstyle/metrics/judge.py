@@ -1,0 +1,136 @@
+"""One picture against its content and its style: all scores, with what is needed of both kept for a
+while."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from jaxstyle.inputs import alexnet_weights, decode
+from jaxstyle.inputs.pictures import check_digest
+from jaxstyle.inputs.resize import resize
+from jaxstyle.metrics import copying, feature_distances, grain, periodicity
+from jaxstyle.plan.cells import Cell
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.settings import Sweep
+from jaxstyle.spec.values import parse_size
+
+CONTENTS_KEPT, STYLES_KEPT = 2, 64
+"""Contents and styles that are kept prepared; cells come in the order of their contents."""
+
+
+class Scores(NamedTuple):
+    """The scores of a picture, all the better the lower they are; None where a picture for it is
+    missing."""
+
+    content_distance: float | None = None
+    style_distance: float | None = None
+    noise: float | None = None
+    periodicity: float | None = None
+    copy: float | None = None
+
+
+class _Content(NamedTuple):
+    shape: tuple[int, ...]
+    units: list[feature_distances.Unit] | None
+    tiles: periodicity.Tiles
+    known: periodicity.Known
+
+
+class _Style(NamedTuple):
+    pixels: np.ndarray
+    gaussians: list[feature_distances.Gaussian] | None
+    energy: float
+    known: periodicity.Known
+
+
+class Judge:
+    """Scores of the pictures of one sweep.
+
+    Args:
+        sweep: a resolved sweep; its contents and styles are seen at the sizes at which it used them.
+        device: the device that computes AlexNet's features.
+    """
+
+    def __init__(self, sweep: Sweep, device: Any):
+        from jaxstyle.device.held_out import HeldOut
+
+        network = alexnet_weights.load()
+        self._sweep, self._heads = sweep, network.heads
+        self._features = HeldOut(network, device)
+        self.width = self._features.width
+        """The number of pictures of one shape that are best judged together."""
+        self.notes: dict[str, str] = {}
+        """The reason why an image could not be used, by path."""
+        self._content = functools.lru_cache(CONTENTS_KEPT)(self._read_content)
+        self._style = functools.lru_cache(STYLES_KEPT)(self._read_style)
+        self._reference = functools.lru_cache(STYLES_KEPT)(self._read_reference)
+
+    def scores(self, cells: Sequence[Cell], pictures: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[Scores]:
+        """The scores of the pictures of some cells, all of one shape."""
+        taps = self._features(pictures) if _has_features(pictures[0]) else [None] * len(pictures)
+        return [self._one(*of) for of in zip(cells, pictures, taps, strict=True)]
+
+    def _one(self, cell: Cell, picture: np.ndarray, taps: list[np.ndarray] | None) -> Scores:
+        content, style = self._content(cell.content), self._style(cell.style)
+        content_distance = style_distance = noise = periodic = copied = None
+        if content is not None and content.shape != picture.shape:
+            content = None
+        if content is not None and content.units is not None and taps is not None:
+            own = feature_distances.units(taps)
+            content_distance = feature_distances.content_distance(own, content.units, self._heads)
+        if style is not None:
+            if style.gaussians is not None and taps is not None:
+                own = feature_distances.gaussians(taps)
+                style_distance = feature_distances.style_distance(own, style.gaussians)
+            noise = grain.noise(grain.laplacian_energy(picture), style.energy)
+            shape = picture.shape[0], picture.shape[1]
+            copied = copying.copy(picture, self._reference(cell.style, shape))
+        if content is not None and style is not None:
+            tiles = periodicity.tiles(picture)
+            periodic = periodicity.periodicity(tiles, content.tiles, content.known, style.known)
+        return Scores(content_distance, style_distance, noise, periodic, copied)
+
+    def _read_content(self, path: str) -> _Content | None:
+        pixels = self._pixels(path, parse_size(self._sweep.size))
+        if pixels is None:
+            return None
+        units = feature_distances.units(self._features([pixels])[0]) if _has_features(pixels) else None
+        tiles = periodicity.tiles(pixels)
+        return _Content(pixels.shape, units, tiles, periodicity.known(tiles))
+
+    def _read_style(self, path: str) -> _Style | None:
+        size = parse_size(self._sweep.size)
+        longest = self._sweep.style_size or (size if isinstance(size, int) else max(size))
+        pixels = self._pixels(path, longest)
+        if pixels is None:
+            return None
+        own = feature_distances.gaussians(self._features([pixels])[0]) if _has_features(pixels) else None
+        known = periodicity.known(periodicity.tiles(pixels), everywhere=True)
+        return _Style(pixels, own, grain.laplacian_energy(pixels), known)
+
+    def _read_reference(self, path: str, shape: tuple[int, int]) -> copying.Reference:
+        style = self._style(path)
+        assert style is not None
+        return copying.reference(style.pixels, shape)
+
+    def _pixels(self, path: str, size: int | tuple[int, int]) -> np.ndarray | None:
+        """An image at a size; None, with a note, if it is gone or is another one now."""
+        try:
+            picture = decode.read(path)
+            check_digest(path, picture.sha256, self._sweep.digests.get(path))
+        except JaxstyleError as error:
+            self.notes[path] = (
+                f"{Path(path).name} cannot be used, and scores that need it are empty: {error}"
+            )
+            return None
+        return resize(picture.pixels, size)
+
+
+def _has_features(pixels: np.ndarray) -> bool:
+    return min(pixels.shape[:2]) >= alexnet_weights.MIN_EDGE_PX

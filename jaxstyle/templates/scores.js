@@ -1,0 +1,46 @@
+// The script of the section of scores: it shows the picture of a chosen point beside the plots. It runs before
+// the page's own script, which takes the pictures of the cells away to its sheet.
+"use strict";
+(() => {
+  const run = JSON.parse(document.getElementById("run").textContent);
+  const figures = document.querySelectorAll("#tiles figure img");
+  const small = new Map(run.tiles.cell.map((cell, index) => [String(cell), figures[index]?.src]));
+  const panel = document.getElementById("scored");
+  const points = [...document.querySelectorAll("#scores a.point")];
+
+  function show(point) {
+    for (const other of points) other.classList.toggle("chosen", other === point);
+    const cell = point.dataset.cell;
+    const text = point.querySelector("title").textContent;
+    const picture = document.createElement("img");
+    picture.alt = `cell ${cell}`;
+    const thumbnail = small.get(cell);
+    const file = point.getAttribute("href");
+    picture.src = thumbnail ?? file;
+    if (thumbnail) {
+      const large = new Image(); // the full picture if the page lies in its run
+      large.onload = () => (picture.src = large.src);
+      large.src = file;
+    }
+    const about = document.createElement("p");
+    about.textContent = text;
+    panel.replaceChildren(picture, about);
+    if (thumbnail) {
+      const link = document.createElement("a");
+      link.href = `#a=${cell}`;
+      link.textContent = "Compare it with others";
+      panel.append(link);
+    }
+    panel.hidden = false;
+  }
+
+  for (const point of points) {
+    point.addEventListener("click", (event) => {
+      if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+      event.preventDefault();
+      show(point);
+    });
+  }
+  const first = document.querySelector("#scores a.first") ?? points[0];
+  if (first) show(first);
+})();
