@@ -98,13 +98,18 @@ def style_layer_loss(
 
 
 def total_variation(
-    image: Float[Array, "h w c"], inside: Bool[Array, "h w 1"] | None = None
+    image: Float[Array, "h w c"], inside: Bool[Array, "h w 1"] | None = None, wraps: bool = False
 ) -> Float[Array, ""]:
     """Sum of the squared differences of horizontal and of vertical neighbours, in grey levels squared.
 
     Args:
         inside: the positions of the image on a canvas larger than it; pairs that leave it do not count.
+        wraps: whether opposite edges are neighbours too.
     """
+    if wraps:
+        image = jnp.pad(image, ((0, 1), (0, 1), (0, 0)), mode="wrap")
+        dx, dy = image[:-1, 1:] - image[:-1, :-1], image[1:, :-1] - image[:-1, :-1]
+        return jnp.sum(jnp.square(dx)) + jnp.sum(jnp.square(dy))
     dx = image[:, 1:] - image[:, :-1]
     dy = image[1:] - image[:-1]
     if inside is not None:
