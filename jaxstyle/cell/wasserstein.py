@@ -37,7 +37,7 @@ from jaxstyle.vgg.convolution import ARITHMETIC, Arithmetic
 ITERATIONS = 12
 """Iterations of Newton and Schulz; 10 are enough for a condition number of 1e5."""
 MOST_SCALE = 1.69770248526
-"""The limit on the scale of an iteration; 3^1/2 would cost the largest eigenvalues their digits (Chen & Chow
+"""Limit on the scale of an iteration; 3^1/2 would cost the largest eigenvalues their digits (Chen & Chow
 2014, "A stable scaling of Newton-Schulz for improving the sign function computation")."""
 RIDGE = 0.1
 """Epsilon over the mean variance of the style's features."""
