@@ -103,11 +103,11 @@ def test_the_gradient_at_borders_agrees_with_finite_differences(name):
 
     def of_the_edge(edge):
         y = convolution.conv_relu(
-            x.at[0].set(jnp.asarray(edge)), prepared(False), bias, border=border(name)
+            jnp.concatenate([edge[None], x[1:]]), prepared(False), bias, border=border(name)
         )
         return jnp.sum(jnp.square(y - 100.0))
 
-    check_grads(of_the_edge, (x[0],), order=1, modes=["rev"], eps=0.5, rtol=2e-3)
+    check_grads(jax.jit(of_the_edge), (x[0],), order=1, modes=["rev"], eps=0.5, rtol=2e-3)
 
 
 @pytest.mark.parametrize("name", PADDINGS.names)
@@ -164,27 +164,27 @@ def test_a_rolled_image_is_halved_and_enlarged_to_a_rolled_one():
     knobs = blank_knobs(program)._replace(extent=jnp.array((64, 96), jnp.int32))
     extent = jnp.array((32, 48), jnp.int32)
     coarse = np.asarray(random_image(32, 48, 2), np.float32)
+    refine = jax.jit(functools.partial(refined_state, program))
     fine, other = (
-        refined_state(program, knobs, jnp.asarray(c), extent).image
-        for c in (coarse, np.roll(coarse, (8, 16), (0, 1)))
+        refine(knobs, jnp.asarray(c), extent).image for c in (coarse, np.roll(coarse, (8, 16), (0, 1)))
     )
     np.testing.assert_allclose(other, np.roll(fine, (16, 32), (0, 1)), atol=1e-3)
 
 
 def test_three_steps_from_a_rolled_image_end_in_a_rolled_picture(narrow):
-    content, style = random_image(48, 64, 1), random_image(40, 56, 2)
+    content, style, begin = (random_image(*at) for at in ((32, 48, 1), (24, 40, 2), (32, 48, 3)))
     ends = []
     for shift in ((0, 0), (16, 32)):
-        started = np.roll(content, shift, (0, 1))
+        rolled = np.roll(content, shift, (0, 1))
         layers = {"content_layer": ("conv2_2",), "style_layers": ("conv1_1+conv2_1+conv4_1",)}
-        own = sweep(**layers, padding="circular", pool="blur", init=("content",), pyramid=0, tv_weight=1.0)
-        network, program, knobs, targets = make(own, narrow, started, style)
-        start = init_state(
-            program, knobs, jnp.asarray(np.roll(random_image(48, 64, 3), shift, (0, 1)), "f4")
-        )
+        circular = {"padding": "circular", "pool": "blur", "tv_weight": 1.0, "init": ("content",)}
+        circular |= {"pyramid": 0, "lbfgs_memory": 3}
+        own = sweep(**layers, **circular)
+        network, program, knobs, targets = make(own, narrow, rolled, style)
+        start = init_state(program, knobs, jnp.asarray(np.roll(begin, shift, (0, 1)), "f4"))
         state, _ = advance(network, program, knobs, targets, start, 4)
         ends.append(np.asarray(state.evaluated))
-    assert np.abs(ends[0] - random_image(48, 64, 3)).max() > 1
+    assert np.abs(ends[0] - begin).max() > 1
     np.testing.assert_allclose(ends[1], np.roll(ends[0], (16, 32), (0, 1)), atol=0.05)
 
 
@@ -232,9 +232,8 @@ def test_a_shape_that_can_wrap_is_found_for_every_shape():
 
 @pytest.mark.parametrize("name", PADDINGS.names)
 @pytest.mark.parametrize("kind", ["blur", "l2"])
-@pytest.mark.parametrize("shape", [(9, 7, 3), (2, 2, 1)])
-def test_blurred_pools_and_their_gradients_are_the_oracles(kind, name, shape):
-    x, g = draw(*shape), draw(shape[0] // 2, shape[1] // 2, shape[2])
+def test_blurred_pools_and_their_gradients_are_the_oracles(kind, name):
+    x, g = draw(9, 7, 3), draw(4, 3, 3)
     pool = jax.jit(pooling(kind, name))
     y, gradient = jax.jit(lambda x, g: (pool(x), jax.vjp(pool, x)[1](g)[0]))(x, g)
     assert y.shape == g.shape
@@ -248,30 +247,23 @@ def test_blurred_pools_and_their_gradients_are_the_oracles(kind, name, shape):
 @pytest.mark.parametrize("kind", ["blur", "l2"])
 @pytest.mark.parametrize("name", PADDINGS.names)
 def test_blurred_pools_keep_a_constant_image_and_its_type(kind, name):
-    for dtype in (jnp.float32, jnp.bfloat16):
-        y = pooling(kind, name)(jnp.full((8, 6, 2), 3.0, dtype))
+    for size, dtype in (((8, 6, 2), jnp.float32), ((2, 3, 1), jnp.bfloat16)):
+        y = jax.jit(pooling(kind, name))(jnp.full(size, 3.0, dtype))
         assert y.dtype == dtype
         np.testing.assert_allclose(wide(y), 3.0, rtol=1e-6)
 
 
-def test_a_blurred_pool_removes_a_pattern_of_two_positions_and_the_mean_of_squares_does_not_move_it():
+def test_a_blurred_pool_removes_a_pattern_of_two_positions():
     stripes = jnp.asarray(np.tile([[1.0, 0.0]], (8, 4))[..., None], jnp.float32)
     np.testing.assert_allclose(pooling("blur", "circular")(stripes), 0.5, rtol=1e-6)
-    shifted = jnp.roll(stripes, 1, 1)
-    moved, kept = (
-        np.abs(pooling(k, "circular")(stripes) - pooling(k, "circular")(shifted)).max()
-        for k in ("max", "l2")
-    )
-    assert moved == kept == 0
 
 
 def test_l2_pooling_of_zeros_is_almost_zero_and_so_is_its_gradient():
-    y, pull = jax.vjp(pooling("l2"), jnp.zeros((6, 6, 2)))
-    assert float(y.max()) <= 1.01e-4
-    (gradient,) = pull(jnp.full_like(y, 1e6))
-    np.testing.assert_array_equal(gradient, 0)
-    (near,) = jax.vjp(pooling("l2"), jnp.full((6, 6, 2), 1e-30))[1](jnp.full_like(y, 1e6))
-    assert np.isfinite(near).all()
+    pool = jax.jit(pooling("l2"))
+    gradient = jax.jit(jax.grad(lambda x: 1e6 * pool(x).sum()))
+    assert float(pool(jnp.zeros((6, 6, 2))).max()) <= 1.01e-4
+    np.testing.assert_array_equal(gradient(jnp.zeros((6, 6, 2))), 0)
+    assert np.isfinite(gradient(jnp.full((6, 6, 2), 1e-30))).all()
 
 
 # --- style losses ---------------------------------------------------------------------------------
@@ -294,20 +286,20 @@ def flat(features):
 )
 def test_style_losses_and_their_gradients_are_the_oracles(name, f, a):
     row = STYLE_LOSSES[name]
-    kept = function(row.keep)(a)
-    loss, gradient = jax.value_and_grad(function(row.loss))(f, kept)
+    keep = jax.jit(function(row.keep))
+    loss, gradient = jax.jit(jax.value_and_grad(function(row.loss)))(f, keep(a))
     expected, by_f = oracle.STYLE_LOSSES[name](flat(f), flat(a))
     assert loss == pytest.approx(expected, rel=2e-5)
     error = np.linalg.norm(flat(gradient) - by_f) / np.linalg.norm(by_f)
     assert error < (2e-4 if name == "wasserstein" else 2e-6)
-    of_f, of_a = (jax.tree.map(np.asarray, function(row.keep)(x)) for x in (f, a))
+    of_f, of_a = (jax.tree.map(np.asarray, keep(x)) for x in (f, a))
     assert function(row.distance)(of_f, of_a) == pytest.approx(expected, rel=2e-5)
     assert function(row.trace)(of_a) == pytest.approx((flat(a) ** 2).sum() / len(flat(a)), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_style_losses_agree_with_finite_differences(name):
-    loss, kept = function(STYLE_LOSSES[name].loss), function(STYLE_LOSSES[name].keep)(A)
+    loss, kept = jax.jit(function(STYLE_LOSSES[name].loss)), function(STYLE_LOSSES[name].keep)(A)
     check_grads(lambda f: loss(jnp.asarray(f), kept), (F,), order=1, modes=["rev"], eps=0.02, rtol=5e-3)
 
 
@@ -386,9 +378,9 @@ SHALLOW = {"content_layer": ("conv2_2",), "style_layers": ("conv1_1+conv2_1",), 
 @pytest.mark.parametrize(
     ("settings", "winograd"),
     [
-        ({"padding": "circular", "pool": "blur", "tv_weight": 30.0}, True),
+        ({"padding": "circular", "pool": "blur", "tv_weight": 30.0}, False),
         ({"padding": "reflect", "pool": "l2", "style_loss": "moments"}, False),
-        ({"padding": "replicate", "style_loss": "wasserstein", "alpha_beta": (1e-4,)}, True),
+        ({"padding": "replicate", "style_loss": "wasserstein", "alpha_beta": (1e-4,)}, False),
     ],
     ids=["circular, blur", "reflect, l2, moments", "replicate, wasserstein"],
 )
