@@ -378,7 +378,7 @@ SHALLOW = {"content_layer": ("conv2_2",), "style_layers": ("conv1_1+conv2_1",), 
 @pytest.mark.parametrize(
     ("settings", "winograd"),
     [
-        ({"padding": "circular", "pool": "blur", "tv_weight": 30.0}, False),
+        ({"padding": "circular", "pool": "blur", "tv_weight": 30.0}, True),
         ({"padding": "reflect", "pool": "l2", "style_loss": "moments"}, False),
         ({"padding": "replicate", "style_loss": "wasserstein", "alpha_beta": (1e-4,)}, False),
     ],

@@ -107,11 +107,11 @@ def total_variation(
         wraps: whether opposite edges are neighbours too.
     """
     if wraps:
-        image = jnp.pad(image, ((0, 1), (0, 1), (0, 0)), mode="wrap")
-        dx, dy = image[:-1, 1:] - image[:-1, :-1], image[1:, :-1] - image[:-1, :-1]
-        return jnp.sum(jnp.square(dx)) + jnp.sum(jnp.square(dy))
-    dx = image[:, 1:] - image[:, :-1]
-    dy = image[1:] - image[:-1]
+        dx = jnp.roll(image, -1, 1) - image
+        dy = jnp.roll(image, -1, 0) - image
+    else:
+        dx = image[:, 1:] - image[:, :-1]
+        dy = image[1:] - image[:-1]
     if inside is not None:
         dx, dy = jnp.where(inside[:, 1:], dx, 0), jnp.where(inside[1:], dy, 0)
     return jnp.sum(jnp.square(dx)) + jnp.sum(jnp.square(dy))
