@@ -109,8 +109,8 @@ MUTANTS = (
     ),
     Mutant(
         "Convolutions see zeros outside of the image.",
-        "x = jnp.pad(x, ((1, TILE * down + 1 - h), (1, TILE * across + 1 - w), (0, 0)))",
-        'x = jnp.pad(x, ((1, TILE * down + 1 - h), (1, TILE * across + 1 - w), (0, 0)), mode="edge")',
+        "x = jnp.pad(x, ((first, ends[0]), (first, ends[1]), (0, 0)))",
+        'x = jnp.pad(x, ((first, ends[0]), (first, ends[1]), (0, 0)), mode="edge")',
         ("tests/test_conv.py::test_convolution_is_the_correlation_with_zero_padding[shape0-winograd]",),
     ),
     Mutant(
