@@ -289,8 +289,8 @@ MUTANTS = (
     ),
     Mutant(
         "1x is the ratio at which content and style cost the same.",
-        "return Balance(style_loss / content_loss, weights, layer_loss, trace, content_loss)",
-        "return Balance(content_loss / style_loss, weights, layer_loss, trace, content_loss)",
+        "return Balance(style_loss / content_loss, weights, layer_loss, traces, content_loss)",
+        "return Balance(content_loss / style_loss, weights, layer_loss, traces, content_loss)",
         ("tests/test_calibration.py::test_features_times_s_make_the_balance_times_s_squared[0.25]",),
     ),
     # What comes in.
