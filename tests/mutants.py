@@ -114,6 +114,33 @@ MUTANTS = (
         ("tests/test_conv.py::test_convolution_is_the_correlation_with_zero_padding[shape0-winograd]",),
     ),
     Mutant(
+        "A gradient beyond an edge belongs to the position that stands there.",
+        "+ jnp.pad(g[:1], ((above, h - 1 - above), (0, 0), (0, 0)))",
+        "+ jnp.pad(g[:1], ((0, h - 1), (0, 0), (0, 0)))",
+        (
+            "tests/test_means.py"
+            "::test_a_padded_convolution_and_its_adjoint_are_the_oracles[shape0-reflect-plain]",
+        ),
+    ),
+    Mutant(
+        "A circular picture is enlarged across its edges.",
+        "x = jnp.minimum(x, size - x) if wraps else x",
+        "x = jnp.abs(x)",
+        ("tests/test_means.py::test_a_rolled_image_is_halved_and_enlarged_to_a_rolled_one",),
+    ),
+    Mutant(
+        "Nothing but zeros shares a canvas.",
+        "rows = (POOLINGS[self.pool], PADDINGS[self.padding], ",
+        "rows = (POOLINGS[self.pool], ",
+        ("tests/test_means.py::test_nothing_but_zeros_shares_a_canvas",),
+    ),
+    Mutant(
+        "Both covariances have the ridge of the style.",
+        "covariance = covariance + target.ridge * jnp.eye(n)",
+        "covariance = covariance + 0.0 * jnp.eye(n)",
+        ("tests/test_means.py::test_style_losses_and_their_gradients_are_the_oracles[full-wasserstein]",),
+    ),
+    Mutant(
         "On a canvas every layer is that of the image alone, odd edges included.",
         "inside = inside_mask(x.shape[:2], jnp.asarray(extent) >> pools)",
         "inside = inside_mask(x.shape[:2], -(-jnp.asarray(extent) >> pools))",
