@@ -45,7 +45,7 @@ def _mask_by_sign() -> None:
 
     from jaxstyle.vgg import convolution
 
-    def backward(precision: Any, residuals: Any, g: Any) -> Any:
+    def backward(precision: Any, border: Any, residuals: Any, g: Any) -> Any:
         y, kernel = residuals
         return convolution.conv3x3(jnp.where(y > 0, g, 0), kernel.backward, precision), None, None, None
 
@@ -58,7 +58,7 @@ def _sum_outside() -> None:
 
     from jaxstyle.vgg import convolution
 
-    def backward(precision: Any, residuals: Any, g: Any) -> Any:
+    def backward(precision: Any, border: Any, residuals: Any, g: Any) -> Any:
         y, kernel = residuals
         gradient = convolution.conv3x3(jnp.where(y != 0, g, 0), kernel.backward, precision)
         return lax.optimization_barrier(gradient), None, None, None
@@ -72,11 +72,11 @@ def _channels(few: str, to: int) -> None:
 
     from jaxstyle.vgg import convolution
 
-    def padded(x: Any, kernel: Any, precision: Any) -> Any:
+    def padded(x: Any, kernel: Any, precision: Any, **border: Any) -> Any:
         i, o = (-channels % to for channels in kernel.shape[2:])
         x = jnp.pad(x, ((0, 0), (0, 0), (0, i)))
         wide = jnp.pad(kernel, ((0, 0), (0, 0), (0, i), (0, o)))
-        return convolution._correlate(x, wide, precision)[..., : kernel.shape[3]]
+        return convolution._correlate(x, wide, precision, **border)[..., : kernel.shape[3]]
 
     if few in ("inputs", "both"):
         convolution.sum_of_patches = padded
@@ -112,10 +112,10 @@ def _float32_parts() -> None:
     def exact(x: Any, flat: Any, dimensions: Any, precision: Any) -> Any:
         return rounded(x, flat, dimensions, precision=precision, preferred_element_type=jnp.float32)
 
-    def shifts(x: Any, kernel: Any, precision: Any) -> Any:
+    def shifts(x: Any, kernel: Any, precision: Any, **border: Any) -> Any:
         convolution.lax.dot_general = exact
         try:
-            return ours(x, kernel, precision)
+            return ours(x, kernel, precision, **border)
         finally:
             convolution.lax.dot_general = rounded
 
@@ -129,7 +129,8 @@ def _gathered_patches() -> None:
 
     from jaxstyle.vgg import convolution
 
-    def patches(x: Any, kernel: Any, precision: Any) -> Any:
+    def patches(x: Any, kernel: Any, precision: Any, *, has_border: bool) -> Any:
+        assert not has_border  # measured with zeros alone
         h, w, i = x.shape
         rows = jnp.pad(x, ((1, 1), (1, 1), (0, 0))).reshape(h + 2, -1)
         flat = kernel.reshape(-1, kernel.shape[-1])
@@ -158,7 +159,7 @@ def _backward_data() -> None:
         (x,) = jax.linear_transpose(lambda x: convolution._correlate(x, forward, precision), shape)(g)
         return x
 
-    def backward(precision: Any, residuals: Any, g: Any) -> Any:
+    def backward(precision: Any, border: Any, residuals: Any, g: Any) -> Any:
         y, kernel = residuals
         return transposed(kernel.backward, jnp.where(y != 0, g, 0), precision), None, None, None
 

@@ -59,7 +59,9 @@ def _imitate_tf32() -> None:
     def rounded(x: Any) -> Any:
         return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=10)
 
-    convolution._plain = lambda x, kernel, precision: plain(rounded(x), rounded(kernel), precision)
+    convolution._plain = lambda x, kernel, precision, **border: plain(
+        rounded(x), rounded(kernel), precision, **border
+    )
     losses._product = lambda a, b, *rest: product(rounded(a), rounded(b), *rest)
 
 

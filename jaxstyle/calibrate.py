@@ -29,7 +29,7 @@ from jaxstyle.spec import errors, values
 from jaxstyle.spec.fields import NETWORKS
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import RunOptions, Sweep
-from jaxstyle.spec.tables import POOLINGS
+from jaxstyle.spec.tables import POOLINGS, network_words
 
 if TYPE_CHECKING:
     from jaxstyle.device.loss_balance import Balance
@@ -113,6 +113,8 @@ def measure(sweep: Sweep, device: Any) -> dict[str, Any]:
         "style": sweep.style[0],
         "size": "x".join(map(str, reversed(pair.pictures.shape(pair.cell)))),
         "pool": sweep.pool,
+        "padding": sweep.padding,
+        "style_loss": sweep.style_loss,
         "network": sweep.network,
         "content_layer": sweep.content_layer[0],
         "device": manifest.devices_text([device]),
@@ -189,7 +191,8 @@ def _print_table(
 def _print(found: dict[str, Any]) -> None:
     console = Console(highlight=False, soft_wrap=True, emoji=False)
     console.print(
-        f"{found['content']} in {found['style']}: {found['size']}, {found['pool']} pooling,"
+        f"{found['content']} in {found['style']}: {found['size']},"
+        f" {network_words(found['pool'], found['padding'], found['style_loss'])},"
         f" {found['network']} network, content at {found['content_layer']}, on {found['device']}",
         markup=False,
     )

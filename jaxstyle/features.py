@@ -72,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             flags.layers,
             size=flags.size,
             pool=flags.pool,
+            padding=flags.padding,
             weights=flags.weights,
             options=RunOptions(no_compile_cache=flags.no_compile_cache),
         )

@@ -47,7 +47,8 @@ run.checked run.dry_run run.inputs run.job run.launcher run.one_cell run.finishe
 run.results run.continued run.share run.site run.start run.sweep run.work run.worker rundir.checkpoints
 rundir.chunks rundir.directory rundir.files rundir.hdf5 rundir.image_files rundir.locks rundir.records
 rundir.results_csv rundir.results_h5 study.components study.decompose study.distances study.model
-study.spread study.stats study.study vgg.convolution vgg.network vgg.pooling vgg.winograd
+study.spread study.stats study.study vgg.borders vgg.convolution vgg.network vgg.padding vgg.pooling
+vgg.winograd
 """.split()  # noqa: SIM905
 assert {*CHECKED} <= {*module_paths()}, "a module that is checked is not there"
 install_import_hook([f"jaxstyle.{name}" for name in CHECKED], "beartype.beartype")

@@ -84,8 +84,8 @@ MUTANTS = (
     ),
     Mutant(
         "The gradient is zero where a feature is not above zero.",
-        "return conv3x3(jnp.where(y != 0, g, 0), kernel.backward, precision), None, None, None",
-        "return conv3x3(g, kernel.backward, precision), None, None, None",
+        "g = jnp.where(y != 0, g, 0)",
+        "g = jnp.asarray(g)",
         ("tests/test_losses.py::test_gradients_vanish_where_features_do",),
     ),
     Mutant(
@@ -109,9 +109,36 @@ MUTANTS = (
     ),
     Mutant(
         "Convolutions see zeros outside of the image.",
-        "x = jnp.pad(x, ((1, TILE * down + 1 - h), (1, TILE * across + 1 - w), (0, 0)))",
-        'x = jnp.pad(x, ((1, TILE * down + 1 - h), (1, TILE * across + 1 - w), (0, 0)), mode="edge")',
+        "x = jnp.pad(x, ((first, ends[0]), (first, ends[1]), (0, 0)))",
+        'x = jnp.pad(x, ((first, ends[0]), (first, ends[1]), (0, 0)), mode="edge")',
         ("tests/test_conv.py::test_convolution_is_the_correlation_with_zero_padding[shape0-winograd]",),
+    ),
+    Mutant(
+        "A gradient beyond an edge belongs to the position that stands there.",
+        "+ jnp.pad(g[:1], ((above, h - 1 - above), (0, 0), (0, 0)))",
+        "+ jnp.pad(g[:1], ((0, h - 1), (0, 0), (0, 0)))",
+        (
+            "tests/test_means.py"
+            "::test_a_padded_convolution_and_its_adjoint_are_the_oracles[shape0-reflect-plain]",
+        ),
+    ),
+    Mutant(
+        "A circular picture is enlarged across its edges.",
+        "x = jnp.minimum(x, size - x) if wraps else x",
+        "x = jnp.abs(x)",
+        ("tests/test_means.py::test_a_rolled_image_is_halved_and_enlarged_to_a_rolled_one",),
+    ),
+    Mutant(
+        "Nothing but zeros shares a canvas.",
+        "rows = (POOLINGS[self.pool], PADDINGS[self.padding], ",
+        "rows = (POOLINGS[self.pool], ",
+        ("tests/test_means.py::test_nothing_but_zeros_shares_a_canvas",),
+    ),
+    Mutant(
+        "Both covariances have the ridge of the style.",
+        "covariance = covariance + target.ridge * jnp.eye(n)",
+        "covariance = covariance + 0.0 * jnp.eye(n)",
+        ("tests/test_means.py::test_style_losses_and_their_gradients_are_the_oracles[full-wasserstein]",),
     ),
     Mutant(
         "On a canvas every layer is that of the image alone, odd edges included.",
@@ -289,8 +316,8 @@ MUTANTS = (
     ),
     Mutant(
         "1x is the ratio at which content and style cost the same.",
-        "return Balance(style_loss / content_loss, weights, layer_loss, trace, content_loss)",
-        "return Balance(content_loss / style_loss, weights, layer_loss, trace, content_loss)",
+        "return Balance(style_loss / content_loss, weights, layer_loss, traces, content_loss)",
+        "return Balance(content_loss / style_loss, weights, layer_loss, traces, content_loss)",
         ("tests/test_calibration.py::test_features_times_s_make_the_balance_times_s_squared[0.25]",),
     ),
     # What comes in.

@@ -16,21 +16,71 @@ conv5_1 conv5_2 conv5_3 conv5_4
 B, G, R = 103.939, 116.779, 123.68
 
 
-def correlate(x, kernel):
-    """SAME correlation, stride 1: the sum over nine shifts."""
+MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+"""NumPy's names of the paddings."""
+
+
+def correlate(x, kernel, padding="zeros"):
+    """Correlation of the padded image, stride 1: the sum over nine shifts."""
     h, w, _ = x.shape
-    padded = np.zeros((h + 2, w + 2, x.shape[2]))
-    padded[1:-1, 1:-1] = x
+    padded = np.pad(x, ((1, 1), (1, 1), (0, 0)), MODES[padding])
     return sum(padded[i : i + h, j : j + w] @ kernel[i, j] for i in range(3) for j in range(3))
 
 
-def pool_forward(x, kind):
+def folded(g, padding):
+    """The adjoint of padding by one: every number goes back to the position that it was copied from."""
+    h, w, c = g.shape[0] - 2, g.shape[1] - 2, g.shape[2]
+    place = np.pad(np.arange(1, h * w + 1).reshape(h, w), 1, MODES[padding])
+    out = np.zeros((h * w + 1, c))  # place 0 is that of the zeros
+    np.add.at(out, place.ravel(), g.reshape(-1, c))
+    return out[1:].reshape(h, w, c)
+
+
+def correlate_backward(g, kernel, padding="zeros"):
+    """The gradient of `correlate` with respect to x."""
+    h, w, _ = g.shape
+    out = np.zeros((h + 2, w + 2, kernel.shape[2]))
+    for i in range(3):
+        for j in range(3):
+            out[i : i + h, j : j + w] += g @ kernel[i, j].T
+    return folded(out, padding)
+
+
+def blurred(x, padding):
+    """The 4x4 binomial mean at every second position; with zeros, the edge is repeated for it."""
+    h, w = x.shape[0] // 2 * 2, x.shape[1] // 2 * 2
+    mode = MODES["replicate" if padding == "zeros" else padding]
+    padded = np.pad(x[:h, :w], ((1, 1), (1, 1), (0, 0)), mode)
+    b = np.array([1, 3, 3, 1]) / 8
+    return sum(b[i] * b[j] * padded[i : i + h : 2, j : j + w : 2] for i in range(4) for j in range(4))
+
+
+def blurred_backward(shape, padding, g):
+    h, w = shape[0] // 2 * 2, shape[1] // 2 * 2
+    b, wide = np.array([1, 3, 3, 1]) / 8, np.zeros((h + 2, w + 2, shape[2]))
+    for i in range(4):
+        for j in range(4):
+            wide[i : i + h : 2, j : j + w : 2] += b[i] * b[j] * g
+    out = np.zeros(shape)
+    out[:h, :w] = folded(wide, "replicate" if padding == "zeros" else padding)
+    return out
+
+
+def pool_forward(x, kind, padding="zeros"):
+    if kind == "blur":
+        return blurred(x, padding)
+    if kind == "l2":
+        return np.sqrt(blurred(x**2, padding) + 1e-8)
     h, w = x.shape[0] // 2 * 2, x.shape[1] // 2 * 2
     four = np.stack([x[i:h:2, j:w:2] for i in (0, 1) for j in (0, 1)])
     return four.mean(0) if kind == "avg" else four.max(0)
 
 
-def pool_backward(x, kind, g):
+def pool_backward(x, kind, g, padding="zeros"):
+    if kind == "blur":
+        return blurred_backward(x.shape, padding, g)
+    if kind == "l2":
+        return x * blurred_backward(x.shape, padding, g / pool_forward(x, kind, padding))
     h, w = x.shape[0] // 2 * 2, x.shape[1] // 2 * 2
     out = np.zeros(x.shape)
     top = pool_forward(x, "max")
@@ -42,17 +92,17 @@ def pool_backward(x, kind, g):
     return out
 
 
-def network(weights, image, pool, deepest):
+def network(weights, image, pool, deepest, padding="zeros"):
     """The input of every stage, and every activation, down to `deepest`."""
     x = np.stack([image[..., 2] - B, image[..., 1] - G, image[..., 0] - R], -1).astype(np.float64)
     tape, found = [], {}
     for stage in ARCHITECTURE:
         if stage == "pool":
             tape.append((stage, x))
-            x = pool_forward(x, pool)
+            x = pool_forward(x, pool, padding)
             continue
         kernel, bias = (np.asarray(a, np.float64) for a in weights[stage])
-        x = np.maximum(correlate(x, kernel) + bias, 0.0)
+        x = np.maximum(correlate(x, kernel, padding) + bias, 0.0)
         tape.append((stage, x))
         found[stage] = x
         if stage == deepest:
@@ -71,6 +121,50 @@ def style_grams(weights, style, names, pool):
     return {n: f.T @ f / len(f) for n, f in flat.items()}
 
 
+def gram_loss(f, a):
+    """E_l for Gram matrices of features (M, N) and (M_a, N), and its gradient with respect to `f`."""
+    m, n = f.shape
+    gap = f.T @ f / m - a.T @ a / len(a)
+    return (gap**2).sum() / (4 * n**2), f @ gap / (n**2 * m)
+
+
+def moments_loss(f, a):
+    """E_l for Gram matrices and means, and its gradient."""
+    loss, g = gram_loss(f, a)
+    m, n = f.shape
+    gap, weight = f.mean(0) - a.mean(0), 2 * (a**2).sum() / len(a) / (4 * n**2)
+    return loss + weight * gap @ gap, g + 2 * weight * gap / m
+
+
+def wasserstein_loss(f, a):
+    """E_l for normal distributions, and its gradient; both covariances have a ridge of a tenth of the mean
+    variance of `a`."""
+    m, n = f.shape
+    mean, mean_a = f.mean(0), a.mean(0)
+    c, c_a = (f - mean).T @ (f - mean) / m, (a - mean_a).T @ (a - mean_a) / len(a)
+    ridge = 0.1 * np.trace(c_a) / n * np.eye(n)
+    c, c_a = c + ridge, c_a + ridge
+    values, vectors = np.linalg.eigh(c_a)
+    s = vectors * np.sqrt(values) @ vectors.T
+    values, vectors = np.linalg.eigh(s @ c @ s)
+    loss = ((mean - mean_a) ** 2).sum() + np.trace(c + c_a) - 2 * np.sqrt(values).sum()
+    by_c = np.eye(n) - s @ (vectors / np.sqrt(values)) @ vectors.T @ s
+    return loss / n, 2 * ((f - mean) @ by_c + mean - mean_a) / (n * m)
+
+
+def total_variation(image):
+    dx, dy = np.diff(image, axis=1), np.diff(image, axis=0)
+    gradient = np.zeros(image.shape)
+    gradient[:, 1:] += 2 * dx
+    gradient[:, :-1] -= 2 * dx
+    gradient[1:] += 2 * dy
+    gradient[:-1] -= 2 * dy
+    return (dx**2).sum() + (dy**2).sum(), gradient
+
+
+STYLE_LOSSES = {"gram": gram_loss, "moments": moments_loss, "wasserstein": wasserstein_loss}
+
+
 def loss_and_gradient(
     weights,
     image,
@@ -83,6 +177,8 @@ def loss_and_gradient(
     content_layer="conv4_2",
     style_weights=None,
     pool="avg",
+    padding="zeros",
+    style_loss="gram",
     sides=None,
 ):
     """(terms, dL/d image): terms has total, content, style, layers (E_l) and reference (half sum P^2).
@@ -95,9 +191,9 @@ def loss_and_gradient(
         style_weights = dict.fromkeys(("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1"), 0.2)
     image = np.asarray(image, np.float64)
     deepest = deepest_of([content_layer, *style_weights])
-    tape, found = network(weights, image, pool, deepest)
-    target = network(weights, content, pool, content_layer)[1][content_layer]
-    grams = style_grams(weights, style, style_weights, pool)
+    tape, found = network(weights, image, pool, deepest, padding)
+    target = network(weights, content, pool, content_layer, padding)[1][content_layer]
+    styles = network(weights, style, pool, deepest_of(style_weights), padding)[1]
 
     seeds = {}
     difference = found[content_layer] - target
@@ -105,12 +201,9 @@ def loss_and_gradient(
     seeds[content_layer] = alpha * difference
     layers = {}
     for name, w in style_weights.items():
-        f = found[name].reshape(-1, found[name].shape[-1])
-        m, n = f.shape
-        gap = f.T @ f / m - grams[name]
-        layers[name] = (gap**2).sum() / (4 * n**2)
-        g = (beta * w * (f @ gap) / (n**2 * m)).reshape(found[name].shape)
-        seeds[name] = seeds.get(name, 0) + g
+        f, a = (x[name].reshape(-1, x[name].shape[-1]) for x in (found, styles))
+        layers[name], g = STYLE_LOSSES[style_loss](f, a)
+        seeds[name] = seeds.get(name, 0) + beta * w * g.reshape(found[name].shape)
     style_loss = sum(w * layers[name] for name, w in style_weights.items())
 
     g = 0.0
@@ -120,7 +213,7 @@ def loss_and_gradient(
         if stage == "pool":
             if sides is not None:
                 value = sides[tape[index - 1][0]]
-            g = pool_backward(value, pool, g)
+            g = pool_backward(value, pool, g, padding)
             continue
         side = value if sides is None else sides[stage]
         other = (side > 0) != (value > 0)
@@ -129,15 +222,17 @@ def loss_and_gradient(
             largest = max(largest, np.maximum(np.abs(value), np.abs(side))[other].max() / value.max())
         g = (g + seeds.get(stage, 0.0)) * (side > 0)
         kernel = np.asarray(weights[stage][0], np.float64)
-        g = correlate(g, kernel[::-1, ::-1].transpose(0, 1, 3, 2))
+        g = correlate_backward(g, kernel, padding)
     gradient = g[..., ::-1].copy()
 
-    dx, dy = np.diff(image, axis=1), np.diff(image, axis=0)
-    tv = (dx**2).sum() + (dy**2).sum()
-    gradient[:, 1:] += 2 * tv_weight * dx
-    gradient[:, :-1] -= 2 * tv_weight * dx
-    gradient[1:] += 2 * tv_weight * dy
-    gradient[:-1] -= 2 * tv_weight * dy
+    if padding == "circular":
+        for axis in (0, 1):
+            ahead, behind = np.roll(image, -1, axis), np.roll(image, 1, axis)
+            gradient += tv_weight * (4 * image - 2 * ahead - 2 * behind)
+        tv = sum(((np.roll(image, -1, axis) - image) ** 2).sum() for axis in (0, 1))
+    else:
+        tv, by_image = total_variation(image)
+        gradient += tv_weight * by_image
     terms = {
         "total": alpha * content_loss + beta * style_loss + tv_weight * tv,
         "content": content_loss,

@@ -23,6 +23,7 @@ from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import RunOptions, Sweep
+from jaxstyle.spec.tables import POOLINGS
 from jaxstyle.spec.toml import to_toml
 
 FIVE = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
@@ -207,7 +208,7 @@ def test_the_command_prints_a_table_and_json(images, capsys):
     assert f"{found['balance']:.3g} (1x)" in text
     assert [line["layer"] for line in found["layers"]] == list(FIVE)
     assert {(m["network"], m["pool"]) for m in found["moves"]} == {
-        (network, pool) for network in ("raw", "normalised") for pool in ("avg", "max")
+        (network, pool) for network in ("raw", "normalised") for pool in POOLINGS.names
     }
     balances = {(m["network"], m["pool"]): m["balance"] for m in found["moves"]}
     assert balances["raw", "avg"] == found["balance"]

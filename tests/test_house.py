@@ -24,7 +24,11 @@ WINGS += ("study", "metrics")
 """The folders of the package, in the order in which they may import each other."""
 COMMANDS = ("calibrate", "features", "report", "score", "sweep", "transfer", "variance")
 """The modules outside of them, which nothing imports."""
-IMPORTS_JAX = ("cell", "device", "vgg.convolution", "vgg.network", "vgg.pooling", "vgg.winograd")
+IMPORTS_JAX = (
+    "cell",
+    "device",
+    *(f"vgg.{m}" for m in ("convolution", "network", "padding", "pooling", "winograd")),
+)
 """Wings and modules that import JAX when they are imported; others import it in functions."""
 IMPORTS_RAY = ("run.cluster", "run.ray_nodes")
 MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_FLOORS = 500, 60, 10

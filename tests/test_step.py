@@ -12,7 +12,7 @@ from conftest import random_image
 
 from jaxstyle.cell import objective, step
 from jaxstyle.cell.knobs import knobs_of
-from jaxstyle.cell.poolings import pooling
+from jaxstyle.cell.poolings import border, pooling
 from jaxstyle.cell.start import init_state, noise, refined_state
 from jaxstyle.cell.state import Targets
 from jaxstyle.device import drive, engine
@@ -40,7 +40,7 @@ def layer_by_layer():
         network_module.conv_relu = whole
 
 
-one_layer = jax.jit(conv_relu, static_argnums=(4,))
+one_layer = jax.jit(conv_relu, static_argnums=(4, 5))
 
 
 def make(sweep, weights, content, style, winograd=False, canvas=None):
@@ -55,7 +55,12 @@ def make(sweep, weights, content, style, winograd=False, canvas=None):
     if canvas is not None:
         program = dataclasses.replace(program, height_px=canvas[0], width_px=canvas[1], canvas=True)
         content, extent = drive.on_canvas(content, canvas), np.array(size, np.int32)
-    options = {"taps": program.taps, "pool": pooling(program.pool), "precision": program.precision}
+    options = {
+        "taps": program.taps,
+        "pool": pooling(program.pool, program.padding),
+        "precision": program.precision,
+        "border": border(program.padding),
+    }
     network = bind(weights, winograd=winograd, **options)
     plain = bind(weights, **options)
     with layer_by_layer():
@@ -65,7 +70,7 @@ def make(sweep, weights, content, style, winograd=False, canvas=None):
         ]
     targets = Targets(
         content=tuple(p[None] for p in rows[0].content),
-        style=tuple(a[None] for a in rows[1].style),
+        style=jax.tree.map(lambda a: a[None], rows[1].style),
         terms=jax.tree.map(
             lambda leaf: leaf[None],
             {name: rows[TERMS[name].of == "style"].terms[name] for name in program.terms},

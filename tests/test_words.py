@@ -14,6 +14,7 @@ from jaxstyle.console.progress import Display
 from jaxstyle.spec import settings, synonyms, values
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.tables import POOLINGS
 from jaxstyle.vgg import layers
 
 KEYS = {*settings.SWEEP_KEYS, *settings.OPTION_KEYS}
@@ -259,6 +260,8 @@ NUMBERS = {
     "style": "s.png",
     "size": "8192x8192",
     "pool": "avg",
+    "padding": "zeros",
+    "style_loss": "gram",
     "network": "raw",
     "content_layer": "conv4_2",
     "device": "cpu (2 threads)",
@@ -273,7 +276,7 @@ NUMBERS = {
     "pull": {"noise": {"alpha_beta": 3.21e-8}, "content": {"alpha_beta": None}},
     "moves": [
         {"size": "8192x8192", "network": "normalised", "pool": pool, "balance": 4.56e-10}
-        for pool in ("avg", "max")
+        for pool in POOLINGS.names
     ],
 }
 

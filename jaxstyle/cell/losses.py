@@ -98,15 +98,20 @@ def style_layer_loss(
 
 
 def total_variation(
-    image: Float[Array, "h w c"], inside: Bool[Array, "h w 1"] | None = None
+    image: Float[Array, "h w c"], inside: Bool[Array, "h w 1"] | None = None, wraps: bool = False
 ) -> Float[Array, ""]:
     """Sum of the squared differences of horizontal and of vertical neighbours, in grey levels squared.
 
     Args:
         inside: the positions of the image on a canvas larger than it; pairs that leave it do not count.
+        wraps: whether opposite edges are neighbours too.
     """
-    dx = image[:, 1:] - image[:, :-1]
-    dy = image[1:] - image[:-1]
+    if wraps:
+        dx = jnp.roll(image, -1, 1) - image
+        dy = jnp.roll(image, -1, 0) - image
+    else:
+        dx = image[:, 1:] - image[:, :-1]
+        dy = image[1:] - image[:-1]
     if inside is not None:
         dx, dy = jnp.where(inside[:, 1:], dx, 0), jnp.where(inside[1:], dy, 0)
     return jnp.sum(jnp.square(dx)) + jnp.sum(jnp.square(dy))

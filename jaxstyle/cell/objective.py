@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxstyle.cell import losses
 from jaxstyle.cell.state import Info, Knobs, Targets, Value, View
@@ -22,7 +22,7 @@ from jaxstyle.plan.programs import Program
 from jaxstyle.spec import tables
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.plugin_blame import blamed
-from jaxstyle.spec.tables import TERMS, LossTerm
+from jaxstyle.spec.tables import PADDINGS, STYLE_LOSSES, TERMS, LossTerm
 from jaxstyle.vgg import layers
 from jaxstyle.vgg.convolution import ARITHMETIC
 from jaxstyle.vgg.network import Extent, Features, Params, inside_mask
@@ -43,6 +43,7 @@ def total_loss(
     extent = knobs.extent if program.canvas else None
     arithmetic = ARITHMETIC[program.precision]
     found = features(params, to_network(image), extent)
+    layer_loss = tables.function(STYLE_LOSSES[program.style_loss].loss)
     content = jnp.stack(
         [
             losses.content_loss(found[name], table[knobs.content_row])
@@ -51,10 +52,8 @@ def total_loss(
     )
     style = jnp.stack(
         [
-            losses.style_layer_loss(
-                found[name], table[knobs.style_row], _positions(extent, name), arithmetic
-            )
-            for name, table in zip(program.style_taps, targets.style, strict=True)
+            layer_loss(found[name], _row(kept, knobs.style_row), _positions(extent, name), arithmetic)
+            for name, kept in zip(program.style_taps, targets.style, strict=True)
         ]
     )
     loss_content = jnp.sum(knobs.content_layer_weights * content)
@@ -63,18 +62,23 @@ def total_loss(
     total = jnp.asarray(
         knobs.content_weight * loss_content
         + knobs.style_weight * loss_style
-        + knobs.tv_weight * losses.total_variation(image, inside)
+        + knobs.tv_weight * losses.total_variation(image, inside, PADDINGS[program.padding].wraps)
     )
     terms = {}
     for name in program.terms:
         row = TERMS[name]
         at = knobs.content_row if row.of == "content" else knobs.style_row
-        kept = jax.tree.map(lambda table, at=at: table[at], targets.terms[name])
+        kept = _row(targets.terms[name], at)
         weight = knobs.term_weights[name]
         view = jax.tree.map(functools.partial(_gated, weight), _view(row, image, found, inside))
         terms[name] = _term_loss(row, view, kept)
         total = total + jnp.where(weight > 0, weight * terms[name], 0.0)
     return total, Info(total, loss_content, loss_style, style, terms)
+
+
+def _row(tables: Any, at: Int[Value, ""]) -> Any:
+    """One row of every array of a tree."""
+    return jax.tree.map(lambda table: table[at], tables)
 
 
 def _positions(extent: Extent | None, name: str) -> Float[Array, ""] | None:
@@ -121,7 +125,8 @@ def target_rows(
     extent: Extent | None = None,
     role: str | None = None,
 ) -> Targets:
-    """Targets from one image, without an axis of rows: P at the content taps and A at the style taps.
+    """Targets from one image, without an axis of rows: P at the content taps, and at the style taps what
+    the style loss keeps: for Gram matrices, A.
 
     Args:
         extent: (height, width) in px of the image, if it lies on a canvas.
@@ -130,11 +135,10 @@ def target_rows(
     arithmetic = ARITHMETIC[program.precision]
     found = features(params, to_network(image), extent)
     inside = None if extent is None else inside_mask(image.shape[:2], extent)
+    keep = tables.function(STYLE_LOSSES[program.style_loss].keep)
     return Targets(
         content=tuple(found[name] for name in program.content_taps),
-        style=tuple(
-            losses.gram(found[name], _positions(extent, name), arithmetic) for name in program.style_taps
-        ),
+        style=tuple(keep(found[name], _positions(extent, name), arithmetic) for name in program.style_taps),
         terms={
             name: _kept(TERMS[name], image, found, inside)
             for name in program.terms

@@ -1,23 +1,37 @@
-"""The poolings of the table, as functions that the network takes."""
+"""The poolings and paddings of the tables, in the form that the network takes."""
 
 from __future__ import annotations
+
+import functools
 
 from jaxtyping import Array, Float
 
 from jaxstyle.spec import tables
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.plugin_blame import blamed
-from jaxstyle.spec.tables import POOLINGS
+from jaxstyle.spec.tables import PADDINGS, POOLINGS
+from jaxstyle.vgg.borders import Border
 from jaxstyle.vgg.network import Pool
 
 
-def pooling(name: str) -> Pool:
-    """The pooling called `name`; it raises JaxstyleError where a plugin's does not halve an image."""
+def border(padding: str) -> Border | None:
+    """The border that the padding called `padding` puts around an image; None for zeros."""
+    return PADDINGS[padding].border
+
+
+def pooling(name: str, padding: str = "zeros") -> Pool:
+    """The pooling called `name`; it raises JaxstyleError where a plugin's does not halve an image.
+
+    Args:
+        name: name of a row of `POOLINGS`.
+        padding: the padding of the network, for a pooling that reads beyond edges.
+    """
     row = POOLINGS[name]
+    beyond = {"border": border(padding)} if row.reads_beyond else {}
 
     def pool(x: Float[Array, "h w c"]) -> Float[Array, "h2 w2 c"]:
         with blamed(row.origin):
-            found = tables.function(row.pool)(x)
+            found = functools.partial(tables.function(row.pool), **beyond)(x)
         h, w, c = x.shape
         if found.shape != (h // 2, w // 2, c) or found.dtype != x.dtype:
             made, of = f"{found.dtype}{list(found.shape)}", f"{x.dtype}{[h, w, c]}"

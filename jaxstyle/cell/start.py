@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, UInt
 from jaxstyle.cell import solvers
 from jaxstyle.cell.state import Info, Knobs, State, Value
 from jaxstyle.plan.programs import Program
+from jaxstyle.spec.tables import PADDINGS
 from jaxstyle.vgg.network import Extent, inside_mask
 
 
@@ -57,8 +58,9 @@ def refined_state(
         coarse: the image of the coarser stage, on its canvas if it has one.
         coarse_extent: (height, width) in px of that image.
     """
+    wraps = PADDINGS[program.padding].wraps
     down, across = (
-        _bicubic(coarse.shape[axis], coarse_extent[axis], size, knobs.extent[axis])
+        _bicubic(coarse.shape[axis], coarse_extent[axis], size, knobs.extent[axis], wraps)
         for axis, size in enumerate((program.height_px, program.width_px))
     )
     image = jnp.einsum("ih,hwc,jw->ijc", down, coarse, across, precision=lax.Precision.HIGHEST)
@@ -66,16 +68,20 @@ def refined_state(
 
 
 def _bicubic(
-    size: int, extent: Int[Value, ""], to_size: int, to_extent: Int[Value, ""]
+    size: int, extent: Int[Value, ""], to_size: int, to_extent: Int[Value, ""], wraps: bool = False
 ) -> Float[Array, "to_size size"]:
     """The matrix that enlarges one axis of an image (Keys 1981, a = -1/2); 0 outside the two extents.
 
     At an edge the weights of the existing pixels are scaled to sum to 1, as in `jax.image.resize`. That
     function itself cannot be used, because it does not know where an image on a canvas ends.
+
+    Args:
+        wraps: whether an axis of pixels goes on at its other end.
     """
     scale = jnp.asarray(extent).astype(jnp.float32) / jnp.asarray(to_extent).astype(jnp.float32)
     at = (jnp.arange(to_size, dtype=jnp.float32) + 0.5) * scale - 0.5
     x = jnp.abs(at[:, None] - jnp.arange(size, dtype=jnp.float32))
+    x = jnp.minimum(x, size - x) if wraps else x
     near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
     weights = jnp.where(x < 1, near, jnp.where(x < 2, far, 0.0)) * (
         jnp.arange(size, dtype=jnp.int32) < extent

@@ -56,8 +56,9 @@ class Targets(NamedTuple):
 
     content: tuple[Float[Value, "rows _h _w _c"], ...]
     """P at every content tap."""
-    style: tuple[Float[Value, "rows _c _c"], ...]
-    """A, divided by its own pixel count, at every style tap."""
+    style: tuple[Any, ...]
+    """The values that the style loss keeps of a style at every style tap: for Gram matrices A, divided by
+    its own pixel count; for others a tuple of arrays. Every array has a row for every style."""
     terms: dict[str, Any] = {}  # noqa: RUF012 - never modified
     """The values that each optional loss term keeps, by name: a pytree of arrays with a row for every
     content or every style."""

@@ -13,6 +13,7 @@ from jaxstyle.derived.thumbnails import MAX_TILES
 from jaxstyle.rundir.records import Record
 from jaxstyle.spec import settings
 from jaxstyle.spec.settings import PATH_AXES
+from jaxstyle.spec.tables import network_words
 from jaxstyle.spec.values import INIT_KINDS
 
 
@@ -119,7 +120,7 @@ def shared_words(record: Record) -> list[str]:
     if len(sweep.steps) == 1:
         words.append(f"{sweep.steps[0]} steps")
     words.append(sweep.optimizer + (f", {sweep.pyramid} coarser stages" if sweep.pyramid else ""))
-    return [*words, f"{sweep.pool} pooling"]
+    return [*words, network_words(sweep.pool, sweep.padding, sweep.style_loss)]
 
 
 def count_noun(axes: Iterable[str]) -> str:

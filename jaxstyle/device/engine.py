@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Float
 
 from jaxstyle.cell import objective
-from jaxstyle.cell.poolings import pooling
+from jaxstyle.cell.poolings import border, pooling
 from jaxstyle.cell.start import refined_state
 from jaxstyle.cell.state import Knobs, Targets
 from jaxstyle.device.batch import (
@@ -105,18 +105,19 @@ class Engine:
         """The network of a program, with its parameters on the devices; equal networks are shared.
 
         Args:
-            program: gives the taps, the pooling and the precision.
+            program: gives the taps, the pooling, the padding and the precision.
             winograd: whether to use Winograd's algorithm; by default the choice for cells.
         """
         winograd = self.winograd if winograd is None else winograd
-        key = (program.taps, program.pool, program.precision, winograd)
+        key = (program.taps, program.pool, program.padding, program.precision, winograd)
         if key not in self._networks:
             bound = bind(
                 self._weights,
                 taps=program.taps,
-                pool=pooling(program.pool),
+                pool=pooling(program.pool, program.padding),
                 winograd=winograd,
                 precision=program.precision,
+                border=border(program.padding),
             )
             self._networks[key] = Bound(self._put(bound.params, P()), bound.features)
         return self._networks[key]
@@ -186,9 +187,10 @@ class Engine:
         if self.winograd and not like_cells:
             program = replace(program, precision="f32")  # Winograd's cells have float32 activations, too
         network = self.network(program, winograd=winograd)
-        taps = program.content_taps, program.style_taps, program.pool, program.precision
+        taps = program.content_taps, program.style_taps, program.precision
+        kinds = program.pool, program.padding, program.style_loss
         role = role if program.terms else None
-        key = self._key(program, (canvas or shape, canvas is None, *taps, role), winograd)
+        key = self._key(program, (canvas or shape, canvas is None, *taps, *kinds, role), winograd)
         if key not in _target_programs:
             self.target_traces += 1
             features = network.features  # not the network, whose parameters the function would keep alive

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from jaxstyle.cell.state import Targets
 from jaxstyle.device.engine import Engine
@@ -33,6 +33,7 @@ from jaxstyle.plan.cells import Cell, balance_key, needs_balance
 from jaxstyle.plan.programs import Program
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import BALANCED_AXES, Sweep
+from jaxstyle.spec.tables import STYLE_LOSSES, function
 from jaxstyle.spec.values import style_set
 from jaxstyle.vgg import layers
 
@@ -101,8 +102,8 @@ def weigh(
     """The balance of one pair for one choice of layers.
 
     Args:
-        content: P and the Gram matrices of the content image.
-        style: the Gram matrices A of the style image.
+        content: P of the content image, and what the style loss keeps of it.
+        style: what the style loss keeps of the style image.
         fitted: P of the style image fitted to the content's shape.
         program: the program whose taps these are.
         content_layer: layer of the content loss.
@@ -114,8 +115,9 @@ def weigh(
         JaxstyleError: if one of the losses is 0 or not finite.
     """
     at = {name: program.style_taps.index(name) for name, _ in style_set(style_layers)}
-    grams = {name: (np.asarray(content.style[i]), np.asarray(style.style[i])) for name, i in at.items()}
-    layer_loss = {name: _layer_loss(gram, target) for name, (gram, target) in grams.items()}
+    row = STYLE_LOSSES[program.style_loss]
+    distance, trace = function(row.distance), function(row.trace)
+    layer_loss = {name: distance(content.style[i], style.style[i]) for name, i in at.items()}
     weights = dict(style_set(style_layers))
     if balanced and ":" not in style_layers:
         weights = balanced_weights(layer_loss, pair)
@@ -131,14 +133,8 @@ def weigh(
             f" content image's style loss {style_loss:g}, for {pair}{alike}; leave that"
             " pair out, or give numbers instead of multiples",
         )
-    trace = {name: float(np.trace(target.astype(np.float64))) for name, (_, target) in grams.items()}
-    return Balance(style_loss / content_loss, weights, layer_loss, trace, content_loss)
-
-
-def _layer_loss(gram: Float[np.ndarray, "c c"], target: Float[np.ndarray, "c c"]) -> float:
-    """E_l = 1/(4 N^2) sum (G - A)^2."""
-    difference = gram.astype(np.float64) - target
-    return float(np.square(difference).sum()) / (4.0 * len(gram) ** 2)
+    traces = {name: trace(style.style[i]) for name, i in at.items()}
+    return Balance(style_loss / content_loss, weights, layer_loss, traces, content_loss)
 
 
 def plain_program(sweep: Sweep, shape: tuple[int, int], cells: Iterable[Cell]) -> Program:
@@ -147,7 +143,8 @@ def plain_program(sweep: Sweep, shape: tuple[int, int], cells: Iterable[Cell]) -
     content = {cell.content_layer for cell in cells}
     style = {name for cell in cells for name, _ in style_set(cell.style_layers)}
     taps = (layers.in_order(names) for names in (content, style))
-    return Program(*shape, sweep.pool, "adam", "f32", *taps, width=1)
+    kinds = {"padding": sweep.padding, "style_loss": sweep.style_loss}
+    return Program(*shape, sweep.pool, "adam", "f32", *taps, width=1, **kinds)
 
 
 class Balances:

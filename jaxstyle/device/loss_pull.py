@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import jax
 import numpy as np
 
 from jaxstyle.cell import start
@@ -50,7 +51,7 @@ def measure_pull(
     program = plain_program(sweep, shape, [cell])
     content = engine.target_rows(program, pictures.content[cell.content], of_cells=True)
     style = engine.target_rows(program, pictures.style[cell.style])
-    targets = Targets(tuple(p[None] for p in content.content), tuple(a[None] for a in style.style))
+    targets = jax.tree.map(lambda kept: kept[None], Targets(content.content, style.style))
     base = knobs_of(cell, program, sweep, content_row=0, style_row=0, extent=shape)
 
     def rms(image: np.ndarray, alpha: float, weights: Mapping[str, float]) -> float:

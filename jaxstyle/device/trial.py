@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxstyle.cell import objective
-from jaxstyle.cell.poolings import pooling
+from jaxstyle.cell.poolings import border, pooling
 from jaxstyle.device.batch import Device, Layers, argument_shapes, lower
 from jaxstyle.device.engine import Engine
 from jaxstyle.device.jax_settings import default_settings
@@ -59,7 +59,13 @@ def try_out(program: Program, weights: Layers, styles: Iterable[tuple[int, int]]
     Raises:
         JaxstyleError: for a plugin's function that fails or returns something unsuitable.
     """
-    bound = bind(weights, taps=program.taps, pool=pooling(program.pool), precision=program.precision)
+    bound = bind(
+        weights,
+        taps=program.taps,
+        pool=pooling(program.pool, program.padding),
+        precision=program.precision,
+        border=border(program.padding),
+    )
     features, params = bound.features, jax.eval_shape(lambda params: params, bound.params)
     for coarser in range(program.coarser + 1):
         stage = replace(program.stage(coarser), width=1)

@@ -13,9 +13,10 @@ from jaxstyle.inputs.decode import Picture, read
 from jaxstyle.inputs.preprocess import mean_image
 from jaxstyle.inputs.resize import check_edges, fit, halved, resize, target_shape
 from jaxstyle.plan.cells import Cell, needs_balance
-from jaxstyle.plan.stages import halved_shape
+from jaxstyle.plan.stages import coarser_stages, halved_shape, wrapping_multiple, wrapping_shape
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import Sweep
+from jaxstyle.spec.tables import PADDINGS
 from jaxstyle.spec.values import parse_size
 
 
@@ -28,7 +29,8 @@ class Pictures:
         in_memory: pixels of images without a file, by the absolute path that stands for each.
 
     Raises:
-        JaxstyleError: for a file that cannot be used, is too small, or does not match `sweep.digests`.
+        JaxstyleError: for a file that cannot be used, is too small, or does not match `sweep.digests`, and
+            for a content that cannot wrap as the padding asks.
     """
 
     def __init__(
@@ -39,6 +41,8 @@ class Pictures:
         in_memory: Mapping[str, UInt8[np.ndarray, "h w 3"]] | None = None,
     ):
         self._in_memory = in_memory or {}
+        self.wraps = PADDINGS[sweep.padding].wraps
+        """Whether images go on at their opposite edges."""
         size = parse_size(sweep.size)
         self.longest_px = size if isinstance(size, int) else max(size)
         """The longest edge of a content's target size, in px."""
@@ -59,6 +63,8 @@ class Pictures:
         cells = tuple(cells)
         for path in dict.fromkeys(cell.content for cell in cells):
             self.content[path] = self._sized(path, self._read(sweep, path), size)
+            if self.wraps:
+                _check_wrapping(sweep, path, self.content[path].shape[:2])
         starts: dict[str, set[tuple[int, int]]] = {}
         for cell in cells:
             if cell.init not in ("noise", "content"):
@@ -113,7 +119,21 @@ class Pictures:
         else:
             path = cell.style if cell.init == "style" else cell.init
             pixels = self.fitted(path, self.shape(cell))
-        return halved(pixels, coarser).astype(np.float32)
+        return halved(pixels, coarser, wraps=self.wraps).astype(np.float32)
+
+
+def _check_wrapping(sweep: Sweep, path: str, shape: tuple[int, int]) -> None:
+    """Raise JaxstyleError unless a picture of `shape` can wrap in every stage of a resolved sweep."""
+    coarser = coarser_stages(shape, sweep.pyramid or 0)
+    multiple = wrapping_multiple(coarser)
+    if shape[0] % multiple or shape[1] % multiple:
+        height, width = wrapping_shape(shape, sweep.pyramid or 0)
+        stages = f" (16, doubled for each of {coarser} coarser stages)" if coarser else ""
+        raise JaxstyleError(
+            "padding",
+            f"circular needs sides that are multiples of {multiple} px{stages}, and {path} becomes"
+            f" {shape[1]}x{shape[0]}; give --size {width}x{height}",
+        )
 
 
 def check_digest(path: str, sha256: str, expected: str | None) -> None:

@@ -54,14 +54,26 @@ def fit(pixels: UInt8[np.ndarray, "h w 3"], height_px: int, width_px: int) -> UI
     return np.asarray(fitted)
 
 
-def halved(pixels: UInt8[np.ndarray, "h w 3"], times: int) -> UInt8[np.ndarray, "h2 w2 3"]:
+def halved(
+    pixels: UInt8[np.ndarray, "h w 3"], times: int, *, wraps: bool = False
+) -> UInt8[np.ndarray, "h2 w2 3"]:
     """`pixels` at the size of a coarser stage (`stages.halved_shape`), by LANCZOS in 8-bit sRGB.
 
     An image is halved less often if it would otherwise become too small for the network.
+
+    Args:
+        pixels: the image.
+        times: number of halvings.
+        wraps: whether it goes on at its opposite edges, beyond which the filter then reads.
     """
     while min(halved_shape((pixels.shape[0], pixels.shape[1]), times)) < MIN_EDGE_PX:
         times -= 1
     if times <= 0:
         return pixels
     h, w = halved_shape((pixels.shape[0], pixels.shape[1]), times)
+    if wraps:
+        beyond = 4 << times  # LANCZOS reads three pixels of the result to each side
+        box = (beyond, beyond, beyond + pixels.shape[1], beyond + pixels.shape[0])
+        around = Image.fromarray(np.pad(pixels, ((beyond,) * 2, (beyond,) * 2, (0, 0)), mode="wrap"))
+        return np.asarray(around.resize((w, h), Image.Resampling.LANCZOS, box=box))
     return np.asarray(Image.fromarray(pixels).resize((w, h), Image.Resampling.LANCZOS))

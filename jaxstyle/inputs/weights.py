@@ -32,6 +32,7 @@ from jaxtyping import Float
 
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.presets import PACKAGE
+from jaxstyle.spec.tables import POOLINGS
 from jaxstyle.vgg import layers
 
 PACKAGED_SHA256 = "2f8f319767b0df90e5d1b7236f3c6073b18f8407a14e219b24be5a463b1577ea"
@@ -265,6 +266,7 @@ def _filter_scale(mean: Float[np.ndarray, " o"]) -> Float[np.ndarray, " o"]:
 
 def _means(what: str, file: h5py.File, row: layers.Conv, pool: str) -> np.ndarray:
     """The mean activation of each filter of a layer. Raises JaxstyleError if the file has none."""
+    pool = POOLINGS[pool].means or pool
     dataset = _dataset(what, file, f"{row.name}/mean_{pool}")
     if dataset is None:
         raise JaxstyleError(

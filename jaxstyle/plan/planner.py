@@ -95,6 +95,8 @@ def _templates(sweep: Sweep, cells: Iterable[Cell]) -> Iterator[tuple[Program, l
             lbfgs_memory=sweep.lbfgs_memory or 0,
             terms=terms_of(members),
             own=tuple((name, sweep.extra[name]) for name in own if name in sweep.extra),
+            padding=sweep.padding,
+            style_loss=sweep.style_loss,
         )
         yield template, members
 

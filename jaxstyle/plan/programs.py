@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple
 
 from jaxstyle.plan.costs import CHECKPOINT_SHARE, NOMINAL_WRITE
 from jaxstyle.plan.stages import COARSE_EVALUATIONS, halved_shape
-from jaxstyle.spec.tables import LOSSES, OPTIMIZERS, POOLINGS, TERMS
+from jaxstyle.spec.tables import LOSSES, OPTIMIZERS, PADDINGS, POOLINGS, STYLE_LOSSES, TERMS
 from jaxstyle.vgg import layers
+
+ADDED = ("terms", "own", "padding", "style_loss")
+"""Fields of a program that some runs are older than."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Program:
     """The optional loss terms that at least one cell has a weight for."""
     own: tuple[tuple[str, float], ...] = ()
     """The optimizer's own settings as `(name, value)`, except `lbfgs_memory`."""
+    padding: str = "zeros"
+    style_loss: str = "gram"
 
     @property
     def shape(self) -> str:
@@ -53,8 +58,9 @@ class Program:
 
     @property
     def knows_canvases(self) -> bool:
-        """Whether its pooling and its terms ignore the part of a canvas that is outside the image."""
-        return POOLINGS[self.pool].canvas and all(TERMS[name].canvas for name in self.terms)
+        """Whether its pooling, padding and terms ignore the part of a canvas that is outside the image."""
+        rows = (POOLINGS[self.pool], PADDINGS[self.padding], *(TERMS[name] for name in self.terms))
+        return all(row.canvas for row in rows)
 
     @property
     def optimizer_settings(self) -> dict[str, float]:
@@ -73,8 +79,9 @@ class Program:
         return len(LOSSES) + len(self.style_taps) + terms
 
     def record(self) -> dict[str, Any]:
-        """The program for fingerprints and the manifest: fields added later appear only if not empty."""
-        return {k: v for k, v in asdict(self).items() if v or k not in ("terms", "own")}
+        """The program for fingerprints and the manifest, without later additions at their default."""
+        defaults = {f.name: f.default for f in fields(self) if f.name in ADDED}
+        return {k: v for k, v in asdict(self).items() if k not in ADDED or v != defaults[k]}
 
     def stage(self, coarser: int) -> Program:
         """The program of one stage: halved `coarser` times, with no stages of its own."""
@@ -99,7 +106,10 @@ class Program:
     def step_flops(self) -> float:
         """FLOPs of one step of one cell."""
         others = (*self.content_taps, *self._term_taps)
-        return layers.evaluation_flops(self.height_px, self.width_px, others, self.style_taps)
+        flops = layers.evaluation_flops(self.height_px, self.width_px, others, self.style_taps)
+        if products := STYLE_LOSSES[self.style_loss].matrix_products:
+            flops += 2.0 * products * sum(layers.conv(tap).out_channels ** 3 for tap in self.style_taps)
+        return flops
 
     def state_bytes(self) -> int:
         """Bytes of the state that a launch carries from step to step, which a checkpoint holds."""
@@ -119,7 +129,9 @@ class Program:
         activations = 4 * layers.activation_floats(self.height_px, self.width_px, self.taps)
         images = self._state_images - 1 if self._state_images > 2 else 0
         history = images * 4 * 3 * self.height_px * self.width_px
-        return int(1.9 * activations) + history + 4 * 2**20
+        entries = sum(layers.conv(tap).out_channels ** 2 for tap in self.style_taps)
+        matrices = 4 * STYLE_LOSSES[self.style_loss].matrices * entries
+        return int(1.9 * activations) + history + matrices + 4 * 2**20
 
 
 class Memory(NamedTuple):

@@ -31,6 +31,25 @@ def coarser_stages(shape: tuple[int, int], pyramid: int) -> int:
     return len(worth)
 
 
+def wrapping_multiple(coarser: int) -> int:
+    """The number of px that the sides of a picture that wraps are multiples of.
+
+    In every stage they must be multiples of 16, so that no pooling drops an edge.
+    """
+    return MIN_EDGE_PX << coarser
+
+
+def wrapping_shape(shape: tuple[int, int], pyramid: int) -> tuple[int, int]:
+    """A (height, width) near `shape` that can wrap in every stage that a pyramid gives it."""
+    coarser = coarser_stages(shape, pyramid)
+    while True:
+        multiple = wrapping_multiple(coarser)
+        height, width = (max(1, round(edge / multiple)) * multiple for edge in shape)
+        if coarser_stages((height, width), pyramid) <= coarser:
+            return height, width
+        coarser += 1
+
+
 def evaluation_count(shape: tuple[int, int], coarser: int, steps: int) -> float:
     """Evaluations for `steps` steps, with those of coarser stages weighted by their share of the pixels."""
     pixels = shape[0] * shape[1]

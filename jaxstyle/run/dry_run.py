@@ -19,7 +19,7 @@ from jaxstyle.spec import plugins
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.options import asked_share, check_options
 from jaxstyle.spec.settings import RunOptions, Sweep
-from jaxstyle.spec.tables import TERMS
+from jaxstyle.spec.tables import TERMS, network_words
 
 
 def describe(planned: Planned, platform: str, checkpoint_every: float, device: str) -> dict[str, Any]:
@@ -38,6 +38,8 @@ def describe(planned: Planned, platform: str, checkpoint_every: float, device: s
             "shape": program.shape,
             "canvas": program.canvas,
             "pool": program.pool,
+            "padding": program.padding,
+            "style_loss": program.style_loss,
             "optimizer": program.optimizer,
             "coarser": [program.stage(times).shape for times in range(program.coarser, 0, -1)],
             "precision": program.precision,
@@ -82,7 +84,7 @@ def describe_text(values: dict[str, Any]) -> Iterator[str]:
             f" {counted(p['cells'], 'cell')}, batch width {p['width']},"
             f" about {p['memory_bytes'] / 1e6:.0f} MB, {p['flops_per_step'] / 1e9:.1f} GFLOP per"
             f" image-step, {p['optimizer']}{''.join(f', from {shape}' for shape in p['coarser'][:1])},"
-            f" {p['precision']}, {p['pool']} pooling,"
+            f" {p['precision']}, {network_words(p['pool'], p['padding'], p['style_loss'])},"
             f" taps {' '.join(p['taps'])}"
             + "".join(f", and the {TERMS[name].words}" for name in p.get("terms", ()))
         )

@@ -149,7 +149,7 @@ class Launcher:
 
         key = _target_key(role, path, program, coarser)
         if key not in self._targets:
-            pixels = halved(getattr(self.pictures, role)[path], coarser)
+            pixels = halved(getattr(self.pictures, role)[path], coarser, wraps=self.pictures.wraps)
             with timed(self.seconds, "targets_s"):
                 before = self.engine.target_traces
                 try:
@@ -289,7 +289,8 @@ def _target_key(role: str, path: str, program: Program, coarser: int) -> TargetK
     if role == "content":
         return role, path, replace(program.stage(coarser), width=1)
     taps = program.content_taps, program.style_taps, program.terms
-    return role, path, (*taps, program.pool, program.precision, coarser)
+    kinds = program.pool, program.padding, program.style_loss, program.precision
+    return role, path, (*taps, *kinds, coarser)
 
 
 def target_keys(plan: Plan, number: int) -> Iterator[TargetKey]:

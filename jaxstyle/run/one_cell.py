@@ -181,6 +181,7 @@ def look(
     *,
     size: int | str = 256,
     pool: str = "avg",
+    padding: str = "zeros",
     weights: str | os.PathLike[str] | None = None,
     options: RunOptions | None = None,
 ) -> Seen:
@@ -203,6 +204,7 @@ def look(
         size=str(size),
         style_size=MIN_SIZE_PX,
         pool=pool,
+        padding=padding,
         optimizer="adam",
         steps=(1,),
         weights=None if weights is None else os.fspath(weights),
@@ -223,6 +225,7 @@ def feature_maps(
     *,
     size: int | str = 256,
     pool: str = "avg",
+    padding: str = "zeros",
     weights: str | os.PathLike[str] | None = None,
 ) -> dict[str, Float[np.ndarray, "h2 w2 c"]]:
     """VGG19's activations in one image, after each layer's ReLU.
@@ -231,7 +234,8 @@ def feature_maps(
         image: its path, or its pixels: RGB, uint8, 0 to 255.
         layers: such as `conv4_2`.
         size: longest edge in px, or `WxH` to fill and crop.
-        pool: `avg` or `max`.
+        pool: `avg`, `max`, `blur` or `l2`.
+        padding: `zeros`, `reflect`, `replicate` or `circular`.
         weights: path of VGG19's weights; None for the packaged ones.
 
     Returns:
@@ -240,7 +244,7 @@ def feature_maps(
     Raises:
         JaxstyleError: for an image, a layer or a setting that is wrong, or too little memory.
     """
-    return look(image, layers, size=size, pool=pool, weights=weights).maps
+    return look(image, layers, size=size, pool=pool, padding=padding, weights=weights).maps
 
 
 # --- inputs and outputs ---------------------------------------------------------------------------

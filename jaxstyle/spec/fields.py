@@ -115,9 +115,9 @@ def as_path(what: str, given: Any) -> str:
     return taken_from("", as_text(what, given))
 
 
-def as_pool(what: str, value: Any) -> str:
-    """The name of a pooling."""
-    return as_choice(what, value, tables.POOLINGS.names)
+def row_of(table: tables.Table[Any]) -> Callable[[str, Any], str]:
+    """The check of a setting that is the name of a row of a table."""
+    return lambda what, value: as_choice(what, value, table.names)
 
 
 CELLS, DIRECTORY = "is for several cells", "is for run directories"

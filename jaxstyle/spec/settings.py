@@ -35,12 +35,12 @@ from jaxstyle.spec.fields import (
     Setting,
     as_files,
     as_path,
-    as_pool,
     as_steps,
     each,
     integer_in,
     number_from,
     one_of,
+    row_of,
 )
 from jaxstyle.spec.presets import preset_hint
 from jaxstyle.spec.values import as_flag, as_text
@@ -147,8 +147,15 @@ class Sweep:
         ),
     ] = None
     """Longest edge of the style images in px (default: the longest edge of the content's target size)."""
-    pool: Annotated[str, Setting(check=as_pool, balance=True, commands=_EVERYWHERE)] = "avg"
-    """Pooling of the network: avg or max."""
+    pool: Annotated[str, Setting(check=row_of(tables.POOLINGS), balance=True, commands=_EVERYWHERE)] = "avg"
+    """Pooling of the network: avg, max, blur (a binomial filter of 4x4) or l2 (the root of its squares)."""
+    padding: Annotated[
+        str,
+        Setting(check=row_of(tables.PADDINGS), balance=True, later=True, commands=_EVERYWHERE),
+    ] = "zeros"
+    """Surroundings of an image in the network: zeros, reflect, replicate (the edge), or circular (the
+    opposite edge, so that the picture can be tiled; its sides must be multiples of 16, doubled for each
+    coarser stage)."""
     network: Annotated[str, Setting(check=one_of(*NETWORKS), balance=True, commands=_OF_A_PAIR)] = "raw"
     """Scaling of the network's weights: raw, as published, or normalised, so that every filter's mean
     activation is 1 (Gatys et al. 2016). Ratios mean something else there; use multiples such as 0.1x."""
@@ -158,6 +165,12 @@ class Sweep:
     ] = "equal"
     """Weights of style layers that are given without one: equal, or balanced, so that each layer has the
     same share of the style loss of the content image."""
+    style_loss: Annotated[
+        str,
+        Setting(check=row_of(tables.STYLE_LOSSES), balance=True, later=True, commands=_OF_A_PAIR),
+    ] = "gram"
+    """Statistics of a style layer that are compared: gram (Gatys et al. 2016), moments (Gram matrix and
+    mean) or wasserstein (mean and covariance), where ratios mean something else; use multiples."""
     optimizer: Annotated[str, Setting()] = "auto"
     """Optimizer of the pixels: adam or lbfgs; auto is adam if a learning rate or a decay is given, else
     lbfgs."""

@@ -83,6 +83,7 @@ SETTINGS = {
         "init",
     ),
     **_all("pooling pool_type pooling_type pool_mode", "pool"),
+    **_all("padding_mode pad_mode pad padding_type", "padding"),
     **_all(
         "model model_file model_path model_weights model_dir vgg vgg19 vgg_path vgg_weights vgg_file"
         " network_path pretrained pretrained_weights proto_file caffemodel weight_file weights_path"

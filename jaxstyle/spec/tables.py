@@ -1,4 +1,4 @@
-"""Tables of the loss terms, optimizers and poolings: a new one needs a row here and no other change.
+"""Tables of loss terms, optimizers, poolings, paddings and style losses: a new one is a row here.
 
 A row holds what messages and plans need to know. Its functions need JAX and are elsewhere: a row of
 jaxstyle names them as `module:function`, a plugin's row holds the functions themselves. The rows of plugins
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.vgg import layers
+from jaxstyle.vgg import borders, layers
 
 Function = Callable[..., Any] | str | None
 """A function, `module:function`, or None in a row that was read from a manifest."""
@@ -220,6 +220,10 @@ class Pooling(_Row):
     pool: Function = field(default=None, kw_only=True)
     canvas: bool = field(default=False, kw_only=True)
     """Whether zeros around an image do not change the result, except for edges that pooling drops."""
+    reads_beyond: bool = field(default=False, kw_only=True)
+    """Whether it reads beyond the edges of an image: `pool` then takes the network's `border` as well."""
+    means: str = field(default="", kw_only=True)
+    """The pooling whose mean activations the network is normalised by; its own if not given."""
 
     what = "pooling"
     functions = ("pool",)
@@ -227,6 +231,53 @@ class Pooling(_Row):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._function("pool", needed=False)
+
+    @classmethod
+    def recorded(cls) -> tuple[str, ...]:
+        """Names of the fields that are written into a run's manifest: those that plugins may give."""
+        return tuple(name for name in super().recorded() if name not in ("reads_beyond", "means"))
+
+
+@dataclass(frozen=True)
+class Padding(_Row):
+    """A padding of the network: what stands outside an image, and outside a feature map."""
+
+    border: borders.Border | None = field(default=None, kw_only=True)
+    """The border around an image; None for zeros."""
+
+    what = "padding"
+    functions = ("border",)
+
+    @property
+    def canvas(self) -> bool:
+        """Whether pictures of several shapes can share a canvas, around which there are zeros."""
+        return self.border is None
+
+    @property
+    def wraps(self) -> bool:
+        """Whether a picture goes on at its opposite edge."""
+        return self.border is not None and self.border.wraps
+
+
+@dataclass(frozen=True)
+class StyleLoss(_Row):
+    """A form of E_l, the loss of one style layer; what it keeps of a style has the shape of no image."""
+
+    keep: Function = field(default=None, kw_only=True)
+    """Function of a layer's features, its positions and the arithmetic: what the loss needs of a style."""
+    loss: Function = field(default=None, kw_only=True)
+    """Function of a layer's features, what was kept of the style, positions and arithmetic: E_l."""
+    distance: Function = field(default=None, kw_only=True)
+    """Function of what was kept of two images, in NumPy: E_l of the first for the second, in float64."""
+    trace: Function = field(default=None, kw_only=True)
+    """Function of what was kept of a style, in NumPy: tr(A)."""
+    matrix_products: int = field(default=0, kw_only=True)
+    """Products of two N x N matrices in one evaluation with its gradient."""
+    matrices: int = field(default=0, kw_only=True)
+    """N x N matrices of float32 that it holds at the same time."""
+
+    what = "style loss"
+    functions = ("keep", "loss", "distance", "trace")
 
 
 Row = TypeVar("Row", bound=_Row)
@@ -315,12 +366,80 @@ POOLINGS = Table(
     (
         Pooling("avg", pool="jaxstyle.vgg.pooling:avg_pool", title="average pooling", canvas=True),
         Pooling("max", pool="jaxstyle.vgg.pooling:max_pool", title="max pooling", canvas=True),
+        Pooling(
+            "blur",
+            pool="jaxstyle.vgg.pooling:blur_pool",
+            title="blurred pooling",
+            reads_beyond=True,
+            means="avg",
+        ),
+        Pooling(
+            "l2", pool="jaxstyle.vgg.pooling:l2_pool", title="L2 pooling", reads_beyond=True, means="avg"
+        ),
     ),
 )
-"""The poolings of the network."""
+"""The poolings of the network.
+
+The weights come with the mean activations of average and of max pooling. Those of blurred pooling are 0.8
+to 1.0 times those of average pooling, of L2 pooling 1.0 to 1.8 times, of max pooling 1.0 to 6.8 times (each
+layer, mean of four examples at 192 px).
+"""
+
+PADDINGS = Table(
+    Padding,
+    (
+        Padding("zeros", title="zeros"),
+        Padding("reflect", title="reflection", border=borders.REFLECT),
+        Padding("replicate", title="replication", border=borders.REPLICATE),
+        Padding("circular", title="circular padding", border=borders.CIRCULAR),
+    ),
+)
+"""The paddings of the network."""
+
+STYLE_LOSSES = Table(
+    StyleLoss,
+    (
+        StyleLoss(
+            "gram",
+            title="Gram matrices",
+            keep="jaxstyle.cell.losses:gram",
+            loss="jaxstyle.cell.losses:style_layer_loss",
+            distance="jaxstyle.cell.style_distances:gram",
+            trace="jaxstyle.cell.style_distances:gram_trace",
+        ),
+        StyleLoss(
+            "moments",
+            title="Gram matrices and means",
+            keep="jaxstyle.cell.moments:keep",
+            loss="jaxstyle.cell.moments:loss",
+            distance="jaxstyle.cell.style_distances:moments",
+            trace="jaxstyle.cell.style_distances:moments_trace",
+        ),
+        StyleLoss(
+            "wasserstein",
+            title="Wasserstein distance",
+            keep="jaxstyle.cell.wasserstein:keep",
+            loss="jaxstyle.cell.wasserstein:loss",
+            distance="jaxstyle.cell.style_distances:wasserstein",
+            trace="jaxstyle.cell.style_distances:wasserstein_trace",
+            matrix_products=38,
+            matrices=8,
+        ),
+    ),
+)
+"""The forms of the style loss, with the first as in Gatys et al. (2016)."""
 
 EVERY: tuple[Table[Any], ...] = (TERMS, OPTIMIZERS, POOLINGS)
-"""All tables."""
+"""The tables that plugins can add rows to."""
+
+
+def network_words(pool: str, padding: str, style_loss: str) -> str:
+    """The pooling in words, and padding and style loss where they are not the first of their kind."""
+    words = [f"{pool} pooling"]
+    words += [f"{padding} padding"] if padding != PADDINGS.names[0] else []
+    words += [f"{style_loss} style loss"] if style_loss != STYLE_LOSSES.names[0] else []
+    return ", ".join(words)
+
 
 TOTAL = "loss_total"
 """Name of the curve of the total loss."""

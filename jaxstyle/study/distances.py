@@ -48,7 +48,8 @@ class Network:
 
     def _program(self, shape: tuple[int, int], content: Sequence[str], style: Sequence[str]) -> Program:
         sweep = self._sweep
-        return Program(*shape, sweep.pool, sweep.optimizer, "f32", tuple(content), tuple(style), width=1)
+        taps = tuple(content), tuple(style)
+        return Program(*shape, sweep.pool, sweep.optimizer, "f32", *taps, width=1, padding=sweep.padding)
 
     def features(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """The activations of one picture at `FEATURE_LAYERS`, by name."""

@@ -10,6 +10,9 @@ a quarter of the multiplications and is faster on a CPU wherever there are many 
 The dtype of a kernel is the one in which its products are computed: float32, or bfloat16 summed in float32.
 An image keeps its own dtype throughout.
 
+What a convolution reads beyond the edges of an image is zero, or what a `Border` puts there. The border is
+then laid around the image, and the correlation has no padding of its own (`has_border`).
+
 Symbols: x input, k kernel, b bias, y = max(0, x * k + b), g = dL/dy.
 """
 
@@ -26,6 +29,8 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from jaxstyle.vgg.borders import Border
+from jaxstyle.vgg.padding import bordered, unbordered
 from jaxstyle.vgg.winograd import transformed, winograd_conv
 
 TENSOR_CORE_CHANNELS = 8
@@ -79,30 +84,61 @@ def conv3x3(
     x: Float[Array, "h w i"],
     kernel: Float[Array | np.ndarray, "k k i o"],
     precision: lax.Precision = lax.Precision.HIGHEST,
+    border: Border | None = None,
 ) -> Float[Array, "h w o"]:
-    """Correlation of one image with a 3x3 kernel in either form, with stride 1 and zeros outside the image.
+    """Correlation of one image with a 3x3 kernel in either form, with stride 1.
 
     Args:
         precision: see `Arithmetic`.
+        border: what stands outside the image; None for zeros.
     """
-    return (_plain if kernel.shape[0] == 3 else winograd_conv)(x, jnp.asarray(kernel), precision)
+    x = x if border is None else bordered(x, border)
+    correlation = _plain if kernel.shape[0] == 3 else winograd_conv
+    return correlation(x, jnp.asarray(kernel), precision, has_border=border is not None)
+
+
+def conv3x3_adjoint(
+    g: Float[Array, "h w o"],
+    turned: Float[Array | np.ndarray, "k k o i"],
+    precision: lax.Precision = lax.Precision.HIGHEST,
+    border: Border | None = None,
+) -> Float[Array, "h w i"]:
+    """The adjoint of `conv3x3` in its image, for the turned kernel.
+
+    With zeros outside, and with a border that wraps, it is itself such a correlation. With any other border
+    it is the full correlation, one position larger on every side, followed by the adjoint of the border.
+    """
+    if border is None or border.wraps:
+        return conv3x3(g, turned, precision, border)
+    return unbordered(conv3x3(jnp.pad(g, ((1, 1), (1, 1), (0, 0))), turned, precision), border)
 
 
 def _plain(
-    x: Float[Array, "h w i"], kernel: Float[Array, "3 3 i o"], precision: lax.Precision
+    x: Float[Array, "_h _w i"],
+    kernel: Float[Array, "3 3 i o"],
+    precision: lax.Precision,
+    *,
+    has_border: bool,
 ) -> Float[Array, "h w o"]:
-    correlate = functools.partial(_correlate, precision=precision)
+    correlate = functools.partial(_correlate, precision=precision, has_border=has_border)
     inputs, outputs = kernel.shape[2:]
     if inputs >= TENSOR_CORE_CHANNELS and outputs >= TENSOR_CORE_CHANNELS:
         return correlate(x, kernel)
     product = sum_of_patches if inputs < TENSOR_CORE_CHANNELS else sum_of_shifts
     return lax.platform_dependent(
-        x, kernel, cuda=functools.partial(product, precision=precision), default=correlate
+        x,
+        kernel,
+        cuda=functools.partial(product, precision=precision, has_border=has_border),
+        default=correlate,
     )
 
 
 def sum_of_patches(
-    x: Float[Array, "h w i"], kernel: Float[Array, "3 3 i o"], precision: lax.Precision
+    x: Float[Array, "_h _w i"],
+    kernel: Float[Array, "3 3 i o"],
+    precision: lax.Precision,
+    *,
+    has_border: bool = False,
 ) -> Float[Array, "h w o"]:
     """The correlation as a 1x1 convolution of the 3x3 patch around each position.
 
@@ -110,9 +146,9 @@ def sum_of_patches(
     padded with zeros to eight, that uses a GPU's matrix units well, and writing the patches costs less
     (docs/gpu.md).
     """
-    h, w, _ = x.shape
-    bordered = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
-    patches = jnp.concatenate([bordered[r : r + h, c : c + w] for r, c in TAPS], axis=-1)
+    around = x if has_border else jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
+    h, w = around.shape[0] - 2, around.shape[1] - 2
+    patches = jnp.concatenate([around[r : r + h, c : c + w] for r, c in TAPS], axis=-1)
     flat = kernel.reshape(-1, kernel.shape[-1])
     missing = -len(flat) % TENSOR_CORE_CHANNELS
     patches = jnp.pad(patches, ((0, 0), (0, 0), (0, missing)))
@@ -122,51 +158,60 @@ def sum_of_patches(
 
 
 def sum_of_shifts(
-    x: Float[Array, "h w i"], kernel: Float[Array, "3 3 i o"], precision: lax.Precision
+    x: Float[Array, "_h _w i"],
+    kernel: Float[Array, "3 3 i o"],
+    precision: lax.Precision,
+    *,
+    has_border: bool = False,
 ) -> Float[Array, "h w o"]:
     """The correlation as one product, whose nine parts, one per tap, are shifted and added.
 
     For the gradient with respect to an image, whose outputs are three channels. The parts are rounded to
     the dtype of `x` and summed in float32.
     """
-    h, w, _ = x.shape
     outputs = kernel.shape[-1]
     flat = kernel.transpose(2, 0, 1, 3).reshape(kernel.shape[2], -1)
     flat = jnp.pad(flat, ((0, 0), (0, -flat.shape[1] % TENSOR_CORE_CHANNELS)))
     parts = lax.dot_general(x, flat, (((2,), (0,)), ((), ())), precision=precision)
-    bordered = jnp.pad(parts, ((1, 1), (1, 1), (0, 0)))
+    around = parts if has_border else jnp.pad(parts, ((1, 1), (1, 1), (0, 0)))
+    h, w = around.shape[0] - 2, around.shape[1] - 2
     total = jnp.zeros((h, w, outputs), jnp.float32)
     for index, (r, c) in enumerate(TAPS):
         own = slice(index * outputs, (index + 1) * outputs)
-        total += bordered[r : r + h, c : c + w, own].astype(jnp.float32)
+        total += around[r : r + h, c : c + w, own].astype(jnp.float32)
     return total.astype(x.dtype)
 
 
 def _correlate(
-    x: Float[Array, "h w i"], kernel: Float[Array, "k k i o"], precision: lax.Precision
+    x: Float[Array, "_h _w i"],
+    kernel: Float[Array, "k k i o"],
+    precision: lax.Precision,
+    *,
+    has_border: bool = False,
 ) -> Float[Array, "h w o"]:
     return lax.conv_general_dilated(
         x[None],
         kernel,
         window_strides=(1, 1),
-        padding="SAME",
+        padding="VALID" if has_border else "SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=precision,
     )[0]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def conv_relu(
     x: Float[Array, "h w i"],
     kernel: Kernel,
     bias: Float[Array, " o"],
     inside: Bool[Array, "h w 1"] | None = None,
     precision: lax.Precision = lax.Precision.HIGHEST,
+    border: Border | None = None,
 ) -> Float[Array, "h w o"]:
     """y = max(0, x * k + b), differentiable with respect to `x` only.
 
     The backward pass needs nothing but y: its mask is y != 0, which is the deck's "zero where F <= 0", and
-    the input gradient is itself a convolution, of g with the turned kernel. The kernel and the bias get no
+    the input gradient is `conv3x3_adjoint` of g and the turned kernel. The kernel and the bias get no
     gradient (it reads as zero).
 
     Args:
@@ -175,22 +220,24 @@ def conv_relu(
         bias: bias in the dtype of x.
         inside: positions of the image on a canvas larger than it; y is zero elsewhere.
         precision: see `Arithmetic`.
+        border: what stands outside the image; None for zeros, without which there is no canvas.
     """
-    y = jnp.maximum(conv3x3(x, kernel.forward, precision) + bias, 0)
+    y = jnp.maximum(conv3x3(x, kernel.forward, precision, border) + bias, 0)
     return y if inside is None else jnp.where(inside, y, 0)
 
 
-def _conv_relu_forward(x, kernel, bias, inside, precision):
-    y = conv_relu(x, kernel, bias, inside, precision)
+def _conv_relu_forward(x, kernel, bias, inside, precision, border):
+    y = conv_relu(x, kernel, bias, inside, precision, border)
     return y, (y, kernel)
 
 
-def _conv_relu_backward(precision, residuals, g):
+def _conv_relu_backward(precision, border, residuals, g):
     y, kernel = residuals
     # y is never negative, so y != 0 means y > 0. XLA would turn y > 0 into x * k + b > 0; the sum would
     # then have a second reader, and the ReLU would not be fused into cuDNN's convolution: an eighth more
     # memory traffic in a step (docs/gpu.md).
-    return conv3x3(jnp.where(y != 0, g, 0), kernel.backward, precision), None, None, None
+    g = jnp.where(y != 0, g, 0)
+    return conv3x3_adjoint(g, kernel.backward, precision, border), None, None, None
 
 
 conv_relu.defvjp(_conv_relu_forward, _conv_relu_backward)

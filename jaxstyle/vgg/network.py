@@ -20,6 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxstyle.vgg import layers
+from jaxstyle.vgg.borders import Border
 from jaxstyle.vgg.convolution import ARITHMETIC, Kernel, conv_relu, prepare
 
 Params = Any
@@ -44,21 +45,31 @@ class ConvReLU(nnx.Module):
         bias: one number per output channel.
         winograd: whether to hold the kernel transformed for Winograd's algorithm (`convolution.prepare`).
         precision: a key of `convolution.ARITHMETIC`.
+        border: what stands outside the image; None for zeros.
     """
 
-    def __init__(self, kernel: np.ndarray, bias: np.ndarray, *, winograd: bool, precision: str):
+    def __init__(
+        self,
+        kernel: np.ndarray,
+        bias: np.ndarray,
+        *,
+        winograd: bool,
+        precision: str,
+        border: Border | None = None,
+    ):
         arithmetic = ARITHMETIC[precision]
         prepared = prepare(kernel, winograd=winograd, dtype=arithmetic.dtype)
         self.forward = nnx.Param(jnp.asarray(prepared.forward))
         self.backward = nnx.Param(jnp.asarray(prepared.backward))
         self.bias = nnx.Param(jnp.asarray(bias, jnp.float32 if winograd else arithmetic.dtype))
         self.precision = arithmetic.precision
+        self.border = border
 
     def __call__(
         self, x: Float[Array, "h w i"], inside: Bool[Array, "h w 1"] | None = None
     ) -> Float[Array, "h w o"]:
         kernel = Kernel(self.forward[...], self.backward[...])
-        return conv_relu(x, kernel, self.bias[...].astype(x.dtype), inside, self.precision)
+        return conv_relu(x, kernel, self.bias[...].astype(x.dtype), inside, self.precision, self.border)
 
 
 class VGG19(nnx.Module):
@@ -74,6 +85,7 @@ class VGG19(nnx.Module):
         precision: a key of `convolution.ARITHMETIC`. In `bf16` the activations are bfloat16 too, except
             with Winograd's algorithm, whose linear maps work in float32 and round only the factors of
             products.
+        border: what stands outside an image, and outside a feature map; None for zeros.
     """
 
     def __init__(
@@ -84,9 +96,11 @@ class VGG19(nnx.Module):
         pool: Pool,
         winograd: bool = False,
         precision: str = "f32",
+        border: Border | None = None,
     ):
         self.taps = taps
         self.pool = pool
+        self.border = border
         self.dtype = jnp.float32 if winograd else ARITHMETIC[precision].dtype
         for row in layers.up_to(taps):
             first = row is layers.VGG19[0]
@@ -94,6 +108,7 @@ class VGG19(nnx.Module):
                 *weights[row.name],
                 winograd=winograd and not first,
                 precision="f32" if winograd and first else precision,
+                border=border,
             )
             setattr(self, row.name, layer)
 
@@ -103,6 +118,8 @@ class VGG19(nnx.Module):
         found: dict[str, Array] = {}
         pools, inside = 0, None
         if extent is not None:
+            if self.border is not None:
+                raise ValueError("an image on a canvas is padded with zeros")
             inside = inside_mask(x.shape[:2], extent)
             x = jnp.where(inside, x, 0)
         x = x.astype(self.dtype)
@@ -139,9 +156,10 @@ def bind(
     pool: Pool,
     winograd: bool = False,
     precision: str = "f32",
+    border: Border | None = None,
 ) -> Bound:
     """The network of `weights`, cut off after the deepest of `taps`, split into parameters and function."""
-    network = VGG19(weights, taps=taps, pool=pool, winograd=winograd, precision=precision)
+    network = VGG19(weights, taps=taps, pool=pool, winograd=winograd, precision=precision, border=border)
     graph, params = nnx.split(network)
 
     def features(
