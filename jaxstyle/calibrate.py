@@ -34,8 +34,8 @@ from jaxstyle.spec.tables import POOLINGS, network_words
 if TYPE_CHECKING:
     from jaxstyle.device.loss_balance import Balance
 
-MOVED_SIZES = (0.5, 1, 2)
-"""Sizes at which the balance is measured, as multiples of `--size`."""
+MOVED_SIZES = (0.5, 2)
+"""Other sizes at which the balance is measured, as multiples of `--size`."""
 LARGEST_MOVED_PX = 512
 """Largest size that is added to `--size`, so that the answer takes seconds."""
 
@@ -85,20 +85,16 @@ class _Pair:
 
 
 def _moved(sweep: Sweep) -> list[Sweep]:
-    """`sweep` with every pooling: at its own size and others, and for the other network at its own size."""
-    size = values.parse_size(sweep.size)
-    sizes = [sweep.size]
+    """`sweep` at its own size with every pooling and either network, and at other sizes as it is."""
+    size, sizes = values.parse_size(sweep.size), []
     if isinstance(size, int) and sweep.style_size is None:
         edges = [int(size * times) for times in MOVED_SIZES]
         allowed = [n for n in edges if values.MIN_SIZE_PX <= n <= max(LARGEST_MOVED_PX, size)]
         sizes = [str(n) for n in allowed]
     (other,) = set(NETWORKS) - {sweep.network}
-    at = [(sweep.network, size) for size in sizes] + [(other, sweep.size)]
-    return [
-        dataclasses.replace(sweep, size=size, pool=pool, network=network)
-        for network, size in at
-        for pool in POOLINGS.names
-    ]
+    at = [(network, sweep.size, pool) for network in (sweep.network, other) for pool in POOLINGS.names]
+    at += [(sweep.network, size, sweep.pool) for size in sizes]
+    return [dataclasses.replace(sweep, network=network, size=size, pool=pool) for network, size, pool in at]
 
 
 def measure(sweep: Sweep, device: Any) -> dict[str, Any]:
@@ -222,7 +218,7 @@ def _print(found: dict[str, Any]) -> None:
     for move in found["moves"]:
         ratio = "-" if move["balance"] is None else f"{move['balance']:.3g}"
         rows.setdefault((move["network"], move["size"]), {})[move["pool"]] = ratio
-    lines = [(*of, *(ratios[pool] for pool in POOLINGS.names)) for of, ratios in rows.items()]
+    lines = [(*of, *(ratios.get(pool, "") for pool in POOLINGS.names)) for of, ratios in rows.items()]
     heads = ("network", "size", *(f"{pool} pooling" for pool in POOLINGS.names))
     _print_table(console, "\nwhere else the balance lies", heads, lines, names=2)
     for why in dict.fromkeys(move["why"] for move in found["moves"] if "why" in move):
