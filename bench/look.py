@@ -4,8 +4,7 @@ A *means* is one changed setting, or several. Every means gets the same pairs, s
 in a run of its own, and every picture the scores of `python -m jaxstyle.score`: distances to content
 and style by a network that took no part, periodicity (grids of dots) and noise. Means move a picture
 along the trade-off between content and style, and smoothing alone lowers noise. So scores are read off
-each means' own curve over the ratios, at the content distance that the reference has at its middle
-ratio; a means whose curve does not get there has no figure there.
+each means' own curve over the ratios, at the content distance that the reference has at 0.3x; a means whose curve does not get there has no figure there.
 
 `--screen` takes four pairs, one seed and every means alone; `--confirm NAME...` four other pairs, two
 seeds, two starts, the reference and the means named. Runs are kept in a folder and gone on with, so
@@ -66,8 +65,8 @@ PAIRS = {
 }
 """Contents and styles that come with the package; no means is confirmed on pairs that it was chosen by."""
 RATIOS = (0.03, 0.1, 0.3, 1.0)
-"""Multiples of the balance of every pair. Of three, 0.05, 0.2 and 0.8, balanced layers came to the reference's
-content distance on two pairs of four only (128 px, 80 steps)."""
+"""Multiples of the balance of every pair. With three, 0.05, 0.2 and 0.8, balanced layers came to the
+content distance of the reference on two pairs of four only (128 px, 80 steps)."""
 COMPARED = 0.3
 """The reference's ratio at whose content distance means are compared."""
 SCORES = ("style_distance", "periodicity", "noise")
@@ -187,18 +186,18 @@ def curves(found: Sequence[Point]) -> dict[tuple[str, str, int], list[Point]]:
 
 
 def compare(reference: Sequence[Point], found: Sequence[Point]) -> list[dict[str, Any]]:
-    """Scores of a means and of the reference at the reference's middle content distance, curve by curve."""
+    """Scores of a means and of the reference at the reference's content distance at `COMPARED`, by curve."""
     rows, theirs, ours = [], curves(reference), curves(found)
     for key, was in theirs.items():
         if key not in ours:
             continue
-        (middle,) = (p for p in was if p.ratio == COMPARED)
-        x = middle.scores["content_distance"]
+        (chosen,) = (p for p in was if p.ratio == COMPARED)
+        x = chosen.scores["content_distance"]
         row: dict[str, Any] = {"pair": key[0], "init": key[1], "seed": key[2], "content_distance": x}
         for name in SCORES:
             curve = [(p.scores["content_distance"], p.scores[name]) for p in ours[key]]
             row[name] = at(curve, x)
-            row[f"{name}_was"] = middle.scores[name]
+            row[f"{name}_was"] = chosen.scores[name]
         rows.append(row)
     return rows
 
