@@ -4,7 +4,8 @@ A *means* is one changed setting, or several. Every means gets the same pairs, s
 in a run of its own, and every picture the scores of `python -m jaxstyle.score`: distances to content
 and style by a network that took no part, periodicity (grids of dots) and noise. Means move a picture
 along the trade-off between content and style, and smoothing alone lowers noise. So scores are read off
-each means' own curve over the ratios, at the content distance that the reference has at 0.3x; a means whose curve does not get there has no figure there.
+each means' own curve over the ratios, at the content distance that the reference has at 0.3x; a means
+whose curve does not get there has no figure there.
 
 `--screen` takes four pairs, one seed and every means alone; `--confirm NAME...` four other pairs, two
 seeds, two starts, the reference and the means named. Runs are kept in a folder and gone on with, so
@@ -186,7 +187,7 @@ def curves(found: Sequence[Point]) -> dict[tuple[str, str, int], list[Point]]:
 
 
 def compare(reference: Sequence[Point], found: Sequence[Point]) -> list[dict[str, Any]]:
-    """Scores of a means and of the reference at the reference's content distance at `COMPARED`, by curve."""
+    """Scores of a means and of the reference at the content distance of `COMPARED`, curve by curve."""
     rows, theirs, ours = [], curves(reference), curves(found)
     for key, was in theirs.items():
         if key not in ours:
