@@ -124,9 +124,8 @@ def _spec(kind: Kind, means: str, size: str, steps: int | None) -> str:
     return "\n".join([*own, *grid]) + "\n"
 
 
-def compute(kind: Kind, means: str, size: str, folder: Path, steps: int | None = None) -> float:
-    """Compute and score the run of a means, or go on with it; seconds of its steps."""
-    out = folder / f"{kind.name}-{size}" / means.replace(" ", "-").replace(",", "")
+def compute(kind: Kind, means: str, size: str, out: Path, steps: int | None = None) -> float:
+    """Compute and score the run of a means in `out`, or go on with it; seconds of its steps."""
     out.parent.mkdir(parents=True, exist_ok=True)
     spec = out.with_suffix(".toml")
     spec.write_text(_spec(kind, means, size, steps))
@@ -315,8 +314,8 @@ def main(arguments: Sequence[str]) -> None:
     about, path = work.device(), Path()
     for means in wanted:
         began = time.monotonic()
-        seconds = compute(kind, means, args.size, args.folder, args.steps)
         out = args.folder / f"{kind.name}-{args.size}" / means.replace(" ", "-").replace(",", "")
+        seconds = compute(kind, means, args.size, out, args.steps)
         found[means] = points(out)
         own = compare(found[REFERENCE], found[means])
         rows[means] = {

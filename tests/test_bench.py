@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench import compiled, gpu, profile
+from bench import compiled, gpu, look, profile
 
 STEP = """
 HloModule jit_segment, is_scheduled=true
@@ -112,3 +112,23 @@ def test_the_page_of_a_gpu_says_which_bars_were_missed(tmp_path):
     assert "17% between the dearest and the cheapest | **missed** |" in page
     assert "| 1024 | bf16 | 256 |  | over memory |" in page
     assert gpu.page(tmp_path / "nothing") == ""
+
+
+def test_looks_are_compared_at_the_content_distance_of_the_reference(tmp_path):
+    def run(*scores):
+        return [
+            look.Point("a:b", "noise", 0, ratio, dict(zip(names, own, strict=True)), tmp_path)
+            for ratio, own in zip(look.RATIOS, scores, strict=True)
+        ]
+
+    names = ("content_distance", *look.SCORES)
+    was = run((0.8, 1.0, 4, -1), (0.7, 1.2, 3, -1), (0.6, 1.6, 2, -1), (0.5, 2.0, 1, -1))
+    (itself,) = look.compare(was, was)
+    assert (itself["content_distance"], itself["style_distance"], itself["periodicity"]) == (0.6, 1.6, 2)
+    # Further along the trade-off at every ratio: 0.6 lies a quarter of the way from 0.64 to 0.48.
+    (row,) = look.compare(was, run((0.9, 0, 0, 0), (0.8, 0, 0, 0), (0.64, 1.0, 8, 0), (0.48, 1.4, 4, 0)))
+    assert row["style_distance"] == pytest.approx(1.1)
+    assert row["periodicity"] == pytest.approx(7)
+    assert row["style_distance_was"] == 1.6
+    (away,) = look.compare(was, run(*[(0.4 - n / 10, 1, 1, 1) for n in range(4)]))
+    assert away["style_distance"] is None

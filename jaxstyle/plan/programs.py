@@ -111,6 +111,21 @@ class Program:
             flops += 2.0 * products * sum(layers.conv(tap).out_channels ** 3 for tap in self.style_taps)
         return flops
 
+    def facts(self) -> dict[str, Any]:
+        """Its entry in a plan or a manifest, as far as both have it."""
+        return {
+            "shape": self.shape,
+            "canvas": self.canvas,
+            "pool": self.pool,
+            "padding": self.padding,
+            "style_loss": self.style_loss,
+            "optimizer": self.optimizer,
+            "precision": self.precision,
+            "taps": list(self.taps),
+            **({"terms": list(self.terms)} if self.terms else {}),
+            "width": self.width,
+        }
+
     def state_bytes(self) -> int:
         """Bytes of the state that a launch carries from step to step, which a checkpoint holds."""
         return self.width * (3 + self._state_images) * 4 * 3 * self.height_px * self.width_px

@@ -35,17 +35,8 @@ def describe(planned: Planned, platform: str, checkpoint_every: float, device: s
     rate, compile_s = planned.devices * NOMINAL_FLOPS[platform], COMPILE_SECONDS[platform]
     programs = [
         {
-            "shape": program.shape,
-            "canvas": program.canvas,
-            "pool": program.pool,
-            "padding": program.padding,
-            "style_loss": program.style_loss,
-            "optimizer": program.optimizer,
+            **program.facts(),
             "coarser": [program.stage(times).shape for times in range(program.coarser, 0, -1)],
-            "precision": program.precision,
-            "taps": list(program.taps),
-            **({"terms": list(program.terms)} if program.terms else {}),
-            "width": program.width,
             "cells": plan.program_cells(i),
             "memory_bytes": memory.fixed + program.width * memory.per_cell,
             "memory_bytes_per_cell": memory.per_cell,

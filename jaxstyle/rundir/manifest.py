@@ -152,19 +152,10 @@ def program(program: Program, stages: Sequence[Mapping[str, Any]]) -> dict[str, 
         stages: the entries on its stages, coarsest first (`Launcher.made`).
     """
     return {
-        "shape": program.shape,
-        "canvas": program.canvas,
-        "pool": program.pool,
-        "padding": program.padding,
-        "style_loss": program.style_loss,
-        "optimizer": program.optimizer,
+        **program.facts(),
         "lbfgs_memory": program.lbfgs_memory,
-        "precision": program.precision,
-        "taps": list(program.taps),
         "content_taps": list(program.content_taps),
         "style_taps": list(program.style_taps),
-        **({"terms": list(program.terms)} if program.terms else {}),
-        "width": program.width,
         **stages[-1],
         "coarser": list(stages[:-1]),
     }
