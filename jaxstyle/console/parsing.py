@@ -37,6 +37,7 @@ def parse(command: type[T], arguments: Sequence[str], program: str) -> Parsed[T]
         JaxstyleError: for an unknown flag, one given twice, or a value of the wrong type.
     """
     flags, positional = _flags(command), _flags(command, tyro.conf.Positional)
+    switches = _flags(command, switches=True)
     named = []
     for argument in arguments:
         argument = SHORT.get(argument, argument)
@@ -45,6 +46,8 @@ def parse(command: type[T], arguments: Sequence[str], program: str) -> Parsed[T]
         name = argument[2:].partition("=")[0].replace("-", "_")
         if name.startswith("tyro_"):
             continue
+        if name not in flags and (switch := name.removeprefix("no_")) in switches:
+            name = switch
         flag = "--" + name.replace("_", "-")
         if name in positional:
             raise JaxstyleError(flag, "is a positional argument, without a flag; see --help")
@@ -60,7 +63,7 @@ def parse(command: type[T], arguments: Sequence[str], program: str) -> Parsed[T]
                 command,
                 prog=f"python -m {program}",
                 args=list(arguments),
-                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+                config=(tyro.conf.OmitArgPrefixes,),
             )
     except SystemExit as stop:
         if not stop.code:
@@ -77,18 +80,22 @@ def parse(command: type[T], arguments: Sequence[str], program: str) -> Parsed[T]
     return Parsed(value, tuple(named))
 
 
-def _flags(command: type, only: Any = None) -> tuple[str, ...]:
-    """Names of the flags of `command` and of its nested dataclasses, or only of those marked `only`."""
+def _flags(command: type, only: Any = None, *, switches: bool = False) -> tuple[str, ...]:
+    """Names of the flags of `command` and of its nested dataclasses.
+
+    Args:
+        only: a mark that they must have, if any.
+        switches: whether to leave out those that take a value.
+    """
     names: list[str] = []
-    hints = get_type_hints(command, include_extras=True)
+    hints, kinds = get_type_hints(command, include_extras=True), get_type_hints(command)
     for f in dataclasses.fields(command):
         inner = hints[f.name]
         if dataclasses.is_dataclass(inner):
-            names += _flags(inner, only)  # pyright: ignore[reportArgumentType]
-        elif (
-            only in (marks := (None, *getattr(inner, "__metadata__", ())))
-            and tyro.conf.Suppress not in marks
-        ):
+            names += _flags(inner, only, switches=switches)  # pyright: ignore[reportArgumentType]
+            continue
+        marks = (None, *getattr(inner, "__metadata__", ()))
+        if only in marks and tyro.conf.Suppress not in marks and (kinds[f.name] is bool or not switches):
             names.append(f.name)
     return tuple(names)
 

@@ -34,6 +34,8 @@ def with_settings(command: str, base: type, options: Iterable[str] = ()) -> type
             if name in own:
                 continue
             kind, default = hints[name], defaults[name]
+            if kind == bool | None:
+                kind, default = bool, False
             if isinstance(default, tuple) and name in OPTIONS:
                 kind, default = str | None, None
             elif name in SEVERAL:
@@ -45,7 +47,8 @@ def with_settings(command: str, base: type, options: Iterable[str] = ()) -> type
                     default = str(default)
             row = ROWS.get(name) or OPTIONS[name]
             text = row.single_help or helps()[name]
-            fields.append((name, Annotated[kind, tyro.conf.arg(help=text)], default))
+            marks = (tyro.conf.FlagCreatePairsOff,) if name.startswith("no_") else ()
+            fields.append((name, Annotated[kind, _argument(text), *marks], default))
     optimises = command in SETTINGS["optimizer"].commands
     for name, (default, text) in _added_flags().items() if optimises else ():
         one = default[0] if isinstance(default, tuple) else default
@@ -56,21 +59,27 @@ def with_settings(command: str, base: type, options: Iterable[str] = ()) -> type
 
 
 def with_added() -> type[Sweep]:
-    """`Sweep` with fields also for the axes and settings that are not fields, for flags."""
-    fields = [
-        (
-            name,
-            Annotated[
-                tuple[float, ...] if isinstance(default, tuple) else type(default),
-                tyro.conf.arg(help=about),
-            ],
-            default,
-        )
-        for name, (default, about) in _added_flags().items()
-    ]
-    return (
-        dataclasses.make_dataclass(Sweep.__name__, fields, bases=(Sweep,), frozen=True) if fields else Sweep
-    )
+    """`Sweep` for flags, with fields also for the axes and settings that are not fields."""
+    hints, plain = get_type_hints(Sweep, include_extras=True), get_type_hints(Sweep)
+    fields: list[tuple[str, Any, Any]] = []
+    for f in dataclasses.fields(Sweep):
+        if f.name in ROWS and NAMES_DEFAULT in (text := helps()[f.name]):
+            switch = plain[f.name] == bool | None
+            kind, default = (bool, False) if switch else (hints[f.name], f.default)
+            fields.append((f.name, Annotated[kind, _argument(text)], default))
+    for name, (default, about) in _added_flags().items():
+        kind = tuple[float, ...] if isinstance(default, tuple) else type(default)
+        fields.append((name, Annotated[kind, _argument(about)], default))
+    return dataclasses.make_dataclass(Sweep.__name__, fields, bases=(Sweep,), frozen=True)
+
+
+NAMES_DEFAULT = "(default: "
+"""Beginning of the words with which a help text names its default itself."""
+
+
+def _argument(text: str) -> Any:
+    """The mark of a flag with a help text, without tyro's words on the default if the text has its own."""
+    return tyro.conf.arg(help=text, help_behavior_hint="" if NAMES_DEFAULT in text else None)
 
 
 @functools.cache

@@ -110,9 +110,11 @@ class Sweep:
             plural="values of α/β",
             commands=("sweep", "transfer"),
         ),
-    ] = (1e-3,)
+    ] = ()
     """Ratio of content to style weight; 0 is texture synthesis. 0.1x is that multiple of the ratio at
-    which pure content and pure style would cost the same, measured first (see jaxstyle.calibrate)."""
+    which pure content and pure style would cost the same, measured first (see jaxstyle.calibrate)
+    (default: 0.1x, or 1e-3 if a setting of the look is given: this one, --style-weights, --network, --pool,
+    --padding, --clamp or --style-loss)."""
     learning_rate: Annotated[
         tuple[float, ...],
         Axis(
@@ -152,19 +154,20 @@ class Sweep:
     padding: Annotated[
         str,
         Setting(check=row_of(tables.PADDINGS), balance=True, later=True, commands=_EVERYWHERE),
-    ] = "zeros"
+    ] = "auto"
     """Surroundings of an image in the network: zeros, reflect, replicate (the edge), or circular (the
     opposite edge, so that the picture can be tiled; its sides must be multiples of 16, doubled for each
-    coarser stage)."""
+    coarser stage) (default: replicate, or zeros if a setting of the look is given)."""
     network: Annotated[str, Setting(check=one_of(*NETWORKS), balance=True, commands=_OF_A_PAIR)] = "raw"
     """Scaling of the network's weights: raw, as published, or normalised, so that every filter's mean
     activation is 1 (Gatys et al. 2016). Ratios mean something else there; use multiples such as 0.1x."""
     style_weights: Annotated[
         str,
         Setting(check=one_of("equal", "balanced"), balance=True, later=True, commands=_OF_A_PAIR),
-    ] = "equal"
+    ] = "auto"
     """Weights of style layers that are given without one: equal, or balanced, so that each layer has the
-    same share of the style loss of the content image."""
+    same share of the style loss of the content image (default: balanced, or equal if a setting of the look
+    is given)."""
     style_loss: Annotated[
         str,
         Setting(check=row_of(tables.STYLE_LOSSES), balance=True, later=True, commands=_OF_A_PAIR),
@@ -185,8 +188,9 @@ class Sweep:
     """Adam's learning rate: constant, or decay, flat to 70 % of the steps and then linear to 0."""
     keep: Annotated[str, Setting(check=one_of("last", "best"))] = "last"
     """Image to save: the last, or the best, which has the lowest loss so far."""
-    clamp: Annotated[bool, Setting(check=as_flag)] = False
-    """Keep pixels in 0 to 255 during the optimisation, so that the loss is that of the saved picture."""
+    clamp: Annotated[bool | None, Setting(check=as_flag)] = None
+    """Keep pixels in 0 to 255 during the optimisation, so that the loss is that of the saved picture
+    (default: on, or off if a setting of the look is given)."""
     noise_std: Annotated[float, Setting(check=number_from(0.0), commands=_OF_A_PAIR)] = 1.0
     """Standard deviation of the noise start around the mean colour, in grey levels."""
     precision: Annotated[str, Setting(check=one_of("f32", "tf32", "bf16"))] = "f32"
@@ -245,6 +249,8 @@ class Sweep:
     extra: Annotated[Mapping[str, Any], _HIDDEN, WRITTEN] = field(default_factory=dict)
     """Values by name of the axes and settings that are not fields: weights of optional terms that are not
     at their default, and the optimizer's own settings."""
+    balance_optional: Annotated[bool, _HIDDEN, dataclasses.replace(WRITTEN, check=as_flag)] = False
+    """Whether a pair without a balance takes the paper's ratio and weights: nobody asked for a balance."""
     plugins: Annotated[
         tuple[str, ...], _HIDDEN, dataclasses.replace(WRITTEN, numbers=True, same=True, later=True)
     ] = ()
@@ -412,10 +418,10 @@ class RunOptions:
     belongs to, anything else is an address. Needs jaxstyle[cluster]."""
     collect: Annotated[bool, Setting(check=as_flag)] = False
     """Send results to this process, for workers that cannot see --out; needs --cluster."""
-    no_lock: Annotated[bool, Setting(check=as_flag)] = False
+    no_lock: Annotated[bool, tyro.conf.FlagCreatePairsOff, Setting(check=as_flag)] = False
     """Take no lock, for a file system of --out that has none. At your own risk: make sure that no other
     process works in the run, or at the same share."""
-    no_compile_cache: Annotated[bool, Setting(check=as_flag)] = False
+    no_compile_cache: Annotated[bool, tyro.conf.FlagCreatePairsOff, Setting(check=as_flag)] = False
     """Do not keep compiled programs in the user's cache directory."""
     quiet: Annotated[bool, Setting(check=as_flag)] = False
     """Print only errors."""
