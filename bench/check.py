@@ -98,7 +98,13 @@ def _sweep(pipe: Any, settings: dict[str, Any], width: int | None) -> None:
     from jaxstyle.spec.resolve import resolve
 
     content, style = (str(next(work.EXAMPLES.glob(f"{name}.*"))) for name in PAIRS[0])
-    sweep = Sweep(content=(content,), style=(style,), optimizer="adam", pyramid=0, **settings)
+    sweep = Sweep(
+        content=(content,),
+        style=(style,),
+        optimizer="adam",
+        pyramid=0,
+        **{"alpha_beta": (1e-3,), **settings},
+    )
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         options = RunOptions(out=str(out), quiet=True, no_compile_cache=True)
@@ -155,7 +161,18 @@ def bytes_(size: int, cells: int) -> list[Finding]:
         for out in outs:
             seeds = map(str, [*range(cells)][:: -1 if out.name == "turned" else 1])
             command = [sys.executable, "-m", "jaxstyle.sweep", "--content", content, "--style", style]
-            command += ["--seed", *seeds, "--size", str(size), "--steps", "20", "--optimizer", "adam"]
+            command += [
+                "--seed",
+                *seeds,
+                "--size",
+                str(size),
+                "--steps",
+                "20",
+                "--optimizer",
+                "adam",
+                "--alpha-beta",
+                "1e-3",
+            ]
             command += ["--deterministic", "--quiet", "--out", str(out)]
             subprocess.run(command, check=True, cwd=ROOT)
         one, two, turned = (_pictures(out) for out in outs)

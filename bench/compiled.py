@@ -204,6 +204,7 @@ def read(
         settings.Sweep(
             content=("content",),
             style=("style",),
+            alpha_beta=(1e-3,),
             precision=setting.precision,
             optimizer=setting.optimizer,
             pool=setting.pool,

@@ -89,7 +89,14 @@ def _sweep(
         for content, style in pairs
         for init in inits
     ]
-    return Sweep(**scheme.settings, grid=tuple(tables), size=str(size), steps=(scheme.steps,), keep="best")
+    return Sweep(
+        **scheme.settings,
+        alpha_beta=(1e-3,),
+        grid=tuple(tables),
+        size=str(size),
+        steps=(scheme.steps,),
+        keep="best",
+    )
 
 
 def _run(pipe: Any, sweep: Any, folder: Path) -> None:

@@ -91,6 +91,7 @@ def _run(pipe: Any, variant: Variant, size: int, steps: int, inits: Sequence[str
                 "zip": ["content", "style"],
             },
         ),
+        alpha_beta=(1e-3,),
         size=str(size),
         optimizer="adam",
         steps=(steps,),
@@ -123,7 +124,9 @@ def _judge(pipe: Any, rows: Sequence[dict[str, Any]], pictures: Sequence[Sequenc
     loaded = weights.load().layers
     found: list[list[float]] = [[] for _ in pictures]
     for index, row in enumerate(rows):
-        sweep = resolve(settings.Sweep(content=(row["content"],), style=(row["style"],)))
+        sweep = resolve(
+            settings.Sweep(content=(row["content"],), style=(row["style"],), alpha_beta=(1e-3,))
+        )
         (cell,) = sweep_cells(sweep)
         height, width = pictures[0][index].shape[:2]
         plan = make_plan(

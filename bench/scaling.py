@@ -70,6 +70,7 @@ def _sweep(size: int, steps: int, cells: int) -> Sweep:
         Sweep(
             content=(str(work.EXAMPLES / "pagoda.jpg"),),
             style=(str(work.EXAMPLES / "cafe.jpg"),),
+            alpha_beta=(1e-3,),
             size=str(size),
             steps=(steps,),
             seed=(f"0:{cells}",),

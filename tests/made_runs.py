@@ -125,7 +125,7 @@ def make_run(
     """A run directory with its chunks, merged; contents and styles are names of example images."""
     for axis in ("content", "style"):
         axes[axis] = tuple(name if "/" in name else str(EXAMPLES / name) for name in axes[axis])
-    axes = {"steps": (60,), **axes}
+    axes = {"steps": (60,), "alpha_beta": (1e-3,), **axes}
     sweep = resolve(Sweep(**axes))
     given = {a: {v: Path(v).name for v in axes[a]} for a in ("content", "style")}
     cells = sweep_cells(sweep)

@@ -1,6 +1,7 @@
 """The balance of content and style: against the oracle, its laws, and its use in a sweep."""
 
 import json
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -188,6 +189,36 @@ def test_what_a_spec_measured_is_dropped_with_what_it_was_measured_for(images, t
     assert assemble({**spec, "seed": [3]}).sweep.balance == (table,)
     for changed in ({"size": "48"}, {"pool": "max"}, {"network": "normalised"}):
         assert assemble({**spec, **changed}).sweep.balance == ()
+
+
+def test_only_who_asks_for_a_balance_is_refused_a_pair_without_one(images, tmp_path, capsys):
+    flat = str(tmp_path / "flat.png")
+    Image.new("RGB", (64, 48), (90, 120, 150)).save(flat)
+    pairs = ({"content": [flat], "style": [flat]}, images | {"zip": ["content", "style"]})
+    grid = tuple({k: v if isinstance(v, list) else [v] for k, v in pair.items()} for pair in pairs)
+    unnamed = Sweep(grid=grid, **SMALL)
+    run = run_sweep(unnamed, RunOptions(out=str(tmp_path / "a"), log_format="json"))
+    plain, measured = run.rows
+    assert float(np.float32(plain["alpha_beta"])) == np.float32(1e-3)
+    assert plain["style_layer_weights"] == "conv1_1:0.5+conv2_1:0.5"
+    assert measured["alpha_beta"] != pytest.approx(1e-3)
+    assert measured["style_layer_weights"] != plain["style_layer_weights"]
+    notes = [line for line in capsys.readouterr().out.splitlines() if '"note"' in line]
+    assert [json.loads(line)["path"] for line in notes] == [flat]
+    with pytest.raises(JaxstyleError, match="no balance"):
+        run_sweep(replace(unnamed, alpha_beta=("0.3x",)), RunOptions(out=str(tmp_path / "b"), quiet=True))
+
+
+def test_a_run_of_earlier_defaults_goes_on_by_the_same_command(images, tmp_path):
+    sweep = Sweep(content=(images["content"],), style=(images["style"],), **SMALL)
+    out = tmp_path / "run"
+    first = run_sweep(replace(sweep, alpha_beta=(1e-3,)), RunOptions(out=str(out), quiet=True))
+    assert run_sweep(sweep, RunOptions(out=str(out), resume=True, quiet=True)).rows == first.rows
+    named = {"content": [images["content"]], "style": [images["style"]]} | {k: SMALL[k] for k in SMALL}
+    found = assemble({**named, "out": str(out), "resume": True}).sweep
+    assert (found.alpha_beta, found.style_weights) == ((1e-3,), "equal")
+    more = assemble({**named, "out": str(out), "extend": True, "seed": [0, 1]}).sweep
+    assert len(run_sweep(more, RunOptions(out=str(out), extend=True, quiet=True)).rows) == 2
 
 
 def test_a_dry_run_of_relative_ratios_measures_nothing(images, tmp_path, capsys, monkeypatch):

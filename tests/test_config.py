@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxstyle.console.setting_flags import helps
+from jaxstyle.console.parsing import parse
+from jaxstyle.console.setting_flags import helps, with_added
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.plan.cells import sweep_cells
 from jaxstyle.plan.costs import COMPILE_SECONDS, NOMINAL_FLOPS
 from jaxstyle.plan.planner import make_plan
-from jaxstyle.spec import values
+from jaxstyle.spec import defaults, values
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.options import check_options
@@ -33,9 +34,54 @@ def test_defaults_are_the_contracts():
     sweep = resolve(Sweep(**IMAGES))
     assert sweep.content_layer == ("conv4_2",)
     assert sweep.style_layers == ("conv1_1+conv2_1+conv3_1+conv4_1+conv5_1",)
-    assert (sweep.init, sweep.alpha_beta, sweep.learning_rate) == (("noise",), (1e-3,), (10.0,))
+    assert (sweep.init, sweep.learning_rate) == (("noise",), (10.0,))
     assert (sweep.seed, sweep.size, sweep.pool) == ((0,), "256", "avg")
     assert (sweep.noise_std, sweep.beta, sweep.tv_weight, sweep.keep) == (1.0, 1.0, 0.0, "last")
+
+
+def _look(**named):
+    sweep = resolve(Sweep(**IMAGES, **named))
+    return {name: getattr(sweep, name) for name in defaults.PAPER}, sweep.balance_optional
+
+
+@pytest.mark.parametrize(
+    "named", [{}, {"pool": "avg"}, {"clamp": None}, {"style_weights": "auto", "padding": "auto"}]
+)
+def test_who_names_nothing_of_the_look_gets_what_came_out_best(named):
+    assert _look(**named) == (defaults.CHOSEN, True)
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"alpha_beta": (1e-3,)},
+        {"alpha_beta": ("0.1x", 1e-2)},
+        {"style_weights": "equal"},
+        {"style_weights": "balanced"},
+        {"network": "normalised"},
+        {"pool": "max"},
+        {"padding": "circular"},
+        {"clamp": True},
+        {"clamp": False},
+        {"padding": "zeros"},
+        {"style_loss": "moments"},
+    ],
+)
+def test_who_names_one_of_them_gets_the_papers_formulas_for_the_rest(named):
+    assert _look(**named) == ({**defaults.PAPER, **named}, False)
+
+
+@pytest.mark.parametrize(("given", "value"), [("--clamp", True), ("--no-clamp", False)])
+def test_a_switch_has_both_forms_and_is_named_by_either(given, value):
+    parsed = parse(with_added(), [given], "jaxstyle.sweep")
+    assert (parsed.named, parsed.value.clamp) == (("clamp",), value)
+    assert _look(clamp=value)[0]["style_weights"] == "equal"
+    with pytest.raises(JaxstyleError, match=r"^--clamp: is given twice"):
+        parse(with_added(), ["--clamp", "--no-clamp"], "jaxstyle.sweep")
+
+
+def test_a_ratio_in_a_grid_is_named_too():
+    assert _look(grid=({"alpha_beta": [1e-2]},)) == (defaults.PAPER, False)
 
 
 @pytest.mark.parametrize(

@@ -262,7 +262,7 @@ sweep.main(sys.argv[1:])
 def test_a_launch_that_runs_out_of_memory_goes_on_at_half_the_width(inputs, tmp_path):
     arguments = [
         "--content", inputs / "c0.png", "--style", inputs / "s0.png", "--seed", "0:18",
-        "--size", "64", "--steps", "1", "--optimizer", "adam", *SHALLOW, "--out",
+        "--alpha-beta", "1e-3", "--size", "64", "--steps", "1", "--optimizer", "adam", *SHALLOW, "--out",
     ]  # fmt: skip
     # An allocator that hoards no memory under the limit, and no address space for threads to come.
     tunables = "glibc.malloc.arena_max=1"

@@ -31,10 +31,11 @@ from jaxstyle.device.engine import Engine
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.plan.cells import Cell, balance_key, needs_balance
 from jaxstyle.plan.programs import Program
+from jaxstyle.spec.defaults import PAPER
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import BALANCED_AXES, Sweep
 from jaxstyle.spec.tables import STYLE_LOSSES, function
-from jaxstyle.spec.values import style_set
+from jaxstyle.spec.values import relative_factor, style_set
 from jaxstyle.vgg import layers
 
 KEPT_TARGETS = 64
@@ -194,7 +195,11 @@ class Balances:
 
 
 def measure_balances(sweep: Sweep, cells: Sequence[Cell], pictures: Pictures, engine: Engine) -> Sweep:
-    """`sweep` with a table in `balance` for every combination that `cells` need, measured if it is new."""
+    """`sweep` with a table in `balance` for every combination that `cells` need, measured if it is new.
+
+    Raises:
+        JaxstyleError: for a pair without a balance, unless `sweep.balance_optional`.
+    """
     known = {tuple(table[axis] for axis in BALANCED_AXES) for table in sweep.balance}
     need = [cell for cell in cells if needs_balance(sweep, cell)]
     scales, tables = Balances(sweep, need, pictures, engine), list(sweep.balance)
@@ -203,7 +208,35 @@ def measure_balances(sweep: Sweep, cells: Sequence[Cell], pictures: Pictures, en
         if key in known:
             continue
         known.add(key)
-        found = scales.of(cell)
         about = dict(zip(BALANCED_AXES, key, strict=True))
-        tables.append({**about, "alpha_beta": found.alpha_beta, "weights": found.weights})
+        try:
+            found = scales.of(cell)
+        except JaxstyleError:
+            if not sweep.balance_optional:
+                raise
+            tables.append({**about, **_unbalanced(cell)})
+        else:
+            tables.append({**about, "alpha_beta": found.alpha_beta, "weights": found.weights})
+    if sweep.balance_optional:
+        _note_unbalanced(need, tables, pictures)
     return replace(sweep, balance=tuple(tables))
+
+
+def _note_unbalanced(need: Iterable[Cell], tables: Iterable[Mapping[str, Any]], pictures: Pictures) -> None:
+    """Note at their contents which pairs have no balance and what they take instead."""
+    measured = {tuple(table[axis] for axis in BALANCED_AXES): table for table in tables}
+    for cell in need:
+        instead = _unbalanced(cell)
+        if all(measured[balance_key(cell)][name] == value for name, value in instead.items()):
+            note = f"it has no balance with {cell.style}, so alpha/beta is 1e-3 and the weights are equal"
+            notes = pictures.notes.get(cell.content, ())
+            pictures.notes[cell.content] = (*notes, *((note,) if note not in notes else ()))
+
+
+def _unbalanced(cell: Cell) -> dict[str, Any]:
+    """Stand-in for a balance that a pair does not have: equal weights, and a 1x whose ratio is 1e-3."""
+    (ratio,) = PAPER["alpha_beta"]
+    return {
+        "alpha_beta": ratio / (relative_factor(cell.alpha_beta_given or 1.0) or 1.0),
+        "weights": dict(style_set(cell.style_layers)),
+    }

@@ -201,6 +201,7 @@ def look(
         style=(blank,),
         content_layer=tuple(names),
         style_layers=(names[0],),
+        alpha_beta=(0.0,),
         size=str(size),
         style_size=MIN_SIZE_PX,
         pool=pool,

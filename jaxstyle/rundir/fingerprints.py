@@ -16,6 +16,7 @@ from typing import Any
 from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.chunks import Plan
 from jaxstyle.spec import settings
+from jaxstyle.spec.defaults import PAPER
 from jaxstyle.spec.settings import AXES, LATER, SETTINGS, Sweep
 from jaxstyle.spec.unknown_names import RETIRED
 
@@ -59,7 +60,7 @@ def _settings(sweep: Sweep) -> dict[str, Any]:
 
     In this way, runs that were begun before those additions existed can be resumed.
     """
-    defaults = {f.name: f.default for f in dataclasses.fields(Sweep)}
+    defaults = {**{f.name: f.default for f in dataclasses.fields(Sweep)}, **PAPER}
     found = {name: retired.default for name, retired in RETIRED.items()}
     for name, row in SETTINGS.items():
         value = getattr(sweep, name)

@@ -23,6 +23,7 @@ from jaxstyle.rundir.files import set_aside
 from jaxstyle.rundir.fingerprints import SCHEMA, Sources, fingerprint, narrowed_to
 from jaxstyle.rundir.records import Record, no_plan_error, open_record
 from jaxstyle.spec import paths, settings
+from jaxstyle.spec.defaults import PAPER
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.moved_files import renamed
 from jaxstyle.spec.resolve import differing_settings, grids_of
@@ -75,6 +76,8 @@ def continued_sweep(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
         here = sweep.weights or str(weights.packaged_path())
         if paths.sha256(here) == earlier.sources.weights:
             sweep = replace(sweep, weights=own.weights)
+    if sweep.balance_optional:  # it names nothing of the look, whose defaults were others once
+        sweep = replace(sweep, **{name: getattr(own, name) for name in PAPER})
     sweep = replace(sweep, balance=(*own.balance, *sweep.balance))
     if own.plugins != sweep.plugins:
         raise JaxstyleError(what, _other_plugins(own, sweep))

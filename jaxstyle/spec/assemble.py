@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxstyle.spec import paths, settings
+from jaxstyle.spec.defaults import PAPER
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.moved_files import with_names
 from jaxstyle.spec.options import check_options
@@ -94,21 +95,36 @@ def _sources(flags: Mapping[str, Any], cwd: Path) -> tuple[list[tuple[Mapping[st
             raise JaxstyleError(f"{path}: spec", "a spec cannot name another spec")
         sources.insert(0, (table, path.parent))
         preset = preset if preset is not None else table.get("preset")
-    elif preset is None and "content" not in flags and "style" not in flags:
-        goes_on = next((flag for flag in ("resume", "extend") if flags.get(flag)), None)
-        if goes_on is None or flags.get("out") is None:  # without --out it is refused below
-            preset = "demo"
-        elif (own := Path(taken_from(cwd, as_place("out", flags["out"]))) / "spec.toml").is_file():
-            sources.insert(0, (read_toml(own), own.parent))
-        else:
-            where = flags["out"]
-            raise JaxstyleError(goes_on, f"{where} holds no run yet; give settings to begin one")
+    goes_on = next((flag for flag in ("resume", "extend") if flags.get(flag)), None)
+    of_run = _own_spec(flags, cwd) if goes_on is not None else None
+    names_nothing = spec is None and preset is None and "content" not in flags and "style" not in flags
+    if names_nothing and of_run is not None:
+        sources.insert(0, of_run)
+    elif names_nothing and goes_on is not None and flags.get("out") is not None:
+        raise JaxstyleError(goes_on, f"{flags['out']} holds no run yet; give settings to begin one")
+    elif names_nothing:  # going on without --out is refused below
+        preset = "demo"
     if preset is not None:
         sources.insert(0, (read_toml(preset_path(preset)), EXAMPLES))
+    if of_run is not None and not names_nothing:
+        table, base = of_run
+        sources.insert(0, ({key: value for key, value in table.items() if key in _OF_THE_RUN}, base))
     if spec is not None:
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(str(spec)).stem).strip(".-")[:60]
         return sources, stem or "spec"
     return sources, "sweep" if preset is None else str(preset)
+
+
+_OF_THE_RUN = (*PAPER, "balance_optional")
+"""Settings that are the run's where a command that goes on with it does not name them."""
+
+
+def _own_spec(flags: Mapping[str, Any], cwd: Path) -> tuple[Mapping[str, Any], Path] | None:
+    """The spec of the run in `--out` and its folder, if there is one."""
+    if flags.get("out") is None:
+        return None
+    own = Path(taken_from(cwd, as_place("out", flags["out"]))) / "spec.toml"
+    return (read_toml(own), own.parent) if own.is_file() else None
 
 
 def _without_retired(table: Mapping[str, Any]) -> dict[str, Any]:

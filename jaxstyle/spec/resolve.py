@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxstyle.spec import settings
+from jaxstyle.spec import defaults, settings
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.fields import MAX_CELLS, MAX_STEPS
 from jaxstyle.spec.paths import taken_from
@@ -241,6 +241,12 @@ def _plain(sweep: Sweep) -> Sweep:
     )
 
 
+def _with_defaults(sweep: Sweep) -> Sweep:
+    """`sweep` with values for the settings of `defaults.PAPER` that are not named."""
+    found, unnamed = defaults.filled({name: getattr(sweep, name) for name in defaults.PAPER}, sweep.grid)
+    return dataclasses.replace(sweep, **found, balance_optional=sweep.balance_optional or unnamed)
+
+
 def resolve(sweep: Sweep) -> Sweep:
     """`sweep` with every value checked and in its one form, as planning and `spec.toml` need it.
 
@@ -249,7 +255,7 @@ def resolve(sweep: Sweep) -> Sweep:
     Raises:
         JaxstyleError: for the first setting that is wrong.
     """
-    sweep = _plain(sweep)
+    sweep = _with_defaults(_plain(sweep))
     max_cells = as_integer("max_cells", sweep.max_cells, minimum=1, maximum=MAX_CELLS)
     sweep = dataclasses.replace(sweep, **_resolve_optimizer(sweep))
     given = dict(sweep.given)

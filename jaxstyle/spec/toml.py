@@ -69,7 +69,9 @@ def to_toml(sweep: Sweep, digests: Mapping[str, str], *, run: Path | None = None
 
     written = {name: getattr(sweep, name) for name in SWEEP_KEYS}
     for name, value in (written | dict(sweep.extra)).items():
-        if name in ("grid", "digests", "balance") or value is None or (name == "plugins" and not value):
+        if name in ("grid", "digests", "balance") or value is None:
+            continue
+        if name in ("balance_optional", "plugins") and not value:
             continue
         if settings.is_axis(name) and sweep.grid and all(name in table for table in sweep.grid):
             continue

@@ -1,0 +1,59 @@
+"""Defaults of the settings that decide how a picture looks.
+
+They belong together: a ratio of the paper means something for its formulas alone, and a ratio that was
+measured best for the settings that it was measured with. So there are two sets. A sweep that names none of
+these settings gets `CHOSEN`, the values with which pictures came out best (docs/look.md). One that names
+any of them gets the paper's formulas in `PAPER` for all others, and for those of earlier versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+PAPER: Mapping[str, Any] = {
+    "alpha_beta": (1e-3,),
+    "style_weights": "equal",
+    "network": "raw",
+    "pool": "avg",
+    "padding": "zeros",
+    "clamp": False,
+    "style_loss": "gram",
+}
+"""Values of Gatys et al. (2016), and of every earlier version, by setting."""
+CHOSEN: Mapping[str, Any] = {
+    **PAPER,
+    "alpha_beta": ("0.1x",),
+    "style_weights": "balanced",
+    "padding": "replicate",
+    "clamp": True,
+}
+"""Values for a sweep that names none of these settings."""
+AUTO = "auto"
+"""Value of a setting of words that is not named; others are then None or empty."""
+
+
+def is_named(setting: str, value: Any) -> bool:
+    """Whether a setting of `PAPER` has been given a value, other than one that it has in both sets."""
+    own = PAPER[setting]
+    usual = own == CHOSEN[setting] and type(value) is type(own) and value == own
+    return not (usual or _is_unnamed(value))
+
+
+def _is_unnamed(value: Any) -> bool:
+    return value is None or (isinstance(value, str | tuple) and value in (AUTO, ()))
+
+
+def filled(given: Mapping[str, Any], tables: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], bool]:
+    """Values of all settings of `PAPER`, from one of the two sets where a setting is not named.
+
+    Args:
+        given: their values as they were given.
+        tables: tables of axis values that stand for those in `given`.
+
+    Returns:
+        The values, and whether no setting is named.
+    """
+    named = any(is_named(name, given[name]) for name in PAPER) or any("alpha_beta" in t for t in tables)
+    found = PAPER if named else CHOSEN
+    return {name: found[name] if _is_unnamed(given[name]) else given[name] for name in PAPER}, not named
