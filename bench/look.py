@@ -8,7 +8,8 @@ each means' own curve over the ratios, at the content distance that the referenc
 whose curve does not get there has no figure there.
 
 `--screen` takes four pairs, one seed and every means alone; `--confirm NAME...` four other pairs, two
-seeds, two starts, the reference and the means named. Runs are kept in a folder and gone on with, so
+seeds, two starts, the reference and the means named. `--peers` sets the defaults beside other programs
+(see look_peers.py). Runs are kept in a folder and gone on with, so
 that a comparison may be ended at any time, and repeated with another means at the cost of that alone.
 """
 
@@ -55,6 +56,20 @@ MEANS: Mapping[str, Mapping[str, Any]] = {
     "circular padding": {"padding": "circular"},
     "moments": {"style_loss": "moments"},
     "Wasserstein": {"style_loss": "wasserstein"},
+    "balanced, total variation": {"style_weights": "balanced", "tv_weight": 1e-4},
+    "balanced, clamped": {"style_weights": "balanced", "clamp": True},
+    "balanced, replicate, clamped": {
+        "style_weights": "balanced",
+        "padding": "replicate",
+        "clamp": True,
+    },
+    "balanced, replicate, clamped, moments": {
+        "style_weights": "balanced",
+        "padding": "replicate",
+        "clamp": True,
+        "style_loss": "moments",
+    },
+    "normalised, replicate": {"network": "normalised", "beta": 1e6, "padding": "replicate"},
     "balanced, replicate": {"style_weights": "balanced", "padding": "replicate"},
     "balanced, blurred": {"style_weights": "balanced", "pool": "blur"},
     "balanced, blurred, replicate": {"style_weights": "balanced", "pool": "blur", "padding": "replicate"},
@@ -108,10 +123,10 @@ def _toml(value: Any) -> str:
     return json.dumps(list(value) if isinstance(value, tuple) else value)
 
 
-def _spec(kind: Kind, means: str, size: str, steps: int | None) -> str:
-    """The specification of a means' run: pairs zipped, everything that may have a default by name."""
+def _spec(kind: Kind, changed: Mapping[str, Any], size: str, steps: int | None) -> str:
+    """The specification of a run: pairs zipped, everything that may have a default by name."""
     contents, styles = zip(*(pair.split(":") for pair in kind.pairs), strict=True)
-    settings = {**WAS, **MEANS[means], "size": size, "init": kind.inits, "seed": (f"0:{kind.seeds}",)}
+    settings = {**WAS, **changed, "size": size, "init": kind.inits, "seed": (f"0:{kind.seeds}",)}
     if steps is not None:
         settings["steps"] = steps
     settings["alpha_beta"] = tuple(f"{ratio}x" for ratio in RATIOS)
@@ -124,11 +139,13 @@ def _spec(kind: Kind, means: str, size: str, steps: int | None) -> str:
     return "\n".join([*own, *grid]) + "\n"
 
 
-def compute(kind: Kind, means: str, size: str, out: Path, steps: int | None = None) -> float:
-    """Compute and score the run of a means in `out`, or go on with it; seconds of its steps."""
+def compute(
+    kind: Kind, changed: Mapping[str, Any], size: str, out: Path, steps: int | None = None
+) -> float:
+    """Compute and score a run with some settings changed, or go on with it; seconds of its steps."""
     out.parent.mkdir(parents=True, exist_ok=True)
     spec = out.with_suffix(".toml")
-    spec.write_text(_spec(kind, means, size, steps))
+    spec.write_text(_spec(kind, changed, size, steps))
     python = [sys.executable, "-m"]
     if not (out / "manifest.json").exists():
         order = ["--spec", str(spec), "--out", str(out)]
@@ -136,7 +153,7 @@ def compute(kind: Kind, means: str, size: str, out: Path, steps: int | None = No
         order = ["--resume", "--out", str(out)]
     done = subprocess.run([*python, "jaxstyle.sweep", *order, "--quiet"], check=False)
     if done.returncode not in (0, 1):
-        raise SystemExit(f"bench: error: {means}: the sweep ended with {done.returncode}")
+        raise SystemExit(f"bench: error: the sweep in {out} ended with {done.returncode}")
     if not (out / "scores.csv").exists():
         subprocess.run([*python, "jaxstyle.score", str(out), "--best", "0"], check=True)
     timings = json.loads((out / "manifest.json").read_text()).get("timings", {})
@@ -297,14 +314,22 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--folder", type=Path, default=Path("runs/look"), help="the runs (default: runs/look)"
     )
+    parser.add_argument(
+        "--peers", metavar="PYTHON", help="beside other programs, in the environment of this interpreter"
+    )
     parser.add_argument("--list", action="store_true", help="print the means and their settings")
     args = parser.parse_args(arguments)
     if args.list:
         for means, settings in MEANS.items():
             print(f"{means:30} {', '.join(f'{k} {v}' for k, v in settings.items())}")
         return
+    if args.peers:
+        from bench import look_peers
+
+        look_peers.main(args.peers, args.size, args.folder, args.steps, arguments)
+        return
     if not args.screen and not args.confirm:
-        parser.error("give --screen or --confirm")
+        parser.error("give --screen, --confirm or --peers")
     kind = KINDS["confirm" if args.confirm else "screen"]
     wanted = args.confirm or args.only or list(MEANS)
     wanted = [REFERENCE, *(means for means in wanted if means != REFERENCE)]
@@ -315,7 +340,7 @@ def main(arguments: Sequence[str]) -> None:
     for means in wanted:
         began = time.monotonic()
         out = args.folder / f"{kind.name}-{args.size}" / means.replace(" ", "-").replace(",", "")
-        seconds = compute(kind, means, args.size, out, args.steps)
+        seconds = compute(kind, MEANS[means], args.size, out, args.steps)
         found[means] = points(out)
         own = compare(found[REFERENCE], found[means])
         rows[means] = {
