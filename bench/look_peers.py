@@ -33,6 +33,16 @@ OURS = "jaxstyle"
 KIND = look.Kind("peers", (*look.PAIRS["screen"], *look.PAIRS["confirm"]), 1, ("noise",))
 SETTINGS = {name: value for name, value in CHOSEN.items() if name != "alpha_beta"}
 """The settings of ours: the defaults of the look, by name."""
+NEURAL_STYLE = """
+import torch
+ours = torch.library.Library("torchvision", "DEF")
+for name in ("nms", "qnms"):
+    ours.define(name + "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+from neural_style.neural_style import main
+main()
+"""
+"""Its main function, with the two operators that torchvision asks for beside a PyTorch that it is not built
+for; neural-style uses torchvision for resizing alone."""
 MODEL_PTH = """
 import sys, numpy, torch
 found = numpy.load(sys.argv[1])
@@ -52,13 +62,12 @@ def _pastiche(python: str, content: Path, style: Path, out: Path, folder: Path) 
 
 
 def _neural_style(python: str, content: Path, style: Path, out: Path, folder: Path) -> list[str]:
-    run = "from neural_style.neural_style import main; main()"
     edge = str(max(Image.open(content).size))
     files = {"content_image": content, "style_image": style, "output_image": out}
     named = [text for key, path in files.items() for text in (f"-{key}", str(path))]
     model = ["-model_file", str(_model(python, folder)), "-disable_check"]
     quiet = ["-gpu", "c", "-seed", "0", "-print_iter", "0", "-save_iter", "0"]
-    return [python, "-c", run, *named, *model, *quiet, "-image_size", edge]
+    return [python, "-c", NEURAL_STYLE, *named, *model, *quiet, "-image_size", edge]
 
 
 PEERS: Mapping[str, Callable[[str, Path, Path, Path, Path], list[str]]] = {
