@@ -85,7 +85,7 @@ def _positions(extent: Extent | None, name: str) -> Float[Array, ""] | None:
     """M, the number of positions at a layer, for an image on a canvas; None without a canvas."""
     if extent is None:
         return None
-    height, width = jnp.asarray(extent) >> layers.conv(name).pools
+    height, width = jnp.asarray(extent) >> layers.tap(name).pools
     return (height * width).astype(jnp.float32)
 
 

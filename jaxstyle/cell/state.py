@@ -70,7 +70,7 @@ class View(NamedTuple):
     image: Float[Array, "h w 3"]
     """RGB, 0 to 255; a picture that is being optimised may leave that range."""
     features: dict[str, Float[Array, "_h _w _c"]]
-    """Activations after the ReLU at the term's own taps, by layer, float32."""
+    """Activations at the term's own taps, by layer, float32."""
     inside: Bool[Array, "h w 1"] | None
     """The positions of the image on a canvas larger than it; None without a canvas."""
 

@@ -18,6 +18,7 @@ from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import Sweep
 from jaxstyle.spec.tables import PADDINGS
 from jaxstyle.spec.values import parse_size
+from jaxstyle.vgg import layers
 
 
 class Pictures:
@@ -61,10 +62,11 @@ class Pictures:
         self._starts: dict[tuple[str, tuple[int, int]], UInt8[np.ndarray, "h w 3"]] = {}
 
         cells = tuple(cells)
+        self._least_px = layers.least_edge_px(tap for cell in cells for tap in cell.taps)
         for path in dict.fromkeys(cell.content for cell in cells):
             self.content[path] = self._sized(path, self._read(sweep, path), size)
             if self.wraps:
-                _check_wrapping(sweep, path, self.content[path].shape[:2])
+                _check_wrapping(sweep, path, self.content[path].shape[:2], self._least_px)
         starts: dict[str, set[tuple[int, int]]] = {}
         for cell in cells:
             if cell.init not in ("noise", "content"):
@@ -94,7 +96,7 @@ class Pictures:
         return picture.pixels
 
     def _sized(self, path: str, pixels: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
-        check_edges(f"{path} at size {size}", *target_shape(size, pixels.shape[:2]))
+        check_edges(f"{path} at size {size}", *target_shape(size, pixels.shape[:2]), self._least_px)
         return resize(pixels, size)
 
     def shape(self, cell: Cell) -> tuple[int, int]:
@@ -122,13 +124,13 @@ class Pictures:
         return halved(pixels, coarser, wraps=self.wraps).astype(np.float32)
 
 
-def _check_wrapping(sweep: Sweep, path: str, shape: tuple[int, int]) -> None:
+def _check_wrapping(sweep: Sweep, path: str, shape: tuple[int, int], least_px: int) -> None:
     """Raise JaxstyleError unless a picture of `shape` can wrap in every stage of a resolved sweep."""
-    coarser = coarser_stages(shape, sweep.pyramid or 0)
-    multiple = wrapping_multiple(coarser)
+    coarser = coarser_stages(shape, sweep.pyramid or 0, least_px)
+    multiple = wrapping_multiple(coarser, least_px)
     if shape[0] % multiple or shape[1] % multiple:
-        height, width = wrapping_shape(shape, sweep.pyramid or 0)
-        stages = f" (16, doubled for each of {coarser} coarser stages)" if coarser else ""
+        height, width = wrapping_shape(shape, sweep.pyramid or 0, least_px)
+        stages = f" ({least_px}, doubled for each of {coarser} coarser stages)" if coarser else ""
         raise JaxstyleError(
             "padding",
             f"circular needs sides that are multiples of {multiple} px{stages}, and {path} becomes"

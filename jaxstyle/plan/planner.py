@@ -117,7 +117,8 @@ def _frames_of(
         program = _framed(template, frame, count, choose_width)
         return _program_seconds(program, count, sweep, platform)
 
-    stages = {shape: coarser_stages(shape, sweep.pyramid or 0) for shape in counts}
+    least_px = layers.least_edge_px(template.taps)
+    stages = {shape: coarser_stages(shape, sweep.pyramid or 0, least_px) for shape in counts}
     canvases = sweep.canvas == "auto" and template.knows_canvases
     frames: dict[tuple[int, int], Frame] = {}
     for coarser in dict.fromkeys(stages.values()):

@@ -26,6 +26,7 @@ from jaxstyle.plan.programs import Program
 from jaxstyle.plan.stages import halved_shape
 from jaxstyle.run.inputs import Inputs
 from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.vgg import layers
 
 if TYPE_CHECKING:
     from jaxstyle.cell.state import Targets
@@ -149,7 +150,8 @@ class Launcher:
 
         key = _target_key(role, path, program, coarser)
         if key not in self._targets:
-            pixels = halved(getattr(self.pictures, role)[path], coarser, wraps=self.pictures.wraps)
+            given, least_px = getattr(self.pictures, role)[path], layers.least_edge_px(program.taps)
+            pixels = halved(given, coarser, wraps=self.pictures.wraps, least_px=least_px)
             with timed(self.seconds, "targets_s"):
                 before = self.engine.target_traces
                 try:

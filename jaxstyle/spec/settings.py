@@ -77,7 +77,7 @@ class Sweep:
             commands=_OF_A_PAIR,
         ),
     ] = (layers.CONTENT_LAYER,)
-    """Layer of the content loss, after its ReLU."""
+    """Layer of the content loss: conv1_1 to conv5_4, after its ReLU, or pool1 to pool5."""
     style_layers: Annotated[
         tuple[str, ...],
         Axis(
@@ -154,8 +154,8 @@ class Sweep:
         Setting(check=row_of(tables.PADDINGS), balance=True, later=True, commands=_EVERYWHERE),
     ] = "zeros"
     """Surroundings of an image in the network: zeros, reflect, replicate (the edge), or circular (the
-    opposite edge, so that the picture can be tiled; its sides must be multiples of 16, doubled for each
-    coarser stage)."""
+    opposite edge, so that the picture can be tiled; its sides must be multiples of 16, with pool5 of 32,
+    doubled for each coarser stage)."""
     network: Annotated[str, Setting(check=one_of(*NETWORKS), balance=True, commands=_OF_A_PAIR)] = "raw"
     """Scaling of the network's weights: raw, as published, or normalised, so that every filter's mean
     activation is 1 (Gatys et al. 2016). Ratios mean something else there; use multiples such as 0.1x."""

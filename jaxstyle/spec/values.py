@@ -186,18 +186,21 @@ def check_named(what: str, path: str) -> None:
 
 # --- layers and sizes -----------------------------------------------------------------------------
 
+LAYERS_RUN = f"they run from {layers.NAMES[0]} to {layers.NAMES[-1]}, and from pool1 to pool5"
+"""The names there are, for an error message."""
+
 
 def layer_name(what: str, value: Any) -> str:
     """`value` if it names a layer of VGG19; otherwise an error that suggests the nearest name."""
-    if isinstance(value, str) and value in layers.NAMES:
+    if isinstance(value, str) and value in layers.TAPS:
         return value
     if isinstance(value, str) and (known := synonyms.layer(value)) is not None:
         raise JaxstyleError(what, known)
     if isinstance(value, str) and "," in value:
         mend = "join the layers of a set with +, as in conv1_1+conv2_1; separate values with spaces"
         raise JaxstyleError(what, f"VGG19 has no layer {value!r}; {mend}")
-    near = difflib.get_close_matches(str(value), layers.NAMES, n=1, cutoff=0.3)
-    hint = f"did you mean {near[0]}?" if near else f"they run from {layers.NAMES[0]} to conv5_4"
+    near = difflib.get_close_matches(str(value), layers.TAPS, n=1, cutoff=0.3)
+    hint = f"did you mean {near[0]}?" if near else LAYERS_RUN
     raise JaxstyleError(what, f"VGG19 has no layer {shown(value)}; {hint}")
 
 
