@@ -188,6 +188,34 @@ def test_style_sets_without_weights_are_equal_and_sum_to_one():
     assert values.style_set("conv4_1:0.05+conv1_1:20") == (("conv1_1", 20.0), ("conv4_1", 0.05))
 
 
+def test_cumulative_sets_have_equal_weights_that_sum_to_one():
+    quarter, third = 1 / 4, 1 / 3
+    assert values.style_set("upto:pool3") == tuple(
+        (name, quarter) for name in ("conv1_1", "pool1", "pool2", "pool3")
+    )
+    assert values.style_set("upto:conv3_1") == tuple(
+        (name, third) for name in ("conv1_1", "conv2_1", "conv3_1")
+    )
+    assert values.style_set("upto:conv1_1") == (("conv1_1", 1.0),)
+    assert [values.has_weights(text) for text in ("conv1_1:2", "upto:pool1")] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("upto:conv3_2", "goes to pool1 to pool5, or to one of conv1_1, conv2_1"),
+        ("upto:pool6", "VGG19 has no layer 'pool6'; did you mean pool"),
+        ("upto:", "VGG19 has no layer ''"),
+        ("upto:pool1+conv4_1", "is a whole set; leave the rest out"),
+        ("upto:pool1:2", "is a whole set; leave the rest out"),
+        ("conv1_1+upto:pool1", "VGG19 has no layer 'upto'"),
+    ],
+)
+def test_a_wrong_cumulative_set_is_refused(text, why):
+    with pytest.raises(JaxstyleError, match=re.escape(why)):
+        values.style_set(text)
+
+
 def test_alpha_beta_zero_and_an_image_as_start_are_accepted():
     sweep = resolve(Sweep(**IMAGES, alpha_beta=(0,), init=("noise", "start.png")))
     assert sweep.alpha_beta == (0.0,)

@@ -34,7 +34,7 @@ from jaxstyle.plan.programs import Program
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import BALANCED_AXES, Sweep
 from jaxstyle.spec.tables import STYLE_LOSSES, function
-from jaxstyle.spec.values import style_set
+from jaxstyle.spec.values import has_weights, style_set
 from jaxstyle.vgg import layers
 
 KEPT_TARGETS = 64
@@ -119,7 +119,7 @@ def weigh(
     distance, trace = function(row.distance), function(row.trace)
     layer_loss = {name: distance(content.style[i], style.style[i]) for name, i in at.items()}
     weights = dict(style_set(style_layers))
-    if balanced and ":" not in style_layers:
+    if balanced and not has_weights(style_layers):
         weights = balanced_weights(layer_loss, pair)
     layer = program.content_taps.index(content_layer)
     difference = fitted.content[layer].astype(np.float64) - content.content[layer]

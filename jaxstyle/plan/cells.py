@@ -12,7 +12,7 @@ from jaxstyle.spec import settings
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import BALANCED_AXES, Sweep
 from jaxstyle.spec.tables import TERMS, optional_terms
-from jaxstyle.spec.values import FLOAT32_MAX, relative_factor, style_set
+from jaxstyle.spec.values import FLOAT32_MAX, has_weights, relative_factor, style_set
 from jaxstyle.vgg import layers
 
 
@@ -152,7 +152,7 @@ def needs_balance(sweep: Sweep, cell: Cell) -> bool:
 
 
 def _wants_weights(sweep: Sweep, cell: Cell) -> bool:
-    return sweep.style_scheme == "balanced" and ":" not in cell.style_layers
+    return sweep.style_scheme == "balanced" and not has_weights(cell.style_layers)
 
 
 def _balanced(sweep: Sweep, cell: Cell, table: Mapping[str, Any] | None) -> Cell:

@@ -90,7 +90,8 @@ class Sweep:
             commands=_OF_A_PAIR,
         ),
     ] = ("+".join(layers.STYLE_LAYERS),)
-    """Layers of the style loss: conv1_1+conv2_1 (equal weights, sum 1) or conv1_1:20+conv4_1:0.05."""
+    """Layers of the style loss: conv1_1+conv2_1 (equal weights, sum 1), conv1_1:20+conv4_1:0.05, or
+    upto:pool4, which is conv1_1 and all poolings down to that one (upto:conv4_1: conv1_1+conv2_1 ...)."""
     init: Annotated[
         tuple[str, ...],
         Axis(

@@ -188,6 +188,8 @@ def check_named(what: str, path: str) -> None:
 
 LAYERS_RUN = f"they run from {layers.NAMES[0]} to {layers.NAMES[-1]}, and from pool1 to pool5"
 """The names there are, for an error message."""
+UP_TO = "upto:"
+"""Prefix of the name of a cumulative set of style layers."""
 
 
 def layer_name(what: str, value: Any) -> str:
@@ -206,13 +208,15 @@ def layer_name(what: str, value: Any) -> str:
 
 @functools.cache
 def style_set(text: str) -> tuple[tuple[str, float], ...]:
-    """The layers and weights of a set such as `conv1_1+conv2_1` or `conv1_1:20+conv4_1:0.05`.
+    """The layers and weights of a set: `conv1_1+conv2_1`, `conv1_1:20+conv4_1:0.05` or `upto:pool4`.
 
     Returns:
         `(name, w_l)` from the layer nearest to the image downwards. Weights that are not given are equal
         and sum to 1.
     """
     what = "style_layers"
+    if as_text(what, text).strip().startswith(UP_TO):
+        text = "+".join(_cumulative_set(what, text.strip()))
     weights: dict[str, float | None] = {}
     for part in as_text(what, text).split("+"):
         name, colon, weight = part.strip().partition(":")
@@ -224,6 +228,30 @@ def style_set(text: str) -> tuple[tuple[str, float], ...]:
         raise JaxstyleError(what, f"{text!r}: either every layer of a set carries a weight or none")
     names = layers.in_order(weights)
     return tuple((n, 1.0 / len(names) if (w := weights[n]) is None else w) for n in names)
+
+
+def _cumulative_set(what: str, text: str) -> tuple[str, ...]:
+    """The layers of `upto:NAME`: those at the same place of every block down to NAME.
+
+    They are conv1_1, pool1 and so on down to a pooling (Gatys et al. 2015), or conv1_1, conv2_1 and so on.
+    """
+    name = text.removeprefix(UP_TO)
+    ladders = ((layers.STYLE_LAYERS[0], *layers.POOLS), layers.STYLE_LAYERS)
+    for ladder in ladders:
+        if name in ladder[1:] or name == ladder[0]:
+            return ladder[: ladder.index(name) + 1]
+    if "+" in name or ":" in name:
+        raise JaxstyleError(
+            what, f"{text!r}: upto:NAME is a whole set; leave the rest out, or list its layers"
+        )
+    layer_name(what, name)
+    why = f"upto: goes to pool1 to pool5, or to one of {', '.join(layers.STYLE_LAYERS)}; list other layers"
+    raise JaxstyleError(what, f"{text!r}: {why}")
+
+
+def has_weights(text: str) -> bool:
+    """Whether the layers of a style set carry weights of their own."""
+    return ":" in text.removeprefix(UP_TO)
 
 
 def as_style_set(what: str, value: Any) -> str:
