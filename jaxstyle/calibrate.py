@@ -234,6 +234,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         given = dataclasses.asdict(asked.value)
         as_json = given.pop("json")
+        for axis in ("content", "style"):
+            if given[axis] == values.NONE:
+                raise errors.JaxstyleError(axis, "none: a balance is between two images; give one")
         sweep = resolve(Sweep(**given, alpha_beta=("1x",)))
         Pictures(sweep, sweep_cells(sweep))  # reports faults of the images before JAX starts
 

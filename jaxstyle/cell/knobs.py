@@ -48,15 +48,18 @@ def knobs_of(
     decays = sweep.schedule == "decay" and full_extent is None
     length = float(steps or sweep.steps[-1])
 
+    # Without a content alpha is 0; without a style it is 1 and beta 0.
+    alpha, beta = (sweep.beta * cell.alpha_beta, sweep.beta) if cell.has_style else (1.0, 0.0)
+
     def number(value: float) -> np.ndarray:
         return np.asarray(value, np.float32)
 
     return Knobs(
-        content_weight=number(min(sweep.beta * cell.alpha_beta * scale, FLOAT32_MAX)),
-        style_weight=number(sweep.beta),
+        content_weight=number(min(alpha * scale, FLOAT32_MAX)),
+        style_weight=number(beta),
         tv_weight=number(sweep.tv_weight),
         content_layer_weights=np.array(
-            [name == cell.content_layer for name in program.content_taps], np.float32
+            [name in cell.content_taps for name in program.content_taps], np.float32
         ),
         style_layer_weights=np.array(
             [layer_weights.get(name, 0.0) for name in program.style_taps], np.float32

@@ -8,6 +8,7 @@ content and the style loss, TV total variation.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -44,13 +45,13 @@ def total_loss(
     arithmetic = ARITHMETIC[program.precision]
     found = features(params, to_network(image), extent)
     layer_loss = tables.function(STYLE_LOSSES[program.style_loss].loss)
-    content = jnp.stack(
+    content = _stacked(
         [
             losses.content_loss(found[name], table[knobs.content_row])
             for name, table in zip(program.content_taps, targets.content, strict=True)
         ]
     )
-    style = jnp.stack(
+    style = _stacked(
         [
             layer_loss(found[name], _row(kept, knobs.style_row), _positions(extent, name), arithmetic)
             for name, kept in zip(program.style_taps, targets.style, strict=True)
@@ -74,6 +75,11 @@ def total_loss(
         terms[name] = _term_loss(row, view, kept)
         total = total + jnp.where(weight > 0, weight * terms[name], 0.0)
     return total, Info(total, loss_content, loss_style, style, terms)
+
+
+def _stacked(values: Sequence[Array]) -> Float[Array, " taps"]:
+    """Losses as one array; there are none where no cell has a content, or a style."""
+    return jnp.stack(values) if values else jnp.zeros(0, jnp.float32)
 
 
 def _row(tables: Any, at: Int[Value, ""]) -> Any:

@@ -61,26 +61,42 @@ class Pictures:
         """Every style at its target size, by path."""
         self._starts: dict[tuple[str, tuple[int, int]], UInt8[np.ndarray, "h w 3"]] = {}
 
+        self._shapes: dict[str, tuple[int, int]] = {}
+        """(height, width) in px of pictures, by the path in `Cell.shaped_by`."""
+
         cells = tuple(cells)
         self._least_px = layers.least_edge_px(tap for cell in cells for tap in cell.taps)
-        for path in dict.fromkeys(cell.content for cell in cells):
+        for path in dict.fromkeys(cell.content for cell in cells if cell.has_content):
             self.content[path] = self._sized(path, self._read(sweep, path), size)
-            if self.wraps:
-                _check_wrapping(sweep, path, self.content[path].shape[:2], self._least_px)
+            self._set_shape(sweep, path, self.content[path].shape[:2])
+        for path in dict.fromkeys(cell.style for cell in cells if not cell.has_content):
+            pixels = self._read(sweep, path)
+            self.style[path] = self._sized(path, pixels, self.style_size_px)
+            self._set_shape(sweep, path, target_shape(size, pixels.shape[:2]))
         starts: dict[str, set[tuple[int, int]]] = {}
         for cell in cells:
             if cell.init not in ("noise", "content"):
                 path = cell.style if cell.init == "style" else cell.init
                 starts.setdefault(path, set()).add(self.shape(cell))
-            if needs_balance(sweep, cell):
+            if cell.has_content and needs_balance(sweep, cell):
                 starts.setdefault(cell.style, set()).add(self.shape(cell))
-        styles = dict.fromkeys(cell.style for cell in cells)
+        styles = dict.fromkeys(cell.style for cell in cells if cell.has_style)
         for path in (*styles, *(path for path in starts if path not in styles)):
+            if path in self.style and path not in starts:
+                continue
             pixels = self._read(sweep, path)
             if path in styles:
                 self.style[path] = self._sized(path, pixels, self.style_size_px)
             for shape in starts.get(path, ()):
                 self._starts[path, shape] = fit(pixels, *shape)
+
+    def _set_shape(self, sweep: Sweep, path: str, shape: tuple[int, ...]) -> None:
+        """Keep the shape of the pictures that an image gives theirs, once it has been checked."""
+        height, width = shape
+        check_edges(f"{path} at size {sweep.size}", height, width, self._least_px)
+        if self.wraps:
+            _check_wrapping(sweep, path, (height, width), self._least_px)
+        self._shapes[path] = height, width
 
     def _read(self, sweep: Sweep, path: str) -> UInt8[np.ndarray, "h w 3"]:
         if (pixels := self._in_memory.get(path)) is not None:
@@ -101,7 +117,7 @@ class Pictures:
 
     def shape(self, cell: Cell) -> tuple[int, int]:
         """(height, width) in px of a cell's image."""
-        return self.content[cell.content].shape[:2]
+        return self._shapes[cell.shaped_by]
 
     def fitted(self, path: str, shape: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
         """A style or start image fitted to `shape`, for cells of that shape."""

@@ -77,7 +77,8 @@ class Judge:
         return [self._one(*of) for of in zip(cells, pictures, taps, strict=True)]
 
     def _one(self, cell: Cell, picture: np.ndarray, taps: list[np.ndarray] | None) -> Scores:
-        content, style = self._content(cell.content), self._style(cell.style)
+        content = self._content(cell.content) if cell.has_content else None
+        style = self._style(cell.style) if cell.has_style else None
         content_distance = style_distance = noise = periodic = copied = None
         if content is not None and content.shape != picture.shape:
             content = None

@@ -12,7 +12,7 @@ from jaxstyle.spec import settings
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import BALANCED_AXES, Sweep
 from jaxstyle.spec.tables import TERMS, optional_terms
-from jaxstyle.spec.values import FLOAT32_MAX, has_weights, relative_factor, style_set
+from jaxstyle.spec.values import FLOAT32_MAX, NONE, has_weights, relative_factor, style_set
 from jaxstyle.vgg import layers
 
 
@@ -27,7 +27,8 @@ class Cell:
     style_layers: str
     init: str
     alpha_beta: float
-    """alpha/beta; NaN for a relative ratio that has not been measured yet."""
+    """alpha/beta; NaN for a relative ratio that has not been measured yet, 0 without a content, infinite
+    without a style."""
     learning_rate: float
     seed: int
     alpha_beta_given: str = ""
@@ -49,9 +50,29 @@ class Cell:
         return terms_of([self]) if self.extra else ()
 
     @property
+    def has_content(self) -> bool:
+        """Whether it has a content image; without one it is a texture."""
+        return self.content != NONE
+
+    @property
+    def has_style(self) -> bool:
+        """Whether it has a style image; without one it is an inversion of its content's features."""
+        return self.style != NONE
+
+    @property
+    def shaped_by(self) -> str:
+        """The path of the image that gives its picture the shape: its content, or a texture's style."""
+        return self.content if self.has_content else self.style
+
+    @property
     def layer_weights(self) -> dict[str, float]:
         """w_l of the cell's own style layers, by name."""
-        return dict(self.balanced or style_set(self.style_layers))
+        return dict(self.balanced or style_set(self.style_layers)) if self.has_style else {}
+
+    @property
+    def content_taps(self) -> tuple[str, ...]:
+        """The layer of its content loss, if it has a content."""
+        return (self.content_layer,) if self.has_content else ()
 
     def label(self, axis: str) -> Any:
         """The cell's value on an axis as the user gave it: `0.1x`, not the number that it came to."""
@@ -61,7 +82,7 @@ class Cell:
     def taps(self) -> tuple[str, ...]:
         """The layers that the cell needs, from the image downwards."""
         own = (tap for name in self.terms for tap in TERMS[name].taps)
-        return layers.in_order((self.content_layer, *self.layer_weights, *own))
+        return layers.in_order((*self.content_taps, *self.layer_weights, *own))
 
 
 def sweep_cells(sweep: Sweep) -> tuple[Cell, ...]:
@@ -88,12 +109,58 @@ def sweep_cells(sweep: Sweep) -> tuple[Cell, ...]:
         free = math.prod(len(table[axis]) for axis in axes if axis not in zipped)
         check(free * (len(table[zipped[0]]) if zipped else 1))
         for choice in _combinations(axes, table, zipped):
-            identity = tuple(rows[axis].same(value) for axis, value in choice.items())
+            unused = _unused_axes(choice)
+            if unused is None:  # neither a content nor a style
+                continue
+            identity = tuple(
+                None if axis in unused else rows[axis].same(value) for axis, value in choice.items()
+            )
             if identity not in found:
+                choice |= {
+                    axis: table[axis][0] if value is None else value for axis, value in unused.items()
+                }
                 check(len(found) + 1)
                 extra = tuple((axis, weight) for axis in weights if (weight := choice.pop(axis)))
                 found[identity] = Cell(id=len(found), **choice, extra=extra)
+                _check_pictures(found[identity])
+    if not found:
+        raise JaxstyleError("style", "none, and no content either; give a content or a style")
     return balanced_cells(sweep, found.values())
+
+
+def _unused_axes(choice: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The axes that mean nothing in a cell without a content or a style, each with its value there.
+
+    The value is None for an axis that keeps its first one: cells that differ on such an axis alone are one
+    cell. The result is None if there is neither a content nor a style.
+
+    Raises:
+        JaxstyleError: for a multiple of a balance, which such a cell does not have.
+    """
+    lacks = [axis for axis in ("content", "style") if choice[axis] == NONE]
+    if not lacks:
+        return {}
+    ratio = choice["alpha_beta"]
+    if relative_factor(ratio) is not None and ratio not in Sweep.alpha_beta:
+        why = f"is a multiple of the balance, which {lacks[0]} none does not have; give a number"
+        raise JaxstyleError("alpha_beta", f"{ratio} {why}")
+    if len(lacks) == 2:
+        return None
+    if lacks == ["content"]:
+        return {"content_layer": None, "alpha_beta": 0.0}
+    return {"style_layers": None, "alpha_beta": math.inf}
+
+
+def _check_pictures(cell: Cell) -> None:
+    """Raise JaxstyleError if a cell starts from an image, or has a loss of one, that it does not have."""
+    there = {"content": cell.has_content, "style": cell.has_style}
+    if not there.get(cell.init, True):
+        why = f"there is none where --{cell.init} is none; give noise or a path"
+        raise JaxstyleError("init", f"{cell.init}: {why}")
+    for name in cell.terms:
+        if not there[TERMS[name].of]:
+            of = TERMS[name].of
+            raise JaxstyleError(TERMS[name].weight, f"needs a {of}, and --{of} is none; give 0 there")
 
 
 def _combinations(
@@ -152,7 +219,7 @@ def needs_balance(sweep: Sweep, cell: Cell) -> bool:
 
 
 def _wants_weights(sweep: Sweep, cell: Cell) -> bool:
-    return sweep.style_scheme == "balanced" and not has_weights(cell.style_layers)
+    return cell.has_style and sweep.style_scheme == "balanced" and not has_weights(cell.style_layers)
 
 
 def _balanced(sweep: Sweep, cell: Cell, table: Mapping[str, Any] | None) -> Cell:

@@ -218,18 +218,20 @@ class Launcher:
         from jaxstyle.cell.state import Targets
         from jaxstyle.device.drive import Stage
 
-        contents = list(dict.fromkeys(cell.content for cell in cells))
-        styles = list(dict.fromkeys(cell.style for cell in cells))
+        contents = list(dict.fromkeys(cell.content for cell in cells if cell.has_content))
+        styles = list(dict.fromkeys(cell.style for cell in cells if cell.has_style))
         of_contents = [self._target("content", path, program, coarser) for path in contents]
         of_styles = [self._target("style", path, program, coarser) for path in styles]
+        of_contents = of_contents or [self.engine.blank_rows(program.stage(coarser), "content")]
+        of_styles = of_styles or [self.engine.blank_rows(program.stage(coarser), "style")]
         with timed(self.seconds, "host_s"):
             knobs = [
                 knobs_of(
                     cell,
                     program,
                     self.sweep,
-                    content_row=contents.index(cell.content),
-                    style_row=styles.index(cell.style),
+                    content_row=contents.index(cell.content) if cell.has_content else 0,
+                    style_row=styles.index(cell.style) if cell.has_style else 0,
                     extent=halved_shape(shape, coarser),
                     full_extent=shape if coarser else None,
                     steps=self.plan.steps[-1],
@@ -299,7 +301,8 @@ def target_keys(plan: Plan, number: int) -> Iterator[TargetKey]:
     """Keys of the targets that the cells of a chunk use."""
     program = plan.programs[plan.chunks[number].program]
     for i in plan.chunks[number].cells:
-        for role in ("content", "style"):
+        has = {"content": plan.cells[i].has_content, "style": plan.cells[i].has_style}
+        for role in (role for role, there in has.items() if there):
             for coarser in range(program.coarser + 1):
                 yield _target_key(role, getattr(plan.cells[i], role), program, coarser)
 

@@ -27,7 +27,7 @@ from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import AXES, SETTINGS, RunOptions, Sweep, added
 from jaxstyle.spec.unknown_names import unknown_key
-from jaxstyle.spec.values import MIN_SIZE_PX, check_named, is_pixels, layer_name
+from jaxstyle.spec.values import MIN_SIZE_PX, NONE, check_named, is_pixels, layer_name
 
 FEATURE_LAYERS = ("conv1_2", "conv4_2")
 """A low layer, for edges and colours, and a high one, for parts of things."""
@@ -193,7 +193,11 @@ def look(
     if not names:
         raise JaxstyleError("layers", "no layer; give at least one")
     in_memory: dict[str, np.ndarray] = {}
-    path = _named("image", image, in_memory)
+    path = (
+        os.path.join(os.curdir, NONE)
+        if isinstance(image, str) and image == NONE
+        else _named("image", image, in_memory)
+    )
     # The smallest sweep that has these layers: nothing but the targets of its contents is computed.
     blank = _named("no style", np.zeros((MIN_SIZE_PX, MIN_SIZE_PX, 3), np.uint8), in_memory)
     sweep = Sweep(

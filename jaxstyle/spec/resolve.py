@@ -30,7 +30,8 @@ from jaxstyle.spec.tables import OPTIMIZERS, POOLINGS, optional_terms
 from jaxstyle.spec.unknown_names import unknown_key
 from jaxstyle.spec.values import (
     FLOAT32_MAX,
-    INIT_KINDS,
+    NONE,
+    WORDS,
     as_choice,
     as_flag,
     as_integer,
@@ -108,7 +109,8 @@ def _balance(table: Any) -> dict[str, Any]:
         raise JaxstyleError(what, "a table has an unknown form; leave it out and it is measured again")
     found = {axis: as_text(what, table[axis]) for axis in BALANCED_AXES}
     layer_name(what, found["content_layer"])
-    found |= {axis: os.path.abspath(found[axis]) for axis in ("content", "style")}
+    files = [axis for axis in ("content", "style") if found[axis] != NONE]
+    found |= {axis: os.path.abspath(found[axis]) for axis in files}
     names = {name for name, _ in style_set(found["style_layers"])}
     if not isinstance(table["weights"], Mapping) or set(table["weights"]) != names:
         raise JaxstyleError(what, f"weights must name {', '.join(sorted(names))}, each once")
@@ -259,7 +261,9 @@ def resolve(sweep: Sweep) -> Sweep:
     needed = [axis for axis in axes if not sweep.grid or any(axis not in table for table in sweep.grid)]
     for axis in ("content", "style"):
         if axis in needed and not getattr(sweep, axis):
-            raise JaxstyleError(axis, f"no {axis} image; give --{axis} PATH or --preset demo")
+            texture = ", for a texture a --size too (--content none)" if axis == "content" else ""
+            why = f"no {axis} image; give --{axis} PATH{texture}, or --preset demo"
+            raise JaxstyleError(axis, why)
     found = {axis: axis_values(axis, getattr(sweep, axis), max_cells=max_cells) for axis in needed}
     extra = _resolve_extra(sweep, max_cells)
     checked: dict[str, Any] = {}
@@ -307,7 +311,7 @@ def path_texts(table: Mapping[str, Any], base: Path) -> dict[tuple[str, str], st
     for axis in PATH_AXES:
         values = table.get(axis, ())
         for value in values if isinstance(values, list | tuple) else [values]:
-            if isinstance(value, str | os.PathLike) and not (axis == "init" and value in INIT_KINDS):
+            if isinstance(value, str | os.PathLike) and value not in WORDS.get(axis, ()):
                 text = os.fspath(value)
                 given[axis, taken_from(base, text)] = text
     return given

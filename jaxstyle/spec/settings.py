@@ -61,12 +61,13 @@ class Sweep:
         tuple[str, ...],
         Axis(parse=each(values.as_file), short="", path=True, thumbnail=True, balance=True),
     ] = ()
-    """Content images. Without --content, --style and --spec, the preset is demo unless one is given."""
+    """Content images, or none for textures: --style and --size alone mean that. Without --content, --style
+    and --spec, the preset is demo unless one is given."""
     style: Annotated[
         tuple[str, ...],
         Axis(parse=each(values.as_file), short="", path=True, thumbnail=True, balance=True),
     ] = ()
-    """Style images."""
+    """Style images, or none for reconstructions of a content from its layer."""
     content_layer: Annotated[
         tuple[str, ...],
         Axis(
@@ -140,7 +141,7 @@ class Sweep:
     """Optimisation steps, one evaluation of the loss and its gradient each. Several values give snapshots
     of one trajectory (default: 500 for adam, 250 for lbfgs)."""
     size: Annotated[str, Setting(check=values.as_size, balance=True, commands=_EVERYWHERE)] = "256"
-    """Longest edge of the content in px, or WxH to fill and crop."""
+    """Longest edge of the content in px, of a texture's style, or WxH to fill and crop."""
     style_size: Annotated[
         int | None,
         Setting(

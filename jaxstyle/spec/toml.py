@@ -10,7 +10,7 @@ from typing import Any
 from jaxstyle.spec import paths, settings
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import PATH_AXES, SWEEP_KEYS, Sweep
-from jaxstyle.spec.values import INIT_KINDS
+from jaxstyle.spec.values import is_path
 
 MAX_SPEC_BYTES = 16 * 2**20
 MAX_SPEC_DEPTH = 8
@@ -103,4 +103,4 @@ def _respelled(value: Any, run: Path) -> Any:
     """A path or several as they are written into a run."""
     if isinstance(value, list | tuple):
         return [_respelled(item, run) for item in value]
-    return value if value in INIT_KINDS else paths.spelled(value, run)
+    return paths.spelled(value, run) if is_path(value) else value

@@ -24,6 +24,10 @@ from jaxstyle.vgg import layers
 
 INIT_KINDS = ("noise", "content", "style")
 """Kinds of start; any other start is the path of an image."""
+NONE = "none"
+"""The content of a texture, and the style of a content inversion."""
+WORDS = {"content": (NONE,), "style": (NONE,), "init": INIT_KINDS}
+"""Values of the axes of paths that are not paths, by axis."""
 MIN_SIZE_PX, MAX_SIZE_PX = 32, 8192
 FLOAT32_MAX = 3.4028234663852886e38
 MAX_SHOWN = 80
@@ -161,8 +165,15 @@ def as_place(what: str, value: Any) -> str:
     return str(text)
 
 
+def is_path(value: str) -> bool:
+    """Whether a checked value of an axis of paths is a path, which is then absolute, and not a word."""
+    return not any(value in words for words in WORDS.values())
+
+
 def as_file(axis: str, value: Any) -> str:
-    """The absolute path of an image file."""
+    """The absolute path of an image file, or the word for none of an axis that has it."""
+    if isinstance(value, str) and value in WORDS.get(axis, ()):
+        return value
     if is_pixels(value):
         mend = "a run is repeated from files: save this and give its path; jaxstyle.stylize takes pixels"
         raise JaxstyleError(axis, f"{shown(value)} is not a path; {mend}")

@@ -208,7 +208,7 @@ def find_styles(
     pictures = Pictures(record.sweep, record.cells)
     names = layers.in_order(n for s in spreads for n in s.setting.cell.layer_weights)
     found = []
-    for path in dict.fromkeys(spread.setting.cell.style for spread in spreads):
+    for path in dict.fromkeys(s.setting.cell.style for s in spreads if s.setting.cell.has_style):
         own = [spread for spread in spreads if spread.setting.cell.style == path]
         style = terms.index("loss_style")
         found.append(
