@@ -35,7 +35,7 @@ def test_defaults_are_the_contracts():
     assert sweep.style_layers == ("conv1_1+conv2_1+conv3_1+conv4_1+conv5_1",)
     assert (sweep.init, sweep.alpha_beta, sweep.learning_rate) == (("noise",), (1e-3,), (10.0,))
     assert (sweep.seed, sweep.size, sweep.pool) == ((0,), "256", "avg")
-    assert (sweep.noise_std, sweep.beta, sweep.tv_weight, sweep.keep) == (1.0, 1.0, 0.0, "last")
+    assert (sweep.noise_std, sweep.beta, sweep.tv_weight, sweep.keep) == ((1.0,), 1.0, (0.0,), "last")
 
 
 @pytest.mark.parametrize(
@@ -409,7 +409,7 @@ def test_single_values_of_numpy_are_values():
         "clamp": np.bool_(True),
         "beta": jnp.float32(2),
     }
-    assert settings_of(**given) == {"size": "64", "noise_std": 0.1, "clamp": True, "beta": 2.0}
+    assert settings_of(**given) == {"size": "64", "noise_std": (0.1,), "clamp": True, "beta": 2.0}
     assert settings_of(seed=range(2), learning_rate=np.float64(5)) == {
         "seed": (0, 1),
         "learning_rate": (5.0,),

@@ -431,7 +431,7 @@ def test_a_balance_weighs_each_style_loss(images, narrow, name):
         "style_weights": "balanced",
     }
     found, _, cell, pictures, _ = weighed(images, narrow, **kinds, **layers)
-    content, style = pictures.content[cell.content], pictures.style[cell.style]
+    content, style = pictures.content[cell.content], pictures.style[cell.style_source]
     terms, _ = oracle.loss_and_gradient(
         narrow, content, content, style, content_layer="conv2_2", style_weights=found.weights, **kinds
     )

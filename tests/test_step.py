@@ -175,7 +175,7 @@ def test_loss_and_gradient_of_the_real_network_match_float64(vgg19_weights, name
         style,
         alpha=settings.beta * cell.alpha_beta,
         beta=settings.beta,
-        tv_weight=settings.tv_weight,
+        tv_weight=cell.tv_weight,
         content_layer=cell.content_layer,
         style_weights=cell.layer_weights,
         pool=settings.pool,

@@ -1,7 +1,9 @@
 """Textures, which have no content, and inversions, which have no style."""
 
 import csv
+import itertools
 import math
+import tomllib
 
 import h5py
 import jax
@@ -19,7 +21,7 @@ from jaxstyle.device.engine import Engine
 from jaxstyle.device.loss_balance import Balances
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.metrics.build import score_run
-from jaxstyle.plan.cells import needs_balance, sweep_cells
+from jaxstyle.plan.cells import find_twins, needs_balance, sweep_cells
 from jaxstyle.plan.planner import make_plan
 from jaxstyle.run.sweep import run_sweep
 from jaxstyle.rundir.directory import RunDirectory
@@ -28,6 +30,7 @@ from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import RunOptions, Sweep
+from jaxstyle.spec.toml import to_toml
 from jaxstyle.study.components import balanced
 from jaxstyle.study.decompose import _is_kept
 from jaxstyle.study.model import identity, setting_axes
@@ -146,7 +149,7 @@ def test_a_texture_has_the_shape_of_its_style_or_the_size_asked_for(save_image, 
     cells = sweep_cells(sweep)
     pictures = Pictures(sweep, cells)
     assert pictures.content == {}
-    assert max(pictures.style[str(style)].shape[:2]) == int(size.split("x")[0])
+    assert max(pictures.style[str(style), "auto"].shape[:2]) == int(size.split("x")[0])
     for cell in cells:
         assert pictures.shape(cell) == pictures.start(cell).shape[:2] == shape
 
@@ -238,3 +241,81 @@ def test_a_run_of_inversions_alone_has_no_style_layers(save_image, tmp_path):
         assert file["32x32/style_layer_loss"].shape == (2, 3, 0)
     run_sweep(sweep, RunOptions(out=str(run.path), resume=True, quiet=True))
     assert set(run.losses(1)) == {"step", "loss_total", "loss_content", "loss_style"}
+
+
+# --- axes that were settings ----------------------------------------------------------------------
+
+VALUES = {"style_size": (32, 40), "noise_std": (1.0, 30.0), "tv_weight": (0.0, 0.5)}
+
+
+def results_of(run):
+    """Pictures and losses of a run's cells, by their values on the axes of `VALUES`."""
+    record = open_record(run.path)
+    return {
+        tuple(getattr(record.cells[number], axis) for axis in VALUES): (
+            part.image[i].tobytes(),
+            part.curves["loss_total"][i].tobytes(),
+        )
+        for part in record.chunks()
+        for i, number in enumerate(part.cell)
+    }
+
+
+def test_several_values_of_a_former_setting_give_the_bytes_of_runs_of_their_own(save_image, tmp_path):
+    given = {
+        "content": (str(save_image("c.png", 32, 40, 1)),),
+        "style": (str(save_image("s.png", 48, 56, 2)),),
+        "content_layer": ("conv1_2",),
+        "style_layers": ("conv1_1",),
+        "size": "40",
+        "optimizer": "adam",
+        "steps": (2,),
+    }
+
+    def run(name, extend=False, **own):
+        place = RunOptions(out=str(tmp_path / name), quiet=True, extend=extend)
+        return run_sweep(Sweep(**{**given, **own}), place)
+
+    together = run("together", **VALUES)
+    found = results_of(together)
+    assert list(found) == list(itertools.product(*VALUES.values()))  # the last is the fastest
+    assert len(set(found.values())) == 8
+    rows = list(csv.DictReader((together.path / "results.csv").read_text().splitlines()))
+    assert [rows[5][axis] for axis in VALUES] == ["40", "1.0", "0.5"]
+    alone = run("alone", style_size=32, noise_std=30.0, tv_weight=0.5)
+    assert results_of(alone) == {(32, 30.0, 0.5): found[32, 30.0, 0.5]}
+    # With one value each they are settings still: in no table, and as numbers in the spec.
+    assert not set(VALUES) & set((alone.path / "results.csv").read_text().splitlines()[0].split(","))
+    assert "tv_weight = 0.5\n" in (alone.path / "spec.toml").read_text()
+    before = (alone.path / "chunks/000000.h5").read_bytes()
+    grown = run("alone", extend=True, **{**VALUES, "style_size": (32,)})
+    assert {key: value for key, value in found.items() if key[0] == 32} == results_of(grown)
+    assert (alone.path / "chunks/000000.h5").read_bytes() == before
+
+
+def test_a_balance_is_that_of_the_size_of_its_style(save_image):
+    paths = {"content": str(save_image("c.png", 32, 40, 1)), "style": str(save_image("s.png", 48, 56, 2))}
+    measured = {
+        **paths,
+        "content_layer": "conv1_1",
+        "style_layers": "conv1_1",
+        "weights": {"conv1_1": 1.0},
+    }
+    given = {axis: (path,) for axis, path in paths.items()}
+    given |= {"content_layer": ("conv1_1",), "style_layers": ("conv1_1",), "alpha_beta": ("1x",)}
+    one = resolve(Sweep(**given, style_size=64, balance=({**measured, "alpha_beta": 0.5},)))
+    assert [cell.alpha_beta for cell in sweep_cells(one)] == [0.5]
+    tables = tuple(
+        {**measured, "alpha_beta": ratio, "style_size": size} for ratio, size in ((2.0, "auto"), (3.0, 64))
+    )
+    two = resolve(Sweep(**given, style_size=("auto", 64), balance=tables))
+    assert [cell.alpha_beta for cell in sweep_cells(two)] == [2.0, 3.0]
+    for sweep in (one, two):
+        spec = tomllib.loads(to_toml(sweep, {}))
+        again = resolve(Sweep(**{name: spec[name] for name in (*given, "style_size", "balance")}))
+        assert sweep_cells(again) == sweep_cells(sweep)
+
+
+def test_noise_of_another_strength_makes_no_other_picture_without_noise():
+    sweep = resolve(Sweep(content=("/c",), style=("/s",), init=("content",), noise_std=(1.0, 2.0)))
+    assert find_twins(sweep, sweep_cells(sweep)) == {1: 0}

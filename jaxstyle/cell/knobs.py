@@ -57,7 +57,7 @@ def knobs_of(
     return Knobs(
         content_weight=number(min(alpha * scale, FLOAT32_MAX)),
         style_weight=number(beta),
-        tv_weight=number(sweep.tv_weight),
+        tv_weight=number(cell.tv_weight),
         content_layer_weights=np.array(
             [name in cell.content_taps for name in program.content_taps], np.float32
         ),
@@ -68,7 +68,7 @@ def knobs_of(
         decay_end=number(length if decays else math.inf),
         decay_steps=number(DECAY_SHARE * length if decays else 1.0),
         seed=np.asarray(cell.seed, np.uint32),
-        noise_std=number(sweep.noise_std if cell.init == "noise" else 0.0),
+        noise_std=number(cell.noise_std if cell.init == "noise" else 0.0),
         pixel_range=np.array((0, 255) if sweep.clamp else (-np.inf, np.inf), np.float32),
         content_row=np.asarray(content_row, np.int32),
         style_row=np.asarray(style_row, np.int32),

@@ -193,11 +193,13 @@ class Balances:
             if path != NONE
         )
         if not cell.has_content:
-            style = self._targets(("style", cell.style), program, self._pictures.style[cell.style])
+            style = self._targets(
+                ("style", cell.style_source), program, self._pictures.style[cell.style_source]
+            )
             return weigh_texture(style, program, style_layers=cell.style_layers, pair=pair)
         pixels = {
             ("content", cell.content): self._pictures.content[cell.content],
-            ("style", cell.style): self._pictures.style[cell.style],
+            ("style", cell.style_source): self._pictures.style[cell.style_source],
             ("fitted", cell.style, shape): self._pictures.fitted(cell.style, shape),
         }
         content, style, fitted = (self._targets(key, program, image) for key, image in pixels.items())

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from jaxstyle.spec import settings
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.settings import BALANCED_AXES, Sweep
+from jaxstyle.spec.settings import BALANCED_AXES, WERE_SETTINGS, Sweep
 from jaxstyle.spec.tables import TERMS, optional_terms
-from jaxstyle.spec.values import FLOAT32_MAX, NONE, has_weights, relative_factor, style_set
+from jaxstyle.spec.values import AUTO, FLOAT32_MAX, NONE, has_weights, relative_factor, style_set
 from jaxstyle.vgg import layers
 
 
@@ -37,6 +37,10 @@ class Cell:
     """Measured `(name, w_l)`, where style weights are balanced."""
     extra: tuple[tuple[str, float], ...] = ()
     """`(axis, weight)` of every optional loss term whose weight is not 0."""
+    style_size: int | str = AUTO
+    """Longest edge of its style in px, or `auto`, that of the content's target size."""
+    noise_std: float = 1.0
+    tv_weight: float = 0.0
 
     if not TYPE_CHECKING:
 
@@ -63,6 +67,11 @@ class Cell:
     def shaped_by(self) -> str:
         """The path of the image that gives its picture the shape: its content, or a texture's style."""
         return self.content if self.has_content else self.style
+
+    @property
+    def style_source(self) -> tuple[str, int | str]:
+        """Its style and the size that the style is used at."""
+        return self.style, self.style_size
 
     @property
     def layer_weights(self) -> dict[str, float]:
@@ -148,7 +157,8 @@ def _unused_axes(choice: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     if lacks == ["content"]:
         return {"content_layer": None, "alpha_beta": 0.0}
-    return {"style_layers": None, "alpha_beta": math.inf}
+    sized = {"style_size": None} if "style_size" in choice else {}
+    return {"style_layers": None, "alpha_beta": math.inf, **sized}
 
 
 def _check_pictures(cell: Cell) -> None:
@@ -196,10 +206,19 @@ def balanced_cells(sweep: Sweep, cells: Iterable[Cell]) -> tuple[Cell, ...]:
 
 
 def axes_of(cells: Iterable[Cell]) -> tuple[str, ...]:
-    """The axes of some cells: those of every run, and optional ones on which a cell leaves the default."""
+    """The axes of some cells: those of every run, and optional ones on which a cell leaves the default.
+
+    Those that were settings before count only if they have several values.
+    """
     cells = tuple(cells)
-    defaults = settings.optional_axes().items()
-    return settings.axes_with(a for a, (own,) in defaults if any(getattr(c, a) != own for c in cells))
+    found = []
+    for axis, (default,) in settings.optional_axes().items():
+        values = {getattr(cell, axis) for cell in cells}
+        if axis in WERE_SETTINGS:
+            found += [axis] if len(values) > 1 else []
+        elif values - {default}:
+            found.append(axis)
+    return settings.axes_with(found)
 
 
 def terms_of(cells: Iterable[Cell]) -> tuple[str, ...]:
@@ -238,11 +257,11 @@ def _balanced(sweep: Sweep, cell: Cell, table: Mapping[str, Any] | None) -> Cell
 
 def seed_matters(sweep: Sweep, cell: Cell) -> bool:
     """Whether a cell starts with noise: without noise every seed gives the same picture."""
-    return cell.init == "noise" and sweep.noise_std > 0
+    return cell.init == "noise" and cell.noise_std > 0
 
 
 def find_twins(sweep: Sweep, cells: Iterable[Cell]) -> dict[int, int]:
-    """Ids of twins: each cell without noise, mapped to an earlier one that differs from it only by seed.
+    """Ids of twins: each cell without noise, mapped to an earlier one that differs only in that noise.
 
     Twins have the same result to the byte, so one of them is computed for all.
     """
@@ -251,7 +270,7 @@ def find_twins(sweep: Sweep, cells: Iterable[Cell]) -> dict[int, int]:
     for cell in cells:
         if seed_matters(sweep, cell):
             continue
-        of = first.setdefault(replace(cell, id=0, seed=0), cell.id)
+        of = first.setdefault(replace(cell, id=0, seed=0, noise_std=0.0), cell.id)
         if cell.id != of:
             found[cell.id] = of
     return found

@@ -25,7 +25,7 @@ from jaxstyle.rundir import manifest
 from jaxstyle.spec import paths
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
-from jaxstyle.spec.settings import AXES, SETTINGS, RunOptions, Sweep, added
+from jaxstyle.spec.settings import AXIS_ROWS, SETTINGS, RunOptions, Sweep, added
 from jaxstyle.spec.unknown_names import unknown_key
 from jaxstyle.spec.values import MIN_SIZE_PX, NONE, check_named, is_pixels, layer_name
 
@@ -37,7 +37,7 @@ MAX_NAME_BYTES = 220
 
 def accepted_settings() -> tuple[str, ...]:
     """Names of the settings that `stylize` takes beside the two images."""
-    own = (name for name in (*AXES, *SETTINGS) if name not in ("content", "style"))
+    own = (name for name in (*AXIS_ROWS, *SETTINGS) if name not in ("content", "style"))
     return (*(name for name in own if not (name in SETTINGS and SETTINGS[name].alone)), *added())
 
 
@@ -206,7 +206,7 @@ def look(
         content_layer=tuple(names),
         style_layers=(names[0],),
         size=str(size),
-        style_size=MIN_SIZE_PX,
+        style_size=(MIN_SIZE_PX,),
         pool=pool,
         padding=padding,
         optimizer="adam",

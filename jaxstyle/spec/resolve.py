@@ -29,6 +29,7 @@ from jaxstyle.spec.settings import (
 from jaxstyle.spec.tables import OPTIMIZERS, POOLINGS, optional_terms
 from jaxstyle.spec.unknown_names import unknown_key
 from jaxstyle.spec.values import (
+    AUTO,
     FLOAT32_MAX,
     NONE,
     WORDS,
@@ -37,6 +38,7 @@ from jaxstyle.spec.values import (
     as_integer,
     as_number,
     as_sha256,
+    as_style_size,
     as_text,
     as_values,
     layer_name,
@@ -102,12 +104,17 @@ def _resolve_grid(table: Mapping[str, Any], sweep: Sweep) -> dict[str, Any]:
     return grid
 
 
-def _balance(table: Any) -> dict[str, Any]:
-    """A checked table of `Sweep.balance`."""
+def _balance(table: Any, style_size: int | str) -> dict[str, Any]:
+    """A checked table of `Sweep.balance`; without a size of the style, it has the run's `style_size`."""
     what = "balance"
+    if isinstance(table, Mapping):
+        table = {"style_size": style_size, **table}
     if not isinstance(table, Mapping) or set(table) != {*BALANCED_AXES, "alpha_beta", "weights"}:
         raise JaxstyleError(what, "a table has an unknown form; leave it out and it is measured again")
-    found = {axis: as_text(what, table[axis]) for axis in BALANCED_AXES}
+    found: dict[str, Any] = {
+        axis: as_text(what, table[axis]) for axis in BALANCED_AXES if axis != "style_size"
+    }
+    found["style_size"] = as_style_size(what, table["style_size"])
     layer_name(what, found["content_layer"])
     files = [axis for axis in ("content", "style") if found[axis] != NONE]
     found |= {axis: os.path.abspath(found[axis]) for axis in files}
@@ -276,7 +283,7 @@ def resolve(sweep: Sweep) -> Sweep:
         **found,
         **checked,
         digests={os.path.abspath(path): as_sha256(path, text) for path, text in sweep.digests.items()},
-        balance=tuple(_balance(table) for table in sweep.balance),
+        balance=tuple(_balance(table, found.get("style_size", (AUTO,))[0]) for table in sweep.balance),
         given=given,
         extra=extra,
     )

@@ -143,12 +143,17 @@ class Sweep:
     size: Annotated[str, Setting(check=values.as_size, balance=True, commands=_EVERYWHERE)] = "256"
     """Longest edge of the content in px, of a texture's style, or WxH to fill and crop."""
     style_size: Annotated[
-        int | None,
-        Setting(
-            check=integer_in(values.MIN_SIZE_PX, values.MAX_SIZE_PX), balance=True, commands=_OF_A_PAIR
+        tuple[int | str, ...],
+        Axis(
+            parse=each(values.as_style_size),
+            title="style size",
+            balance=True,
+            later=True,
+            was_setting=True,
+            commands=_OF_A_PAIR,
         ),
-    ] = None
-    """Longest edge of the style images in px (default: the longest edge of the content's target size)."""
+    ] = (values.AUTO,)
+    """Longest edge of the style images in px; auto is the longest edge of the content's target size."""
     pool: Annotated[str, Setting(check=row_of(tables.POOLINGS), balance=True, commands=_EVERYWHERE)] = "avg"
     """Pooling of the network: avg, max, blur (a binomial filter of 4x4) or l2 (the root of its squares)."""
     padding: Annotated[
@@ -189,7 +194,18 @@ class Sweep:
     """Image to save: the last, or the best, which has the lowest loss so far."""
     clamp: Annotated[bool, Setting(check=as_flag)] = False
     """Keep pixels in 0 to 255 during the optimisation, so that the loss is that of the saved picture."""
-    noise_std: Annotated[float, Setting(check=number_from(0.0), commands=_OF_A_PAIR)] = 1.0
+    noise_std: Annotated[
+        tuple[float, ...],
+        Axis(
+            parse=each(number_from(0.0)),
+            title="noise",
+            plural="strengths of noise",
+            later=True,
+            was_setting=True,
+            single=float,
+            commands=_OF_A_PAIR,
+        ),
+    ] = (1.0,)
     """Standard deviation of the noise start around the mean colour, in grey levels."""
     precision: Annotated[str, Setting(check=one_of("f32", "tf32", "bf16"))] = "f32"
     """Number format of the products in convolutions and Gram matrices: f32, tf32 (NVIDIA GPUs only) or
@@ -201,7 +217,19 @@ class Sweep:
     off, never."""
     beta: Annotated[float, Setting(check=number_from(0.0, above=True))] = 1.0
     """Weight of the style loss; that of the content loss is beta times alpha-beta."""
-    tv_weight: Annotated[float, Setting(check=number_from(0.0))] = 0.0
+    tv_weight: Annotated[
+        tuple[float, ...],
+        Axis(
+            parse=each(number_from(0.0)),
+            title="weight of the total variation",
+            short="TV",
+            plural="weights of the total variation",
+            later=True,
+            was_setting=True,
+            single=float,
+            commands=("sweep", "transfer"),
+        ),
+    ] = (0.0,)
     """Weight of the total variation."""
     weights: Annotated[
         str | None,
@@ -317,8 +345,10 @@ PATH_AXES = tuple(name for name, row in AXIS_ROWS.items() if row.path)
 """Names of the axes whose values are paths."""
 BALANCED_AXES = tuple(name for name, row in AXIS_ROWS.items() if row.balance)
 """Names of the axes that a balance depends on."""
-BALANCED_SETTINGS = tuple(name for name, row in SETTINGS.items() if row.balance)
-"""Names of the settings that a balance depends on."""
+WERE_SETTINGS = tuple(name for name, row in AXIS_ROWS.items() if row.was_setting)
+"""Names of the axes that were settings before."""
+BALANCED_SETTINGS = tuple(name for name, row in ROWS.items() if row.balance and name not in AXES)
+"""Names of the settings that a balance depends on, and of the axes among them that were settings before."""
 SWEEP_KEYS = tuple(f.name for f in dataclasses.fields(Sweep) if f.name not in ("given", "extra"))
 """Names of the fields of a sweep that a spec may contain; see `added` for those that are not fields."""
 _AFTER_ADDED = "learning_rate"

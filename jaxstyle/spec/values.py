@@ -24,6 +24,8 @@ from jaxstyle.vgg import layers
 
 INIT_KINDS = ("noise", "content", "style")
 """Kinds of start; any other start is the path of an image."""
+AUTO = "auto"
+"""The size of a style that is as long as the target size of the content."""
 NONE = "none"
 """The content of a texture, and the style of a content inversion."""
 WORDS = {"content": (NONE,), "style": (NONE,), "init": INIT_KINDS}
@@ -268,6 +270,19 @@ def has_weights(text: str) -> bool:
 def as_style_set(what: str, value: Any) -> str:
     """A set of style layers as the user wrote it, without spaces."""
     return "+".join(part.strip() for part in as_text(what, value).split("+"))
+
+
+def as_style_size(what: str, value: Any) -> int | str:
+    """The longest edge of a style in px, or `auto`, for which None stands too."""
+    if value is None or value == AUTO:
+        return AUTO
+    return as_integer(what, value, minimum=MIN_SIZE_PX, maximum=MAX_SIZE_PX)
+
+
+def longest_edge(size: str) -> int:
+    """The longest edge in px of the target size `256` or `256x192`."""
+    found = parse_size(size)
+    return found if isinstance(found, int) else max(found)
 
 
 def as_size(what: str, value: Any) -> str:
