@@ -78,13 +78,24 @@ DECK = {
 }
 
 
+def test_the_ladder_of_textures_and_the_inversions_are_those_of_the_papers():
+    ladder = sweep_cells(assemble({"preset": "gatys2015"}).sweep)
+    assert [cell.taps for cell in ladder[:5]] == [
+        ("conv1_1", *(f"pool{n}" for n in range(1, deepest + 1))) for deepest in range(5)
+    ]
+    assert {cell.content for cell in ladder} == {values.NONE}
+    inversions = sweep_cells(assemble({"preset": "inversion"}).sweep)
+    assert [cell.taps for cell in inversions] == [(f"conv{block}_1",) for block in range(1, 6)]
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in PRESETS.glob("*.toml")))
 def test_a_preset_names_images_that_are_there_and_takes_overrides(name):
     assembled = assemble({"preset": name, "content": ["a.png"], "size": "64", "steps": [7]})
     assert assembled.name == name
     own = assemble({"preset": name}).sweep
     inits = [init for table in grids_of(own) for init in table["init"] if "/" in init]
-    assert all(Path(path).is_file() for path in (*own.content, *own.style, *inits))
+    named = (path for path in (*own.content, *own.style) if path != values.NONE)
+    assert all(Path(path).is_file() for path in (*named, *inits))
     sweep = assembled.sweep
     assert (sweep.content, sweep.size, sweep.steps) == ((os.path.abspath("a.png"),), "64", (7,))
     assert all(table["content"] == sweep.content for table in grids_of(sweep))
@@ -371,7 +382,8 @@ def test_presets_say_what_they_cost_as_a_plan_does():
         claimed = {k: int(v.split()[0]) * units[v.split()[1]] for k, v in found.items()}
         sweep = assemble({"preset": name}).sweep
         cells = sweep_cells(sweep)
-        shapes = {path: Pictures(sweep, cells).content[path].shape[:2] for path in sweep.content}
+        pictures = Pictures(sweep, cells)
+        shapes = {cell.shaped_by: pictures.shape(cell) for cell in cells}
         for platform, key in (("cpu", "CPU"), ("gpu", "GPU")):
             plan = make_plan(
                 sweep, cells, shapes, platform=platform, choose_width=lambda *_: 1, fits=lambda _: True
