@@ -106,7 +106,7 @@ def _jaxstyle(pipe: Any, content: str, style: str, folder: str, size: int, steps
         style=(style,),
         init=("content",),
         size=str(size),
-        style_size=size,
+        style_size=(size,),
         pool="max",
         style_layers=("+".join(f"{name}:{_layer_weight(name)!r}" for name in layers.STYLE_LAYERS),),
         alpha_beta=(0.02 / (channels * shape[0] * shape[1]),),

@@ -87,7 +87,7 @@ class _Pair:
 def _moved(sweep: Sweep) -> list[Sweep]:
     """`sweep` at its own size with every pooling and either network, and at other sizes as it is."""
     size, sizes = values.parse_size(sweep.size), []
-    if isinstance(size, int) and sweep.style_size is None:
+    if isinstance(size, int) and tuple(sweep.style_size) == Sweep.style_size:
         edges = [int(size * times) for times in MOVED_SIZES]
         allowed = [n for n in edges if values.MIN_SIZE_PX <= n <= max(LARGEST_MOVED_PX, size)]
         sizes = [str(n) for n in allowed]
@@ -234,6 +234,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         given = dataclasses.asdict(asked.value)
         as_json = given.pop("json")
+        for axis in ("content", "style"):
+            if given[axis] == values.NONE:
+                raise errors.JaxstyleError(axis, "none: a balance is between two images; give one")
         sweep = resolve(Sweep(**given, alpha_beta=("1x",)))
         Pictures(sweep, sweep_cells(sweep))  # reports faults of the images before JAX starts
 

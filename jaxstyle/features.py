@@ -42,7 +42,7 @@ class Features:
     image: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
     """Image to look at."""
     layers: tuple[str, ...] = one_cell.FEATURE_LAYERS
-    """Layers to draw, after their ReLU: conv1_1 to conv5_4."""
+    """Layers to draw: conv1_1 to conv5_4, after their ReLU, or pool1 to pool5."""
     channels: int = 24
     """Number of channels of each layer: those with the largest mean activation."""
     out: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "features.png"

@@ -78,7 +78,7 @@ MUTANTS = (
     ),
     Mutant(
         "alpha is beta times the ratio that is given.",
-        "content_weight=number(min(sweep.beta * cell.alpha_beta * scale, FLOAT32_MAX)),",
+        "content_weight=number(min(alpha * scale, FLOAT32_MAX)),",
         "content_weight=number(min(cell.alpha_beta * scale, FLOAT32_MAX)),",
         ("tests/test_step.py::test_content_weighs_in_a_coarser_stage_what_it_weighs_at_full_size",),
     ),

@@ -7,11 +7,11 @@ are RGB, 0 to 255, (h, w, 3); weights map `conv4_2` to (kernel HWIO, bias).
 import numpy as np
 
 ARCHITECTURE = """
-conv1_1 conv1_2 pool
-conv2_1 conv2_2 pool
-conv3_1 conv3_2 conv3_3 conv3_4 pool
-conv4_1 conv4_2 conv4_3 conv4_4 pool
-conv5_1 conv5_2 conv5_3 conv5_4
+conv1_1 conv1_2 pool1
+conv2_1 conv2_2 pool2
+conv3_1 conv3_2 conv3_3 conv3_4 pool3
+conv4_1 conv4_2 conv4_3 conv4_4 pool4
+conv5_1 conv5_2 conv5_3 conv5_4 pool5
 """.split()  # noqa: SIM905
 B, G, R = 103.939, 116.779, 123.68
 
@@ -97,13 +97,13 @@ def network(weights, image, pool, deepest, padding="zeros"):
     x = np.stack([image[..., 2] - B, image[..., 1] - G, image[..., 0] - R], -1).astype(np.float64)
     tape, found = [], {}
     for stage in ARCHITECTURE:
-        if stage == "pool":
+        if stage.startswith("pool"):
             tape.append((stage, x))
             x = pool_forward(x, pool, padding)
-            continue
-        kernel, bias = (np.asarray(a, np.float64) for a in weights[stage])
-        x = np.maximum(correlate(x, kernel, padding) + bias, 0.0)
-        tape.append((stage, x))
+        else:
+            kernel, bias = (np.asarray(a, np.float64) for a in weights[stage])
+            x = np.maximum(correlate(x, kernel, padding) + bias, 0.0)
+            tape.append((stage, x))
         found[stage] = x
         if stage == deepest:
             return tape, found
@@ -210,7 +210,8 @@ def loss_and_gradient(
     units = flips = largest = 0
     for index in range(len(tape) - 1, -1, -1):
         stage, value = tape[index]
-        if stage == "pool":
+        if stage.startswith("pool"):
+            g = g + seeds.get(stage, 0.0)
             if sides is not None:
                 value = sides[tape[index - 1][0]]
             g = pool_backward(value, pool, g, padding)

@@ -52,7 +52,7 @@ def weighed(images, loaded, **settings):
 
 def test_the_balance_is_the_oracles(images, vgg19_weights):
     found, _, cell, pictures, _ = weighed(images, vgg19_weights)
-    content, style = pictures.content[cell.content], pictures.style[cell.style]
+    content, style = pictures.content[cell.content], pictures.style[cell.style_source]
     fitted = pictures.fitted(cell.style, (48, 64))
     alone = {"alpha": 0.0, "beta": 1.0}
     at_content, _ = oracle.loss_and_gradient(vgg19_weights, content, content, style, **alone)
@@ -85,7 +85,7 @@ def test_how_hard_losses_pull_is_the_oracles_gradient(images, vgg19_weights):
     balance, sweep, cell, pictures, engine = weighed(images, vgg19_weights)
     with jax.transfer_guard("disallow"):  # as a surrounding program may have set it
         found = measure_pull(sweep, cell, balance, pictures, engine)
-    content, style = pictures.content[cell.content], pictures.style[cell.style]
+    content, style = pictures.content[cell.content], pictures.style[cell.style_source]
     noise = np.array([123.68, 116.779, 103.939]) + np.asarray(
         start.noise(np.asarray(0, np.uint32), (48, 64, 3))
     )
@@ -157,7 +157,7 @@ def test_a_relative_ratio_becomes_a_number_that_the_spec_keeps(images, tmp_path,
     assert sum(ours.values()) == pytest.approx(1.0)
     resolved = resolve(sweep)
     pictures = Pictures(resolved, sweep_cells(resolved))
-    content, style = pictures.content[images["content"]], pictures.style[images["style"]]
+    content, style = pictures.content[images["content"]], pictures.style[images["style"], "auto"]
     fitted = pictures.fitted(images["style"], content.shape[:2])
     about = {"content_layer": "conv2_2", "style_weights": ours, "alpha": 0.0}
     layers = load(taps=["conv2_2"]).layers

@@ -36,7 +36,7 @@ def test_defaults_are_the_contracts():
     assert sweep.style_layers == ("conv1_1+conv2_1+conv3_1+conv4_1+conv5_1",)
     assert (sweep.init, sweep.learning_rate) == (("noise",), (10.0,))
     assert (sweep.seed, sweep.size, sweep.pool) == ((0,), "256", "avg")
-    assert (sweep.noise_std, sweep.beta, sweep.tv_weight, sweep.keep) == (1.0, 1.0, 0.0, "last")
+    assert (sweep.noise_std, sweep.beta, sweep.tv_weight, sweep.keep) == ((1.0,), 1.0, (0.0,), "last")
 
 
 def _look(**named):
@@ -124,13 +124,24 @@ DECK = {
 }
 
 
+def test_the_ladder_of_textures_and_the_inversions_are_those_of_the_papers():
+    ladder = sweep_cells(assemble({"preset": "gatys2015"}).sweep)
+    assert [cell.taps for cell in ladder[:5]] == [
+        ("conv1_1", *(f"pool{n}" for n in range(1, deepest + 1))) for deepest in range(5)
+    ]
+    assert {cell.content for cell in ladder} == {values.NONE}
+    inversions = sweep_cells(assemble({"preset": "inversion"}).sweep)
+    assert [cell.taps for cell in inversions] == [(f"conv{block}_1",) for block in range(1, 6)]
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in PRESETS.glob("*.toml")))
 def test_a_preset_names_images_that_are_there_and_takes_overrides(name):
     assembled = assemble({"preset": name, "content": ["a.png"], "size": "64", "steps": [7]})
     assert assembled.name == name
     own = assemble({"preset": name}).sweep
     inits = [init for table in grids_of(own) for init in table["init"] if "/" in init]
-    assert all(Path(path).is_file() for path in (*own.content, *own.style, *inits))
+    named = (path for path in (*own.content, *own.style) if path != values.NONE)
+    assert all(Path(path).is_file() for path in (*named, *inits))
     sweep = assembled.sweep
     assert (sweep.content, sweep.size, sweep.steps) == ((os.path.abspath("a.png"),), "64", (7,))
     assert all(table["content"] == sweep.content for table in grids_of(sweep))
@@ -232,6 +243,34 @@ def test_steps_are_sorted_snapshots():
 def test_style_sets_without_weights_are_equal_and_sum_to_one():
     assert values.style_set("conv2_1+conv1_1") == (("conv1_1", 0.5), ("conv2_1", 0.5))
     assert values.style_set("conv4_1:0.05+conv1_1:20") == (("conv1_1", 20.0), ("conv4_1", 0.05))
+
+
+def test_cumulative_sets_have_equal_weights_that_sum_to_one():
+    quarter, third = 1 / 4, 1 / 3
+    assert values.style_set("upto:pool3") == tuple(
+        (name, quarter) for name in ("conv1_1", "pool1", "pool2", "pool3")
+    )
+    assert values.style_set("upto:conv3_1") == tuple(
+        (name, third) for name in ("conv1_1", "conv2_1", "conv3_1")
+    )
+    assert values.style_set("upto:conv1_1") == (("conv1_1", 1.0),)
+    assert [values.has_weights(text) for text in ("conv1_1:2", "upto:pool1")] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("upto:conv3_2", "goes to pool1 to pool5, or to one of conv1_1, conv2_1"),
+        ("upto:pool6", "VGG19 has no layer 'pool6'; did you mean pool"),
+        ("upto:", "VGG19 has no layer ''"),
+        ("upto:pool1+conv4_1", "is a whole set; leave the rest out"),
+        ("upto:pool1:2", "is a whole set; leave the rest out"),
+        ("conv1_1+upto:pool1", "VGG19 has no layer 'upto'"),
+    ],
+)
+def test_a_wrong_cumulative_set_is_refused(text, why):
+    with pytest.raises(JaxstyleError, match=re.escape(why)):
+        values.style_set(text)
 
 
 def test_alpha_beta_zero_and_an_image_as_start_are_accepted():
@@ -389,7 +428,8 @@ def test_presets_say_what_they_cost_as_a_plan_does():
         claimed = {k: int(v.split()[0]) * units[v.split()[1]] for k, v in found.items()}
         sweep = assemble({"preset": name}).sweep
         cells = sweep_cells(sweep)
-        shapes = {path: Pictures(sweep, cells).content[path].shape[:2] for path in sweep.content}
+        pictures = Pictures(sweep, cells)
+        shapes = {cell.shaped_by: pictures.shape(cell) for cell in cells}
         for platform, key in (("cpu", "CPU"), ("gpu", "GPU")):
             plan = make_plan(
                 sweep, cells, shapes, platform=platform, choose_width=lambda *_: 1, fits=lambda _: True
@@ -427,7 +467,7 @@ def test_single_values_of_numpy_are_values():
         "clamp": np.bool_(True),
         "beta": jnp.float32(2),
     }
-    assert settings_of(**given) == {"size": "64", "noise_std": 0.1, "clamp": True, "beta": 2.0}
+    assert settings_of(**given) == {"size": "64", "noise_std": (0.1,), "clamp": True, "beta": 2.0}
     assert settings_of(seed=range(2), learning_rate=np.float64(5)) == {
         "seed": (0, 1),
         "learning_rate": (5.0,),

@@ -44,5 +44,27 @@ def test_feature_shape_drops_odd_edges():
     assert layers.feature_shape("conv3_1", 37, 50) == (9, 12, 256)
 
 
+def test_a_pooling_follows_the_last_convolution_of_its_block():
+    before = {"pool1": "conv1_2", "pool2": "conv2_2", "pool3": "conv3_4", "pool4": "conv4_4"}
+    assert (*before, "pool5") == layers.POOLS
+    for pool, conv in {**before, "pool5": "conv5_4"}.items():
+        assert layers.TAPS[layers.TAPS.index(pool) - 1] == conv
+        assert layers.up_to([pool]) == layers.up_to([conv])
+        assert layers.tap(pool).channels == layers.conv(conv).out_channels
+    assert [name for name in layers.TAPS if name in layers.NAMES] == list(layers.NAMES)
+    assert layers.feature_shape("pool2", 37, 50) == (9, 12, 128)
+    assert layers.feature_shape("pool5", 37, 70) == (1, 2, 512)
+
+
+def test_only_pool5_needs_larger_images():
+    assert layers.least_edge_px(()) == layers.least_edge_px([*layers.NAMES, "pool4"]) == 16
+    assert layers.least_edge_px(["conv1_1", "pool5"]) == 32
+
+
+def test_flops_to_pool4_are_those_to_conv4_4_with_a_smaller_gram_matrix():
+    to_conv, to_pool = (layers.evaluation_flops(64, 64, (), [name]) for name in ("conv4_4", "pool4"))
+    assert to_conv - to_pool == 4 * 512**2 * (8 * 8 - 4 * 4)
+
+
 def test_in_order_sorts_from_the_image_downwards_and_drops_repeats():
     assert layers.in_order(["conv5_1", "conv1_1", "conv5_1"]) == ("conv1_1", "conv5_1")

@@ -202,27 +202,31 @@ def test_nothing_but_zeros_shares_a_canvas():
         network.features(network.params, jnp.zeros((32, 32, 3)), np.array((16, 16), np.int32))
 
 
-@pytest.mark.parametrize("pyramid", [0, 1, 2])
-def test_sides_that_cannot_wrap_are_refused_with_sides_that_can(tmp_path, pyramid):
+@pytest.mark.parametrize(
+    ("pyramid", "deepest", "least_px"), [(0, "conv5_1", 16), (1, "pool5", 32), (2, "pool4", 16)]
+)
+def test_sides_that_cannot_wrap_are_refused_with_sides_that_can(tmp_path, pyramid, deepest, least_px):
     Image.fromarray(random_image(70, 150, 1)).save(tmp_path / "photo.png")
     given = {"content": (str(tmp_path / "photo.png"),), "style": (str(tmp_path / "photo.png"),)}
-    own = resolve(Sweep(**given, padding="circular", size="150", pyramid=pyramid))
+    given |= {"style_layers": (deepest,), "padding": "circular"}
+    own = resolve(Sweep(**given, size="150", pyramid=pyramid))
     with pytest.raises(JaxstyleError) as error:
         Pictures(own, sweep_cells(own))
     assert str(error.value).startswith(
-        f"padding: circular needs sides that are multiples of {16 << pyramid}"
+        f"padding: circular needs sides that are multiples of {least_px << pyramid}"
     )
     (size,) = re.findall(r"give --size (\S+)$", str(error.value))
     mended = dataclasses.replace(own, size=size)
     assert Pictures(mended, sweep_cells(mended)).content
 
 
-def test_a_shape_that_can_wrap_is_found_for_every_shape():
+@pytest.mark.parametrize("least_px", [16, 32])
+def test_a_shape_that_can_wrap_is_found_for_every_shape(least_px):
     for height in range(16, 200, 7):
         for width in range(16, 200, 9):
             for pyramid in range(4):
-                found = wrapping_shape((height, width), pyramid)
-                multiple = 16 << coarser_stages(found, pyramid)
+                found = wrapping_shape((height, width), pyramid, least_px)
+                multiple = least_px << coarser_stages(found, pyramid, least_px)
                 assert min(found) > 0
                 assert not any(edge % multiple for edge in found)
 
@@ -427,7 +431,7 @@ def test_a_balance_weighs_each_style_loss(images, narrow, name):
         "style_weights": "balanced",
     }
     found, _, cell, pictures, _ = weighed(images, narrow, **kinds, **layers)
-    content, style = pictures.content[cell.content], pictures.style[cell.style]
+    content, style = pictures.content[cell.content], pictures.style[cell.style_source]
     terms, _ = oracle.loss_and_gradient(
         narrow, content, content, style, content_layer="conv2_2", style_weights=found.weights, **kinds
     )

@@ -175,7 +175,7 @@ def test_loss_and_gradient_of_the_real_network_match_float64(vgg19_weights, name
         style,
         alpha=settings.beta * cell.alpha_beta,
         beta=settings.beta,
-        tv_weight=settings.tv_weight,
+        tv_weight=cell.tv_weight,
         content_layer=cell.content_layer,
         style_weights=cell.layer_weights,
         pool=settings.pool,
@@ -191,6 +191,46 @@ def test_loss_and_gradient_of_the_real_network_match_float64(vgg19_weights, name
     assert error < 5e-6
     assert expected["flips"] < 1e-5 * expected["units"]
     assert expected["largest_flip"] < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("pool", "winograd", "canvas", "deepest"),
+    [
+        ("avg", True, (64, 96), 3),
+        ("max", False, (64, 96), 2),
+        ("blur", False, None, 2),
+        ("l2", True, None, 2),
+    ],
+)
+def test_loss_and_gradient_of_pool_taps_match_float64(narrow, pool, winograd, canvas, deepest):
+    size, own = (45, 61), ("conv1_1", *(f"pool{n}" for n in range(1, deepest + 1)))
+    content_layer, style_layers = own[-2], ("+".join(own),)
+    settings = sweep(
+        pool=pool, content_layer=(content_layer,), style_layers=style_layers, alpha_beta=(1e-2,)
+    )
+    content, style, image = (random_image(*shape, s) for shape, s in ((size, 1), ((70, 51), 2), (size, 3)))
+    network, program, knobs, targets = make(settings, narrow, content, style, winograd, canvas)
+    start = drive.on_canvas(image.astype(np.float32), canvas)
+    (total, info), gradient = loss_and_gradient(network, program, knobs, targets, start)
+    gradient = np.asarray(gradient, np.float64)[: size[0], : size[1]]
+    extent = None if canvas is None else np.array(size, np.int32)
+    seen = every_activation(narrow, start, pool, own[-1], winograd, extent)
+    expected, slope = oracle.loss_and_gradient(
+        narrow,
+        image,
+        content,
+        style,
+        alpha=1e-2,
+        content_layer=content_layer,
+        style_weights=dict.fromkeys(own, 1 / len(own)),
+        pool=pool,
+        sides={name: np.asarray(value, np.float64) for name, value in seen.items()},
+    )
+    assert total == pytest.approx(expected["total"], rel=2e-5)
+    assert info.loss_content == pytest.approx(expected["content"], rel=2e-5)
+    for tap, value in zip(program.style_taps, info.style_layer_loss, strict=True):
+        assert value == pytest.approx(expected["layers"][tap], rel=2e-5)
+    assert np.linalg.norm(gradient - slope) < 2e-5 * np.linalg.norm(slope)
 
 
 def test_content_start_has_no_content_loss(vgg19_weights):

@@ -14,15 +14,17 @@ from jaxstyle.vgg.network import bind
 
 
 @pytest.mark.parametrize("winograd", [False, True], ids=["plain", "winograd"])
-@pytest.mark.parametrize("pool", ["avg", "max"])
-@pytest.mark.parametrize("shape", [(32, 48), (37, 51)])
+@pytest.mark.parametrize(
+    ("pool", "shape"),
+    [*((pool, shape) for pool in ("avg", "max") for shape in ((32, 48), (37, 51))), ("l2", (37, 51))],
+)
 def test_every_layer_of_a_narrow_network_matches_numpy(narrow, pool, shape, winograd):
     image = random_image(*shape, seed=3).astype(np.float32)
-    network = bind(narrow, taps=layers.NAMES, pool=pooling(pool), winograd=winograd)
+    network = bind(narrow, taps=layers.TAPS, pool=pooling(pool), winograd=winograd)
     found = jax.jit(network.features)(network.params, to_network(image))
-    expected = oracle.network(narrow, image, pool, "conv5_4")[1]
-    assert tuple(found) == layers.NAMES
-    for name in layers.NAMES:
+    expected = oracle.network(narrow, image, pool, "pool5")[1]
+    assert {*found} == {*expected} == {*layers.TAPS}
+    for name in layers.TAPS:
         scale = np.abs(expected[name]).max()
         np.testing.assert_allclose(
             found[name], expected[name], atol=1e-4 * scale if winograd else 2e-5 * scale, err_msg=name
@@ -36,11 +38,11 @@ def test_every_layer_of_a_narrow_network_matches_numpy(narrow, pool, shape, wino
 def test_on_a_canvas_every_layer_is_that_of_the_image_alone(narrow, pool, shape, winograd):
     canvas = np.full((64, 96, 3), 1e3, np.float32)  # what lies outside must not matter
     canvas[: shape[0], : shape[1]] = image = random_image(*shape, seed=3)
-    network = bind(narrow, taps=layers.NAMES, pool=pooling(pool), winograd=winograd)
+    network = bind(narrow, taps=layers.TAPS, pool=pooling(pool), winograd=winograd)
     features = jax.jit(network.features)
     found = features(network.params, to_network(canvas), np.array(shape, np.int32))
-    expected = oracle.network(narrow, image.astype(np.float32), pool, "conv5_4")[1]
-    for name in layers.NAMES:
+    expected = oracle.network(narrow, image.astype(np.float32), pool, "pool5")[1]
+    for name in layers.TAPS:
         h, w, _ = expected[name].shape
         assert (h, w) == layers.feature_shape(name, *shape)[:2]
         scale = np.abs(expected[name]).max()
@@ -74,6 +76,15 @@ def test_nothing_below_the_deepest_tap_is_held_or_computed(narrow):
     image = np.zeros((32, 32, 3), np.float32)
     lowered = jax.jit(network.features).lower(network.params, image).as_text()
     assert lowered.count("stablehlo.convolution") == 3
+
+
+@pytest.mark.parametrize(("deepest", "convs"), [("pool1", 2), ("pool3", 8)])
+def test_a_pooling_needs_its_own_block_alone(narrow, deepest, convs):
+    network = bind(narrow, taps=("conv1_1", deepest), pool=pooling("avg"))
+    assert len(jax.tree.leaves(network.params)) == 3 * convs
+    image = np.zeros((32, 32, 3), np.float32)
+    lowered = jax.jit(network.features).lower(network.params, image).as_text()
+    assert lowered.count("stablehlo.convolution") == convs
 
 
 def test_only_taps_are_returned(narrow):

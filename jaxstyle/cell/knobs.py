@@ -48,15 +48,18 @@ def knobs_of(
     decays = sweep.schedule == "decay" and full_extent is None
     length = float(steps or sweep.steps[-1])
 
+    # Without a content alpha is 0; without a style it is 1 and beta 0.
+    alpha, beta = (sweep.beta * cell.alpha_beta, sweep.beta) if cell.has_style else (1.0, 0.0)
+
     def number(value: float) -> np.ndarray:
         return np.asarray(value, np.float32)
 
     return Knobs(
-        content_weight=number(min(sweep.beta * cell.alpha_beta * scale, FLOAT32_MAX)),
-        style_weight=number(sweep.beta),
-        tv_weight=number(sweep.tv_weight),
+        content_weight=number(min(alpha * scale, FLOAT32_MAX)),
+        style_weight=number(beta),
+        tv_weight=number(cell.tv_weight),
         content_layer_weights=np.array(
-            [name == cell.content_layer for name in program.content_taps], np.float32
+            [name in cell.content_taps for name in program.content_taps], np.float32
         ),
         style_layer_weights=np.array(
             [layer_weights.get(name, 0.0) for name in program.style_taps], np.float32
@@ -65,7 +68,7 @@ def knobs_of(
         decay_end=number(length if decays else math.inf),
         decay_steps=number(DECAY_SHARE * length if decays else 1.0),
         seed=np.asarray(cell.seed, np.uint32),
-        noise_std=number(sweep.noise_std if cell.init == "noise" else 0.0),
+        noise_std=number(cell.noise_std if cell.init == "noise" else 0.0),
         pixel_range=np.array((0, 255) if sweep.clamp else (-np.inf, np.inf), np.float32),
         content_row=np.asarray(content_row, np.int32),
         style_row=np.asarray(style_row, np.int32),

@@ -8,6 +8,7 @@ content and the style loss, TV total variation.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -44,13 +45,13 @@ def total_loss(
     arithmetic = ARITHMETIC[program.precision]
     found = features(params, to_network(image), extent)
     layer_loss = tables.function(STYLE_LOSSES[program.style_loss].loss)
-    content = jnp.stack(
+    content = _stacked(
         [
             losses.content_loss(found[name], table[knobs.content_row])
             for name, table in zip(program.content_taps, targets.content, strict=True)
         ]
     )
-    style = jnp.stack(
+    style = _stacked(
         [
             layer_loss(found[name], _row(kept, knobs.style_row), _positions(extent, name), arithmetic)
             for name, kept in zip(program.style_taps, targets.style, strict=True)
@@ -76,6 +77,11 @@ def total_loss(
     return total, Info(total, loss_content, loss_style, style, terms)
 
 
+def _stacked(values: Sequence[Array]) -> Float[Array, " taps"]:
+    """Losses as one array; there are none where no cell has a content, or a style."""
+    return jnp.stack(values) if values else jnp.zeros(0, jnp.float32)
+
+
 def _row(tables: Any, at: Int[Value, ""]) -> Any:
     """One row of every array of a tree."""
     return jax.tree.map(lambda table: table[at], tables)
@@ -85,7 +91,7 @@ def _positions(extent: Extent | None, name: str) -> Float[Array, ""] | None:
     """M, the number of positions at a layer, for an image on a canvas; None without a canvas."""
     if extent is None:
         return None
-    height, width = jnp.asarray(extent) >> layers.conv(name).pools
+    height, width = jnp.asarray(extent) >> layers.tap(name).pools
     return (height * width).astype(jnp.float32)
 
 

@@ -28,7 +28,7 @@ class Knobs(NamedTuple):
     """beta."""
     tv_weight: Float[Value, ""]
     content_layer_weights: Float[Value, " content_taps"]
-    """1 at the cell's content layer, 0 elsewhere."""
+    """1 at the cell's content layer, 0 elsewhere, and everywhere where it has no content."""
     style_layer_weights: Float[Value, " style_taps"]
     """w_l; 0 for layers outside the cell's own set."""
     learning_rate: Float[Value, ""]
@@ -42,9 +42,9 @@ class Knobs(NamedTuple):
     pixel_range: Float[Value, " 2"]
     """The least and the largest value that a pixel may take; infinite where pixels are free."""
     content_row: Int[Value, ""]
-    """The cell's row in `Targets.content`."""
+    """The cell's row in `Targets.content`; any where it has no content, for its weights are then 0."""
     style_row: Int[Value, ""]
-    """The cell's row in `Targets.style`."""
+    """The cell's row in `Targets.style`; any where it has no style."""
     extent: Int[Value, " 2"]
     """(height, width) in px of the image, which may be smaller than the program's canvas."""
     term_weights: dict[str, Float[Value, ""]]
@@ -70,7 +70,7 @@ class View(NamedTuple):
     image: Float[Array, "h w 3"]
     """RGB, 0 to 255; a picture that is being optimised may leave that range."""
     features: dict[str, Float[Array, "_h _w _c"]]
-    """Activations after the ReLU at the term's own taps, by layer, float32."""
+    """Activations at the term's own taps, by layer, float32."""
     inside: Bool[Array, "h w 1"] | None
     """The positions of the image on a canvas larger than it; None without a canvas."""
 

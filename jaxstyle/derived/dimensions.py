@@ -85,7 +85,7 @@ def _value(record: Record, tile: Tile, axes: Sequence[str], heads: Heads) -> dic
         "text": [tile.place[axis] for axis in axes],
         "given": given,
         "pictures": pictures,
-        "number": raws[0] if isinstance(raws[0], int | float) else None,
+        "number": raws[0] if isinstance(raws[0], int | float) and math.isfinite(raws[0]) else None,
     }
 
 

@@ -11,7 +11,7 @@ from jaxstyle.derived.thumbnails import data_uri
 from jaxstyle.derived.tiles import short_name
 from jaxstyle.rundir.records import Record
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.settings import PATH_AXES, SETTINGS, is_axis
+from jaxstyle.spec.settings import AXES, PATH_AXES, ROWS, is_axis
 
 VARIANCE = "variance.json"
 """The file with the results of a study of the run's seeds, if there was one."""
@@ -29,7 +29,11 @@ def _value_texts(record: Record, axis: str) -> str:
 def settings_table(record: Record) -> list[tuple[str, str]]:
     """The settings of the run as names and texts, axes first."""
     found = [(axis, _value_texts(record, axis)) for axis in record.axes]
-    values = {name: getattr(record.sweep, name) for name, row in SETTINGS.items() if row.commands}
+    values = {
+        name: getattr(record.sweep, name)
+        for name, row in ROWS.items()
+        if row.commands and name not in (*AXES, *record.axes)
+    }
     more = {name: value for name, value in record.sweep.extra.items() if not is_axis(name)}
     for name, value in (values | more).items():
         if value is not None:

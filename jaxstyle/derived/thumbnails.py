@@ -13,6 +13,7 @@ from PIL import Image
 from jaxstyle.inputs import decode
 from jaxstyle.rundir.records import Record
 from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.values import is_path
 
 SOURCE_PX = 224
 """The longest edge, in px, of contents and styles that are kept for the heads of rows and columns."""
@@ -69,7 +70,9 @@ class SourcePictures:
         self._found: dict[str, np.ndarray | None] = {}
 
     def __call__(self, path: str) -> np.ndarray | None:
-        """The reduced pixels of the image at `path`, or None if it is gone or has changed."""
+        """The reduced pixels of the image at `path`, or None if there is none, or it has changed."""
+        if not is_path(path):
+            return None
         if path not in self._found:
             try:
                 picture = decode.read(path)

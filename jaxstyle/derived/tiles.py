@@ -14,7 +14,7 @@ from jaxstyle.rundir.records import Record
 from jaxstyle.spec import settings
 from jaxstyle.spec.settings import PATH_AXES
 from jaxstyle.spec.tables import network_words
-from jaxstyle.spec.values import INIT_KINDS
+from jaxstyle.spec.values import NONE, is_path
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Tile:
 
 def short_name(axis: str, value: Any) -> str:
     """A value of an axis in short: the stem of a path, a number in its shortest form."""
-    if axis in PATH_AXES and value not in INIT_KINDS:
-        return Path(value).stem
+    if axis in PATH_AXES:
+        return Path(value).stem if is_path(value) else f"no {axis}" if value == NONE else value
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

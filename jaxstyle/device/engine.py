@@ -29,6 +29,7 @@ from jaxstyle.device.batch import (
     Compiled,
     Device,
     Layers,
+    argument_shapes,
     compile_program,
     compiler_options,
     on_each_device,
@@ -208,6 +209,20 @@ class Engine:
         ends = [layers.feature_shape(t, program.height_px, program.width_px) for t in program.content_taps]
         content = (p[:h, :w].copy() for p, (h, w, _) in zip(rows.content, ends, strict=True))
         return rows._replace(content=tuple(content))
+
+    def blank_rows(self, program: Program, role: str) -> Targets:
+        """Zeros in place of the targets of one image, for cells that have no content, or no style.
+
+        Args:
+            program: the program that the cells have.
+            role: `content` or `style`, the image that they do not have.
+        """
+        network = self.network(program)
+        shapes = argument_shapes(program, 1, network.features, network.params)[2]
+        blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), shapes)
+        unused = {"style": ()} if role == "content" else {"content": ()}
+        terms = {name: kept for name, kept in blank.terms.items() if TERMS[name].of == role}
+        return blank._replace(**unused, terms=terms)
 
     @default_settings()
     def gradient(

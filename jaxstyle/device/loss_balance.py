@@ -9,6 +9,9 @@ ratio at which the two pure pictures would cost the same,
 for at x = content the total is beta L_style, and at x = style it is about alpha L_content. Ten times the
 balance gives mostly content and a tenth of it mostly style, for any image, size and network.
 
+A texture has no content and no balance. Its layers are balanced for an image without features: w_l is in
+proportion to 1/E_l of features that are all 0, which for Gram matrices is 4 N^2 / |A_l|^2.
+
 Symbols:
     E_l  the style loss of one layer at x = content, without its weight
     w_l  its weight
@@ -23,6 +26,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import UInt8
 
@@ -35,7 +39,7 @@ from jaxstyle.spec.defaults import PAPER
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import BALANCED_AXES, Sweep
 from jaxstyle.spec.tables import STYLE_LOSSES, function
-from jaxstyle.spec.values import relative_factor, style_set
+from jaxstyle.spec.values import NONE, has_weights, relative_factor, style_set
 from jaxstyle.vgg import layers
 
 KEPT_TARGETS = 64
@@ -120,7 +124,7 @@ def weigh(
     distance, trace = function(row.distance), function(row.trace)
     layer_loss = {name: distance(content.style[i], style.style[i]) for name, i in at.items()}
     weights = dict(style_set(style_layers))
-    if balanced and ":" not in style_layers:
+    if balanced and not has_weights(style_layers):
         weights = balanced_weights(layer_loss, pair)
     layer = program.content_taps.index(content_layer)
     difference = fitted.content[layer].astype(np.float64) - content.content[layer]
@@ -138,11 +142,22 @@ def weigh(
     return Balance(style_loss / content_loss, weights, layer_loss, traces, content_loss)
 
 
+def weigh_texture(style: Targets, program: Program, *, style_layers: str, pair: str) -> Balance:
+    """The balanced weights of a style without a content; see `weigh`. Its ratio and content loss are 0."""
+    row = STYLE_LOSSES[program.style_loss]
+    distance, trace = function(row.distance), function(row.trace)
+    kept = {name: style.style[program.style_taps.index(name)] for name, _ in style_set(style_layers)}
+    blank = {name: jax.tree.map(np.zeros_like, of) for name, of in kept.items()}
+    layer_loss = {name: distance(blank[name], of) for name, of in kept.items()}
+    traces = {name: trace(of) for name, of in kept.items()}
+    return Balance(0.0, balanced_weights(layer_loss, pair), layer_loss, traces, 0.0)
+
+
 def plain_program(sweep: Sweep, shape: tuple[int, int], cells: Iterable[Cell]) -> Program:
     """A program for images of `shape` whose taps are those of `cells`, in full float32."""
     cells = tuple(cells)
-    content = {cell.content_layer for cell in cells}
-    style = {name for cell in cells for name, _ in style_set(cell.style_layers)}
+    content = {name for cell in cells for name in cell.content_taps}
+    style = {name for cell in cells if cell.has_style for name, _ in style_set(cell.style_layers)}
     taps = (layers.in_order(names) for names in (content, style))
     kinds = {"padding": sweep.padding, "style_loss": sweep.style_loss}
     return Program(*shape, sweep.pool, "adam", "f32", *taps, width=1, **kinds)
@@ -173,9 +188,19 @@ class Balances:
         """The balance of a cell's content, style and layers."""
         shape = self._pictures.shape(cell)
         program = plain_program(self._sweep, shape, self._cells)
+        pair = " and ".join(
+            self._sweep.given.get((axis, path), path)
+            for axis, path in (("content", cell.content), ("style", cell.style))
+            if path != NONE
+        )
+        if not cell.has_content:
+            style = self._targets(
+                ("style", cell.style_source), program, self._pictures.style[cell.style_source]
+            )
+            return weigh_texture(style, program, style_layers=cell.style_layers, pair=pair)
         pixels = {
             ("content", cell.content): self._pictures.content[cell.content],
-            ("style", cell.style): self._pictures.style[cell.style],
+            ("style", cell.style_source): self._pictures.style[cell.style_source],
             ("fitted", cell.style, shape): self._pictures.fitted(cell.style, shape),
         }
         content, style, fitted = (self._targets(key, program, image) for key, image in pixels.items())
@@ -187,10 +212,7 @@ class Balances:
             content_layer=cell.content_layer,
             style_layers=cell.style_layers,
             balanced=self._sweep.style_scheme == "balanced",
-            pair=" and ".join(
-                self._sweep.given.get((axis, path), path)
-                for axis, path in (("content", cell.content), ("style", cell.style))
-            ),
+            pair=pair,
         )
 
 
@@ -228,9 +250,13 @@ def _note_unbalanced(need: Iterable[Cell], tables: Iterable[Mapping[str, Any]], 
     for cell in need:
         instead = _unbalanced(cell)
         if all(measured[balance_key(cell)][name] == value for name, value in instead.items()):
-            note = f"it has no balance with {cell.style}, so alpha/beta is 1e-3 and the weights are equal"
-            notes = pictures.notes.get(cell.content, ())
-            pictures.notes[cell.content] = (*notes, *((note,) if note not in notes else ()))
+            note = "the weights of its layers are equal, because they cannot be balanced"
+            if cell.has_content:
+                note = (
+                    f"it has no balance with {cell.style}, so alpha/beta is 1e-3 and the weights are equal"
+                )
+            notes = pictures.notes.get(cell.shaped_by, ())
+            pictures.notes[cell.shaped_by] = (*notes, *((note,) if note not in notes else ()))
 
 
 def _unbalanced(cell: Cell) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def measure_pull(
     shape = pictures.shape(cell)
     program = plain_program(sweep, shape, [cell])
     content = engine.target_rows(program, pictures.content[cell.content], of_cells=True)
-    style = engine.target_rows(program, pictures.style[cell.style])
+    style = engine.target_rows(program, pictures.style[cell.style_source])
     targets = jax.tree.map(lambda kept: kept[None], Targets(content.content, style.style))
     base = knobs_of(cell, program, sweep, content_row=0, style_row=0, extent=shape)
 
@@ -66,7 +66,7 @@ def measure_pull(
 
     noise = np.asarray(start.noise(np.asarray(0, np.uint32), (*shape, 3)))
     starts = {
-        "noise": mean_image(*shape) + sweep.noise_std * noise,
+        "noise": mean_image(*shape) + cell.noise_std * noise,
         "content": pictures.content[cell.content].astype(np.float32),
     }
     return {

@@ -18,6 +18,7 @@ from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import Sweep
 from jaxstyle.spec.tables import PADDINGS
 from jaxstyle.spec.values import parse_size
+from jaxstyle.vgg import layers
 
 
 class Pictures:
@@ -46,8 +47,9 @@ class Pictures:
         size = parse_size(sweep.size)
         self.longest_px = size if isinstance(size, int) else max(size)
         """The longest edge of a content's target size, in px."""
-        self.style_size_px = sweep.style_size or self.longest_px
-        """The longest edge of a style's target size, in px."""
+        cells = tuple(cells)
+        self.style_size_px = max((self._style_px(c.style_size) for c in cells), default=self.longest_px)
+        """The longest edge of the largest target size of a style, in px."""
         self.sha256: dict[str, str] = {}
         """SHA-256 of every file, or of the pixels of an image without a file, by path."""
         self.pixels_sha256: dict[str, str] = {}
@@ -56,29 +58,57 @@ class Pictures:
         """Notes on changes to an image that a user might not expect, by path."""
         self.content: dict[str, UInt8[np.ndarray, "h w 3"]] = {}
         """Every content at its target size, by path."""
-        self.style: dict[str, UInt8[np.ndarray, "h w 3"]] = {}
-        """Every style at its target size, by path."""
+        self.style: dict[tuple[str, int | str], UInt8[np.ndarray, "h w 3"]] = {}
+        """Every style at its target sizes, by `Cell.style_source`."""
         self._starts: dict[tuple[str, tuple[int, int]], UInt8[np.ndarray, "h w 3"]] = {}
 
-        cells = tuple(cells)
-        for path in dict.fromkeys(cell.content for cell in cells):
+        self._shapes: dict[str, tuple[int, int]] = {}
+        """(height, width) in px of pictures, by the path in `Cell.shaped_by`."""
+
+        sizes: dict[str, dict[int | str, None]] = {}
+        for cell in cells:
+            if cell.has_style:
+                sizes.setdefault(cell.style, {})[cell.style_size] = None
+        self._least_px = layers.least_edge_px(tap for cell in cells for tap in cell.taps)
+        for path in dict.fromkeys(cell.content for cell in cells if cell.has_content):
             self.content[path] = self._sized(path, self._read(sweep, path), size)
-            if self.wraps:
-                _check_wrapping(sweep, path, self.content[path].shape[:2])
+            self._set_shape(sweep, path, self.content[path].shape[:2])
+        for path in dict.fromkeys(cell.style for cell in cells if not cell.has_content):
+            pixels = self._read(sweep, path)
+            self._set_style(path, pixels, sizes[path])
+            self._set_shape(sweep, path, target_shape(size, pixels.shape[:2]))
         starts: dict[str, set[tuple[int, int]]] = {}
         for cell in cells:
             if cell.init not in ("noise", "content"):
                 path = cell.style if cell.init == "style" else cell.init
                 starts.setdefault(path, set()).add(self.shape(cell))
-            if needs_balance(sweep, cell):
+            if cell.has_content and needs_balance(sweep, cell):
                 starts.setdefault(cell.style, set()).add(self.shape(cell))
-        styles = dict.fromkeys(cell.style for cell in cells)
-        for path in (*styles, *(path for path in starts if path not in styles)):
+        done = {path for path, _ in self.style}
+        for path in (*sizes, *(path for path in starts if path not in sizes)):
+            if path in done and path not in starts:
+                continue
             pixels = self._read(sweep, path)
-            if path in styles:
-                self.style[path] = self._sized(path, pixels, self.style_size_px)
+            self._set_style(path, pixels, sizes.get(path, ()))
             for shape in starts.get(path, ()):
                 self._starts[path, shape] = fit(pixels, *shape)
+
+    def _style_px(self, style_size: int | str) -> int:
+        """The longest edge in px of the target size of a style."""
+        return style_size if isinstance(style_size, int) else self.longest_px
+
+    def _set_style(self, path: str, pixels: np.ndarray, sizes: Iterable[int | str]) -> None:
+        """Keep a style at its target sizes."""
+        for size in sizes:
+            self.style[path, size] = self._sized(path, pixels, self._style_px(size))
+
+    def _set_shape(self, sweep: Sweep, path: str, shape: tuple[int, ...]) -> None:
+        """Keep the shape of the pictures that an image gives theirs, once it has been checked."""
+        height, width = shape
+        check_edges(f"{path} at size {sweep.size}", height, width, self._least_px)
+        if self.wraps:
+            _check_wrapping(sweep, path, (height, width), self._least_px)
+        self._shapes[path] = height, width
 
     def _read(self, sweep: Sweep, path: str) -> UInt8[np.ndarray, "h w 3"]:
         if (pixels := self._in_memory.get(path)) is not None:
@@ -94,12 +124,12 @@ class Pictures:
         return picture.pixels
 
     def _sized(self, path: str, pixels: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
-        check_edges(f"{path} at size {size}", *target_shape(size, pixels.shape[:2]))
+        check_edges(f"{path} at size {size}", *target_shape(size, pixels.shape[:2]), self._least_px)
         return resize(pixels, size)
 
     def shape(self, cell: Cell) -> tuple[int, int]:
         """(height, width) in px of a cell's image."""
-        return self.content[cell.content].shape[:2]
+        return self._shapes[cell.shaped_by]
 
     def fitted(self, path: str, shape: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
         """A style or start image fitted to `shape`, for cells of that shape."""
@@ -122,13 +152,13 @@ class Pictures:
         return halved(pixels, coarser, wraps=self.wraps).astype(np.float32)
 
 
-def _check_wrapping(sweep: Sweep, path: str, shape: tuple[int, int]) -> None:
+def _check_wrapping(sweep: Sweep, path: str, shape: tuple[int, int], least_px: int) -> None:
     """Raise JaxstyleError unless a picture of `shape` can wrap in every stage of a resolved sweep."""
-    coarser = coarser_stages(shape, sweep.pyramid or 0)
-    multiple = wrapping_multiple(coarser)
+    coarser = coarser_stages(shape, sweep.pyramid or 0, least_px)
+    multiple = wrapping_multiple(coarser, least_px)
     if shape[0] % multiple or shape[1] % multiple:
-        height, width = wrapping_shape(shape, sweep.pyramid or 0)
-        stages = f" (16, doubled for each of {coarser} coarser stages)" if coarser else ""
+        height, width = wrapping_shape(shape, sweep.pyramid or 0, least_px)
+        stages = f" ({least_px}, doubled for each of {coarser} coarser stages)" if coarser else ""
         raise JaxstyleError(
             "padding",
             f"circular needs sides that are multiples of {multiple} px{stages}, and {path} becomes"

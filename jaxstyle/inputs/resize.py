@@ -11,11 +11,12 @@ from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.vgg.layers import MIN_EDGE_PX
 
 
-def check_edges(what: str, height_px: int, width_px: int) -> None:
-    """Raise JaxstyleError if an image is too small for four poolings."""
-    if min(height_px, width_px) < MIN_EDGE_PX:
+def check_edges(what: str, height_px: int, width_px: int, least_px: int = MIN_EDGE_PX) -> None:
+    """Raise JaxstyleError if an image is too small for the poolings that it goes through."""
+    if min(height_px, width_px) < least_px:
         size = f"{width_px}x{height_px}"
-        why = f"{size} px is too small; both edges need {MIN_EDGE_PX} px"
+        of = " for pool5" if least_px > MIN_EDGE_PX else ""
+        why = f"{size} px is too small{of}; both edges need {least_px} px"
         raise JaxstyleError(what, f"{why}: give a larger or less narrow image")
 
 
@@ -55,7 +56,7 @@ def fit(pixels: UInt8[np.ndarray, "h w 3"], height_px: int, width_px: int) -> UI
 
 
 def halved(
-    pixels: UInt8[np.ndarray, "h w 3"], times: int, *, wraps: bool = False
+    pixels: UInt8[np.ndarray, "h w 3"], times: int, *, wraps: bool = False, least_px: int = MIN_EDGE_PX
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
     """`pixels` at the size of a coarser stage (`stages.halved_shape`), by LANCZOS in 8-bit sRGB.
 
@@ -65,8 +66,9 @@ def halved(
         pixels: the image.
         times: number of halvings.
         wraps: whether it goes on at its opposite edges, beyond which the filter then reads.
+        least_px: the shortest edge that the network can take.
     """
-    while min(halved_shape((pixels.shape[0], pixels.shape[1]), times)) < MIN_EDGE_PX:
+    while times and min(halved_shape((pixels.shape[0], pixels.shape[1]), times)) < least_px:
         times -= 1
     if times <= 0:
         return pixels

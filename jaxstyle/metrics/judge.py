@@ -18,7 +18,7 @@ from jaxstyle.metrics import copying, feature_distances, grain, periodicity
 from jaxstyle.plan.cells import Cell
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import Sweep
-from jaxstyle.spec.values import parse_size
+from jaxstyle.spec.values import longest_edge, parse_size
 
 CONTENTS_KEPT, STYLES_KEPT = 2, 64
 """Contents and styles that are kept prepared; cells come in the order of their contents."""
@@ -77,7 +77,8 @@ class Judge:
         return [self._one(*of) for of in zip(cells, pictures, taps, strict=True)]
 
     def _one(self, cell: Cell, picture: np.ndarray, taps: list[np.ndarray] | None) -> Scores:
-        content, style = self._content(cell.content), self._style(cell.style)
+        content = self._content(cell.content) if cell.has_content else None
+        style = self._style(cell.style_source) if cell.has_style else None
         content_distance = style_distance = noise = periodic = copied = None
         if content is not None and content.shape != picture.shape:
             content = None
@@ -90,7 +91,7 @@ class Judge:
                 style_distance = feature_distances.style_distance(own, style.gaussians)
             noise = grain.noise(grain.laplacian_energy(picture), style.energy)
             shape = picture.shape[0], picture.shape[1]
-            copied = copying.copy(picture, self._reference(cell.style, shape))
+            copied = copying.copy(picture, self._reference(cell.style_source, shape))
         if content is not None and style is not None:
             tiles = periodicity.tiles(picture)
             periodic = periodicity.periodicity(tiles, content.tiles, content.known, style.known)
@@ -104,18 +105,17 @@ class Judge:
         tiles = periodicity.tiles(pixels)
         return _Content(pixels.shape, units, tiles, periodicity.known(tiles))
 
-    def _read_style(self, path: str) -> _Style | None:
-        size = parse_size(self._sweep.size)
-        longest = self._sweep.style_size or (size if isinstance(size, int) else max(size))
-        pixels = self._pixels(path, longest)
+    def _read_style(self, source: tuple[str, int | str]) -> _Style | None:
+        path, size = source
+        pixels = self._pixels(path, size if isinstance(size, int) else longest_edge(self._sweep.size))
         if pixels is None:
             return None
         own = feature_distances.gaussians(self._features([pixels])[0]) if _has_features(pixels) else None
         known = periodicity.known(periodicity.tiles(pixels), everywhere=True)
         return _Style(pixels, own, grain.laplacian_energy(pixels), known)
 
-    def _read_reference(self, path: str, shape: tuple[int, int]) -> copying.Reference:
-        style = self._style(path)
+    def _read_reference(self, source: tuple[str, int | str], shape: tuple[int, int]) -> copying.Reference:
+        style = self._style(source)
         assert style is not None
         return copying.reference(style.pixels, shape)
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from jaxstyle.spec import settings
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.settings import BALANCED_AXES, Sweep
+from jaxstyle.spec.settings import BALANCED_AXES, WERE_SETTINGS, Sweep
 from jaxstyle.spec.tables import TERMS, optional_terms
-from jaxstyle.spec.values import FLOAT32_MAX, relative_factor, style_set
+from jaxstyle.spec.values import AUTO, FLOAT32_MAX, NONE, has_weights, relative_factor, style_set
 from jaxstyle.vgg import layers
 
 
@@ -27,7 +27,8 @@ class Cell:
     style_layers: str
     init: str
     alpha_beta: float
-    """alpha/beta; NaN for a relative ratio that has not been measured yet."""
+    """alpha/beta; NaN for a relative ratio that has not been measured yet, 0 without a content, infinite
+    without a style."""
     learning_rate: float
     seed: int
     alpha_beta_given: str = ""
@@ -36,6 +37,10 @@ class Cell:
     """Measured `(name, w_l)`, where style weights are balanced."""
     extra: tuple[tuple[str, float], ...] = ()
     """`(axis, weight)` of every optional loss term whose weight is not 0."""
+    style_size: int | str = AUTO
+    """Longest edge of its style in px, or `auto`, that of the content's target size."""
+    noise_std: float = 1.0
+    tv_weight: float = 0.0
 
     if not TYPE_CHECKING:
 
@@ -49,9 +54,34 @@ class Cell:
         return terms_of([self]) if self.extra else ()
 
     @property
+    def has_content(self) -> bool:
+        """Whether it has a content image; without one it is a texture."""
+        return self.content != NONE
+
+    @property
+    def has_style(self) -> bool:
+        """Whether it has a style image; without one it is an inversion of its content's features."""
+        return self.style != NONE
+
+    @property
+    def shaped_by(self) -> str:
+        """The path of the image that gives its picture the shape: its content, or a texture's style."""
+        return self.content if self.has_content else self.style
+
+    @property
+    def style_source(self) -> tuple[str, int | str]:
+        """Its style and the size that the style is used at."""
+        return self.style, self.style_size
+
+    @property
     def layer_weights(self) -> dict[str, float]:
         """w_l of the cell's own style layers, by name."""
-        return dict(self.balanced or style_set(self.style_layers))
+        return dict(self.balanced or style_set(self.style_layers)) if self.has_style else {}
+
+    @property
+    def content_taps(self) -> tuple[str, ...]:
+        """The layer of its content loss, if it has a content."""
+        return (self.content_layer,) if self.has_content else ()
 
     def label(self, axis: str) -> Any:
         """The cell's value on an axis as the user gave it: `0.1x`, not the number that it came to."""
@@ -61,7 +91,7 @@ class Cell:
     def taps(self) -> tuple[str, ...]:
         """The layers that the cell needs, from the image downwards."""
         own = (tap for name in self.terms for tap in TERMS[name].taps)
-        return layers.in_order((self.content_layer, *self.layer_weights, *own))
+        return layers.in_order((*self.content_taps, *self.layer_weights, *own))
 
 
 def sweep_cells(sweep: Sweep) -> tuple[Cell, ...]:
@@ -88,12 +118,59 @@ def sweep_cells(sweep: Sweep) -> tuple[Cell, ...]:
         free = math.prod(len(table[axis]) for axis in axes if axis not in zipped)
         check(free * (len(table[zipped[0]]) if zipped else 1))
         for choice in _combinations(axes, table, zipped):
-            identity = tuple(rows[axis].same(value) for axis, value in choice.items())
+            unused = _unused_axes(choice, balanced_by_default=sweep.balance_optional)
+            if unused is None:  # neither a content nor a style
+                continue
+            identity = tuple(
+                None if axis in unused else rows[axis].same(value) for axis, value in choice.items()
+            )
             if identity not in found:
+                choice |= {
+                    axis: table[axis][0] if value is None else value for axis, value in unused.items()
+                }
                 check(len(found) + 1)
                 extra = tuple((axis, weight) for axis in weights if (weight := choice.pop(axis)))
                 found[identity] = Cell(id=len(found), **choice, extra=extra)
+                _check_pictures(found[identity])
+    if not found:
+        raise JaxstyleError("style", "none, and no content either; give a content or a style")
     return balanced_cells(sweep, found.values())
+
+
+def _unused_axes(choice: Mapping[str, Any], *, balanced_by_default: bool) -> dict[str, Any] | None:
+    """The axes that mean nothing in a cell without a content or a style, each with its value there.
+
+    The value is None for an axis that keeps its first one: cells that differ on such an axis alone are one
+    cell. The result is None if there is neither a content nor a style.
+
+    Raises:
+        JaxstyleError: for a multiple of the balance that such a cell lacks, unless it is the default.
+    """
+    lacks = [axis for axis in ("content", "style") if choice[axis] == NONE]
+    if not lacks:
+        return {}
+    ratio = choice["alpha_beta"]
+    if relative_factor(ratio) is not None and not balanced_by_default:
+        why = f"is a multiple of the balance, which {lacks[0]} none does not have; give a number"
+        raise JaxstyleError("alpha_beta", f"{ratio} {why}")
+    if len(lacks) == 2:
+        return None
+    if lacks == ["content"]:
+        return {"content_layer": None, "alpha_beta": 0.0}
+    sized = {"style_size": None} if "style_size" in choice else {}
+    return {"style_layers": None, "alpha_beta": math.inf, **sized}
+
+
+def _check_pictures(cell: Cell) -> None:
+    """Raise JaxstyleError if a cell starts from an image, or has a loss of one, that it does not have."""
+    there = {"content": cell.has_content, "style": cell.has_style}
+    if not there.get(cell.init, True):
+        why = f"there is none where --{cell.init} is none; give noise or a path"
+        raise JaxstyleError("init", f"{cell.init}: {why}")
+    for name in cell.terms:
+        if not there[TERMS[name].of]:
+            of = TERMS[name].of
+            raise JaxstyleError(TERMS[name].weight, f"needs a {of}, and --{of} is none; give 0 there")
 
 
 def _combinations(
@@ -129,10 +206,19 @@ def balanced_cells(sweep: Sweep, cells: Iterable[Cell]) -> tuple[Cell, ...]:
 
 
 def axes_of(cells: Iterable[Cell]) -> tuple[str, ...]:
-    """The axes of some cells: those of every run, and optional ones on which a cell leaves the default."""
+    """The axes of some cells: those of every run, and optional ones on which a cell leaves the default.
+
+    Those that were settings before count only if they have several values.
+    """
     cells = tuple(cells)
-    defaults = settings.optional_axes().items()
-    return settings.axes_with(a for a, (own,) in defaults if any(getattr(c, a) != own for c in cells))
+    found = []
+    for axis, (default,) in settings.optional_axes().items():
+        values = {getattr(cell, axis) for cell in cells}
+        if axis in WERE_SETTINGS:
+            found += [axis] if len(values) > 1 else []
+        elif values - {default}:
+            found.append(axis)
+    return settings.axes_with(found)
 
 
 def terms_of(cells: Iterable[Cell]) -> tuple[str, ...]:
@@ -152,7 +238,7 @@ def needs_balance(sweep: Sweep, cell: Cell) -> bool:
 
 
 def _wants_weights(sweep: Sweep, cell: Cell) -> bool:
-    return sweep.style_scheme == "balanced" and ":" not in cell.style_layers
+    return cell.has_style and sweep.style_scheme == "balanced" and not has_weights(cell.style_layers)
 
 
 def _balanced(sweep: Sweep, cell: Cell, table: Mapping[str, Any] | None) -> Cell:
@@ -171,11 +257,11 @@ def _balanced(sweep: Sweep, cell: Cell, table: Mapping[str, Any] | None) -> Cell
 
 def seed_matters(sweep: Sweep, cell: Cell) -> bool:
     """Whether a cell starts with noise: without noise every seed gives the same picture."""
-    return cell.init == "noise" and sweep.noise_std > 0
+    return cell.init == "noise" and cell.noise_std > 0
 
 
 def find_twins(sweep: Sweep, cells: Iterable[Cell]) -> dict[int, int]:
-    """Ids of twins: each cell without noise, mapped to an earlier one that differs from it only by seed.
+    """Ids of twins: each cell without noise, mapped to an earlier one that differs only in that noise.
 
     Twins have the same result to the byte, so one of them is computed for all.
     """
@@ -184,7 +270,7 @@ def find_twins(sweep: Sweep, cells: Iterable[Cell]) -> dict[int, int]:
     for cell in cells:
         if seed_matters(sweep, cell):
             continue
-        of = first.setdefault(replace(cell, id=0, seed=0), cell.id)
+        of = first.setdefault(replace(cell, id=0, seed=0, noise_std=0.0), cell.id)
         if cell.id != of:
             found[cell.id] = of
     return found

@@ -45,7 +45,7 @@ def make_plan(
     Args:
         sweep: a resolved sweep.
         cells: its cells.
-        shapes: (height, width) in px of every content at its target size, by path.
+        shapes: (height, width) in px of the cells' pictures, by the path in `Cell.shaped_by`.
         platform: `cpu`, `gpu` or `tpu`; decides the nominal rate for cutting chunks.
         choose_width: cells per launch, from a program of width 1 and the number of its cells.
         fits: whether the device has the memory for one cell of a program; canvases that do not fit are
@@ -57,11 +57,11 @@ def make_plan(
     planned = len(before.cells) if before else 0
     for template, every in _templates(sweep, cells):
         left = [cell for cell in every if cell.id >= planned]
-        counts = collections.Counter(shapes[cell.content] for cell in left)
+        counts = collections.Counter(shapes[cell.shaped_by] for cell in left)
         frames = _frames_of(template, counts, sweep, platform, choose_width, fits)
         by_frame: dict[Frame, list[Cell]] = {}
         for cell in left:
-            by_frame.setdefault(frames[shapes[cell.content]], []).append(cell)
+            by_frame.setdefault(frames[shapes[cell.shaped_by]], []).append(cell)
         for frame, members in by_frame.items():
             shared = find_twins(sweep, members)
             program = _framed(template, frame, len(members) - len(shared), choose_width)
@@ -89,7 +89,7 @@ def _templates(sweep: Sweep, cells: Iterable[Cell]) -> Iterator[tuple[Program, l
             pool=sweep.pool,
             optimizer=sweep.optimizer,
             precision=sweep.precision,
-            content_taps=layers.in_order(cell.content_layer for cell in members),
+            content_taps=layers.in_order(name for cell in members for name in cell.content_taps),
             style_taps=layers.in_order(name for cell in members for name in cell.layer_weights),
             width=1,
             lbfgs_memory=sweep.lbfgs_memory or 0,
@@ -117,7 +117,8 @@ def _frames_of(
         program = _framed(template, frame, count, choose_width)
         return _program_seconds(program, count, sweep, platform)
 
-    stages = {shape: coarser_stages(shape, sweep.pyramid or 0) for shape in counts}
+    least_px = layers.least_edge_px(template.taps)
+    stages = {shape: coarser_stages(shape, sweep.pyramid or 0, least_px) for shape in counts}
     canvases = sweep.canvas == "auto" and template.knows_canvases
     frames: dict[tuple[int, int], Frame] = {}
     for coarser in dict.fromkeys(stages.values()):

@@ -108,7 +108,7 @@ class Program:
         others = (*self.content_taps, *self._term_taps)
         flops = layers.evaluation_flops(self.height_px, self.width_px, others, self.style_taps)
         if products := STYLE_LOSSES[self.style_loss].matrix_products:
-            flops += 2.0 * products * sum(layers.conv(tap).out_channels ** 3 for tap in self.style_taps)
+            flops += 2.0 * products * sum(layers.tap(tap).channels ** 3 for tap in self.style_taps)
         return flops
 
     def facts(self) -> dict[str, Any]:
@@ -144,7 +144,7 @@ class Program:
         activations = 4 * layers.activation_floats(self.height_px, self.width_px, self.taps)
         images = self._state_images - 1 if self._state_images > 2 else 0
         history = images * 4 * 3 * self.height_px * self.width_px
-        entries = sum(layers.conv(tap).out_channels ** 2 for tap in self.style_taps)
+        entries = sum(layers.tap(tap).channels ** 2 for tap in self.style_taps)
         matrices = 4 * STYLE_LOSSES[self.style_loss].matrices * entries
         return int(1.9 * activations) + history + matrices + 4 * 2**20
 

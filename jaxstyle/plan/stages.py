@@ -20,32 +20,38 @@ def halved_shape(shape: tuple[int, int], times: int) -> tuple[int, int]:
     return shape[0] >> times, shape[1] >> times
 
 
-def coarser_stages(shape: tuple[int, int], pyramid: int) -> int:
-    """Number of coarser stages that a pyramid gives an image of `shape`: stages too small are skipped."""
+def coarser_stages(shape: tuple[int, int], pyramid: int, least_px: int = MIN_EDGE_PX) -> int:
+    """Number of coarser stages that a pyramid gives an image of `shape`: stages too small are skipped.
+
+    Args:
+        shape: (height, width) in px.
+        pyramid: the most stages.
+        least_px: the shortest edge that the network can take (`layers.least_edge_px`).
+    """
     worth = [
         times
         for times in range(1, pyramid + 1)
-        if max(halved_shape(shape, times)) >= MIN_STAGE_PX
-        and min(halved_shape(shape, times)) >= MIN_EDGE_PX
+        if max(halved_shape(shape, times)) >= MIN_STAGE_PX and min(halved_shape(shape, times)) >= least_px
     ]
     return len(worth)
 
 
-def wrapping_multiple(coarser: int) -> int:
+def wrapping_multiple(coarser: int, least_px: int = MIN_EDGE_PX) -> int:
     """The number of px that the sides of a picture that wraps are multiples of.
 
-    In every stage they must be multiples of 16, so that no pooling drops an edge.
+    In every stage they must be multiples of the shortest edge, 16 or with pool5 32, so that no pooling
+    drops an edge.
     """
-    return MIN_EDGE_PX << coarser
+    return least_px << coarser
 
 
-def wrapping_shape(shape: tuple[int, int], pyramid: int) -> tuple[int, int]:
+def wrapping_shape(shape: tuple[int, int], pyramid: int, least_px: int = MIN_EDGE_PX) -> tuple[int, int]:
     """A (height, width) near `shape` that can wrap in every stage that a pyramid gives it."""
-    coarser = coarser_stages(shape, pyramid)
+    coarser = coarser_stages(shape, pyramid, least_px)
     while True:
-        multiple = wrapping_multiple(coarser)
+        multiple = wrapping_multiple(coarser, least_px)
         height, width = (max(1, round(edge / multiple)) * multiple for edge in shape)
-        if coarser_stages((height, width), pyramid) <= coarser:
+        if coarser_stages((height, width), pyramid, least_px) <= coarser:
             return height, width
         coarser += 1
 

@@ -22,7 +22,7 @@ from jaxstyle.rundir.records import open_record
 from jaxstyle.rundir.results_csv import Rows, read_rows
 from jaxstyle.spec import paths
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.values import style_set
+from jaxstyle.spec.values import NONE, style_set
 
 if TYPE_CHECKING:
     import xarray
@@ -93,7 +93,7 @@ class Run:
             JaxstyleError: if there is no such cell, or no `results.h5` yet.
         """
         row = self._row(cell)
-        own = [name for name, _ in style_set(row["style_layers"])]
+        own = [] if row["style"] == NONE else [name for name, _ in style_set(row["style_layers"])]
         with self._results() as file:
             group = file[f"{row['height']}x{row['width']}"]
             assert isinstance(group, h5py.Group)

@@ -26,6 +26,7 @@ from jaxstyle.plan.programs import Program
 from jaxstyle.plan.stages import halved_shape
 from jaxstyle.run.inputs import Inputs
 from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.vgg import layers
 
 if TYPE_CHECKING:
     from jaxstyle.cell.state import Targets
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from jaxstyle.device.engine import Engine
 
 
-TargetKey = tuple[str, str, Any]
-"""Key of a target: `content` or `style`, its path, and how it is computed."""
+TargetKey = tuple[str, Any, Any]
+"""Key of a target: `content` or `style`, its key in `Pictures`, and how it is computed."""
 
 
 class Advance(NamedTuple):
@@ -142,14 +143,15 @@ class Launcher:
         for key in [key for key in self._targets if unused(key)]:
             del self._targets[key]
 
-    def _target(self, role: str, path: str, program: Program, coarser: int) -> Targets:
+    def _target(self, role: str, source: Any, program: Program, coarser: int) -> Targets:
         import jax
 
         from jaxstyle.device.memory import is_out_of_memory
 
-        key = _target_key(role, path, program, coarser)
+        key = _target_key(role, source, program, coarser)
         if key not in self._targets:
-            pixels = halved(getattr(self.pictures, role)[path], coarser, wraps=self.pictures.wraps)
+            given, least_px = getattr(self.pictures, role)[source], layers.least_edge_px(program.taps)
+            pixels = halved(given, coarser, wraps=self.pictures.wraps, least_px=least_px)
             with timed(self.seconds, "targets_s"):
                 before = self.engine.target_traces
                 try:
@@ -162,6 +164,7 @@ class Launcher:
                         raise
                     flag = "size" if role == "content" else "style_size"
                     height, width = pixels.shape[:2]
+                    path = source if role == "content" else source[0]
                     raise JaxstyleError(
                         flag, f"{path} at {height}x{width} does not fit on the device; give a smaller one"
                     ) from error
@@ -216,18 +219,20 @@ class Launcher:
         from jaxstyle.cell.state import Targets
         from jaxstyle.device.drive import Stage
 
-        contents = list(dict.fromkeys(cell.content for cell in cells))
-        styles = list(dict.fromkeys(cell.style for cell in cells))
+        contents = list(dict.fromkeys(cell.content for cell in cells if cell.has_content))
+        styles = list(dict.fromkeys(cell.style_source for cell in cells if cell.has_style))
         of_contents = [self._target("content", path, program, coarser) for path in contents]
-        of_styles = [self._target("style", path, program, coarser) for path in styles]
+        of_styles = [self._target("style", source, program, coarser) for source in styles]
+        of_contents = of_contents or [self.engine.blank_rows(program.stage(coarser), "content")]
+        of_styles = of_styles or [self.engine.blank_rows(program.stage(coarser), "style")]
         with timed(self.seconds, "host_s"):
             knobs = [
                 knobs_of(
                     cell,
                     program,
                     self.sweep,
-                    content_row=contents.index(cell.content),
-                    style_row=styles.index(cell.style),
+                    content_row=contents.index(cell.content) if cell.has_content else 0,
+                    style_row=styles.index(cell.style_source) if cell.has_style else 0,
                     extent=halved_shape(shape, coarser),
                     full_extent=shape if coarser else None,
                     steps=self.plan.steps[-1],
@@ -284,22 +289,25 @@ def _stacked(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-def _target_key(role: str, path: str, program: Program, coarser: int) -> TargetKey:
+def _target_key(role: str, source: Any, program: Program, coarser: int) -> TargetKey:
     """Key of a target: it never depends on the width, nor for a style on the shape of the cells."""
     if role == "content":
-        return role, path, replace(program.stage(coarser), width=1)
+        return role, source, replace(program.stage(coarser), width=1)
     taps = program.content_taps, program.style_taps, program.terms
     kinds = program.pool, program.padding, program.style_loss, program.precision
-    return role, path, (*taps, *kinds, coarser)
+    return role, source, (*taps, *kinds, coarser)
 
 
 def target_keys(plan: Plan, number: int) -> Iterator[TargetKey]:
     """Keys of the targets that the cells of a chunk use."""
     program = plan.programs[plan.chunks[number].program]
     for i in plan.chunks[number].cells:
-        for role in ("content", "style"):
+        cell = plan.cells[i]
+        sources = {"content": cell.content} if cell.has_content else {}
+        sources |= {"style": cell.style_source} if cell.has_style else {}
+        for role, source in sources.items():
             for coarser in range(program.coarser + 1):
-                yield _target_key(role, getattr(plan.cells[i], role), program, coarser)
+                yield _target_key(role, source, program, coarser)
 
 
 def full_size_steps(program: Program, coarser: int, passes: int) -> float:

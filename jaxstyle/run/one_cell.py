@@ -25,9 +25,9 @@ from jaxstyle.rundir import manifest
 from jaxstyle.spec import paths
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
-from jaxstyle.spec.settings import AXES, SETTINGS, RunOptions, Sweep, added
+from jaxstyle.spec.settings import AXIS_ROWS, SETTINGS, RunOptions, Sweep, added
 from jaxstyle.spec.unknown_names import unknown_key
-from jaxstyle.spec.values import MIN_SIZE_PX, check_named, is_pixels, layer_name
+from jaxstyle.spec.values import MIN_SIZE_PX, NONE, check_named, is_pixels, layer_name
 
 FEATURE_LAYERS = ("conv1_2", "conv4_2")
 """A low layer, for edges and colours, and a high one, for parts of things."""
@@ -37,7 +37,7 @@ MAX_NAME_BYTES = 220
 
 def accepted_settings() -> tuple[str, ...]:
     """Names of the settings that `stylize` takes beside the two images."""
-    own = (name for name in (*AXES, *SETTINGS) if name not in ("content", "style"))
+    own = (name for name in (*AXIS_ROWS, *SETTINGS) if name not in ("content", "style"))
     return (*(name for name in own if not (name in SETTINGS and SETTINGS[name].alone)), *added())
 
 
@@ -193,7 +193,11 @@ def look(
     if not names:
         raise JaxstyleError("layers", "no layer; give at least one")
     in_memory: dict[str, np.ndarray] = {}
-    path = _named("image", image, in_memory)
+    path = (
+        os.path.join(os.curdir, NONE)
+        if isinstance(image, str) and image == NONE
+        else _named("image", image, in_memory)
+    )
     # The smallest sweep that has these layers: nothing but the targets of its contents is computed.
     blank = _named("no style", np.zeros((MIN_SIZE_PX, MIN_SIZE_PX, 3), np.uint8), in_memory)
     sweep = Sweep(
@@ -203,7 +207,7 @@ def look(
         style_layers=(names[0],),
         alpha_beta=(0.0,),
         size=str(size),
-        style_size=MIN_SIZE_PX,
+        style_size=(MIN_SIZE_PX,),
         pool=pool,
         padding=padding,
         optimizer="adam",

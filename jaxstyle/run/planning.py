@@ -119,7 +119,7 @@ def _find_plan(
     return make_plan(
         replace(inputs.sweep, **changes),
         inputs.cells,
-        {cell.content: inputs.pictures.shape(cell) for cell in inputs.cells},
+        {cell.shaped_by: inputs.pictures.shape(cell) for cell in inputs.cells},
         platform=platform,
         choose_width=choose_width,
         fits=fits,

@@ -119,6 +119,9 @@ def chunk_bytes(parts: Sequence[ChunkResult], *, width: int, fingerprint: str = 
                 # structures carry checksums (libver v110), except for the heap, where texts of variable
                 # length go. Texts here have a fixed length, so that no bit can change unnoticed.
                 shape = values.shape if values.ndim == 1 else (1, *values.shape[1:])
+                if not values.size:  # losses of style layers, where no cell has a style
+                    group.create_dataset(name, data=values)
+                    continue
                 group.create_dataset(name, data=values, chunks=shape, fletcher32=True)
     return buffer.getvalue()
 
@@ -221,7 +224,7 @@ def _read_outline(group: Any) -> ChunkSummary:
         name: checked_dataset(group, name, dataset(group, name)[()], shape)
         for name, shape in shapes.items()
     }
-    layer = tuple(attribute(group, "layer").split(","))
+    layer = tuple(name for name in attribute(group, "layer").split(",") if name)
     height, width = image.shape[2:4]
     return ChunkSummary(
         height_px=height,

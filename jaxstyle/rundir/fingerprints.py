@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,9 @@ from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.chunks import Plan
 from jaxstyle.spec import settings
 from jaxstyle.spec.defaults import PAPER
-from jaxstyle.spec.settings import AXES, LATER, SETTINGS, Sweep
+from jaxstyle.spec.settings import AXES, LATER, SETTINGS, WERE_SETTINGS, Sweep
 from jaxstyle.spec.unknown_names import RETIRED
+from jaxstyle.spec.values import AUTO
 
 SCHEMA = 4
 """Version of the format of chunk files, `results.*` and `manifest.json`."""
@@ -41,14 +42,16 @@ def fingerprint(sources: Sources, plan: Plan, number: int) -> str:
     Images and weights are identified by their contents, not by their paths.
     """
     chunk, digests = plan.chunks[number], sources.images
+    cells = [plan.cells[i] for i in chunk.cells]
+    shared = _shared_settings(cells)
     values = {
         "schema": SCHEMA,
-        "settings": _settings(sources.sweep),
+        "settings": _settings(sources.sweep) | shared,
         "program": plan.programs[chunk.program].record(),
         "cells": [
-            {axis: digests.get(value, value) for axis, value in _values(plan.cells[i]).items()}
+            {axis: digests.get(value, value) for axis, value in _values(cell, shared).items()}
             | {"from": None}  # the cell whose picture it started from, when `warm_steps` was a setting
-            for i in chunk.cells
+            for cell in cells
         ],
         "weights": sources.weights,
     }
@@ -69,14 +72,24 @@ def _settings(sweep: Sweep) -> dict[str, Any]:
     return found | {name: value for name, value in sweep.extra.items() if not settings.is_axis(name)}
 
 
-def _values(cell: Cell) -> dict[str, Any]:
-    """Values that tell a cell from others: its axes, and what was measured for it."""
+def _shared_settings(cells: Sequence[Cell]) -> dict[str, Any]:
+    """The values of the axes that were settings before, where the cells of a chunk have them in common."""
+    found = {name: {getattr(cell, name) for cell in cells} for name in WERE_SETTINGS}
+    shared = {name: own.pop() for name, own in found.items() if len(own) == 1}
+    return {name: None if value == AUTO else value for name, value in shared.items()}
+
+
+def _values(cell: Cell, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Values that tell a cell from others: its axes, except shared settings, and what was measured."""
     values = dataclasses.asdict(cell)
     later = {name: values.pop(name) for name in ("extra", *LATER) if name in values}
     if not (cell.balanced or cell.alpha_beta_given):
         values = {name: values[name] for name in ("id", *AXES)}
+    own = {name: value for name, value in later.items() if name not in shared}
     return values | {
-        name: value for name, value in later.items() if value not in ((), *LATER.get(name, ()))
+        name: value
+        for name, value in own.items()
+        if name in WERE_SETTINGS or value not in ((), *LATER.get(name, ()))
     }
 
 

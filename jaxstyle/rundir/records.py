@@ -29,6 +29,7 @@ from jaxstyle.spec import paths, plugins, tables
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import Sweep
+from jaxstyle.spec.values import AUTO, longest_edge
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,11 @@ class Record:
     def values(self) -> dict[str, tuple[Any, ...]]:
         """The distinct values of each axis as the user gave them, in the order of the cells."""
         return {axis: tuple(dict.fromkeys(c.label(axis) for c in self.cells)) for axis in self.axes}
+
+    def number(self, cell: Cell, axis: str) -> Any:
+        """A cell's value on an axis as tables have it: the size of a style in px, never `auto`."""
+        value = getattr(cell, axis)
+        return longest_edge(self.sweep.size) if axis == "style_size" and value == AUTO else value
 
     def given(self, axis: str, path: str) -> str:
         """The text by which the user named an image of `axis`."""

@@ -100,7 +100,7 @@ class Rows(Sequence[dict[str, Any]]):
         diverged, step_best = int(number["diverged_step"]), int(number["step_best"])
         values: dict[str, Any] = {"cell": cell.id}
         for axis in self._record.axes:
-            value = getattr(cell, axis)
+            value = self._record.number(cell, axis)
             values[axis] = self._record.given(axis, value) if axis in PATH_AXES else value
         values |= {
             "steps": int(number["steps"]),

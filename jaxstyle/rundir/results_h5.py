@@ -159,7 +159,7 @@ def _create_group(file: h5py.File, shape: str, group: _Group, record: Record) ->
     _coordinate(h5, "channel", texts("RGB"))
     cells = [record.cells[i] for i in group.cells]
     for axis in record.axes:
-        values: Any = [getattr(cell, axis) for cell in cells]
+        values: Any = [record.number(cell, axis) for cell in cells]
         if axis in PATH_AXES:
             values = [record.given(axis, value) for value in values]
         data = texts(values) if isinstance(values[0], str) else np.array(values)

@@ -28,7 +28,7 @@ from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.moved_files import renamed
 from jaxstyle.spec.resolve import differing_settings, grids_of
 from jaxstyle.spec.settings import Sweep
-from jaxstyle.spec.values import INIT_KINDS
+from jaxstyle.spec.values import is_path
 
 
 def find(
@@ -144,7 +144,7 @@ def _named(sweep: Sweep, key: str) -> list[str]:
     if key == "weights":
         return [sweep.weights] if sweep.weights else []
     every = [path for table in grids_of(sweep) for path in table[key]]
-    return [path for path in dict.fromkeys(every) if path not in INIT_KINDS]
+    return [path for path in dict.fromkeys(every) if is_path(path)]
 
 
 def _digest(record: Record, key: str, path: str) -> str | None:

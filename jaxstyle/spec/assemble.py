@@ -19,7 +19,7 @@ from jaxstyle.spec.resolve import path_texts, resolve
 from jaxstyle.spec.settings import BALANCED_SETTINGS, OPTION_KEYS, PATH_AXES, SWEEP_KEYS, RunOptions, Sweep
 from jaxstyle.spec.toml import read_toml
 from jaxstyle.spec.unknown_names import RETIRED, unknown_key
-from jaxstyle.spec.values import INIT_KINDS, as_place, as_text, as_values
+from jaxstyle.spec.values import NONE, WORDS, as_place, as_text, as_values
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ def assemble(
     sources, name = _sources(flags, cwd)
     layers = [_layer(table if table is flags else _without_retired(table), base) for table, base in sources]
     found, tables, balance, digests, given = _stacked(layers)
+    if _is_texture(found, tables):
+        found["content"] = [NONE]
 
     bases = (*(base for _, base in sources if base != EXAMPLES), *map(Path, places))
     folders = dict.fromkeys(folder for base in bases for folder in (base, *base.parents))
@@ -78,6 +80,12 @@ def assemble(
         given=given,
     )
     return Assembled(resolve(sweep), check_options(options), name, moved)
+
+
+def _is_texture(found: Mapping[str, Any], tables: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether settings name a style and a size but no content, which asks for textures."""
+    named = {key for table in (found, *tables) for key in table}
+    return "content" not in named and {"style", "size"} <= named
 
 
 def _sources(flags: Mapping[str, Any], cwd: Path) -> tuple[list[tuple[Mapping[str, Any], Path]], str]:
@@ -204,7 +212,7 @@ def _absolute(table: Mapping[str, Any], base: Path) -> dict[str, Any]:
     """`table` with absolute paths; those in it are relative to `base`."""
 
     def one(axis: str, value: Any) -> Any:
-        if not isinstance(value, str) or not value or (axis == "init" and value in INIT_KINDS):
+        if not isinstance(value, str) or not value or value in WORDS.get(axis, ()):
             return value
         return taken_from(base, value)
 

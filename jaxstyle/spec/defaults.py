@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from jaxstyle.spec.values import AUTO
+
 PAPER: Mapping[str, Any] = {
     "alpha_beta": (1e-3,),
     "style_weights": "equal",
@@ -29,8 +31,6 @@ CHOSEN: Mapping[str, Any] = {
     "clamp": True,
 }
 """Values for a sweep that names none of these settings."""
-AUTO = "auto"
-"""Value of a setting of words that is not named; others are then None or empty."""
 
 
 def is_named(setting: str, value: Any) -> bool:

@@ -34,7 +34,7 @@ class Axis:
     plural: str = ""
     """Name for several of its values; the title and `s` if not given."""
     path: bool = False
-    """Whether its values are paths of images, except for `INIT_KINDS`."""
+    """Whether its values are paths of images, except for `values.WORDS`."""
     thumbnail: bool = False
     """Whether rows and columns of the page show its values as pictures."""
     same: Callable[[Any], Any] = lambda value: value
@@ -44,6 +44,9 @@ class Axis:
     later: bool = False
     """Whether runs that may be resumed are older than it. It then has one default value, and as long as no
     cell has another one, it is in no fingerprint and no table."""
+    was_setting: bool = False
+    """Whether it was a setting before, with one value for all cells of a run. As long as it has one, specs
+    and fingerprints hold it as a setting, and tables leave it out."""
     single: type = str
     """Type of its flag in commands that take one value."""
     single_help: str = ""

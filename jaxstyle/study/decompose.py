@@ -33,7 +33,7 @@ def decompose(spreads: Sequence[Spread], terms: Sequence[str], file: h5py.File) 
     design = components.balanced(axes, rows)
     if not design.names or design.names[-1] != "seed":
         return None
-    common = spreads[0].setting.cell
+    common = next(s.setting.cell for s in spreads if _is_kept(s.setting.cell, axes, design))
     places = [rows[_full(common, axes, design, place)] for place in design.places()]
     levels = tuple(len(found) for found in design.levels)
     names = design.names[:-1]
@@ -51,6 +51,16 @@ def decompose(spreads: Sequence[Spread], terms: Sequence[str], file: h5py.File) 
         parts = _picture_components(images, [s.setting.rows[i] for s, i in places], levels, names)
         found.append(Decomposition(PICTURE, parts, components.shares(parts)))
     return Decompositions(design, len(places), found, tuple(left_out))
+
+
+def _is_kept(cell: Cell, axes: Sequence[str], design: Design) -> bool:
+    """Whether a setting has no level that was dropped from a design."""
+    values = dict(zip(axes, identity(cell, axes), strict=True))
+    for name, level in design.dropped:
+        own = [values[axis] for axis in name.split("+")]
+        if name != "seed" and level == (tuple(own) if len(own) > 1 else own[0]):
+            return False
+    return True
 
 
 def _full(common: Cell, axes: Sequence[str], design: Design, place: tuple) -> tuple:

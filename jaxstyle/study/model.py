@@ -13,7 +13,7 @@ from jaxstyle.plan.cells import Cell, axes_of
 from jaxstyle.rundir.records import Record
 from jaxstyle.spec import settings, tables
 from jaxstyle.spec.settings import PATH_AXES
-from jaxstyle.spec.values import INIT_KINDS
+from jaxstyle.spec.values import NONE, is_path
 from jaxstyle.study import stats
 from jaxstyle.study.components import RESIDUAL, Component, Design
 from jaxstyle.study.recompute import Recomputed
@@ -195,8 +195,10 @@ def summarise(spread: Spread) -> Summary:
 
 def value_text(axis: str, value: Any) -> str:
     """A value of an axis, as the user gave it, as a short text."""
-    if axis in PATH_AXES and value not in INIT_KINDS:
+    if axis in PATH_AXES and is_path(value):
         return Path(value).stem
+    if axis in PATH_AXES and value == NONE:
+        return f"no {axis}"
     label = settings.short(axis)
     return f"{label} {value:g}" if isinstance(value, float) else f"{label} {value}".lstrip()
 

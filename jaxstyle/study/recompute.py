@@ -146,6 +146,8 @@ def measure(
     steps = min(sweep.steps[-1], most_steps)
     program = _program_of(record, cell.id)
     own = {axis: (getattr(cell, axis),) for axis in sweep.axes} | {"seed": seeds}
+    if not cell.has_style:  # and the infinite ratio that this means
+        own["alpha_beta"] = (0.0,)
     alike = replace(sweep, **own, grid=(), steps=(steps,), trace_every=1, given={})
     width = program.width
     other = OTHER_WIDTH if width == 1 else 1

@@ -208,13 +208,15 @@ def find_styles(
     pictures = Pictures(record.sweep, record.cells)
     names = layers.in_order(n for s in spreads for n in s.setting.cell.layer_weights)
     found = []
-    for path in dict.fromkeys(spread.setting.cell.style for spread in spreads):
-        own = [spread for spread in spreads if spread.setting.cell.style == path]
+    sources = dict.fromkeys(s.setting.cell.style_source for s in spreads if s.setting.cell.has_style)
+    for path, size in sources:
+        own = [spread for spread in spreads if spread.setting.cell.style_source == (path, size)]
+        several = sum(other == path for other, _ in sources) > 1
         style = terms.index("loss_style")
         found.append(
             Style(
-                name=value_text("style", path),
-                traces=network.traces(pictures.style[path], names),
+                name=value_text("style", path) + (f", {size} px" if several else ""),
+                traces=network.traces(pictures.style[path, size], names),
                 loss_cv=float(np.mean([stats.cv(s.terms[-1][:, style]) for s in own])),
                 rmse=float(np.mean([stats.pair_mean(s.distances["rmse"][-1]) for s in own])),
             )

@@ -37,7 +37,7 @@ _SCALES = ("setting", "snapshot", "step", "term", "measure", "quantile", "y", "x
 
 def quantity(term: str) -> str:
     """The name of a loss or a measure in the tables: `E_conv1_1` for E_l, `feature_conv2_1`."""
-    return f"E_{term}" if term in layers.NAMES else term
+    return f"E_{term}" if term in layers.TAPS else term
 
 
 def measure_quantity(measure: str) -> str:

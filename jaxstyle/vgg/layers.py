@@ -1,8 +1,9 @@
-"""The convolutions of VGG19: their names, shapes and costs.
+"""The layers of VGG19: their names, shapes and costs.
 
 Simonyan & Zisserman (2015), configuration E, without the fully connected head: sixteen 3x3
-convolutions of stride 1 in five blocks, with a 2x2 pooling of stride 2 between one block and the next. A
-layer is named as in Gatys et al. (2016), `conv4_2`, and stands for the activation *after* its ReLU.
+convolutions of stride 1 in five blocks, with a 2x2 pooling of stride 2 after each block. A convolution is
+named as in Gatys et al. (2016), `conv4_2`, and stands for the activation *after* its ReLU; `pool1` to
+`pool5` stand for the output of the pooling after a block. A *tap* is a layer of either kind.
 
 Nothing here needs JAX.
 """
@@ -38,6 +39,33 @@ VGG19 = _table()
 NAMES = tuple(conv.name for conv in VGG19)
 _BY_NAME = {conv.name: conv for conv in VGG19}
 
+
+class Tap(NamedTuple):
+    """A layer whose activations can be used: a convolution with its ReLU, or a pooling."""
+
+    name: str
+    channels: int
+    pools: int
+    """Number of 2x2 poolings between the image and its output, its own included."""
+    convs: int
+    """Number of convolutions that must run to reach it."""
+
+
+def _taps() -> tuple[Tap, ...]:
+    found: list[Tap] = []
+    for number, row in enumerate(VGG19, 1):
+        found.append(Tap(row.name, row.out_channels, row.pools, number))
+        if number == len(VGG19) or VGG19[number].pools > row.pools:
+            found.append(Tap(f"pool{row.pools + 1}", row.out_channels, row.pools + 1, number))
+    return tuple(found)
+
+
+_TAPS = {tap.name: tap for tap in _taps()}
+TAPS = tuple(_TAPS)
+"""Names of all taps, from the image downwards."""
+POOLS = tuple(name for name in TAPS if name not in NAMES)
+"""Names of the poolings, from the image downwards."""
+
 CONTENT_LAYER = "conv4_2"
 STYLE_LAYERS = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
 """The layers of the content and of the style loss in Gatys et al. (2016), which are the defaults here."""
@@ -50,22 +78,36 @@ def conv(name: str) -> Conv:
     return _BY_NAME[name]
 
 
+def tap(name: str) -> Tap:
+    """The tap of a name. Raises KeyError for an unknown name."""
+    return _TAPS[name]
+
+
+def least_edge_px(taps: Iterable[str]) -> int:
+    """The shortest edge in px of images that `taps` are taken of: `MIN_EDGE_PX`, doubled with pool5."""
+    return max([MIN_EDGE_PX, *(1 << _TAPS[name].pools for name in taps)])
+
+
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
     """The distinct `names`, from the layer nearest to the image downwards."""
     chosen = set(names)
-    return tuple(name for name in NAMES if name in chosen)
+    return tuple(name for name in TAPS if name in chosen)
 
 
 def up_to(names: Iterable[str]) -> tuple[Conv, ...]:
     """The convolutions that must run to reach the deepest of `names`."""
-    depth = max(NAMES.index(name) for name in names)
-    return VGG19[: depth + 1]
+    return VGG19[: max(_TAPS[name].convs for name in names)]
+
+
+def down_to(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of the layers of both kinds that must run to reach the deepest of `names`."""
+    return TAPS[: max(TAPS.index(name) for name in names) + 1]
 
 
 def feature_shape(name: str, height: int, width: int) -> tuple[int, int, int]:
     """Shape (h, w, c) of a layer for an image of `height` x `width`: every pooling drops an odd edge."""
-    row = conv(name)
-    return height >> row.pools, width >> row.pools, row.out_channels
+    row = tap(name)
+    return height >> row.pools, width >> row.pools, row.channels
 
 
 def evaluation_flops(

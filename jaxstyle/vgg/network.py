@@ -1,4 +1,4 @@
-"""VGG19's convolutions as a Flax module, cut off after the deepest layer that is needed.
+"""VGG19 as a Flax module, cut off after the deepest layer that is needed.
 
 The engine never sees the module: `bind` splits it once into its parameters, an ordinary pytree that
 travels as an *argument* of every compiled program, and a pure `features(params, image, extent)`.
@@ -33,8 +33,8 @@ Pool = Callable[[Float[Array, "h w c"]], Float[Array, "h2 w2 c"]]
 """A pooling: half the height and half the width, odd edges dropped."""
 
 Features = Callable[[Params, Float[Array, "h w 3"], Extent | None], dict[str, Float[Array, "_h _w _c"]]]
-"""`features(params, image, extent)`: the activations after the ReLU at every tap, by layer name. Without
-an extent the image fills its array."""
+"""`features(params, image, extent)`: the activations at every tap, by layer name. Without an extent the
+image fills its array."""
 
 
 class ConvReLU(nnx.Module):
@@ -79,7 +79,7 @@ class VGG19(nnx.Module):
         weights: `(kernel, bias)` of each layer by name, kernels in HWIO. The channel counts are those
             of the arrays, so that a narrow network can be built from narrow arrays.
         taps: the layers wanted. Nothing below the deepest of them is held or computed.
-        pool: between the blocks.
+        pool: after each block.
         winograd: run every layer but the first by Winograd's algorithm. The first has three channels
             to sum over, and the linear maps would cost more than the products they save.
         precision: a key of `convolution.ARITHMETIC`. In `bf16` the activations are bfloat16 too, except
@@ -123,16 +123,17 @@ class VGG19(nnx.Module):
             inside = inside_mask(x.shape[:2], extent)
             x = jnp.where(inside, x, 0)
         x = x.astype(self.dtype)
-        for row in layers.up_to(self.taps):
-            if row.pools > pools:
-                x, pools = self.pool(x), row.pools
+        for name in layers.down_to(self.taps):
+            if name in layers.POOLS:
+                x, pools = self.pool(x), pools + 1
                 if extent is not None:
                     # The last row of an odd height is dropped, as it is at the image's own size.
                     inside = inside_mask(x.shape[:2], jnp.asarray(extent) >> pools)
                     x = jnp.where(inside, x, 0)
-            x = getattr(self, row.name)(x, inside)
-            if row.name in self.taps:
-                found[row.name] = x
+            else:
+                x = getattr(self, name)(x, inside)
+            if name in self.taps:
+                found[name] = x
         return found
 
 
