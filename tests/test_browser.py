@@ -12,7 +12,7 @@ from PIL import Image
 from jaxstyle.derived import page, scores
 from jaxstyle.derived.build import write_page
 from jaxstyle.rundir.directory import RunDirectory
-from jaxstyle.rundir.image_files import write_images
+from jaxstyle.rundir.image_files import names_of, write_images
 from jaxstyle.rundir.records import open_record
 from jaxstyle.rundir.results_csv import read_rows
 
@@ -31,7 +31,7 @@ def written(record, *, pictures=True):
     with RunDirectory(record.path) as run:
         if pictures:
             for chunk in record.chunks():
-                write_images(run, chunk)
+                write_images(run, chunk, names_of(record))
         return write_page(run, read_rows(record))
 
 

@@ -117,6 +117,7 @@ def html(record: Record, rows: Rows) -> str:
         shared=shared_words(record),
         missing=len(record.cells) - len(rows),
         part=part_text(part) if part.left_out else "",
+        skipped=list(record.skipped.items()),
         diverged=int(rows.diverged.sum()),
         figures=seen.figures,
         heads=heads.pictures,

@@ -16,16 +16,12 @@ from jaxstyle.inputs.containers import MAX_PROFILE_BYTES, Container
 from jaxstyle.inputs.jpeg import jpeg_container
 from jaxstyle.inputs.png import PNG_SIGNATURE, png_container
 from jaxstyle.inputs.tiff import TIFF_SIGNATURES, raw_file_error, tiff_container
+from jaxstyle.spec.folders import RAW_SUFFIXES
 
 _RAW_MAGIC = (
     b"IIRO", b"IIRS", b"MMOR",  # Olympus
     b"IIU\0",  # Panasonic, Leica
     b"FUJIFILMCCD-RAW", b"FOVb", b"\0MRM", b"ARRI\x12\x34\x56\x78",
-)  # fmt: skip
-_RAW_SUFFIXES = (
-    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq", ".kdc", ".mef",
-    ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw",
-    ".x3f",
 )  # fmt: skip
 _KINDS = (
     (b"\xff\x0a", "a JPEG XL file"), (b"\0\0\0\x0cJXL ", "a JPEG XL file"),
@@ -77,7 +73,7 @@ def _is_raw(path: str, data: bytes) -> bool:
         return True
     if data.startswith(b"II*\0\x10\0\0\0CR"):  # Canon, whose mark stands before the first directory
         return True
-    return data.startswith(TIFF_SIGNATURES) and Path(path).suffix.lower() in _RAW_SUFFIXES
+    return data.startswith(TIFF_SIGNATURES) and Path(path).suffix.lower() in RAW_SUFFIXES
 
 
 def _of_bmp(data: bytes) -> Container:
@@ -116,7 +112,7 @@ def kind_of(path: str, data: bytes) -> str | None:
     for pattern, kind in _TEXT_KINDS:
         if re.search(pattern, data[:1024], re.IGNORECASE):
             return kind
-    return "a camera's raw file" if Path(path).suffix.lower() in _RAW_SUFFIXES else None
+    return "a camera's raw file" if Path(path).suffix.lower() in RAW_SUFFIXES else None
 
 
 def _icon(data: bytes) -> str | None:

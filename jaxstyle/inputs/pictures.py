@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,10 @@ from jaxstyle.spec.tables import PADDINGS
 from jaxstyle.spec.values import parse_size
 
 
+def _refuse(path: str, error: JaxstyleError) -> None:
+    raise error
+
+
 class Pictures:
     """All images of a sweep, each read once, checked, and resized to the sizes at which it is used.
 
@@ -27,6 +31,10 @@ class Pictures:
         sweep: a resolved sweep.
         cells: its cells.
         in_memory: pixels of images without a file, by the absolute path that stands for each.
+        unusable: called with the path of a content or style that cannot be used, and the error; if it
+            returns, the image is left out, and so must be the cells that need it.
+        on_read: called after each image with how many contents and styles have been read, and how many
+            there are.
 
     Raises:
         JaxstyleError: for a file that cannot be used, is too small, or does not match `sweep.digests`, and
@@ -39,6 +47,8 @@ class Pictures:
         cells: Iterable[Cell],
         *,
         in_memory: Mapping[str, UInt8[np.ndarray, "h w 3"]] | None = None,
+        unusable: Callable[[str, JaxstyleError], None] = _refuse,
+        on_read: Callable[[int, int], None] = lambda done, total: None,
     ):
         self._in_memory = in_memory or {}
         self.wraps = PADDINGS[sweep.padding].wraps
@@ -60,11 +70,21 @@ class Pictures:
         """Every style at its target size, by path."""
         self._starts: dict[tuple[str, tuple[int, int]], UInt8[np.ndarray, "h w 3"]] = {}
 
-        cells = tuple(cells)
-        for path in dict.fromkeys(cell.content for cell in cells):
-            self.content[path] = self._sized(path, self._read(sweep, path), size)
-            if self.wraps:
-                _check_wrapping(sweep, path, self.content[path].shape[:2])
+        self._unusable, self._on_read = unusable, on_read
+        self._bad: set[str] = set()
+        self._read(sweep, tuple(cells), size)
+
+    def _read(self, sweep: Sweep, cells: tuple[Cell, ...], size: int | tuple[int, int]) -> None:
+        contents, styles = (
+            list(dict.fromkeys(getattr(c, of) for c in cells)) for of in ("content", "style")
+        )
+        total = len(contents) + len(styles)
+        for path in contents:
+            if (found := self._usable(sweep, path, size, total)) is not None:
+                self.content[path] = found[1]
+                if self.wraps:
+                    _check_wrapping(sweep, path, self.content[path].shape[:2])
+        cells = tuple(cell for cell in cells if cell.content in self.content)
         starts: dict[str, set[tuple[int, int]]] = {}
         for cell in cells:
             if cell.init not in ("noise", "content"):
@@ -72,26 +92,58 @@ class Pictures:
                 starts.setdefault(path, set()).add(self.shape(cell))
             if needs_balance(sweep, cell):
                 starts.setdefault(cell.style, set()).add(self.shape(cell))
-        styles = dict.fromkeys(cell.style for cell in cells)
-        for path in (*styles, *(path for path in starts if path not in styles)):
-            pixels = self._read(sweep, path)
-            if path in styles:
-                self.style[path] = self._sized(path, pixels, self.style_size_px)
-            for shape in starts.get(path, ()):
-                self._starts[path, shape] = fit(pixels, *shape)
+        for path in styles:
+            if (found := self._usable(sweep, path, self.style_size_px, total)) is not None:
+                self.style[path] = found[1]
+                self._fit(path, found[0], starts.pop(path, ()))
+        files = {cell.init for cell in cells}
+        for path in starts:
+            if path not in self._bad or path in files:  # a file to start from is never left out
+                picture = self._decoded(path)
+                self._note(sweep, path, picture)
+                self._fit(path, picture.pixels, starts[path])
 
-    def _read(self, sweep: Sweep, path: str) -> UInt8[np.ndarray, "h w 3"]:
+    def _usable(
+        self, sweep: Sweep, path: str, size: int | tuple[int, int], total: int
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """The pixels of a content or style, as decoded and as sized; None if it is left out."""
+        if path in self._bad:
+            return None
+        try:
+            picture = self._decoded(path)
+            found = picture.pixels, self._sized(path, picture.pixels, size)
+        except JaxstyleError as error:
+            self._unusable(path, error)
+            self._bad.add(path)
+            return None
+        self._note(sweep, path, picture)
+        self._on_read(len(self.content) + len(self.style) + 1, total)
+        return found
+
+    def _fit(self, path: str, pixels: np.ndarray, shapes: Iterable[tuple[int, int]]) -> None:
+        for shape in shapes:
+            self._starts[path, shape] = fit(pixels, *shape)
+
+    def _decoded(self, path: str) -> Picture:
         if (pixels := self._in_memory.get(path)) is not None:
             check_edges(Path(path).name, *pixels.shape[:2])
-            picture = Picture(pixels, hashlib.sha256(pixels.tobytes()).hexdigest())
-        else:
-            picture = read(path)
+            return Picture(pixels, hashlib.sha256(pixels.tobytes()).hexdigest())
+        return read(path)
+
+    def _note(self, sweep: Sweep, path: str, picture: Picture) -> None:
+        """Keep what is told of an image that is used; its digest must be the one that the sweep has."""
         check_digest(path, picture.sha256, sweep.digests.get(path))
         self.sha256[path] = picture.sha256
         self.pixels_sha256[path] = hashlib.sha256(picture.pixels.tobytes()).hexdigest()
         if picture.notes:
             self.notes[path] = picture.notes
-        return picture.pixels
+
+    def keep(self, cells: Iterable[Cell]) -> None:
+        """Let go of every image that none of `cells` uses."""
+        named = {path for cell in cells for path in (cell.content, cell.style, cell.init)}
+        for of in (self.sha256, self.pixels_sha256, self.notes, self.content, self.style):
+            for path in of.keys() - named:
+                del of[path]
 
     def _sized(self, path: str, pixels: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
         check_edges(f"{path} at size {size}", *target_shape(size, pixels.shape[:2]))
