@@ -13,6 +13,7 @@ import struct
 from pathlib import Path
 
 from jaxstyle.inputs.containers import MAX_PROFILE_BYTES, Container
+from jaxstyle.inputs.heif import AVIF_BRANDS, HEIC_BRANDS, brands, heif_container
 from jaxstyle.inputs.jpeg import jpeg_container
 from jaxstyle.inputs.png import PNG_SIGNATURE, png_container
 from jaxstyle.inputs.tiff import TIFF_SIGNATURES, raw_file_error, tiff_container
@@ -38,9 +39,8 @@ _KINDS = (
     (b"version https://git-lfs", "a pointer of Git LFS to a file"),
 )  # fmt: skip
 _BRANDS = (
-    ((b"avif", b"avis"), "an AVIF file"),
-    ((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"), "a HEIC file"),
-    ((b"mif1", b"msf1", b"mif2"), "a HEIF file"),
+    (AVIF_BRANDS, "an AVIF file"),
+    (HEIC_BRANDS, "a HEIC file"),
     ((b"jxl ",), "a JPEG XL file"),
     ((b"jp2 ", b"jpx ", b"jph "), "a JPEG 2000 file"),
 )
@@ -64,6 +64,8 @@ def main_picture(path: str, data: bytes) -> Container:
         return tiff_container(path, data)
     if data.startswith(b"BM"):
         return _of_bmp(data)
+    if data[4:8] == b"ftyp":
+        return heif_container(data)
     return Container(data)
 
 
@@ -99,10 +101,8 @@ def kind_of(path: str, data: bytes) -> str | None:
     if kind := _icon(data):
         return kind
     if data[4:8] == b"ftyp":
-        size = min(int.from_bytes(data[:4]), 256)
-        brands = [data[8:12], *(data[at : at + 4] for at in range(16, size, 4))]
         for known, kind in _BRANDS:
-            if any(brand in known for brand in brands):
+            if any(brand in known for brand in brands(data)):
                 return kind
         return "a video"
     if data[:4] == b"RIFF" and data[8:12] != b"WEBP":
