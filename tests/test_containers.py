@@ -13,7 +13,7 @@ from conftest import ROOT, random_image
 from made_images import bmp, chunk, curve, encoded, profile, segment, tiff, with_chunks, with_segments
 from PIL import Image, PngImagePlugin
 
-from jaxstyle.inputs import decode
+from jaxstyle.inputs import decode, heif
 from jaxstyle.inputs.formats import kind_of
 from jaxstyle.spec.errors import JaxstyleError
 
@@ -426,6 +426,13 @@ def test_a_heic_without_a_decoder_says_how_to_get_one(why, monkeypatch):
     for data in (HEIC, b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic"):
         mend = "pip install pi-heif (or jaxstyle with its extra, [heic])"
         assert why(data) == f"is a HEIC photograph, which needs a decoder: {mend}"
+
+
+@pytest.mark.parametrize("fault", ["import os; os.abort()", "raise ValueError", "print('{}')", "print(1)"])
+def test_a_decoder_that_crashes_takes_nothing_with_it(why, monkeypatch, fault):
+    monkeypatch.setattr(heif.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(heif, "_DECODER", fault)
+    assert why(HEIC) == "is damaged or cut short; save it again: its picture cannot be decoded"
 
 
 def test_a_heic_is_read_and_turned_once(read, why):
