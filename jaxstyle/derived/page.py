@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from jaxstyle.derived import drawing
 from jaxstyle.derived.curves import MAX_LINES, Curves, curve_codes, group_curves, overview, read_curves
 from jaxstyle.derived.dimensions import (
     Dimension,
@@ -123,7 +124,7 @@ def html(record: Record, rows: Rows) -> str:
         heads=heads.pictures,
         many=len(labels) > MAX_LINES,
         colours=colours,
-        curves=data_uri("image/svg+xml", figure.encode()),
+        curves=data_uri("image/svg+xml", drawing.themed(figure.encode())),
         variance=variance,
         scores=scores,
         tables=told.tables,
