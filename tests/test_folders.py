@@ -161,6 +161,10 @@ def test_a_run_of_a_folder_names_what_it_left_out_and_resumes_its_own_list(photo
     assert list(checked(named, out=str(out), resume=True).sweep.content) == whole
     with pytest.raises(JaxstyleError, match="content is"):
         checked(named[1:], out=str(out), resume=True)
+    (photos / "img10.jpg").rename(photos / "z.jpg")  # is found by its bytes
+    moved = [path.replace("img10.jpg", "z.jpg") for path in whole]
+    assert list(checked(str(photos), out=str(out), resume=True).sweep.content) == moved
+    (photos / "z.jpg").rename(photos / "img10.jpg")
     assert before == {path.name: path.read_bytes() for path in (out / "images").iterdir()}
     # Extending adds what is new, and what can be read by now.
     draw(bad, 7)
