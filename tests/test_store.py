@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -24,6 +25,7 @@ from jaxstyle.rundir.chunks import PER_CELL, ChunkResult, chunk_bytes, read_chun
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.image_files import write_images
 from jaxstyle.rundir.locks import DirectoryInUse
+from jaxstyle.rundir.picture_names import PictureNames
 from jaxstyle.rundir.records import open_record
 from jaxstyle.rundir.results_csv import read_rows, write_csv
 from jaxstyle.spec import tables
@@ -582,14 +584,16 @@ def test_an_outline_is_checked_like_a_chunk(tmp_path):
 def test_pictures_are_written_together_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(image_files, "WRITE_BATCH", 3)
     chunk = result(range(4))
+    sweep = resolve(Sweep(content=("c.png",), style=("s.png",), seed=("0:8",), steps=chunk.snapshot))
+    names = PictureNames(sweep_cells(sweep), sweep.steps, sweep.given)
     with RunDirectory(tmp_path / "run", create=True) as run:
         asked = iter(range(100))
-        write_images(run, chunk, stop=lambda: next(asked) >= 5)
+        write_images(run, chunk, names, stop=lambda: next(asked) >= 5)
         images = sorted((run.path / "images").iterdir())
         assert len(images) == 5  # as many as were begun before it was told to stop
         images[0].write_bytes(b"kept")
         images[4].unlink()
-        write_images(run, chunk, missing=True)
+        write_images(run, chunk, names, missing=True)
         again = sorted((run.path / "images").iterdir())
         assert len(again) == 8
         assert again[0].read_bytes() == b"kept"
@@ -603,11 +607,14 @@ def test_pictures_are_written_together_whole_or_not_at_all(tmp_path, monkeypatch
 
         monkeypatch.setattr(os, "write", full)
         with pytest.raises(OSError, match="No space left"):
-            write_images(run, result(range(4, 8)))
+            write_images(run, result(range(4, 8)), names)
         monkeypatch.undo()
         left = {path.name: path.read_bytes() for path in (run.path / "images").iterdir()}
         assert len(left) == 8 + 3  # the first three; of the others nothing, not even a temporary file
         assert whole.items() <= left.items()
+        for (cell, step), image in zip(itertools.product(range(4), chunk.snapshot), again, strict=True):
+            assert os.path.samefile(image, run.path / names.name(cell, step))
+        assert len(list((run.path / "pictures").iterdir())) == 8 + 3
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path):

@@ -143,6 +143,7 @@ def start(out: Path, *, point: str = "", count: int = 0, settings=SWEEP) -> subp
 def digests(run: Path) -> dict[str, str]:
     """SHA-256 of every file that must not differ, by its path in the run."""
     files = [*run.glob("chunks/*.h5"), *run.glob("images/*.png"), *run.glob("results.*")]
+    files += run.glob("pictures/*.png")
     return {str(p.relative_to(run)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(files)}
 
 

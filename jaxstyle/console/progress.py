@@ -150,6 +150,13 @@ class Display:
             self._quiet = True
             self._console = Console(file=open(os.devnull, "w"), quiet=True)  # noqa: SIM115
 
+    def read(self, done: int, total: int) -> None:
+        """Say every now and then how many images of a run have been read, before it starts."""
+        now = time.monotonic()
+        if now - self._said >= PLAIN_EVERY_S:
+            self._said = now
+            self.event("reading", f"reading images: {done} of {total}", images=done, of=total)
+
     def start(self, *, image_steps: float, cells: int) -> None:
         """Begin to show progress on `cells` cells, whose work amounts to `image_steps` full-size steps."""
         self._total, self._cells = image_steps, cells

@@ -9,7 +9,7 @@ from jaxstyle.derived import page
 from jaxstyle.derived.sheets import write_sheets
 from jaxstyle.rundir import manifest
 from jaxstyle.rundir.directory import RunDirectory
-from jaxstyle.rundir.image_files import write_images
+from jaxstyle.rundir.image_files import name_pictures, names_of, write_images
 from jaxstyle.rundir.records import Record, open_record
 from jaxstyle.rundir.results_csv import Rows, read_rows, write_csv
 from jaxstyle.rundir.results_h5 import merge
@@ -42,10 +42,12 @@ def build_derived(run: RunDirectory, *, pictures: bool = True, with_page: bool =
     if not record.chunk_paths:
         raise JaxstyleError(str(run.path), "no chunk has been computed yet; there is nothing to report")
     merge(record)
+    names = names_of(record)
     if pictures:
         for chunk in record.chunks():
-            write_images(run, chunk)
+            write_images(run, chunk, names)
     rows = read_rows(record)
+    name_pictures(run, record, rows.cell.tolist())
     write_csv(run, rows, rows.columns)
     built = Built(record, rows, write_sheets(run, record))
     if with_page:

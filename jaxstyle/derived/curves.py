@@ -91,7 +91,7 @@ def overview(curves: Sequence[Curves], labels: Mapping[int, str], title: str, or
     mpl = drawing.load_matplotlib()
     from matplotlib.figure import Figure
 
-    grey = "#868686"
+    grey = drawing.GREYS[0]
     settings: dict[str, Any] = {
         "svg.hashsalt": "jaxstyle",
         "svg.fonttype": "path",

@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 FONT_PX = 15
 """The size of text on sheets."""
 FIGURE_FONT = "DejaVu Sans"
+GREYS = ("#868686", "#757c84")
+"""The colours of text in figures: their contrast with white and with black is about 4."""
+THEMES = ("#5c5c64", "#a6a6ae")
+"""Their colours on a light and on a dark page, of a contrast above 6."""
 MAX_LABEL = 60
 """The longest line of a figure's text, in characters; longer ones would leave no room for the figure."""
 _OWN_SHAPES = ("bold", "italic", "oblique", "light", "thin", "black", "heavy", "serif", "mono", "condensed")
@@ -150,6 +154,22 @@ def figure_bytes(figure: Figure, kind: str, **settings: Any) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, metadata=metadata, **settings)
     return buffer.getvalue()
+
+
+def themed(svg: bytes) -> bytes:
+    """A figure with grey text, whose text is darker on a light page and lighter on a dark one.
+
+    No one grey has a contrast of 4.5 with both papers of a page: theirs with each other is 17, and its root
+    is 4.2.
+    """
+    light, dark = THEMES
+    style = (
+        f"<style>svg {{ color: {light} }} @media (prefers-color-scheme: dark) {{ svg {{ color: {dark} }} }}"
+    )
+    for grey in GREYS:
+        svg = svg.replace(grey.encode(), b"currentColor")
+    at = svg.find(b">", svg.find(b"<svg")) + 1
+    return svg[:at] + style.encode() + b"</style>" + svg[at:] if at else svg
 
 
 def legend_text(label: str) -> str:

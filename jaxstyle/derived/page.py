@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from jaxstyle.derived import drawing
 from jaxstyle.derived.curves import MAX_LINES, Curves, curve_codes, group_curves, overview, read_curves
 from jaxstyle.derived.dimensions import (
     Dimension,
@@ -117,12 +118,13 @@ def html(record: Record, rows: Rows) -> str:
         shared=shared_words(record),
         missing=len(record.cells) - len(rows),
         part=part_text(part) if part.left_out else "",
+        skipped=list(record.skipped.items()),
         diverged=int(rows.diverged.sum()),
         figures=seen.figures,
         heads=heads.pictures,
         many=len(labels) > MAX_LINES,
         colours=colours,
-        curves=data_uri("image/svg+xml", figure.encode()),
+        curves=data_uri("image/svg+xml", drawing.themed(figure.encode())),
         variance=variance,
         scores=scores,
         tables=told.tables,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxstyle.derived import drawing
 from jaxstyle.derived.thumbnails import data_uri
 from jaxstyle.derived.tiles import short_name
 from jaxstyle.rundir.records import Record
@@ -131,4 +132,6 @@ def _figure(run: Path, figure: Any) -> dict[str, str]:
     kinds = {".png": "image/png", ".svg": "image/svg+xml"}
     if path.suffix not in kinds:
         raise ValueError(f"{name} is neither .png nor .svg")
-    return {"src": data_uri(kinds[path.suffix], path.read_bytes()), "caption": _str(figure["caption"])}
+    data = path.read_bytes()
+    data = drawing.themed(data) if path.suffix == ".svg" else data
+    return {"src": data_uri(kinds[path.suffix], data), "caption": _str(figure["caption"])}

@@ -25,17 +25,18 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, UnidentifiedImageError, _imaging
+from PIL import ExifTags, Image, UnidentifiedImageError, _imaging, features
 
 from jaxstyle.inputs import colour
 from jaxstyle.inputs.formats import kind_of, main_picture
+from jaxstyle.inputs.heif import decode_heic, is_avif, is_heic
 from jaxstyle.inputs.resize import check_edges
 from jaxstyle.spec.errors import JaxstyleError
 
 # Pillow logs some of the errors that it also raises; without a handler, Python prints them on stderr.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 """The Pillow decoders that may see a file; some of the others start programs or parse documents."""
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"GIF8")
 """The first bytes of files in these formats."""
@@ -58,6 +59,7 @@ _DECODE_ERRORS = (
     EOFError,
     MemoryError,
     OverflowError,
+    RuntimeError,
     TypeError,
     KeyError,
     IndexError,
@@ -97,7 +99,7 @@ def read(path: str) -> Picture:
         raise
     except UnidentifiedImageError:
         kind = kind_of(path, data)
-        if not kind and data.startswith(_SIGNATURES):
+        if (not kind and data.startswith(_SIGNATURES)) or (is_avif(data) and features.check("avif")):
             raise JaxstyleError(path, "is damaged or cut short; save it again") from None
         what = f"is {kind}, which is not" if kind else "is not an image"
         kinds = ", ".join(FORMATS)
@@ -156,7 +158,9 @@ def _read_bytes(path: str) -> bytes:
     try:
         status = os.stat(path)  # comes before opening, because a FIFO would block for ever
         if stat.S_ISDIR(status.st_mode):
-            raise JaxstyleError(path, "is a directory; give an image file")
+            raise JaxstyleError(
+                path, "is a directory; give an image file (jaxstyle.sweep also takes folders)"
+            )
         if not stat.S_ISREG(status.st_mode):
             raise JaxstyleError(path, "is not a regular file; give an image file")
         if status.st_size == 0:
@@ -207,7 +211,12 @@ def _libtiff_setters() -> tuple[Callable[[int | None], int | None], ...]:
 def _to_rgb(path: str, data: bytes, notes: list[str]) -> Image.Image:
     container = main_picture(path, data)
     notes += container.notes
-    image, deep = _open(path, container.data)
+    if is_heic(container.data):
+        image = decode_heic(path, container.data, notes, MAX_PIXELS)
+        deep = image.mode.startswith("I;16")
+        check_edges(path, image.height, image.width)
+    else:
+        image, deep = _open(path, container.data)
     labels = colour.Labels(image.info.get("icc_profile") or container.profile, container.chunks)
     is_bmp = image.format == "BMP"
     image = _upright(image, notes)

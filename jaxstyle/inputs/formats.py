@@ -13,19 +13,16 @@ import struct
 from pathlib import Path
 
 from jaxstyle.inputs.containers import MAX_PROFILE_BYTES, Container
+from jaxstyle.inputs.heif import AVIF_BRANDS, HEIC_BRANDS, brands, heif_container
 from jaxstyle.inputs.jpeg import jpeg_container
 from jaxstyle.inputs.png import PNG_SIGNATURE, png_container
 from jaxstyle.inputs.tiff import TIFF_SIGNATURES, raw_file_error, tiff_container
+from jaxstyle.spec.folders import RAW_SUFFIXES
 
 _RAW_MAGIC = (
     b"IIRO", b"IIRS", b"MMOR",  # Olympus
     b"IIU\0",  # Panasonic, Leica
     b"FUJIFILMCCD-RAW", b"FOVb", b"\0MRM", b"ARRI\x12\x34\x56\x78",
-)  # fmt: skip
-_RAW_SUFFIXES = (
-    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq", ".kdc", ".mef",
-    ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw",
-    ".x3f",
 )  # fmt: skip
 _KINDS = (
     (b"\xff\x0a", "a JPEG XL file"), (b"\0\0\0\x0cJXL ", "a JPEG XL file"),
@@ -42,9 +39,8 @@ _KINDS = (
     (b"version https://git-lfs", "a pointer of Git LFS to a file"),
 )  # fmt: skip
 _BRANDS = (
-    ((b"avif", b"avis"), "an AVIF file"),
-    ((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"), "a HEIC file"),
-    ((b"mif1", b"msf1", b"mif2"), "a HEIF file"),
+    (AVIF_BRANDS, "an AVIF file"),
+    (HEIC_BRANDS, "a HEIC file"),
     ((b"jxl ",), "a JPEG XL file"),
     ((b"jp2 ", b"jpx ", b"jph "), "a JPEG 2000 file"),
 )
@@ -68,6 +64,8 @@ def main_picture(path: str, data: bytes) -> Container:
         return tiff_container(path, data)
     if data.startswith(b"BM"):
         return _of_bmp(data)
+    if data[4:8] == b"ftyp":
+        return heif_container(data)
     return Container(data)
 
 
@@ -77,7 +75,7 @@ def _is_raw(path: str, data: bytes) -> bool:
         return True
     if data.startswith(b"II*\0\x10\0\0\0CR"):  # Canon, whose mark stands before the first directory
         return True
-    return data.startswith(TIFF_SIGNATURES) and Path(path).suffix.lower() in _RAW_SUFFIXES
+    return data.startswith(TIFF_SIGNATURES) and Path(path).suffix.lower() in RAW_SUFFIXES
 
 
 def _of_bmp(data: bytes) -> Container:
@@ -103,10 +101,8 @@ def kind_of(path: str, data: bytes) -> str | None:
     if kind := _icon(data):
         return kind
     if data[4:8] == b"ftyp":
-        size = min(int.from_bytes(data[:4]), 256)
-        brands = [data[8:12], *(data[at : at + 4] for at in range(16, size, 4))]
         for known, kind in _BRANDS:
-            if any(brand in known for brand in brands):
+            if any(brand in known for brand in brands(data)):
                 return kind
         return "a video"
     if data[:4] == b"RIFF" and data[8:12] != b"WEBP":
@@ -116,7 +112,7 @@ def kind_of(path: str, data: bytes) -> str | None:
     for pattern, kind in _TEXT_KINDS:
         if re.search(pattern, data[:1024], re.IGNORECASE):
             return kind
-    return "a camera's raw file" if Path(path).suffix.lower() in _RAW_SUFFIXES else None
+    return "a camera's raw file" if Path(path).suffix.lower() in RAW_SUFFIXES else None
 
 
 def _icon(data: bytes) -> str | None:

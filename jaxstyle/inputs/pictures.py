@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,10 @@ from jaxstyle.spec.values import parse_size
 from jaxstyle.vgg import layers
 
 
+def _refuse(path: str, error: JaxstyleError) -> None:
+    raise error
+
+
 class Pictures:
     """All images of a sweep, each read once, checked, and resized to the sizes at which it is used.
 
@@ -28,6 +32,10 @@ class Pictures:
         sweep: a resolved sweep.
         cells: its cells.
         in_memory: pixels of images without a file, by the absolute path that stands for each.
+        unusable: called with the path of a content or style that cannot be used, and the error; if it
+            returns, the image is left out, and so must be the cells that need it.
+        on_read: called after each image with how many contents and styles have been read, and how many
+            there are.
 
     Raises:
         JaxstyleError: for a file that cannot be used, is too small, or does not match `sweep.digests`, and
@@ -40,6 +48,8 @@ class Pictures:
         cells: Iterable[Cell],
         *,
         in_memory: Mapping[str, UInt8[np.ndarray, "h w 3"]] | None = None,
+        unusable: Callable[[str, JaxstyleError], None] = _refuse,
+        on_read: Callable[[int, int], None] = lambda done, total: None,
     ):
         self._in_memory = in_memory or {}
         self.wraps = PADDINGS[sweep.padding].wraps
@@ -61,22 +71,28 @@ class Pictures:
         self.style: dict[tuple[str, int | str], UInt8[np.ndarray, "h w 3"]] = {}
         """Every style at its target sizes, by `Cell.style_source`."""
         self._starts: dict[tuple[str, tuple[int, int]], UInt8[np.ndarray, "h w 3"]] = {}
-
         self._shapes: dict[str, tuple[int, int]] = {}
         """(height, width) in px of pictures, by the path in `Cell.shaped_by`."""
+        self._least_px = layers.least_edge_px(tap for cell in cells for tap in cell.taps)
+        self._unusable, self._on_read = unusable, on_read
+        self._bad: set[str] = set()
+        self._read(sweep, cells, size)
 
+    def _read(self, sweep: Sweep, cells: tuple[Cell, ...], size: int | tuple[int, int]) -> None:
         sizes: dict[str, dict[int | str, None]] = {}
         for cell in cells:
             if cell.has_style:
                 sizes.setdefault(cell.style, {})[cell.style_size] = None
-        self._least_px = layers.least_edge_px(tap for cell in cells for tap in cell.taps)
-        for path in dict.fromkeys(cell.content for cell in cells if cell.has_content):
-            self.content[path] = self._sized(path, self._read(sweep, path), size)
-            self._set_shape(sweep, path, self.content[path].shape[:2])
+        contents = dict.fromkeys(cell.content for cell in cells if cell.has_content)
+        self._total = len(contents) + len(sizes)
+        for path in contents:
+            if (pixels := self._usable(sweep, path, [size])) is not None:
+                self.content[path] = resize(pixels, size)
+                self._set_shape(sweep, path, self.content[path].shape[:2])
         for path in dict.fromkeys(cell.style for cell in cells if not cell.has_content):
-            pixels = self._read(sweep, path)
-            self._set_style(path, pixels, sizes[path])
-            self._set_shape(sweep, path, target_shape(size, pixels.shape[:2]))
+            if (pixels := self._read_style(sweep, path, sizes[path])) is not None:
+                self._set_shape(sweep, path, target_shape(size, pixels.shape[:2]))
+        cells = tuple(cell for cell in cells if cell.shaped_by in self._shapes)
         starts: dict[str, set[tuple[int, int]]] = {}
         for cell in cells:
             if cell.init not in ("noise", "content"):
@@ -84,23 +100,47 @@ class Pictures:
                 starts.setdefault(path, set()).add(self.shape(cell))
             if cell.has_content and needs_balance(sweep, cell):
                 starts.setdefault(cell.style, set()).add(self.shape(cell))
-        done = {path for path, _ in self.style}
-        for path in (*sizes, *(path for path in starts if path not in sizes)):
-            if path in done and path not in starts:
-                continue
-            pixels = self._read(sweep, path)
-            self._set_style(path, pixels, sizes.get(path, ()))
-            for shape in starts.get(path, ()):
-                self._starts[path, shape] = fit(pixels, *shape)
+        textures = {path for path, _ in self.style}
+        for path in (path for path in sizes if path not in textures):
+            if (pixels := self._read_style(sweep, path, sizes[path])) is not None:
+                self._fit(path, pixels, starts.pop(path, ()))
+        files = {cell.init for cell in cells}
+        for path in starts:
+            if path not in self._bad or path in files:  # a file to start from is never left out
+                picture = self._decoded(path)
+                self._note(sweep, path, picture)
+                self._fit(path, picture.pixels, starts[path])
 
     def _style_px(self, style_size: int | str) -> int:
         """The longest edge in px of the target size of a style."""
         return style_size if isinstance(style_size, int) else self.longest_px
 
-    def _set_style(self, path: str, pixels: np.ndarray, sizes: Iterable[int | str]) -> None:
-        """Keep a style at its target sizes."""
-        for size in sizes:
-            self.style[path, size] = self._sized(path, pixels, self._style_px(size))
+    def _read_style(self, sweep: Sweep, path: str, sizes: Iterable[int | str]) -> np.ndarray | None:
+        """The pixels of a style as decoded, which is kept at its target sizes; None if it is left out."""
+        edges = {size: self._style_px(size) for size in sizes}
+        pixels = self._usable(sweep, path, edges.values())
+        if pixels is not None:
+            self.style |= {(path, size): resize(pixels, px) for size, px in edges.items()}
+        return pixels
+
+    def _usable(
+        self, sweep: Sweep, path: str, sizes: Iterable[int | tuple[int, int]]
+    ) -> UInt8[np.ndarray, "h w 3"] | None:
+        """The pixels of a content or style as decoded, large enough for `sizes`; None if it is left out."""
+        if path in self._bad:
+            return None
+        try:
+            picture = self._decoded(path)
+            for size in sizes:
+                shape = target_shape(size, picture.pixels.shape[:2])
+                check_edges(f"{path} at size {size}", *shape, self._least_px)
+        except JaxstyleError as error:
+            self._unusable(path, error)
+            self._bad.add(path)
+            return None
+        self._note(sweep, path, picture)
+        self._on_read(len(self.content) + len({path for path, _ in self.style}) + 1, self._total)
+        return picture.pixels
 
     def _set_shape(self, sweep: Sweep, path: str, shape: tuple[int, ...]) -> None:
         """Keep the shape of the pictures that an image gives theirs, once it has been checked."""
@@ -110,22 +150,31 @@ class Pictures:
             _check_wrapping(sweep, path, (height, width), self._least_px)
         self._shapes[path] = height, width
 
-    def _read(self, sweep: Sweep, path: str) -> UInt8[np.ndarray, "h w 3"]:
+    def _fit(self, path: str, pixels: np.ndarray, shapes: Iterable[tuple[int, int]]) -> None:
+        for shape in shapes:
+            self._starts[path, shape] = fit(pixels, *shape)
+
+    def _decoded(self, path: str) -> Picture:
         if (pixels := self._in_memory.get(path)) is not None:
             check_edges(Path(path).name, *pixels.shape[:2])
-            picture = Picture(pixels, hashlib.sha256(pixels.tobytes()).hexdigest())
-        else:
-            picture = read(path)
+            return Picture(pixels, hashlib.sha256(pixels.tobytes()).hexdigest())
+        return read(path)
+
+    def _note(self, sweep: Sweep, path: str, picture: Picture) -> None:
+        """Keep what is told of an image that is used; its digest must be the one that the sweep has."""
         check_digest(path, picture.sha256, sweep.digests.get(path))
         self.sha256[path] = picture.sha256
         self.pixels_sha256[path] = hashlib.sha256(picture.pixels.tobytes()).hexdigest()
         if picture.notes:
             self.notes[path] = picture.notes
-        return picture.pixels
 
-    def _sized(self, path: str, pixels: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
-        check_edges(f"{path} at size {size}", *target_shape(size, pixels.shape[:2]), self._least_px)
-        return resize(pixels, size)
+    def keep(self, cells: Iterable[Cell]) -> None:
+        """Let go of every image that none of `cells` uses."""
+        named = {path for cell in cells for path in (cell.content, cell.style, cell.init)}
+        for of in (self.sha256, self.pixels_sha256, self.notes, self.content):
+            for path in of.keys() - named:
+                del of[path]
+        self.style = {key: pixels for key, pixels in self.style.items() if key[0] in named}
 
     def shape(self, cell: Cell) -> tuple[int, int]:
         """(height, width) in px of a cell's image."""

@@ -109,13 +109,16 @@ class Plan:
         return sum(len(chunk.cells) for chunk in self.chunks if chunk.program == index)
 
     def result_bytes(self) -> int:
-        """Approximate bytes that the chunks and `results.h5` take together."""
+        """Approximate bytes that the chunks, `results.h5` and the PNGs take together.
+
+        A PNG counts as its pixels, which it exceeds by little; its second name is a link and takes none.
+        """
         total = 0
         for chunk in self.chunks:
             program = self.programs[chunk.program]
             image = program.height_px * program.width_px * 3 * len(self.steps)
             curve = 4 * len(self.trace_steps) * program.curves
-            total += 2 * len(chunk.cells) * (image + curve)
+            total += len(chunk.cells) * (3 * image + 2 * curve)
         return total
 
 

@@ -5,14 +5,16 @@ All this happens before JAX is started and before anything is written.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from jaxstyle.console.progress import Display
 from jaxstyle.run.inputs import Inputs, read_inputs
 from jaxstyle.rundir import directory, resume
 from jaxstyle.rundir.records import Record
 from jaxstyle.spec import paths
 from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.folders import sweep_with_images
 from jaxstyle.spec.moved_files import named_files
 from jaxstyle.spec.options import run_share
 from jaxstyle.spec.resolve import resolve
@@ -26,6 +28,8 @@ class CheckedRun(Inputs):
     path: Path
     earlier: Record | None
     """The record of the run so far, if it is continued or extended."""
+    ignored: tuple[str, ...] = field(default=(), kw_only=True)
+    """Images of folders that a run does not have that is continued."""
 
 
 def check_run(sweep: Sweep, options: RunOptions, name: str) -> CheckedRun:
@@ -36,7 +40,7 @@ def check_run(sweep: Sweep, options: RunOptions, name: str) -> CheckedRun:
         options: options that have been checked.
         name: name of a fresh directory, without its number.
     """
-    sweep = resolve(sweep)
+    sweep = resolve(sweep_with_images(sweep, recursive=options.recursive))
     path = (
         Path(paths.at_home(options.out)) if options.out else directory.fresh_path(name, root=Path("runs"))
     )
@@ -48,18 +52,33 @@ def check_run(sweep: Sweep, options: RunOptions, name: str) -> CheckedRun:
         directory.check_free(path, beside=beside, no_lock=options.no_lock)
     else:
         directory.check_writable(path, *(() if beside else ("events.jsonl",)))
-    return read_run(sweep, path, earlier, extend=options.extend)
+    return read_run(sweep, path, earlier, options)
 
 
-def read_run(sweep: Sweep, path: Path, earlier: Record | None, *, extend: bool = False) -> CheckedRun:
+def read_run(sweep: Sweep, path: Path, earlier: Record | None, options: RunOptions) -> CheckedRun:
     """The checked inputs of a run, joined with the sweep of `earlier` if there is one."""
+    ignored: list[str] = []
     if earlier is not None:
-        sweep = resume.continued_sweep(earlier, sweep, extend=extend)
-    inputs = read_inputs(sweep)
+        ignored = [] if options.extend else resume.new_in_folders(earlier, sweep)
+        sweep = resume.continued_sweep(earlier, sweep, extend=options.extend)
+    with Display(quiet=options.quiet or options.json, log_format=options.log_format) as say:
+        needed = earlier.sources.images if earlier is not None else ()
+        inputs = read_inputs(sweep, skip_bad=options.skip_bad, needed=needed, on_read=say.read)
     loaded = inputs.weights
     if earlier is not None and loaded.sha256 != (had := earlier.manifest["weights"].get("sha256")):
         raise JaxstyleError(
             "weights",
             f"{loaded.path} has sha256 {loaded.sha256} and {path} was begun with {had}; restore it",
         )
-    return CheckedRun(sweep, inputs.cells, inputs.pictures, loaded, path, earlier)
+    before = {} if earlier is None else earlier.skipped
+    skipped = {p: why for p, why in before.items() if p not in inputs.pictures.sha256} | {**inputs.skipped}
+    return CheckedRun(
+        inputs.sweep,
+        inputs.cells,
+        inputs.pictures,
+        loaded,
+        path,
+        earlier,
+        skipped=skipped,
+        ignored=tuple(ignored),
+    )

@@ -33,7 +33,7 @@ from jaxstyle.console.progress import counted
 from jaxstyle.plan.chunks import Plan
 from jaxstyle.plan.programs import Program
 from jaxstyle.run import worker
-from jaxstyle.run.inputs import Inputs
+from jaxstyle.run.inputs import Inputs, picture_names
 from jaxstyle.run.planning import Planned
 from jaxstyle.run.ray_nodes import (
     WorkerHandle,
@@ -219,6 +219,7 @@ class _ClusterRun:
         self._refs: dict[Any, tuple[str, WorkerHandle, Block | None]] = {}
         """Awaited answers: what each says (`ready`, `done` or `told`), its worker and its block."""
         self._inputs, self._plan = ray.put(plain_inputs(work.inputs)), ray.put(work.plan)
+        self._names = picture_names(work.inputs)
         self._tries: collections.Counter[int] = collections.Counter()
         """Number of workers that have died since a block was last done, by the first chunk of their block;
         under -1 those that died when they started."""
@@ -429,7 +430,7 @@ class _ClusterRun:
         """Write a shipped chunk to the disk; runs in a thread."""
         run = self._work.run
         results = chunk_parts(chunk.data, run.path / chunk_name(chunk.number))
-        worker.write_chunk(run, chunk.number, chunk.data, results)
+        worker.write_chunk(run, chunk.number, chunk.data, results, self._names)
         Checkpoint(run, chunk.number, "").clear()  # if the run was begun without shipping
 
     def _written(self) -> None:

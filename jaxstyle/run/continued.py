@@ -11,6 +11,7 @@ from jaxstyle.plan.chunks import Plan
 from jaxstyle.plan.programs import Program
 from jaxstyle.run.checked import CheckedRun
 from jaxstyle.run.finished import Run
+from jaxstyle.run.inputs import picture_names
 from jaxstyle.run.job import (
     Job,
     check_platform,
@@ -18,6 +19,8 @@ from jaxstyle.run.job import (
     plan_at,
     run_of,
     say_changes,
+    say_ignored,
+    say_left_out,
     say_sheets,
     spec_text,
 )
@@ -44,7 +47,9 @@ def resume_run(
         display.event("resume", f"every cell of {run.path} is done", finished=len(there), left=0)
         _keep_places(checked, run)
         built = finish_run(run)
+        say_ignored(checked, display)
         say_sheets(built.sheets, display)
+        say_left_out(checked.skipped, display)
         return run_of(built)
     if options.extend and len(there) < len(before.chunks):
         raise JaxstyleError(str(run.path), "is not done; --resume it before you extend it")
@@ -88,9 +93,10 @@ def keep_whole_chunks(
     assert checked.earlier is not None
     there: dict[int, Program] = {}
     listed = checked.earlier.manifest.get("chunks_sha256")
+    names = picture_names(checked)
     for number, program, results in resume.whole_chunks(checked.sources, plan, run, display, own, listed):
         there[number] = program
         Checkpoint(run, number, "").clear()  # left by a process that was killed before it could do so
         for result in results:
-            write_images(run, result, missing=True)
+            write_images(run, result, names, missing=True)
     return set(there), plan.assigned(there)

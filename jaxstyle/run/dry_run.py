@@ -113,7 +113,7 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
     kind = nominal_platform(device.platform)
     values = describe(planned, kind, checked.sweep.checkpoint_every, about)
     if options.json:
-        print(json.dumps(values))
+        print(json.dumps(values | ({"skipped": dict(checked.skipped)} if checked.skipped else {})))
         return
     if not planned.plan.chunks:
         print(f"every cell of {checked.path} is done")
@@ -122,6 +122,8 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
         print(line)
     if note:
         print(note)
+    for path, why in checked.skipped.items():
+        print(f"{path}: left out: {why}")
     print(f"would write {checked.path}")
 
 

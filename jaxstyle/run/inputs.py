@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,7 +12,11 @@ from jaxstyle.inputs.pictures import Pictures, check_digest
 from jaxstyle.inputs.weights import Weights, load
 from jaxstyle.plan.cells import Cell, balanced_cells, needs_balance, sweep_cells
 from jaxstyle.rundir.fingerprints import Sources
+from jaxstyle.rundir.picture_names import PictureNames
 from jaxstyle.spec import plugins
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.folders import FOLDER_AXES, without
+from jaxstyle.spec.resolve import grids_of
 from jaxstyle.spec.settings import Sweep
 
 
@@ -25,6 +29,8 @@ class Inputs:
     cells: tuple[Cell, ...]
     pictures: Pictures
     weights: Weights
+    skipped: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    """Why images were left out that cannot be read, by path."""
 
     @property
     def sources(self) -> Sources:
@@ -32,23 +38,59 @@ class Inputs:
         return Sources(self.sweep, self.pictures.sha256, self.weights.sha256)
 
 
-def read_inputs(sweep: Sweep, *, in_memory: Mapping[str, np.ndarray] | None = None) -> Inputs:
+def read_inputs(
+    sweep: Sweep,
+    *,
+    in_memory: Mapping[str, np.ndarray] | None = None,
+    skip_bad: bool | None = None,
+    needed: Collection[str] = (),
+    on_read: Callable[[int, int], None] = lambda done, total: None,
+) -> Inputs:
     """The cells of a resolved sweep, its images and its weights.
 
     Args:
         sweep: resolved.
         in_memory: see `Pictures`.
+        skip_bad: whether contents and styles that cannot be read are left out; None if that cannot be
+            asked for.
+        needed: images that are never left out.
+        on_read: see `Pictures`.
 
     Raises:
         JaxstyleError: for a file that cannot be used or is not the one of `sweep.digests`.
     """
     plugins.check(sweep)
+    several = {path for axis in FOLDER_AXES for path in _values(sweep, axis)}
+    skipped: dict[str, str] = {}
+
+    def unusable(path: str, error: JaxstyleError) -> None:
+        if skip_bad is None or path in needed or path not in several:
+            raise error
+        if not skip_bad:
+            raise error.with_mend("or give --skip-bad to go on without it")
+        skipped[path] = str(error).removeprefix(f"{path}: ")
+
     cells = sweep_cells(sweep)
-    pictures = Pictures(sweep, cells, in_memory=in_memory)
+    pictures = Pictures(sweep, cells, in_memory=in_memory, unusable=unusable, on_read=on_read)
+    if skipped:
+        sweep = without(sweep, skipped)
+        cells = sweep_cells(sweep)
+        pictures.keep(cells)
     taps = {tap for cell in cells for tap in cell.taps}
     loaded = load(sweep.weights, taps=taps, network=sweep.network, pool=sweep.pool)
     check_digest(loaded.path, loaded.sha256, sweep.digests.get(loaded.path))
-    return Inputs(sweep, cells, pictures, loaded)
+    return Inputs(sweep, cells, pictures, loaded, skipped=skipped)
+
+
+def _values(sweep: Sweep, axis: str) -> set[str]:
+    """The images of an axis, if there are several."""
+    found = {path for table in grids_of(sweep) for path in table[axis]}
+    return found if len(found) > 1 else set()
+
+
+def picture_names(inputs: Inputs) -> PictureNames:
+    """The readable names of a run's pictures."""
+    return PictureNames(inputs.cells, inputs.sweep.steps, inputs.sweep.given)
 
 
 AnyInputs = TypeVar("AnyInputs", bound=Inputs)

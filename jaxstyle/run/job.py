@@ -47,6 +47,8 @@ TIMERS = (
 )
 """Timers of the stages of a run. `store_s` runs beside the computation, and `wait_s` is the time that waits
 for it; `lost_s` is the computing that was lost because memory ran out."""
+MAX_NAMED = 20
+"""The most images that the last line of a run names."""
 HOST_WORK = ("host_s", "checkpoint_s", "store_s", "report_s")
 """Timers of work on the host: putting launches together, writing states and chunks, tables and sheets."""
 
@@ -83,6 +85,27 @@ def say_sheets(sheets: Sequence[Path], display: Display) -> None:
     """Report the contact sheets of a run that was built."""
     for sheet in sheets:
         display.event("sheet", f"contact sheet: {sheet}", path=str(sheet))
+
+
+def say_ignored(checked: CheckedRun, display: Display) -> None:
+    """Report the images of folders that a run does not have, as it is of the images that it began with."""
+    if checked.ignored:
+        first, count = checked.ignored[0], len(checked.ignored)
+        line = f"{counted(count, 'image')} of its folders are not in this run, such as {first}"
+        display.event("note", f"{line}; --extend adds them", images=list(checked.ignored))
+
+
+def say_left_out(skipped: Mapping[str, str], display: Display) -> None:
+    """Name the images that were left out, with the reasons, on the last line of a run."""
+    if skipped:
+        named = [f"{path} ({why})" for path, why in skipped.items()]
+        more = (
+            f" and {len(named) - MAX_NAMED} more, which manifest.json names"
+            if len(named) > MAX_NAMED
+            else ""
+        )
+        line = f"left out: {', '.join(named[:MAX_NAMED])}{more}"
+        display.event("left-out", line, images=dict(skipped))
 
 
 def run_of(built: Built) -> Run:
@@ -219,6 +242,9 @@ class Job:
         say.event("plan", "\n".join(describe_text(values)), **values)
         if self.planned.note:
             say.event("note", self.planned.note)
+        for path, why in self.checked.skipped.items():
+            say.event("skipped", f"{path}: left out: {why}", path=path, why=why)
+        say_ignored(self.checked, say)
         for path, notes in self.pictures.notes.items():
             say.event("note", f"{path}: {', '.join(notes)}", path=path, notes=notes)
         if self.loaded.origin == "unknown":
@@ -307,6 +333,7 @@ class Job:
                 for path, digest in self.pictures.sha256.items()
             },
             "given": given_entry(self.sweep.given),
+            **({"skipped": dict(self.checked.skipped)} if self.checked.skipped else {}),
             **({"plugins": plugins.record(self.sweep)} if self.sweep.plugins else {}),
             "plan": {
                 "cells": len(plan.cells),
@@ -342,6 +369,7 @@ class Job:
             **{name: round(value, 3) for name, value in spent.items()},
         )
         say_sheets(result.sheets, self.display)
+        say_left_out(self.checked.skipped, self.display)
 
 
 def _twins(plan: Plan) -> dict[str, list[int]]:

@@ -15,7 +15,16 @@ from jaxstyle.plan.chunks import Plan
 from jaxstyle.run.checked import CheckedRun, read_run
 from jaxstyle.run.continued import keep_whole_chunks
 from jaxstyle.run.finished import Run
-from jaxstyle.run.job import Job, check_platform, display_of, plan_at, run_of, say_changes, say_sheets
+from jaxstyle.run.job import (
+    Job,
+    check_platform,
+    display_of,
+    plan_at,
+    run_of,
+    say_changes,
+    say_left_out,
+    say_sheets,
+)
 from jaxstyle.run.planning import chunks_of_share
 from jaxstyle.run.site import LocalSite
 from jaxstyle.rundir import chunks, locks, manifest, resume
@@ -41,7 +50,9 @@ def compute_share(checked: CheckedRun, options: RunOptions, share: Share, width:
             stack.enter_context(locks.share_held(path, share, no_lock=run.no_lock))
             among = named_files(checked.sweep)
             if checked.earlier is None and (now := resume.find(path, beside=True, among=among)) is not None:
-                checked = read_run(checked.sweep, path, now)  # another process has planned it meanwhile
+                checked = read_run(
+                    checked.sweep, path, now, options
+                )  # another process has planned it meanwhile
             if checked.earlier is None:
                 say.event("planning", f"planning {path}", path=str(path))
                 machine = site.start(checked.sweep, {})
@@ -149,6 +160,7 @@ def _merge_if_last(run: RunDirectory, display: Display, share: Share) -> None:
         result = run_of(built)
         line = f"all shares are done: {counted(len(result.rows), 'cell')}, {path / 'report.html'}"
         display.event("done", line, cells=len(result.rows), diverged=result.diverged, path=str(path))
+        say_left_out(record.skipped, display)
 
 
 def _say_wait(display: Display) -> Callable[[str], None]:

@@ -20,7 +20,7 @@ from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.chunks import Plan
 from jaxstyle.plan.programs import Program
 from jaxstyle.plan.stages import COARSE_EVALUATIONS
-from jaxstyle.run.inputs import Inputs
+from jaxstyle.run.inputs import Inputs, picture_names
 from jaxstyle.run.launcher import Launcher, LaunchResult, full_size_steps, target_keys, timed
 from jaxstyle.run.results import chunk_results
 from jaxstyle.run.unfinished import Unfinished
@@ -31,6 +31,7 @@ from jaxstyle.rundir.chunks import ChunkResult
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.image_files import write_images
 from jaxstyle.rundir.manifest import code_digest
+from jaxstyle.rundir.picture_names import PictureNames
 from jaxstyle.spec.errors import JaxstyleError
 
 TARGETS_KEPT = 200
@@ -68,6 +69,7 @@ class Worker:
         self._inputs, self._run, self._display = inputs, run, display
         self._seconds, self._on_program, self._checkpoints = seconds, on_program, checkpoints
         self._left = {chunk.number for chunk in plan.chunks} - set(finished)
+        self._names = picture_names(inputs)
         self.devices = tuple(devices)
         self.launcher = Launcher(inputs, plan, self.devices, seconds)
         self._steps_done = 0.0
@@ -260,7 +262,7 @@ class Worker:
             digest, diverged = hashlib.sha256(data).hexdigest(), list(_diverged(made))
             found.append(Committed(number, program, digest, diverged, data if collect else b""))
             if not collect:
-                write_chunk(self._run, number, data, made, stop=stop)
+                write_chunk(self._run, number, data, made, self._names, stop=stop)
                 if self._checkpoints:
                     Checkpoint(self._run, number, "").clear()
         return found
@@ -277,13 +279,14 @@ def write_chunk(
     number: int,
     data: bytes,
     results: Iterable[ChunkResult],
+    names: PictureNames,
     *,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Write a chunk's file and its pictures into a run directory."""
     run.write(chunks.chunk_name(number), data)
     for result in results:
-        write_images(run, result, stop=stop)
+        write_images(run, result, names, stop=stop)
 
 
 def compute(work: Work, devices: Sequence[Any]) -> None:

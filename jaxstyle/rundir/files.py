@@ -21,6 +21,8 @@ UNSYNCED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 """Errors of `fsync` on a file system that does not support it and can do no more for a written file."""
 FOLDER_UNSYNCED = (*UNSYNCED, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR)
 """Errors of opening a folder, or of `fsync` on it, where folders cannot be flushed."""
+UNLINKED = (*UNSYNCED, errno.EPERM, errno.EACCES, errno.EXDEV, errno.EMLINK)
+"""Errors of `link` where a file can have no second name: FAT, many network file systems, containers."""
 SYNC_THREADS = 16
 """Threads that flush files to the disk together.
 
@@ -101,6 +103,33 @@ def write_together(files: Sequence[tuple[Path, bytes]]) -> None:
     finally:
         for temporary, _ in made:
             temporary.unlink(missing_ok=True)
+
+
+def link_together(pairs: Sequence[tuple[Path, Path]]) -> None:
+    """Give files of one folder second names in another: hard links, or copies where there are none.
+
+    Each name appears whole or not at all, and replaces a file that had it.
+
+    Args:
+        pairs: paths of a file, which exists, and of its second name.
+    """
+    if not pairs:
+        return
+    pairs[0][1].parent.mkdir(exist_ok=True)
+    for path, name in pairs:
+        temporary = _temporary(name)
+        try:
+            os.link(path, temporary)
+        except OSError as error:
+            if error.errno not in UNLINKED:
+                raise
+            write_atomic(name, path.read_bytes(), durable=False)
+            continue
+        try:
+            os.replace(temporary, name)
+        finally:  # nothing is renamed if both are names of one file already
+            temporary.unlink(missing_ok=True)
+    _sync_folder(pairs[0][1].parent)
 
 
 def _temporary(path: Path) -> Path:

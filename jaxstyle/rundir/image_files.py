@@ -1,15 +1,22 @@
-"""The PNG files of a run: their names, and their writing in batches."""
+"""The PNG files of a run: their names, and their writing in batches.
+
+A picture stands in `images/` under its cell's number, and again in `pictures/` under a readable name
+(`picture_names`): as a hard link, or as a copy where the file system has no links.
+"""
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from jaxstyle.inputs import encode
 from jaxstyle.rundir.chunks import ChunkResult
-from jaxstyle.rundir.directory import RunDirectory
-from jaxstyle.rundir.files import write_together
+from jaxstyle.rundir.directory import RunDirectory, list_folder
+from jaxstyle.rundir.files import link_together, write_together
+from jaxstyle.rundir.picture_names import ENDING, FOLDER, PictureNames
+from jaxstyle.rundir.records import Record
 
 WRITE_BATCH = 256
 """Pictures that are written as one batch; see `files.SYNC_THREADS` for what that saves."""
@@ -26,30 +33,67 @@ def image_step(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
+def names_of(record: Record) -> PictureNames:
+    """The readable names of a run's pictures."""
+    return PictureNames(record.cells, record.sweep.steps, record.texts)
+
+
 def write_images(
     run: RunDirectory,
     chunk: ChunkResult,
+    names: PictureNames,
     *,
     missing: bool = False,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Write the PNGs of a chunk's cells, one for every snapshot.
+    """Write the PNGs of a chunk's cells, one for every snapshot, under both of their names.
 
     Args:
+        names: the readable names.
         missing: write only those that do not exist.
         stop: asked before each one whether to stop; a run that is told to end need not wait for files that
             can be rebuilt.
     """
     last = chunk.snapshot[-1]
     named = (
-        (image_name(int(cell), step, last), pixels)
+        (int(cell), step, pixels)
         for cell, snapshots in zip(chunk.cell, chunk.image, strict=True)
         for step, pixels in zip(chunk.snapshot, snapshots, strict=True)
     )
-    left = (
-        (run.path / name, encode.png_bytes(pixels))
-        for name, pixels in itertools.takewhile(lambda _: not stop(), named)
-        if not (missing and (run.path / name).exists())
-    )
+    left = itertools.takewhile(lambda _: not stop(), named)
     while batch := list(itertools.islice(left, WRITE_BATCH)):
-        write_together(batch)
+        places = [
+            (run.path / image_name(cell, step, last), run.path / names.name(cell, step))
+            for cell, step, _ in batch
+        ]
+        new = [
+            (image, pixels)
+            for (image, _), (_, _, pixels) in zip(places, batch, strict=True)
+            if not (missing and image.exists())
+        ]
+        if new:
+            write_together([(image, encode.png_bytes(pixels)) for image, pixels in new])
+        written = {image for image, _ in new}
+        link_together([pair for pair in places if pair[0] in written or not pair[1].exists()])
+
+
+def name_pictures(run: RunDirectory, record: Record, cells: Iterable[int]) -> None:
+    """Bring `pictures/` up to date with the run's cells: every picture that is there, by its present name.
+
+    Names change when cells are added that differ in one axis more. Files that are not named as pictures of
+    a run are left alone.
+    """
+    names, steps = names_of(record), record.sweep.steps
+    wanted = {names.name(cell, step): image_name(cell, step, steps[-1]) for cell in cells for step in steps}
+    folder = run.path / FOLDER
+    there = {f"{FOLDER}/{path.name}": path for path in list_folder(folder)}
+    images = {f"images/{path.name}" for path in list_folder(run.path / "images")}
+    pairs: list[tuple[Path, Path]] = [
+        (run.path / image, run.path / name)
+        for name, image in wanted.items()
+        if name not in there and image in images
+    ]
+    link_together(pairs)
+    for name, path in there.items():
+        if name not in wanted and ENDING.search(name) and path.is_file():
+            path.unlink(missing_ok=True)

@@ -80,6 +80,12 @@ class Record:
         given = self.manifest.get("given", {})
         return {(axis, self.file(path)): text for axis, own in given.items() for path, text in own.items()}
 
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """Why images were left out when the run was planned, by their paths."""
+        found = self.manifest.get("skipped", {})
+        return {str(path): str(why) for path, why in found.items()} if isinstance(found, dict) else {}
+
     def check(self, path: Path) -> None:
         """Raise JaxstyleError unless a chunk file is the one that this run wrote."""
         if path in self.sound:

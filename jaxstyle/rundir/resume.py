@@ -25,6 +25,7 @@ from jaxstyle.rundir.records import Record, no_plan_error, open_record
 from jaxstyle.spec import paths, settings
 from jaxstyle.spec.defaults import PAPER
 from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.folders import FOLDER_AXES, is_in, without
 from jaxstyle.spec.moved_files import renamed
 from jaxstyle.spec.resolve import differing_settings, grids_of
 from jaxstyle.spec.settings import Sweep
@@ -64,12 +65,14 @@ def find(
 def continued_sweep(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
     """The sweep of a run that is continued: its own, followed with `extend` by the cells of `sweep`.
 
-    A file of `sweep` counts as the run's own if it has the same bytes, whatever path or link names it.
+    A file of `sweep` counts as the run's own if it has the same bytes, whatever path or link names it. A
+    folder stands, without `extend`, for those images in it that the run has, whatever is there now.
 
     Raises:
         JaxstyleError: if `sweep` differs from the run in a setting that must agree.
     """
     given = earlier.texts
+    sweep = sweep if extend else _of_its_folders(earlier, sweep)
     own, what = replace(earlier.sweep, given=given), str(earlier.path)
     sweep = renamed(sweep, _own_names(earlier, sweep))
     if sweep.weights != own.weights:
@@ -110,6 +113,37 @@ def continued_sweep(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
     )
     assert sweep_cells(found)[: len(earlier.cells)] == earlier.cells
     return found
+
+
+def new_in_folders(earlier: Record, sweep: Sweep) -> list[str]:
+    """The images in the folders of `sweep` that a run neither has nor has left out."""
+    had = {*earlier.sources.images.values()}
+    found = {
+        path
+        for axis, folders in sweep.folders.items()
+        for path in _named(sweep, axis)
+        if is_in(path, folders) and path not in earlier.sources.images and path not in earlier.skipped
+    }
+    return sorted(path for path in found if paths.sha256(path) not in had)
+
+
+def _of_its_folders(earlier: Record, sweep: Sweep) -> Sweep:
+    """`sweep` with the run's own images for each folder, in the run's order, less those it left out."""
+    every = {path for axis in FOLDER_AXES for path in _named(sweep, axis)}
+    if gone := {path: why for path, why in earlier.skipped.items() if path in every}:
+        sweep = without(sweep, gone)
+
+    def axis_of(table: Mapping[str, Any], axis: str) -> Sequence[str]:
+        folders, given = sweep.folders.get(axis, ()), table[axis]
+        if axis in table.get("zip", ()) or not any(is_in(path, folders) for path in given):
+            return given
+        own = [p for p in _named(earlier.sweep, axis) if p in given or is_in(p, folders)]
+        more = [p for p in given if p not in own and not is_in(p, folders)]
+        return (*own, *more) or given
+
+    top = {axis: axis_of({axis: getattr(sweep, axis)}, axis) for axis in FOLDER_AXES}
+    grids = [{**t, **{a: axis_of(t, a) for a in FOLDER_AXES if a in t}} for t in sweep.grid]
+    return replace(sweep, **top, grid=tuple(grids))
 
 
 def _other_plugins(own: Sweep, sweep: Sweep) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxstyle.spec import paths, settings
+from jaxstyle.spec import folders, paths, settings
 from jaxstyle.spec.defaults import PAPER
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.moved_files import with_names
@@ -56,15 +56,19 @@ def assemble(
     """
     cwd = cwd or Path.cwd()
     sources, name = _sources(flags, cwd)
-    layers = [_layer(table if table is flags else _without_retired(table), base) for table, base in sources]
+    recursive = next((bool(t["recursive"]) for t, _ in reversed(sources) if "recursive" in t), False)
+    layers = [
+        _layer(table if table is flags else _without_retired(table), base, recursive)
+        for table, base in sources
+    ]
     found, tables, balance, digests, given = _stacked(layers)
     if _is_texture(found, tables):
         found["content"] = [NONE]
 
     bases = (*(base for _, base in sources if base != EXAMPLES), *map(Path, places))
-    folders = dict.fromkeys(folder for base in bases for folder in (base, *base.parents))
+    around = dict.fromkeys(folder for base in bases for folder in (base, *base.parents))
     texts = {path: digest for path, digest in digests.items() if isinstance(digest, str)}
-    moved = paths.find_moved(texts, places=(*folders, cwd), among=among)
+    moved = paths.find_moved(texts, places=(*around, cwd), among=among)
     if moved:
         found, tables, balance = with_names([found, tables, balance], moved)
         digests = {moved.get(path, path): digest for path, digest in digests.items()}
@@ -78,6 +82,7 @@ def assemble(
         digests=digests,
         balance=tuple(balance),
         given=given,
+        folders=_folders(layers),
     )
     return Assembled(resolve(sweep), check_options(options), name, moved)
 
@@ -171,10 +176,16 @@ class _Layer(NamedTuple):
     balance: list[dict[str, Any]] | None
     digests: dict[str, str]
     given: dict[tuple[str, str], str]
+    folders: dict[str, tuple[str, ...]]
+    """The folders whose images are values, by axis."""
 
 
-def _layer(table: Mapping[str, Any], base: Path) -> _Layer:
-    """One source, its paths taken from `base`. Raises JaxstyleError for a key or a table that is wrong."""
+def _layer(table: Mapping[str, Any], base: Path, recursive: bool) -> _Layer:
+    """One source, its paths taken from `base`, images in place of folders.
+
+    Raises:
+        JaxstyleError: for a key or a table that is wrong.
+    """
     added = settings.added()
     for key, value in table.items():
         if key not in SWEEP_KEYS and key not in OPTION_KEYS and key not in added:
@@ -186,6 +197,13 @@ def _layer(table: Mapping[str, Any], base: Path) -> _Layer:
     digests = table.get("digests", {})
     if not isinstance(digests, dict):
         raise JaxstyleError("digests", 'write a table: [digests] "path" = "sha256"')
+    digests = {taken_from(base, path): digest for path, digest in digests.items()}
+    (table, found_in), *others = (
+        folders.with_images(of, base, recursive=recursive, files=digests) for of in (table, *grid)
+    )
+    grid = [own for own, _ in others]
+    for _, more in others:
+        found_in = folders.joined(found_in, more)
     given: dict[tuple[str, str], str] = {}
     for source in (table, *grid):
         given |= path_texts(source, base)
@@ -195,9 +213,19 @@ def _layer(table: Mapping[str, Any], base: Path) -> _Layer:
         found={k: v for k, v in found.items() if k not in ("grid", "digests", "balance", "spec")},
         grid=[_absolute(one, base) for one in grid],
         balance=None if balance is None else [_absolute(one, base) for one in balance],
-        digests={taken_from(base, path): digest for path, digest in digests.items()},
+        digests=digests,
         given=given,
+        folders=found_in,
     )
+
+
+def _folders(layers: Iterable[_Layer]) -> dict[str, tuple[str, ...]]:
+    """The folders of all layers, later ones being stronger: a later axis replaces an earlier one."""
+    found: dict[str, tuple[str, ...]] = {}
+    for layer in layers:
+        kept = {axis: own for axis, own in found.items() if axis not in layer.names}
+        found = folders.joined(kept, layer.folders)
+    return found
 
 
 def _tables(table: Mapping[str, Any], key: str, why: str) -> list[dict[str, Any]] | None:

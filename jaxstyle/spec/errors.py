@@ -28,6 +28,11 @@ class JaxstyleError(ValueError):
     def __init__(self, what: str, why: str):
         super().__init__(one_line(f"{what}: {why}"))
 
+    def with_mend(self, mend: str) -> JaxstyleError:
+        """The same error with one more remedy."""
+        what, why = str(self).split(": ", 1)
+        return type(self)(what, f"{why}; {mend}")
+
     def __reduce__(self) -> tuple[Any, ...]:  # by default pickle would call it with one argument
         return type(self), tuple(str(self).split(": ", 1))
 

@@ -61,13 +61,13 @@ class Sweep:
         tuple[str, ...],
         Axis(parse=each(values.as_file), short="", path=True, thumbnail=True, balance=True),
     ] = ()
-    """Content images, or none for textures: --style and --size alone mean that. Without --content, --style
-    and --spec, the preset is demo unless one is given."""
+    """Content images, folders of them, or none for textures: --style and --size alone mean that. Without
+    --content, --style and --spec, the preset is demo unless one is given."""
     style: Annotated[
         tuple[str, ...],
         Axis(parse=each(values.as_file), short="", path=True, thumbnail=True, balance=True),
     ] = ()
-    """Style images, or none for reconstructions of a content from its layer."""
+    """Style images, folders of them, or none for reconstructions of a content from its layer."""
     content_layer: Annotated[
         tuple[str, ...],
         Axis(
@@ -276,6 +276,8 @@ class Sweep:
     `BALANCED_AXES`, with `alpha_beta`, the ratio that 1x stands for, and `weights`, w_l by layer."""
     given: Annotated[Mapping[tuple[str, str], str], _HIDDEN, WRITTEN] = field(default_factory=dict)
     """The path as the user wrote it, by axis and absolute path."""
+    folders: Annotated[Mapping[str, tuple[str, ...]], _HIDDEN, WRITTEN] = field(default_factory=dict)
+    """Absolute paths, by axis, of the folders that the user gave and whose images are now its values."""
     extra: Annotated[Mapping[str, Any], _HIDDEN, WRITTEN] = field(default_factory=dict)
     """Values by name of the axes and settings that are not fields: weights of optional terms that are not
     at their default, and the optimizer's own settings."""
@@ -355,7 +357,7 @@ WERE_SETTINGS = tuple(name for name, row in AXIS_ROWS.items() if row.was_setting
 """Names of the axes that were settings before."""
 BALANCED_SETTINGS = tuple(name for name, row in ROWS.items() if row.balance and name not in AXES)
 """Names of the settings that a balance depends on, and of the axes among them that were settings before."""
-SWEEP_KEYS = tuple(f.name for f in dataclasses.fields(Sweep) if f.name not in ("given", "extra"))
+SWEEP_KEYS = tuple(f.name for f in dataclasses.fields(Sweep) if f.name not in ("given", "folders", "extra"))
 """Names of the fields of a sweep that a spec may contain; see `added` for those that are not fields."""
 _AFTER_ADDED = "learning_rate"
 """The axis that follows the optional ones in the order of the product."""
@@ -430,6 +432,10 @@ class RunOptions:
     plugin: Annotated[tuple[str, ...], Setting(check=as_files)] = ()
     """Python files that add loss terms, optimizers or poolings, with flags of their own (see
     docs/plugins.md). Their code is run, which is why a spec cannot name them."""
+    recursive: Annotated[bool, Setting(check=as_flag)] = False
+    """Take the images in subfolders too, where a folder is given as content or style."""
+    skip_bad: Annotated[bool, Setting(check=as_flag)] = False
+    """Leave out content and style images that cannot be read, name each with the reason, and go on."""
     out: Annotated[str | None, Setting(check=values.as_place)] = None
     """Run directory, new or empty (default: runs/NNNN-NAME)."""
     resume: Annotated[bool, Setting(check=as_flag)] = False

@@ -35,8 +35,8 @@ PER_FIGURE = 6
 """Settings in one figure."""
 ACROSS = 3
 """Panels of losses side by side."""
-INK = "#757c84"
-"""Colour of text in figures: its contrast is at least 4 with white and with black."""
+INK = drawing.GREYS[1]
+"""Colour of text in figures; the page shows it darker on light paper and lighter on dark."""
 COLOURS = ("#2f8fd0", "#dc7530", "#35a06a", "#a866d0", "#bd9a1b", "#d0506a")
 SPREAD_MAP = "magma"
 
@@ -315,7 +315,7 @@ def _components(study: Study) -> Figure:
                     f"{100 * share:.0f} %",
                     ha="center",
                     va="center",
-                    color="white",
+                    color=_legible_on(colours[name]),
                     fontsize=8,
                 )
             left += share
@@ -335,3 +335,10 @@ def _component_colours(names: Sequence[str]) -> dict[str, str]:
     settings = iter(("#2f7fb8", "#2c8c5c", "#8c5fb8", "#a8861b", "#4a9aa8", "#7a8f3c", "#6878c8"))
     fixed = {SEED: "#c8552c", RESIDUAL: "#b03a52", INTERACTIONS: "#7a8088"}
     return {name: fixed.get(name) or next(settings) for name in names}
+
+
+def _legible_on(colour: str) -> str:
+    """Black or white, whichever has a contrast of at least 4.5 with a colour (WCAG 2.1, 1.4.3)."""
+    levels = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    light = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in levels]
+    return "black" if 0.2126 * light[0] + 0.7152 * light[1] + 0.0722 * light[2] > 0.179 else "white"

@@ -2,6 +2,7 @@
 //   view    pictures, curves, variance, table, settings or manifest
 //   layout  table or wall;  rows, cols, pages: axes, joined by commas;  at.AXIS: the value shown of a page axis
 //   hide.AXIS  values left out;  only: done or diverged;  sort, across: an axis or a loss, - for descending
+//   order   the order of the table of cells: one of its columns, - for descending
 //   size    the size of a picture in px;  a, b: the cells compared, CELL or CELL@STEP;  mode: side or wipe
 //   wipe    0 to 100, the place of the wipe;  theme: light or dark
 "use strict";
@@ -66,7 +67,7 @@ let state;
       view: "pictures",
       layout: run.across.length ? "table" : "wall",
       rows: [...run.down], cols: [...run.across], pages: [],
-      at: {}, hide: {}, only: "", sort: "", across: "",
+      at: {}, hide: {}, only: "", sort: "", across: "", order: "",
       size: 0, a: "", b: "", mode: "side", wipe: 50, theme: "",
     };
   }
@@ -96,6 +97,7 @@ let state;
       const key = (given.get(name) ?? "").replace(/^-/, "");
       if (Object.hasOwn(LOSSES, key) || dimOf.has(key)) found[name] = given.get(name);
     }
+    if (columns().some(({ key }) => key === (given.get("order") ?? "").replace(/^-/, ""))) found.order = given.get("order");
     for (const dim of dims) {
       const at = Number(given.get(`at.${dim.id}`));
       if (at > 0 && at < dim.values.length) found.at[dim.id] = Math.floor(at);
@@ -116,7 +118,7 @@ let state;
   function keep() {
     const normal = start();
     const out = new URLSearchParams();
-    for (const name of ["view", "layout", "only", "sort", "across", "size", "a", "b", "mode", "wipe", "theme"]) {
+    for (const name of ["view", "layout", "only", "sort", "across", "order", "size", "a", "b", "mode", "wipe", "theme"]) {
       if (state[name] !== normal[name]) out.set(name, state[name]);
     }
     if (["rows", "cols", "pages"].some((name) => state[name].join() !== normal[name].join())) {
@@ -157,7 +159,8 @@ let state;
 
   function compare(x, y) {
     if (x === null || y === null) return (x === null) - (y === null);
-    return typeof x === "number" && typeof y === "number" ? x - y : collator.compare(x, y);
+    if (typeof x === "number" && typeof y === "number") return x - y;
+    return collator.compare(String(x), String(y));
   }
 
   // Sort `groups` of tiles by a loss or by the values of an axis; "" keeps the order of the grid.
@@ -754,7 +757,19 @@ let state;
     return figure;
   }
 
+  // What has the focus keeps it when the panel is drawn anew, and gives it to a picture when it is closed.
   function drawCompare() {
+    const inside = panel.contains(document.activeElement);
+    const label = inside && (document.activeElement.getAttribute("aria-label") ?? document.activeElement.textContent);
+    const before = panel.dataset.shown;
+    drawPanel();
+    panel.dataset.shown = state.a;
+    if (!inside) return;
+    const same = [...panel.querySelectorAll("button, input")].find((item) => (item.getAttribute("aria-label") ?? item.textContent) === label);
+    (same ?? tileOf.get(before)?.button)?.focus();
+  }
+
+  function drawPanel() {
     const pair = [["a", state.a], ["b", state.b]].filter(([, key]) => key).map(([name, key]) => [tileOf.get(key), name]);
     panel.hidden = !pair.length;
     if (!pair.length) return panel.replaceChildren();
@@ -780,21 +795,91 @@ let state;
 
   // --- the table of cells --------------------------------------------------------------------------
 
+  // The columns of the table of cells: their keys, titles, and of a tile the value to sort by and its text.
+  function columns() {
+    const made = [{ key: "cell", title: "cell", worth: (tile) => tile.cell, text: (tile) => String(tile.cell) }];
+    for (const dim of dims.filter((other) => other.id !== "steps")) {
+      dim.axes.forEach((title, i) => {
+        const about = (tile) => dim.values[dim.at[tile.index]];
+        const worth = (tile) => (i === 0 ? about(tile).number : null) ?? about(tile).text[i];
+        made.push({ key: i ? `${dim.id}.${i}` : dim.id, title, worth, text: (tile) => about(tile).text[i] });
+      });
+    }
+    for (const [key, title] of Object.entries(LOSSES)) {
+      const worth = (tile) => run.tiles[key][tile.index];
+      made.push({ key, title, worth, text: (tile) => number(worth(tile)) });
+    }
+    const status = (tile) => (tile.diverged < 0 ? "done" : `diverged at step ${tile.diverged}`);
+    made.push({ key: "status", title: "status", worth: status, text: status });
+    return made;
+  }
+
+  // Show by the arrow of a column's head, and to those who cannot see it, how a table is sorted.
+  function markOrder(heads, at, down) {
+    heads.forEach((head, i) => {
+      const order = i !== at ? "none" : down ? "descending" : "ascending";
+      head.setAttribute("aria-sort", order);
+      head.querySelector(".order").textContent = { none: "", ascending: "\u2009↑", descending: "\u2009↓" }[order];
+    });
+  }
+
+  // Make the heads of a table's columns buttons that call `pick` with the number of the column.
+  function sortable(heads, pick) {
+    heads.forEach((head, i) => {
+      const button = el("button", { type: "button", className: "sort" }, ...head.childNodes, el("span", { className: "order", "aria-hidden": "true" }));
+      button.addEventListener("click", () => pick(i));
+      head.replaceChildren(button);
+    });
+  }
+
   function drawTableOfCells() {
     const box = $("cells");
-    if (state.view !== "table" || box.firstChild) return;
-    const shown = dims.filter((dim) => dim.id !== "steps");
-    const names = ["cell", ...shown.flatMap((dim) => dim.axes), ...Object.values(LOSSES), "status"];
-    const body = el("tbody");
-    for (const tile of tiles) {
-      if (tile.snapshot !== last) continue;
-      const values = shown.flatMap((dim) => dim.values[dim.at[tile.index]].text);
-      const losses = Object.keys(LOSSES).map((key) => number(run.tiles[key][tile.index]));
-      const status = tile.diverged < 0 ? "done" : `diverged at step ${tile.diverged}`;
-      body.append(el("tr", {}, ...[tile.cell, ...values, ...losses, status].map((value) => el("td", {}, String(value)))));
+    if (state.view !== "table") return;
+    const all = columns();
+    if (!box.firstChild) {
+      const names = all.map(({ title }) => el("th", { scope: "col" }, title));
+      box.append(el("table", { className: "data" }, el("thead", {}, el("tr", {}, ...names)), el("tbody")));
+      sortable(names, (i) => {
+        const { key } = all[i];
+        set({ order: state.order === key ? `-${key}` : state.order === `-${key}` ? "" : key }, drawTableOfCells);
+      });
     }
-    const head = el("thead", {}, el("tr", {}, ...names.map((name) => el("th", { scope: "col" }, name))));
-    box.append(el("table", { className: "data" }, head, body));
+    const key = state.order.replace(/^-/, "");
+    const at = all.findIndex((column) => column.key === key);
+    const down = state.order.startsWith("-");
+    const shown = tiles.filter((tile) => tile.snapshot === last);
+    if (at >= 0) {
+      const sign = down ? -1 : 1;
+      const rated = shown.map((tile) => [all[at].worth(tile), tile]);
+      rated.sort(([x], [y]) => (x === null || y === null ? compare(x, y) : sign * compare(x, y)));
+      rated.forEach(([, tile], i) => (shown[i] = tile));
+    }
+    const rows = shown.map((tile) => el("tr", {}, ...all.map((column) => el("td", {}, column.text(tile)))));
+    box.querySelector("tbody").replaceChildren(...rows);
+    markOrder([...box.querySelectorAll("th")], at, down);
+  }
+
+  // The other tables are sorted by what they show, which is numbers or texts with numbers.
+  for (const made of document.querySelectorAll(".scroll table.data")) {
+    const heads = [...made.querySelectorAll("thead th")];
+    const body = made.querySelector("tbody");
+    const original = [...body.rows];
+    let [at, down] = [-1, false];
+    const worth = (row) => {
+      const text = row.cells[at].textContent.trim();
+      const plain = text.replaceAll(",", "");
+      if (text === "" || text === "–") return null;
+      return Number.isNaN(Number(plain)) ? text : Number(plain);
+    };
+    sortable(heads, (i) => {
+      if (at === i && down) at = -1;
+      else [at, down] = [i, at === i];
+      const rated = original.map((row) => [at < 0 ? 0 : worth(row), row]);
+      rated.sort(([x], [y]) => (x === null || y === null ? compare(x, y) : (down ? -1 : 1) * compare(x, y)));
+      body.replaceChildren(...(at < 0 ? original : rated.map(([, row]) => row)));
+      markOrder(heads, at, down);
+    });
+    markOrder(heads, at, down);
   }
 
   // --- sections and themes -------------------------------------------------------------------------
