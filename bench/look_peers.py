@@ -164,7 +164,7 @@ def _pixels(out: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {
         f"{Path(c.content).stem}:{Path(c.style).stem}": (
             pictures.content[c.content],
-            pictures.style[c.style],
+            pictures.style[c.style_source],
         )
         for c in record.cells
     }
