@@ -59,6 +59,7 @@ def test_loss_and_gradient_without_a_picture_match_float64(narrow, lacks, beside
     axes = {axis: (("none", path) if beside else ("none",)) if axis == lacks else (path,)
             for axis, path in named.items()}  # fmt: skip
     given = {**axes, "style_layers": ("+".join(SET),), "content_layer": ("conv2_1",), "beta": 3.0}
+    given["alpha_beta"] = (1e-3,)
     sweep, program = planned(cells := cells_of(**given), **given)
     cell = cells[0]
     content, style, image = random_image(*SIZE, 1), random_image(70, 51, 2), random_image(*SIZE, 3)

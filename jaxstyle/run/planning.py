@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxstyle.console import limits
+from jaxstyle.plan.cells import needs_balance
 from jaxstyle.plan.chunks import Plan
 from jaxstyle.plan.costs import COMPILE_SECONDS, NOMINAL_FLOPS, nominal_platform, uses_winograd
 from jaxstyle.plan.planner import make_plan
@@ -161,12 +162,20 @@ def measured_plan(
     Raises:
         JaxstyleError: for what the devices cannot do or have no memory for.
     """
+    if before is None:
+        _check_before_balance(inputs, devices[0])
     inputs = calibrated(inputs, devices[0])
     planned = plan_for(inputs, devices[0], before, width=width, devices=shares * len(devices))
     planned = replace(planned, devices=len(devices))
     if before is None or devices[0].platform == "cpu":  # an earlier plan was measured, and backs off
         planned = replace(planned, note=check_memory(planned, devices[0]))
     return inputs.sweep, planned
+
+
+def _check_before_balance(inputs: Inputs, device: Any) -> None:
+    """Raise JaxstyleError if a launch, before which a balance is to be measured, lacks the memory."""
+    if any(needs_balance(inputs.sweep, cell) for cell in inputs.cells):
+        check_memory(plan_for(inputs, device, measure=False), device)
 
 
 def check_memory(planned: Planned, device: Any) -> str:
@@ -231,6 +240,7 @@ def make_launcher(
         JaxstyleError: if the device lacks the memory for one launch or the precision of the sweep.
     """
     device = start_jax(inputs.sweep, options)
+    _check_before_balance(inputs, device)
     inputs = calibrated(inputs, device)
     planned = plan_for(inputs, device, measure=False)
     if note := check_memory(planned, device):

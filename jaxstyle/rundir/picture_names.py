@@ -8,6 +8,7 @@ the cells of the run and from the names that the user gave its files, wherever t
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -53,7 +54,7 @@ def safe(text: str, limit: int) -> str:
 def number_text(value: float) -> str:
     """A number as short as it can be written: `1e-2`, `0.5`, `12`, `2.5e-4`."""
     text = f"{value:.6g}"
-    if 0.1 <= abs(value) < 1e4 or value == 0 or value != value:
+    if not math.isfinite(value) or 0.1 <= abs(value) < 1e4 or value == 0:
         return text
     mantissa, _, exponent = f"{value:.5e}".partition("e")
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"

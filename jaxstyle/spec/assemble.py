@@ -190,6 +190,8 @@ def _layer(table: Mapping[str, Any], base: Path, recursive: bool) -> _Layer:
     for key, value in table.items():
         if key not in SWEEP_KEYS and key not in OPTION_KEYS and key not in added:
             raise unknown_key(key, (*SWEEP_KEYS, *OPTION_KEYS, *added), what=key)
+        if key == "alpha_beta" and value in ((), []):
+            raise JaxstyleError(key, "the axis is empty; give at least one value")
         if key in ("learning_rate", "steps") and value in ((), []):
             raise JaxstyleError(key, "no value; give at least one")
     grid = _tables(table, "grid", "a grid is a table of axes; write [[grid]]") or []
