@@ -274,7 +274,7 @@ def resolve(sweep: Sweep) -> Sweep:
     needed = [axis for axis in axes if not sweep.grid or any(axis not in table for table in sweep.grid)]
     for axis in ("content", "style"):
         if axis in needed and not getattr(sweep, axis):
-            texture = ", for a texture a --size too (--content none)," if axis == "content" else ""
+            texture = ", --content none for a texture," if axis == "content" else ""
             why = f"no {axis} image; give --{axis} PATH{texture} or --preset demo"
             raise JaxstyleError(axis, why)
     found = {axis: axis_values(axis, getattr(sweep, axis), max_cells=max_cells) for axis in needed}
