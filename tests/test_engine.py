@@ -34,7 +34,8 @@ class Bench:
         # Narrow networks use XLA's convolution, which compiles fast; real ones use that of a run.
         real = weights["conv1_1"][1].size == 64
         settings = {**({} if real else SHALLOW), **settings}
-        settings = {"content": ("/c0",), "style": ("/s0",), "steps": (4,), "optimizer": "adam", **settings}
+        settings = {"alpha_beta": (1e-3,), "steps": (4,), "optimizer": "adam", **settings}
+        settings = {"content": ("/c0",), "style": ("/s0",), **settings}
         self.sweep = resolve(Sweep(**settings))
         self.cells = sweep_cells(self.sweep)
         self.engine = engine.Engine(weights, cell_shapes=[shape], winograd=None if real else False)

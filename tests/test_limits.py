@@ -19,7 +19,16 @@ from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
 
 SMALL = ("--content", EXAMPLES / "pagoda.jpg", "--style", EXAMPLES / "cafe.jpg", "--size", 64, "--steps", 3)
-SMALL += ("--optimizer", "adam", "--content-layer", "conv2_2", "--style-layers", "conv1_1+conv2_1")
+SMALL += (
+    "--optimizer",
+    "adam",
+    "--content-layer",
+    "conv2_2",
+    "--style-layers",
+    "conv1_1+conv2_1",
+    "--style-weights",
+    "equal",
+)
 MB = 1_000_000
 NONE_V1 = 9223372036854771712
 

@@ -26,7 +26,16 @@ from jaxstyle.spec.options import check_options
 from jaxstyle.spec.settings import RunOptions, Sweep
 
 SMALL = ("--content", EXAMPLES / "pagoda.jpg", "--style", EXAMPLES / "cafe.jpg", "--size", 64, "--steps", 3)
-SMALL += ("--optimizer", "adam", "--content-layer", "conv2_2", "--style-layers", "conv1_1+conv2_1")
+SMALL += (
+    "--optimizer",
+    "adam",
+    "--content-layer",
+    "conv2_2",
+    "--style-layers",
+    "conv1_1+conv2_1",
+    "--style-weights",
+    "equal",
+)
 SHIM = """
 #define _GNU_SOURCE
 #include <dlfcn.h>

@@ -42,7 +42,16 @@ DOCS = (ROOT / "docs" / "plugins.md").read_text()
 PALETTE = re.search(r"```python\n(.*?)```", DOCS, re.DOTALL)[1]  # pyright: ignore[reportOptionalSubscript]
 FILES = ("results.csv", "images/*.png", "chunks/*.h5")
 IMAGES = ("--content", EXAMPLES / "pagoda.jpg", "--style", EXAMPLES / "cafe.jpg")
-SHALLOW = ("--size", 48, "--content-layer", "conv2_2", "--style-layers", "conv1_1+conv2_1")
+SHALLOW = (
+    "--size",
+    48,
+    "--content-layer",
+    "conv2_2",
+    "--style-layers",
+    "conv1_1+conv2_1",
+    "--style-weights",
+    "equal",
+)
 SWEEP = (*IMAGES, *SHALLOW, "--optimizer", "adam", "--steps", 6, "--checkpoint-every", 0.1)
 GRID = (*SWEEP, "--palette-weight", 0, "1e4", "1e7", "--seed", "0:2")
 

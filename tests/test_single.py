@@ -45,7 +45,7 @@ def run(inputs, tmp_path_factory):
     code = command(
         sweep, "--content", inputs / "c.png", "--style", inputs / "s.png", "--alpha-beta", "1e-1", "1e-2",
         "--seed", "6", "7", "--size", "64", "--steps", "2", "4", "--content-layer", "conv2_2",
-        "--style-layers", "conv1_1+conv2_1", "--out", out, "--quiet",
+        "--style-layers", "conv1_1+conv2_1", "--style-weights", "equal", "--out", out, "--quiet",
     )  # fmt: skip
     assert code == 0
     return jaxstyle.open_run(out)

@@ -113,7 +113,7 @@ def advance(network, program, knobs, targets, state, passes):
 
 
 def sweep(**settings):
-    return Sweep(**{"content": ("/c.png",), "style": ("/s.png",), **settings})
+    return Sweep(**{"alpha_beta": (1e-3,), "content": ("/c.png",), "style": ("/s.png",), **settings})
 
 
 CASES = {

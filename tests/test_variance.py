@@ -23,7 +23,7 @@ from jaxstyle.study import components, distances, figures, spread
 from jaxstyle.study.model import Setting, Spread
 
 SMALL = (
-    "--size", "32", "--optimizer", "adam", "--style-layers", "conv1_1+conv2_1",
+    "--size", "32", "--optimizer", "adam", "--style-layers", "conv1_1+conv2_1", "--style-weights", "equal",
     "--content-layer", "conv2_2", "--quiet",
 )  # fmt: skip
 """Shallow, so that three programs compile in seconds."""
