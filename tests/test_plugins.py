@@ -259,6 +259,7 @@ def test_a_term_adds_its_weight_times_its_loss_and_gradient(vgg19_weights, canva
         "style": ("/s.png",),
         "style_layers": ("conv1_1",),
         "content_layer": ("conv1_2",),
+        "alpha_beta": (1e-3,),
     }
     found = {}
     for weight in (0.0, 7.0):
@@ -348,7 +349,7 @@ def test_only_terms_that_know_of_canvases_share_them():
     for canvas in (False, True):
         jaxstyle.register(term(canvas=canvas))
         many = tuple(f"/{i}.png" for i in range(12))
-        resolved = resolve(Sweep(content=many, style="/s.png", bright_weight=1, steps=5))
+        resolved = resolve(Sweep(content=many, style="/s.png", alpha_beta=1e-3, bright_weight=1, steps=5))
         plan = planned(resolved, {path: (40 + i, 64) for i, path in enumerate(many)})
         assert any(program.canvas for program in plan.programs) == canvas
 

@@ -406,7 +406,7 @@ def small_disk(tmp_path):
     def mount(*options):
         return subprocess.run(["mount", *options, place], capture_output=True).returncode == 0
 
-    if os.geteuid() or not mount("-t", "tmpfs", "-o", "size=96k", "tmpfs"):
+    if os.geteuid() or not mount("-t", "tmpfs", "-o", "size=128k", "tmpfs"):
         pytest.skip("no file system can be mounted here")
     yield place, lambda size: mount("-o", f"remount,size={size}")
     subprocess.run(["umount", "-l", place], check=True)

@@ -169,7 +169,7 @@ def check_space(path: Path, needed: int) -> None:
     if free < needed and total:  # some file systems in user space report 0 for everything: unknown
         raise JaxstyleError(
             str(path),
-            f"{needed / 1e6:.0f} MB are needed, but only {free / 1e6:.0f} MB are free; make space",
+            f"{needed / 1e6:.3g} MB are needed, but only {free / 1e6:.3g} MB are free; make space",
         )
 
 
