@@ -562,8 +562,8 @@ def test_the_command_in_a_process_of_its_own(inputs, tmp_path):
     assert len((run / "events.jsonl").read_text().splitlines()) == len(events)
     assert any((Path(os.environ["XDG_CACHE_HOME"]) / "jaxstyle" / "xla").iterdir())
     assert sorted(p.name for p in run.iterdir()) == [
-        "chunks", "events.jsonl", "images", "manifest.json", "report.html", "results.csv", "results.h5",
-        "run.lock", "sheets", "spec.toml",
+        "chunks", "events.jsonl", "images", "manifest.json", "pictures", "report.html", "results.csv",
+        "results.h5", "run.lock", "sheets", "spec.toml",
     ]  # fmt: skip
 
 
