@@ -104,7 +104,7 @@ def refused(folder, capfd):
         (line,) = captured.err.splitlines()
         assert line.startswith("jaxstyle: error: ")
         assert line.isprintable()
-        assert done == []
+        assert [event for event in done if "pi_heif" not in event] == []  # decoded in a process of its own
         assert tree(folder) == before
         return line
 

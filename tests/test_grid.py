@@ -17,7 +17,7 @@ from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import Sweep
 
-IMAGES = {"content": ("/c.png",), "style": ("/s.png",)}
+IMAGES = {"content": ("/c.png",), "style": ("/s.png",), "style_weights": "equal"}
 
 
 def cells_of(**settings):
@@ -268,7 +268,7 @@ def test_canvases_are_used_only_where_they_are_predicted_to_pay():
 
 def test_no_canvas_is_larger_than_the_device():
     named = {"/a": (2048, 768), "/b": (768, 2048)}
-    sweep = resolve(Sweep(content=tuple(named), style=("/s",), steps=(5,)))
+    sweep = resolve(Sweep(content=tuple(named), style=("/s",), steps=(5,), style_weights="equal"))
     arguments = (sweep, sweep_cells(sweep), named)
     options = {"platform": "gpu", "choose_width": lambda p, n: 1}
     assert len(planner.make_plan(*arguments, **options).programs) == 1

@@ -191,7 +191,7 @@ def test_three_steps_from_a_rolled_image_end_in_a_rolled_picture(narrow):
 def test_nothing_but_zeros_shares_a_canvas():
     shapes = {f"/{n}": (48 + 16 * (n % 2), 64) for n in range(8)}
     grid = {"content": tuple(shapes), "shapes": shapes, "steps": (2,)}
-    assert [program.canvas for program in plan_of(**grid).programs] == [True]
+    assert [program.canvas for program in plan_of(padding="zeros", **grid).programs] == [True]
     for name in BORDERED:
         programs = plan_of(padding=name, **grid).programs
         assert [(program.canvas, program.padding) for program in programs] == [(False, name)] * 2
