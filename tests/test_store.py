@@ -60,7 +60,7 @@ def result(cells, shape=(16, 24), snapshot=(2, 5), layer=("conv1_1", "conv4_1"),
 def fill(path, chunks, **settings):
     """A run directory with the spec, manifest and `chunks` of a sweep."""
     settings = {"content": ("/a b.png", "/c.png"), "style": ("/s.png",), "seed": (0, 1), **settings}
-    sweep = resolve(Sweep(**settings, steps=(2, 5)))
+    sweep = resolve(Sweep(**{"alpha_beta": (1e-3,), **settings}, steps=(2, 5)))
     given = {"content": {"/a b.png": "a b.png"}}
     return write_run(path, sweep, [[chunk] for chunk in chunks], manifest={"given": given}, shape=(32, 32))
 
