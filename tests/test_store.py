@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import pytest
 import xarray
+from conftest import run_python
 from made_runs import write_run
 
 from jaxstyle.plan.cells import sweep_cells
@@ -626,3 +627,23 @@ def test_cells_of_a_record_are_those_of_its_spec(tmp_path):
     record = fill(tmp_path / "run", [result([0])])
     assert record.cells == sweep_cells(record.sweep)
     assert len(record.cells) == 4
+
+
+WITHOUT_THREADS = """
+import resource, sys, threading
+from pathlib import Path
+from jaxstyle.rundir.files import write_together
+
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + 2**20,) * 2)
+try:
+    threading.Thread(target=print).start()
+except RuntimeError:
+    write_together([(Path(sys.argv[1]) / name, name.encode()) for name in ("a", "b", "c")])
+"""
+
+
+def test_files_are_written_without_memory_for_a_thread(tmp_path):
+    done = run_python("-c", WITHOUT_THREADS, tmp_path / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {path.name: path.read_text() for path in (tmp_path / "out").iterdir()} == {n: n for n in "abc"}

@@ -93,8 +93,12 @@ def write_together(files: Sequence[tuple[Path, bytes]]) -> None:
                 view = memoryview(data)
                 while view:
                     view = view[os.write(file.fileno(), view) :]
-        with ThreadPoolExecutor(min(SYNC_THREADS, len(made))) as pool:
-            list(pool.map(sync, (temporary for temporary, _ in made)))
+        try:
+            with ThreadPoolExecutor(min(SYNC_THREADS, len(made))) as pool:
+                list(pool.map(sync, (temporary for temporary, _ in made)))
+        except RuntimeError:  # there is no memory for the stack of another thread
+            for temporary, _ in made:
+                sync(temporary)
         while made:
             temporary, path = made[-1]
             os.replace(temporary, path)
