@@ -29,16 +29,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import work
+from jaxstyle.spec.defaults import PAPER
 
 REFERENCE = "as it was"
 """The means that all others are compared with: the defaults of commit 1f9e732, every one by name."""
 WAS: Mapping[str, Any] = {
-    "style_weights": "equal",
-    "network": "raw",
-    "pool": "avg",
-    "padding": "zeros",
-    "clamp": False,
-    "style_loss": "gram",
+    **{name: value for name, value in PAPER.items() if name != "alpha_beta"},
     "optimizer": "lbfgs",
     "steps": 250,
     "pyramid": 2,

@@ -34,8 +34,8 @@ KIND = look.Kind("peers", (*look.PAIRS["screen"], *look.PAIRS["confirm"]), 1, ("
 SETTINGS = {name: value for name, value in CHOSEN.items() if name != "alpha_beta"}
 """The settings of ours: the defaults of the look, by name."""
 NEURAL_STYLE = """
-import torch
-ours = torch.library.Library("torchvision", "DEF")
+from torch import library
+ours = library.Library("torchvision", "DEF")
 for name in ("nms", "qnms"):
     ours.define(name + "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
 from neural_style.neural_style import main

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import EXAMPLES, ROOT, run_python
+from conftest import EXAMPLES, ROOT, SHALLOW, run_python
 
 from jaxstyle import Sweep, sweep
 from jaxstyle.console import limits
@@ -19,16 +19,7 @@ from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
 
 SMALL = ("--content", EXAMPLES / "pagoda.jpg", "--style", EXAMPLES / "cafe.jpg", "--size", 64, "--steps", 3)
-SMALL += (
-    "--optimizer",
-    "adam",
-    "--content-layer",
-    "conv2_2",
-    "--style-layers",
-    "conv1_1+conv2_1",
-    "--style-weights",
-    "equal",
-)
+SMALL += ("--optimizer", "adam", *SHALLOW)
 MB = 1_000_000
 NONE_V1 = 9223372036854771712
 

@@ -9,7 +9,7 @@ import sys
 import threading
 
 import pytest
-from conftest import EXAMPLES, ROOT, run_python
+from conftest import EXAMPLES, ROOT, SHALLOW, run_python
 
 import jaxstyle
 from jaxstyle import sweep
@@ -26,16 +26,7 @@ from jaxstyle.spec.options import check_options
 from jaxstyle.spec.settings import RunOptions, Sweep
 
 SMALL = ("--content", EXAMPLES / "pagoda.jpg", "--style", EXAMPLES / "cafe.jpg", "--size", 64, "--steps", 3)
-SMALL += (
-    "--optimizer",
-    "adam",
-    "--content-layer",
-    "conv2_2",
-    "--style-layers",
-    "conv1_1+conv2_1",
-    "--style-weights",
-    "equal",
-)
+SMALL += ("--optimizer", "adam", *SHALLOW)
 SHIM = """
 #define _GNU_SOURCE
 #include <dlfcn.h>

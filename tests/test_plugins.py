@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import EXAMPLES, ROOT, Told, random_image, run_forked, run_python
+from conftest import EXAMPLES, ROOT, SHALLOW, Told, random_image, run_forked, run_python
 from jax.test_util import check_grads
 from made_runs import write_run
 from test_step import loss_and_gradient, make
@@ -42,17 +42,8 @@ DOCS = (ROOT / "docs" / "plugins.md").read_text()
 PALETTE = re.search(r"```python\n(.*?)```", DOCS, re.DOTALL)[1]  # pyright: ignore[reportOptionalSubscript]
 FILES = ("results.csv", "images/*.png", "chunks/*.h5")
 IMAGES = ("--content", EXAMPLES / "pagoda.jpg", "--style", EXAMPLES / "cafe.jpg")
-SHALLOW = (
-    "--size",
-    48,
-    "--content-layer",
-    "conv2_2",
-    "--style-layers",
-    "conv1_1+conv2_1",
-    "--style-weights",
-    "equal",
-)
-SWEEP = (*IMAGES, *SHALLOW, "--optimizer", "adam", "--steps", 6, "--checkpoint-every", 0.1)
+SMALL = ("--size", 48, *SHALLOW)
+SWEEP = (*IMAGES, *SMALL, "--optimizer", "adam", "--steps", 6, "--checkpoint-every", 0.1)
 GRID = (*SWEEP, "--palette-weight", 0, "1e4", "1e7", "--seed", "0:2")
 
 
@@ -432,7 +423,7 @@ jaxstyle.register(
 def test_an_optimizer_and_a_pooling_run_are_resumed_and_shown(tmp_path):
     file = tmp_path / "own.py"
     file.write_text(OWN)
-    arguments = (*IMAGES, *SHALLOW, "--steps", 20, 40, "--plugin", file, "--optimizer", "lion")
+    arguments = (*IMAGES, *SMALL, "--steps", 20, 40, "--plugin", file, "--optimizer", "lion")
     arguments = (*arguments, "--b1", 0.8, "--pool", "corner", "--out", tmp_path / "run")
     run_forked("-m", "jaxstyle.sweep", *arguments, check=True)
     assert len(lines(tmp_path / "run")) == 1
@@ -628,7 +619,7 @@ def test_an_error_in_a_plugin_is_one_line_with_its_own_number(tmp_path, capsys, 
     flag = "--pool" if "Pooling" in text else "--optimizer" if "Optimizer" in text else "--bad-weight"
     value = "1" if flag == "--bad-weight" else "bad"
     images_of_two_shapes = (*IMAGES, "--style-size", 40)
-    arguments = (*images_of_two_shapes, *SHALLOW, "--steps", 2, "--plugin", file, flag, value, "--out", out)
+    arguments = (*images_of_two_shapes, *SMALL, "--steps", 2, "--plugin", file, flag, value, "--out", out)
     if "starts JAX" in says:  # which has happened here
         done = run_forked("-m", "jaxstyle.sweep", *arguments)
         code, text = done.returncode, done.stderr
@@ -667,7 +658,7 @@ def test_help_lists_what_a_plugin_adds(palette):
 
 def test_transfer_takes_a_plugin(tmp_path, palette, finished):
     out = tmp_path / "out.png"
-    arguments = (IMAGES[1], IMAGES[3], *SHALLOW, "--optimizer", "adam", "--steps", 6, "-o", out)
+    arguments = (IMAGES[1], IMAGES[3], *SMALL, "--optimizer", "adam", "--steps", 6, "-o", out)
     arguments = (*arguments, "--plugin", palette, "--palette-weight", "1e7", "--seed", 1)
     done = run_forked("-m", "jaxstyle.transfer", *arguments, check=True)
     assert "palette" in done.stdout

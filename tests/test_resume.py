@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import pytest
 import torture
-from conftest import ROOT, random_image, run_forked, run_python
+from conftest import ROOT, SHALLOW, random_image, run_forked, run_python
 from made_runs import write_run
 from PIL import Image
 
@@ -30,7 +30,6 @@ from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import Sweep
 
-SHALLOW = ("--content-layer", "conv2_2", "--style-layers", "conv1_1+conv2_1", "--style-weights", "equal")
 ONE_STAGE = (*torture.IMAGES, *SHALLOW, "--pyramid", "0")
 SWEEP = (*ONE_STAGE, "--seed", "0:2", "--steps", "40", "80", "--checkpoint-every", "0.1")
 """Two cells in separate chunks, each of which is checkpointed at least once before it is done.

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import oracle
 import pytest
-from conftest import ROOT, random_image, run_forked, run_python
+from conftest import ROOT, SHALLOW, random_image, run_forked, run_python
 from PIL import Image, ImageOps
 
 import jaxstyle
@@ -20,16 +20,8 @@ from jaxstyle.run import dry_run as dry_run_module
 from jaxstyle.run import planning
 from jaxstyle.run.dry_run import dry_run
 
-SHALLOW = ("--content-layer", "conv2_2", "--style-layers", "conv1_1+conv2_1", "--style-weights", "equal")
-"""Layers of a program that compiles in a few seconds, for what does not depend on the network's depth."""
-MIDDLE = (
-    "--content-layer",
-    "conv3_2",
-    "--style-layers",
-    "conv1_1+conv2_1+conv3_1",
-    "--style-weights",
-    "equal",
-)
+MIDDLE = ("--content-layer", "conv3_2", "--style-layers", "conv1_1+conv2_1+conv3_1")
+MIDDLE += ("--style-weights", "equal")
 
 
 def command(*arguments):

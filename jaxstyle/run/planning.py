@@ -50,6 +50,7 @@ def plan_for(
     before: Plan | None = None,
     *,
     measure: bool = True,
+    tries: bool = True,
     width: int | None = None,
     devices: int = 1,
 ) -> Planned:
@@ -60,6 +61,7 @@ def plan_for(
         device: the device that it is to run on, the first one of several.
         before: the plan of the cells that are there already, if a run is continued or extended.
         measure: whether the memory of a launch is measured, by compiling it twice; never on a CPU.
+        tries: whether rows of plugins are tried out.
         width: cells per launch; None to choose them by the device's memory.
         devices: number of devices that share the work.
 
@@ -93,7 +95,7 @@ def plan_for(
         return width or choose_width(program, count, devices=devices, **about)
 
     found = find(width_for, memory)
-    if any(row.origin is not None for row in rows_used(sweep)):
+    if tries and any(row.origin is not None for row in rows_used(sweep)):
         styles = {(pixels.shape[0], pixels.shape[1]) for pixels in inputs.pictures.style.values()}
         for program in found.programs:
             try_out(program, inputs.weights.layers, styles)
@@ -175,7 +177,7 @@ def measured_plan(
 def _check_before_balance(inputs: Inputs, device: Any) -> None:
     """Raise JaxstyleError if a launch, before which a balance is to be measured, lacks the memory."""
     if any(needs_balance(inputs.sweep, cell) for cell in inputs.cells):
-        check_memory(plan_for(inputs, device, measure=False), device)
+        check_memory(plan_for(inputs, device, measure=False, tries=False), device)
 
 
 def check_memory(planned: Planned, device: Any) -> str:

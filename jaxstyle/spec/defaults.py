@@ -22,7 +22,7 @@ PAPER: Mapping[str, Any] = {
     "clamp": False,
     "style_loss": "gram",
 }
-"""Values of Gatys et al. (2016), and of every earlier version, by setting."""
+"""Values of every earlier version, by setting: the paper's formulas on the network as it was published."""
 CHOSEN: Mapping[str, Any] = {
     **PAPER,
     "alpha_beta": ("0.1x",),
