@@ -221,9 +221,9 @@ def test_every_command_names_the_device(told):
     said = told[0]
     device = json.loads(said[1])["device"]
     assert device.startswith("cpu (")
-    assert said[0].startswith(f"1 cell, 2 image-steps, 1 chunk on {device}\n")
+    assert said[0].startswith(f"1 cell, 2 image-steps, 1 chunk on {device}, in f32\n")
     assert f" on {device}: " in said[2]  # when it is done
-    assert f"compiling the 43x64 step on {device}" in said[6]
+    assert f"compiling the 43x64 step on {device}, in f32" in said[6]
     assert f"computed on {device}" in said[7]
     assert f"on {device}" in said[8]
 

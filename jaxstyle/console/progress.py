@@ -17,11 +17,11 @@ from rich.progress import (
     SpinnerColumn,
     Task,
     TextColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Column
 from rich.text import Text
 
+from jaxstyle.console.estimates import Estimate
 from jaxstyle.spec.errors import encodable
 
 BAR_COLUMNS = 100
@@ -69,8 +69,8 @@ class _Numbers(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """The line of a task."""
-        left = "" if task.time_remaining is None else f"  ETA {duration(task.time_remaining)}"
-        return Text(f"{task.percentage:3.0f}%  {task.fields['rate']}{left}")
+        left = task.fields["left"]
+        return Text(f"{task.percentage:3.0f}%  {task.fields['rate']}" + (f"  ETA {left}" if left else ""))
 
 
 class _Console(Console):
@@ -89,12 +89,15 @@ class Teller(Protocol):
         """Report an event; `line` is its text for people."""
         ...
 
-    def advance(self, image_steps: float) -> None:
-        """Report image-steps that have been done; a negative number takes back what was lost."""
+    def advance(self, image_steps: float, flops: float | None = None) -> None:
+        """Report image-steps that have been done; a negative number takes back what was lost.
+
+        `flops` is what they cost, by which the time left is estimated; None is the mean of the run.
+        """
         ...
 
-    def skip(self, image_steps: float) -> None:
-        """Report image-steps that need not be done."""
+    def skip(self, image_steps: float, flops: float | None = None) -> None:
+        """Report image-steps that need not be done, and their cost."""
         ...
 
 
@@ -120,6 +123,8 @@ class Display:
         self._bar: Progress | None = None
         self._task: Any = None
         self._total = self._done = 0.0
+        self._estimate, self._step_flops = Estimate(0.0), 1.0
+        self._assumed = ""
         self._cells = self._cells_done = 0
         self._began = self._said = time.monotonic()
 
@@ -157,9 +162,20 @@ class Display:
             self._said = now
             self.event("reading", f"reading images: {done} of {total}", images=done, of=total)
 
-    def start(self, *, image_steps: float, cells: int) -> None:
-        """Begin to show progress on `cells` cells, whose work amounts to `image_steps` full-size steps."""
+    def start(
+        self, *, image_steps: float, cells: int, estimate: Estimate | None = None, assumed: str = ""
+    ) -> None:
+        """Begin to show progress.
+
+        Args:
+            image_steps: work to be done, in full-size steps of one picture.
+            cells: number of cells.
+            estimate: of the time; None where all steps cost the same.
+            assumed: the time that was printed before, which the one that is measured is held against.
+        """
         self._total, self._cells = image_steps, cells
+        self._estimate, self._assumed = estimate or Estimate(image_steps), assumed
+        self._step_flops = self._estimate.work / image_steps if image_steps else 1.0
         self._began = self._said = time.monotonic()
         if self._console.is_terminal and not self._quiet and not self._json:
             spinner = SpinnerColumn("line" if self._console.options.ascii_only else "dots")
@@ -167,12 +183,11 @@ class Display:
                 BarColumn(),
                 TextColumn("{task.percentage:3.0f}%"),
                 TextColumn("{task.fields[rate]}"),
-                TextColumn("ETA"),
-                TimeRemainingColumn(),
+                TextColumn("ETA {task.fields[left]}"),
             )
             columns = wide if self._console.width >= BAR_COLUMNS else (_Numbers(),)
             self._bar = Progress(spinner, *columns, console=self._console)
-            self._task = self._bar.add_task("", total=image_steps, rate="")
+            self._task = self._bar.add_task("", total=image_steps, rate="", left="")
             self._bar.start()
 
     @property
@@ -180,14 +195,17 @@ class Display:
         """The image-steps counted so far."""
         return self._done
 
-    def advance(self, image_steps: float) -> None:
+    def advance(self, image_steps: float, flops: float | None = None) -> None:
         """Count image-steps that have been done; a negative number takes back what was lost."""
         self._done += image_steps
+        self._estimate.done += self._cost(image_steps, flops)
         now = time.monotonic()
+        self._say_estimate(now - self._began)
+        left = self._estimate.left_s(now - self._began)
         if self._bar is not None:
-            self._bar.update(self._task, advance=image_steps, rate=self._rate(now))
-        elif now - self._said >= PLAIN_EVERY_S and self._done:
-            left = (now - self._began) * (self._total - self._done) / self._done
+            text = "" if left is None else duration(left)
+            self._bar.update(self._task, advance=image_steps, rate=self._rate(now), left=text)
+        elif now - self._said >= PLAIN_EVERY_S and left is not None:
             self._said = now
             share = 100 * self._done / self._total
             self.event(
@@ -199,9 +217,21 @@ class Display:
                 eta_s=round(left, 1),
             )
 
-    def skip(self, image_steps: float) -> None:
+    def _cost(self, image_steps: float, flops: float | None) -> float:
+        return image_steps * self._step_flops if flops is None else flops
+
+    def _say_estimate(self, elapsed_s: float) -> None:
+        """Tell how long it will take by what has been measured, if there is something new to tell."""
+        left = self._estimate.news(elapsed_s)
+        if left is not None:
+            assumed = f" (the plan assumed {self._assumed} in all)" if self._assumed else ""
+            line = f"measured so far: about {duration(left)} more{assumed}"
+            self.event("estimate", line, left_s=round(left, 1), elapsed_s=round(elapsed_s, 1))
+
+    def skip(self, image_steps: float, flops: float | None = None) -> None:
         """Take image-steps off the total because an earlier process did them."""
         self._total -= image_steps
+        self._estimate.work -= self._cost(image_steps, flops)
         if self._bar is not None:
             self._bar.update(self._task, total=self._total)
 

@@ -100,6 +100,12 @@ class Plan:
         return self._sum(lambda program: program.coarse_image_steps)
 
     @property
+    def step_flops(self) -> float:
+        """FLOPs of all steps of all computed cells: what a display counts as they are done."""
+        steps = self.steps[-1]
+        return self._sum(lambda program: (steps + program.coarse_image_steps) * program.step_flops)
+
+    @property
     def flops(self) -> float:
         """FLOPs of all computed cells, including coarser stages and the evaluation of the last image."""
         return self._sum(lambda program: program.cell_flops(self.steps[-1]))

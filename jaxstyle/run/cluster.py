@@ -382,10 +382,10 @@ class _ClusterRun:
                 self._on_program(*arguments)
             elif name == "advance":
                 hand.steps += arguments[0]
-                display.advance(arguments[0])
+                display.advance(*arguments)
             elif name == "skip":
                 hand.skipped += arguments[0]
-                display.skip(arguments[0])
+                display.skip(*arguments)
             else:
                 event, line = arguments
                 if event == "compile":  # every worker compiles: print the line once

@@ -22,7 +22,9 @@ from jaxstyle.spec.settings import RunOptions, Sweep
 from jaxstyle.spec.tables import TERMS, network_words
 
 
-def describe(planned: Planned, platform: str, checkpoint_every: float, device: str) -> dict[str, Any]:
+def describe(
+    planned: Planned, platform: str, checkpoint_every: float, device: str, precision: str
+) -> dict[str, Any]:
     """Values that `--dry-run` prints: the plan and its estimated cost, before anything has been measured.
 
     Args:
@@ -30,6 +32,7 @@ def describe(planned: Planned, platform: str, checkpoint_every: float, device: s
         platform: the platform whose nominal rate is assumed.
         checkpoint_every: the sweep's setting, in seconds.
         device: name of the devices, from `manifest.device_text`.
+        precision: the sweep's setting.
     """
     plan = planned.plan
     rate, compile_s = planned.devices * NOMINAL_FLOPS[platform], COMPILE_SECONDS[platform]
@@ -53,6 +56,8 @@ def describe(planned: Planned, platform: str, checkpoint_every: float, device: s
         "chunks": len(plan.chunks),
         "device": device,
         "devices": planned.devices,
+        "precision": precision,
+        "assumed_flops_per_s": rate,
         "programs": programs,
         "batch_width": max((program["width"] for program in programs), default=0),
         "memory_bytes": max((program["memory_bytes"] for program in programs), default=0),
@@ -66,7 +71,8 @@ def describe_text(values: dict[str, Any]) -> Iterator[str]:
     """Lines for people with the values of `describe`."""
     counts = (values["cells"], "cell"), (values["image_steps"], "image-step"), (values["chunks"], "chunk")
     several = f" on {values['devices']} devices" if values["devices"] > 1 else ""
-    yield ", ".join(counted(*count) for count in counts) + f" on {values['device']}"
+    where = f" on {values['device']}, in {values['precision']}"
+    yield ", ".join(counted(*count) for count in counts) + where
     if copies := values["cells"] - values["computed"]:
         yield f"{counted(copies, 'cell')} copied from others that differ only in an unused seed"
     for p in values["programs"]:
@@ -82,7 +88,11 @@ def describe_text(values: dict[str, Any]) -> Iterator[str]:
     every = max(p["checkpoint_s"] for p in values["programs"])
     yield f"{values['flops'] / 1e12:.2f} TFLOP in all, about {values['disk_bytes'] / 1e6:.0f} MB on disk"
     yield f"a killed run repeats at most {duration(every)} of its work"
-    yield f"about {duration(values['time_s'])}{several} at this kind of device's nominal rate"
+    rate = values["assumed_flops_per_s"] / 1e12
+    yield (
+        f"about {duration(values['time_s'])}{several}, if it does {rate:g} TFLOP/s as plans assume;"
+        " once it runs, it says what it measures"
+    )
 
 
 def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
@@ -111,7 +121,8 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
     note = check_memory(planned, device)
     about = manifest.device_text(device.platform, device.device_kind, several, manifest.thread_count())
     kind = nominal_platform(device.platform)
-    values = describe(planned, kind, checked.sweep.checkpoint_every, about)
+    every, precision = checked.sweep.checkpoint_every, checked.sweep.precision
+    values = describe(planned, kind, every, about, precision)
     if options.json:
         print(json.dumps(values | ({"skipped": dict(checked.skipped)} if checked.skipped else {})))
         return
@@ -120,8 +131,8 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
         return
     for line in describe_text(values):
         print(line)
-    if note:
-        print(note)
+    for line in filter(None, (note, planned.hint)):
+        print(line)
     for path, why in checked.skipped.items():
         print(f"{path}: left out: {why}")
     print(f"would write {checked.path}")

@@ -119,7 +119,7 @@ class Run:
             import xarray
         except ImportError:
             raise JaxstyleError(
-                "xarray", "is not installed; pip install 'jaxstyle[analysis]', or read results.h5 with h5py"
+                "xarray", "is not installed; pip install xarray h5netcdf, or read results.h5 with h5py"
             ) from None
         with self._results() as file:
             shapes = sorted(map(str, file))

@@ -7,12 +7,13 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jaxstyle.console import signals
+from jaxstyle.console.estimates import Estimate
 from jaxstyle.console.progress import Display, counted, duration
 from jaxstyle.derived.build import Built, build_derived, write_page
 from jaxstyle.plan.chunks import Plan, plan_record
@@ -23,7 +24,7 @@ from jaxstyle.run.dry_run import describe, describe_text
 from jaxstyle.run.finished import Run
 from jaxstyle.run.launcher import timed
 from jaxstyle.run.planning import Planned
-from jaxstyle.run.site import Site
+from jaxstyle.run.site import LocalSite, Site
 from jaxstyle.run.work import Committed, Work
 from jaxstyle.rundir import chunks, manifest
 from jaxstyle.rundir.directory import RunDirectory
@@ -205,12 +206,16 @@ class Job:
 
     def compute(self, site: Site) -> None:
         """Announce what is to be done, and do it."""
-        self._announce()
-        left = self.plan.only(self.todo)
+        assumed_s = self._announce()
+        left, alone = self.plan.only(self.todo), isinstance(site, LocalSite)
 
         def start() -> None:
-            steps = left.image_steps + left.coarse_image_steps
-            self.display.start(image_steps=steps, cells=sum(len(chunk.cells) for chunk in left.chunks))
+            self.display.start(
+                image_steps=left.image_steps + left.coarse_image_steps,
+                cells=sum(len(chunk.cells) for chunk in left.chunks),
+                estimate=Estimate(left.step_flops, self._compiling(left, alone=alone)),
+                assumed=duration(assumed_s),
+            )
 
         try:
             site.compute(
@@ -235,13 +240,34 @@ class Job:
                 spent = {name: round(value, 3) for name, value in self.seconds.items()}
                 self.display.event("share-timings", timings=spent, machine=self.machine)
 
-    def _announce(self) -> None:
+    def _compiling(self, left: Plan, *, alone: bool) -> Callable[[], tuple[float, float]]:
+        """Function that tells the seconds of compiling since now, and those to come in this process.
+
+        Workers of a cluster compile beside each other's computing; there, both are 0.
+        """
+        if not alone:
+            return lambda: (0.0, 0.0)
+        wanted = {replace(left.programs[chunk.program], width=1) for chunk in left.chunks}
+        before = self.seconds["compile_s"]
+
+        def compiling() -> tuple[float, float]:
+            made, spent = (
+                {replace(program, width=1) for program in self.programs},
+                self.seconds["compile_s"],
+            )
+            return spent - before, len(wanted - made) * spent / len(made) if made else 0.0
+
+        return compiling
+
+    def _announce(self) -> float:
+        """Report what is to be done; return the seconds that it is assumed to take."""
         say = self.display
         left = replace(self.planned, plan=self.plan.only(self.todo))
-        values = describe(left, self.platform, self.sweep.checkpoint_every, self._device)
+        every, precision = self.sweep.checkpoint_every, self.sweep.precision
+        values = describe(left, self.platform, every, self._device, precision)
         say.event("plan", "\n".join(describe_text(values)), **values)
-        if self.planned.note:
-            say.event("note", self.planned.note)
+        for note in filter(None, (self.planned.note, self.planned.hint)):
+            say.event("note", note)
         for path, why in self.checked.skipped.items():
             say.event("skipped", f"{path}: left out: {why}", path=path, why=why)
         say_ignored(self.checked, say)
@@ -254,6 +280,7 @@ class Job:
             say.event(
                 "note", "the normalised network's gradients come near Adam's epsilon, 1e-8; try --beta 1e6"
             )
+        return values["time_s"]
 
     def _on_plan(self, plan: Plan) -> None:
         self.plan = plan

@@ -104,8 +104,8 @@ def transfer(
         for path, notes in inputs.pictures.notes.items():
             display.event("note", f"{path}: {', '.join(notes)}", path=path, notes=notes)
         device = manifest.devices_text(jax.local_devices()[:1])
-        line = f"compiling the {program.shape} step on {device}"
-        display.event("compile", line, shape=program.shape, device=device)
+        line = f"compiling the {program.shape} step on {device}, in {program.precision}"
+        display.event("compile", line, shape=program.shape, device=device, precision=program.precision)
         try:
             launcher.compile(program)
             display.start(image_steps=plan.image_steps + plan.coarse_image_steps, cells=1)

@@ -72,6 +72,6 @@ def site_of(options: RunOptions) -> Iterator[Site]:
     except ImportError as error:
         if error.name != "ray":
             raise
-        raise JaxstyleError("cluster", "Ray is not installed; pip install 'jaxstyle[cluster]'") from None
+        raise JaxstyleError("cluster", "Ray is not installed; pip install 'ray>=2.40'") from None
     with cluster.Cluster(options) as site:
         yield site

@@ -137,7 +137,7 @@ class Worker:
             spent, steps_before = seconds["compute_s"], self._steps_done
             kept = self._kept(block, program)
             skipped = self._steps_kept(kept, program)
-            self._display.skip(skipped)
+            self._display.skip(skipped, skipped * program.step_flops)
             try:
                 while len(kept.done) < len(kept.launches):
                     kept.finish(self._round(program, kept, asked_to_end))
@@ -150,8 +150,9 @@ class Worker:
             # The failed launch is gone only here: until now the error's traceback held its memory.
             seconds["lost_s"] += seconds["compute_s"] - spent
             seconds["compute_s"] = spent
-            self._display.advance(steps_before - self._steps_done)
-            self._display.skip(-skipped)
+            lost = steps_before - self._steps_done
+            self._display.advance(lost, lost * program.step_flops)
+            self._display.skip(-skipped, -skipped * program.step_flops)
 
     def forget(self, block: Block) -> None:
         """Drop targets that are unlikely to be used again, where the next block is not known."""
@@ -221,7 +222,7 @@ class Worker:
         with timed(self._seconds, "compute_s"), signals.signals_held() as asked:
             for image_steps, progress in course:
                 self._steps_done += image_steps
-                self._display.advance(image_steps)
+                self._display.advance(image_steps, image_steps * program.step_flops)
                 stop = asked_to_end() or asked()
                 if self._checkpoints and (kept.is_due() or stop is not None):
                     seconds = kept.save(progress())

@@ -453,7 +453,7 @@ class RunOptions:
     where I counts from 0 or from 1; slurm takes both from the variables of SLURM's job array."""
     cluster: Annotated[str | None, Setting(check=as_text)] = None
     """Compute on a Ray cluster: local starts one on this machine, auto uses the one that this process
-    belongs to, anything else is an address. Needs jaxstyle[cluster]."""
+    belongs to, anything else is an address. Needs Ray: pip install "ray>=2.40"."""
     collect: Annotated[bool, Setting(check=as_flag)] = False
     """Send results to this process, for workers that cannot see --out; needs --cluster."""
     no_lock: Annotated[bool, tyro.conf.FlagCreatePairsOff, Setting(check=as_flag)] = False

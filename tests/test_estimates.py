@@ -1,0 +1,106 @@
+"""The time that is printed: corrected by what is measured, never in a plan; and the line on precision."""
+
+import itertools
+from types import SimpleNamespace
+
+import pytest
+
+from jaxstyle.console import progress
+from jaxstyle.console.estimates import FIRST_S, MOVED, Estimate
+from jaxstyle.console.progress import Display
+from jaxstyle.run.planning import precision_hint
+from jaxstyle.spec.settings import Sweep
+
+
+def told(segments, *, compiling=lambda at: (0.0, 0.0)):
+    """What is told of a run: (when, total by the estimate), and how long it really takes.
+
+    Args:
+        segments: the run, as (seconds, FLOPs) of each segment.
+    """
+    clock, said = 0.0, []
+    estimate = Estimate(sum(flops for _, flops in segments), lambda: compiling(clock))
+    for seconds, flops in segments:
+        clock += seconds
+        estimate.done += flops
+        left = estimate.news(clock)
+        if left is not None:
+            said.append((clock, clock + left))
+    return said, clock
+
+
+STEADY = [(1.0, 2.0)] * 100
+SLOW_AT_FIRST = ([(1.0, 1.0)] * 12 + [(1.0, 3.0)] * 40) * 3
+"""Coarser stages do fewer FLOPs a second."""
+TWO_SHAPES = [(1.0, 5.0)] * 30 + [(0.2, 1.0)] * 300
+
+
+@pytest.mark.parametrize("run", [STEADY, SLOW_AT_FIRST, SLOW_AT_FIRST[:52], TWO_SHAPES])
+def test_what_is_told_last_is_within_half_of_what_it_takes(run):
+    said, took = told(run)
+    assert said[0][0] >= FIRST_S
+    assert took / 1.5 < said[-1][1] < took * 1.5
+    assert all(later >= 2 * earlier for (earlier, _), (later, _) in itertools.pairwise(said))
+
+
+def test_a_steady_run_is_told_once_and_right():
+    said, took = told(STEADY)
+    assert len(said) == 1
+    assert said[0][1] == pytest.approx(took)
+    assert MOVED < 1.5
+
+
+def test_a_run_of_seconds_is_told_nothing():
+    assert told([(1.0, 1.0)] * 8)[0] == []
+
+
+def test_compiling_counts_beside_computing():
+    # Three programs of 20 s computing each; the second and third take 10 s to compile.
+    segments = [(1.0, 1.0)] * 20 + ([(11.0, 1.0)] + [(1.0, 1.0)] * 19) * 2
+
+    def compiling(at):
+        done = sum(at > end for end in (20.5, 50.5))
+        return 10.0 * done, 10.0 * (2 - done)
+
+    said, took = told(segments, compiling=compiling)
+    assert said[0][1] == pytest.approx(took)
+
+
+def test_steps_that_were_kept_or_lost_are_not_counted_twice(monkeypatch, capsys):
+    now = itertools.count(0.0, 2.0)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    with Display() as display:
+        display.start(image_steps=20, cells=2, estimate=Estimate(200.0), assumed="9 min 0 s")
+        display.skip(5, 50.0)
+        for _ in range(4):
+            display.advance(1, 10.0)
+        display.advance(-1, -10.0)
+        left = display._estimate.left_s(10.0)
+    assert left == pytest.approx(10.0 / 30 * 120)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "measured so far: about 24.0 s more (the plan assumed 9 min 0 s in all)"
+
+
+def device(platform, capability=""):
+    return SimpleNamespace(platform=platform, compute_capability=capability)
+
+
+def test_f32_on_a_gpu_names_what_is_faster_and_what_it_costs():
+    line = precision_hint(Sweep(precision="f32"), device("gpu", "9.0"))
+    for words in ("tf32", "bf16", "a quarter", "an eighth", "12 % higher"):
+        assert words in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("precision", "where"),
+    [
+        ("f32", device("cpu")),
+        ("f32", device("tpu")),
+        ("f32", device("gpu", "7.5")),
+        ("bf16", device("gpu", "9.0")),
+        ("tf32", device("gpu", "9.0")),
+    ],
+)
+def test_nothing_is_said_where_nothing_is_faster(precision, where):
+    assert precision_hint(Sweep(precision=precision), where) == ""
