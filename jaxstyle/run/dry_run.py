@@ -21,6 +21,9 @@ from jaxstyle.spec.options import asked_share, check_options
 from jaxstyle.spec.settings import RunOptions, Sweep
 from jaxstyle.spec.tables import TERMS, network_words
 
+NAMED_PROGRAMS = 3
+"""Programs that are described, of a plan that has more."""
+
 
 def describe(
     planned: Planned, platform: str, checkpoint_every: float, device: str, precision: str
@@ -49,6 +52,7 @@ def describe(
         for i, (program, memory) in enumerate(zip(plan.programs, planned.memory, strict=True))
         if plan.program_cells(i)
     ]
+    compiling_s = compile_s * sum(1 + len(program["coarser"]) for program in programs)
     return {
         "cells": sum(len(chunk.cells) for chunk in plan.chunks),
         "computed": sum(len(plan.computed(chunk)) for chunk in plan.chunks),
@@ -63,7 +67,8 @@ def describe(
         "memory_bytes": max((program["memory_bytes"] for program in programs), default=0),
         "flops": plan.flops,
         "disk_bytes": plan.result_bytes(),
-        "time_s": round(plan.flops / rate + compile_s * sum(1 + len(p["coarser"]) for p in programs), 1),
+        "compile_s": compiling_s,
+        "time_s": round(plan.flops / rate + compiling_s, 1),
     }
 
 
@@ -75,7 +80,8 @@ def describe_text(values: dict[str, Any]) -> Iterator[str]:
     yield ", ".join(counted(*count) for count in counts) + where
     if copies := values["cells"] - values["computed"]:
         yield f"{counted(copies, 'cell')} copied from others that differ only in an unused seed"
-    for p in values["programs"]:
+    programs = values["programs"]
+    for p in programs[:NAMED_PROGRAMS]:
         yield (
             f"program {p['shape']}{' (canvas)' if p['canvas'] else ''}:"
             f" {counted(p['cells'], 'cell')}, batch width {p['width']},"
@@ -85,7 +91,14 @@ def describe_text(values: dict[str, Any]) -> Iterator[str]:
             f" taps {' '.join(p['taps'])}"
             + "".join(f", and the {TERMS[name].words}" for name in p.get("terms", ()))
         )
-    every = max(p["checkpoint_s"] for p in values["programs"])
+    if more := len(programs[NAMED_PROGRAMS:]):
+        yield f"and {counted(more, 'program')} more, which --dry-run --json lists"
+    if (shapes := len({p["shape"] for p in programs})) > NAMED_PROGRAMS:
+        yield (
+            f"{shapes} shapes are compiled apart, which takes about {duration(values['compile_s'])} of the"
+            " time below; --size WxH gives all pictures one shape"
+        )
+    every = max(p["checkpoint_s"] for p in programs)
     yield f"{values['flops'] / 1e12:.2f} TFLOP in all, about {values['disk_bytes'] / 1e6:.0f} MB on disk"
     yield f"a killed run repeats at most {duration(every)} of its work"
     rate = values["assumed_flops_per_s"] / 1e12
