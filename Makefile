@@ -4,6 +4,7 @@
 #   make test     set up, then run the tests
 #   make quick    set up, then run the tests of the numbers, the settings and the files: 90 seconds
 #   make check    lint, types and tests
+#   make types-page  check the types in the scripts of a run's page (installs Deno, 100 MB)
 #   make test-browser  test the page of a run in headless Chromium, if it is installed
 #   make test-cluster  run a sweep on a Ray cluster whose nodes are killed over and over (installs ray)
 #   make torture  kill a real sweep 100 times and before each of its steps, comparing every byte (40 minutes)
@@ -26,7 +27,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick test-browser test-cluster check lint types format torture same-bytes fuzz mutants bench gpu-check bench-gpu scale bench-scaling bench-precision bench-optimizers deck study ratios ladder wheel clean
+.PHONY: help demo test quick test-browser test-cluster check lint types types-page format torture same-bytes fuzz mutants bench gpu-check bench-gpu scale bench-scaling bench-precision bench-optimizers deck study ratios ladder wheel clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -48,6 +49,10 @@ $(VENV)/.cluster: $(VENV)/.dev
 
 $(VENV)/.cuda: $(VENV)/.base
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cuda13]'
+	@touch $@
+
+$(VENV)/.page: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[page]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
@@ -84,6 +89,9 @@ format: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+types-page: $(VENV)/.page  # against the data that derived/page.py writes; Deno carries the compiler, and needs no network
+	$(BIN)/deno check --quiet --config scripts/page/deno.json scripts/page/data.d.ts jaxstyle/templates/*.js
 
 torture: $(VENV)/.dev
 	$(BIN)/python -m tests.torture --kills 100

@@ -9,7 +9,7 @@ import re
 import h5py
 import numpy as np
 import pytest
-from conftest import run_python
+from conftest import ROOT, run_python
 from made_runs import chunk, make_run, sixty, two_thousand, with_variance
 from PIL import Image
 
@@ -102,6 +102,21 @@ def test_axes_of_the_page_are_those_of_the_sheets(small):
     assert len(places) == 24
     assert [v["number"] for v in run["dimensions"][1]["values"]] == [0.1, 0.001]
     assert run["dimensions"][0]["values"][1]["pictures"] == [1]
+
+
+def test_the_types_of_the_script_name_what_there_is(small):
+    text = (ROOT / "scripts" / "page" / "data.d.ts").read_text()
+    named = {
+        name: {*re.findall(r"^  (\w+): ", body, re.MULTILINE)}
+        for name, body in re.findall(r"^interface (\w+) \{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL)
+    }
+    run = read(small).run
+    assert named["PageData"] == {*run}
+    assert named["Axis"] == {*run["dimensions"][0]}
+    assert named["AxisValue"] == {*run["dimensions"][0]["values"][0]}
+    assert named["TileColumns"] == {*run["tiles"]} - {*run["losses"]}
+    inner = re.search(r"  cells: \{\n(.*?)^  \};", text, re.MULTILINE | re.DOTALL)[1]  # pyright: ignore
+    assert {*re.findall(r"^    (\w+): ", inner, re.MULTILINE)} == {*run["cells"]}
 
 
 def test_zipped_axes_are_one_dimension(tmp_path):

@@ -7,17 +7,20 @@
 //   wipe    0 to 100, the place of the wipe;  theme: light or dark
 "use strict";
 (() => {
+  /** @type {PageData} */
   const run = JSON.parse(document.getElementById("run").textContent);
   const root = document.documentElement;
   const $ = (id) => document.getElementById(id);
+  const all = (from, selector) => /** @type {HTMLElement[]} */ ([...from.querySelectorAll(selector)]);
+  const aim = (event) => /** @type {HTMLElement} */ (event.target);
   const LOSSES = run.losses; // titles of the curves, by name
   const dims = run.dimensions.map((about, index) => ({ ...about, index, at: run.tiles.at[index] }));
   const dimOf = new Map(dims.map((dim) => [dim.id, dim]));
   const cellIndex = new Map(run.cells.cell.map((cell, index) => [cell, index]));
   const EDGE_PX = 10;
   const collator = new Intl.Collator("en", { numeric: true });
-  const heads = [...document.querySelectorAll(".plain .heads img")].map((image) => image.src);
-  const views = [...document.querySelectorAll("nav a")].map((link) => link.dataset.view);
+  const heads = [...document.querySelectorAll(".plain .heads img")].map((image) => image.getAttribute("src"));
+  const views = all(document, "nav a").map((link) => link.dataset.view);
 
   // Make an element with properties and children; texts become text nodes, never markup.
   function el(tag, properties = {}, ...children) {
@@ -158,7 +161,7 @@ let state;
   };
 
   function compare(x, y) {
-    if (x === null || y === null) return (x === null) - (y === null);
+    if (x === null || y === null) return Number(x === null) - Number(y === null);
     if (typeof x === "number" && typeof y === "number") return x - y;
     return collator.compare(String(x), String(y));
   }
@@ -324,15 +327,15 @@ let state;
     const gap = width < 64 ? 2 : 4;
     const head = matchMedia("(max-width: 900px)").matches || size < 64 ? 84 : 108;
     sheet.style.setProperty("--head", `${head}px`);
-    for (const col of sheet.querySelectorAll("col.head")) col.style.width = `${head}px`;
-    for (const col of sheet.querySelectorAll("col.cell")) {
+    for (const col of all(sheet, "col.head")) col.style.width = `${head}px`;
+    for (const col of all(sheet, "col.cell")) {
       col.style.width = `${width + gap + (col.classList.contains("edge") ? EDGE_PX : 0)}px`;
     }
     const table = sheet.querySelector("table");
     const thead = table?.querySelector("thead");
     if (thead) table.style.setProperty("--top", `${thead.offsetHeight}px`);
-    const slider = $("zoom");
-    if (slider) slider.value = size;
+    const slider = /** @type {HTMLInputElement} */ ($("zoom"));
+    if (slider) slider.value = String(size);
   }
 
   function drawSheet() {
@@ -497,11 +500,12 @@ let state;
   }
 
   const bar = $("bar");
+  const arranging = () => /** @type {HTMLDetailsElement} */ (bar.querySelector(".arrange"));
   function drawBar() {
-    const used = () => [...bar.querySelectorAll("button, select, input, summary")];
-    const focus = used().indexOf(document.activeElement);
+    const used = () => all(bar, "button, select, input, summary");
+    const focus = used().indexOf(/** @type {HTMLElement} */ (document.activeElement));
     const label = document.activeElement?.getAttribute("aria-label");
-    const wasOpen = bar.querySelector(".arrange")?.open ?? false;
+    const wasOpen = arranging()?.open ?? false;
     const parts = [];
     if (dims.length) {
       const layouts = [["table", "Table"], ["wall", "Wall"]];
@@ -524,8 +528,8 @@ let state;
 
   // This listens before the clicked element does, since that element may draw the bar anew.
   document.addEventListener("click", (event) => {
-    const open = bar.querySelector(".arrange[open]");
-    if (open && !open.contains(event.target)) open.open = false;
+    const details = arranging();
+    if (details?.open && !details.contains(aim(event))) details.open = false;
   }, { capture: true });
 
   function choose(key) {
@@ -539,12 +543,12 @@ let state;
   }
 
   sheet.addEventListener("click", (event) => {
-    const button = event.target.closest(".tile");
+    const button = /** @type {HTMLElement} */ (aim(event).closest(".tile"));
     if (button) choose(tiles[button.dataset.index].key);
   });
 
   sheet.addEventListener("pointerover", (event) => {
-    const button = event.target.closest(".tile");
+    const button = /** @type {HTMLElement} */ (aim(event).closest(".tile"));
     if (!button || button.title) return;
     const tile = tiles[button.dataset.index];
     const loss = run.tiles.loss_total[tile.index];
@@ -553,9 +557,9 @@ let state;
 
   // Only one tile can be reached with Tab; the arrow keys move on from it.
   sheet.addEventListener("focusin", (event) => {
-    if (!event.target.matches(".tile")) return;
-    for (const other of sheet.querySelectorAll('.tile[tabindex="0"]')) other.tabIndex = -1;
-    event.target.tabIndex = 0;
+    if (!aim(event).matches(".tile")) return;
+    for (const other of all(sheet, '.tile[tabindex="0"]')) other.tabIndex = -1;
+    aim(event).tabIndex = 0;
   });
 
   function neighbour(button, down, right) {
@@ -574,17 +578,17 @@ let state;
 
   sheet.addEventListener("keydown", (event) => {
     const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-    if (!(event.key in steps) || !event.target.matches(".tile")) return;
+    if (!(event.key in steps) || !aim(event).matches(".tile")) return;
     event.preventDefault();
-    neighbour(event.target, ...steps[event.key])?.focus();
+    neighbour(aim(event), ...steps[event.key])?.focus();
   });
 
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;
-    const open = bar.querySelector(".arrange[open]");
-    if (open) {
-      open.open = false;
-      open.querySelector("summary").focus();
+    const details = arranging();
+    if (details?.open) {
+      details.open = false;
+      details.querySelector("summary").focus();
     } else if (state.a) set({ a: "", b: "" }, mark, drawCompare);
   });
 
@@ -620,7 +624,9 @@ let state;
     return box;
   }
 
-  function over([[a], [b]]) {
+  /** @param {any[][]} pair */
+  function over(pair) {
+    const [[a], [b]] = pair;
     const stack = el("div", { className: "stack" });
     const [width, height] = run.cells.size[cellIndex.get(a.cell)].split(" × ").map(Number);
     stack.style.aspectRatio = `${width} / ${height}`;
@@ -885,7 +891,7 @@ let state;
   // --- sections and themes -------------------------------------------------------------------------
 
   function drawView() {
-    for (const link of document.querySelectorAll("nav a")) {
+    for (const link of all(document, "nav a")) {
       const here = link.dataset.view === state.view;
       $(link.dataset.view).hidden = !here;
       if (here) link.setAttribute("aria-current", "page");
@@ -900,7 +906,7 @@ let state;
     $("theme").setAttribute("aria-label", `Colours: ${next}`);
   }
 
-  for (const link of document.querySelectorAll("nav a")) {
+  for (const link of all(document, "nav a")) {
     link.addEventListener("click", (event) => {
       event.preventDefault();
       set({ view: link.dataset.view }, drawView, drawTableOfCells, resize);
@@ -920,10 +926,10 @@ addEventListener("hashchange", drawAll);
   addEventListener("resize", () => state.size || resize());
 
   // Times in ms since the navigation began: until the page was laid out, and until all of it was painted.
-  root.dataset.readyMs = Math.round(performance.now());
+  root.dataset.readyMs = String(Math.round(performance.now()));
   addEventListener("load", () => {
     requestAnimationFrame(() => requestAnimationFrame(() => {
-      root.dataset.paintedMs = Math.round(performance.now());
+      root.dataset.paintedMs = String(Math.round(performance.now()));
     }));
   });
 })();

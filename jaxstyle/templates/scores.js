@@ -2,11 +2,13 @@
 // the page's own script, which takes the pictures of the cells away to its sheet.
 "use strict";
 (() => {
+  /** @type {PageData} */
   const run = JSON.parse(document.getElementById("run").textContent);
+  /** @type {NodeListOf<HTMLImageElement>} */
   const figures = document.querySelectorAll("#tiles figure img");
   const small = new Map(run.tiles.cell.map((cell, index) => [String(cell), figures[index]?.src]));
   const panel = document.getElementById("scored");
-  const points = [...document.querySelectorAll("#scores a.point")];
+  const points = /** @type {HTMLElement[]} */ ([...document.querySelectorAll("#scores a.point")]);
 
   function show(point) {
     for (const other of points) other.classList.toggle("chosen", other === point);
