@@ -55,10 +55,10 @@ class _Silence:
     def event(self, name: str, line: str | None = None, **values: Any) -> None:
         """Something happened."""
 
-    def advance(self, image_steps: float, flops: float | None = None) -> None:
+    def advance(self, image_steps: float, cost: float | None = None) -> None:
         """Image-steps have been done."""
 
-    def skip(self, image_steps: float, flops: float | None = None) -> None:
+    def skip(self, image_steps: float, cost: float | None = None) -> None:
         """Image-steps need not be done."""
 
 

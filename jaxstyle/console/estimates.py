@@ -3,8 +3,9 @@
     left = (elapsed - compiled) / done * (work - done) + compiling
 
 `elapsed` are the seconds since the first program was ready, of which `compiled` went into others; `done`
-and `work` are FLOPs, so that pictures of several shapes count by their size; `compiling` are the seconds
-that the programs still to be compiled will take.
+and `work` are FLOPs by which pictures of several shapes, and coarser stages, count as they take time
+(`plan.programs.Program.step_cost`); `compiling` are the seconds that the programs still to be compiled will
+take.
 """
 
 from __future__ import annotations

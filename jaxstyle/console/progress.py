@@ -89,14 +89,14 @@ class Teller(Protocol):
         """Report an event; `line` is its text for people."""
         ...
 
-    def advance(self, image_steps: float, flops: float | None = None) -> None:
+    def advance(self, image_steps: float, cost: float | None = None) -> None:
         """Report image-steps that have been done; a negative number takes back what was lost.
 
-        `flops` is what they cost, by which the time left is estimated; None is the mean of the run.
+        `cost` is in FLOPs (`launcher.Advance`); by it the time left is estimated. None is the run's mean.
         """
         ...
 
-    def skip(self, image_steps: float, flops: float | None = None) -> None:
+    def skip(self, image_steps: float, cost: float | None = None) -> None:
         """Report image-steps that need not be done, and their cost."""
         ...
 
@@ -123,7 +123,7 @@ class Display:
         self._bar: Progress | None = None
         self._task: Any = None
         self._total = self._done = 0.0
-        self._estimate, self._step_flops = Estimate(0.0), 1.0
+        self._estimate, self._step_cost = Estimate(0.0), 1.0
         self._assumed = ""
         self._cells = self._cells_done = 0
         self._began = self._said = time.monotonic()
@@ -175,7 +175,7 @@ class Display:
         """
         self._total, self._cells = image_steps, cells
         self._estimate, self._assumed = estimate or Estimate(image_steps), assumed
-        self._step_flops = self._estimate.work / image_steps if image_steps else 1.0
+        self._step_cost = self._estimate.work / image_steps if image_steps else 1.0
         self._began = self._said = time.monotonic()
         if self._console.is_terminal and not self._quiet and not self._json:
             spinner = SpinnerColumn("line" if self._console.options.ascii_only else "dots")
@@ -195,10 +195,10 @@ class Display:
         """The image-steps counted so far."""
         return self._done
 
-    def advance(self, image_steps: float, flops: float | None = None) -> None:
+    def advance(self, image_steps: float, cost: float | None = None) -> None:
         """Count image-steps that have been done; a negative number takes back what was lost."""
         self._done += image_steps
-        self._estimate.done += self._cost(image_steps, flops)
+        self._estimate.done += self._cost(image_steps, cost)
         now = time.monotonic()
         self._say_estimate(now - self._began)
         left = self._estimate.left_s(now - self._began)
@@ -217,8 +217,8 @@ class Display:
                 eta_s=round(left, 1),
             )
 
-    def _cost(self, image_steps: float, flops: float | None) -> float:
-        return image_steps * self._step_flops if flops is None else flops
+    def _cost(self, image_steps: float, cost: float | None) -> float:
+        return image_steps * self._step_cost if cost is None else cost
 
     def _say_estimate(self, elapsed_s: float) -> None:
         """Tell how long it will take by what has been measured, if there is something new to tell."""
@@ -228,10 +228,10 @@ class Display:
             line = f"measured so far: about {duration(left)} more{assumed}"
             self.event("estimate", line, left_s=round(left, 1), elapsed_s=round(elapsed_s, 1))
 
-    def skip(self, image_steps: float, flops: float | None = None) -> None:
+    def skip(self, image_steps: float, cost: float | None = None) -> None:
         """Take image-steps off the total because an earlier process did them."""
         self._total -= image_steps
-        self._estimate.work -= self._cost(image_steps, flops)
+        self._estimate.work -= self._cost(image_steps, cost)
         if self._bar is not None:
             self._bar.update(self._task, total=self._total)
 

@@ -100,10 +100,9 @@ class Plan:
         return self._sum(lambda program: program.coarse_image_steps)
 
     @property
-    def step_flops(self) -> float:
-        """FLOPs of all steps of all computed cells: what a display counts as they are done."""
-        steps = self.steps[-1]
-        return self._sum(lambda program: (steps + program.coarse_image_steps) * program.step_flops)
+    def trajectory_cost(self) -> float:
+        """Time of all steps of all computed cells, in FLOPs: what a display counts as they are done."""
+        return self._sum(lambda program: program.trajectory_cost(self.steps[-1]))
 
     @property
     def flops(self) -> float:

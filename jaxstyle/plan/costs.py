@@ -8,6 +8,10 @@ NOMINAL_FLOPS = {"cpu": 2e11, "gpu": 1e14, "tpu": 1e14}
 """Rates in FLOP/s that plans assume: fixed numbers, so that a plan never depends on a timing."""
 WINOGRAD_PLATFORMS = ("cpu",)
 """Platforms on which convolutions use Winograd's algorithm (`vgg.winograd`) by default."""
+PASS_FLOPS = 1.4e10
+"""FLOPs in whose time a pass reads the network's weights, whatever the size of its pictures. For the time
+that is left of a run only: on two cores a step of 128, 192 and 256 px takes 99, 157 and 282 ms in f32,
+which is 36 ms and 2.5 ms for every GFLOP (bench/results/throughput-cpu.json). Wide launches share it."""
 COMPILE_SECONDS = {"cpu": 8.0, "gpu": 20.0, "tpu": 20.0}
 """Seconds that a plan assumes for compiling a step program."""
 CHECKPOINT_SHARE = 0.02

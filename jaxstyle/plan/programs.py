@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple
 
-from jaxstyle.plan.costs import CHECKPOINT_SHARE, NOMINAL_WRITE
+from jaxstyle.plan.costs import CHECKPOINT_SHARE, NOMINAL_WRITE, PASS_FLOPS
 from jaxstyle.plan.stages import COARSE_EVALUATIONS, halved_shape
 from jaxstyle.spec.tables import LOSSES, OPTIMIZERS, PADDINGS, POOLINGS, STYLE_LOSSES, TERMS
 from jaxstyle.vgg import layers
@@ -110,6 +110,16 @@ class Program:
         if products := STYLE_LOSSES[self.style_loss].matrix_products:
             flops += 2.0 * products * sum(layers.tap(tap).channels ** 3 for tap in self.style_taps)
         return flops
+
+    @property
+    def step_cost(self) -> float:
+        """Time of one step of one cell, in FLOPs: those of its pixels, and its share of a pass's own."""
+        return self.step_flops + PASS_FLOPS / self.width
+
+    def trajectory_cost(self, steps: int) -> float:
+        """Time of one cell's steps in all its stages, in FLOPs."""
+        coarse = sum(self.stage(times).step_cost for times in range(1, self.coarser + 1))
+        return steps * self.step_cost + COARSE_EVALUATIONS * coarse
 
     def facts(self) -> dict[str, Any]:
         """Its entry in a plan or a manifest, as far as both have it."""

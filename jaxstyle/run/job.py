@@ -213,7 +213,7 @@ class Job:
             self.display.start(
                 image_steps=left.image_steps + left.coarse_image_steps,
                 cells=sum(len(chunk.cells) for chunk in left.chunks),
-                estimate=Estimate(left.step_flops, self._compiling(left, alone=alone)),
+                estimate=Estimate(left.trajectory_cost, self._compiling(left, alone=alone)),
                 assumed=duration(assumed_s),
             )
 

@@ -43,6 +43,8 @@ class Advance(NamedTuple):
 
     image_steps: float
     """Work done in the segment, in image-steps of the full size."""
+    cost: float
+    """Time that it is expected to take beside others, in FLOPs."""
     progress: Callable[[], Progress]
     """Fetches the state of the launches; to be called before they go on."""
 
@@ -272,7 +274,8 @@ def _advances(
         if not coarser:
             passes = min(passes, passes_left)
             passes_left -= passes
-        yield Advance(count * full_size_steps(program, coarser, passes), progress)
+        cost = count * passes * program.stage(coarser).step_cost
+        yield Advance(count * full_size_steps(program, coarser, passes), cost, progress)
     outcome, found = segments.outcome, []
     for index, cells in enumerate(launches):
         at = slice(index * program.width, index * program.width + len(cells))

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jaxstyle.console import signals
+from jaxstyle.console.estimates import Estimate
 from jaxstyle.console.progress import Display
 from jaxstyle.inputs import decode, encode
 from jaxstyle.run import planning
@@ -108,11 +109,12 @@ def transfer(
         display.event("compile", line, shape=program.shape, device=device, precision=program.precision)
         try:
             launcher.compile(program)
-            display.start(image_steps=plan.image_steps + plan.coarse_image_steps, cells=1)
+            steps = plan.image_steps + plan.coarse_image_steps
+            display.start(image_steps=steps, cells=1, estimate=Estimate(plan.trajectory_cost))
             course = launcher.launch([list(plan.cells)], program)
             with signals.signals_held() as asked:
-                for image_steps, _ in course:
-                    display.advance(image_steps)
+                for image_steps, cost, _ in course:
+                    display.advance(image_steps, cost)
                     if (stop := asked()) is not None:
                         raise stop
         except jax.errors.JaxRuntimeError as error:

@@ -55,15 +55,15 @@ class _TellerBuffer:
         """Report an event."""
         self._add("event", name, line, **values)
 
-    def advance(self, image_steps: float, flops: float | None = None) -> None:
+    def advance(self, image_steps: float, cost: float | None = None) -> None:
         """Report image-steps that have been done, and their cost."""
         self.steps += image_steps
-        self._add("advance", image_steps, flops)
+        self._add("advance", image_steps, cost)
 
-    def skip(self, image_steps: float, flops: float | None = None) -> None:
+    def skip(self, image_steps: float, cost: float | None = None) -> None:
         """Report image-steps that need not be done, and their cost."""
         self.skipped += image_steps
-        self._add("skip", image_steps, flops)
+        self._add("skip", image_steps, cost)
 
     def program(self, program: Program, stages: Sequence[dict[str, Any]]) -> None:
         """Report a program that is ready."""

@@ -72,8 +72,8 @@ class Worker:
         self._names = picture_names(inputs)
         self.devices = tuple(devices)
         self.launcher = Launcher(inputs, plan, self.devices, seconds)
-        self._steps_done = 0.0
-        """Image-steps done since the worker began."""
+        self._steps_done = self._cost_done = 0.0
+        """Image-steps done since the worker began, and their cost (`launcher.Advance`)."""
 
     @property
     def plan(self) -> Plan:
@@ -134,10 +134,10 @@ class Worker:
         seconds = self._seconds
         while True:
             program = self.make_ready(block)
-            spent, steps_before = seconds["compute_s"], self._steps_done
+            spent, steps_before, cost_before = seconds["compute_s"], self._steps_done, self._cost_done
             kept = self._kept(block, program)
             skipped = self._steps_kept(kept, program)
-            self._display.skip(skipped, skipped * program.step_flops)
+            self._display.skip(skipped, skipped * program.step_cost)
             try:
                 while len(kept.done) < len(kept.launches):
                     kept.finish(self._round(program, kept, asked_to_end))
@@ -150,9 +150,8 @@ class Worker:
             # The failed launch is gone only here: until now the error's traceback held its memory.
             seconds["lost_s"] += seconds["compute_s"] - spent
             seconds["compute_s"] = spent
-            lost = steps_before - self._steps_done
-            self._display.advance(lost, lost * program.step_flops)
-            self._display.skip(-skipped, -skipped * program.step_flops)
+            self._display.advance(steps_before - self._steps_done, cost_before - self._cost_done)
+            self._display.skip(-skipped, -skipped * program.step_cost)
 
     def forget(self, block: Block) -> None:
         """Drop targets that are unlikely to be used again, where the next block is not known."""
@@ -220,9 +219,10 @@ class Worker:
         """
         course = self.launcher.launch(kept.current, program, begin=kept.progress)
         with timed(self._seconds, "compute_s"), signals.signals_held() as asked:
-            for image_steps, progress in course:
+            for image_steps, cost, progress in course:
                 self._steps_done += image_steps
-                self._display.advance(image_steps, image_steps * program.step_flops)
+                self._cost_done += cost
+                self._display.advance(image_steps, cost)
                 stop = asked_to_end() or asked()
                 if self._checkpoints and (kept.is_due() or stop is not None):
                     seconds = kept.save(progress())
