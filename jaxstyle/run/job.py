@@ -243,18 +243,18 @@ class Job:
     def _compiling(self, left: Plan, *, alone: bool) -> Callable[[], tuple[float, float]]:
         """Function that tells the seconds of compiling since now, and those to come in this process.
 
-        Workers of a cluster compile beside each other's computing; there, both are 0.
+        Targets count with it, for most of their time is compiling. Workers of a cluster compile beside each
+        other's computing; there, both are 0.
         """
         if not alone:
             return lambda: (0.0, 0.0)
         wanted = {replace(left.programs[chunk.program], width=1) for chunk in left.chunks}
-        before = self.seconds["compile_s"]
+        seconds = self.seconds
+        before = seconds["compile_s"] + seconds["targets_s"]
 
         def compiling() -> tuple[float, float]:
-            made, spent = (
-                {replace(program, width=1) for program in self.programs},
-                self.seconds["compile_s"],
-            )
+            made = {replace(program, width=1) for program in self.programs}
+            spent = seconds["compile_s"] + seconds["targets_s"]
             return spent - before, len(wanted - made) * spent / len(made) if made else 0.0
 
         return compiling
