@@ -22,7 +22,7 @@ def told(segments, *, compiling=lambda at: (0.0, 0.0)):
     estimate = Estimate(sum(flops for _, flops in segments), lambda: compiling(clock))
     for seconds, flops in segments:
         clock += seconds
-        estimate.done += flops
+        estimate.add(flops, clock)
         left = estimate.news(clock)
         if left is not None:
             said.append((clock, clock + left))
@@ -48,6 +48,11 @@ def test_a_steady_run_is_told_once_and_right():
     assert len(said) == 1
     assert said[0][1] == pytest.approx(took)
     assert MOVED < 1.5
+
+
+def test_what_is_done_once_is_no_part_of_the_rate():
+    said, took = told([(30.0, 1.0)] + [(1.0, 1.0)] * 60)
+    assert said[0][1] == pytest.approx(took)
 
 
 def test_a_run_of_seconds_is_told_nothing():
@@ -76,7 +81,7 @@ def test_steps_that_were_kept_or_lost_are_not_counted_twice(monkeypatch, capsys)
             display.advance(1, 10.0)
         display.advance(-1, -10.0)
         left = display._estimate.left_s(10.0)
-    assert left == pytest.approx(10.0 / 30 * 120)
+    assert left == pytest.approx((10.0 - 2.0) / (30 - 10) * 120)  # without the first segment
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "measured so far: about 24.0 s more (the plan assumed 9 min 0 s in all)"
 

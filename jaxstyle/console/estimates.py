@@ -5,7 +5,7 @@
 `elapsed` are the seconds since the first program was ready, of which `compiled` went into others; `done`
 and `work` are FLOPs by which pictures of several shapes, and coarser stages, count as they take time
 (`plan.programs.Program.step_cost`); `compiling` are the seconds that the programs still to be compiled will
-take.
+take. The first segment is left out of the rate, for what is done once is done there.
 """
 
 from __future__ import annotations
@@ -30,14 +30,30 @@ class Estimate:
     def __init__(self, work: float, compiling: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0)):
         self.work, self.done = work, 0.0
         self._compiling = compiling
+        self._first: tuple[float, float] | None = None  # when it was done without compiling, and its work
         self._told: tuple[float, float] | None = None  # when, and the total that was told
+
+    def add(self, work: float, elapsed_s: float) -> None:
+        """Count work that is done, `elapsed_s` after the start; negative work takes back what was lost."""
+        self.done += work
+        if self._first is None:
+            self._first = elapsed_s - self._compiling()[0], self.done
 
     def left_s(self, elapsed_s: float) -> float | None:
         """Seconds left, `elapsed_s` after the start; None while nothing has been done."""
         compiled, compiling = self._compiling()
         if self.done <= 0:
             return None
-        return max(elapsed_s - compiled, 0.0) / self.done * max(self.work - self.done, 0.0) + compiling
+        spent, done = elapsed_s - compiled, self.done
+        if self._later:
+            assert self._first is not None
+            spent, done = spent - self._first[0], done - self._first[1]
+        return max(spent, 0.0) / done * max(self.work - self.done, 0.0) + compiling
+
+    @property
+    def _later(self) -> bool:
+        """Whether more than the first segment is done."""
+        return self._first is not None and self.done > self._first[1]
 
     def news(self, elapsed_s: float) -> float | None:
         """Seconds left, if people should be told: after some seconds, and again where it was wrong.
@@ -46,7 +62,7 @@ class Estimate:
         """
         compiled, _ = self._compiling()
         left = self.left_s(elapsed_s)
-        if left is None or left < FIRST_S or elapsed_s - compiled < FIRST_S:
+        if left is None or left < FIRST_S or elapsed_s - compiled < FIRST_S or not self._later:
             return None
         if self._told is not None:
             when, total = self._told

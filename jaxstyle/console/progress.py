@@ -198,8 +198,8 @@ class Display:
     def advance(self, image_steps: float, cost: float | None = None) -> None:
         """Count image-steps that have been done; a negative number takes back what was lost."""
         self._done += image_steps
-        self._estimate.done += self._cost(image_steps, cost)
         now = time.monotonic()
+        self._estimate.add(self._cost(image_steps, cost), now - self._began)
         self._say_estimate(now - self._began)
         left = self._estimate.left_s(now - self._began)
         if self._bar is not None:

@@ -109,8 +109,10 @@ def transfer(
         display.event("compile", line, shape=program.shape, device=device, precision=program.precision)
         try:
             launcher.compile(program)
-            steps = plan.image_steps + plan.coarse_image_steps
-            display.start(image_steps=steps, cells=1, estimate=Estimate(plan.trajectory_cost))
+            steps, spent = plan.image_steps + plan.coarse_image_steps, launcher.seconds
+            before = spent["targets_s"]
+            estimate = Estimate(plan.trajectory_cost, lambda: (spent["targets_s"] - before, 0.0))
+            display.start(image_steps=steps, cells=1, estimate=estimate)
             course = launcher.launch([list(plan.cells)], program)
             with signals.signals_held() as asked:
                 for image_steps, cost, _ in course:
