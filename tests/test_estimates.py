@@ -8,6 +8,11 @@ import pytest
 from jaxstyle.console import progress
 from jaxstyle.console.estimates import FIRST_S, MOVED, Estimate
 from jaxstyle.console.progress import Display
+from jaxstyle.device.course import Course
+from jaxstyle.device.drive import Segment
+from jaxstyle.plan.cells import Cell
+from jaxstyle.plan.programs import Program
+from jaxstyle.run.launcher import _advances
 from jaxstyle.run.planning import precision_hint
 from jaxstyle.spec.settings import Sweep
 
@@ -84,6 +89,17 @@ def test_steps_that_were_kept_or_lost_are_not_counted_twice(monkeypatch, capsys)
     assert left == pytest.approx((10.0 - 2.0) / (30 - 10) * 120)  # without the first segment
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "measured so far: about 24.0 s more (the plan assumed 9 min 0 s in all)"
+
+
+def test_segments_count_as_much_as_the_plan_says():
+    program = Program(64, 96, "avg", "lbfgs", "f32", ("conv4_2",), ("conv1_1",), width=2, coarser=1)
+    # Ten steps, and the evaluation of the last image, which is none.
+    segments = [Segment(1, 60, lambda: None), Segment(0, 7, lambda: None), Segment(0, 4, lambda: None)]
+    cells = [object.__new__(Cell) for _ in range(2)]
+    found = _advances([cells], program, Course(iter(segments)), 10)
+    cost = sum(advance.cost for advance in itertools.islice(found, len(segments)))
+    assert cost == pytest.approx(2 * program.trajectory_cost(10))
+    assert cost > 2 * (10 * program.step_flops + 60 * program.coarse_flops)
 
 
 def device(platform, capability=""):
