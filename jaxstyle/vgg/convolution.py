@@ -10,8 +10,9 @@ a quarter of the multiplications and is faster on a CPU wherever there are many 
 The dtype of a kernel is the one in which its products are computed: float32, or bfloat16 summed in float32.
 An image keeps its own dtype throughout.
 
-What a convolution reads beyond the edges of an image is zero, or what a `Border` puts there. The border is
-then laid around the image, and the correlation has no padding of its own (`has_border`).
+What a convolution reads beyond the edges of an image is zero, or what a `Border` puts there. XLA's own
+convolution then gets the image with its border around it and has no padding of its own (`has_border`);
+Winograd's has the border in its linear maps.
 
 Symbols: x input, k kernel, b bias, y = max(0, x * k + b), g = dL/dy.
 """
@@ -31,7 +32,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxstyle.vgg.borders import Border
 from jaxstyle.vgg.padding import bordered, unbordered
-from jaxstyle.vgg.winograd import transformed, winograd_conv
+from jaxstyle.vgg.winograd import adjoint_tiling, bordered_tiling, tiling, transformed, winograd_conv
 
 TENSOR_CORE_CHANNELS = 8
 """A GPU's matrix units need channels in multiples of this."""
@@ -92,9 +93,13 @@ def conv3x3(
         precision: see `Arithmetic`.
         border: what stands outside the image; None for zeros.
     """
-    x = x if border is None else bordered(x, border)
-    correlation = _plain if kernel.shape[0] == 3 else winograd_conv
-    return correlation(x, jnp.asarray(kernel), precision, has_border=border is not None)
+    kernel, (h, w, _) = jnp.asarray(kernel), x.shape
+    if kernel.shape[0] == 3:
+        around = x if border is None else bordered(x, border)
+        return _plain(around, kernel, precision, has_border=border is not None)
+    if border is not None and border.wraps:
+        return winograd_conv(bordered(x, border), kernel, precision, *(bordered_tiling(n) for n in (h, w)))
+    return winograd_conv(x, kernel, precision, *(tiling(n, border) for n in (h, w)))
 
 
 def conv3x3_adjoint(
@@ -106,10 +111,14 @@ def conv3x3_adjoint(
     """The adjoint of `conv3x3` in its image, for the turned kernel.
 
     With zeros outside, and with a border that wraps, it is itself such a correlation. With any other border
-    it is the full correlation, one position larger on every side, followed by the adjoint of the border.
+    it is the full correlation, one position larger on every side, followed by the adjoint of the border,
+    which Winograd's algorithm has in its last linear maps where it can.
     """
     if border is None or border.wraps:
         return conv3x3(g, turned, precision, border)
+    rows, columns = (adjoint_tiling(n, border) for n in g.shape[:2])
+    if turned.shape[0] != 3 and rows and columns:
+        return winograd_conv(g, jnp.asarray(turned), precision, rows, columns)
     return unbordered(conv3x3(jnp.pad(g, ((1, 1), (1, 1), (0, 0))), turned, precision), border)
 
 
