@@ -156,7 +156,7 @@ def _mapped(
     groups = []
     for rows in alike:
         terms = []
-        for column in np.flatnonzero(matrix[rows].any(axis=(0, 2))):
+        for column in map(int, np.flatnonzero(matrix[rows].any(axis=(0, 2)))):
             c = matrix[rows, column]
             shape = [1] * (parts[0].ndim + 1)
             shape[axis], shape[tiles_axis] = c.shape
@@ -176,7 +176,7 @@ def winograd_conv(
     """F(4x4, 3x3): 36 matrix products over all tiles, between linear maps of rows and of columns.
 
     Barriers and concatenations keep the passes apart. Without them, XLA fuses each row pass into its column
-    pass and computes it again for every element that needs it: a whole step of 256 px takes 1.8 times as long.
+    pass and computes it again for every element that needs it: a step of 256 px takes 1.8 times as long.
     The order of axes in between is one in which a pass reads and writes near to where it has just been.
     """
     i, o, n = x.shape[2], u.shape[-1], TILE + 2
