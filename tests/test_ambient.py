@@ -21,6 +21,7 @@ import hashlib, json, sys
 import jaxstyle
 content, style = sys.argv[1:]
 shallow = {"content_layer": "conv2_2", "style_layers": "conv1_1+conv2_1", "size": 64, "steps": 4}
+shallow |= {"alpha_beta": 1e-3}
 print(json.dumps([
     hashlib.sha256(jaxstyle.stylize(content, style, optimizer=name, **shallow)).hexdigest()
     for name in ("adam", "lbfgs")

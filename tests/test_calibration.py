@@ -230,7 +230,8 @@ def test_a_dry_run_of_relative_ratios_measures_nothing(images, tmp_path, capsys,
 
 
 def test_the_command_prints_a_table_and_json(images, capsys):
-    flags = [images["content"], images["style"], "--size", "64x48"]
+    flags = [images["content"], images["style"], "--size", "64x48", "--content-layer", "conv2_2"]
+    flags += ["--style-layers", "conv1_1+conv2_1"]
     for extra in ([], ["--json"]):
         with pytest.raises(SystemExit) as stop:
             calibrate.main([*flags, *extra])
@@ -238,7 +239,7 @@ def test_the_command_prints_a_table_and_json(images, capsys):
     text, _, tail = capsys.readouterr().out.partition("{")
     found = json.loads("{" + tail)
     assert f"{found['balance']:.3g} (1x)" in text
-    assert [line["layer"] for line in found["layers"]] == list(FIVE)
+    assert [line["layer"] for line in found["layers"]] == ["conv1_1", "conv2_1"]
     assert {(m["network"], m["pool"]) for m in found["moves"]} == {
         (network, pool) for network in ("raw", "normalised") for pool in POOLINGS.names
     }

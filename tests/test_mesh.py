@@ -15,10 +15,10 @@ from jaxstyle.device import drive, engine
 width = int(sys.argv[1])
 optimizer = {"optimizer": "lbfgs", "pyramid": 1} if width > 1 else {}
 weights = conftest.narrow_weights()
-settings = {"content": ("/c0", "/c1"), "style": ("/s0", "/s1"), "seed": ("0:5",), **optimizer}
-one = test_engine.Bench(weights, width=width, shape=(64, 80), **settings)
-many = test_engine.Bench(weights, width=width, shape=(64, 80), **settings)
-many.engine = engine.Engine(weights, cell_shapes=[(64, 80)], winograd=False, device=jax.devices())
+settings = {"content": ("/c0", "/c1"), "seed": ("0:5",), **optimizer}
+one = test_engine.Bench(weights, width=width, shape=(40, 48), **settings)
+many = test_engine.Bench(weights, width=width, shape=(40, 48), **settings)
+many.engine = engine.Engine(weights, cell_shapes=[(40, 48)], winograd=False, device=jax.devices())
 ids = list(range(len(one.cells)))
 groups = [ids[i : i + width] for i in range(0, len(ids), width)]
 for start in range(0, len(groups), 8):
