@@ -23,6 +23,7 @@ from jaxstyle.console.command import run_command
 from jaxstyle.console.setting_flags import with_settings
 from jaxstyle.inputs import weights
 from jaxstyle.inputs.pictures import Pictures
+from jaxstyle.inputs.target_files import check_made_for
 from jaxstyle.plan.cells import sweep_cells
 from jaxstyle.rundir import manifest
 from jaxstyle.spec import errors, values
@@ -76,6 +77,8 @@ class _Pair:
         loaded = weights.load(
             self.sweep.weights, taps=self.cell.taps, network=self.sweep.network, pool=self.sweep.pool
         )
+        for path, targets in self.pictures.targets.items():
+            check_made_for(path, targets, self.sweep, loaded.sha256)
         self.engine = Engine(loaded.layers, device=device, winograd=False)
         self.scales = Balances(self.sweep, [self.cell], self.pictures, self.engine)
 

@@ -274,13 +274,17 @@ class StyleLoss(_Row):
     """Function of what was kept of two images, in NumPy: E_l of the first for the second, in float64."""
     trace: Function = field(default=None, kw_only=True)
     """Function of what was kept of a style, in NumPy: tr(A)."""
+    of_moments: Function = field(default=None, kw_only=True)
+    """Function of A and mu of a layer, in NumPy: what would have been kept of a style that has them."""
+    blend: Function = field(default=None, kw_only=True)
+    """Function of what was kept of several styles, and their weights, in NumPy: the same of their blend."""
     matrix_products: int = field(default=0, kw_only=True)
     """Products of two N x N matrices in one evaluation with its gradient."""
     matrices: int = field(default=0, kw_only=True)
     """N x N matrices of float32 that it holds at the same time."""
 
     what = "style loss"
-    functions = ("keep", "loss", "distance", "trace")
+    functions = ("keep", "loss", "distance", "trace", "of_moments", "blend")
 
 
 Row = TypeVar("Row", bound=_Row)
@@ -409,6 +413,8 @@ STYLE_LOSSES = Table(
             loss="jaxstyle.cell.losses:style_layer_loss",
             distance="jaxstyle.cell.style_distances:gram",
             trace="jaxstyle.cell.style_distances:gram_trace",
+            of_moments="jaxstyle.cell.style_moments:gram",
+            blend="jaxstyle.cell.style_moments:blended_grams",
         ),
         StyleLoss(
             "moments",
@@ -417,6 +423,8 @@ STYLE_LOSSES = Table(
             loss="jaxstyle.cell.moments:loss",
             distance="jaxstyle.cell.style_distances:moments",
             trace="jaxstyle.cell.style_distances:moments_trace",
+            of_moments="jaxstyle.cell.style_moments:moments",
+            blend="jaxstyle.cell.style_moments:blended_moments",
         ),
         StyleLoss(
             "wasserstein",
@@ -425,6 +433,8 @@ STYLE_LOSSES = Table(
             loss="jaxstyle.cell.wasserstein:loss",
             distance="jaxstyle.cell.style_distances:wasserstein",
             trace="jaxstyle.cell.style_distances:wasserstein_trace",
+            of_moments="jaxstyle.cell.style_moments:normal",
+            blend="jaxstyle.cell.style_moments:blended_normals",
             matrix_products=38,
             matrices=8,
         ),
