@@ -212,7 +212,7 @@ class Balances:
         style = style_rows(
             cell,
             program,
-            self._pictures,
+            self._pictures.targets,
             lambda part: self._targets(("style", part), program, images[part]),
         )
         if not cell.has_content:

@@ -52,7 +52,7 @@ def measure_pull(
     program = plain_program(sweep, shape, [cell])
     content = engine.target_rows(program, pictures.content[cell.content], of_cells=True)
     style = style_rows(
-        cell, program, pictures, lambda part: engine.target_rows(program, pictures.style[part])
+        cell, program, pictures.targets, lambda part: engine.target_rows(program, pictures.style[part])
     )
     targets = jax.tree.map(lambda kept: kept[None], Targets(content.content, style.style))
     base = knobs_of(cell, program, sweep, content_row=0, style_row=0, extent=shape)

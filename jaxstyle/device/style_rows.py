@@ -5,13 +5,13 @@ Whatever a style is, it is one row of `Targets.style`, and its program is the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from jaxstyle.cell.state import Targets
-from jaxstyle.inputs.pictures import Pictures
+from jaxstyle.inputs.target_files import TargetFile
 from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.programs import Program
 from jaxstyle.spec.tables import STYLE_LOSSES, function
@@ -21,7 +21,7 @@ from jaxstyle.vgg import layers
 def style_rows(
     cell: Cell,
     program: Program,
-    pictures: Pictures,
+    files: Mapping[str, TargetFile],
     of_image: Callable[[tuple[str, int | str]], Targets],
 ) -> Targets:
     """The targets of a cell's style, without P.
@@ -29,11 +29,11 @@ def style_rows(
     Args:
         cell: a cell that has a style.
         program: the program that compares cells with them.
-        pictures: the run's, with its files of targets.
+        files: its files of targets, by path.
         of_image: function of a part of `cell.style_parts` that is an image: its targets.
     """
     rows = [
-        _of_file(program, pictures, path) if path in pictures.targets else of_image((path, size))
+        _of_file(program, files[path]) if path in files else of_image((path, size))
         for (path, size), _ in cell.style_parts
     ]
     if len(rows) == 1:
@@ -44,9 +44,9 @@ def style_rows(
     return Targets(content=(), style=tuple(blend(layer, weights) for layer in kept))
 
 
-def _of_file(program: Program, pictures: Pictures, path: str) -> Targets:
+def _of_file(program: Program, file: TargetFile) -> Targets:
     """The targets in a file; unit matrices at layers that it lacks, where all its weights are 0."""
-    own, of_moments = pictures.targets[path].layers, function(STYLE_LOSSES[program.style_loss].of_moments)
+    own, of_moments = file.layers, function(STYLE_LOSSES[program.style_loss].of_moments)
     found = []
     for name in program.style_taps:
         n = layers.tap(name).channels

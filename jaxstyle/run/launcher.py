@@ -159,7 +159,7 @@ class Launcher:
             }
             with timed(self.seconds, "targets_s"):
                 stage = program.stage(coarser)
-                rows = style_rows(cell, stage, self.pictures, parts.__getitem__)
+                rows = style_rows(cell, stage, self.pictures.targets, parts.__getitem__)
                 terms = self.engine.blank_rows(stage, "style").terms if program.terms else {}
                 self._targets[key] = rows._replace(terms=terms)
         return self._targets[key]
