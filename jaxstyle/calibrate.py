@@ -27,6 +27,7 @@ from jaxstyle.inputs.target_files import check_made_for
 from jaxstyle.plan.cells import sweep_cells
 from jaxstyle.rundir import manifest
 from jaxstyle.spec import errors, values
+from jaxstyle.spec.blends import text_of
 from jaxstyle.spec.fields import NETWORKS
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import RunOptions, Sweep
@@ -109,7 +110,7 @@ def measure(sweep: Sweep, device: Any) -> dict[str, Any]:
     pulls = measure_pull(pair.sweep, pair.cell, balance, pair.pictures, pair.engine)
     found = {
         "content": sweep.content[0],
-        "style": sweep.style[0],
+        "style": text_of(pair.cell.style),
         "size": "x".join(map(str, reversed(pair.pictures.shape(pair.cell)))),
         "pool": sweep.pool,
         "padding": sweep.padding,

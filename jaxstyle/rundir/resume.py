@@ -23,7 +23,7 @@ from jaxstyle.rundir.files import set_aside
 from jaxstyle.rundir.fingerprints import SCHEMA, Sources, fingerprint, narrowed_to
 from jaxstyle.rundir.records import Record, no_plan_error, open_record
 from jaxstyle.spec import paths, settings
-from jaxstyle.spec.blends import files_of
+from jaxstyle.spec.blends import files_of, is_blend, text_of
 from jaxstyle.spec.defaults import PAPER
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.folders import FOLDER_AXES, is_in, without
@@ -188,7 +188,7 @@ def _digest(record: Record, key: str, path: str) -> str | None:
 
 def _listed(values: Sequence[Any]) -> str:
     """The first few of several values."""
-    texts = [str(value) for value in values]
+    texts = [text_of(value) if is_blend(value) else str(value) for value in values]
     return ", ".join(texts[:4]) + (f" and {len(texts) - 4} more" if len(texts) > 4 else "")
 
 

@@ -71,7 +71,8 @@ def axis_values(axis: str, raw: Any, *, max_cells: int) -> tuple[Any, ...]:
     seen: set[Any] = set()
     for value in found:
         if (key := row.same(value)) in seen:
-            raise JaxstyleError(axis, f"{value} is given twice; give each value once")
+            told = blends.text_of(value) if blends.is_blend(value) else value
+            raise JaxstyleError(axis, f"{told} is given twice; give each value once")
         seen.add(key)
     return tuple(found)
 
