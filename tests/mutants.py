@@ -74,6 +74,21 @@ MUTANTS = (
         ("tests/test_targets.py::test_a_wasserstein_ladder_has_its_ends_and_is_the_shortest_way",),
     ),
     Mutant(
+        "The spectrum of a style is that of its periodic component, without the cross of its edges.",
+        "return _transform(image) - _transform(jumps) * jnp.asarray",
+        "return _transform(image) - 0 * _transform(jumps) * jnp.asarray",
+        ("tests/test_spectrum.py::test_cyclic_shifts_of_the_periodic_component_cost_nothing",),
+    ),
+    Mutant(
+        "The weight of a term that is a sum over pixels grows in coarser stages.",
+        "* (scale if row.sums_pixels else 1.0)",
+        "",
+        (
+            "tests/test_spectrum.py::test_cells_with_the_term_share_no_canvas"
+            "_and_weigh_it_more_in_coarser_stages",
+        ),
+    ),
+    Mutant(
         "A matrix of a file that is not positive semidefinite is refused.",
         "if values[0] < -ROUNDING * max(values[-1], 0.0):",
         "if values[0] < -np.inf:",

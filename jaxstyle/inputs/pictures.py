@@ -18,7 +18,7 @@ from jaxstyle.plan.stages import coarser_stages, halved_shape, wrapping_multiple
 from jaxstyle.spec.blends import is_blend, is_targets, parts_of, short_text
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import Sweep
-from jaxstyle.spec.tables import PADDINGS
+from jaxstyle.spec.tables import PADDINGS, TERMS
 from jaxstyle.spec.values import parse_size
 from jaxstyle.vgg import layers
 
@@ -128,6 +128,18 @@ class Pictures:
                 picture = self._decoded(path)
                 self._note(sweep, path, picture)
                 self._fit(path, picture.pixels, starts[path])
+        for cell in cells:
+            self._check_equal_sizes(cell)
+
+    def _check_equal_sizes(self, cell: Cell) -> None:
+        """Raise JaxstyleError if a term of a cell compares pixels, and its style is not of its size."""
+        pixels = self.style.get(cell.style_source)
+        for name in cell.terms:
+            if TERMS[name].equal_sizes and pixels is not None and pixels.shape[:2] != self.shape(cell):
+                (h, w), (height, width) = pixels.shape[:2], self.shape(cell)
+                why = f"needs a style of the picture's size, {width}x{height}, and {cell.style} becomes"
+                mend = f"crop it to that shape, or give --size {w}x{h}"
+                raise JaxstyleError(TERMS[name].weight, f"{why} {w}x{h}; {mend}")
 
     def _style_px(self, style_size: int | str) -> int:
         """The longest edge in px of the target size of a style."""

@@ -27,6 +27,7 @@ from jaxstyle.plan.stages import halved_shape
 from jaxstyle.run.inputs import Inputs
 from jaxstyle.spec import blends
 from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.tables import TERMS
 from jaxstyle.vgg import layers
 
 if TYPE_CHECKING:
@@ -164,6 +165,19 @@ class Launcher:
                 self._targets[key] = rows._replace(terms=terms)
         return self._targets[key]
 
+    def _of_equal_size(self, rows: Targets, stage: Program) -> Targets:
+        """Targets of a style with zeros for terms that need it as large as the picture, where it is not.
+
+        The cells of such a style have no weight for them.
+        """
+        if not any(TERMS[name].equal_sizes for name in stage.terms):
+            return rows
+        blank = self.engine.blank_rows(stage, "style").terms
+        terms = {
+            n: kept if _shapes(kept) == _shapes(blank[n]) else blank[n] for n, kept in rows.terms.items()
+        }
+        return rows._replace(terms=terms)
+
     def _target(self, role: str, source: Any, program: Program, coarser: int) -> Targets:
         import jax
 
@@ -246,6 +260,7 @@ class Launcher:
         of_contents = [self._target("content", path, program, coarser) for path in contents]
         of_styles = [self._style_target(cell, program, coarser) for cell in with_style.values()]
         of_contents = of_contents or [self.engine.blank_rows(program.stage(coarser), "content")]
+        of_styles = [self._of_equal_size(rows, program.stage(coarser)) for rows in of_styles]
         of_styles = of_styles or [self.engine.blank_rows(program.stage(coarser), "style")]
         with timed(self.seconds, "host_s"):
             knobs = [
@@ -302,6 +317,13 @@ def _advances(
         pixels = encode.to_uint8(outcome.images[at])
         found.append(LaunchResult(cells, pixels, curves, outcome.diverged_step[at]))
     return found
+
+
+def _shapes(tree: Any) -> list[tuple[int, ...]]:
+    """The shapes of the arrays of a tree."""
+    import jax
+
+    return [leaf.shape for leaf in jax.tree.leaves(tree)]
 
 
 def _stacked(trees: Sequence[Any]) -> Any:

@@ -53,6 +53,8 @@ class _Row:
 
     what: ClassVar[str]
     """Kind of row, in words."""
+    internal: ClassVar[tuple[str, ...]] = ()
+    """Names of fields that only jaxstyle's own rows have."""
     functions: ClassVar[tuple[str, ...]]
     """Names of the fields that hold functions; only the first is required."""
 
@@ -83,7 +85,7 @@ class _Row:
     def recorded(cls) -> tuple[str, ...]:
         """Names of the fields that are written into a run's manifest: not functions, nor internal ones."""
         fields = (f.name for f in dataclasses.fields(cls))
-        return tuple(name for name in fields if name not in (*cls.functions, "origin", "always"))
+        return tuple(name for name in fields if name not in (*cls.functions, "origin", *cls.internal))
 
     def record(self) -> dict[str, Any]:
         """Its entry in a run's manifest."""
@@ -122,8 +124,13 @@ class LossTerm(_Row):
     """Whether its values are kept as a loss curve."""
     always: bool = field(default=False, kw_only=True)
     """Whether it is part of every program, whatever its weight: jaxstyle's first three terms."""
+    equal_sizes: bool = field(default=False, kw_only=True)
+    """Whether it compares pixels, so that a style must be exactly as large as the picture."""
+    sums_pixels: bool = field(default=False, kw_only=True)
+    """Whether it is a sum over pixels, whose weight grows in coarser stages as that of the content does."""
 
     what = "loss term"
+    internal = ("always", "equal_sizes", "sums_pixels")
     functions = ("loss", "keep")
 
     def __post_init__(self) -> None:
@@ -345,6 +352,14 @@ TERMS = Table(
     (
         LossTerm("content", of="content", canvas=True, always=True),
         LossTerm("style", of="style", canvas=True, always=True),
+        LossTerm(
+            "spectrum",
+            title="power spectrum",
+            keep="jaxstyle.cell.spectrum:keep",
+            loss="jaxstyle.cell.spectrum:loss",
+            equal_sizes=True,
+            sums_pixels=True,
+        ),
         LossTerm("tv", title="total variation", canvas=True, curve=False, always=True),
     ),
 )
