@@ -21,6 +21,8 @@ import io
 import math
 import os
 import stat
+import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -59,6 +61,9 @@ _ERRORS = (
     OverflowError,
     zipfile.BadZipFile,
     zlib.error,
+    tokenize.TokenError,
+    SyntaxError,
+    Warning,
 )
 """Exceptions that Python's and NumPy's readers raise for damaged files."""
 MEND = "python -m jaxstyle.targets makes a file that fits"
@@ -102,7 +107,8 @@ def read_targets(path: str, taps: Iterable[str] | None = None) -> TargetFile:
     if not data.startswith(b"PK"):
         raise JaxstyleError(path, f"is no .npz file of NumPy; {MEND}")
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive, warnings.catch_warnings():
+            warnings.simplefilter("error")  # NumPy's, of headers that it has to guess
             names = {name.removesuffix(".npy") for name in archive.namelist()}
             if len(names) > MAX_ENTRIES:
                 raise JaxstyleError(path, f"has {len(names)} entries; the limit is {MAX_ENTRIES}: {MEND}")
