@@ -14,6 +14,7 @@ COMMANDS = {
     "variance": "measure how much the seed matters in a run with several",
     "score": "score the pictures of a run by measures it was not optimised for; pick the best",
     "calibrate": "measure what a ratio of content to style means for two images",
+    "targets": "write style targets as data: Gram matrices and means, their spread, ladders between two",
     "features": "draw what chosen layers of the network see in an image",
 }
 

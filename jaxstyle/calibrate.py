@@ -23,9 +23,11 @@ from jaxstyle.console.command import run_command
 from jaxstyle.console.setting_flags import with_settings
 from jaxstyle.inputs import weights
 from jaxstyle.inputs.pictures import Pictures
+from jaxstyle.inputs.target_files import check_made_for
 from jaxstyle.plan.cells import sweep_cells
 from jaxstyle.rundir import manifest
 from jaxstyle.spec import errors, values
+from jaxstyle.spec.blends import text_of
 from jaxstyle.spec.fields import NETWORKS
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import RunOptions, Sweep
@@ -76,6 +78,8 @@ class _Pair:
         loaded = weights.load(
             self.sweep.weights, taps=self.cell.taps, network=self.sweep.network, pool=self.sweep.pool
         )
+        for path, targets in self.pictures.targets.items():
+            check_made_for(path, targets, self.sweep, loaded.sha256)
         self.engine = Engine(loaded.layers, device=device, winograd=False)
         self.scales = Balances(self.sweep, [self.cell], self.pictures, self.engine)
 
@@ -106,7 +110,7 @@ def measure(sweep: Sweep, device: Any) -> dict[str, Any]:
     pulls = measure_pull(pair.sweep, pair.cell, balance, pair.pictures, pair.engine)
     found = {
         "content": sweep.content[0],
-        "style": sweep.style[0],
+        "style": text_of(pair.cell.style),
         "size": "x".join(map(str, reversed(pair.pictures.shape(pair.cell)))),
         "pool": sweep.pool,
         "padding": sweep.padding,

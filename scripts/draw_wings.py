@@ -24,7 +24,7 @@ PICTURE = ROOT / "docs" / "wings.svg"
 
 COLUMN = {
     "cell": 250, "console": 650, "derived": 650, "device": 250, "inputs": 250, "metrics": 650, "plan": 250,
-    "run": 450, "rundir": 650, "spec": 450, "study": 250, "vgg": 450,
+    "run": 450, "rundir": 650, "spec": 450, "study": 218, "vgg": 450,
 }  # fmt: skip
 """The middle of each wing in px; its floor follows from the imports."""
 WIDTH, BOX, SIDE, GUTTER, MARGIN = 900, 340, 48, 450, 874

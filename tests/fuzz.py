@@ -21,6 +21,7 @@ import sys
 import tempfile
 import traceback
 import warnings
+import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 
 from jaxstyle.inputs import decode, weights
+from jaxstyle.inputs import target_files as npz
 from jaxstyle.rundir.chunks import PER_CELL, ChunkResult, chunk_bytes, read_chunk
 from jaxstyle.spec import errors, settings, tables
 from jaxstyle.spec.assemble import assemble
@@ -202,6 +204,23 @@ def weight_files() -> list[bytes]:
 
 
 @functools.cache
+def target_files() -> list[bytes]:
+    """Targets of a layer, stored and packed."""
+    features = np.abs(np.sin(np.arange(200 * 64, dtype=np.float32).reshape(200, 64)))
+    made = []
+    for save in (np.savez, np.savez_compressed):
+        buffer = io.BytesIO()
+        save(
+            buffer,
+            **{name: np.array("0" * 8) for name in npz.MADE_FOR},
+            **{"format": np.array(npz.FORMAT), "positions/conv1_1": np.int64(200)},
+            **{"gram/conv1_1": features.T @ features / 200, "mean/conv1_1": features.mean(0)},
+        )
+        made.append(buffer.getvalue())
+    return made
+
+
+@functools.cache
 def chunk_files() -> list[bytes]:
     """A chunk as it is written, and the same in HDF5's old form, which has fewer checksums."""
     cells, snapshots, steps, names = 2, (2, 4), 5, ("conv1_1", "conv2_1")
@@ -296,6 +315,27 @@ VALUES = (
 """Values that may follow a key, separated by spaces."""
 
 
+def mutated_targets(data: bytes, other: bytes, random: Random) -> bytes:
+    """An archive that is corrupted as a whole, or one of its entries, with checksums that are right."""
+    if random.random() < 0.3:
+        return mutated(data, other, random)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(buffer, "w") as made:
+        names = archive.namelist()
+        spoilt = random.choice(names)
+        for name in names:
+            entry = archive.read(name)
+            if name == spoilt:
+                head = entry[:128]
+                entry = (
+                    mutated(head, head, random) + entry[128:]
+                    if random.random() < 0.7
+                    else (mutated(entry, archive.read(random.choice(names)), random))
+                )
+            made.writestr(name, entry)
+    return buffer.getvalue()
+
+
 def mutated_spec(data: bytes, other: bytes, random: Random) -> bytes:
     """A spec with other keys, other values, other lines; now and then with other bytes."""
     if random.random() < 0.2:
@@ -343,6 +383,12 @@ def _read_spec(path: Path) -> None:
     for name in settings.SWEEP_KEYS:
         unused = name in settings.AXES and sweep.grid and all(name in table for table in sweep.grid)
         assert unused or getattr(read, name) == getattr(sweep, name), name
+
+
+def _read_targets(path: Path) -> None:
+    for of in npz.read_targets(str(path)).layers.values():
+        assert np.isfinite(of.gram).all()
+        assert (of.gram == of.gram.T).all()
 
 
 def _read_weights(path: Path) -> None:
@@ -399,6 +445,7 @@ KINDS = {
     "toml": Kind(specs, _read_spec, mutated_spec),
     "hdf5 weights": Kind(weight_files, _read_weights),
     "hdf5 chunk": Kind(chunk_files, _read_chunk),
+    "targets": Kind(target_files, _read_targets, mutated_targets),
 }
 
 

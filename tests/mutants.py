@@ -56,6 +56,45 @@ MUTANTS = (
         ("tests/test_losses.py::test_style_loss_of_a_style_of_another_size_compares_means",),
     ),
     Mutant(
+        "The weights of a blend are scaled to sum 1.",
+        "scale = 1.0 if abs(total - 1.0) <= _ROUNDING else total",
+        "scale = 1.0",
+        ("tests/test_targets.py::test_a_blend_has_weights_of_sum_1_and_a_files_name_is_that_file",),
+    ),
+    Mutant(
+        "Normal distributions are blended by their raw second moments, not by their covariances.",
+        "return root @ root - float(kept.ridge) * np.eye(len(mean)) + np.outer(mean, mean), mean",
+        "return root @ root - float(kept.ridge) * np.eye(len(mean)), mean",
+        ("tests/test_targets.py::test_the_loss_of_a_blend_of_images_and_files_is_that_of_float64",),
+    ),
+    Mutant(
+        "A Wasserstein ladder goes the shortest way, also between singular covariances.",
+        "z = (1 - t) * root_a + t * root_b @ (left @ right)",
+        "z = (1 - t) * root_a + t * root_b",
+        ("tests/test_targets.py::test_a_wasserstein_ladder_has_its_ends_and_is_the_shortest_way",),
+    ),
+    Mutant(
+        "The spectrum of a style is that of its periodic component, without the cross of its edges.",
+        "return _transform(image) - _transform(jumps) * jnp.asarray",
+        "return _transform(image) - 0 * _transform(jumps) * jnp.asarray",
+        ("tests/test_spectrum.py::test_cyclic_shifts_of_the_periodic_component_cost_nothing",),
+    ),
+    Mutant(
+        "The weight of a term that is a sum over pixels grows in coarser stages.",
+        "* (scale if row.sums_pixels else 1.0)",
+        "",
+        (
+            "tests/test_spectrum.py::test_cells_with_the_term_share_no_canvas"
+            "_and_weigh_it_more_in_coarser_stages",
+        ),
+    ),
+    Mutant(
+        "A matrix of a file that is not positive semidefinite is refused.",
+        "if values[0] < -ROUNDING * max(values[-1], 0.0):",
+        "if values[0] < -np.inf:",
+        ("tests/test_targets.py::test_a_hostile_file_is_told_in_one_line",),
+    ),
+    Mutant(
         "The content loss is half the sum of squared differences.",
         "return 0.5 * jnp.sum(jnp.square(features",
         "return jnp.sum(jnp.square(features",

@@ -22,7 +22,7 @@ from jaxstyle.spec import settings, tables
 WINGS = ("vgg", "spec", "console", "plan", "inputs", "cell", "rundir", "device", "derived", "run")
 WINGS += ("study", "metrics")
 """The folders of the package, in the order in which they may import each other."""
-COMMANDS = ("calibrate", "features", "report", "score", "sweep", "transfer", "variance")
+COMMANDS = ("calibrate", "features", "report", "score", "sweep", "targets", "transfer", "variance")
 """The modules outside of them, which nothing imports."""
 IMPORTS_JAX = (
     "cell",

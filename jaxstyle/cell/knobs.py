@@ -40,7 +40,7 @@ def knobs_of(
         extent: (height, width) in px of the image in this stage.
         full_extent: (height, width) in px of the full-size image, given in a coarser stage. A content loss
             is a sum over positions, so its weight grows by (S/S_k)^2 to keep its full-size balance with
-            the style loss.
+            the style loss, and so does the weight of a term that is a sum over pixels.
         steps: length of its trajectory, if that is not the sweep's.
     """
     layer_weights = cell.layer_weights
@@ -73,8 +73,14 @@ def knobs_of(
         content_row=np.asarray(content_row, np.int32),
         style_row=np.asarray(style_row, np.int32),
         extent=np.asarray(extent, np.int32),
-        term_weights={name: number(getattr(cell, TERMS[name].weight)) for name in program.terms},
+        term_weights={name: number(_term_weight(cell, name, scale)) for name in program.terms},
     )
+
+
+def _term_weight(cell: Cell, name: str, scale: float) -> float:
+    """A cell's weight of an optional term, times `scale` if that is a sum over pixels."""
+    row = TERMS[name]
+    return min(getattr(cell, row.weight) * (scale if row.sums_pixels else 1.0), FLOAT32_MAX)
 
 
 def blank_knobs(program: Program) -> Knobs:

@@ -11,7 +11,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from jaxstyle.inputs import decode
+from jaxstyle.inputs.resize import fit
 from jaxstyle.rundir.records import Record
+from jaxstyle.spec import blends
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.values import is_path
 
@@ -69,9 +71,26 @@ class SourcePictures:
         self._digests = record.sweep.digests
         self._found: dict[str, np.ndarray | None] = {}
 
-    def __call__(self, path: str) -> np.ndarray | None:
-        """The reduced pixels of the image at `path`, or None if there is none, or it has changed."""
-        if not is_path(path):
+    def __call__(self, value: str) -> np.ndarray | None:
+        """The reduced pixels of an image, given by its path, or None if there is none, or it has changed.
+
+        Of a blend, they are strips of its images side by side, each as wide as its weight says.
+        """
+        if not blends.is_blend(value):
+            return self._image(value)
+        parts = blends.parts_of(value)
+        images = [self._image(path) for path, _ in parts]
+        ends = np.cumsum([0.0, *(weight for _, weight in parts)]) * SOURCE_PX
+        edges = np.round(ends).astype(int)
+        strips = [
+            fit(image, SOURCE_PX, SOURCE_PX)[:, begin:end]
+            for image, begin, end in zip(images, edges, edges[1:], strict=False)
+            if image is not None
+        ]
+        return np.concatenate(strips, axis=1) if len(strips) == len(images) else None
+
+    def _image(self, path: str) -> np.ndarray | None:
+        if not is_path(path) or blends.is_targets(path):
             return None
         if path not in self._found:
             try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from jaxstyle.derived import sample
@@ -12,9 +11,10 @@ from jaxstyle.derived.sample import Shown
 from jaxstyle.derived.thumbnails import MAX_TILES
 from jaxstyle.rundir.records import Record
 from jaxstyle.spec import settings
+from jaxstyle.spec.blends import files_of, short_text
 from jaxstyle.spec.settings import PATH_AXES
 from jaxstyle.spec.tables import network_words
-from jaxstyle.spec.values import NONE, is_path
+from jaxstyle.spec.values import NONE
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Tile:
 def short_name(axis: str, value: Any) -> str:
     """A value of an axis in short: the stem of a path, a number in its shortest form."""
     if axis in PATH_AXES:
-        return Path(value).stem if is_path(value) else f"no {axis}" if value == NONE else value
+        return short_text(value) if files_of(value) else f"no {axis}" if value == NONE else value
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

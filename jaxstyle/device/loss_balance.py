@@ -5,6 +5,7 @@ with the network's scaling, the pooling, the size and the layers. The *balance* 
 ratio at which the two pure pictures would cost the same,
 
     balance = L_style(content image) / L_content(style image, fitted to the content's shape)
+              (of a blend, the weighted mean of its images' content losses),
 
 for at x = content the total is beta L_style, and at x = style it is about alpha L_content. Ten times the
 balance gives mostly content and a tenth of it mostly style, for any image, size and network.
@@ -32,9 +33,11 @@ from jaxtyping import UInt8
 
 from jaxstyle.cell.state import Targets
 from jaxstyle.device.engine import Engine
+from jaxstyle.device.style_rows import style_rows
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.plan.cells import Cell, balance_key, needs_balance
 from jaxstyle.plan.programs import Program
+from jaxstyle.spec.blends import files_of, is_blend, short_text
 from jaxstyle.spec.defaults import PAPER
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import BALANCED_AXES, Sweep
@@ -96,7 +99,7 @@ def balanced_weights(layer_loss: Mapping[str, float], pair: str = "this pair") -
 def weigh(
     content: Targets,
     style: Targets,
-    fitted: Targets,
+    fitted: Sequence[tuple[Targets | None, float]],
     program: Program,
     *,
     content_layer: str,
@@ -109,7 +112,8 @@ def weigh(
     Args:
         content: P of the content image, and what the style loss keeps of it.
         style: what the style loss keeps of the style image.
-        fitted: P of the style image fitted to the content's shape.
+        fitted: P of every image of the style fitted to the content's shape, with its weight; None for a
+            file of targets, which has no P: it counts as an image without features.
         program: the program whose taps these are.
         content_layer: layer of the content loss.
         style_layers: a set of layers, written as in a sweep.
@@ -127,8 +131,10 @@ def weigh(
     if balanced and not has_weights(style_layers):
         weights = balanced_weights(layer_loss, pair)
     layer = program.content_taps.index(content_layer)
-    difference = fitted.content[layer].astype(np.float64) - content.content[layer]
-    content_loss = 0.5 * float(np.square(difference).sum())
+    content_loss = 0.0
+    for image, share in fitted:
+        features = 0.0 if image is None else image.content[layer].astype(np.float64)
+        content_loss += share * 0.5 * float(np.square(features - content.content[layer]).sum())
     style_loss = sum(weights[name] * loss for name, loss in layer_loss.items())
     if not (np.isfinite(style_loss) and np.isfinite(content_loss) and content_loss > 0):
         alike = "" if content_loss else ", which are equal there"
@@ -184,6 +190,15 @@ class Balances:
             self._rows[key] = self._engine.target_rows(program, pixels, of_cells=key[0] != "style")
         return self._rows[key]
 
+    def _fitted(
+        self, part: tuple[str, int | str], shape: tuple[int, int], program: Program
+    ) -> Targets | None:
+        """P of an image of a style, fitted to a shape; None for a file of targets."""
+        path, _ = part
+        if path in self._pictures.targets:
+            return None
+        return self._targets(("fitted", path, shape), program, self._pictures.fitted(path, shape))
+
     def of(self, cell: Cell) -> Balance:
         """The balance of a cell's content, style and layers."""
         shape = self._pictures.shape(cell)
@@ -193,21 +208,20 @@ class Balances:
             for axis, path in (("content", cell.content), ("style", cell.style))
             if path != NONE
         )
+        images = self._pictures.style
+        style = style_rows(
+            cell,
+            program,
+            self._pictures.targets,
+            lambda part: self._targets(("style", part), program, images[part]),
+        )
         if not cell.has_content:
-            style = self._targets(
-                ("style", cell.style_source), program, self._pictures.style[cell.style_source]
-            )
             return weigh_texture(style, program, style_layers=cell.style_layers, pair=pair)
-        pixels = {
-            ("content", cell.content): self._pictures.content[cell.content],
-            ("style", cell.style_source): self._pictures.style[cell.style_source],
-            ("fitted", cell.style, shape): self._pictures.fitted(cell.style, shape),
-        }
-        content, style, fitted = (self._targets(key, program, image) for key, image in pixels.items())
+        content = self._targets(("content", cell.content), program, self._pictures.content[cell.content])
         return weigh(
             content,
             style,
-            fitted,
+            [(self._fitted(part, shape, program), weight) for part, weight in cell.style_parts],
             program,
             content_layer=cell.content_layer,
             style_layers=cell.style_layers,
@@ -252,11 +266,11 @@ def _note_unbalanced(need: Iterable[Cell], tables: Iterable[Mapping[str, Any]], 
         if all(measured[balance_key(cell)][name] == value for name, value in instead.items()):
             note = "the weights of its layers are equal, because they cannot be balanced"
             if cell.has_content:
-                note = (
-                    f"it has no balance with {cell.style}, so alpha/beta is 1e-3 and the weights are equal"
-                )
-            notes = pictures.notes.get(cell.shaped_by, ())
-            pictures.notes[cell.shaped_by] = (*notes, *((note,) if note not in notes else ()))
+                style = short_text(cell.style) if is_blend(cell.style) else cell.style
+                note = f"it has no balance with {style}, so alpha/beta is 1e-3 and the weights are equal"
+            of = files_of(cell.shaped_by)[0]
+            notes = pictures.notes.get(of, ())
+            pictures.notes[of] = (*notes, *((note,) if note not in notes else ()))
 
 
 def _unbalanced(cell: Cell) -> dict[str, Any]:

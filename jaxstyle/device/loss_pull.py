@@ -19,6 +19,7 @@ from jaxstyle.cell.state import Targets
 from jaxstyle.device.engine import Engine
 from jaxstyle.device.jax_settings import default_settings
 from jaxstyle.device.loss_balance import Balance, plain_program
+from jaxstyle.device.style_rows import style_rows
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.inputs.preprocess import mean_image
 from jaxstyle.plan.cells import Cell
@@ -50,7 +51,9 @@ def measure_pull(
     shape = pictures.shape(cell)
     program = plain_program(sweep, shape, [cell])
     content = engine.target_rows(program, pictures.content[cell.content], of_cells=True)
-    style = engine.target_rows(program, pictures.style[cell.style_source])
+    style = style_rows(
+        cell, program, pictures.targets, lambda part: engine.target_rows(program, pictures.style[part])
+    )
     targets = jax.tree.map(lambda kept: kept[None], Targets(content.content, style.style))
     base = knobs_of(cell, program, sweep, content_row=0, style_row=0, extent=shape)
 

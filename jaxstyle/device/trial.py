@@ -79,7 +79,7 @@ def try_out(program: Program, weights: Layers, styles: Iterable[tuple[int, int]]
                 image=image,
             )
             for name, own in _kept_shapes(found.terms).items():
-                if own != needed[name]:
+                if own != needed[name] and not TERMS[name].equal_sizes:
                     why = "the shape of what it keeps of a style must not depend on the size of the image"
                     raise JaxstyleError(TERMS[name].where, why)
 

@@ -12,13 +12,18 @@ from jaxtyping import Float, UInt8
 from jaxstyle.inputs.decode import Picture, read
 from jaxstyle.inputs.preprocess import mean_image
 from jaxstyle.inputs.resize import check_edges, fit, halved, resize, target_shape
+from jaxstyle.inputs.target_files import TargetFile, read_targets
 from jaxstyle.plan.cells import Cell, needs_balance
 from jaxstyle.plan.stages import coarser_stages, halved_shape, wrapping_multiple, wrapping_shape
+from jaxstyle.spec.blends import is_blend, is_targets, parts_of, short_text
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import Sweep
-from jaxstyle.spec.tables import PADDINGS
+from jaxstyle.spec.tables import PADDINGS, TERMS
 from jaxstyle.spec.values import parse_size
 from jaxstyle.vgg import layers
+
+SQUARE = (1, 1)
+"""Shape, as far as proportions go, of a texture whose style has no image."""
 
 
 def _refuse(path: str, error: JaxstyleError) -> None:
@@ -69,29 +74,38 @@ class Pictures:
         self.content: dict[str, UInt8[np.ndarray, "h w 3"]] = {}
         """Every content at its target size, by path."""
         self.style: dict[tuple[str, int | str], UInt8[np.ndarray, "h w 3"]] = {}
-        """Every style at its target sizes, by `Cell.style_source`."""
+        """Every style image at its target sizes, by its path and a size, as in `Cell.style_parts`."""
+        self.targets: dict[str, TargetFile] = {}
+        """The targets of every style that is a file of them, by path."""
         self._starts: dict[tuple[str, tuple[int, int]], UInt8[np.ndarray, "h w 3"]] = {}
         self._shapes: dict[str, tuple[int, int]] = {}
         """(height, width) in px of pictures, by the path in `Cell.shaped_by`."""
         self._least_px = layers.least_edge_px(tap for cell in cells for tap in cell.taps)
         self._unusable, self._on_read = unusable, on_read
+        self._decoded_shapes: dict[str, tuple[int, int] | None] = {}
+        """(height, width) in px of textures' styles as decoded; None for one that is left out."""
+        self._parts = {path for c in cells if is_blend(c.style) for path, _ in parts_of(c.style)}
         self._bad: set[str] = set()
         self._read(sweep, cells, size)
 
     def _read(self, sweep: Sweep, cells: tuple[Cell, ...], size: int | tuple[int, int]) -> None:
         sizes: dict[str, dict[int | str, None]] = {}
+        self._style_taps: dict[str, set[str]] = {}
         for cell in cells:
-            if cell.has_style:
-                sizes.setdefault(cell.style, {})[cell.style_size] = None
+            for (path, style_size), _ in cell.style_parts:
+                sizes.setdefault(path, {})[style_size] = None
+                self._style_taps.setdefault(path, set()).update(cell.layer_weights)
         contents = dict.fromkeys(cell.content for cell in cells if cell.has_content)
         self._total = len(contents) + len(sizes)
         for path in contents:
             if (pixels := self._usable(sweep, path, [size])) is not None:
                 self.content[path] = resize(pixels, size)
                 self._set_shape(sweep, path, self.content[path].shape[:2])
-        for path in dict.fromkeys(cell.style for cell in cells if not cell.has_content):
-            if (pixels := self._read_style(sweep, path, sizes[path])) is not None:
-                self._set_shape(sweep, path, target_shape(size, pixels.shape[:2]))
+        for style in dict.fromkeys(cell.style for cell in cells if not cell.has_content):
+            shapes = [self._texture_shape(sweep, path, sizes[path]) for path, _ in parts_of(style)]
+            if None not in shapes:
+                own = next((shape for shape in shapes if shape != SQUARE), SQUARE)
+                self._set_shape(sweep, style, target_shape(size, own or SQUARE))
         cells = tuple(cell for cell in cells if cell.shaped_by in self._shapes)
         starts: dict[str, set[tuple[int, int]]] = {}
         for cell in cells:
@@ -99,17 +113,33 @@ class Pictures:
                 path = cell.style if cell.init == "style" else cell.init
                 starts.setdefault(path, set()).add(self.shape(cell))
             if cell.has_content and needs_balance(sweep, cell):
-                starts.setdefault(cell.style, set()).add(self.shape(cell))
-        textures = {path for path, _ in self.style}
-        for path in (path for path in sizes if path not in textures):
-            if (pixels := self._read_style(sweep, path, sizes[path])) is not None:
+                for (path, _), _ in cell.style_parts:
+                    starts.setdefault(path, set()).add(self.shape(cell))
+        for path in (path for path in sizes if path not in self._decoded_shapes):
+            if is_targets(path):
+                self._read_targets(sweep, path)
+            elif (pixels := self._read_style(sweep, path, sizes[path])) is not None:
                 self._fit(path, pixels, starts.pop(path, ()))
         files = {cell.init for cell in cells}
         for path in starts:
+            if path in self.targets:
+                continue
             if path not in self._bad or path in files:  # a file to start from is never left out
                 picture = self._decoded(path)
                 self._note(sweep, path, picture)
                 self._fit(path, picture.pixels, starts[path])
+        for cell in cells:
+            self._check_equal_sizes(cell)
+
+    def _check_equal_sizes(self, cell: Cell) -> None:
+        """Raise JaxstyleError if a term of a cell compares pixels, and its style is not of its size."""
+        pixels = self.style.get(cell.style_source)
+        for name in cell.terms:
+            if TERMS[name].equal_sizes and pixels is not None and pixels.shape[:2] != self.shape(cell):
+                (h, w), (height, width) = pixels.shape[:2], self.shape(cell)
+                why = f"needs a style of the picture's size, {width}x{height}, and {cell.style} becomes"
+                mend = f"crop it to that shape, or give --size {w}x{h}"
+                raise JaxstyleError(TERMS[name].weight, f"{why} {w}x{h}; {mend}")
 
     def _style_px(self, style_size: int | str) -> int:
         """The longest edge in px of the target size of a style."""
@@ -123,6 +153,40 @@ class Pictures:
             self.style |= {(path, size): resize(pixels, px) for size, px in edges.items()}
         return pixels
 
+    def _texture_shape(self, sweep: Sweep, path: str, sizes: Iterable[int | str]) -> tuple[int, int] | None:
+        """(height, width) in px of a texture's style, read if it is new; None if it is left out."""
+        if path not in self._decoded_shapes:
+            shape = None
+            if is_targets(path):
+                shape = SQUARE if self._read_targets(sweep, path) else None
+            elif (pixels := self._read_style(sweep, path, sizes)) is not None:
+                shape = pixels.shape[0], pixels.shape[1]
+            self._decoded_shapes[path] = shape
+        return self._decoded_shapes[path]
+
+    def _read_targets(self, sweep: Sweep, path: str) -> bool:
+        """Read a file of targets at the layers that its cells use; whether it is not left out."""
+        try:
+            found = read_targets(path, self._style_taps[path])
+        except JaxstyleError as error:
+            self._leave_out(path, error)
+            return False
+        check_digest(path, found.sha256, sweep.digests.get(path))
+        self.sha256[path] = self.pixels_sha256[path] = found.sha256
+        self.targets[path] = found
+        self._say_read()
+        return True
+
+    def _leave_out(self, path: str, error: JaxstyleError) -> None:
+        if path in self._parts:
+            error = error.with_mend("it is a part of a blend, written a.jpg+b.jpg or a.jpg:0.7+b.jpg:0.3")
+        self._unusable(path, error)
+        self._bad.add(path)
+
+    def _say_read(self, more: int = 0) -> None:
+        read = len(self.content) + len({path for path, _ in self.style}) + len(self.targets)
+        self._on_read(read + more, self._total)
+
     def _usable(
         self, sweep: Sweep, path: str, sizes: Iterable[int | tuple[int, int]]
     ) -> UInt8[np.ndarray, "h w 3"] | None:
@@ -135,20 +199,20 @@ class Pictures:
                 shape = target_shape(size, picture.pixels.shape[:2])
                 check_edges(f"{path} at size {size}", *shape, self._least_px)
         except JaxstyleError as error:
-            self._unusable(path, error)
-            self._bad.add(path)
+            self._leave_out(path, error)
             return None
         self._note(sweep, path, picture)
-        self._on_read(len(self.content) + len({path for path, _ in self.style}) + 1, self._total)
+        self._say_read(1)
         return picture.pixels
 
     def _set_shape(self, sweep: Sweep, path: str, shape: tuple[int, ...]) -> None:
-        """Keep the shape of the pictures that an image gives theirs, once it has been checked."""
-        height, width = shape
+        """Keep the shape of the pictures that an image or a blend gives theirs, if it can be used."""
+        (height, width), key = shape, path
+        path = short_text(path) if is_blend(path) else path
         check_edges(f"{path} at size {sweep.size}", height, width, self._least_px)
         if self.wraps:
             _check_wrapping(sweep, path, (height, width), self._least_px)
-        self._shapes[path] = height, width
+        self._shapes[key] = height, width
 
     def _fit(self, path: str, pixels: np.ndarray, shapes: Iterable[tuple[int, int]]) -> None:
         for shape in shapes:
@@ -170,8 +234,9 @@ class Pictures:
 
     def keep(self, cells: Iterable[Cell]) -> None:
         """Let go of every image that none of `cells` uses."""
-        named = {path for cell in cells for path in (cell.content, cell.style, cell.init)}
-        for of in (self.sha256, self.pixels_sha256, self.notes, self.content):
+        values = {value for cell in cells for value in (cell.content, cell.style, cell.init)}
+        named = {path for value in values for path, _ in parts_of(value)}
+        for of in (self.sha256, self.pixels_sha256, self.notes, self.content, self.targets):
             for path in of.keys() - named:
                 del of[path]
         self.style = {key: pixels for key, pixels in self.style.items() if key[0] in named}

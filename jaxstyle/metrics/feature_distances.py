@@ -91,6 +91,24 @@ def gaussians(features: Features) -> list[Gaussian]:
     return found
 
 
+def blended(parts: Sequence[Sequence[Gaussian]], weights: Sequence[float]) -> list[Gaussian]:
+    """The mean and the covariance of every tap of a mixture of styles: of sum_s b_s p_s, not of the p_s.
+
+    Args:
+        parts: `gaussians` of each style s.
+        weights: b_s, of sum 1.
+    """
+    found = []
+    for tap in zip(*parts, strict=True):
+        mean = sum((b * own.mean for b, own in zip(weights, tap, strict=True)), np.zeros(()))
+        rows = [
+            math.sqrt(b) * np.concatenate([own.factor, (own.mean - mean)[None]])
+            for b, own in zip(weights, tap, strict=True)
+        ]
+        found.append(Gaussian(mean, np.asarray(np.linalg.qr(np.concatenate(rows), mode="r"))))
+    return found
+
+
 def wasserstein_squared(a: Gaussian, b: Gaussian) -> float:
     """W^2 between two Gaussians; 0 if it is no more than rounding.
 

@@ -16,6 +16,7 @@ from jaxstyle.inputs.pictures import check_digest
 from jaxstyle.inputs.resize import resize
 from jaxstyle.metrics import copying, feature_distances, grain, periodicity
 from jaxstyle.plan.cells import Cell
+from jaxstyle.spec import blends
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import Sweep
 from jaxstyle.spec.values import longest_edge, parse_size
@@ -43,7 +44,8 @@ class _Content(NamedTuple):
 
 
 class _Style(NamedTuple):
-    pixels: np.ndarray
+    pixels: tuple[np.ndarray, ...]
+    """Its image, or those of a blend."""
     gaussians: list[feature_distances.Gaussian] | None
     energy: float
     known: periodicity.Known
@@ -91,7 +93,9 @@ class Judge:
                 style_distance = feature_distances.style_distance(own, style.gaussians)
             noise = grain.noise(grain.laplacian_energy(picture), style.energy)
             shape = picture.shape[0], picture.shape[1]
-            copied = copying.copy(picture, self._reference(cell.style_source, shape))
+            references = self._reference(cell.style_source, shape)
+            copies = [c for of in references if (c := copying.copy(picture, of)) is not None]
+            copied = max(copies, default=None)
         if content is not None and style is not None:
             tiles = periodicity.tiles(picture)
             periodic = periodicity.periodicity(tiles, content.tiles, content.known, style.known)
@@ -106,21 +110,33 @@ class Judge:
         return _Content(pixels.shape, units, tiles, periodicity.known(tiles))
 
     def _read_style(self, source: tuple[str, int | str]) -> _Style | None:
-        path, size = source
-        pixels = self._pixels(path, size if isinstance(size, int) else longest_edge(self._sweep.size))
-        if pixels is None:
+        style, size = source
+        longest = size if isinstance(size, int) else longest_edge(self._sweep.size)
+        paths, weights = zip(*blends.parts_of(style), strict=True)
+        images = tuple(pixels for path in paths if (pixels := self._pixels(path, longest)) is not None)
+        if len(images) < len(paths):
             return None
-        own = feature_distances.gaussians(self._features([pixels])[0]) if _has_features(pixels) else None
-        known = periodicity.known(periodicity.tiles(pixels), everywhere=True)
-        return _Style(pixels, own, grain.laplacian_energy(pixels), known)
+        own = None
+        if all(map(_has_features, images)):
+            every = [feature_distances.gaussians(self._features([pixels])[0]) for pixels in images]
+            own = every[0] if len(every) == 1 else feature_distances.blended(every, weights)
+        energies = zip(weights, map(grain.laplacian_energy, images), strict=True)
+        known = [periodicity.known(periodicity.tiles(pixels), everywhere=True) for pixels in images]
+        energy = sum(weight * energy for weight, energy in energies)
+        return _Style(images, own, energy, periodicity.joined(known))
 
-    def _read_reference(self, source: tuple[str, int | str], shape: tuple[int, int]) -> copying.Reference:
+    def _read_reference(
+        self, source: tuple[str, int | str], shape: tuple[int, int]
+    ) -> list[copying.Reference]:
         style = self._style(source)
         assert style is not None
-        return copying.reference(style.pixels, shape)
+        return [copying.reference(pixels, shape) for pixels in style.pixels]
 
     def _pixels(self, path: str, size: int | tuple[int, int]) -> np.ndarray | None:
-        """An image at a size; None, with a note, if it is gone or is another one now."""
+        """An image at a size; None, with a note, if it is gone, is another one now, or is none."""
+        if blends.is_targets(path):
+            self.notes[path] = f"{Path(path).name} is no image, and scores that need one are empty"
+            return None
         try:
             picture = decode.read(path)
             check_digest(path, picture.sha256, self._sweep.digests.get(path))

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -178,6 +178,15 @@ def known(own: Tiles, *, everywhere: bool = False) -> Known:
         return Known(grid, None)
     dots = _excess(np.tensordot(_flat_weights(own.power), own.power, 1))
     return Known(grid, np.maximum(dots, _excess(own.power.mean(0))) if everywhere else dots)
+
+
+def joined(several: Sequence[Known]) -> Known:
+    """The patterns of several styles together: at every frequency those of the one that has most."""
+    grid: dict[int, np.ndarray] = {}
+    for own in several:
+        grid |= {p: np.maximum(grid[p], x) if p in grid else x for p, x in own.grid.items()}
+    dots = [own.dots for own in several if own.dots is not None]
+    return Known(grid, np.maximum.reduce(dots) if dots else None)
 
 
 def periodicity(picture: Tiles, content: Tiles, content_known: Known, style_known: Known) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from jaxstyle.spec import settings
+from jaxstyle.spec import blends, settings
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import BALANCED_AXES, WERE_SETTINGS, Sweep
 from jaxstyle.spec.tables import TERMS, optional_terms
@@ -65,13 +65,18 @@ class Cell:
 
     @property
     def shaped_by(self) -> str:
-        """The path of the image that gives its picture the shape: its content, or a texture's style."""
+        """The image that gives its picture the shape: its content, or a texture's style, as on its axis."""
         return self.content if self.has_content else self.style
 
     @property
     def style_source(self) -> tuple[str, int | str]:
         """Its style and the size that the style is used at."""
         return self.style, self.style_size
+
+    @property
+    def style_parts(self) -> tuple[tuple[tuple[str, int | str], float], ...]:
+        """The files of its style, each as a `style_source` with its weight; a single one but for blends."""
+        return tuple(((path, self.style_size), weight) for path, weight in blends.parts_of(self.style))
 
     @property
     def layer_weights(self) -> dict[str, float]:
@@ -162,12 +167,22 @@ def _unused_axes(choice: Mapping[str, Any], *, balanced_by_default: bool) -> dic
 
 
 def _check_pictures(cell: Cell) -> None:
-    """Raise JaxstyleError if a cell starts from an image, or has a loss of one, that it does not have."""
+    """Raise JaxstyleError if a cell starts from an image, or has a loss of one, that it does not have.
+
+    A blend or a file of targets is a style, but no image.
+    """
     there = {"content": cell.has_content, "style": cell.has_style}
     if not there.get(cell.init, True):
         why = f"there is none where --{cell.init} is none; give noise or a path"
         raise JaxstyleError("init", f"{cell.init}: {why}")
+    no_image = cell.has_style and not blends.is_image(cell.style)
+    if no_image and cell.init == "style":
+        shown = blends.short_text(cell.style)
+        raise JaxstyleError("init", f"style: {shown} is no image; give noise, content or a path")
     for name in cell.terms:
+        if no_image and TERMS[name].of == "style":
+            shown = blends.short_text(cell.style)
+            raise JaxstyleError(TERMS[name].weight, f"needs a style image, and {shown} is none; give 0")
         if not there[TERMS[name].of]:
             of = TERMS[name].of
             raise JaxstyleError(TERMS[name].weight, f"needs a {of}, and --{of} is none; give 0 there")

@@ -9,11 +9,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from jaxstyle.inputs.pictures import Pictures, check_digest
+from jaxstyle.inputs.target_files import check_made_for
 from jaxstyle.inputs.weights import Weights, load
 from jaxstyle.plan.cells import Cell, balanced_cells, needs_balance, sweep_cells
 from jaxstyle.rundir.fingerprints import Sources
 from jaxstyle.rundir.picture_names import PictureNames
 from jaxstyle.spec import plugins
+from jaxstyle.spec.blends import files_of
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.folders import FOLDER_AXES, without
 from jaxstyle.spec.resolve import grids_of
@@ -79,13 +81,15 @@ def read_inputs(
     taps = {tap for cell in cells for tap in cell.taps}
     loaded = load(sweep.weights, taps=taps, network=sweep.network, pool=sweep.pool)
     check_digest(loaded.path, loaded.sha256, sweep.digests.get(loaded.path))
+    for path, targets in pictures.targets.items():
+        check_made_for(path, targets, sweep, loaded.sha256)
     return Inputs(sweep, cells, pictures, loaded, skipped=skipped)
 
 
 def _values(sweep: Sweep, axis: str) -> set[str]:
-    """The images of an axis, if there are several."""
-    found = {path for table in grids_of(sweep) for path in table[axis]}
-    return found if len(found) > 1 else set()
+    """The files of an axis, if it has several values."""
+    found = {value for table in grids_of(sweep) for value in table[axis]}
+    return {path for value in found for path in files_of(value)} if len(found) > 1 else set()
 
 
 def picture_names(inputs: Inputs) -> PictureNames:

@@ -25,7 +25,9 @@ from jaxstyle.plan.costs import nominal_platform, uses_winograd
 from jaxstyle.plan.programs import Program
 from jaxstyle.plan.stages import halved_shape
 from jaxstyle.run.inputs import Inputs
+from jaxstyle.spec import blends
 from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.tables import TERMS
 from jaxstyle.vgg import layers
 
 if TYPE_CHECKING:
@@ -145,6 +147,39 @@ class Launcher:
         for key in [key for key in self._targets if unused(key)]:
             del self._targets[key]
 
+    def _style_target(self, cell: Cell, program: Program, coarser: int) -> Targets:
+        """The targets of a cell's style: those of an image, of a file, or a blend of several."""
+        from jaxstyle.device.style_rows import style_rows
+
+        if blends.is_image(cell.style):
+            return self._target("style", cell.style_source, program, coarser)
+        key = _target_key("style", cell.style_source, program, coarser)
+        if key not in self._targets:
+            parts = {
+                part: self._target("style", part, program, coarser)
+                for part, _ in cell.style_parts
+                if part in self.pictures.style
+            }
+            with timed(self.seconds, "targets_s"):
+                stage = program.stage(coarser)
+                rows = style_rows(cell, stage, self.pictures.targets, parts.__getitem__)
+                terms = self.engine.blank_rows(stage, "style").terms if program.terms else {}
+                self._targets[key] = rows._replace(terms=terms)
+        return self._targets[key]
+
+    def _of_equal_size(self, rows: Targets, stage: Program) -> Targets:
+        """Targets of a style with zeros for terms that need it as large as the picture, where it is not.
+
+        The cells of such a style have no weight for them.
+        """
+        if not any(TERMS[name].equal_sizes for name in stage.terms):
+            return rows
+        blank = self.engine.blank_rows(stage, "style").terms
+        terms = {
+            n: kept if _shapes(kept) == _shapes(blank[n]) else blank[n] for n, kept in rows.terms.items()
+        }
+        return rows._replace(terms=terms)
+
     def _target(self, role: str, source: Any, program: Program, coarser: int) -> Targets:
         import jax
 
@@ -222,10 +257,12 @@ class Launcher:
         from jaxstyle.device.drive import Stage
 
         contents = list(dict.fromkeys(cell.content for cell in cells if cell.has_content))
-        styles = list(dict.fromkeys(cell.style_source for cell in cells if cell.has_style))
+        with_style = {cell.style_source: cell for cell in cells if cell.has_style}
+        styles = list(with_style)
         of_contents = [self._target("content", path, program, coarser) for path in contents]
-        of_styles = [self._target("style", source, program, coarser) for source in styles]
+        of_styles = [self._style_target(cell, program, coarser) for cell in with_style.values()]
         of_contents = of_contents or [self.engine.blank_rows(program.stage(coarser), "content")]
+        of_styles = [self._of_equal_size(rows, program.stage(coarser)) for rows in of_styles]
         of_styles = of_styles or [self.engine.blank_rows(program.stage(coarser), "style")]
         with timed(self.seconds, "host_s"):
             knobs = [
@@ -285,6 +322,13 @@ def _advances(
     return found
 
 
+def _shapes(tree: Any) -> list[tuple[int, ...]]:
+    """The shapes of the arrays of a tree."""
+    import jax
+
+    return [leaf.shape for leaf in jax.tree.leaves(tree)]
+
+
 def _stacked(trees: Sequence[Any]) -> Any:
     """Trees of arrays as one tree, stacked along a new first axis."""
     import jax
@@ -306,9 +350,11 @@ def target_keys(plan: Plan, number: int) -> Iterator[TargetKey]:
     program = plan.programs[plan.chunks[number].program]
     for i in plan.chunks[number].cells:
         cell = plan.cells[i]
-        sources = {"content": cell.content} if cell.has_content else {}
-        sources |= {"style": cell.style_source} if cell.has_style else {}
-        for role, source in sources.items():
+        sources: list[tuple[str, Any]] = [("content", cell.content)] if cell.has_content else []
+        sources += [("style", part) for part, _ in cell.style_parts]
+        if blends.is_blend(cell.style):
+            sources.append(("style", cell.style_source))
+        for role, source in sources:
             for coarser in range(program.coarser + 1):
                 yield _target_key(role, source, program, coarser)
 

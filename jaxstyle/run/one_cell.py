@@ -267,23 +267,27 @@ def _named(name: str, value: Any, in_memory: dict[str, np.ndarray]) -> Any:
     return f"array {name}"
 
 
-def check_out(text: str, inputs: Mapping[str, str | None]) -> Path:
-    """The path to write a picture to, checked before it is computed; a file that is there is replaced.
+def check_out(
+    text: str, inputs: Mapping[str, str | None], kinds: Sequence[str] = tuple(encode.SAVED)
+) -> Path:
+    """The path to write a file to, checked before it is computed; one that is there is replaced.
 
     Args:
         text: the path as it was given.
         inputs: the files that are read, by what they are called; they are never replaced.
+        kinds: the ends that its name may have; by default those of pictures.
 
     Raises:
-        JaxstyleError: if no picture can be written there.
+        JaxstyleError: if no such file can be written there.
     """
     check_named("out", text)
     if not text or not text.isprintable():
-        raise JaxstyleError("out", f"{text!r} is not a path; give one that ends in .png")
+        raise JaxstyleError("out", f"{text!r} is not a path; give one that ends in {kinds[0]}")
     path = Path(os.path.realpath(paths.at_home(text)))
-    if path.suffix.lower() not in encode.SAVED:
-        *kinds, last = encode.SAVED
-        raise JaxstyleError(text, f"its name must end in {', '.join(kinds)} or {last}")
+    if path.suffix.lower() not in kinds:
+        *others, last = kinds
+        either = f"{', '.join(others)} or {last}" if others else last
+        raise JaxstyleError(text, f"its name must end in {either}")
     if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
         raise JaxstyleError(text, f"its name is too long; at most {MAX_NAME_BYTES} bytes")
     if path.exists() and not path.is_file():

@@ -15,7 +15,7 @@ from typing import Any
 
 from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.chunks import Plan
-from jaxstyle.spec import settings
+from jaxstyle.spec import blends, settings
 from jaxstyle.spec.defaults import PAPER
 from jaxstyle.spec.settings import AXES, LATER, SETTINGS, WERE_SETTINGS, Sweep
 from jaxstyle.spec.unknown_names import RETIRED
@@ -49,13 +49,20 @@ def fingerprint(sources: Sources, plan: Plan, number: int) -> str:
         "settings": _settings(sources.sweep) | shared,
         "program": plan.programs[chunk.program].record(),
         "cells": [
-            {axis: digests.get(value, value) for axis, value in _values(cell, shared).items()}
+            {axis: _contents(value, digests) for axis, value in _values(cell, shared).items()}
             | {"from": None}  # the cell whose picture it started from, when `warm_steps` was a setting
             for cell in cells
         ],
         "weights": sources.weights,
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _contents(value: Any, digests: Mapping[str, str]) -> Any:
+    """The digest of a file, the digests and weights of a blend; any other value as it is."""
+    if blends.is_blend(value):
+        return [[digests.get(path, path), weight] for path, weight in blends.parts_of(value)]
+    return digests.get(value, value)
 
 
 def _settings(sweep: Sweep) -> dict[str, Any]:

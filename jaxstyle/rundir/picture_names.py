@@ -12,10 +12,10 @@ import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from jaxstyle.plan.cells import Cell, axes_of
+from jaxstyle.spec.blends import short_given
 from jaxstyle.spec.settings import PATH_AXES
 from jaxstyle.spec.values import INIT_KINDS
 
@@ -83,7 +83,7 @@ class PictureNames:
     def _word(self, axis: str, value: Any, place: int) -> str:
         """The text of an axis' value, which is the `place`-th of its values."""
         if axis in PATH_AXES and value not in INIT_KINDS:
-            stem = PurePath(self._given.get((axis, value), value)).stem
+            stem = short_given(value, self._given.get((axis, value), value))
             limit = MAX_STEM if axis in ("content", "style") else MAX_VALUE
             return safe(stem, limit) or f"{axis}{place + 1}"
         text = number_text(value) if isinstance(value, float) else str(value)

@@ -25,7 +25,7 @@ from jaxstyle.rundir.chunks import (
 from jaxstyle.rundir.directory import list_folder
 from jaxstyle.rundir.fingerprints import Sources, fingerprint, narrowed_to
 from jaxstyle.rundir.hdf5 import attribute
-from jaxstyle.spec import paths, plugins, tables
+from jaxstyle.spec import blends, paths, plugins, tables
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import Sweep
@@ -78,7 +78,11 @@ class Record:
     def texts(self) -> dict[tuple[str, str], str]:
         """The text by which the user named each image, by axis and absolute path."""
         given = self.manifest.get("given", {})
-        return {(axis, self.file(path)): text for axis, own in given.items() for path, text in own.items()}
+        return {
+            (axis, blends.renamed(path, self.file)): text
+            for axis, own in given.items()
+            for path, text in own.items()
+        }
 
     @property
     def skipped(self) -> Mapping[str, str]:

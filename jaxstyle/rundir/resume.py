@@ -23,13 +23,13 @@ from jaxstyle.rundir.files import set_aside
 from jaxstyle.rundir.fingerprints import SCHEMA, Sources, fingerprint, narrowed_to
 from jaxstyle.rundir.records import Record, no_plan_error, open_record
 from jaxstyle.spec import paths, settings
+from jaxstyle.spec.blends import files_of, is_blend, text_of
 from jaxstyle.spec.defaults import PAPER
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.folders import FOLDER_AXES, is_in, without
 from jaxstyle.spec.moved_files import renamed
 from jaxstyle.spec.resolve import differing_settings, grids_of
 from jaxstyle.spec.settings import Sweep
-from jaxstyle.spec.values import is_path
 
 
 def find(
@@ -137,7 +137,8 @@ def _of_its_folders(earlier: Record, sweep: Sweep) -> Sweep:
         folders, given = sweep.folders.get(axis, ()), table[axis]
         if axis in table.get("zip", ()) or not any(is_in(path, folders) for path in given):
             return given
-        own = [p for p in _named(earlier.sweep, axis) if p in given or is_in(p, folders)]
+        every = dict.fromkeys(value for grid in grids_of(earlier.sweep) for value in grid[axis])
+        own = [value for value in every if value in given or is_in(value, folders)]
         more = [p for p in given if p not in own and not is_in(p, folders)]
         return (*own, *more) or given
 
@@ -177,8 +178,8 @@ def _named(sweep: Sweep, key: str) -> list[str]:
     """The files that a sweep names on an axis, or as its weights."""
     if key == "weights":
         return [sweep.weights] if sweep.weights else []
-    every = [path for table in grids_of(sweep) for path in table[key]]
-    return [path for path in dict.fromkeys(every) if is_path(path)]
+    every = (path for table in grids_of(sweep) for value in table[key] for path in files_of(value))
+    return list(dict.fromkeys(every))
 
 
 def _digest(record: Record, key: str, path: str) -> str | None:
@@ -187,7 +188,7 @@ def _digest(record: Record, key: str, path: str) -> str | None:
 
 def _listed(values: Sequence[Any]) -> str:
     """The first few of several values."""
-    texts = [str(value) for value in values]
+    texts = [text_of(value) if is_blend(value) else str(value) for value in values]
     return ", ".join(texts[:4]) + (f" and {len(texts) - 4} more" if len(texts) > 4 else "")
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxstyle.spec import folders, paths, settings
+from jaxstyle.spec import blends, folders, paths, settings
 from jaxstyle.spec.defaults import PAPER
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.moved_files import with_names
+from jaxstyle.spec.moved_files import with_name, with_names
 from jaxstyle.spec.options import check_options
 from jaxstyle.spec.paths import taken_from
 from jaxstyle.spec.presets import EXAMPLES, preset_path
@@ -19,7 +19,7 @@ from jaxstyle.spec.resolve import path_texts, resolve
 from jaxstyle.spec.settings import BALANCED_SETTINGS, OPTION_KEYS, PATH_AXES, SWEEP_KEYS, RunOptions, Sweep
 from jaxstyle.spec.toml import read_toml
 from jaxstyle.spec.unknown_names import RETIRED, unknown_key
-from jaxstyle.spec.values import NONE, WORDS, as_place, as_text, as_values
+from jaxstyle.spec.values import NONE, as_place, as_text, as_values
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def assemble(
     if moved:
         found, tables, balance = with_names([found, tables, balance], moved)
         digests = {moved.get(path, path): digest for path, digest in digests.items()}
-        given = {(axis, moved.get(path, path)): text for (axis, path), text in given.items()}
+        given = {(axis, with_name(path, moved)): text for (axis, path), text in given.items()}
 
     options = RunOptions(**{k: v for k, v in found.items() if k in OPTION_KEYS and k != "spec"})
     sweep = Sweep(
@@ -208,13 +208,13 @@ def _layer(table: Mapping[str, Any], base: Path, recursive: bool) -> _Layer:
         found_in = folders.joined(found_in, more)
     given: dict[tuple[str, str], str] = {}
     for source in (table, *grid):
-        given |= path_texts(source, base)
-    found = _absolute(table, base)
+        given |= path_texts(source, base, digests)
+    found = _absolute(table, base, digests)
     return _Layer(
         names=frozenset(table),
         found={k: v for k, v in found.items() if k not in ("grid", "digests", "balance", "spec")},
-        grid=[_absolute(one, base) for one in grid],
-        balance=None if balance is None else [_absolute(one, base) for one in balance],
+        grid=[_absolute(one, base, digests) for one in grid],
+        balance=None if balance is None else [_absolute(one, base, digests) for one in balance],
         digests=digests,
         given=given,
         folders=found_in,
@@ -238,19 +238,14 @@ def _tables(table: Mapping[str, Any], key: str, why: str) -> list[dict[str, Any]
     return found
 
 
-def _absolute(table: Mapping[str, Any], base: Path) -> dict[str, Any]:
-    """`table` with absolute paths; those in it are relative to `base`."""
-
-    def one(axis: str, value: Any) -> Any:
-        if not isinstance(value, str) or not value or value in WORDS.get(axis, ()):
-            return value
-        return taken_from(base, value)
-
+def _absolute(table: Mapping[str, Any], base: Path, known: Collection[str]) -> dict[str, Any]:
+    """`table` with absolute paths; those in it are relative to `base`, and those in `known` are files."""
     out = dict(table)
     for key in (*PATH_AXES, "weights", "out"):
-        if key in out and not isinstance(out[key], Mapping):
-            value = out[key]
-            out[key] = [one(key, v) for v in value] if isinstance(value, list | tuple) else one(key, value)
+        if key in out:
+            value, several = out[key], isinstance(out[key], list | tuple)
+            found = [blends.taken(key, v, base, known) for v in (value if several else [value])]
+            out[key] = found if several else found[0]
     return out
 
 

@@ -34,7 +34,7 @@ class Axis:
     plural: str = ""
     """Name for several of its values; the title and `s` if not given."""
     path: bool = False
-    """Whether its values are paths of images, except for `values.WORDS`."""
+    """Whether its values are paths of images, except for `values.WORDS` and `blends`."""
     thumbnail: bool = False
     """Whether rows and columns of the page show its values as pictures."""
     same: Callable[[Any], Any] = lambda value: value

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxstyle.spec.blends import files_of
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.paths import taken_from
 from jaxstyle.spec.settings import Sweep
@@ -142,8 +143,11 @@ def without(sweep: Sweep, gone: Mapping[str, str]) -> Sweep:
         JaxstyleError: if nothing is left.
     """
 
+    def is_gone(value: str) -> bool:
+        return any(path in gone for path in files_of(value))
+
     def left(axis: str, values: Any) -> Any:
-        return tuple(v for v in values if v not in gone) if axis in FOLDER_AXES else values
+        return tuple(v for v in values if not is_gone(v)) if axis in FOLDER_AXES else values
 
     top = {axis: left(axis, getattr(sweep, axis)) for axis in FOLDER_AXES}
     grids = []
@@ -152,7 +156,7 @@ def without(sweep: Sweep, gone: Mapping[str, str]) -> Sweep:
         every = {axis: table.get(axis, getattr(sweep, axis)) for axis in (*FOLDER_AXES, *zipped)}
         own = {axis: left(axis, value) for axis, value in table.items()}
         places = range(len(every[zipped[0]]) if zipped else 0)
-        kept = [i for i in places if not any(every[a][i] in gone for a in zipped if a in FOLDER_AXES)]
+        kept = [i for i in places if not any(is_gone(every[a][i]) for a in zipped if a in FOLDER_AXES)]
         own |= {axis: tuple(every[axis][i] for i in kept) for axis in zipped}
         if all((own | {a: top[a] for a in FOLDER_AXES if a not in own})[axis] for axis in FOLDER_AXES):
             grids.append(own)
@@ -160,5 +164,5 @@ def without(sweep: Sweep, gone: Mapping[str, str]) -> Sweep:
     if (not grids) if sweep.grid else empty:
         path, why = next(iter(gone.items()))
         raise JaxstyleError(empty or "grid", f"none of its images can be read; {path}: {why}")
-    given = {(axis, path): text for (axis, path), text in sweep.given.items() if path not in gone}
+    given = {(axis, path): text for (axis, path), text in sweep.given.items() if not is_gone(path)}
     return dataclasses.replace(sweep, **top, grid=tuple(grids), given=given)

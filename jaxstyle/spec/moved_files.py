@@ -6,19 +6,25 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from jaxstyle.spec import blends
+from jaxstyle.spec.blends import files_of
 from jaxstyle.spec.settings import PATH_AXES, Sweep
-from jaxstyle.spec.values import is_path
 
 
 def with_names(value: Any, names: Mapping[str, str]) -> Any:
     """Tables with some paths replaced, by their old paths."""
     if isinstance(value, str):
-        return names.get(value, value)
+        return with_name(value, names)
     if isinstance(value, list | tuple):
         return [with_names(item, names) for item in value]
     if isinstance(value, Mapping):
         return {key: with_names(item, names) for key, item in value.items()}
     return value
+
+
+def with_name(value: str, names: Mapping[str, str]) -> str:
+    """A path, a blend or a word with some paths replaced, by their old paths."""
+    return blends.renamed(value, lambda path: names.get(path, path))
 
 
 def renamed(sweep: Sweep, names: Mapping[str, Mapping[str, str]]) -> Sweep:
@@ -30,7 +36,7 @@ def renamed(sweep: Sweep, names: Mapping[str, Mapping[str, str]]) -> Sweep:
 
     def axis(table: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            key: tuple(names[key].get(v, v) for v in value) if key in PATH_AXES else value
+            key: tuple(with_name(v, names[key]) for v in value) if key in PATH_AXES else value
             for key, value in table.items()
         }
 
@@ -42,15 +48,15 @@ def renamed(sweep: Sweep, names: Mapping[str, Mapping[str, str]]) -> Sweep:
         weights=weights,
         grid=tuple(axis(table) for table in sweep.grid),
         balance=tuple(
-            {**t, **{a: names[a].get(t[a], t[a]) for a in ("content", "style")}} for t in sweep.balance
+            {**t, **{a: with_name(t[a], names[a]) for a in ("content", "style")}} for t in sweep.balance
         ),
         digests={every.get(path, path): digest for path, digest in sweep.digests.items()},
-        given={(a, names[a].get(path, path)): text for (a, path), text in sweep.given.items()},
+        given={(a, with_name(path, names[a])): text for (a, path), text in sweep.given.items()},
     )
 
 
 def named_files(sweep: Sweep) -> tuple[str, ...]:
     """The absolute paths of all files that a resolved sweep names, each once."""
     every = (*({axis: getattr(sweep, axis) for axis in PATH_AXES},), *sweep.grid)
-    named = [v for t in every for axis in PATH_AXES for v in t.get(axis, ()) if is_path(v)]
+    named = [v for t in every for axis in PATH_AXES for value in t.get(axis, ()) for v in files_of(value)]
     return tuple(dict.fromkeys([*named, *([sweep.weights] if sweep.weights else [])]))

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxstyle.spec import defaults, settings
+from jaxstyle.spec import blends, defaults, settings
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.fields import MAX_CELLS, MAX_STEPS
 from jaxstyle.spec.paths import taken_from
@@ -31,7 +31,6 @@ from jaxstyle.spec.unknown_names import unknown_key
 from jaxstyle.spec.values import (
     AUTO,
     FLOAT32_MAX,
-    NONE,
     WORDS,
     as_choice,
     as_flag,
@@ -41,6 +40,7 @@ from jaxstyle.spec.values import (
     as_style_size,
     as_text,
     as_values,
+    is_path,
     layer_name,
     plain_value,
     relative_factor,
@@ -71,7 +71,8 @@ def axis_values(axis: str, raw: Any, *, max_cells: int) -> tuple[Any, ...]:
     seen: set[Any] = set()
     for value in found:
         if (key := row.same(value)) in seen:
-            raise JaxstyleError(axis, f"{value} is given twice; give each value once")
+            told = blends.text_of(value) if blends.is_blend(value) else value
+            raise JaxstyleError(axis, f"{told} is given twice; give each value once")
         seen.add(key)
     return tuple(found)
 
@@ -108,7 +109,8 @@ def _balance(table: Any, style_size: int | str) -> dict[str, Any]:
     """A checked table of `Sweep.balance`; without a size of the style, it has the run's `style_size`."""
     what = "balance"
     if isinstance(table, Mapping):
-        table = {"style_size": style_size, **table}
+        style = {"style": blends.taken("style", table["style"], "")} if "style" in table else {}
+        table = {"style_size": style_size, **table, **style}
     if not isinstance(table, Mapping) or set(table) != {*BALANCED_AXES, "alpha_beta", "weights"}:
         raise JaxstyleError(what, "a table has an unknown form; leave it out and it is measured again")
     found: dict[str, Any] = {
@@ -116,7 +118,7 @@ def _balance(table: Any, style_size: int | str) -> dict[str, Any]:
     }
     found["style_size"] = as_style_size(what, table["style_size"])
     layer_name(what, found["content_layer"])
-    files = [axis for axis in ("content", "style") if found[axis] != NONE]
+    files = [axis for axis in ("content", "style") if is_path(found[axis])]
     found |= {axis: os.path.abspath(found[axis]) for axis in files}
     names = {name for name, _ in style_set(found["style_layers"])}
     if not isinstance(table["weights"], Mapping) or set(table["weights"]) != names:
@@ -318,13 +320,20 @@ def grids_of(sweep: Sweep, more: Iterable[str] = ()) -> tuple[Mapping[str, Any],
     return tuple({**top, **table} for table in sweep.grid or ({},))
 
 
-def path_texts(table: Mapping[str, Any], base: Path) -> dict[tuple[str, str], str]:
-    """Every path in `table` as the user wrote it, by axis and absolute path."""
+def path_texts(
+    table: Mapping[str, Any], base: Path, known: Collection[str] = ()
+) -> dict[tuple[str, str], str]:
+    """Every path or blend in `table` as the user wrote it, by axis and checked value.
+
+    The other arguments are those of `blends.taken`.
+    """
     given = {}
     for axis in PATH_AXES:
         values = table.get(axis, ())
         for value in values if isinstance(values, list | tuple) else [values]:
-            if isinstance(value, str | os.PathLike) and value not in WORDS.get(axis, ()):
-                text = os.fspath(value)
-                given[axis, taken_from(base, text)] = text
+            table_of = axis == blends.AXIS and isinstance(value, Mapping)
+            if table_of or (isinstance(value, str | os.PathLike) and value not in WORDS.get(axis, ())):
+                path = os.fspath(value) if isinstance(value, os.PathLike) else None
+                found = blends.taken(axis, value, base, known) if path is None else taken_from(base, path)
+                given[axis, found] = blends.text_of(value)
     return given

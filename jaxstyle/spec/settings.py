@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import tyro
 
-from jaxstyle.spec import tables, values
+from jaxstyle.spec import blends, tables, values
 from jaxstyle.spec.fields import (
     CELLS,
     DIRECTORY,
@@ -48,7 +48,7 @@ from jaxstyle.vgg import layers
 
 _STEPS = "Optimisation steps, one evaluation of the loss and its gradient each (default: "
 _STEPS += ", ".join(f"{row.steps} for {row.name}" for row in tables.OPTIMIZERS) + ")."
-_EVERYWHERE = ("sweep", "transfer", "calibrate", "features")
+_EVERYWHERE = ("sweep", "transfer", "calibrate", "features", "targets")
 _OF_A_PAIR = ("sweep", "transfer", "calibrate")
 _HIDDEN: Any = tyro.conf.Suppress
 
@@ -65,9 +65,17 @@ class Sweep:
     --content, --style and --spec, the preset is demo unless one is given."""
     style: Annotated[
         tuple[str, ...],
-        Axis(parse=each(values.as_file), short="", path=True, thumbnail=True, balance=True),
+        Axis(
+            parse=each(blends.as_style),
+            short="",
+            same=blends.same,
+            path=True,
+            thumbnail=True,
+            balance=True,
+        ),
     ] = ()
-    """Style images, folders of them, or none for reconstructions of a content from its layer."""
+    """Style images, folders of them, blends such as a.jpg+b.jpg or a.jpg:0.7+b.jpg:0.3, targets of
+    jaxstyle.targets (.npz), or none for reconstructions of a content from its layer."""
     content_layer: Annotated[
         tuple[str, ...],
         Axis(
@@ -165,7 +173,9 @@ class Sweep:
     """Surroundings of an image in the network: zeros, reflect, replicate (the edge), or circular (the
     opposite edge, so that the picture can be tiled; its sides must be multiples of 16, with pool5 of 32,
     doubled for each coarser stage) (default: replicate, or zeros if a setting of the look is given)."""
-    network: Annotated[str, Setting(check=one_of(*NETWORKS), balance=True, commands=_OF_A_PAIR)] = "raw"
+    network: Annotated[
+        str, Setting(check=one_of(*NETWORKS), balance=True, commands=(*_OF_A_PAIR, "targets"))
+    ] = "raw"
     """Scaling of the network's weights: raw, as published, or normalised, so that every filter's mean
     activation is 1 (Gatys et al. 2016). Ratios mean something else there; use multiples such as 0.1x."""
     style_weights: Annotated[

@@ -53,6 +53,8 @@ class _Row:
 
     what: ClassVar[str]
     """Kind of row, in words."""
+    internal: ClassVar[tuple[str, ...]] = ()
+    """Names of fields that only jaxstyle's own rows have."""
     functions: ClassVar[tuple[str, ...]]
     """Names of the fields that hold functions; only the first is required."""
 
@@ -83,7 +85,7 @@ class _Row:
     def recorded(cls) -> tuple[str, ...]:
         """Names of the fields that are written into a run's manifest: not functions, nor internal ones."""
         fields = (f.name for f in dataclasses.fields(cls))
-        return tuple(name for name in fields if name not in (*cls.functions, "origin", "always"))
+        return tuple(name for name in fields if name not in (*cls.functions, "origin", *cls.internal))
 
     def record(self) -> dict[str, Any]:
         """Its entry in a run's manifest."""
@@ -122,8 +124,13 @@ class LossTerm(_Row):
     """Whether its values are kept as a loss curve."""
     always: bool = field(default=False, kw_only=True)
     """Whether it is part of every program, whatever its weight: jaxstyle's first three terms."""
+    equal_sizes: bool = field(default=False, kw_only=True)
+    """Whether it compares pixels, so that a style must be exactly as large as the picture."""
+    sums_pixels: bool = field(default=False, kw_only=True)
+    """Whether it is a sum over pixels, whose weight grows in coarser stages as that of the content does."""
 
     what = "loss term"
+    internal = ("always", "equal_sizes", "sums_pixels")
     functions = ("loss", "keep")
 
     def __post_init__(self) -> None:
@@ -274,13 +281,17 @@ class StyleLoss(_Row):
     """Function of what was kept of two images, in NumPy: E_l of the first for the second, in float64."""
     trace: Function = field(default=None, kw_only=True)
     """Function of what was kept of a style, in NumPy: tr(A)."""
+    of_moments: Function = field(default=None, kw_only=True)
+    """Function of A and mu of a layer, in NumPy: what would have been kept of a style that has them."""
+    blend: Function = field(default=None, kw_only=True)
+    """Function of what was kept of several styles, and their weights, in NumPy: the same of their blend."""
     matrix_products: int = field(default=0, kw_only=True)
     """Products of two N x N matrices in one evaluation with its gradient."""
     matrices: int = field(default=0, kw_only=True)
     """N x N matrices of float32 that it holds at the same time."""
 
     what = "style loss"
-    functions = ("keep", "loss", "distance", "trace")
+    functions = ("keep", "loss", "distance", "trace", "of_moments", "blend")
 
 
 Row = TypeVar("Row", bound=_Row)
@@ -341,6 +352,14 @@ TERMS = Table(
     (
         LossTerm("content", of="content", canvas=True, always=True),
         LossTerm("style", of="style", canvas=True, always=True),
+        LossTerm(
+            "spectrum",
+            title="power spectrum",
+            keep="jaxstyle.cell.spectrum:keep",
+            loss="jaxstyle.cell.spectrum:loss",
+            equal_sizes=True,
+            sums_pixels=True,
+        ),
         LossTerm("tv", title="total variation", canvas=True, curve=False, always=True),
     ),
 )
@@ -409,6 +428,8 @@ STYLE_LOSSES = Table(
             loss="jaxstyle.cell.losses:style_layer_loss",
             distance="jaxstyle.cell.style_distances:gram",
             trace="jaxstyle.cell.style_distances:gram_trace",
+            of_moments="jaxstyle.cell.style_moments:gram",
+            blend="jaxstyle.cell.style_moments:blended_grams",
         ),
         StyleLoss(
             "moments",
@@ -417,6 +438,8 @@ STYLE_LOSSES = Table(
             loss="jaxstyle.cell.moments:loss",
             distance="jaxstyle.cell.style_distances:moments",
             trace="jaxstyle.cell.style_distances:moments_trace",
+            of_moments="jaxstyle.cell.style_moments:moments",
+            blend="jaxstyle.cell.style_moments:blended_moments",
         ),
         StyleLoss(
             "wasserstein",
@@ -425,6 +448,8 @@ STYLE_LOSSES = Table(
             loss="jaxstyle.cell.wasserstein:loss",
             distance="jaxstyle.cell.style_distances:wasserstein",
             trace="jaxstyle.cell.style_distances:wasserstein_trace",
+            of_moments="jaxstyle.cell.style_moments:normal",
+            blend="jaxstyle.cell.style_moments:blended_normals",
             matrix_products=38,
             matrices=8,
         ),

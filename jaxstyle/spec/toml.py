@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxstyle.spec import paths, settings
+from jaxstyle.spec import blends, paths, settings
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import PATH_AXES, SWEEP_KEYS, Sweep
 from jaxstyle.spec.values import AUTO, is_path
@@ -63,7 +64,7 @@ def to_toml(sweep: Sweep, digests: Mapping[str, str], *, run: Path | None = None
     lines = ["# Run again with: python -m jaxstyle.sweep --spec spec.toml"]
 
     def line(key: str, value: Any) -> str:
-        if run is not None and key in (*PATH_AXES, "weights") and not isinstance(value, Mapping):
+        if key in (*PATH_AXES, "weights") and not isinstance(value, Mapping):
             value = _respelled(value, run)
         return f"{key} = {_toml_value(value)}"
 
@@ -102,14 +103,20 @@ def _toml_value(value: Any) -> str:
         )
         return f'"{escaped}"'
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key} = {_toml_value(inner)}" for key, inner in value.items()) + "}"
+        return "{" + ", ".join(f"{_key(key)} = {_toml_value(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml_value(item) for item in value) + "]"
     return repr(value)
 
 
-def _respelled(value: Any, run: Path) -> Any:
-    """A path or several as they are written into a run."""
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml_value(key)
+
+
+def _respelled(value: Any, run: Path | None) -> Any:
+    """A path or several as they are written into a run, or without one; a blend becomes a table."""
     if isinstance(value, list | tuple):
         return [_respelled(item, run) for item in value]
-    return paths.spelled(value, run) if is_path(value) else value
+    if blends.is_blend(value):
+        return {_respelled(path, run): weight for path, weight in blends.parts_of(value)}
+    return paths.spelled(value, run) if run is not None and value and is_path(value) else value

@@ -30,6 +30,8 @@ NONE = "none"
 """The content of a texture, and the style of a content inversion."""
 WORDS = {"content": (NONE,), "style": (NONE,), "init": INIT_KINDS}
 """Values of the axes of paths that are not paths, by axis."""
+BLEND = "blend:"
+"""Beginning of a checked value that names several files; see `blends`."""
 MIN_SIZE_PX, MAX_SIZE_PX = 32, 8192
 FLOAT32_MAX = 3.4028234663852886e38
 MAX_SHOWN = 80
@@ -168,8 +170,8 @@ def as_place(what: str, value: Any) -> str:
 
 
 def is_path(value: str) -> bool:
-    """Whether a checked value of an axis of paths is a path, which is then absolute, and not a word."""
-    return not any(value in words for words in WORDS.values())
+    """Whether a checked value of an axis of paths is a path, which is then absolute: no word, no blend."""
+    return not value.startswith(BLEND) and not any(value in words for words in WORDS.values())
 
 
 def as_file(axis: str, value: Any) -> str:

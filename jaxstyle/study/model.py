@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,8 +11,9 @@ import numpy as np
 from jaxstyle.plan.cells import Cell, axes_of
 from jaxstyle.rundir.records import Record
 from jaxstyle.spec import settings, tables
+from jaxstyle.spec.blends import files_of, short_text
 from jaxstyle.spec.settings import PATH_AXES
-from jaxstyle.spec.values import NONE, is_path
+from jaxstyle.spec.values import NONE
 from jaxstyle.study import stats
 from jaxstyle.study.components import RESIDUAL, Component, Design
 from jaxstyle.study.recompute import Recomputed
@@ -195,8 +195,8 @@ def summarise(spread: Spread) -> Summary:
 
 def value_text(axis: str, value: Any) -> str:
     """A value of an axis, as the user gave it, as a short text."""
-    if axis in PATH_AXES and is_path(value):
-        return Path(value).stem
+    if axis in PATH_AXES and files_of(value):
+        return short_text(value)
     if axis in PATH_AXES and value == NONE:
         return f"no {axis}"
     label = settings.short(axis)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import h5py
 import numpy as np
@@ -208,19 +208,38 @@ def find_styles(
     pictures = Pictures(record.sweep, record.cells)
     names = layers.in_order(n for s in spreads for n in s.setting.cell.layer_weights)
     found = []
-    sources = dict.fromkeys(s.setting.cell.style_source for s in spreads if s.setting.cell.has_style)
-    for path, size in sources:
+    cells = (s.setting.cell for s in spreads)
+    sources = {cell.style_source: cell.style_parts for cell in cells if cell.has_style}
+    for (path, size), parts in sources.items():
         own = [spread for spread in spreads if spread.setting.cell.style_source == (path, size)]
         several = sum(other == path for other, _ in sources) > 1
         style = terms.index("loss_style")
         found.append(
             Style(
                 name=value_text("style", path) + (f", {size} px" if several else ""),
-                traces=network.traces(pictures.style[path, size], names),
+                traces=_traces(parts, pictures, network, names),
                 loss_cv=float(np.mean([stats.cv(s.terms[-1][:, style]) for s in own])),
                 rmse=float(np.mean([stats.pair_mean(s.distances["rmse"][-1]) for s in own])),
             )
         )
+    return found
+
+
+def _traces(
+    parts: Iterable[tuple[tuple[str, int | str], float]],
+    pictures: Pictures,
+    network: Network,
+    names: Sequence[str],
+) -> dict[str, float]:
+    """tr(A_l) of a style at some layers; NaN at those that a file of targets lacks."""
+    found = dict.fromkeys(names, 0.0)
+    for (path, size), weight in parts:
+        if path in pictures.targets:
+            has = pictures.targets[path].layers
+            traces = {n: float(np.trace(has[n].gram)) if n in has else np.nan for n in names}
+        else:
+            traces = network.traces(pictures.style[path, size], names)
+        found = {name: found[name] + weight * traces[name] for name in names}
     return found
 
 
