@@ -15,7 +15,7 @@ from conftest import EXAMPLES, ROOT
 
 import jaxstyle
 from bench.__main__ import COMMANDS as BENCHES
-from jaxstyle import calibrate, features, report, score, sweep, transfer, variance
+from jaxstyle import calibrate, features, report, score, sweep, targets, transfer, variance
 from jaxstyle.console import parsing
 from jaxstyle.derived import scores
 from jaxstyle.run.job import TIMERS
@@ -36,6 +36,7 @@ ACCEPTS = {
     "transfer": transfer.accepts,
     "calibrate": calibrate.accepts,
     "features": features.accepts,
+    "targets": targets.accepts,
     "report": lambda: report.Report,
     "score": lambda: score.Score,
     "variance": lambda: variance.Variance,
@@ -143,8 +144,13 @@ def folder(tmp_path_factory):
         "brushwork",
         "pagoda",
         "glass",
+        "a",
+        "b",
     ):
         shutil.copy(EXAMPLES / "cat.jpg", here / f"{name}.jpg")
+    shutil.copy(EXAMPLES / "checkerboard.png", here)
+    for name in ("ladder-00.npz", "ladder-01.npz"):
+        (here / name).touch()
     for name in ("photos", "textures", "RUN", "docs", "/shared"):
         (here / name.lstrip("/")).mkdir(exist_ok=True)
     for name in ("photos", "textures"):
