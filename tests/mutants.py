@@ -218,7 +218,7 @@ MUTANTS = (
     ),
     Mutant(
         "With --clamp pixels stay within 0 to 255 while they are optimised.",
-        "(able, within_range(knobs, move.image), state.image),",
+        "(able, allowed(program, knobs, move.image), state.image),",
         "(able, move.image, state.image),",
         ("tests/test_step.py::test_a_clamped_picture_stays_in_range_from_its_first_step[True]",),
     ),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt
 
-from jaxstyle.cell import solvers
+from jaxstyle.cell import colours, solvers
 from jaxstyle.cell.state import Info, Knobs, State, Value
 from jaxstyle.plan.programs import Program
 from jaxstyle.spec.tables import PADDINGS
@@ -19,7 +19,8 @@ from jaxstyle.vgg.network import Extent, inside_mask
 def init_state(program: Program, knobs: Knobs, start: Float[Array, "h w 3"]) -> State:
     """The state before the first pass: `start` plus noise of the cell's own strength, unrounded."""
     extent = knobs.extent if program.canvas else None
-    return _begin(program, knobs, start + knobs.noise_std * noise(knobs.seed, start.shape, extent))
+    drawn = colours.noise_in(program.colour, noise(knobs.seed, start.shape, extent))
+    return _begin(program, knobs, start + knobs.noise_std * drawn)
 
 
 def noise(
@@ -91,7 +92,7 @@ def _bicubic(
 
 
 def _begin(program: Program, knobs: Knobs, image: Float[Array, "h w 3"]) -> State:
-    nan, image = jnp.float32(jnp.nan), within_range(knobs, image)
+    nan, image = jnp.float32(jnp.nan), allowed(program, knobs, image)
     per_layer = jnp.full(len(program.style_taps), nan, jnp.float32)
     terms: dict[str, Any] = dict.fromkeys(program.terms, nan)
     return State(
@@ -105,6 +106,6 @@ def _begin(program: Program, knobs: Knobs, image: Float[Array, "h w 3"]) -> Stat
     )
 
 
-def within_range(knobs: Knobs, image: Float[Array, "h w 3"]) -> Float[Array, "h w 3"]:
-    """`image` clipped to the range that the pixels of a cell may have."""
-    return jnp.clip(image, knobs.pixel_range[0], knobs.pixel_range[1])
+def allowed(program: Program, knobs: Knobs, image: Float[Array, "h w 3"]) -> Float[Array, "h w 3"]:
+    """`image` clipped to the range that the pixels of a cell may have, in the colours of its program."""
+    return colours.held(program.colour, jnp.clip(image, knobs.pixel_range[0], knobs.pixel_range[1]))

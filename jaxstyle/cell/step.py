@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxstyle.cell import solvers
+from jaxstyle.cell import colours, solvers
 from jaxstyle.cell.objective import total_loss
-from jaxstyle.cell.start import within_range
+from jaxstyle.cell.start import allowed
 from jaxstyle.cell.state import Info, Knobs, State, Targets
 from jaxstyle.plan.programs import Program
 from jaxstyle.vgg.network import Features, Params
@@ -30,8 +30,9 @@ def step(
     """Run pass k: evaluate the image asked for, report the loss of the result x_k, ask for the next image.
 
     With Adam, x_k is the evaluated image; L-BFGS may reject that image, and x_k is then the result before
-    it. Where pixels have a range, the optimizer sees the gradient projected onto that range, and its images
-    are clipped to it. A cell that has diverged stands still from then on, whatever its neighbours do:
+    it. The optimizer sees the gradient projected onto the colours of the program and, where pixels have a
+    range, onto that range, and its images are held within both. A cell that has diverged stands still from
+    then on, whatever its neighbours do:
 
     | the first case that holds                   | x_k       | loss | next image | diverged at |
     |---------------------------------------------|-----------|------|------------|-------------|
@@ -46,6 +47,7 @@ def step(
     (total, info), gradient = jax.value_and_grad(
         lambda image: total_loss(features, params, program, knobs, targets, image), has_aux=True
     )(state.image)
+    gradient = colours.projected(program.colour, gradient)
     seen = solvers.Evaluation(state.image, total, _projected(knobs, state.image, gradient))
     move = solvers.solver_of(program).update(seen, state.evaluated, state.optimizer, _rate(knobs, k), k)
 
@@ -56,7 +58,7 @@ def step(
     info = _choose(accepted, info, state.info)
     stopped = jnp.where(alive & ~sound, k, jnp.where(sound & ~able, k + 1, state.diverged_step))
     table = {  # field: where this holds, the new value; elsewhere the old one
-        "image": (able, within_range(knobs, move.image), state.image),
+        "image": (able, allowed(program, knobs, move.image), state.image),
         "evaluated": (accepted, state.image, state.evaluated),
         "best": (better, state.image, state.best),
         "loss_best": (better, total, state.loss_best),

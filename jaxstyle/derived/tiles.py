@@ -12,7 +12,7 @@ from jaxstyle.derived.thumbnails import MAX_TILES
 from jaxstyle.rundir.records import Record
 from jaxstyle.spec import settings
 from jaxstyle.spec.blends import files_of, short_text
-from jaxstyle.spec.settings import PATH_AXES
+from jaxstyle.spec.settings import PATH_AXES, Sweep
 from jaxstyle.spec.tables import network_words
 from jaxstyle.spec.values import NONE
 
@@ -120,6 +120,7 @@ def shared_words(record: Record) -> list[str]:
     if len(sweep.steps) == 1:
         words.append(f"{sweep.steps[0]} steps")
     words.append(sweep.optimizer + (f", {sweep.pyramid} coarser stages" if sweep.pyramid else ""))
+    words += [sweep.colour] if sweep.colour != Sweep.colour else []
     return [*words, network_words(sweep.pool, sweep.padding, sweep.style_loss)]
 
 

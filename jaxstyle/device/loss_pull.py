@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxstyle.cell import start
+from jaxstyle.cell import colours, start
 from jaxstyle.cell.knobs import knobs_of
 from jaxstyle.cell.state import Targets
 from jaxstyle.device.engine import Engine
@@ -64,12 +65,13 @@ def measure_pull(
             tv_weight=np.float32(0.0),
             style_layer_weights=np.array([weights.get(n, 0.0) for n in program.style_taps], np.float32),
         )
-        gradient = engine.gradient(program, knobs, targets, image).astype(np.float64)
+        seen = colours.projected(sweep.colour, jnp.asarray(engine.gradient(program, knobs, targets, image)))
+        gradient = np.asarray(seen, np.float64)
         return float(np.sqrt(np.square(gradient).mean()))
 
-    noise = np.asarray(start.noise(np.asarray(0, np.uint32), (*shape, 3)))
+    noise = colours.noise_in(sweep.colour, start.noise(np.asarray(0, np.uint32), (*shape, 3)))
     starts = {
-        "noise": mean_image(*shape) + cell.noise_std * noise,
+        "noise": mean_image(*shape, grey=pictures.grey) + cell.noise_std * np.asarray(noise),
         "content": pictures.content[cell.content].astype(np.float32),
     }
     return {

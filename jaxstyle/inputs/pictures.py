@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jaxstyle.inputs.decode import Picture, read
-from jaxstyle.inputs.preprocess import mean_image
+from jaxstyle.inputs.preprocess import luma, mean_image
 from jaxstyle.inputs.resize import check_edges, fit, halved, resize, target_shape
 from jaxstyle.inputs.target_files import TargetFile, read_targets
 from jaxstyle.plan.cells import Cell, needs_balance
@@ -59,6 +59,8 @@ class Pictures:
         self._in_memory = in_memory or {}
         self.wraps = PADDINGS[sweep.padding].wraps
         """Whether images go on at their opposite edges."""
+        self.grey = sweep.colour == "grey"
+        """Whether all images are replaced by their luma."""
         size = parse_size(sweep.size)
         self.longest_px = size if isinstance(size, int) else max(size)
         """The longest edge of a content's target size, in px."""
@@ -127,7 +129,7 @@ class Pictures:
             if path not in self._bad or path in files:  # a file to start from is never left out
                 picture = self._decoded(path)
                 self._note(sweep, path, picture)
-                self._fit(path, picture.pixels, starts[path])
+                self._fit(path, self._seen(picture), starts[path])
         for cell in cells:
             self._check_equal_sizes(cell)
 
@@ -203,7 +205,11 @@ class Pictures:
             return None
         self._note(sweep, path, picture)
         self._say_read(1)
-        return picture.pixels
+        return self._seen(picture)
+
+    def _seen(self, picture: Picture) -> UInt8[np.ndarray, "h w 3"]:
+        """The pixels of an image in the colours that it is used in."""
+        return luma(picture.pixels) if self.grey else picture.pixels
 
     def _set_shape(self, sweep: Sweep, path: str, shape: tuple[int, ...]) -> None:
         """Keep the shape of the pictures that an image or a blend gives theirs, if it can be used."""
@@ -257,7 +263,7 @@ class Pictures:
             coarser: number of halvings by which its first stage is coarser than the full size.
         """
         if cell.init == "noise":
-            return mean_image(*halved_shape(self.shape(cell), coarser))
+            return mean_image(*halved_shape(self.shape(cell), coarser), grey=self.grey)
         if cell.init == "content":
             pixels = self.content[cell.content]
         else:

@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 
 from jaxstyle.inputs import alexnet_weights, decode
 from jaxstyle.inputs.pictures import check_digest
+from jaxstyle.inputs.preprocess import luma
 from jaxstyle.inputs.resize import resize
 from jaxstyle.metrics import copying, feature_distances, grain, periodicity
 from jaxstyle.plan.cells import Cell
@@ -145,7 +146,8 @@ class Judge:
                 f"{Path(path).name} cannot be used, and scores that need it are empty: {error}"
             )
             return None
-        return resize(picture.pixels, size)
+        grey = self._sweep.colour == "grey"
+        return resize(luma(picture.pixels) if grey else picture.pixels, size)
 
 
 def _has_features(pixels: np.ndarray) -> bool:

@@ -97,6 +97,7 @@ def _templates(sweep: Sweep, cells: Iterable[Cell]) -> Iterator[tuple[Program, l
             own=tuple((name, sweep.extra[name]) for name in own if name in sweep.extra),
             padding=sweep.padding,
             style_loss=sweep.style_loss,
+            colour=sweep.colour,
         )
         yield template, members
 

@@ -10,7 +10,7 @@ from jaxstyle.plan.stages import COARSE_EVALUATIONS, halved_shape
 from jaxstyle.spec.tables import LOSSES, OPTIMIZERS, PADDINGS, POOLINGS, STYLE_LOSSES, TERMS
 from jaxstyle.vgg import layers
 
-ADDED = ("terms", "own", "padding", "style_loss")
+ADDED = ("terms", "own", "padding", "style_loss", "colour")
 """Fields of a program that some runs are older than."""
 
 
@@ -41,6 +41,7 @@ class Program:
     """The optimizer's own settings as `(name, value)`, except `lbfgs_memory`."""
     padding: str = "zeros"
     style_loss: str = "gram"
+    colour: str = "free"
 
     @property
     def shape(self) -> str:
@@ -132,6 +133,7 @@ class Program:
             "optimizer": self.optimizer,
             "precision": self.precision,
             "taps": list(self.taps),
+            **({"colour": self.colour} if self.colour != Program.colour else {}),
             **({"terms": list(self.terms)} if self.terms else {}),
             "width": self.width,
         }

@@ -88,7 +88,7 @@ def describe_text(values: dict[str, Any]) -> Iterator[str]:
             f" about {p['memory_bytes'] / 1e6:.0f} MB, {p['flops_per_step'] / 1e9:.1f} GFLOP per"
             f" image-step, {p['optimizer']}{''.join(f', from {shape}' for shape in p['coarser'][:1])},"
             f" {p['precision']}, {network_words(p['pool'], p['padding'], p['style_loss'])},"
-            f" taps {' '.join(p['taps'])}"
+            f" taps {' '.join(p['taps'])}{', grey' if p.get('colour') == 'grey' else ''}"
             + "".join(f", and the {TERMS[name].words}" for name in p.get("terms", ()))
         )
     if more := len(programs[NAMED_PROGRAMS:]):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 from jaxstyle.spec import tables
 from jaxstyle.spec.errors import JaxstyleError
@@ -126,3 +127,10 @@ def row_of(table: tables.Table[Any]) -> Callable[[str, Any], str]:
 CELLS, DIRECTORY = "is for several cells", "is for run directories"
 WRITTEN = Setting(numbers=False, same=False, commands=(), alone=DIRECTORY)
 """The row of a field that is in specs but has no flag."""
+
+
+def rows_of(of: type) -> dict[str, Any]:
+    """The `Axis` or `Setting` in the annotation of each field of a dataclass, by the field's name."""
+    hints = get_type_hints(of, include_extras=True)
+    marks = {f.name: getattr(hints[f.name], "__metadata__", ()) for f in dataclasses.fields(of)}
+    return {name: mark for name, own in marks.items() for mark in own if isinstance(mark, Axis | Setting)}

@@ -1,4 +1,4 @@
-"""The axes and settings of a sweep, and the options of how a run is carried out.
+"""The axes and settings of a sweep; the options of how a run is carried out are in `run_options`.
 
 A field of `Sweep` or of `RunOptions` describes one of them: its name, its type, its default, its help (the
 text under it) and, in its annotation, an `Axis` or a `Setting` with the rest. Flags, TOML, checks,
@@ -15,7 +15,7 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -24,7 +24,6 @@ from jaxstyle.spec.fields import (
     CELLS,
     DIRECTORY,
     MAX_CELLS,
-    MAX_DEVICES,
     MAX_LBFGS_MEMORY,
     MAX_PYRAMID,
     MAX_STEPS,
@@ -33,7 +32,6 @@ from jaxstyle.spec.fields import (
     WRITTEN,
     Axis,
     Setting,
-    as_files,
     as_path,
     as_steps,
     each,
@@ -41,9 +39,12 @@ from jaxstyle.spec.fields import (
     number_from,
     one_of,
     row_of,
+    rows_of,
 )
-from jaxstyle.spec.presets import preset_hint
-from jaxstyle.spec.values import as_flag, as_text
+from jaxstyle.spec.run_options import OPTION_KEYS as OPTION_KEYS
+from jaxstyle.spec.run_options import OPTIONS as OPTIONS
+from jaxstyle.spec.run_options import RunOptions as RunOptions
+from jaxstyle.spec.values import as_flag
 from jaxstyle.vgg import layers
 
 _STEPS = "Optimisation steps, one evaluation of the loss and its gradient each (default: "
@@ -191,6 +192,11 @@ class Sweep:
     ] = "gram"
     """Statistics of a style layer that are compared: gram (Gatys et al. 2016), moments (Gram matrix and
     mean) or wasserstein (mean and covariance), where ratios mean something else; use multiples."""
+    colour: Annotated[
+        str, Setting(check=one_of("free", "grey"), balance=True, later=True, commands=_OF_A_PAIR)
+    ] = "free"
+    """Colours of the picture: free, or grey, where all images become their luma (ITU-R BT.601), and r = g =
+    b from start to end."""
     optimizer: Annotated[str, Setting()] = "auto"
     """Optimizer of the pixels: adam or lbfgs; auto is adam if a learning rate or a decay is given, else
     lbfgs."""
@@ -338,14 +344,7 @@ def _init_with_extra(self: Sweep, *given: Any, **settings: Any) -> None:
 Sweep.__init__ = _init_with_extra  # so that axes and settings of plugins are keywords, like fields
 
 
-def _rows(of: type) -> dict[str, Any]:
-    """The `Axis` or `Setting` in the annotation of each field of a dataclass, by the field's name."""
-    hints = get_type_hints(of, include_extras=True)
-    marks = {f.name: getattr(hints[f.name], "__metadata__", ()) for f in dataclasses.fields(of)}
-    return {name: mark for name, own in marks.items() for mark in own if isinstance(mark, Axis | Setting)}
-
-
-ROWS = _rows(Sweep)
+ROWS = rows_of(Sweep)
 """The axes and settings of a sweep by name, in the order of its fields."""
 AXIS_ROWS: dict[str, Axis] = {name: row for name, row in ROWS.items() if isinstance(row, Axis)}
 """The axes of a sweep by name."""
@@ -428,55 +427,3 @@ def plural(name: str) -> str:
     if name == "steps":
         return "snapshots"
     return axis_row(name).plural or f"{title(name)}s"
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Options of how a run is carried out and reported; the numbers of the run do not depend on them."""
-
-    preset: Annotated[str | None, tyro.conf.arg(help_behavior_hint=preset_hint), Setting()] = None
-    """Start from a named set of settings; flags override them. Times are for two CPU cores, and estimates
-    for a GPU; --fast replaces one that uses adam by a twin with a quarter of the steps."""
-    spec: Annotated[str | None, Setting(check=as_text)] = None
-    """Read settings from a TOML file, whose keys are these flags with _ instead of -."""
-    plugin: Annotated[tuple[str, ...], Setting(check=as_files)] = ()
-    """Python files that add loss terms, optimizers or poolings, with flags of their own (see
-    docs/plugins.md). Their code is run, which is why a spec cannot name them."""
-    recursive: Annotated[bool, Setting(check=as_flag)] = False
-    """Take the images in subfolders too, where a folder is given as content or style."""
-    skip_bad: Annotated[bool, Setting(check=as_flag)] = False
-    """Leave out content and style images that cannot be read, name each with the reason, and go on."""
-    out: Annotated[str | None, Setting(check=values.as_place)] = None
-    """Run directory, new or empty (default: runs/NNNN-NAME)."""
-    resume: Annotated[bool, Setting(check=as_flag)] = False
-    """Continue the run in --out where it stopped; any settings given must be the run's own."""
-    extend: Annotated[bool, Setting(check=as_flag)] = False
-    """Add the cells that the run in --out does not have yet; other settings must be the run's own."""
-    dry_run: Annotated[bool, Setting(check=as_flag)] = False
-    """Print the plan and its cost and write nothing."""
-    json: Annotated[bool, Setting(check=as_flag)] = False
-    """Print the plan as JSON; needs --dry-run."""
-    devices: Annotated[int | None, Setting(check=integer_in(1, MAX_DEVICES))] = None
-    """Use at most this many devices of this machine, or workers of the cluster (default: all)."""
-    shard: Annotated[str | None, Setting()] = None
-    """Share of the run in --out to compute, while other processes compute the others: I/N is the I-th of N,
-    where I counts from 0 or from 1; slurm takes both from the variables of SLURM's job array."""
-    cluster: Annotated[str | None, Setting(check=as_text)] = None
-    """Compute on a Ray cluster: local starts one on this machine, auto uses the one that this process
-    belongs to, anything else is an address. Needs Ray: pip install "ray>=2.40"."""
-    collect: Annotated[bool, Setting(check=as_flag)] = False
-    """Send results to this process, for workers that cannot see --out; needs --cluster."""
-    no_lock: Annotated[bool, tyro.conf.FlagCreatePairsOff, Setting(check=as_flag)] = False
-    """Take no lock, for a file system of --out that has none. At your own risk: make sure that no other
-    process works in the run, or at the same share."""
-    no_compile_cache: Annotated[bool, tyro.conf.FlagCreatePairsOff, Setting(check=as_flag)] = False
-    """Do not keep compiled programs in the user's cache directory."""
-    quiet: Annotated[bool, Setting(check=as_flag)] = False
-    """Print only errors."""
-    log_format: Annotated[str, Setting(check=one_of("text", "json"))] = "text"
-    """Format of the lines on standard output: text or json."""
-
-
-OPTIONS: dict[str, Setting] = _rows(RunOptions)
-"""The options of how a run is carried out, by name."""
-OPTION_KEYS = tuple(OPTIONS)
