@@ -1,24 +1,38 @@
 """Stimuli: grey pictures, finishing, and the tables of what a picture is as light."""
 
+import csv
+import re
+import shutil
+from types import SimpleNamespace
+
+import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from conftest import random_image
+from conftest import ROOT, random_image
+from PIL import Image
 
+import jaxstyle
 from jaxstyle.cell import colours
 from jaxstyle.cell.knobs import knobs_of
 from jaxstyle.cell.start import noise
 from jaxstyle.cell.state import Targets
+from jaxstyle.derived import stimuli
 from jaxstyle.device.drive import Launch
 from jaxstyle.device.engine import Engine
+from jaxstyle.inputs import encode, finishing, light
+from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.inputs.preprocess import luma, mean_image
+from jaxstyle.inputs.resize import resize
 from jaxstyle.plan.cells import sweep_cells
 from jaxstyle.plan.planner import make_plan
+from jaxstyle.run.sweep import run_sweep
 from jaxstyle.rundir import fingerprints
+from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
-from jaxstyle.spec.settings import Sweep
+from jaxstyle.spec.settings import RunOptions, Sweep
 
 SET = ("conv1_1", "pool1")
 SIZE = (37, 45)
@@ -117,3 +131,204 @@ def test_free_colours_are_no_other_program_and_no_other_fingerprint(monkeypatch)
     ]
     assert "colour" not in programs[0].record()
     assert programs[1].record()["colour"] == programs[1].facts()["colour"] == "grey"
+
+
+# --- light and finishing --------------------------------------------------------------------------
+
+
+def light_in_float64(pixels):
+    """Mean, sd, contrast and clipping of a picture, pixel by pixel."""
+    values = []
+    for pixel in pixels.reshape(-1, 3).tolist():
+        c = [v / 255 / 12.92 if v / 255 <= 0.04045 else ((v / 255 + 0.055) / 1.055) ** 2.4 for v in pixel]
+        values.append(0.2126 * c[0] + 0.7152 * c[1] + 0.0722 * c[2])
+    mean = sum(values) / len(values)
+    sd = (sum((v - mean) ** 2 for v in values) / len(values)) ** 0.5
+    clipped = sum(bool({0, 255} & {*pixel}) for pixel in pixels.reshape(-1, 3).tolist())
+    return mean, sd, sd / mean, clipped / len(values)
+
+
+def test_light_is_the_oracles():
+    image = random_image(20, 30, 4)
+    assert light.light_of(image) == pytest.approx(light_in_float64(image), rel=1e-12)
+    assert light.light_of(np.zeros((4, 5, 3), np.uint8)) == (0, 0, 0, 1)
+    back = light.encoded(light.linear(np.arange(256.0)[:, None].repeat(3, 1)))
+    np.testing.assert_allclose(back[:, 0], np.arange(256), atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(24, 31), (17, 40), (9, 8)])
+def test_a_rank_matched_picture_has_the_styles_values_in_its_own_order(shape):
+    image = random_image(24, 31, 5).astype(np.float64) * 1.3 - 20
+    style = random_image(*shape, 6)
+    found = finishing.rank_matched(image, [style])
+    for channel in range(3):
+        own, values = image[..., channel].ravel().tolist(), sorted(style[..., channel].ravel().tolist())
+        order = sorted(range(len(own)), key=lambda i: (own[i], i))
+        expected = np.zeros(len(own))
+        for rank, at in enumerate(order):  # the quantile (rank + 1/2) / n, in whole numbers
+            expected[at] = values[-(-(2 * rank + 1) * len(values) // (2 * len(own))) - 1]
+        np.testing.assert_array_equal(found[..., channel].ravel(), expected)
+    if shape == (24, 31):
+        np.testing.assert_array_equal(np.sort(found, axis=None), np.sort(style, axis=None))
+
+
+def test_a_blend_is_matched_by_its_shares():
+    dark, bright = np.full((8, 8, 3), 10, np.uint8), np.full((3, 5, 3), 200, np.uint8)
+    found = finishing.rank_matched(random_image(20, 20, 1), [dark, bright], [0.25, 0.75])
+    assert [(found == value).mean() for value in (10, 200)] == [0.25, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("contrast", "mean"), [(0.3, 0.2), (0.9, 0.25), (0.2, None), (None, 0.1), (0.4, 0.5)]
+)
+def test_contrast_and_luminance_are_as_asked_for(contrast, mean):
+    image = random_image(40, 50, 7).astype(np.float64)
+    own = light_in_float64(encode.to_uint8(image))
+    found = light_in_float64(encode.to_uint8(finishing.with_contrast(image, contrast, mean)))
+    assert found[0] == pytest.approx(own[0] if mean is None else mean, rel=2e-3)
+    assert found[2] == pytest.approx(own[2] if contrast is None else contrast, rel=3e-3)
+
+
+def test_a_flat_picture_keeps_its_contrast_of_0():
+    found = finishing.with_contrast(np.full((4, 4, 3), 80.0), 0.5, 0.25)
+    np.testing.assert_allclose(light.linear(found), 0.25, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("named", "error"),
+    [
+        ({"finish": "contrast"}, "^finish: contrast needs"),
+        ({"rms_contrast": 0.3}, "^rms_contrast: is for --finish contrast"),
+        ({"finish": "histogram", "mean_luminance": 0.3}, "^mean_luminance: is for"),
+        ({"finish": "contrast", "mean_luminance": 1.0}, "^mean_luminance: 1.0 must be below 1"),
+        ({"colour": "gray"}, "^colour: "),
+    ],
+)
+def test_what_cannot_be_finished_is_one_line(named, error):
+    with pytest.raises(JaxstyleError, match=error):
+        resolve(Sweep(content=("none",), style=("/s.png",), size="40", **named))
+
+
+def test_a_histogram_needs_a_style_of_pixels(tmp_path):
+    Image.fromarray(random_image(40, 40, 1)).save(tmp_path / "c.png")
+    sweep = resolve(
+        Sweep(content=(str(tmp_path / "c.png"),), style=("none",), size="40", finish="histogram")
+    )
+    with pytest.raises(JaxstyleError, match="histogram needs the pixels of a style"):
+        Pictures(sweep, sweep_cells(sweep))
+
+
+# --- a run ----------------------------------------------------------------------------------------
+
+GIVEN = {
+    "content": ("none",),
+    "style_layers": ("+".join(SET),),
+    "style_weights": "equal",
+    "alpha_beta": (0.0,),
+    "size": "40",
+    "seed": (0, 1, 2),
+    "steps": (2, 8),
+    "pyramid": 0,
+    "noise_std": (20.0,),
+    "colour": "grey",
+    "finish": "histogram",
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of finished grey textures, of two styles and two shapes, on one canvas or not."""
+    folder = tmp_path_factory.mktemp("stimuli")
+    for name, shape in (("a", (60, 60)), ("b", (60, 48))):
+        Image.fromarray(random_image(*shape, len(name))).save(folder / f"{name}.png")
+    styles = tuple(str(folder / f"{name}.png") for name in "ab")
+    run_sweep(Sweep(style=styles, **GIVEN), RunOptions(out=str(folder / "run"), quiet=True))
+    return folder / "run"
+
+
+def table(run, name):
+    with (run / name).open() as file:
+        return list(csv.DictReader(file))
+
+
+def png(run, row):
+    return np.asarray(Image.open(run / row["image"]))
+
+
+def test_losses_before_and_after_finishing_are_in_the_tables(run, vgg19_weights):
+    rows = table(run, "results.csv")
+    assert len(rows) == 6
+    for row in (rows[0], rows[5]):
+        style = np.asarray(Image.open(row["style"] if "/" in row["style"] else run.parent / row["style"]))
+        height, width = int(row["height"]), int(row["width"])
+        style = resize(grey_of(style), 40)
+        saved = png(run, row)
+        np.testing.assert_array_equal(np.sort(saved, axis=None), np.sort(style, axis=None))
+        terms, _ = oracle.loss_and_gradient(
+            vgg19_weights, saved, np.zeros((height, width, 3)), style, alpha=0.0, content_layer="conv1_1",
+            style_weights=dict.fromkeys(SET, 0.5),
+        )  # fmt: skip
+        assert float(row["loss_finished"]) == pytest.approx(terms["total"], rel=1e-4)
+        assert float(row["loss_total"]) != float(row["loss_finished"])
+        with h5py.File(run / "results.h5") as file:
+            group = file[f"{height}x{width}"]
+            at = group["cell"][()].tolist().index(int(row["cell"]))
+            assert group["loss_finished"][at] == np.float32(row["loss_finished"])
+            np.testing.assert_array_equal(group["image"][at, -1], saved)
+            early = np.sort(group["image"][at, 0], axis=None)  # snapshots are finished too
+            np.testing.assert_array_equal(early, np.sort(style, axis=None))
+
+
+def test_stimuli_say_light_layers_and_seeds(run):
+    rows, results = table(run, stimuli.FILE), table(run, "results.csv")
+    text = re.sub(r"^```.*?^```", "", (ROOT / "docs" / "numbers.md").read_text(), flags=re.M | re.S)
+    described = {word for span in re.findall(r"`([^`]+)`", text) for word in span.split(", ")}
+    assert {re.sub("left_.*", "left_NAME", name) for name in rows[0]} <= described
+    with h5py.File(run / "results.h5") as file:
+        for row, result in zip(rows, results, strict=True):
+            assert row["loss_finished"] == f"{float(result['loss_finished']):.6g}"
+            found = [float(row[name]) for name in light.Light._fields]
+            assert found == pytest.approx(light_in_float64(png(run, row)), rel=1e-5)
+            group = file[f"{row['height']}x{row['width']}"]
+            curve = group["style_layer_loss"][group["cell"][()].tolist().index(int(row["cell"]))]
+            names = [name.decode() for name in group["layer"][()]]
+            for name in SET:
+                left = curve[-1, names.index(name)] / curve[0, names.index(name)]
+                assert float(row[f"left_{name}"]) == pytest.approx(left, rel=1e-5)
+    for of in (rows[:3], rows[3:]):
+        assert {row["seeds"] for row in of} == {"3"}
+        order = sorted(of, key=lambda row: float(row["loss_total"]))
+        assert [row["place"] for row in order] == ["1", "2", "3"]
+
+
+def test_a_resumed_or_rebuilt_run_has_the_same_bytes(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    names = ["results.csv", "results.h5", stimuli.FILE, "images/000004.png", "chunks/000000.h5"]
+    before = {name: (run / name).read_bytes() for name in names}
+    for name in names:
+        (copy / name).unlink()
+    styles = tuple(str(run.parent / f"{name}.png") for name in "ab")
+    run_sweep(Sweep(style=styles, **GIVEN), RunOptions(out=str(copy), resume=True, quiet=True))
+    assert {name: (copy / name).read_bytes() for name in names} == before
+
+
+def test_a_single_picture_is_finished_as_in_the_run(run):
+    style = run.parent / "a.png"
+    one = {name: value[-1] if isinstance(value, tuple) else value for name, value in GIVEN.items()}
+    found = jaxstyle.stylize(style=str(style), **{**one, "seed": 1})
+    there = png(run, table(run, "results.csv")[1]).astype(int)  # on a canvas: ranks differ in last bits
+    assert np.abs(found - there).max() <= 1
+
+
+def test_the_rule_for_failed_syntheses():
+    assert stimuli.fall(np.array([8.0, 4.0, 2.0]), (0, 90, 100)) == 0.5
+    assert stimuli.fall(np.array([8.0, 2.0]), (95, 100)) is None
+    assert stimuli.fall(np.array([8.0, np.nan]), (0, 100)) is None
+
+
+def test_runs_of_transfers_have_no_such_table():
+    transfers = SimpleNamespace(sweep=Sweep(), cells=[SimpleNamespace(has_content=True)])
+    assert not stimuli.is_wanted(transfers)
+    transfers.sweep = Sweep(finish="histogram")
+    assert stimuli.is_wanted(transfers)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jaxstyle.derived import page
 from jaxstyle.derived.sheets import write_sheets
+from jaxstyle.derived.stimuli import write_stimuli
 from jaxstyle.rundir import manifest
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.image_files import name_pictures, names_of, write_images
@@ -49,6 +50,7 @@ def build_derived(run: RunDirectory, *, pictures: bool = True, with_page: bool =
     rows = read_rows(record)
     name_pictures(run, record, rows.cell.tolist())
     write_csv(run, rows, rows.columns)
+    write_stimuli(run, record)
     built = Built(record, rows, write_sheets(run, record))
     if with_page:
         write_page(run, rows)

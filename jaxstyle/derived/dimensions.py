@@ -215,12 +215,13 @@ def shown_rows(
         [
             str(row["cell"]),
             *(place[row["cell"]][axis] for axis in axes),
-            *(number(row[name]) for name in record.losses),
+            *(number(row[name]) for name in (*record.losses, *record.further)),
             row["status"] if row["status"] == "done" else f"diverged at step {row['diverged_step']}",
         ]
         for row in rows.values()
     ]
-    return ["cell", *map(settings.title, axes), *record.losses.values(), "status"], lines
+    further = [name.removeprefix("loss_") + " loss" for name in record.further]
+    return ["cell", *map(settings.title, axes), *record.losses.values(), *further, "status"], lines
 
 
 def arranged(dimensions: Sequence[Dimension]) -> tuple[list[str], list[str]]:

@@ -250,6 +250,23 @@ class Engine:
         start = jax.device_put(np.asarray(image, np.float32), self.device)
         return np.asarray(_gradient_programs[key](self._first_params(network), knobs, targets, start))
 
+    @default_settings()
+    def losses_of(
+        self, program: Program, launch: Launch, images: Float[np.ndarray, "cells h w 3"]
+    ) -> Float[np.ndarray, " cells"]:
+        """The total losses of images in place of those of a launch's cells, by the program that made them.
+
+        Args:
+            program: their program.
+            launch: the knobs and targets of the cells.
+            images: RGB, 0 to 255, on the program's canvas.
+        """
+        blank = launch.knobs._replace(noise_std=np.zeros_like(launch.knobs.noise_std))
+        drive = self._begin(program.stage(0), 0, Stage(blank, launch.targets), images, ())
+        for _ in drive.to(1):
+            pass
+        return np.asarray(drive.infos[0].loss_total)[0, : len(images)]
+
     def _target_canvas(
         self, program: Program, shape: tuple[int, int], of_cells: bool
     ) -> tuple[tuple[int, int] | None, bool]:

@@ -132,6 +132,8 @@ class Pictures:
                 self._fit(path, self._seen(picture), starts[path])
         for cell in cells:
             self._check_equal_sizes(cell)
+            if sweep.finish == "histogram":
+                self._check_has_pixels(cell)
 
     def _check_equal_sizes(self, cell: Cell) -> None:
         """Raise JaxstyleError if a term of a cell compares pixels, and its style is not of its size."""
@@ -142,6 +144,13 @@ class Pictures:
                 why = f"needs a style of the picture's size, {width}x{height}, and {cell.style} becomes"
                 mend = f"crop it to that shape, or give --size {w}x{h}"
                 raise JaxstyleError(TERMS[name].weight, f"{why} {w}x{h}; {mend}")
+
+    def _check_has_pixels(self, cell: Cell) -> None:
+        """Raise JaxstyleError unless a cell has a style, made of images, whose histogram it can get."""
+        without = [path for path, _ in parts_of(cell.style) if is_targets(path)]
+        if without or not cell.has_style:
+            which = f"{without[0]} is no image" if without else "--style none has none"
+            raise JaxstyleError("finish", f"histogram needs the pixels of a style, and {which}")
 
     def _style_px(self, style_size: int | str) -> int:
         """The longest edge in px of the target size of a style."""

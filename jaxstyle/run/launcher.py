@@ -24,6 +24,7 @@ from jaxstyle.plan.chunks import Plan
 from jaxstyle.plan.costs import nominal_platform, uses_winograd
 from jaxstyle.plan.programs import Program
 from jaxstyle.plan.stages import halved_shape
+from jaxstyle.run.finishing import Finisher
 from jaxstyle.run.inputs import Inputs
 from jaxstyle.spec import blends
 from jaxstyle.spec.errors import JaxstyleError
@@ -234,10 +235,11 @@ class Launcher:
         prepared = [self._prepare(cells, program) for cells in launches]
         launch, steps = side_by_side(prepared, program.width), self.plan.steps
         segments = self.engine.course(program, launch, steps, keep=self.sweep.keep, begin=begin)
+        finisher = Finisher(self.sweep, self.pictures, self.engine, program, launch)
         passes_left = steps[-1]  # the pass that evaluates the last image is not a step
         if begin is not None and not begin.coarser:
             passes_left -= min(begin.passes, passes_left)
-        return Course(_advances(launches, program, segments, passes_left))
+        return Course(_advances(launches, program, segments, passes_left, finisher))
 
     def _prepare(self, cells: list[Cell], program: Program) -> Launch:
         """A launch of `cells`, each starting from the image that its own `init` names."""
@@ -295,6 +297,7 @@ def _advances(
     program: Program,
     segments: Course[Segment, Outcome],
     passes_left: int,
+    finisher: Finisher,
 ) -> Generator[Advance, None, list[LaunchResult]]:
     """Advances of launches, a segment at a time; the outcome is the finished launches.
 
@@ -303,6 +306,7 @@ def _advances(
         program: their program.
         segments: the segments of all of them together.
         passes_left: passes of the full size that are still to be counted as steps.
+        finisher: makes of their pictures what is saved.
     """
     from jaxstyle.cell.state import info_curves
 
@@ -317,7 +321,8 @@ def _advances(
     for index, cells in enumerate(launches):
         at = slice(index * program.width, index * program.width + len(cells))
         curves = {name: values[at] for name, values in info_curves(outcome.info).items()}
-        pixels = encode.to_uint8(outcome.images[at])
+        pixels = encode.to_uint8(finisher.images(cells, outcome.images[at]))
+        curves |= finisher.losses(range(at.start, at.stop), pixels[:, -1])
         found.append(LaunchResult(cells, pixels, curves, outcome.diverged_step[at]))
     return found
 

@@ -49,7 +49,8 @@ class Transfer:
     image: UInt8[np.ndarray, "h w 3"]
     """The picture, RGB; if the transfer diverged, the last finite one."""
     losses: Mapping[str, float]
-    """Losses of that image: `loss_total`, `loss_content`, `loss_style` and those of plugins."""
+    """Losses of that image before it was finished: `loss_total`, `loss_content`, `loss_style` and those of
+    plugins; and where it was, `loss_finished`, the total loss of the picture as it is saved."""
     diverged_step: int
     """The first step without a finite loss, or -1."""
 
@@ -125,6 +126,7 @@ def transfer(
         display.finish()
     (part,) = chunk_results(plan, plan.chunks[0], sweep.keep, inputs.pictures, course.outcome)
     losses = {name: float(value) for name, value in zip(part.losses, part.loss_final[0], strict=True)}
+    losses |= {name: float(values[0]) for name, values in part.further.items()}
     return Transfer(part.image[0, -1], losses, int(part.diverged_step[0]))
 
 

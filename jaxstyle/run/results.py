@@ -11,7 +11,7 @@ from jaxstyle.plan.chunks import Chunk, Plan
 from jaxstyle.plan.programs import Program
 from jaxstyle.plan.stages import evaluation_count
 from jaxstyle.run.launcher import LaunchResult
-from jaxstyle.rundir.chunks import ChunkResult
+from jaxstyle.rundir.chunks import FURTHER, ChunkResult
 from jaxstyle.spec import tables
 from jaxstyle.spec.tables import LAYER_CURVE, TERMS
 
@@ -30,6 +30,7 @@ def chunk_results(
     pixels = np.concatenate([part.pixels for part in parts])[order]
     names = parts[0].curves
     curves = {name: np.concatenate([part.curves[name] for part in parts])[order] for name in names}
+    further = {name: curves.pop(name) for name in FURTHER if name in curves}
     own = np.array([[tap in cell.layer_weights for tap in program.style_taps] for cell in cells])
     curves[LAYER_CURVE] = np.where(own[:, None, :], curves[LAYER_CURVE], np.nan)
     diverged = np.concatenate([part.diverged_step for part in parts]).astype(np.int64)[order]
@@ -45,6 +46,7 @@ def chunk_results(
                 np.array([cells[i].id for i in at], np.int64),
                 pixels[at, :, :height, :width],
                 {name: values[at] for name, values in curves.items()},
+                {name: values[at] for name, values in further.items()},
                 diverged[at],
             )
         )
@@ -58,6 +60,7 @@ def _chunk_result(
     ids: np.ndarray,
     pixels: np.ndarray,
     curves: dict[str, np.ndarray],
+    further: dict[str, np.ndarray],
     diverged: np.ndarray,
 ) -> ChunkResult:
     total = np.where(np.isnan(curves["loss_total"]), np.inf, curves["loss_total"])
@@ -82,6 +85,7 @@ def _chunk_result(
         step_best=np.where(never, -1, best).astype(np.int64),
         evaluations=np.full(len(ids), evaluations, np.float32),
         steps=np.full(len(ids), plan.steps[-1], np.int64),
+        further=further,
         losses=tuple(losses),
         loss_final=np.stack([curves[name][rows, kept] for name in losses], axis=1),
         curves={name: traced[name] for name in losses},

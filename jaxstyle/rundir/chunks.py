@@ -31,6 +31,9 @@ OF_ANOTHER_RUN = "belongs to another run; --resume sets it aside and computes it
 PER_CELL = ("diverged_step", "loss_best", "step_best", "evaluations", "steps")
 """Numbers that are stored once for each cell, beside its images and curves."""
 
+FURTHER = ("loss_finished",)
+"""Numbers that are stored once for each cell in runs that have them; see `Numbers.further`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Numbers:
@@ -57,6 +60,9 @@ class Numbers:
     """The length of each cell's trajectory; its curves are NaN after that."""
     loss_final: Float[np.ndarray, "cells losses"]
     """The values of all `losses` for the last image kept."""
+    further: Mapping[str, Float[np.ndarray, " cells"]] = dataclasses.field(default_factory=dict)
+    """Numbers of runs with settings of their own, by name: `loss_finished`, the total loss of the picture
+    as it is saved, where that is finished."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +119,7 @@ def chunk_bytes(parts: Sequence[ChunkResult], *, width: int, fingerprint: str = 
                 group.attrs["losses"] = np.bytes_(",".join(added).encode())
             own = ("snapshot", "step", "cell", "image"), (LAYER_CURVE, *PER_CELL, "loss_final")
             before, after = ({name: getattr(result, name) for name in names} for names in own)
-            for name, of in {**before, **result.curves, **after}.items():
+            for name, of in {**before, **result.curves, **after, **result.further}.items():
                 values = np.asarray(of)
                 # A checksum needs chunked storage, and an HDF5 chunk must stay under 4 GiB. HDF5's own
                 # structures carry checksums (libver v110), except for the heap, where texts of variable
@@ -224,6 +230,11 @@ def _read_outline(group: Any) -> ChunkSummary:
         name: checked_dataset(group, name, dataset(group, name)[()], shape)
         for name, shape in shapes.items()
     }
+    further = {
+        name: checked_dataset(group, name, dataset(group, name)[()], cell.shape)
+        for name in FURTHER
+        if name in group
+    }
     layer = tuple(name for name in attribute(group, "layer").split(",") if name)
     height, width = image.shape[2:4]
     return ChunkSummary(
@@ -234,6 +245,7 @@ def _read_outline(group: Any) -> ChunkSummary:
         layer=layer,
         losses=losses,
         cell=cell,
+        further=further,
         **numbers,
     )
 

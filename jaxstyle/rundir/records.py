@@ -13,6 +13,7 @@ from typing import Any
 from jaxstyle.plan.cells import Cell, axes_of, sweep_cells, terms_of
 from jaxstyle.plan.chunks import Plan, plan_from_record
 from jaxstyle.rundir.chunks import (
+    FURTHER,
     OF_ANOTHER_RUN,
     ChunkResult,
     ChunkSummary,
@@ -127,6 +128,11 @@ class Record:
         told = {row.name: row for row in self.rows if isinstance(row, tables.LossTerm)}
         names = terms_of(self.cells)
         return tables.curves(told.get(name) or tables.TERMS[name] for name in names)
+
+    @property
+    def further(self) -> tuple[str, ...]:
+        """Names of the numbers of its cells that only some runs have; see `chunks.FURTHER`."""
+        return FURTHER if self.sweep.finish != Sweep.finish else ()
 
     @functools.cached_property
     def values(self) -> dict[str, tuple[Any, ...]]:

@@ -64,6 +64,7 @@ class Rows(Sequence[dict[str, Any]]):
         self.diverged = column(lambda outline: outline.diverged_step) >= 0
         """Whether each cell diverged."""
         self._numbers = {name: column(lambda o, name=name: getattr(o, name)) for name in PER_CELL}
+        self._further = {name: column(lambda o, name=name: o.further[name]) for name in record.further}
         self._shape = column(lambda o: np.full((len(o.cell), 2), (o.height_px, o.width_px), np.int32))
 
     def __len__(self) -> int:
@@ -116,13 +117,14 @@ class Rows(Sequence[dict[str, Any]]):
             "start_cell": "",  # earlier versions, with `warm_steps`, put here the cell it started from
             "alpha_beta_given": cell.label("alpha_beta"),
             "style_layer_weights": "+".join(f"{name}:{w!r}" for name, w in cell.layer_weights.items()),
+            **{name: of[index] for name, of in self._further.items()},
         }
         return values
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The column names of `results.csv`: first those of every run, then those of optional terms."""
-        more = (*self._record.axes, *self._record.losses)
+        more = (*self._record.axes, *self._record.losses, *self._record.further)
         return (*COLUMNS, *(name for name in more if name not in COLUMNS))
 
 

@@ -104,7 +104,7 @@ def _fill(file: h5py.File, record: Record) -> None:
     """Write everything that `results.h5` holds, with one chunk in memory at a time."""
     groups = _survey(record)
     file.attrs["schema"] = SCHEMA
-    names = ("image", *record.losses, *PER_CELL, LAYER_CURVE)
+    names = ("image", *record.losses, *PER_CELL, *record.further, LAYER_CURVE)
     made = {}
     for shape, group in groups.items():
         h5 = _create_group(file, shape, group, record)
@@ -116,7 +116,7 @@ def _fill(file: h5py.File, record: Record) -> None:
             target = slice(int(where[start]), int(where[start]) + stop - start)
             for name in ("image", *PER_CELL):
                 data[name][target] = getattr(chunk, name)[start:stop]
-            for name, curve in chunk.curves.items():
+            for name, curve in {**chunk.curves, **chunk.further}.items():
                 data[name][target] = curve[start:stop]
             # All layers at once: writing them one at a time would take a write for every number.
             own = chunk.style_layer_loss[start:stop]
@@ -174,8 +174,10 @@ def _create_group(file: h5py.File, shape: str, group: _Group, record: Record) ->
     _variable(h5, "step_best", (n,), np.int64, "cell")
     _variable(h5, "evaluations", (n,), np.float32, "cell")
     _variable(h5, "steps", (n,), np.int64, "cell")
+    for name in record.further:
+        _variable(h5, name, (n,), np.float32, "cell")
     # This makes the per-cell axes coordinates in xarray and other readers of the CF conventions.
-    for name in ("image", *record.losses, LAYER_CURVE, *PER_CELL):
+    for name in ("image", *record.losses, LAYER_CURVE, *PER_CELL, *record.further):
         h5[name].attrs["coordinates"] = " ".join(record.axes)
     return h5
 

@@ -119,6 +119,14 @@ def as_path(what: str, given: Any) -> str:
     return taken_from("", as_text(what, given))
 
 
+def as_share(what: str, given: Any) -> float:
+    """A number above 0 and below 1."""
+    share = as_number(what, given, minimum=0.0, above=True)
+    if share >= 1:
+        raise JaxstyleError(what, f"{share} must be below 1")
+    return share
+
+
 def row_of(table: tables.Table[Any]) -> Callable[[str, Any], str]:
     """The check of a setting that is the name of a row of a table."""
     return lambda what, value: as_choice(what, value, table.names)

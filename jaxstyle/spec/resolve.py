@@ -295,6 +295,7 @@ def resolve(sweep: Sweep) -> Sweep:
         given=given,
         extra=extra,
     )
+    _check_finish(resolved)
     grids = tuple(_resolve_grid(table, resolved) for table in sweep.grid)
     for ratio in (ratio for of in (found, *grids) for ratio in of.get("alpha_beta", ())):
         if relative_factor(ratio) is None and ratio * resolved.beta > FLOAT32_MAX:
@@ -303,6 +304,16 @@ def resolve(sweep: Sweep) -> Sweep:
     plugins = {as_sha256("a plugin", digest) for digest in sweep.plugins}
     plugins = plugins or {row.origin.sha256 for row in rows_used(resolved) if row.origin is not None}
     return dataclasses.replace(resolved, plugins=tuple(sorted(plugins)))
+
+
+def _check_finish(sweep: Sweep) -> None:
+    """Raise JaxstyleError for values of a finish that is not asked for, and for a finish without values."""
+    wanted = {name: getattr(sweep, name) for name in ("rms_contrast", "mean_luminance")}
+    given = [name for name, value in wanted.items() if value is not None]
+    if sweep.finish != "contrast" and given:
+        raise JaxstyleError(given[0], "is for --finish contrast; give that too, or leave it out")
+    if sweep.finish == "contrast" and not given:
+        raise JaxstyleError("finish", "contrast needs --rms-contrast, --mean-luminance or both")
 
 
 def differing_settings(own: Sweep, other: Sweep) -> list[str]:

@@ -33,6 +33,7 @@ from jaxstyle.spec.fields import (
     Axis,
     Setting,
     as_path,
+    as_share,
     as_steps,
     each,
     integer_in,
@@ -261,6 +262,15 @@ class Sweep:
         ),
     ] = None
     """File of VGG19 weights: a converted one or Keras' notop file (default: the packaged one)."""
+    finish: Annotated[str, Setting(check=one_of("none", "histogram", "contrast"), later=True)] = "none"
+    """Last change of a picture before it is saved: none, histogram (every channel gets the style's values,
+    by rank), or contrast (linear light is scaled and shifted to --rms-contrast and --mean-luminance)."""
+    rms_contrast: Annotated[float | None, Setting(check=number_from(0.0, above=True), later=True)] = None
+    """Standard deviation of a finished picture's luminance, in linear light, divided by its mean; needs
+    --finish contrast (default: the picture's own)."""
+    mean_luminance: Annotated[float | None, Setting(check=as_share, later=True)] = None
+    """Mean luminance of a finished picture, in linear light, between 0 and 1 (white); needs --finish
+    contrast (default: the picture's own)."""
     trace_every: Annotated[
         int, Setting(check=integer_in(1, MAX_STEPS), alone=DIRECTORY, commands=("sweep",))
     ] = 1
