@@ -1,12 +1,13 @@
 """Make the example images that come with the package, in `jaxstyle/examples/`.
 
     pip download --no-deps scikit-image==0.26.0 scikit-learn==1.9.1
+    pip download --no-deps --only-binary :all: --python-version 3.7 scikit-image==0.16.2  # for textures
     apt-get download gcompris-qt-data=3.1-2 opencv-doc=4.6.0+dfsg-12 palapeli-data=4:22.12.3-1
     python scripts/make_examples.py *.whl *.deb  # the Debian packages are those of Debian 12
 
 Photographs and two paintings by van Gogh are taken from those packages (see
-`jaxstyle/examples/LICENSES.md`), checked and saved small. Two more paintings are drawn here, from
-numbers alone:
+`jaxstyle/examples/LICENSES.md`), checked and saved small, three grey textures less so. Two more
+paintings are drawn here, from numbers alone:
 
 * `brushwork.jpg`: strokes along a field of whirls, from broad and dark to fine and bright;
 * `glass.jpg`: a window of bright panes between dark leads.
@@ -31,12 +32,14 @@ from PIL import Image, ImageDraw, ImageFilter
 
 OUT = Path(__file__).resolve().parent.parent / "jaxstyle" / "examples"
 LONGEST_PX = 512
-MAX_BYTES = 120_000
+MAX_BYTES, MAX_TEXTURE_BYTES = 120_000, 150_000
+"""Limits of a picture and of a texture, whose grain is what it is for."""
 
 
 # --- pictures out of packages -----------------------------------------------------------------------
 
 SKIMAGE = "scikit_image-0.26.0-"
+OLD_SKIMAGE = "scikit_image-0.16.2-"  # the last whose wheel holds the textures
 SKLEARN = "scikit_learn-1.9.1-"
 GCOMPRIS = "gcompris-qt-data_3.1-2_"
 OPENCV = "opencv-doc_4.6.0+dfsg-12_"
@@ -101,6 +104,25 @@ SOURCES = {
     ),
 }
 
+TEXTURES = {
+    "brick": Source(
+        OLD_SKIMAGE,
+        "skimage/data/brick.png",
+        "7966caf324f6ba843118d98f7a07746d22f6a343430add0233eca5f6eaaa8fcf",
+    ),
+    "grass": Source(
+        OLD_SKIMAGE,
+        "skimage/data/grass.png",
+        "b6b6022426b38936c43a4ac09635cd78af074e90f42ffa8227ac8b7452d39f89",
+    ),
+    "gravel": Source(
+        OLD_SKIMAGE,
+        "skimage/data/gravel.png",
+        "c48615b451bf1e606fbd72c0aa9f8cc0f068ab7111ef7d93bb9b0f2586440c12",
+    ),
+}
+"""Grey textures of 512x512 px, in the public domain by CC0 as the functions that load them say."""
+
 
 def picture(archives: list[Path], source: Source) -> Image.Image:
     """The picture that `source` names, from one of the archives."""
@@ -142,16 +164,16 @@ def _blobs(resource: bytes) -> Iterator[bytes]:
         at += 4 + size
 
 
-def save(image: Image.Image, name: str) -> None:
+def save(image: Image.Image, name: str, most_bytes: int = MAX_BYTES) -> None:
     """Write a JPEG of the best quality that stays under the limit."""
     for quality in range(92, 60, -4):
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=quality, subsampling=0)
-        if buffer.tell() <= MAX_BYTES:
+        if buffer.tell() <= most_bytes:
             (OUT / f"{name}.jpg").write_bytes(buffer.getvalue())
             print(f"{name}.jpg: {image.width}x{image.height}, {buffer.tell()} bytes, quality {quality}")
             return
-    raise SystemExit(f"{name}: cannot be made smaller than {MAX_BYTES} bytes")
+    raise SystemExit(f"{name}: cannot be made smaller than {most_bytes} bytes")
 
 
 # --- hard starts ----------------------------------------------------------------------------------
@@ -300,6 +322,8 @@ def main() -> None:
         image = picture(args.archives, source)
         image.thumbnail((LONGEST_PX, LONGEST_PX), Image.Resampling.LANCZOS)
         save(image, name)
+    for name, source in TEXTURES.items():
+        save(picture(args.archives, source), name, MAX_TEXTURE_BYTES)
     save(brushwork(), "brushwork")
     save(glass(), "glass")
     save_start(checkerboard(), "checkerboard")

@@ -1,6 +1,7 @@
 """Stimuli: grey pictures, finishing, and the tables of what a picture is as light."""
 
 import csv
+import dataclasses
 import re
 import shutil
 from types import SimpleNamespace
@@ -30,6 +31,9 @@ from jaxstyle.plan.cells import sweep_cells
 from jaxstyle.plan.planner import make_plan
 from jaxstyle.run.sweep import run_sweep
 from jaxstyle.rundir import fingerprints
+from jaxstyle.rundir.chunks import PER_CELL
+from jaxstyle.rundir.records import open_record
+from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import RunOptions, Sweep
@@ -321,10 +325,44 @@ def test_a_single_picture_is_finished_as_in_the_run(run):
     assert np.abs(found - there).max() <= 1
 
 
-def test_the_rule_for_failed_syntheses():
+@pytest.mark.parametrize(
+    ("total", "layer", "diverged", "why"),
+    [
+        ([8.0, 1.0, 1.0], [4.0, 0.5, 0.5], -1, ""),
+        ([8.0, 1.0, 0.8], [4.0, 0.5, 0.4], -1, "falling"),
+        ([8.0, 1e-4, 5e-5], [4.0, 5e-5, 4e-5], -1, ""),  # of next to nothing
+        ([8.0, 1.0, 1.0], [0.5, 0.5, 0.5], -1, "no nearer"),
+        ([8.0, 1.0, np.nan], [4.0, 0.5, np.nan], 97, "diverged"),
+    ],
+)
+def test_the_rule_for_failed_syntheses(run, total, layer, diverged, why):
+    record = open_record(run)
+    (part, *_) = record.chunks()
+    one = {name: getattr(part, name)[:1] for name in (*PER_CELL, "cell", "image", "loss_final")}
+    one["further"] = {name: values[:1] for name, values in part.further.items()}
+    one["diverged_step"] = np.array([diverged])
+    chunk = dataclasses.replace(
+        part,
+        **one,
+        step=(0, 90, 100),
+        curves={name: np.float32([total]) for name in part.losses},
+        style_layer_loss=np.repeat(np.float32([layer])[..., None], len(part.layer), -1),
+    )
+    (row,) = stimuli._rows(record, chunk)
+    assert row["why"] == why
     assert stimuli.fall(np.array([8.0, 4.0, 2.0]), (0, 90, 100)) == 0.5
     assert stimuli.fall(np.array([8.0, 2.0]), (95, 100)) is None
-    assert stimuli.fall(np.array([8.0, np.nan]), (0, 100)) is None
+
+
+def test_an_outlier_among_seeds_has_failed(run):
+    record = open_record(run)
+    rows = [{"cell": cell, "why": "", "loss_total": loss} for cell, loss in enumerate((1.0, 2.5, 1.1))]
+    stimuli._compare_seeds(record, rows)
+    assert [(row["why"], row["failed"], row["place"]) for row in rows] == [
+        ("", 0, 1),
+        ("outlier", 1, 3),
+        ("", 0, 2),
+    ]
 
 
 def test_runs_of_transfers_have_no_such_table():
@@ -332,3 +370,29 @@ def test_runs_of_transfers_have_no_such_table():
     assert not stimuli.is_wanted(transfers)
     transfers.sweep = Sweep(finish="histogram")
     assert stimuli.is_wanted(transfers)
+
+
+# --- presets --------------------------------------------------------------------------------------
+
+
+def test_presets_have_the_numbers_of_their_papers(tmp_path):
+    for number in range(2):
+        Image.fromarray(random_image(40, 40, number)).save(tmp_path / f"{number}.png")
+    wallis, jagadeesh = (
+        assemble({"preset": name, "style": [str(tmp_path)]}).sweep
+        for name in ("wallis2017", "jagadeesh2022")
+    )
+    cells = sweep_cells(wallis)
+    assert len(cells) == 2 * 5 * 10
+    assert [cell.taps for cell in cells[:50:10]] == [
+        tuple(f"conv{block}_1" for block in range(1, deepest + 1)) for deepest in range(1, 6)
+    ]
+    assert (wallis.colour, wallis.finish, wallis.network) == ("grey", "histogram", "normalised")
+    assert (wallis.optimizer, wallis.pyramid, wallis.steps) == ("lbfgs", 0, (1000,))
+    cells = sweep_cells(jagadeesh)
+    assert len(cells) == 2 * 4 * 10
+    assert [cell.taps for cell in cells[:40:10]] == [
+        ("conv1_1", *(f"pool{n}" for n in range(1, deepest + 1))) for deepest in range(1, 5)
+    ]
+    assert (jagadeesh.optimizer, jagadeesh.learning_rate, jagadeesh.steps) == ("adam", (2.0,), (10000,))
+    assert {cell.noise_std for cell in cells} == {1.0}

@@ -4,7 +4,8 @@ E_l is the loss of style layer l; `left_NAME` is E_l / E_l(0), the part that is 
 synthesis failed if one of these holds, the first of which is `why`:
 
     diverged   it did
-    falling    its total loss fell by more than FALLING over the last tenth of its steps
+    falling    its total loss fell by more than FALLING over the last tenth of its steps, and some E_l is
+               above NEAR times E_l(0): a loss of next to nothing may go on falling
     no nearer  without a content and without coarser stages, some E_l is not below E_l(0)
     outlier    its total loss is more than OUTLIER times the median of the seeds of its setting, if there
                are at least MIN_SEEDS
@@ -31,7 +32,7 @@ from jaxstyle.spec.tables import TOTAL
 from jaxstyle.vgg import layers
 
 FILE = "stimuli.csv"
-FALLING, OUTLIER, MIN_SEEDS = 0.1, 2.0, 3
+FALLING, NEAR, OUTLIER, MIN_SEEDS = 0.1, 1e-3, 2.0, 3
 LAST_PART = 0.1
 """The part of a trajectory whose fall says whether it has ended."""
 FAILED = ("failed", "why", "falls")
@@ -87,7 +88,7 @@ def _rows(record: Record, chunk: ChunkResult) -> Iterator[dict[str, Any]]:
         why = ""
         if chunk.diverged_step[index] >= 0:
             why = "diverged"
-        elif falls is not None and falls > FALLING:
+        elif falls is not None and falls > FALLING and max(left.values(), default=1.0) > NEAR:
             why = "falling"
         elif starts_at_full_size and not cell.has_content and any(part >= 1 for part in left.values()):
             why = "no nearer"
