@@ -2,8 +2,12 @@
 
 import csv
 import dataclasses
+import io
 import re
 import shutil
+import struct
+import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import h5py
@@ -23,7 +27,7 @@ from jaxstyle.cell.state import Targets
 from jaxstyle.derived import stimuli
 from jaxstyle.device.drive import Launch
 from jaxstyle.device.engine import Engine
-from jaxstyle.inputs import encode, finishing, light
+from jaxstyle.inputs import encode, finishing, light, precise
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.inputs.preprocess import luma, mean_image
 from jaxstyle.inputs.resize import resize
@@ -236,6 +240,7 @@ GIVEN = {
     "noise_std": (20.0,),
     "colour": "grey",
     "finish": "histogram",
+    "image_format": "png16",
 }
 
 
@@ -305,10 +310,60 @@ def test_stimuli_say_light_layers_and_seeds(run):
         assert [row["place"] for row in order] == ["1", "2", "3"]
 
 
+def unpacked_png(data):
+    """Levels of a PNG of 16 bits, (h, w, 3), whose rows are unfiltered."""
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    found, at = {}, 8
+    while at < len(data):
+        size, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        found[kind] = data[at + 8 : at + 8 + size]
+        assert int.from_bytes(data[at + 8 + size : at + 12 + size]) == zlib.crc32(kind + found[kind])
+        at += 12 + size
+    width, height, bits, kind = struct.unpack(">2I2B", found[b"IHDR"][:10])
+    assert (bits, kind) == (16, 2)
+    rows = np.frombuffer(zlib.decompress(found[b"IDAT"]), np.uint8).reshape(height, -1)
+    assert not rows[:, 0].any()
+    return rows[:, 1:].copy().view(">u2").reshape(height, width, 3)
+
+
+def test_pictures_of_more_than_8_bits_are_the_floats_that_are_kept(run):
+    for row in table(run, "results.csv"):
+        with h5py.File(run / "results.h5") as file:
+            group = file[f"{row['height']}x{row['width']}"]
+            floats = group["image_float"][group["cell"][()].tolist().index(int(row["cell"])), -1]
+        assert floats.dtype == np.float32
+        np.testing.assert_array_equal(floats, png(run, row))  # a histogram's values are whole
+        found = unpacked_png((run / "images_float" / Path(row["image"]).name).read_bytes())
+        np.testing.assert_array_equal(found, np.rint(floats.astype(np.float64) * 257))
+
+
+def test_formats_of_more_than_8_bits_hold_the_pixels(tmp_path):
+    pixels = (random_image(5, 7, 1) * 1.1 - 9.3).astype(np.float32)
+    np.testing.assert_array_equal(np.load(io.BytesIO(precise.npy_bytes(pixels))), pixels)
+    levels = unpacked_png(precise.png16_bytes(pixels))
+    np.testing.assert_array_equal(levels, np.clip(np.rint(pixels.astype(float) * 257), 0, 65535))
+    (tmp_path / "a.png").write_bytes(precise.png16_bytes(pixels))
+    eight = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"), int)
+    assert np.abs(eight - np.clip(pixels, 0, 255)).max() <= 1
+    tiff = precise.tiff_bytes(pixels)
+    at = struct.unpack_from("<I", tiff, 4)[0]
+    entries = struct.iter_unpack(
+        "<2H2I", tiff[at + 2 : at + 2 + 12 * struct.unpack_from("<H", tiff, at)[0]]
+    )
+    tags = {tag: (kind, count, value) for tag, kind, count, value in entries}
+    assert list(tags) == sorted(tags)
+    assert [struct.unpack_from("<3H", tiff, tags[tag][2]) for tag in (258, 339)] == [(32,) * 3, (3,) * 3]
+    height, width, strip = (tags[tag][2] for tag in (257, 256, 273))
+    data = np.frombuffer(tiff, "<f4", height * width * 3, strip).reshape(height, width, 3)
+    np.testing.assert_array_equal(data, pixels)
+    assert tags[279][2] == pixels.nbytes
+
+
 def test_a_resumed_or_rebuilt_run_has_the_same_bytes(run, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     names = ["results.csv", "results.h5", stimuli.FILE, "images/000004.png", "chunks/000000.h5"]
+    names += ["images_float/000000.png", "images_float/000004-step000002.png"]
     before = {name: (run / name).read_bytes() for name in names}
     for name in names:
         (copy / name).unlink()
@@ -320,6 +375,7 @@ def test_a_resumed_or_rebuilt_run_has_the_same_bytes(run, tmp_path):
 def test_a_single_picture_is_finished_as_in_the_run(run):
     style = run.parent / "a.png"
     one = {name: value[-1] if isinstance(value, tuple) else value for name, value in GIVEN.items()}
+    del one["image_format"]  # is for run directories
     found = jaxstyle.stylize(style=str(style), **{**one, "seed": 1})
     there = png(run, table(run, "results.csv")[1]).astype(int)  # on a canvas: ranks differ in last bits
     assert np.abs(found - there).max() <= 1
@@ -338,7 +394,9 @@ def test_a_single_picture_is_finished_as_in_the_run(run):
 def test_the_rule_for_failed_syntheses(run, total, layer, diverged, why):
     record = open_record(run)
     (part, *_) = record.chunks()
-    one = {name: getattr(part, name)[:1] for name in (*PER_CELL, "cell", "image", "loss_final")}
+    one = {
+        name: getattr(part, name)[:1] for name in (*PER_CELL, "cell", "image", "image_float", "loss_final")
+    }
     one["further"] = {name: values[:1] for name, values in part.further.items()}
     one["diverged_step"] = np.array([diverged])
     chunk = dataclasses.replace(

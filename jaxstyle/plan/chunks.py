@@ -35,6 +35,8 @@ class Plan:
     """The steps whose losses are kept."""
     twins: Mapping[int, int]
     """Ids of cells that are not computed, each mapped to the cell in its chunk whose result it shares."""
+    image_format: str = Sweep.image_format
+    """Setting of that name; unless it is the default, pictures are also kept as floats."""
 
     def computed(self, chunk: Chunk) -> tuple[int, ...]:
         """The cells of a chunk that are computed."""
@@ -122,6 +124,7 @@ class Plan:
         for chunk in self.chunks:
             program = self.programs[chunk.program]
             image = program.height_px * program.width_px * 3 * len(self.steps)
+            image *= 5 if self.image_format != Sweep.image_format else 1  # with four bytes of a float
             curve = 4 * len(self.trace_steps) * program.curves
             total += len(chunk.cells) * (3 * image + 2 * curve)
         return total
@@ -182,6 +185,7 @@ def with_twins(
         chunks=tuple(chunks),
         steps=sweep.steps,
         trace_steps=trace_steps(sweep.steps[-1], sweep.trace_every),
+        image_format=sweep.image_format,
         # Twins are found within each chunk, because a chunk depends on no other. Even if an extension or an
         # earlier version cut the chunks, every cell is computed or has its twin in its own chunk.
         twins={i: of for c in chunks for i, of in find_twins(sweep, (cells[j] for j in c.cells)).items()},

@@ -214,5 +214,6 @@ def _chunk_cells_by_size(program: Program, sweep: Sweep) -> int:
 
 def _cell_bytes(program: Program, sweep: Sweep) -> int:
     """Bytes on the host of the images and curves of one cell while its chunk is computed."""
-    pixels = program.height_px * program.width_px * 3 * (1 + 4) * len(sweep.steps)
+    kept = 1 if sweep.image_format == Sweep.image_format else 1 + 4
+    pixels = program.height_px * program.width_px * 3 * (kept + 4) * len(sweep.steps)
     return pixels + 4 * (sweep.steps[-1] + 1) * program.curves

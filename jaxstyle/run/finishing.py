@@ -28,6 +28,11 @@ class Finisher(NamedTuple):
     launch: Launch
     """The launches, side by side."""
 
+    @property
+    def keeps_floats(self) -> bool:
+        """Whether pictures are also kept unrounded."""
+        return self.sweep.image_format != Sweep.image_format
+
     def images(self, cells: Sequence[Cell], images: np.ndarray) -> np.ndarray:
         """`images` (cells, snapshots, h, w, 3), on the program's canvas, after finishing."""
         if self.sweep.finish == "none":

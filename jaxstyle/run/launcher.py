@@ -60,6 +60,8 @@ class LaunchResult(NamedTuple):
     """uint8 (cells, snapshots, h, w, 3), on the program's canvas."""
     curves: dict[str, np.ndarray]
     diverged_step: np.ndarray
+    floats: np.ndarray | None = None
+    """The same pictures, float32, before they are rounded, where they are kept."""
 
 
 class Launcher:
@@ -321,9 +323,13 @@ def _advances(
     for index, cells in enumerate(launches):
         at = slice(index * program.width, index * program.width + len(cells))
         curves = {name: values[at] for name, values in info_curves(outcome.info).items()}
-        pixels = encode.to_uint8(finisher.images(cells, outcome.images[at]))
+        images = finisher.images(cells, outcome.images[at])
+        pixels, floats = (
+            encode.to_uint8(images),
+            images.astype(np.float32) if finisher.keeps_floats else None,
+        )
         curves |= finisher.losses(range(at.start, at.stop), pixels[:, -1])
-        found.append(LaunchResult(cells, pixels, curves, outcome.diverged_step[at]))
+        found.append(LaunchResult(cells, pixels, curves, outcome.diverged_step[at], floats))
     return found
 
 

@@ -28,6 +28,8 @@ def chunk_results(
     cells = [plan.cells[i] for i in chunk.cells]
     order = [places[plan.twins.get(cell.id, cell.id)] for cell in cells]
     pixels = np.concatenate([part.pixels for part in parts])[order]
+    kept = [part.floats for part in parts if part.floats is not None]
+    floats = np.concatenate(kept)[order] if kept else None
     names = parts[0].curves
     curves = {name: np.concatenate([part.curves[name] for part in parts])[order] for name in names}
     further = {name: curves.pop(name) for name in FURTHER if name in curves}
@@ -45,6 +47,7 @@ def chunk_results(
                 keep,
                 np.array([cells[i].id for i in at], np.int64),
                 pixels[at, :, :height, :width],
+                None if floats is None else floats[at, :, :height, :width],
                 {name: values[at] for name, values in curves.items()},
                 {name: values[at] for name, values in further.items()},
                 diverged[at],
@@ -59,6 +62,7 @@ def _chunk_result(
     keep: str,
     ids: np.ndarray,
     pixels: np.ndarray,
+    floats: np.ndarray | None,
     curves: dict[str, np.ndarray],
     further: dict[str, np.ndarray],
     diverged: np.ndarray,
@@ -77,6 +81,8 @@ def _chunk_result(
     return ChunkResult(
         cell=ids,
         image=pixels,
+        image_float=floats,
+        image_format=plan.image_format,
         snapshot=plan.steps,
         step=plan.trace_steps,
         layer=program.style_taps,

@@ -70,6 +70,7 @@ class Unfinished:
         part: Arrays = {"of": np.array(len(self.done))}
         for index, launched in enumerate(self.done[launches:], launches):
             named = {"pixels": launched.pixels, "diverged_step": launched.diverged_step, **launched.curves}
+            named |= {} if launched.floats is None else {"floats": launched.floats}
             part |= {f"launch{index}/{name}": values for name, values in named.items()}
         for index, image in enumerate(progress.images[pictures:]):
             part[f"image{index}"] = image
@@ -105,7 +106,8 @@ class Unfinished:
         for index, cells in enumerate(self.launches[:launch]):
             own = _named_in(every, f"launch{index}/")
             pixels, diverged = own.pop("pixels"), own.pop("diverged_step")
-            self.done.append(LaunchResult(cells, pixels, own, diverged))
+            floats = own.pop("floats", None)
+            self.done.append(LaunchResult(cells, pixels, own, diverged, floats))
         tail = [part for part in parts if int(part["of"]) == launch]
         pictures = [part[f"image{i}"] for part in tail for i in range(len(part)) if f"image{i}" in part]
         infos = [info_from_curves(curves) for part in tail if (curves := _named_in(part, "info/"))]

@@ -74,6 +74,10 @@ class ChunkResult(Numbers):
     """The curves of all `losses`, by name."""
     style_layer_loss: Float[np.ndarray, "cells steps layers"]
     """E_l of every layer; NaN for layers that a cell does not use."""
+    image_float: Float[np.ndarray, "cells snapshots h w 3"] | None = None
+    """The pictures before they were rounded, float32, where they are kept."""
+    image_format: str = ""
+    """The format of their files; see `precise.FORMATS`."""
 
     @property
     def shape(self) -> str:
@@ -117,9 +121,12 @@ def chunk_bytes(parts: Sequence[ChunkResult], *, width: int, fingerprint: str = 
             group.attrs["layer"] = np.bytes_(",".join(result.layer).encode())
             if added := result.losses[len(LOSSES) :]:
                 group.attrs["losses"] = np.bytes_(",".join(added).encode())
+            floats = {} if result.image_float is None else {"image_float": result.image_float}
+            if floats:
+                group.attrs["image_format"] = np.bytes_(result.image_format.encode())
             own = ("snapshot", "step", "cell", "image"), (LAYER_CURVE, *PER_CELL, "loss_final")
             before, after = ({name: getattr(result, name) for name in names} for names in own)
-            for name, of in {**before, **result.curves, **after, **result.further}.items():
+            for name, of in {**before, **floats, **result.curves, **after, **result.further}.items():
                 values = np.asarray(of)
                 # A checksum needs chunked storage, and an HDF5 chunk must stay under 4 GiB. HDF5's own
                 # structures carry checksums (libver v110), except for the heap, where texts of variable
@@ -260,6 +267,15 @@ def _read_part(group: Any) -> ChunkResult:
     }
     values = {f.name: getattr(outline, f.name) for f in dataclasses.fields(Numbers)}
     per_layer = curves.pop(LAYER_CURVE)
+    image, floats, form = dataset(group, "image")[()], None, ""
+    if "image_float" in group:
+        floats = checked_dataset(group, "image_float", dataset(group, "image_float")[()], image.shape)
+        form = attribute(group, "image_format")
     return ChunkResult(
-        image=dataset(group, "image")[()], curves=curves, style_layer_loss=per_layer, **values
+        image=image,
+        image_float=floats,
+        image_format=form,
+        curves=curves,
+        style_layer_loss=per_layer,
+        **values,
     )

@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from jaxstyle.inputs import encode
+from jaxstyle.inputs.precise import FORMATS
 from jaxstyle.rundir.chunks import ChunkResult
 from jaxstyle.rundir.directory import RunDirectory, list_folder
 from jaxstyle.rundir.files import link_together, write_together
 from jaxstyle.rundir.picture_names import ENDING, FOLDER, PictureNames
 from jaxstyle.rundir.records import Record
 
+FLOATS = "images_float"
+"""The folder of pictures that are not rounded to 8 bits."""
 WRITE_BATCH = 256
 """Pictures that are written as one batch; see `files.SYNC_THREADS` for what that saves."""
 
@@ -54,6 +57,7 @@ def write_images(
         stop: asked before each one whether to stop; a run that is told to end need not wait for files that
             can be rebuilt.
     """
+    _write_floats(run, chunk, missing=missing, stop=stop)
     last = chunk.snapshot[-1]
     named = (
         (int(cell), step, pixels)
@@ -75,6 +79,29 @@ def write_images(
             write_together([(image, encode.png_bytes(pixels)) for image, pixels in new])
         written = {image for image, _ in new}
         link_together([pair for pair in places if pair[0] in written or not pair[1].exists()])
+
+
+def float_name(cell: int, step: int, last: int, image_format: str) -> str:
+    """The path, relative to its run, of a cell's picture that is not rounded to 8 bits."""
+    name = Path(image_name(cell, step, last)).name
+    return f"{FLOATS}/{Path(name).with_suffix(FORMATS[image_format][0])}"
+
+
+def _write_floats(
+    run: RunDirectory, chunk: ChunkResult, *, missing: bool, stop: Callable[[], bool]
+) -> None:
+    """Write the files of a chunk's pictures that are not rounded, if it has them; see `write_images`."""
+    if chunk.image_float is None:
+        return
+    last, encoded = chunk.snapshot[-1], FORMATS[chunk.image_format][1]
+    for cell, snapshots in zip(chunk.cell, chunk.image_float, strict=True):
+        if stop():
+            return
+        names = [
+            run.path / float_name(int(cell), step, last, chunk.image_format) for step in chunk.snapshot
+        ]
+        own = [pair for pair in zip(names, snapshots, strict=True) if not (missing and pair[0].exists())]
+        write_together([(path, encoded(pixels)) for path, pixels in own])
 
 
 def name_pictures(run: RunDirectory, record: Record, cells: Iterable[int]) -> None:

@@ -134,6 +134,11 @@ class Record:
         """Names of the numbers of its cells that only some runs have; see `chunks.FURTHER`."""
         return FURTHER if self.sweep.finish != Sweep.finish else ()
 
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Names of the datasets of its pictures."""
+        return ("image",) if self.sweep.image_format == Sweep.image_format else ("image", "image_float")
+
     @functools.cached_property
     def values(self) -> dict[str, tuple[Any, ...]]:
         """The distinct values of each axis as the user gave them, in the order of the cells."""

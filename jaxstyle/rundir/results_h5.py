@@ -104,7 +104,7 @@ def _fill(file: h5py.File, record: Record) -> None:
     """Write everything that `results.h5` holds, with one chunk in memory at a time."""
     groups = _survey(record)
     file.attrs["schema"] = SCHEMA
-    names = ("image", *record.losses, *PER_CELL, *record.further, LAYER_CURVE)
+    names = (*record.images, *record.losses, *PER_CELL, *record.further, LAYER_CURVE)
     made = {}
     for shape, group in groups.items():
         h5 = _create_group(file, shape, group, record)
@@ -114,7 +114,7 @@ def _fill(file: h5py.File, record: Record) -> None:
         where = np.searchsorted(group.cells, chunk.cell)
         for start, stop in _runs(where):
             target = slice(int(where[start]), int(where[start]) + stop - start)
-            for name in ("image", *PER_CELL):
+            for name in (*record.images, *PER_CELL):
                 data[name][target] = getattr(chunk, name)[start:stop]
             for name, curve in {**chunk.curves, **chunk.further}.items():
                 data[name][target] = curve[start:stop]
@@ -165,6 +165,8 @@ def _create_group(file: h5py.File, shape: str, group: _Group, record: Record) ->
         data = texts(values) if isinstance(values[0], str) else np.array(values)
         h5.create_dataset(axis, data=data).dims[0].attach_scale(h5["cell"])
     _variable(h5, "image", (n, s, height, width, 3), np.uint8, "cell snapshot y x channel")
+    if "image_float" in record.images:
+        _variable(h5, "image_float", (n, s, height, width, 3), np.float32, "cell snapshot y x channel")
     for name in record.losses:
         fill = None if name in LOSSES else np.nan
         _variable(h5, name, (n, t), np.float32, "cell step", fill=fill)
@@ -177,7 +179,7 @@ def _create_group(file: h5py.File, shape: str, group: _Group, record: Record) ->
     for name in record.further:
         _variable(h5, name, (n,), np.float32, "cell")
     # This makes the per-cell axes coordinates in xarray and other readers of the CF conventions.
-    for name in ("image", *record.losses, LAYER_CURVE, *PER_CELL, *record.further):
+    for name in (*record.images, *record.losses, LAYER_CURVE, *PER_CELL, *record.further):
         h5[name].attrs["coordinates"] = " ".join(record.axes)
     return h5
 

@@ -21,6 +21,9 @@ MAX_DEVICES = 2**20
 NETWORKS = ("raw", "normalised")
 """The scalings of the network's weights."""
 
+PRECISE = ("png16", "npy", "tiff")
+"""The formats of pictures that are not rounded to 8 bits."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:

@@ -29,6 +29,7 @@ from jaxstyle.spec.fields import (
     MAX_STEPS,
     MIN_CHECKPOINT_S,
     NETWORKS,
+    PRECISE,
     WRITTEN,
     Axis,
     Setting,
@@ -271,6 +272,12 @@ class Sweep:
     mean_luminance: Annotated[float | None, Setting(check=as_share, later=True)] = None
     """Mean luminance of a finished picture, in linear light, between 0 and 1 (white); needs --finish
     contrast (default: the picture's own)."""
+    image_format: Annotated[
+        str,
+        Setting(check=one_of("png", *PRECISE), later=True, alone=DIRECTORY, commands=("sweep",)),
+    ] = "png"
+    """Format of further files of every picture, before it is rounded to 8 bits: png (none), png16 (of 16
+    bits), npy or tiff (of 32-bit floats)."""
     trace_every: Annotated[
         int, Setting(check=integer_in(1, MAX_STEPS), alone=DIRECTORY, commands=("sweep",))
     ] = 1
