@@ -365,11 +365,12 @@ def test_a_resumed_or_rebuilt_run_has_the_same_bytes(run, tmp_path):
     names = ["results.csv", "results.h5", stimuli.FILE, "images/000004.png", "chunks/000000.h5"]
     names += ["images_float/000000.png", "images_float/000004-step000002.png"]
     before = {name: (run / name).read_bytes() for name in names}
-    for name in names:
-        (copy / name).unlink()
     styles = tuple(str(run.parent / f"{name}.png") for name in "ab")
-    run_sweep(Sweep(style=styles, **GIVEN), RunOptions(out=str(copy), resume=True, quiet=True))
-    assert {name: (copy / name).read_bytes() for name in names} == before
+    for missing in (names, names[-2:], []):  # chunks, pictures alone, nothing
+        for name in missing:
+            (copy / name).unlink()
+        run_sweep(Sweep(style=styles, **GIVEN), RunOptions(out=str(copy), resume=True, quiet=True))
+        assert {name: (copy / name).read_bytes() for name in names} == before
 
 
 def test_a_single_picture_is_finished_as_in_the_run(run):

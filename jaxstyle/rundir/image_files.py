@@ -23,6 +23,8 @@ FLOATS = "images_float"
 """The folder of pictures that are not rounded to 8 bits."""
 WRITE_BATCH = 256
 """Pictures that are written as one batch; see `files.SYNC_THREADS` for what that saves."""
+FLOAT_BATCH = 64
+"""The same for pictures that are not rounded, which are larger."""
 
 
 def image_name(cell: int, step: int, last: int) -> str:
@@ -94,14 +96,15 @@ def _write_floats(
     if chunk.image_float is None:
         return
     last, encoded = chunk.snapshot[-1], FORMATS[chunk.image_format][1]
-    for cell, snapshots in zip(chunk.cell, chunk.image_float, strict=True):
-        if stop():
-            return
-        names = [
-            run.path / float_name(int(cell), step, last, chunk.image_format) for step in chunk.snapshot
-        ]
-        own = [pair for pair in zip(names, snapshots, strict=True) if not (missing and pair[0].exists())]
-        write_together([(path, encoded(pixels)) for path, pixels in own])
+    named = (
+        (run.path / float_name(int(cell), step, last, chunk.image_format), pixels)
+        for cell, snapshots in zip(chunk.cell, chunk.image_float, strict=True)
+        for step, pixels in zip(chunk.snapshot, snapshots, strict=True)
+    )
+    new = (pair for pair in named if not (missing and pair[0].exists()))
+    left = itertools.takewhile(lambda _: not stop(), new)
+    while batch := list(itertools.islice(left, FLOAT_BATCH)):
+        write_together([(path, encoded(pixels)) for path, pixels in batch])
 
 
 def name_pictures(run: RunDirectory, record: Record, cells: Iterable[int]) -> None:
