@@ -24,7 +24,7 @@ from jaxstyle.cell import colours
 from jaxstyle.cell.knobs import knobs_of
 from jaxstyle.cell.start import noise
 from jaxstyle.cell.state import Targets
-from jaxstyle.derived import stimuli
+from jaxstyle.derived import crops, stimuli
 from jaxstyle.device.drive import Launch
 from jaxstyle.device.engine import Engine
 from jaxstyle.inputs import encode, finishing, light, precise
@@ -373,15 +373,6 @@ def test_a_resumed_or_rebuilt_run_has_the_same_bytes(run, tmp_path):
         assert {name: (copy / name).read_bytes() for name in names} == before
 
 
-def test_a_single_picture_is_finished_as_in_the_run(run):
-    style = run.parent / "a.png"
-    one = {name: value[-1] if isinstance(value, tuple) else value for name, value in GIVEN.items()}
-    del one["image_format"]  # is for run directories
-    found = jaxstyle.stylize(style=str(style), **{**one, "seed": 1})
-    there = png(run, table(run, "results.csv")[1]).astype(int)  # on a canvas: ranks differ in last bits
-    assert np.abs(found - there).max() <= 1
-
-
 @pytest.mark.parametrize(
     ("total", "layer", "diverged", "why"),
     [
@@ -429,6 +420,48 @@ def test_runs_of_transfers_have_no_such_table():
     assert not stimuli.is_wanted(transfers)
     transfers.sweep = Sweep(finish="histogram")
     assert stimuli.is_wanted(transfers)
+
+
+# --- crops ------------------------------------------------------------------------------------------
+
+
+ALONE = {**GIVEN, "size": "40x32", "style_size": (72,), "seed": (1,), "steps": (3,)}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A run of one picture, with crops of its style."""
+    folder = tmp_path_factory.mktemp("alone")
+    Image.fromarray(random_image(90, 70, 3)).save(folder / "s.png")
+    asked = Sweep(style=(str(folder / "s.png"),), crops=3, **ALONE)
+    run_sweep(asked, RunOptions(out=str(folder / "run"), quiet=True))
+    return folder / "run"
+
+
+def test_a_single_picture_is_finished_as_in_a_run(alone):
+    one = {name: value[0] if isinstance(value, tuple) else value for name, value in ALONE.items()}
+    del one["image_format"]  # is for run directories
+    found = jaxstyle.stylize(style=str(alone.parent / "s.png"), **one)
+    np.testing.assert_array_equal(found, png(alone, table(alone, "results.csv")[0]))
+
+
+def test_crops_are_places_of_the_style_by_seed(alone):
+    style = alone.parent / "s.png"
+    seen = resize(grey_of(np.asarray(Image.open(style))), 72)
+    rows = table(alone, crops.FILE)
+    assert [row["seed"] for row in rows] == ["0", "1", "2"]
+    text = (ROOT / "docs" / "numbers.md").read_text()
+    assert all(f"`{name}`" in text for name in rows[0])
+    for row in rows:
+        random = np.random.default_rng(int(row["seed"]))
+        top, left = int(random.integers(0, 72 - 32 + 1)), int(random.integers(0, 56 - 40 + 1))
+        assert (row["top"], row["left"], row["height"], row["width"]) == (str(top), str(left), "32", "40")
+        found = png(alone, row)
+        np.testing.assert_array_equal(found, seen[top : top + 32, left : left + 40])
+        assert float(row["luminance"]) == pytest.approx(light_in_float64(found)[0], rel=1e-5)
+    sweep = resolve(Sweep(style=(str(style),), crops=3, **{**ALONE, "style_size": (36,)}))
+    with pytest.raises(JaxstyleError, match="leave no room"):
+        Pictures(sweep, sweep_cells(sweep))
 
 
 # --- presets --------------------------------------------------------------------------------------

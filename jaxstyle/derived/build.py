@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxstyle.derived import page
+from jaxstyle.derived.crops import write_crops
 from jaxstyle.derived.sheets import write_sheets
 from jaxstyle.derived.stimuli import write_stimuli
 from jaxstyle.rundir import manifest
@@ -51,6 +52,7 @@ def build_derived(run: RunDirectory, *, pictures: bool = True, with_page: bool =
     name_pictures(run, record, rows.cell.tolist())
     write_csv(run, rows, rows.columns)
     write_stimuli(run, record)
+    write_crops(run, record)
     built = Built(record, rows, write_sheets(run, record))
     if with_page:
         write_page(run, rows)

@@ -58,7 +58,7 @@ def write_stimuli(run: RunDirectory, record: Record) -> None:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns_of(record), lineterminator="\n", restval="")
     writer.writeheader()
-    writer.writerows({name: _text(value) for name, value in row.items()} for row in rows)
+    writer.writerows({name: number_text(value) for name, value in row.items()} for row in rows)
     run.write(FILE, buffer.getvalue())
 
 
@@ -149,6 +149,6 @@ def _setting(record: Record, cell: Cell) -> tuple[Any, ...]:
     return tuple(getattr(cell, axis) for axis in record.axes if axis != "seed")
 
 
-def _text(value: Any) -> Any:
+def number_text(value: Any) -> Any:
     """A number as it is written: six digits for measured ones, nothing for one that is not there."""
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else value

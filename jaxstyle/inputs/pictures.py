@@ -134,6 +134,8 @@ class Pictures:
             self._check_equal_sizes(cell)
             if sweep.finish == "histogram":
                 self._check_has_pixels(cell)
+            if sweep.crops is not None:
+                self._check_room(cell)
 
     def _check_equal_sizes(self, cell: Cell) -> None:
         """Raise JaxstyleError if a term of a cell compares pixels, and its style is not of its size."""
@@ -151,6 +153,17 @@ class Pictures:
         if without or not cell.has_style:
             which = f"{without[0]} is no image" if without else "--style none has none"
             raise JaxstyleError("finish", f"histogram needs the pixels of a style, and {which}")
+
+    def _check_room(self, cell: Cell) -> None:
+        """Raise JaxstyleError unless crops of a cell's style, of its picture's shape, can differ."""
+        height, width = self.shape(cell)
+        for (path, size), _ in cell.style_parts:
+            seen = (height, width) if (path, size) not in self.style else self.style[path, size].shape[:2]
+            if is_targets(path) or not cell.has_style:
+                continue
+            if seen[0] < height or seen[1] < width or seen == (height, width):
+                why = f"of {width}x{height} px leave no room in {path} at {seen[1]}x{seen[0]}"
+                raise JaxstyleError("crops", f"{why}; give a larger --style-size")
 
     def _style_px(self, style_size: int | str) -> int:
         """The longest edge in px of the target size of a style."""

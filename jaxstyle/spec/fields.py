@@ -15,6 +15,7 @@ from jaxstyle.spec.values import as_choice, as_integer, as_number, as_text
 MAX_STEPS = 10_000_000
 MAX_PYRAMID = 8
 MAX_CELLS = 10**7
+MAX_CROPS = 10_000
 MAX_LBFGS_MEMORY = 200
 MIN_CHECKPOINT_S = 0.1
 MAX_DEVICES = 2**20

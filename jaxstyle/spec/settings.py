@@ -24,6 +24,7 @@ from jaxstyle.spec.fields import (
     CELLS,
     DIRECTORY,
     MAX_CELLS,
+    MAX_CROPS,
     MAX_LBFGS_MEMORY,
     MAX_PYRAMID,
     MAX_STEPS,
@@ -278,6 +279,12 @@ class Sweep:
     ] = "png"
     """Format of further files of every picture, before it is rounded to 8 bits: png (none), png16 (of 16
     bits), npy or tiff (of 32-bit floats)."""
+    crops: Annotated[
+        int | None,
+        Setting(check=integer_in(1, MAX_CROPS), numbers=False, alone=DIRECTORY, commands=("sweep",)),
+    ] = None
+    """Number of crops of every style, as large as its pictures, to write for comparison; their places
+    follow from seeds 0, 1 and so on. Needs a larger --style-size (default: none)."""
     trace_every: Annotated[
         int, Setting(check=integer_in(1, MAX_STEPS), alone=DIRECTORY, commands=("sweep",))
     ] = 1
