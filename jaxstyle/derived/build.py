@@ -50,9 +50,9 @@ def build_derived(run: RunDirectory, *, pictures: bool = True, with_page: bool =
             write_images(run, chunk, names)
     rows = read_rows(record)
     name_pictures(run, record, rows.cell.tolist())
-    write_csv(run, rows, rows.columns)
     write_stimuli(run, record)
     write_crops(run, record)
+    write_csv(run, rows, rows.columns)
     built = Built(record, rows, write_sheets(run, record))
     if with_page:
         write_page(run, rows)
