@@ -204,7 +204,7 @@ def every_activation(network, program, winograd, size, canvas):
     key = "activations", network.features, size, canvas
     if key not in _made:
         image, extent = drive.on_canvas(random_image(*size, 3), canvas), canvas and np.array(size, np.int32)
-        taps = tuple(row.name for row in layers.up_to(program.taps)) + program.taps[-1:]
+        taps = layers.in_order((*(row.name for row in layers.up_to(program.taps)), program.taps[-1]))
         # The function of a network does not depend on its weights, which take long to transform.
         features = bind(
             narrow_weights(), taps=taps, pool=jax.jit(pooling(program.pool)), winograd=winograd
