@@ -246,7 +246,7 @@ def simulate(count: int, folder: Path, platform: str, steps: int = STEPS) -> dic
         )
     sources = fingerprints.Sources(sweep, digests, "simulated")
     sums: dict[str, str] = {}
-    with RunDirectory(path, create=True) as run, Display(quiet=True, events=path / "events.jsonl") as say:
+    with RunDirectory(path, create=True) as run, Display(quiet=True, events=[path / "events.jsonl"]) as say:
         run.write("spec.toml", to_toml(sweep, digests))
         with clock.stage("manifest_s"):
             run.write("manifest.json", json.dumps(_manifest(sources, plan, "running", sums), indent=1))

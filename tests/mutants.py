@@ -148,8 +148,8 @@ MUTANTS = (
     ),
     Mutant(
         "Convolutions see zeros outside of the image.",
-        "x = jnp.pad(x, ((first, ends[0]), (first, ends[1]), (0, 0)))",
-        'x = jnp.pad(x, ((first, ends[0]), (first, ends[1]), (0, 0)), mode="edge")',
+        "x = jnp.pad(x, (*zip((rows.zeros, columns.zeros), ends, strict=True), (0, 0)))",
+        'x = jnp.pad(x, (*zip((rows.zeros, columns.zeros), ends, strict=True), (0, 0)), mode="edge")',
         ("tests/test_conv.py::test_convolution_is_the_correlation_with_zero_padding[shape0-winograd]",),
     ),
     Mutant(
@@ -183,7 +183,7 @@ MUTANTS = (
         "On a canvas every layer is that of the image alone, odd edges included.",
         "inside = inside_mask(x.shape[:2], jnp.asarray(extent) >> pools)",
         "inside = inside_mask(x.shape[:2], -(-jnp.asarray(extent) >> pools))",
-        ("tests/test_vgg19.py::test_on_a_canvas_every_layer_is_that_of_the_image_alone[shape1-avg-plain]",),
+        ("tests/test_vgg19.py::test_on_a_canvas_every_layer_is_that_of_the_image_alone[avg-plain]",),
     ),
     # Steps.
     Mutant(

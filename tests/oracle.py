@@ -110,6 +110,19 @@ def network(weights, image, pool, deepest, padding="zeros"):
     raise KeyError(deepest)
 
 
+_kept = {}
+
+
+def activations(weights, image, pool, deepest, padding="zeros"):
+    """Every activation down to `deepest`; those of the last few images are kept, for one is asked often."""
+    key = id(weights), image.shape, image.dtype.str, image.tobytes(), pool, deepest, padding
+    if key not in _kept:
+        if len(_kept) == 4:
+            del _kept[next(iter(_kept))]
+        _kept[key] = weights, network(weights, image, pool, deepest, padding)[1]
+    return _kept[key][1]
+
+
 def deepest_of(names):
     return max(names, key=ARCHITECTURE.index)
 
@@ -192,8 +205,8 @@ def loss_and_gradient(
     image = np.asarray(image, np.float64)
     deepest = deepest_of([content_layer, *style_weights])
     tape, found = network(weights, image, pool, deepest, padding)
-    target = network(weights, content, pool, content_layer, padding)[1][content_layer]
-    styles = network(weights, style, pool, deepest_of(style_weights), padding)[1]
+    target = activations(weights, content, pool, content_layer, padding)[content_layer]
+    styles = activations(weights, style, pool, deepest_of(style_weights), padding)
 
     seeds = {}
     difference = found[content_layer] - target

@@ -25,6 +25,11 @@ X, KERNEL, BIAS = draw(9, 11, 5), draw(3, 3, 5, 7), draw(7)
 FORMS = pytest.mark.parametrize("winograd", [False, True], ids=["plain", "winograd"])
 
 
+def convolved(x, kernel):
+    """The convolution as one program, of the matrices as they are now."""
+    return jax.jit(lambda x, kernel: convolution.conv3x3(x, kernel))(x, jnp.asarray(kernel))
+
+
 def prepared(winograd, kernel=KERNEL):
     return convolution.Kernel(*map(jnp.asarray, convolution.prepare(np.asarray(kernel), winograd=winograd)))
 
@@ -35,9 +40,8 @@ def test_convolution_is_the_correlation_with_zero_padding(winograd, shape):
     x = draw(*shape, 5)
     expected = oracle.correlate(np.asarray(x, np.float64), np.asarray(KERNEL, np.float64))
     # Winograd's transforms have coefficients up to 8 and divide by up to 24, which costs a few more digits.
-    np.testing.assert_allclose(
-        convolution.conv3x3(x, prepared(winograd).forward), expected, atol=1e-4 if winograd else 2e-5
-    )
+    found = convolved(x, prepared(winograd).forward)
+    np.testing.assert_allclose(found, expected, atol=1e-4 if winograd else 2e-5)
 
 
 @pytest.mark.parametrize("points", [POINTS, [Fraction(n) for n in (0, 1, -1, 2)]])
@@ -58,7 +62,7 @@ def test_bfloat16_products_cost_winograd_no_more_than_a_few_times_what_they_cost
     for winograd in (False, True):
         form = convolution.prepare(kernel, winograd=winograd, dtype=jnp.bfloat16).forward
         image = jnp.asarray(x, jnp.float32 if winograd else jnp.bfloat16)
-        y = convolution.conv3x3(image, jnp.asarray(form))
+        y = convolved(image, form)
         assert y.dtype == image.dtype
         error[winograd] = np.sqrt(((np.asarray(y, np.float64) - expected) ** 2).mean() / expected.var())
     assert 1e-3 < error[False] < 1e-2
@@ -76,21 +80,25 @@ def test_the_points_halve_the_rounding_of_the_customary_ones(monkeypatch, dtype)
         for name, matrix in zip(("BT", "G", "AT"), toom_cook(points), strict=True):
             monkeypatch.setattr(transformed, name, matrix)
         form = convolution.prepare(kernel, winograd=True, dtype=dtype).forward
-        errors.append(np.linalg.norm(convolution.conv3x3(jnp.asarray(x), jnp.asarray(form)) - expected))
+        errors.append(np.linalg.norm(convolved(jnp.asarray(x), form) - expected))
     assert errors[0] < 0.6 * errors[1]
+
+
+@jax.jit
+def of_layer(x, g, kernel, bias, inside=None):
+    """A layer, and the gradient that it passes on."""
+    y, pull = jax.vjp(lambda x: convolution.conv_relu(x, kernel, bias, inside), x)
+    return y, pull(g)[0]
 
 
 @FORMS
 def test_conv_relu_is_zero_outside_the_image_and_its_gradient_too(winograd):
     inside = jnp.asarray(np.indices((9, 11)).sum(0) < 12)[..., None]
     x = jnp.where(inside, X, 0)
-    y, pull = jax.vjp(lambda x: convolution.conv_relu(x, prepared(winograd), BIAS, inside), x)
-    whole = convolution.conv_relu(x, prepared(winograd), BIAS)
+    kernel, ones = prepared(winograd), jnp.ones((9, 11, 7))
+    y, gradient = of_layer(x, ones, kernel, BIAS, inside)
+    whole, masked = of_layer(x, jnp.where(inside, ones, 0), kernel, BIAS)
     np.testing.assert_array_equal(y, jnp.where(inside, whole, 0))
-    (gradient,) = pull(jnp.ones_like(y))
-    (masked,) = jax.vjp(lambda x: convolution.conv_relu(x, prepared(winograd), BIAS), x)[1](
-        jnp.where(inside, jnp.ones_like(y), 0)
-    )
     np.testing.assert_allclose(gradient, masked, atol=1e-5)
 
 
@@ -100,8 +108,8 @@ def test_conv_relu_gradient_is_jaxs_own(winograd):
         return jnp.maximum(convolution.conv3x3(x, KERNEL) + BIAS, 0)
 
     g = draw(9, 11, 7)
-    (mine,) = jax.vjp(lambda x: convolution.conv_relu(x, prepared(winograd), BIAS), X)[1](g)
-    (jaxs,) = jax.vjp(plain, X)[1](g)
+    _, mine = of_layer(X, g, prepared(winograd), BIAS)
+    (jaxs,) = jax.jit(lambda x, g: jax.vjp(plain, x)[1](g))(X, g)
     np.testing.assert_allclose(mine, jaxs, atol=1e-4 if winograd else 1e-5)
 
 
@@ -113,7 +121,7 @@ def test_winograd_of_many_channels_keeps_float32s_digits():
     found = {}
     for winograd in (False, True):
         form = prepared(winograd, kernel.astype(np.float32)).forward
-        found[winograd] = np.asarray(convolution.conv3x3(jnp.asarray(x, jnp.float32), form)) - expected
+        found[winograd] = np.asarray(convolved(jnp.asarray(x, jnp.float32), form)) - expected
     scale = np.sqrt((expected**2).mean())
     assert np.sqrt((found[False] ** 2).mean()) < 1e-6 * scale
     assert np.sqrt((found[True] ** 2).mean()) < 5e-6 * scale
@@ -121,19 +129,18 @@ def test_winograd_of_many_channels_keeps_float32s_digits():
 
 @FORMS
 def test_conv_relu_gradient_is_zero_where_the_output_is(winograd):
-    bias = jnp.full(7, -1e6)
-    (gradient,) = jax.vjp(lambda x: convolution.conv_relu(x, prepared(winograd), bias), X)[1](
-        jnp.ones((9, 11, 7))
-    )
+    _, gradient = of_layer(X, jnp.ones((9, 11, 7)), prepared(winograd), jnp.full(7, -1e6))
     assert not np.any(gradient)
 
 
 @FORMS
 def test_conv_relu_under_vmap_is_the_single_one(winograd):
     batch = jnp.stack([X, 2 * X, -X])
-    batched = jax.vmap(lambda x: convolution.conv_relu(x, prepared(winograd), BIAS))(batch)
+    layer = lambda x, kernel: convolution.conv_relu(x, kernel, BIAS)  # noqa: E731
+    batched = jax.jit(jax.vmap(layer, in_axes=(0, None)))(batch, prepared(winograd))
+    alone = jax.jit(layer)
     for one, x in zip(batched, batch, strict=True):
-        np.testing.assert_allclose(one, convolution.conv_relu(x, prepared(winograd), BIAS), atol=1e-4)
+        np.testing.assert_allclose(one, alone(x, prepared(winograd)), atol=1e-4)
 
 
 def test_winograd_multiplies_a_quarter_as_often():
@@ -150,19 +157,19 @@ def test_winograd_multiplies_a_quarter_as_often():
 @pytest.mark.parametrize("shape", [(8, 6, 3), (9, 7, 3)])
 def test_pools_drop_odd_edges_and_match_numpy(kind, shape):
     x = draw(*shape)
-    pooled = getattr(pooling, f"{kind}_pool")(x)
+    pool = jax.jit(getattr(pooling, f"{kind}_pool"))
+    pooled = pool(x)
     np.testing.assert_allclose(pooled, oracle.pool_forward(np.asarray(x), kind), rtol=1e-6, atol=1e-6)
     g = draw(*pooled.shape)
-    (gradient,) = jax.vjp(getattr(pooling, f"{kind}_pool"), x)[1](g)
+    (gradient,) = jax.jit(lambda x, g: jax.vjp(pool, x)[1](g))(x, g)
     np.testing.assert_allclose(gradient, oracle.pool_backward(np.asarray(x), kind, g), rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["avg", "max"])
 def test_pool_gradients_agree_with_finite_differences(kind):
     x = jnp.asarray(RANDOM.permutation(48).reshape(4, 6, 2), jnp.float32)  # no ties
-    check_grads(
-        lambda x: getattr(pooling, f"{kind}_pool")(jnp.asarray(x)), (x,), order=1, modes=["rev"], eps=0.1
-    )
+    pool = jax.jit(getattr(pooling, f"{kind}_pool"))
+    check_grads(lambda x: pool(jnp.asarray(x)), (x,), order=1, modes=["rev"], eps=0.1)
 
 
 def test_max_pool_gradient_scatters_nothing():
@@ -186,7 +193,9 @@ def test_max_pool_gradient_scatters_nothing():
 def test_images_and_their_gradients_as_products_are_the_same_correlation(product, i, o, dtype):
     x, kernel = (np.asarray(draw(*shape).astype(dtype), float) for shape in ((9, 11, i), (3, 3, i, o)))
     expected = oracle.correlate(x, kernel)
-    found = product(jnp.asarray(x, dtype), jnp.asarray(kernel, dtype), jax.lax.Precision.HIGHEST)
+    found = jax.jit(product, static_argnums=2)(
+        jnp.asarray(x, dtype), jnp.asarray(kernel, dtype), jax.lax.Precision.HIGHEST
+    )
     assert found.dtype == dtype
     error = np.linalg.norm(np.asarray(found, float) - expected) / np.linalg.norm(expected)
     assert error < (5e-7 if dtype == jnp.float32 else 6e-3)  # 2 ** -8 is 4e-3

@@ -76,7 +76,7 @@ def test_losses_agree_with_finite_differences():
         (lambda x: losses.total_variation(jnp.asarray(x)), F[..., :3], 0.5),
     )
     for loss, at, eps in cases:
-        check_grads(loss, (at,), order=1, modes=["rev"], eps=eps, rtol=2e-3, atol=1e-4)
+        check_grads(jax.jit(loss), (at,), order=1, modes=["rev"], eps=eps, rtol=2e-3, atol=1e-4)
 
 
 def test_gram_is_symmetric_and_positive_semidefinite():

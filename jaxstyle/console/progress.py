@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -28,6 +31,19 @@ BAR_COLUMNS = 100
 """Width of a terminal, in characters, from which there is room for a bar beside the numbers."""
 PLAIN_EVERY_S = 10.0
 """Seconds between two plain lines of progress."""
+Listener = Callable[[dict[str, Any]], object]
+"""A function that is called with every event: its name as `event`, its `time`, and its values."""
+_LISTENERS: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
+
+
+@contextlib.contextmanager
+def listening(listener: Listener | None) -> Iterator[None]:
+    """The time in which displays that are made tell `listener` every event, before anybody else."""
+    token = _LISTENERS.set((*_LISTENERS.get(), *([listener] if listener else [])))
+    try:
+        yield
+    finally:
+        _LISTENERS.reset(token)
 
 
 def duration(seconds: float) -> str:
@@ -107,10 +123,10 @@ class Display:
     Args:
         quiet: print nothing.
         log_format: `text`, or `json` for one JSON object per line.
-        events: a file to which every event is appended as a line of JSON.
+        events: files to which every event is appended as a line of JSON.
     """
 
-    def __init__(self, *, quiet: bool = False, log_format: str = "text", events: Path | None = None):
+    def __init__(self, *, quiet: bool = False, log_format: str = "text", events: Sequence[Path] = ()):
         self._json = log_format == "json"
         file: Any = _Escaped(sys.stdout)
         # Emoji codes are off, so that a folder named `:art:` is printed by its name.
@@ -118,8 +134,9 @@ class Display:
             file=file, quiet=quiet or self._json, highlight=False, soft_wrap=True, emoji=False
         )
         self._quiet = quiet
-        # The file has no buffer: a write that a full disk refused must not be tried again at the end.
-        self._events = open(events, "ab", buffering=0) if events else None  # noqa: SIM115
+        # These files have no buffer: a write that a full disk refused must not be tried again at the end.
+        self._events = [open(path, "ab", buffering=0) for path in events]  # noqa: SIM115
+        self._listeners = _LISTENERS.get()
         self._bar: Progress | None = None
         self._task: Any = None
         self._total = self._done = 0.0
@@ -134,14 +151,16 @@ class Display:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
-        if self._events is not None:
-            self._events.close()
+        for file in self._events:
+            file.close()
 
     def event(self, name: str, line: str | None = None, **values: Any) -> None:
         """Record an event in the file and print its `line`, or the whole event where JSON is printed."""
         record = {"time": time.time(), "event": name, **values}
-        if self._events is not None:
-            self._events.write(json.dumps(record).encode() + b"\n")
+        for listener in self._listeners:
+            listener(dict(record))
+        for file in self._events:
+            file.write(json.dumps(record).encode() + b"\n")
         if self._json and not self._quiet:
             self._guard(lambda: print(json.dumps(record), flush=True))
         elif line is not None:
@@ -205,12 +224,13 @@ class Display:
         if self._bar is not None:
             text = "" if left is None else duration(left)
             self._bar.update(self._task, advance=image_steps, rate=self._rate(now), left=text)
-        elif now - self._said >= PLAIN_EVERY_S and left is not None:
+        if now - self._said >= PLAIN_EVERY_S and left is not None and (self._listeners or not self._bar):
             self._said = now
             share = 100 * self._done / self._total
+            line = f"{share:3.0f} %  {self._rate(now)}  ETA {duration(left)}"
             self.event(
                 "progress",
-                f"{share:3.0f} %  {self._rate(now)}  ETA {duration(left)}",
+                None if self._bar else line,
                 image_steps=round(self._done),
                 of=round(self._total),
                 cells=self._cells_done,

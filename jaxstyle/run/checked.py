@@ -5,6 +5,7 @@ All this happens before JAX is started and before anything is written.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def check_run(sweep: Sweep, options: RunOptions, name: str) -> CheckedRun:
     path = (
         Path(paths.at_home(options.out)) if options.out else directory.fresh_path(name, root=Path("runs"))
     )
+    _check_events(options)
     beside = run_share(options) is not None
     goes_on = options.resume or options.extend or beside
     among = named_files(sweep)
@@ -53,6 +55,15 @@ def check_run(sweep: Sweep, options: RunOptions, name: str) -> CheckedRun:
     else:
         directory.check_writable(path, *(() if beside else ("events.jsonl",)))
     return read_run(sweep, path, earlier, options)
+
+
+def _check_events(options: RunOptions) -> None:
+    """Raise JaxstyleError if the file of events that is asked for can be seen not to be writable."""
+    if options.events is None:
+        return
+    file = Path(paths.at_home(options.events))
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise JaxstyleError("events", f"{file} cannot be written; give a file in a folder that is yours")
 
 
 def read_run(sweep: Sweep, path: Path, earlier: Record | None, options: RunOptions) -> CheckedRun:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxstyle.console.progress import counted
+from jaxstyle.derived.notebook import html_of
 from jaxstyle.derived.sheets import sheet_paths
 from jaxstyle.inputs import decode
 from jaxstyle.rundir.hdf5 import dataset, lacks_locks, open_h5
@@ -25,6 +26,7 @@ from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.values import NONE, style_set
 
 if TYPE_CHECKING:
+    import pandas
     import xarray
 
 
@@ -82,6 +84,22 @@ class Run:
                 f"cell {cell} has no picture after {step} steps; it has {' and '.join(map(str, steps))}",
             )
         return decode.read(str(path)).pixels
+
+    def _repr_html_(self) -> str:
+        """HTML for a notebook: the first contact sheet, the first rows, and where the page is."""
+        return html_of(self.path, self.rows, self.sheets)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """`results.csv` as a table, a row per cell with the cell's number as its index.
+
+        Raises:
+            JaxstyleError: without pandas.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise JaxstyleError("pandas", "is not installed; pip install pandas, or use rows") from None
+        return pandas.DataFrame(list(self.rows)).set_index("cell")
 
     def losses(self, cell: int) -> dict[str, np.ndarray]:
         """The loss curves of a cell: float32 arrays over the steps that are in `step`.

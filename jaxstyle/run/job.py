@@ -66,7 +66,13 @@ def plan_at(
 
 def display_of(options: RunOptions, path: Path, events: str = "events.jsonl") -> Display:
     """The display of a run, which writes its events into the file `events`."""
-    return Display(quiet=options.quiet, log_format=options.log_format, events=path / events)
+    also = [Path(paths.at_home(options.events))] if options.events else []
+    try:
+        return Display(quiet=options.quiet, log_format=options.log_format, events=[path / events, *also])
+    except OSError as error:
+        if not also or error.filename != str(also[0]):
+            raise
+        raise JaxstyleError("events", f"{also[0]} cannot be written: {error.strerror}") from None
 
 
 def check_platform(path: Path, was: Mapping[str, Any], machine: Mapping[str, Any]) -> None:
@@ -304,7 +310,8 @@ class Job:
         self.chunks_sha256[chunks.chunk_name(number)] = chunk.sha256
         cells = self.plan.chunks[number].cells
         self.display.cells_done(len(cells))
-        self.display.event("chunk", chunk=number, cells=list(cells))
+        file = self.run.path / chunks.chunk_name(number)
+        self.display.event("chunk", chunk=number, cells=list(cells), path=str(file.absolute()))
         for cell, step in chunk.diverged:
             self.display.event("diverged", f"cell {cell} diverged at step {step}", cell=cell, step=step)
 

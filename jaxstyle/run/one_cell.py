@@ -133,18 +133,21 @@ def transfer(
 def stylize(
     content: Any,
     style: Any,
+    *,
+    progress: bool = False,
     **settings: Any,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """`content` in the style of `style`: the picture that the same cell of a sweep gets, to the byte.
 
         picture = jaxstyle.stylize("photo.jpg", "painting.jpg", size=256, alpha_beta=1e-2)
 
-    Nothing is printed, and no file is left except compiled programs in the user's cache.
+    No file is left except compiled programs in the user's cache.
 
     Args:
         content: the path of an image, a PIL image, or pixels as an array of NumPy or JAX: uint8, 0 to
             255, (h, w, 3) in RGB, (h, w) in grey, (h, w, 4) with an alpha channel, laid on white.
         style: likewise.
+        progress: print what is being done and how long it will take; otherwise nothing is printed.
         settings: settings of `jaxstyle.Sweep` by their names, axes with one value each: `size`, `steps`,
             `alpha_beta`, `content_layer`, `style_layers`, `init` (also pixels), `seed` and so on.
 
@@ -159,7 +162,7 @@ def stylize(
     if "init" in settings:
         settings["init"] = _named("init", settings["init"], in_memory)
     sweep = single_sweep(content, style, settings)
-    done = transfer(sweep, in_memory=in_memory)
+    done = transfer(sweep, RunOptions(quiet=not progress), in_memory=in_memory)
     if done.diverged_step >= 0:
         raise JaxstyleError(
             "stylize", f"diverged at step {done.diverged_step}; try a smaller alpha_beta or learning_rate"

@@ -10,6 +10,7 @@ import shlex
 from dataclasses import replace
 
 from jaxstyle.console import signals
+from jaxstyle.console.progress import Listener, listening
 from jaxstyle.run.checked import check_run
 from jaxstyle.run.continued import resume_run
 from jaxstyle.run.finished import Run
@@ -27,7 +28,12 @@ from jaxstyle.spec.settings import RunOptions, Sweep
 
 
 def run_sweep(
-    sweep: Sweep, options: RunOptions | None = None, *, name: str = "sweep", width: int | None = None
+    sweep: Sweep,
+    options: RunOptions | None = None,
+    *,
+    name: str = "sweep",
+    width: int | None = None,
+    on_event: Listener | None = None,
 ) -> Run:
     """Compute every cell of a sweep, or a share of it, and leave a run directory.
 
@@ -36,6 +42,8 @@ def run_sweep(
         options: where to write and what to print.
         name: name of a fresh directory under `runs/`, without its number.
         width: cells per launch of a new run; None to plan them by the device's memory.
+        on_event: is called in this thread with every event, a dictionary with its name as `event`
+            (docs/python.md). What it raises ends the run, which `resume` then goes on with.
 
     Returns:
         The run, or for a share its own cells; `Run.exit_code` is 1 if some of them diverged.
@@ -44,7 +52,11 @@ def run_sweep(
         JaxstyleError: for bad settings or input, before anything is written, or a full disk.
         signals.Interrupted: in a command, for a signal; what was computed has been kept.
     """
-    options = check_options(options or RunOptions())
+    with listening(on_event):
+        return _run_sweep(sweep, check_options(options or RunOptions()), name, width)
+
+
+def _run_sweep(sweep: Sweep, options: RunOptions, name: str, width: int | None) -> Run:
     plugins.load(options.plugin)
     checked, share = check_run(sweep, options, name), asked_share(options)
     path, earlier = checked.path, checked.earlier

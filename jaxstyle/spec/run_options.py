@@ -56,6 +56,8 @@ class RunOptions:
     """Do not keep compiled programs in the user's cache directory."""
     quiet: Annotated[bool, Setting(check=as_flag)] = False
     """Print only errors."""
+    events: Annotated[str | None, Setting(check=values.as_place)] = None
+    """Append every event to this file too, as a line of JSON; it may be a named pipe with a reader."""
     log_format: Annotated[str, Setting(check=one_of("text", "json"))] = "text"
     """Format of the lines on standard output: text or json."""
 

@@ -1,0 +1,161 @@
+"""The Python API beside the numbers: events, tables, notebooks, and the recipes of docs/python.md."""
+
+import json
+import os
+import re
+import threading
+
+import numpy as np
+import pytest
+from conftest import EXAMPLES, ROOT, SHALLOW, random_image, run_forked, run_python
+from PIL import Image
+
+import jaxstyle
+from jaxstyle.console.progress import Display, listening
+
+PAGE = (ROOT / "docs" / "python.md").read_text()
+OWN = {"content_layer": ("conv2_2",), "style_layers": ("conv1_1+conv2_1",), "alpha_beta": (1e-3,)}
+SETTINGS = jaxstyle.Sweep(
+    content=(str(EXAMPLES / "cat.jpg"),),
+    style=(str(EXAMPLES / "glass.jpg"),),
+    seed=("0:3",),
+    size="64",
+    steps=(2,),
+    optimizer="adam",
+    **OWN,
+)
+
+
+@pytest.fixture(scope="module")
+def heard(tmp_path_factory):
+    """A run of three cells, the events that its listener was told, and the file of `events`."""
+    folder = tmp_path_factory.mktemp("heard")
+    events = []
+    options = jaxstyle.RunOptions(out=str(folder / "run"), quiet=True, events=str(folder / "log"))
+    run = jaxstyle.run_sweep(SETTINGS, options, on_event=events.append)
+    return run, events, folder / "log"
+
+
+def test_a_listener_and_a_file_are_told_what_the_run_records(heard):
+    run, events, log = heard
+    for path in (run.path / "events.jsonl", log):
+        assert [json.loads(line) for line in path.read_text().splitlines()] == events
+    names = [event["event"] for event in events]
+    assert names[0] == "plan"
+    assert names[-2:] == ["done", "sheet"]
+    chunks = [event for event in events if event["event"] == "chunk"]
+    assert sorted(cell for chunk in chunks for cell in chunk["cells"]) == [0, 1, 2]
+    assert all(os.path.isfile(chunk["path"]) for chunk in chunks)
+
+
+def test_a_listener_hears_only_what_is_begun_while_it_listens():
+    heard = []
+    with listening(heard.append), Display(quiet=True) as inside:
+        inside.event("note", "one")
+    with Display(quiet=True) as outside:
+        outside.event("note", "two")
+    assert [event["event"] for event in heard] == ["note"]
+
+
+def test_what_a_listener_raises_ends_a_run_that_goes_on_later(tmp_path, heard):
+    def stop(event):
+        if event["event"] == "chunk":
+            raise KeyError("enough")
+
+    out = jaxstyle.RunOptions(out=str(tmp_path / "run"), quiet=True)
+    with pytest.raises(KeyError, match="enough"):
+        jaxstyle.run_sweep(SETTINGS, out, on_event=stop)
+    assert threading.active_count() < 20
+    resumed = jaxstyle.RunOptions(out=str(tmp_path / "run"), quiet=True, resume=True)
+    run = jaxstyle.run_sweep(SETTINGS, resumed)
+    for name in ("results.csv", "results.h5"):
+        assert (run.path / name).read_bytes() == (heard[0].path / name).read_bytes()
+
+
+@pytest.mark.parametrize("where", ["", "nowhere/log"], ids=["a folder", "a folder that is not there"])
+def test_a_file_of_events_that_cannot_be_written_is_one_line_before_anything_is(tmp_path, where):
+    options = jaxstyle.RunOptions(out=str(tmp_path / "run"), events=str(tmp_path / where))
+    with pytest.raises(jaxstyle.JaxstyleError, match=r"^events: .* cannot be written"):
+        jaxstyle.run_sweep(SETTINGS, options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_are_a_table_of_pandas(heard):
+    run = heard[0]
+    table = run.to_pandas()
+    assert list(table.index) == [0, 1, 2]
+    assert table["loss_total"].tolist() == [row["loss_total"] for row in run.rows]
+    assert list(table.columns) == [name for name in run.rows[0] if name != "cell"]
+
+
+def test_a_notebook_shows_the_sheet_the_rows_that_differ_and_the_page(heard):
+    run = heard[0]
+    shown = run._repr_html_()
+    assert "data:image/jpeg;base64," in shown
+    assert str(run.path / "report.html") in shown
+    heads = re.findall("<th>(.*?)</th>", shown)
+    assert {"cell", "seed", "status", "loss_total"} <= {*heads}
+    assert not {"content", "style", "alpha_beta"} & {*heads}  # the same in every row
+    assert shown.count("<tr>") == 1 + 3
+
+
+def test_what_a_notebook_shows_is_text_not_markup(tmp_path, heard):
+    from jaxstyle.derived.notebook import html_of
+
+    rows = [{"cell": i, "content": f"<script>{i}", "status": "done", "loss_total": 1.0} for i in range(12)]
+    shown = html_of(tmp_path / "a&b", rows, [])
+    assert "<script>" not in shown
+    assert "&lt;script&gt;0" in shown
+    assert "a&amp;b" in shown
+    assert "and 2 cells more" in shown
+    assert html_of(tmp_path, [], []).count("<tr>") == 1
+
+
+def test_stylize_prints_only_when_asked(capsys):
+    one = {name: value[0] for name, value in OWN.items()}
+    images = random_image(48, 64, 1), random_image(40, 64, 2)
+    asked = {"size": 64, "steps": 2, "optimizer": "adam", **one}
+    silent = jaxstyle.stylize(*images, **asked)
+    assert capsys.readouterr().out == ""
+    told = jaxstyle.stylize(Image.fromarray(images[0]), images[1], progress=True, **asked)
+    assert "compiling the 48x64 step" in capsys.readouterr().out
+    np.testing.assert_array_equal(silent, told)
+
+
+def test_the_package_names_what_it_has_and_says_that_it_is_typed():
+    assert {*jaxstyle.__all__} <= {*dir(jaxstyle)}
+    assert all(hasattr(jaxstyle, name) for name in dir(jaxstyle))
+    assert (ROOT / "jaxstyle" / "py.typed").exists()
+
+
+def test_the_command_appends_events_to_a_file_that_is_named(tmp_path):
+    flags = (
+        "--content",
+        EXAMPLES / "cat.jpg",
+        "--style",
+        EXAMPLES / "glass.jpg",
+        "--size",
+        64,
+        "--steps",
+        2,
+    )
+    flags += ("--optimizer", "adam", *SHALLOW, "--alpha-beta", 1e-3, "--quiet")
+    (tmp_path / "log").write_text("before\n")
+    run_forked("-m", "jaxstyle.sweep", *flags, "--events", "log", "--out", "run", cwd=tmp_path, check=True)
+    first, *rest = (tmp_path / "log").read_text().splitlines()
+    assert first == "before"
+    assert rest == (tmp_path / "run" / "events.jsonl").read_text().splitlines()
+
+
+def test_the_pages_code_runs_as_it_stands(tmp_path):
+    """All of it in one process, with the real TensorBoard writer and the real Parquet file."""
+    code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
+    own = {**OWN, "size": "64", "steps": (3,), "optimizer": "adam"}
+    one = {name: value if isinstance(value, str) else value[0] for name, value in own.items()}
+    code = code.replace("size=256", f"**{one}").replace('seed=("0:4",)', f'seed=("0:4",), **{own}')
+    for name in ("photo", "painting"):
+        Image.fromarray(random_image(48, 64, len(name))).save(tmp_path / f"{name}.jpg")
+    run_python("-c", code, cwd=tmp_path, check=True)
+    assert (tmp_path / "four.parquet").stat().st_size > 1000
+    (written,) = (tmp_path / "tensorboard").iterdir()
+    assert written.read_bytes().count(b"loss_total/3") == 4  # steps 0 to 3 of the last cell
