@@ -12,6 +12,7 @@ from jaxstyle.device.course import Course
 from jaxstyle.device.drive import Segment
 from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.programs import Program
+from jaxstyle.run.finishing import Finisher
 from jaxstyle.run.launcher import _advances
 from jaxstyle.run.planning import precision_hint
 from jaxstyle.spec.settings import Sweep
@@ -96,7 +97,8 @@ def test_segments_count_as_much_as_the_plan_says():
     # Ten steps, and the evaluation of the last image, which is none.
     segments = [Segment(1, 60, lambda: None), Segment(0, 7, lambda: None), Segment(0, 4, lambda: None)]
     cells = [object.__new__(Cell) for _ in range(2)]
-    found = _advances([cells], program, Course(iter(segments)), 10)
+    unused = tuple.__new__(Finisher, [None] * len(Finisher._fields))  # nothing is finished before the end
+    found = _advances([cells], program, Course(iter(segments)), 10, unused)
     cost = sum(advance.cost for advance in itertools.islice(found, len(segments)))
     assert cost == pytest.approx(2 * program.trajectory_cost(10))
     assert cost > 2 * (10 * program.step_flops + 60 * program.coarse_flops)
