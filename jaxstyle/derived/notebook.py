@@ -19,7 +19,6 @@ SHEET_PX = 960
 """Width of the sheet at most."""
 ALWAYS = ("cell", "status", "loss_total")
 """Columns that are shown even if they are the same everywhere."""
-NEVER = ("image", "content_sha256", "style_sha256")
 
 
 def html_of(path: Path, rows: Sequence[dict[str, Any]], sheets: Sequence[Path]) -> str:
@@ -34,7 +33,7 @@ def html_of(path: Path, rows: Sequence[dict[str, Any]], sheets: Sequence[Path]) 
     names = [
         name
         for name in (first[0] if first else ())
-        if name in ALWAYS or (name not in NEVER and len({str(row[name]) for row in first}) > 1)
+        if name in ALWAYS or (name != "image" and len({str(row[name]) for row in first}) > 1)
     ]
     head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
     body = "".join(

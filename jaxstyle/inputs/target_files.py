@@ -57,7 +57,6 @@ _ERRORS = (
     TypeError,
     EOFError,
     RuntimeError,
-    NotImplementedError,
     OverflowError,
     zipfile.BadZipFile,
     zlib.error,

@@ -116,9 +116,10 @@ def conv3x3_adjoint(
     """
     if border is None or border.wraps:
         return conv3x3(g, turned, precision, border)
-    rows, columns = (adjoint_tiling(n, border) for n in g.shape[:2])
-    if turned.shape[0] != 3 and rows and columns:
-        return winograd_conv(g, jnp.asarray(turned), precision, rows, columns)
+    if turned.shape[0] != 3:
+        rows, columns = (adjoint_tiling(n, border) for n in g.shape[:2])
+        if rows and columns:
+            return winograd_conv(g, jnp.asarray(turned), precision, rows, columns)
     return unbordered(conv3x3(jnp.pad(g, ((1, 1), (1, 1), (0, 0))), turned, precision), border)
 
 
