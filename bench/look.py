@@ -120,19 +120,18 @@ def _toml(value: Any) -> str:
 
 
 def _spec(kind: Kind, changed: Mapping[str, Any], size: str, steps: int | None) -> str:
-    """The specification of a run: pairs zipped, everything that may have a default by name."""
-    contents, styles = zip(*(pair.split(":") for pair in kind.pairs), strict=True)
+    """The specification of a run: a grid for each pair, everything that may have a default by name."""
     settings = {**WAS, **changed, "size": size, "init": kind.inits, "seed": (f"0:{kind.seeds}",)}
     if steps is not None:
         settings["steps"] = steps
     settings["alpha_beta"] = tuple(f"{ratio}x" for ratio in RATIOS)
     own = [f"{name} = {_toml(value)}" for name, value in settings.items()]
-    paths = {
-        name: [str(next(work.EXAMPLES.glob(f"{stem}.*"))) for stem in stems]
-        for name, stems in (("content", contents), ("style", styles))
-    }
-    grid = ["", "[[grid]]", 'zip = ["content", "style"]', *(f"{k} = {_toml(v)}" for k, v in paths.items())]
-    return "\n".join([*own, *grid]) + "\n"
+    grids = []
+    for pair in kind.pairs:  # each a grid of its own: one image may be in several
+        paths = zip(("content", "style"), pair.split(":"), strict=True)
+        grids += ["", "[[grid]]"]
+        grids += [f"{k} = {_toml([str(next(work.EXAMPLES.glob(f'{stem}.*')))])}" for k, stem in paths]
+    return "\n".join([*own, *grids]) + "\n"
 
 
 def compute(
@@ -147,7 +146,11 @@ def compute(
         order = ["--spec", str(spec), "--out", str(out)]
     else:
         order = ["--resume", "--out", str(out)]
+    before = work.children_s()
     done = subprocess.run([*python, "jaxstyle.sweep", *order, "--quiet"], check=False)
+    took = out.with_suffix(".json")
+    spent = json.loads(took.read_text())["processor_s"] if took.exists() else 0.0
+    took.write_text(json.dumps({"processor_s": spent + work.children_s() - before}))
     if done.returncode not in (0, 1):
         raise SystemExit(f"bench: error: the sweep in {out} ended with {done.returncode}")
     if not (out / "scores.csv").exists():

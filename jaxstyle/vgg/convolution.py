@@ -77,7 +77,7 @@ def prepare(
     """
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
     if winograd:
-        return Kernel(transformed(kernel).astype(dtype), transformed(turned).astype(dtype))
+        return Kernel(transformed(kernel, dtype), transformed(turned, dtype))
     return Kernel(kernel.astype(dtype), np.ascontiguousarray(turned.astype(dtype)))
 
 

@@ -11,12 +11,14 @@ by zeros.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxstyle.vgg import layers
@@ -35,6 +37,20 @@ Pool = Callable[[Float[Array, "h w c"]], Float[Array, "h2 w2 c"]]
 Features = Callable[[Params, Float[Array, "h w 3"], Extent | None], dict[str, Float[Array, "_h _w _c"]]]
 """`features(params, image, extent)`: the activations at every tap, by layer name. Without an extent the
 image fills its array."""
+
+
+_kernels: dict[tuple[int, bool, Any], Kernel] = {}
+"""Kernels on devices, for as long as the arrays live that they were made of."""
+
+
+def _prepared(kernel: np.ndarray, winograd: bool, dtype: DTypeLike) -> Kernel:
+    """A kernel in the form that its layer needs, on a device; networks of the same weights share it."""
+    key = id(kernel), winograd, np.dtype(dtype)
+    if key not in _kernels:
+        weakref.finalize(kernel, _kernels.pop, key, None)
+        made = prepare(kernel, winograd=winograd, dtype=dtype)
+        _kernels[key] = Kernel(jnp.asarray(made.forward), jnp.asarray(made.backward))
+    return _kernels[key]
 
 
 class ConvReLU(nnx.Module):
@@ -58,9 +74,8 @@ class ConvReLU(nnx.Module):
         border: Border | None = None,
     ):
         arithmetic = ARITHMETIC[precision]
-        prepared = prepare(kernel, winograd=winograd, dtype=arithmetic.dtype)
-        self.forward = nnx.Param(jnp.asarray(prepared.forward))
-        self.backward = nnx.Param(jnp.asarray(prepared.backward))
+        prepared = _prepared(kernel, winograd, arithmetic.dtype)
+        self.forward, self.backward = nnx.Param(prepared.forward), nnx.Param(prepared.backward)
         self.bias = nnx.Param(jnp.asarray(bias, jnp.float32 if winograd else arithmetic.dtype))
         self.precision = arithmetic.precision
         self.border = border

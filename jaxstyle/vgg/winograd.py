@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxstyle.vgg.borders import Border
@@ -60,11 +61,21 @@ def toom_cook(points: Sequence[Fraction]) -> tuple[np.ndarray, np.ndarray, np.nd
 BT, G, AT = toom_cook(POINTS)
 
 
-def transformed(kernel: Float[np.ndarray, "3 3 i o"]) -> Float[np.ndarray, "6 6 i o"]:
-    """U = G k G^T for every pair of channels, in float64 and without rounding."""
+CACHED_COLUMNS = 2048
+"""Columns of a matrix product that stays in a core's cache, and is too small for NumPy to use several."""
+
+
+def transformed(
+    kernel: Float[np.ndarray, "3 3 i o"], dtype: DTypeLike = np.float64
+) -> Float[np.ndarray, "6 6 i o"]:
+    """U = G k G^T for every pair of channels, computed in float64 and rounded once, to `dtype`."""
     i, o = kernel.shape[2:]
     both = np.kron(G, G)  # rows and columns in one matrix product, without transposing
-    return (both @ kernel.reshape(9, i * o).astype(np.float64)).reshape(6, 6, i, o)
+    flat, u = kernel.reshape(9, i * o), np.empty((36, i * o), dtype)
+    for start in range(0, i * o, CACHED_COLUMNS):
+        part = slice(start, start + CACHED_COLUMNS)
+        u[:, part] = both @ flat[:, part].astype(np.float64)
+    return u.reshape(6, 6, i, o)
 
 
 BT_ALIKE, AT_ALIKE = (slice(1), slice(1, 5), slice(5, 6)), (slice(1), slice(1, 4))
