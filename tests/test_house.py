@@ -151,6 +151,7 @@ def batching(paths):
 def test_one_vmap_one_loop():
     """The step's are in one place; cells are also started and refined, targets and gradients compiled."""
     found = batching(PATHS)
+    assert found.pop(("vgg.convolution", "jit")) == 2  # so that layers that are alike are traced once
     assert {wing(module) for module, _ in found} == {"device"}
     assert {place: n for place, n in found.items() if place[0] == "device.batch"} == {
         ("device.batch", "vmap"): 2,  # of the step, and of its start

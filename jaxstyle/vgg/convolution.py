@@ -93,10 +93,21 @@ def conv3x3(
         precision: see `Arithmetic`.
         border: what stands outside the image; None for zeros.
     """
-    kernel, (h, w, _) = jnp.asarray(kernel), x.shape
+    kernel = jnp.asarray(kernel)
     if kernel.shape[0] == 3:
         around = x if border is None else bordered(x, border)
         return _plain(around, kernel, precision, has_border=border is not None)
+    return _by_winograd(x, kernel, precision, border)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))  # layers that are alike are then traced once
+def _by_winograd(
+    x: Float[Array, "h w i"],
+    kernel: Float[Array, "6 6 i o"],
+    precision: lax.Precision,
+    border: Border | None,
+) -> Float[Array, "h w o"]:
+    h, w, _ = x.shape
     if border is not None and border.wraps:
         return winograd_conv(bordered(x, border), kernel, precision, *(bordered_tiling(n) for n in (h, w)))
     return winograd_conv(x, kernel, precision, *(tiling(n, border) for n in (h, w)))
@@ -116,11 +127,26 @@ def conv3x3_adjoint(
     """
     if border is None or border.wraps:
         return conv3x3(g, turned, precision, border)
-    if turned.shape[0] != 3:
-        rows, columns = (adjoint_tiling(n, border) for n in g.shape[:2])
-        if rows and columns:
-            return winograd_conv(g, jnp.asarray(turned), precision, rows, columns)
+    turned = jnp.asarray(turned)
+    if turned.shape[0] == 3:
+        return _full_adjoint(g, turned, precision, border)
+    return _adjoint_by_winograd(g, turned, precision, border)
+
+
+def _full_adjoint(
+    g: Float[Array, "h w o"], turned: Float[Array, "k k o i"], precision: lax.Precision, border: Border
+) -> Float[Array, "h w i"]:
     return unbordered(conv3x3(jnp.pad(g, ((1, 1), (1, 1), (0, 0))), turned, precision), border)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _adjoint_by_winograd(
+    g: Float[Array, "h w o"], turned: Float[Array, "6 6 o i"], precision: lax.Precision, border: Border
+) -> Float[Array, "h w i"]:
+    rows, columns = (adjoint_tiling(n, border) for n in g.shape[:2])
+    if rows and columns:
+        return winograd_conv(g, turned, precision, rows, columns)
+    return _full_adjoint(g, turned, precision, border)
 
 
 def _plain(

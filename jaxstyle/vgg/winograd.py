@@ -6,6 +6,7 @@ of the output; U V is a product over channels at each of the 36 places. Layout i
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -164,17 +165,24 @@ def _mapped(
         alike: see `BT_ALIKE`.
         tiles_axis: the axis of the result that counts tiles.
     """
+    dtype, size = parts[0].dtype, list(parts[0].shape)
+    size.insert(axis, 0)
+    of_parts = [n for n in range(len(size)) if n != axis]
     groups = []
     for rows in alike:
         terms = []
         for column in map(int, np.flatnonzero(matrix[rows].any(axis=(0, 2)))):
-            c = matrix[rows, column]
-            shape = [1] * (parts[0].ndim + 1)
-            shape[axis], shape[tiles_axis] = c.shape
-            factors = (c if axis < tiles_axis else c.T).reshape(shape)
-            terms.append(jnp.asarray(factors, parts[column].dtype) * jnp.expand_dims(parts[column], axis))
-        groups.append(sum(terms[1:], start=terms[0]))
-    return jnp.concatenate(groups, axis=axis)
+            # The functions of lax: with those of jax.numpy, a step takes a fifth longer to trace.
+            c = matrix[rows, column].astype(dtype)
+            size[axis] = len(c)
+            if c.shape[1] == 1:
+                factors = lax.broadcast_in_dim(c[:, 0], size, (axis,))
+            else:
+                c = c if axis < tiles_axis else c.T
+                factors = lax.broadcast_in_dim(c, size, sorted((axis, tiles_axis)))
+            terms.append(lax.mul(factors, lax.broadcast_in_dim(parts[column], size, of_parts)))
+        groups.append(functools.reduce(lax.add, terms))
+    return lax.concatenate(groups, axis)
 
 
 def winograd_conv(
