@@ -34,6 +34,7 @@ from jaxstyle.inputs.weights import PACKAGED_SHA256
 from jaxstyle.metrics import feature_distances
 from jaxstyle.metrics.build import score_run
 from jaxstyle.plan.cells import sweep_cells
+from jaxstyle.plan.planner import make_plan
 from jaxstyle.run.sweep import run_sweep
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.fingerprints import _contents
@@ -602,6 +603,22 @@ def test_blends_and_files_reuse_the_very_same_compiled_programs(made):
         run_sweep(more, options(made, "several", resume=True))
     grown = run_sweep(more, options(made, "several", extend=True))
     assert len(grown.rows) == 5
+
+
+def test_forty_cells_of_one_image_are_one_compiled_program(made):
+    sets = ("conv1_1", "upto:pool1", "pool1", "conv1_1:0.2+pool1:0.9")
+    given = {**SHALLOW, "style": (str(made / "a.png"),), "style_layers": sets}
+    cells = sweep_cells(sweep := resolve(Sweep(**given, seed=("0:10",))))
+    plan = make_plan(
+        sweep, cells, {c.shaped_by: (32, 40) for c in cells}, platform="cpu", choose_width=lambda *_: 1
+    )
+    assert (len(cells), len(plan.programs)) == (40, 1)
+
+    before = {*engines._step_programs}
+    run = run_sweep(Sweep(**given, seed=("0:2",)), options(made, "sets"))
+    assert {*engines._step_programs} == before  # that of the one set that was computed before
+    (program,) = open_record(run.path).manifest["programs"]
+    assert program["cells"] == len({row["loss_style"] for row in run.rows}) == 8
 
 
 def test_a_file_gives_the_losses_of_its_image(made):
