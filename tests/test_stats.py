@@ -5,10 +5,7 @@ import math
 
 import numpy as np
 import pytest
-import scipy.stats
 from conftest import random_image
-from scipy import ndimage
-from skimage.metrics import structural_similarity
 
 from jaxstyle.study import components, stats
 
@@ -64,6 +61,8 @@ def test_best_of_more_than_there_are_is_refused():
 @pytest.mark.parametrize(("method", "corrected"), [("BCa", True), ("percentile", False)])
 @pytest.mark.parametrize("statistic", [stats.mean, stats.sd, stats.cv], ids=lambda f: f.__name__)
 def test_intervals_are_scipys_for_the_same_resamples(statistic, method, corrected):
+    import scipy.stats
+
     x = rng(10).gamma(2, size=(9, 3)) + 1
     same = np.random.default_rng((0, len(x)))
     by_hand = {stats.mean: np.mean, stats.sd: lambda x, axis: np.std(x, axis=axis, ddof=1),
@@ -133,6 +132,8 @@ def test_rmse_of_a_constant_shift_is_the_shift():
 
 
 def test_ssim_is_that_of_scikit_image():
+    from skimage.metrics import structural_similarity
+
     a, b = (random_image(18, 25, seed).astype(float) for seed in (0, 1))
     lumas = (0.299 * x[..., 0] + 0.587 * x[..., 1] + 0.114 * x[..., 2] for x in (a, b))
     expected = structural_similarity(
@@ -164,6 +165,8 @@ def test_low_pass_keeps_flat_pictures_and_damps_a_wave_as_a_gaussian_does():
 
 
 def test_low_pass_is_a_gaussian_filter_divided_by_that_of_ones():
+    from scipy import ndimage
+
     image, sigma = random_image(20, 31, 3)[..., 0].astype(float), 1.7
     found = stats.low_pass(np.stack([image] * 3, -1), sigma)[..., 0]
     ours, ones = (ndimage.gaussian_filter(x, sigma, mode="constant", truncate=20)
