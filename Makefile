@@ -9,6 +9,7 @@
 #   make lock     write constraints.txt anew: the newest versions, on Python 3.11 and 3.12
 #   make types-page  check the types in the scripts of a run's page (installs Deno, 100 MB)
 #   make test-browser  test the page of a run in headless Chromium, if it is installed
+#   make test-notebook  execute docs/notebook.ipynb in a kernel of Jupyter (installs ipykernel)
 #   make test-cluster  run a sweep on a Ray cluster whose nodes are killed over and over (installs ray)
 #   make torture  kill a real sweep 100 times and before each of its steps, comparing every byte (40 minutes)
 #   make same-bytes BASE=COMMIT  compare results and programs of small sweeps with an earlier version's
@@ -31,7 +32,7 @@ PYTHON_312 ?= python3.12
 VENV ?= .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick test-312 test-lowest lock test-browser test-cluster check lint types types-page format torture same-bytes fuzz mutants bench gpu-check bench-gpu scale bench-scaling bench-precision bench-optimizers deck study ratios ladder wheel clean
+.PHONY: help demo test quick test-312 test-lowest lock test-browser test-notebook test-cluster check lint types types-page format torture same-bytes fuzz mutants bench gpu-check bench-gpu scale bench-scaling bench-precision bench-optimizers deck study ratios ladder wheel clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -53,6 +54,10 @@ $(VENV)/.dev: $(VENV)/.base
 
 $(VENV)/.cluster: $(VENV)/.dev
 	$(INSTALL) -e '.[dev,cluster]'
+	@touch $@
+
+$(VENV)/.notebook: $(VENV)/.dev
+	$(INSTALL) -e '.[dev,notebook]'
 	@touch $@
 
 $(VENV)/.cuda: $(VENV)/.base
@@ -77,16 +82,16 @@ QUICK = $(addprefix tests/test_,$(addsuffix .py,bench colour config containers c
 	losses optimizers report schedulers stats store words))
 
 quick: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(QUICK)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS) $(QUICK)
 
-# Each in an environment of its own.
+# Each in an environment of its own. Old libraries use what is deprecated in each other.
 test-312:
 	$(MAKE) quick VENV=.venv-312 PYTHON=$(PYTHON_312)
 
 test-lowest:
 	@mkdir -p .venv-lowest
 	$(PYTHON) scripts/lock.py --lowest > .venv-lowest/lowest.txt
-	$(MAKE) quick VENV=.venv-lowest CONSTRAINTS=.venv-lowest/lowest.txt
+	$(MAKE) quick VENV=.venv-lowest CONSTRAINTS=.venv-lowest/lowest.txt PYTEST_FLAGS="-W ignore::DeprecationWarning"
 
 UPGRADE = pip install --quiet --upgrade --upgrade-strategy eager -e '.[dev]'
 
@@ -99,6 +104,9 @@ lock: $(VENV)/.dev
 
 test-browser: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m browser
+
+test-notebook: $(VENV)/.notebook
+	$(BIN)/python -m pytest -q -m notebook tests/test_notebook.py
 
 test-cluster: $(VENV)/.cluster  # by itself: Ray forks, which is unsafe in a process where other tests have started JAX
 	$(BIN)/python -m pytest -q -s -m cluster tests/test_cluster.py

@@ -3,6 +3,7 @@
 import csv
 import io
 import itertools
+import re
 import zipfile
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from conftest import random_image
+from conftest import ROOT, random_image
 from PIL import Image
 
 from jaxstyle import targets as command
@@ -686,3 +687,19 @@ def test_the_command_makes_means_random_targets_and_spectra(made, capsys):
     assert found.dtype == np.complex64
     pixels = np.asarray(Image.open(made / "a.png"), np.float64)
     assert np.abs(np.fft.ifft2(found, axes=(0, 1)).real - pixels).max() < 1e-3
+
+
+def test_the_pages_file_of_a_program_of_ones_own_is_a_style(made):
+    page = (ROOT / "docs" / "textures.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    before = "".join(line for line in code.splitlines(True) if not re.search("run|weights/", line))
+    digest = f'own["weights_sha256"] = "{PACKAGED_SHA256}"\n'
+    before = before.replace("bricks.jpg", str(made / "a.png")).replace("own.npz", str(made / "own.npz"))
+    before = before.replace("size=96", "size=40")
+    head, loop, rest = before.partition("for name")
+    exec(head + digest + loop + rest, found := {})
+    gram = found["gram"]
+    _, maps = oracle.network(oracle_weights(), np.asarray(Image.open(made / "a.png")), "avg", "pool1")
+    f = maps["pool1"].reshape(-1, 64)
+    assert np.abs(gram - f.T @ f / len(f)).max() < 1e-4 * np.abs(gram).max()
+    assert read_targets(str(made / "own.npz")).made_for == MADE

@@ -29,7 +29,7 @@ class NotebookBar:
     def __init__(self, total: float):
         from IPython.display import display  # pyright: ignore[reportMissingImports]
 
-        self._total, self._done, self._text = total, 0.0, ""
+        self._total, self._done, self._rate, self._left = total, 0.0, "", ""
         self._shown = time.monotonic()
         self._handle: Any = display(self._bundle(), raw=True, display_id=True)
 
@@ -46,12 +46,13 @@ class NotebookBar:
         self._done += advance
         self._total = self._total if total is None else total
         if rate is not None:
-            self._text = f"{rate}  ETA {left}" if left else rate
+            self._rate, self._left = rate, left or ""
         if time.monotonic() - self._shown >= REFRESH_S:
             self._show()
 
     def stop(self) -> None:
         """Show the last state, which stays."""
+        self._left = ""
         self._show()
 
     def _show(self) -> None:
@@ -60,6 +61,7 @@ class NotebookBar:
 
     def _bundle(self) -> dict[str, str]:
         share = min(1.0, self._done / self._total) if self._total > 0 else 1.0
-        text = f"{100 * share:3.0f} %  {self._text}".rstrip()
+        eta = f"  ETA {self._left}" if self._left else ""
+        text = f"{100 * share:.0f} %  {self._rate}{eta}".rstrip()
         bar = f'<progress value="{share:.3f}" max="1" style="width: 20em"></progress>'
         return {"text/plain": text, "text/html": f"{bar} <code>{html.escape(text)}</code>"}
