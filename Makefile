@@ -22,6 +22,7 @@
 #   make scale    measure the host's work for each of 100,000 cells (ten minutes, 6 GB of disk)
 #   make bench-scaling  measure workers, virtual devices and the model of docs/scaling.md (six quiet minutes; installs ray)
 #   make bench-precision  measure the effect of each precision on the result (half an hour on two cores)
+#   make docs     write docs/api.md anew from the docstrings, and the picture of the wings
 #   make deck     make the pictures of docs/deck.md (two hours on two cores)
 #   make study    run the study of docs/variance.md (half an hour on two cores)
 #   make ratios   make the strip of docs/choosing.md (13 minutes on two busy cores)
@@ -32,7 +33,7 @@ PYTHON_312 ?= python3.12
 VENV ?= .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick test-312 test-lowest lock test-browser test-notebook test-cluster check lint types types-page format torture same-bytes fuzz mutants bench gpu-check bench-gpu scale bench-scaling bench-precision bench-optimizers deck study ratios ladder wheel clean
+.PHONY: help demo test quick test-312 test-lowest lock test-browser test-notebook test-cluster check lint types types-page format torture same-bytes fuzz mutants bench gpu-check bench-gpu scale bench-scaling bench-precision bench-optimizers docs deck study ratios ladder wheel clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -164,6 +165,10 @@ bench-optimizers: $(VENV)/.bench
 	$(BIN)/python -m bench optimizers --size 64
 	$(BIN)/python -m bench optimizers --size 128
 	$(BIN)/python -m bench quality
+
+docs: $(VENV)/.dev
+	$(BIN)/python scripts/api_page.py
+	$(BIN)/python scripts/draw_wings.py
 
 SWEEP = $(BIN)/python -m jaxstyle.sweep
 

@@ -1,8 +1,8 @@
 """Versions of the packages that the tests run with, for pip's `-c`.
 
-    make lock                                   writes constraints.txt anew
-    python scripts/lock.py PYTHON...            of what `jaxstyle[dev]` needs in these interpreters' environments
-    python scripts/lock.py --lowest             the lowest versions that pyproject.toml allows, of what is imported
+    make lock                           writes constraints.txt anew
+    python scripts/lock.py PYTHON...    of what `jaxstyle[dev]` needs in the environments of these
+    python scripts/lock.py --lowest     the lowest versions that pyproject.toml allows, of what is imported
 
 A version that all interpreters have stands alone; others are for one version of Python each. No other
 Python is held to any version.

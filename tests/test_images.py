@@ -138,7 +138,12 @@ def test_pixels_in_memory_are_those_of_the_same_file(tmp_path):
     np.testing.assert_array_equal(decode.from_memory("x", pixels[..., :1])[..., 2], pixels[..., 0])
 
 
-KINDS = {"(h, w)": np.s_[..., 0], "(h, w, 1)": np.s_[..., :1], "(h, w, 3)": np.s_[..., :3], "(h, w, 4)": np.s_[:]}
+KINDS = {
+    "(h, w)": np.s_[..., 0],
+    "(h, w, 1)": np.s_[..., :1],
+    "(h, w, 3)": np.s_[..., :3],
+    "(h, w, 4)": np.s_[:],
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -154,7 +159,9 @@ def test_arrays_of_any_library_and_floats_by_name_are_the_same_pixels(kind):
     np.testing.assert_array_equal(decode.from_memory("x", jnp.asarray(given)), found)
     np.testing.assert_array_equal(decode.from_memory("x", given[::-1])[::-1], found)
     for floats in (given.astype(np.float64), jnp.asarray(given, jnp.float32), given.astype(np.float16)):
-        with pytest.raises(JaxstyleError, match=r"^x: is an array of float.*; give uint8.*float_0_255=True$"):
+        with pytest.raises(
+            JaxstyleError, match=r"^x: is an array of float.*; give uint8.*float_0_255=True$"
+        ):
             decode.from_memory("x", floats)
         np.testing.assert_array_equal(decode.from_memory("x", floats, float_0_255=True), found)
     # Halves go to the even level, as where pictures are saved.

@@ -1,7 +1,7 @@
 """The notebook of the pages, and the bar that a notebook shows.
 
-Its cells are executed one after another in a plain process, each with its last line shown as a notebook does,
-which needs no Jupyter. `make test-notebook` executes it in a real kernel, and looks at the bar there.
+Its cells are executed one after another in a plain process, each with its last line shown as a notebook
+does, which needs no Jupyter. `make test-notebook` executes it in a real kernel, and looks at the bar there.
 """
 
 import json

@@ -160,10 +160,11 @@ def stylize(
         JaxstyleError: for an image or a setting that is wrong, or a transfer that diverged.
     """
     in_memory: dict[str, np.ndarray] = {}
-    named = {"content": content, "style": style, **{k: v for k, v in settings.items() if k == "init"}}
-    content, style, *init = (_named(k, v, in_memory, float_0_255=float_0_255) for k, v in named.items())
-    settings |= {"init": value for value in init}
-    sweep = single_sweep(content, style, settings)
+    given = {**settings, "content": content, "style": style}
+    for name in {"content", "style", "init"} & given.keys():
+        given[name] = _named(name, given[name], in_memory, float_0_255=float_0_255)
+    content, style = given.pop("content"), given.pop("style")
+    sweep = single_sweep(content, style, given)
     done = transfer(sweep, RunOptions(quiet=not progress), in_memory=in_memory)
     if done.diverged_step >= 0:
         raise JaxstyleError(
@@ -266,9 +267,7 @@ def feature_maps(
 # --- inputs and outputs ---------------------------------------------------------------------------
 
 
-def _named(
-    name: str, value: Any, in_memory: dict[str, np.ndarray], *, float_0_255: bool = False
-) -> Any:
+def _named(name: str, value: Any, in_memory: dict[str, np.ndarray], *, float_0_255: bool = False) -> Any:
     """`value`, or for pixels the path that stands for them, by which they are added to `in_memory`."""
     if not is_pixels(value):
         return value
