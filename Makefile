@@ -91,7 +91,8 @@ test-312:
 
 test-lowest:
 	@mkdir -p .venv-lowest
-	$(PYTHON) scripts/lock.py --lowest > .venv-lowest/lowest.txt
+	$(PYTHON) scripts/lock.py --lowest > .venv-lowest/lowest.new
+	@cmp -s .venv-lowest/lowest.new .venv-lowest/lowest.txt || mv .venv-lowest/lowest.new .venv-lowest/lowest.txt
 	$(MAKE) quick VENV=.venv-lowest CONSTRAINTS=.venv-lowest/lowest.txt PYTEST_FLAGS="-W ignore::DeprecationWarning"
 
 UPGRADE = pip install --quiet --upgrade --upgrade-strategy eager -e '.[dev]'

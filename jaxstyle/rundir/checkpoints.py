@@ -91,7 +91,7 @@ def _array_bytes(arrays: Arrays) -> bytes:
     buffer = io.BytesIO()
     # NumPy before 2.3 has no allow_pickle here, and would keep it as one array more.
     assert not any(array.dtype.hasobject for array in arrays.values())
-    np.savez(buffer, **arrays)
+    np.savez(buffer, **arrays)  # pyright: ignore[reportArgumentType]
     data = buffer.getvalue()
     return hashlib.sha256(data).digest() + data
 
