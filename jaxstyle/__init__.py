@@ -12,6 +12,7 @@ Importing this package imports no JAX; `run_sweep`, `stylize` and `feature_maps`
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -61,6 +62,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
+        if sys.platform == "win32" and _HOMES[name].startswith("run."):
+            from jaxstyle.spec.errors import WINDOWS, UnfitEnvironment
+
+            raise UnfitEnvironment(*WINDOWS)
         return getattr(importlib.import_module(f"jaxstyle.{_HOMES[name]}"), name)
     if name == "__version__":
         return _version()

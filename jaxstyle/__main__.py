@@ -37,15 +37,28 @@ def _about(name: str) -> int:
         print("usage: jaxstyle COMMAND [--help] [flags]\n\ncommands:")
         for command, text in COMMANDS.items():
             print(f"  {command:10}{text}")
+        print('\nin bash or zsh, eval "$(jaxstyle --completion bash)" completes commands and flags')
         return 0
     if name == "--version":
         from jaxstyle import __version__
 
         print(f"jaxstyle {__version__}")
         return 0
+    if name == "--completion":
+        from jaxstyle.console import completion, parsing
+
+        flags = {command: parsing.flag_names(_accepts(command)) for command in COMMANDS}
+        print(completion.script(" ".join(sys.argv[2:]), flags), end="")
+        return 0
     from jaxstyle.spec.errors import JaxstyleError
 
     raise JaxstyleError(name, f"no such command; use {', '.join(COMMANDS)}")
+
+
+def _accepts(command: str) -> type:
+    """The dataclass that a command's line is parsed into."""
+    module = importlib.import_module(f"jaxstyle.{command}")
+    return module.accepts() if hasattr(module, "accepts") else getattr(module, command.capitalize())
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import time
 
 import pytest
@@ -199,3 +200,16 @@ def test_no_cell_is_lost_over_twenty_kills(nodes, whole, tmp_path):
         if kills == 20:
             return
     raise AssertionError(f"only {kills} kills")
+
+
+def test_a_ray_without_its_private_setting_is_no_error(monkeypatch):
+    from ray._private import worker
+
+    from jaxstyle.run.ray_nodes import print_worker_logs
+
+    assert print_worker_logs(True)
+    assert worker._worker_logs_enabled
+    monkeypatch.delattr(worker, "_worker_logs_enabled")
+    assert not print_worker_logs(False)
+    monkeypatch.setitem(sys.modules, "ray._private", None)
+    assert not print_worker_logs(False)

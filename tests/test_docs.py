@@ -67,6 +67,14 @@ def test_every_page_is_in_the_index():
         assert path.name == "README.md" or f"({path.name})" in index, path.name
 
 
+def test_the_page_of_the_api_is_that_of_the_docstrings():
+    import runpy
+
+    written = runpy.run_path(str(ROOT / "scripts" / "api_page.py"))
+    assert {*written["ORDER"], "EXAMPLES", "__version__"} == {*jaxstyle.__all__}
+    assert written["page"]() == TEXTS["docs/api.md"], "make docs"
+
+
 def test_the_words_of_this_project_are_explained():
     heads = re.findall(r"^\*\*(.+?)\.\*\*", TEXTS["docs/words.md"], re.MULTILINE)
     named = {word for head in heads for word in head.lower().split(", ")}
@@ -157,7 +165,7 @@ def folder(tmp_path_factory):
         for number in range(2):
             shutil.copy(EXAMPLES / "glass.jpg", here / name / f"{number}.jpg")
     study = 'content = ["photo.jpg"]\nstyle = ["painting.jpg"]\n'
-    for name in ("study.toml", "shared/study.toml", "RUN/spec.toml"):
+    for name in ("study.toml", "ladder.toml", "shared/study.toml", "RUN/spec.toml"):
         up = "../" if "/" in name else ""
         (here / name).write_text(study.replace('["', f'["{up}'))
     shutil.copy(ROOT / "docs" / "seed-study.toml", here / "docs")
@@ -198,7 +206,7 @@ def test_every_benchmark_and_every_make_target_exists(name):
     for given in commands(TEXTS[name], "python -m bench"):
         assert not given or given[0] in BENCHES or given[0].startswith("-"), given
     code = "\n".join((*spans(TEXTS[name]), *blocks(TEXTS[name])))
-    for word in re.findall(r"^make ([a-z][a-z-]*)", code, re.MULTILINE):
+    for word in re.findall(r"^make ([a-z][a-z0-9-]*)", code, re.MULTILINE):
         assert re.search(rf"^{word}:", MAKEFILE, re.MULTILINE), word
 
 

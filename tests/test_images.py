@@ -138,6 +138,64 @@ def test_pixels_in_memory_are_those_of_the_same_file(tmp_path):
     np.testing.assert_array_equal(decode.from_memory("x", pixels[..., :1])[..., 2], pixels[..., 0])
 
 
+KINDS = {
+    "(h, w)": np.s_[..., 0],
+    "(h, w, 1)": np.s_[..., :1],
+    "(h, w, 3)": np.s_[..., :3],
+    "(h, w, 4)": np.s_[:],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_arrays_of_any_library_and_floats_by_name_are_the_same_pixels(kind):
+    import jax.numpy as jnp
+
+    rgba = np.random.default_rng(4).integers(0, 256, (20, 24, 4), np.uint8)
+    given = rgba[KINDS[kind]]
+    colour = np.broadcast_to(given.reshape(20, 24, -1)[..., :3], (20, 24, 3)).astype(np.float64)
+    alpha = given[..., 3:] / 255 if kind == "(h, w, 4)" else 1.0
+    found = decode.from_memory("x", given)
+    assert np.abs(found - (colour * alpha + 255 * (1 - alpha))).max() <= 1  # on white, as whole levels
+    np.testing.assert_array_equal(decode.from_memory("x", jnp.asarray(given)), found)
+    np.testing.assert_array_equal(decode.from_memory("x", given[::-1])[::-1], found)
+    for floats in (given.astype(np.float64), jnp.asarray(given, jnp.float32), given.astype(np.float16)):
+        with pytest.raises(
+            JaxstyleError, match=r"^x: is an array of float.*; give uint8.*float_0_255=True$"
+        ):
+            decode.from_memory("x", floats)
+        np.testing.assert_array_equal(decode.from_memory("x", floats, float_0_255=True), found)
+    # Halves go to the even level, as where pictures are saved.
+    halves = decode.from_memory("x", np.full((20, 24), 2.5), float_0_255=True)
+    assert (halves == 2).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (np.full((20, 24), 255.5), "has values from 255.5 to 255.5; float_0_255 takes 0 to 255"),
+        (np.full((20, 24), np.nan), "has values from nan to nan"),
+        (np.full((20, 24), -1.0), "has values from -1 to -1"),
+        (np.zeros((20, 24), bool), "is an array of bool (20, 24); give uint8"),
+        (np.zeros((20, 24), np.int64), "is an array of int64 (20, 24); give uint8"),
+        (np.zeros((20, 24), np.complex64), "is an array of complex64 (20, 24); give uint8"),
+        (np.zeros((20, 24, 2)), "give uint8, (h, w, 3) in RGB, (h, w) in grey or (h, w, 4)"),
+        (np.zeros((0, 24, 3)), "is an array of float64 (0, 24, 3)"),
+        (np.zeros((2, 20, 24, 3)), "is an array of"),
+        (np.array([["a"]]), "is an array of <U1 (1, 1)"),
+        (np.array([[None]]), "is an array of object (1, 1)"),
+    ],
+    ids=lambda value: f"{value.dtype}-{value.shape}" if isinstance(value, np.ndarray) else "",
+)
+def test_what_are_no_pixels_is_one_short_line(value, why):
+    for floats in (False, True) if value.dtype.kind != "f" else (True,):
+        with pytest.raises(JaxstyleError) as error:
+            decode.from_memory("x", value, float_0_255=floats)
+        assert str(error.value).startswith("x: ")
+        assert why in str(error.value)
+        assert "\n" not in str(error.value)
+        assert len(str(error.value)) < 160
+
+
 def test_a_picture_opened_by_its_user_is_turned_and_converted_as_its_file_is(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -156,6 +156,11 @@ def test_bad_input_leaves_before_jax_is_imported(tmp_path):
         ({"content": np.zeros((40, 40, 3))}, "content: is an array of float64 (40, 40, 3); give uint8"),
         ({"style": np.zeros((40, 40, 2), np.uint8)}, "style: is an array of uint8 (40, 40, 2); give uint8"),
         ({"style": Image.new("F", (40, 40))}, "style: is a PIL image of mode F; convert it to RGB or L"),
+        ({"content": np.full((40, 40), 256.0), "float_0_255": True}, "content: has values from 256 to 256"),
+        ({"style": [[0, 1], [2, 3]]}, "style: "),
+        ({"style": None}, "style: "),
+        ({"content": b"\x89PNG"}, "content: "),
+        ({"content": 3}, "content: "),
         ({"init": np.zeros(3, np.uint8)}, "init: is an array of uint8 (3,); give uint8"),
         ({"content": np.zeros((8, 40, 3), np.uint8)}, "both edges need 16 px"),
     ],
@@ -165,6 +170,7 @@ def test_stylize_names_what_is_wrong(inputs, settings, says):
     with pytest.raises(jaxstyle.JaxstyleError) as error:
         jaxstyle.stylize(**{**both, **settings})
     assert says in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_transfer_that_diverges_keeps_the_last_finite_image_and_says_so(inputs, tmp_path, capsys):

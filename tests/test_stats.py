@@ -1,4 +1,4 @@
-"""Statistics of a seed study, against closed forms and against slow code that shares nothing with them."""
+"""Statistics of a seed study, against closed forms, SciPy and scikit-image."""
 
 import itertools
 import math
@@ -58,6 +58,22 @@ def test_best_of_more_than_there_are_is_refused():
 # --- intervals ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("method", "corrected"), [("BCa", True), ("percentile", False)])
+@pytest.mark.parametrize("statistic", [stats.mean, stats.sd, stats.cv], ids=lambda f: f.__name__)
+def test_intervals_are_scipys_for_the_same_resamples(statistic, method, corrected):
+    import scipy.stats
+
+    x = rng(10).gamma(2, size=(9, 3)) + 1
+    same = np.random.default_rng((0, len(x)))
+    by_hand = {stats.mean: np.mean, stats.sd: lambda x, axis: np.std(x, axis=axis, ddof=1),
+               stats.cv: lambda x, axis: np.std(x, axis=axis, ddof=1) / np.mean(x, axis=axis)}  # fmt: skip
+    expected = scipy.stats.bootstrap(
+        (x,), by_hand[statistic], n_resamples=500, axis=0, method=method, rng=same, vectorized=True
+    ).confidence_interval
+    found = stats.interval(x, statistic, draws=500, corrected=corrected)
+    np.testing.assert_allclose(np.array(found), np.array(expected), rtol=1e-12)
+
+
 def coverage(statistic, truth, n, *, corrected, samples=400, draws=400):
     """The fraction of samples of n from N(10, 2) whose interval contains the truth."""
     x = rng(1).normal(10, 2, (n, samples))
@@ -115,27 +131,16 @@ def test_rmse_of_a_constant_shift_is_the_shift():
     assert stats.rmse(a, a) == 0
 
 
-def slow_ssim(a, b):
-    """SSIM as Wang et al. (2004) define it: one window after the other, in Python."""
-    a, b = (0.299 * x[..., 0] + 0.587 * x[..., 1] + 0.114 * x[..., 2] for x in (a, b))
-    window = np.array([[math.exp(-(i * i + j * j) / 4.5) for j in range(-5, 6)] for i in range(-5, 6)])
-    window /= window.sum()
-    found = []
-    for y in range(a.shape[0] - 10):
-        for x in range(a.shape[1] - 10):
-            p, q = a[y : y + 11, x : x + 11], b[y : y + 11, x : x + 11]
-            mp, mq = (window * p).sum(), (window * q).sum()
-            vp, vq = (window * (p - mp) ** 2).sum(), (window * (q - mq) ** 2).sum()
-            c = (window * (p - mp) * (q - mq)).sum()
-            s = (2 * mp * mq + 6.5025) * (2 * c + 58.5225)
-            found.append(s / ((mp**2 + mq**2 + 6.5025) * (vp + vq + 58.5225)))
-    return np.mean(found)
+def test_ssim_is_that_of_scikit_image():
+    from skimage.metrics import structural_similarity
 
-
-def test_ssim_matches_one_window_after_the_other():
-    a, b = random_image(18, 25, 0).astype(float), random_image(18, 25, 1).astype(float)
+    a, b = (random_image(18, 25, seed).astype(float) for seed in (0, 1))
+    lumas = (0.299 * x[..., 0] + 0.587 * x[..., 1] + 0.114 * x[..., 2] for x in (a, b))
+    expected = structural_similarity(
+        *lumas, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+    )
     # Variances as differences lose 255^2 eps = 1.4e-11 of numbers next to C2 = 58.5.
-    assert stats.ssim(stats.patches(a), stats.patches(b)) == pytest.approx(slow_ssim(a, b), abs=1e-10)
+    assert stats.ssim(stats.patches(a), stats.patches(b)) == pytest.approx(expected, abs=1e-10)
 
 
 def test_ssim_is_1_for_the_same_picture_symmetric_and_known_for_flat_ones():
@@ -157,6 +162,16 @@ def test_low_pass_keeps_flat_pictures_and_damps_a_wave_as_a_gaussian_does():
     np.testing.assert_allclose(
         smooth[:, 32:-32], math.exp(-((2 * math.pi * 2 / 16) ** 2) / 2) * wave[:, 32:-32], atol=1e-8
     )
+
+
+def test_low_pass_is_a_gaussian_filter_divided_by_that_of_ones():
+    from scipy import ndimage
+
+    image, sigma = random_image(20, 31, 3)[..., 0].astype(float), 1.7
+    found = stats.low_pass(np.stack([image] * 3, -1), sigma)[..., 0]
+    ours, ones = (ndimage.gaussian_filter(x, sigma, mode="constant", truncate=20)
+                  for x in (image, np.ones_like(image)))  # fmt: skip
+    np.testing.assert_allclose(found, ours / ones, rtol=1e-12)
 
 
 def test_relative_distance_of_known_arrays():

@@ -3,6 +3,7 @@
 import csv
 import io
 import itertools
+import re
 import zipfile
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from conftest import random_image
+from conftest import ROOT, random_image
 from PIL import Image
 
 from jaxstyle import targets as command
@@ -34,6 +35,7 @@ from jaxstyle.inputs.weights import PACKAGED_SHA256
 from jaxstyle.metrics import feature_distances
 from jaxstyle.metrics.build import score_run
 from jaxstyle.plan.cells import sweep_cells
+from jaxstyle.plan.planner import make_plan
 from jaxstyle.run.sweep import run_sweep
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.fingerprints import _contents
@@ -604,6 +606,22 @@ def test_blends_and_files_reuse_the_very_same_compiled_programs(made):
     assert len(grown.rows) == 5
 
 
+def test_forty_cells_of_one_image_are_one_compiled_program(made):
+    sets = ("conv1_1", "upto:pool1", "pool1", "conv1_1:0.2+pool1:0.9")
+    given = {**SHALLOW, "style": (str(made / "a.png"),), "style_layers": sets}
+    cells = sweep_cells(sweep := resolve(Sweep(**given, seed=("0:10",))))
+    plan = make_plan(
+        sweep, cells, {c.shaped_by: (32, 40) for c in cells}, platform="cpu", choose_width=lambda *_: 1
+    )
+    assert (len(cells), len(plan.programs)) == (40, 1)
+
+    before = {*engines._step_programs}
+    run = run_sweep(Sweep(**given, seed=("0:2",)), options(made, "sets"))
+    assert {*engines._step_programs} == before  # that of the one set that was computed before
+    (program,) = open_record(run.path).manifest["programs"]
+    assert program["cells"] == len({row["loss_style"] for row in run.rows}) == 8
+
+
 def test_a_file_gives_the_losses_of_its_image(made):
     styles = (str(made / "a.png"), str(made / "l-00.npz"))
     run = run_sweep(Sweep(style=styles, **SHALLOW), options(made, "both"))
@@ -669,3 +687,19 @@ def test_the_command_makes_means_random_targets_and_spectra(made, capsys):
     assert found.dtype == np.complex64
     pixels = np.asarray(Image.open(made / "a.png"), np.float64)
     assert np.abs(np.fft.ifft2(found, axes=(0, 1)).real - pixels).max() < 1e-3
+
+
+def test_the_pages_file_of_a_program_of_ones_own_is_a_style(made):
+    page = (ROOT / "docs" / "textures.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    before = "".join(line for line in code.splitlines(True) if not re.search("run|weights/", line))
+    digest = f'own["weights_sha256"] = "{PACKAGED_SHA256}"\n'
+    before = before.replace("bricks.jpg", str(made / "a.png")).replace("own.npz", str(made / "own.npz"))
+    before = before.replace("size=96", "size=40")
+    head, loop, rest = before.partition("for name")
+    exec(head + digest + loop + rest, found := {})
+    gram = found["gram"]
+    _, maps = oracle.network(oracle_weights(), np.asarray(Image.open(made / "a.png")), "avg", "pool1")
+    f = maps["pool1"].reshape(-1, 64)
+    assert np.abs(gram - f.T @ f / len(f)).max() < 1e-4 * np.abs(gram).max()
+    assert read_targets(str(made / "own.npz")).made_for == MADE

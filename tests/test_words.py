@@ -2,12 +2,15 @@
 
 import io
 import json
+import shlex
+import subprocess
 import sys
 
 import made_runs
 import pytest
 from conftest import EXAMPLES, run_python
 
+import jaxstyle
 from jaxstyle import calibrate, features, sweep, transfer
 from jaxstyle.console.parsing import parse
 from jaxstyle.console.progress import Display
@@ -310,3 +313,54 @@ def test_a_bar_cuts_no_number_at_any_width(monkeypatch, columns):
     assert "12345/99999" in said
     assert "12345.67" in said
     assert "\\u" not in said
+
+
+@pytest.mark.parametrize("module", ["jaxstyle", "jaxstyle.sweep", "jaxstyle.report"])
+def test_on_windows_a_command_is_one_line_that_names_wsl2(module):
+    code = (
+        "import runpy, signal, sys; sys.platform = 'win32'; del signal.SIGUSR1; sys.argv = ['x', 'sweep']\n"
+    )
+    done = run_python("-c", f"{code}runpy.run_module('{module}', run_name='__main__')")
+    assert done.returncode == 4
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("jaxstyle: error: Windows: ")
+    assert "WSL2" in line
+
+
+def test_on_windows_the_api_says_so_too(monkeypatch):
+    monkeypatch.setattr("sys.platform", "win32")
+    with pytest.raises(jaxstyle.JaxstyleError, match="WSL2"):
+        jaxstyle.stylize  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        (["sw"], ["sweep"]),
+        (["s"], ["score", "sweep"]),
+        (["report", "--anim"], ["--animate"]),
+        (["sweep", "--no-cl"], ["--no-clamp"]),
+        (["sweep", "photo.j"], []),
+    ],
+)
+def test_the_shell_completes_commands_and_their_flags(tmp_path, completion, typed, offered):
+    (tmp_path / "completion").write_text(completion)
+    line = shlex.join(["jaxstyle", *typed])
+    shell = f"source completion; COMP_WORDS=({line}); COMP_CWORD={len(typed)}; _jaxstyle"
+    shell += "; echo ${COMPREPLY[@]}"
+    done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert sorted(done.stdout.split()) == offered
+
+
+@pytest.fixture(scope="module")
+def completion():
+    return run_python("-m", "jaxstyle", "--completion", "bash", check=True).stdout
+
+
+def test_a_shell_that_is_not_known_is_one_line(completion):
+    done = run_python("-m", "jaxstyle", "--completion", "tcsh")
+    assert done.returncode == 2
+    assert done.stderr == "jaxstyle: error: --completion: tcsh is not known; use bash or zsh\n"
+    zsh = run_python("-m", "jaxstyle", "--completion", "zsh", check=True).stdout
+    assert zsh.endswith(completion)

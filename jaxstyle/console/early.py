@@ -1,4 +1,4 @@
-"""Signals in the first moments of a command: one that comes during the imports is told in one line too.
+"""The first moments of a command: a signal during the imports is told in one line too, and so is Windows.
 
 Imports take up to half a second, and Python by itself dies of SIGTERM without a word.
 """
@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+from jaxstyle.spec.errors import WINDOWS, UnfitEnvironment
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 """Signals that ask a command to end; the last one is what batch schedulers send."""
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
@@ -19,7 +22,14 @@ def signal_words(number: int) -> str:
 
 
 def catch() -> None:
-    """Make a signal end this process with a line that says why, until `command.run_command` takes over."""
+    """Make a signal end this process with a line that says why, until `command.run_command` takes over.
+
+    Raises:
+        SystemExit: on Windows, after a line that says what to do.
+    """
+    if sys.platform == "win32":
+        os.write(2, f"jaxstyle: error: {': '.join(WINDOWS)}\n".encode())
+        raise SystemExit(UnfitEnvironment.exit_code)
 
     def end(number: int, _: object) -> None:
         os.write(2, f"jaxstyle: error: {signal_words(number)}\n".encode())

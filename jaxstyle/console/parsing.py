@@ -100,6 +100,14 @@ def _flags(command: type, only: Any = None, *, switches: bool = False) -> tuple[
     return tuple(names)
 
 
+def flag_names(command: type) -> list[str]:
+    """All flags of a command as they are typed, such as `--no-clamp`; what is positional has none."""
+    switches, positional = _flags(command, switches=True), _flags(command, tyro.conf.Positional)
+    names = [name for name in _flags(command) if name not in positional]
+    both = [*names, *(f"no_{name}" for name in switches)]
+    return ["--" + name.replace("_", "-") for name in both]
+
+
 def _first_line(box: str) -> str:
     """The text of tyro's box, up to its first horizontal rule, on one line."""
     lines, titled = [], "╭" in box

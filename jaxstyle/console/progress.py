@@ -1,4 +1,4 @@
-"""Progress of a run: a bar on a terminal, plain lines elsewhere, and events in a file."""
+"""Progress of a run: a bar on a terminal or in a notebook, plain lines elsewhere, and events in a file."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from rich.table import Column
 from rich.text import Text
 
 from jaxstyle.console.estimates import Estimate
+from jaxstyle.console.notebook_bar import NotebookBar, in_notebook
 from jaxstyle.spec.errors import encodable
 
 BAR_COLUMNS = 100
@@ -130,14 +131,20 @@ class Display:
         self._json = log_format == "json"
         file: Any = _Escaped(sys.stdout)
         # Emoji codes are off, so that a folder named `:art:` is printed by its name.
+        # In a notebook, rich would make an output of its own of every line.
         self._console = _Console(
-            file=file, quiet=quiet or self._json, highlight=False, soft_wrap=True, emoji=False
+            file=file,
+            quiet=quiet or self._json,
+            highlight=False,
+            soft_wrap=True,
+            emoji=False,
+            force_jupyter=False,
         )
         self._quiet = quiet
         # These files have no buffer: a write that a full disk refused must not be tried again at the end.
         self._events = [open(path, "ab", buffering=0) for path in events]  # noqa: SIM115
         self._listeners = _LISTENERS.get()
-        self._bar: Progress | None = None
+        self._bar: Progress | NotebookBar | None = None
         self._task: Any = None
         self._total = self._done = 0.0
         self._estimate, self._step_cost = Estimate(0.0), 1.0
@@ -196,7 +203,11 @@ class Display:
         self._estimate, self._assumed = estimate or Estimate(image_steps), assumed
         self._step_cost = self._estimate.work / image_steps if image_steps else 1.0
         self._began = self._said = time.monotonic()
-        if self._console.is_terminal and not self._quiet and not self._json:
+        if self._quiet or self._json:
+            return
+        if in_notebook():
+            self._bar = NotebookBar(image_steps)
+        elif self._console.is_terminal:
             spinner = SpinnerColumn("line" if self._console.options.ascii_only else "dots")
             wide = (
                 BarColumn(),

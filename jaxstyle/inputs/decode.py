@@ -42,6 +42,8 @@ _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*", 
 """The first bytes of files in these formats."""
 MAX_FILE_BYTES = 512 * 2**20
 MAX_PIXELS = 64 * 2**20
+FLOATS = "float_0_255"
+"""The argument of the Python API that says what floats mean."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -114,13 +116,15 @@ def read(path: str) -> Picture:
     return Picture(np.asarray(image), hashlib.sha256(data).hexdigest(), tuple(notes))
 
 
-def from_memory(what: str, value: Any) -> UInt8[np.ndarray, "h w 3"]:
+def from_memory(what: str, value: Any, *, float_0_255: bool = False) -> UInt8[np.ndarray, "h w 3"]:
     """The pixels of an image in memory, converted as `read` converts those of a file.
 
     Args:
         what: name of the image in errors.
         value: a PIL image of one frame, or a NumPy or JAX array: uint8, 0 to 255, of shape (h, w) or
             (h, w, 1) if grey, (h, w, 3) if RGB, (h, w, 4) if RGB with alpha.
+        float_0_255: whether arrays of floats are taken too, of values from 0 to 255, and rounded half to
+            even. Without it they are refused, because many programs mean 0 to 1 by them.
 
     Raises:
         JaxstyleError: for anything else.
@@ -128,14 +132,13 @@ def from_memory(what: str, value: Any) -> UInt8[np.ndarray, "h w 3"]:
     if isinstance(value, Image.Image):
         image = value
     else:
-        try:
-            array = np.asarray(value)
-        except (TypeError, ValueError, RuntimeError) as error:  # as of a tracer or a donated array of JAX
-            raise JaxstyleError(what, f"has no pixels that can be read: {error}") from None
+        array = _whole_levels(what, value, float_0_255)
         channels = 1 if array.ndim == 2 else array.shape[2] if array.ndim == 3 else 0
         if array.dtype != np.uint8 or channels not in (1, 3, 4) or not array.size:
             found = f"is an array of {array.dtype} {array.shape}"
-            raise JaxstyleError(what, f"{found}; give uint8, (h, w, 3) in RGB, (h, w) in grey or (h, w, 4)")
+            floats = f", or floats from 0 to 255 with {FLOATS}=True" if _is_float(array) else ""
+            mend = "give uint8, (h, w, 3) in RGB, (h, w) in grey or (h, w, 4)"
+            raise JaxstyleError(what, f"{found}; {mend}{floats}")
         if channels == 3:
             return array
         image = Image.fromarray(array[..., 0] if array.ndim == 3 and channels == 1 else array)
@@ -152,6 +155,26 @@ def from_memory(what: str, value: Any) -> UInt8[np.ndarray, "h w 3"]:
         raise
     except _DECODE_ERRORS as error:
         raise JaxstyleError(what, f"cannot be converted: {error}; convert it to RGB first") from None
+
+
+def _whole_levels(what: str, value: Any, float_0_255: bool) -> np.ndarray:
+    """`value` as an array of NumPy, uint8 where it was floats from 0 to 255 and those are taken."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # as of a tracer or a donated array of JAX
+        raise JaxstyleError(what, f"has no pixels that can be read: {error}") from None
+    if not (float_0_255 and array.size and _is_float(array)):
+        return array
+    array = array.astype(np.float64)
+    low, high = float(array.min()), float(array.max())
+    if not 0 <= low <= high <= 255:
+        raise JaxstyleError(what, f"has values from {low:.4g} to {high:.4g}; {FLOATS} takes 0 to 255")
+    return np.rint(array).astype(np.uint8)
+
+
+def _is_float(array: np.ndarray) -> bool:
+    """Whether an array is of floats, JAX's bfloat16 included, which NumPy does not count among them."""
+    return array.dtype.name.startswith(("float", "bfloat"))
 
 
 def _read_bytes(path: str) -> bytes:

@@ -145,10 +145,13 @@ def _ranked(record: Record, found: dict[int, Scores], every: Sequence[int]) -> d
 
 
 def best_lines(judged: Judged) -> list[str]:
-    """The cells that were drawn, a line each."""
-    return [
-        f"cell {cell}: rank {judged.scored[cell].rank} of {pair_name(judged.record, cell)}, "
-        + ", ".join(f"{SCORES[n]} {number_text(judged.scored[cell].scores[n])}" for n in SCORES)
-        + f", {image_name(cell, 0, 0)}"
-        for cell in judged.best
-    ]
+    """The cells that were drawn, a line each, with the scores that they have."""
+    lines = []
+    for cell in judged.best:
+        own = judged.scored[cell]
+        scores = [f"{SCORES[n]} {number_text(v)}" for n, v in own.scores.items() if v is not None]
+        lines.append(
+            f"cell {cell}: rank {own.rank} of {pair_name(judged.record, cell)}, "
+            + ", ".join((*scores, image_name(cell, 0, 0)))
+        )
+    return lines

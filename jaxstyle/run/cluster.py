@@ -25,11 +25,11 @@ from dataclasses import replace
 from typing import Any
 
 import ray  # pyright: ignore[reportMissingImports]
-import ray._private.worker  # pyright: ignore[reportMissingImports]
 import ray.exceptions  # pyright: ignore[reportMissingImports]
 
 from jaxstyle.console import early, limits, signals
 from jaxstyle.console.progress import counted
+from jaxstyle.console.stderr import say
 from jaxstyle.plan.chunks import Plan
 from jaxstyle.plan.programs import Program
 from jaxstyle.run import worker
@@ -43,6 +43,7 @@ from jaxstyle.run.ray_nodes import (
     error_text,
     node_resources,
     plain_inputs,
+    print_worker_logs,
 )
 from jaxstyle.run.ray_worker import FinishedBlock, RemoteWorker, TellerCall
 from jaxstyle.run.work import Block, Committed, Work, blocks
@@ -95,16 +96,16 @@ class Cluster:
         # Ray's next default; without it Ray warns of the change.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-        # Without this a raylet's complaints would still be printed between the lines of the run. Ray has no
-        # public setting for it; its debugger uses this one.
-        ray._private.worker._worker_logs_enabled = False
+        # Otherwise a raylet's complaints would still be printed between the lines of the run.
+        if not print_worker_logs(False):
+            say(f"note: Ray {ray.__version__} lets nobody silence its workers; it may print between lines")
         try:
             if address == "local":
                 ray.init(address="local", num_cpus=limits.cores(), include_dashboard=False, **quiet)
             else:
                 ray.init(address=address, **quiet)
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            ray._private.worker._worker_logs_enabled = True
+            print_worker_logs(True)
             raise JaxstyleError("cluster", f"{address}: {error}") from None
         finally:
             if threading.current_thread() is threading.main_thread():
@@ -114,7 +115,7 @@ class Cluster:
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         ray.shutdown()
-        ray._private.worker._worker_logs_enabled = True
+        print_worker_logs(True)
         if error is not None and isinstance(error, ray.exceptions.RayError):
             raise JaxstyleError("cluster", error_text(error)) from error
 

@@ -135,6 +135,7 @@ def stylize(
     style: Any,
     *,
     progress: bool = False,
+    float_0_255: bool = False,
     **settings: Any,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """`content` in the style of `style`: the picture that the same cell of a sweep gets, to the byte.
@@ -148,6 +149,7 @@ def stylize(
             255, (h, w, 3) in RGB, (h, w) in grey, (h, w, 4) with an alpha channel, laid on white.
         style: likewise.
         progress: print what is being done and how long it will take; otherwise nothing is printed.
+        float_0_255: take arrays of floats too, whose values are from 0 to 255; they are rounded.
         settings: settings of `jaxstyle.Sweep` by their names, axes with one value each: `size`, `steps`,
             `alpha_beta`, `content_layer`, `style_layers`, `init` (also pixels), `seed` and so on.
 
@@ -158,10 +160,11 @@ def stylize(
         JaxstyleError: for an image or a setting that is wrong, or a transfer that diverged.
     """
     in_memory: dict[str, np.ndarray] = {}
-    content, style = _named("content", content, in_memory), _named("style", style, in_memory)
-    if "init" in settings:
-        settings["init"] = _named("init", settings["init"], in_memory)
-    sweep = single_sweep(content, style, settings)
+    given = {**settings, "content": content, "style": style}
+    for name in {"content", "style", "init"} & given.keys():
+        given[name] = _named(name, given[name], in_memory, float_0_255=float_0_255)
+    content, style = given.pop("content"), given.pop("style")
+    sweep = single_sweep(content, style, given)
     done = transfer(sweep, RunOptions(quiet=not progress), in_memory=in_memory)
     if done.diverged_step >= 0:
         raise JaxstyleError(
@@ -264,11 +267,11 @@ def feature_maps(
 # --- inputs and outputs ---------------------------------------------------------------------------
 
 
-def _named(name: str, value: Any, in_memory: dict[str, np.ndarray]) -> Any:
+def _named(name: str, value: Any, in_memory: dict[str, np.ndarray], *, float_0_255: bool = False) -> Any:
     """`value`, or for pixels the path that stands for them, by which they are added to `in_memory`."""
     if not is_pixels(value):
         return value
-    in_memory[os.path.abspath(f"array {name}")] = decode.from_memory(name, value)
+    in_memory[os.path.abspath(f"array {name}")] = decode.from_memory(name, value, float_0_255=float_0_255)
     return f"array {name}"
 
 

@@ -35,6 +35,21 @@ class WorkerNeeds:
         return {"num_cpus": self.amount}
 
 
+def print_worker_logs(on: bool) -> bool:
+    """Whether Ray could be told to print what its workers say, or to print nothing of it.
+
+    Ray has no public setting for it; its debugger uses this one. A version without it is no error.
+    """
+    try:
+        from ray._private import worker  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return False
+    there = hasattr(worker, "_worker_logs_enabled")
+    if there:
+        worker._worker_logs_enabled = on
+    return there
+
+
 def node_resources() -> list[dict[str, float]]:
     """The resources of every node that is alive."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -7,6 +7,9 @@ from typing import Any
 MAX_LINE = 2000
 """Most characters of an error; the middle of a longer one is left out."""
 
+WINDOWS = ("Windows", "jaxstyle runs on Linux; install WSL2 by wsl --install, and jaxstyle within it")
+"""The error of a system that has no such signals and locks as runs need: its subject, and the remedy."""
+
 
 def one_line(text: str) -> str:
     """`text` on one line for a terminal: no control characters, and the middle left out if it is long."""
