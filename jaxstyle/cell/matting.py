@@ -44,7 +44,7 @@ SIDE = 3
 
 
 class Kept(NamedTuple):
-    """What is kept of a content: its colours, and an inverse root for every window."""
+    """The values kept of a content: its colours, and an inverse root for every window."""
 
     colours: Float[Array, "h w 3"]
     """I."""
