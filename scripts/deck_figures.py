@@ -146,7 +146,7 @@ def deck(run: Any) -> None:
 
 def photorealistic(run: Any) -> None:
     """Draw the dark photograph, the bright one, and the dark one in the light of the bright one."""
-    rows = [(f"alpha/beta {row['alpha_beta_given']}", row) for row in run.rows]
+    rows = [(f"photorealism {row['photorealism']:g}", row) for row in run.rows]
     draw("photorealistic", [_inputs(run), panels(run, rows)])
 
 

@@ -13,7 +13,8 @@ from PIL import Image
 from jaxstyle.cell import matting
 from jaxstyle.cell.knobs import knobs_of
 from jaxstyle.cell.state import View
-from jaxstyle.plan.cells import sweep_cells
+from jaxstyle.inputs.pictures import Pictures
+from jaxstyle.plan.cells import seed_matters, sweep_cells
 from jaxstyle.plan.planner import make_plan
 from jaxstyle.run.sweep import run_sweep
 from jaxstyle.rundir.records import open_record
@@ -115,6 +116,43 @@ def test_an_affine_image_of_the_content_costs_no_more_than_the_ridge_allows(name
     other, _ = computed(content, random_image(height, width, 2))
     assert float(value) < 1e-4 * float(other)
     assert np.abs(gradient).max() < 0.01
+
+
+# --- starts ---------------------------------------------------------------------------------------
+
+
+def test_a_recoloured_start_is_an_affine_image_of_the_content_with_the_styles_statistics(tmp_path):
+    for name, shape in (("c", (40, 56)), ("s", (48, 36))):
+        image = random_image(*shape, ord(name)) * ([0.4, 0.3, 0.2] if name == "c" else [0.6, 0.8, 0.7])
+        Image.fromarray(image.astype(np.uint8)).save(tmp_path / f"{name}.png")
+    given = {"content": (str(tmp_path / "c.png"),), "style": (str(tmp_path / "s.png"),), "size": "56"}
+    sweep = resolve(Sweep(**given, init=("recoloured",)))
+    (cell,) = cells = sweep_cells(sweep)
+    pictures = Pictures(sweep, cells)
+    start, style = pictures.start(cell), pictures.style_pixels(cell.style_source)
+    rows, wanted = start.reshape(-1, 3).astype(float), style.reshape(-1, 3).astype(float)
+    np.testing.assert_allclose(rows.mean(0), wanted.mean(0), atol=2)  # rounded and clipped
+    np.testing.assert_allclose(np.cov(rows.T), np.cov(wanted.T), rtol=0.1, atol=60)
+    content = np.c_[pictures.content[cell.content].reshape(-1, 3), np.ones(len(rows))]
+    inside = ((rows > 0) & (rows < 255)).all(1)
+    left = rows - content @ np.linalg.lstsq(content[inside], rows[inside], rcond=None)[0]
+    assert np.abs(left[inside]).max() < 1
+    assert not seed_matters(sweep, cell)
+
+
+@pytest.mark.parametrize(
+    ("named", "error"),
+    [
+        ({"content": ("none",)}, "^init: recoloured: there is no content where --content is none"),
+        ({"style": ("none",)}, "^init: recoloured: there is no style where --style is none"),
+        ({"style": ("/s.npz",)}, "^init: recoloured: s is no image"),
+        ({"style": ("/s.png+/t.png",)}, "^init: recoloured: .* is no image"),
+    ],
+)
+def test_a_recoloured_start_needs_both_images(named, error):
+    given = {"content": ("/c.png",), "style": ("/s.png",), "init": ("recoloured",), "size": "40", **named}
+    with pytest.raises(JaxstyleError, match=error):
+        sweep_cells(resolve(Sweep(**given)))
 
 
 # --- cells and runs -------------------------------------------------------------------------------

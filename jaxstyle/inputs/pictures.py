@@ -21,7 +21,7 @@ from jaxstyle.spec.colours import COLOURS
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import Sweep
 from jaxstyle.spec.tables import PADDINGS, TERMS
-from jaxstyle.spec.values import parse_size
+from jaxstyle.spec.values import RECOLOURED, parse_size
 from jaxstyle.vgg import layers
 
 SQUARE = (1, 1)
@@ -117,7 +117,7 @@ class Pictures:
         cells = tuple(cell for cell in cells if cell.shaped_by in self._shapes)
         starts: dict[str, set[tuple[int, int]]] = {}
         for cell in cells:
-            if cell.init not in ("noise", "content"):
+            if cell.init not in ("noise", "content", RECOLOURED):
                 path = cell.style if cell.init == "style" else cell.init
                 starts.setdefault(path, set()).add(self.shape(cell))
             if cell.has_content and needs_balance(sweep, cell):
@@ -307,8 +307,10 @@ class Pictures:
         """
         if cell.init == "noise":
             return mean_image(*halved_shape(self.shape(cell), coarser), grey=self.grey)
-        if cell.init == "content":
+        if cell.init in ("content", RECOLOURED):
             pixels = self.content[cell.content]
+            if cell.init == RECOLOURED:
+                pixels = matched(pixels, self.style_pixels(cell.style_source))
         else:
             of_style = cell.init == "style"
             path, colours = (cell.style, cell.coloured_by) if of_style else (cell.init, "")

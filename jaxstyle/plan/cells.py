@@ -13,7 +13,15 @@ from jaxstyle.spec.colours import COLOURS
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import BALANCED_AXES, WERE_SETTINGS, Sweep
 from jaxstyle.spec.tables import TERMS, optional_terms
-from jaxstyle.spec.values import AUTO, FLOAT32_MAX, NONE, has_weights, relative_factor, style_set
+from jaxstyle.spec.values import (
+    AUTO,
+    FLOAT32_MAX,
+    NONE,
+    RECOLOURED,
+    has_weights,
+    relative_factor,
+    style_set,
+)
 from jaxstyle.vgg import layers
 
 Source = tuple[Any, ...]
@@ -189,10 +197,14 @@ def _check_pictures(cell: Cell) -> None:
     if not there.get(cell.init, True):
         why = f"there is none where --{cell.init} is none; give noise or a path"
         raise JaxstyleError("init", f"{cell.init}: {why}")
+    if cell.init == RECOLOURED and not (cell.has_content and cell.has_style):
+        lacks = "style" if cell.has_content else "content"
+        why = f"there is no {lacks} where --{lacks} is none; give noise or a path"
+        raise JaxstyleError("init", f"{cell.init}: {why}")
     no_image = cell.has_style and not blends.is_image(cell.style)
-    if no_image and cell.init == "style":
+    if no_image and cell.init in ("style", RECOLOURED):
         shown = blends.short_text(cell.style)
-        raise JaxstyleError("init", f"style: {shown} is no image; give noise, content or a path")
+        raise JaxstyleError("init", f"{cell.init}: {shown} is no image; give noise, content or a path")
     for name in cell.terms:
         if no_image and TERMS[name].of == "style":
             shown = blends.short_text(cell.style)

@@ -116,7 +116,8 @@ class Sweep:
             commands=("sweep", "transfer"),
         ),
     ] = ("noise",)
-    """Starting image: noise, content, style, or a path to any image."""
+    """Starting image: noise, content, style, recoloured (the content with the mean and covariance of the
+    style's colours), or a path to any image."""
     alpha_beta: Annotated[
         tuple[float | str, ...],
         Axis(
