@@ -65,7 +65,8 @@ def about(run: Any) -> dict[str, Any]:
     manifest, cells = record.manifest, []
     for row in run.rows:
         curves = run.losses(row["cell"])
-        axes = {key: row[key] for key in ("content_layer", "style_layers", "alpha_beta_given", "seed")}
+        named = ("content_layer", "style_layers", "alpha_beta_given", "photorealism", "seed")
+        axes = {key: row[key] for key in named if key in row}
         for step in record.sweep.steps:
             (at,) = np.flatnonzero(curves["step"] == step)
             losses = {name: float(f"{curves[name][at]:.4g}") for name in tables.LOSSES}
@@ -146,7 +147,7 @@ def deck(run: Any) -> None:
 
 def photorealistic(run: Any) -> None:
     """Draw the dark photograph, the bright one, and the dark one in the light of the bright one."""
-    rows = [(f"alpha/beta {row['alpha_beta_given']}", row) for row in run.rows]
+    rows = [(f"photorealism {row['photorealism']:g}", row) for row in run.rows]
     draw("photorealistic", [_inputs(run), panels(run, rows)])
 
 

@@ -89,6 +89,33 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "An affine image of the content costs no more than the ridge, and rounding is no ridge.",
+        "jnp.full_like(centre[..., 0], math.sqrt(RIDGE))",
+        "jnp.full_like(centre[..., 0], math.sqrt(100 * RIDGE))",
+        ("tests/test_photorealism.py::test_loss_and_gradient_are_those_of_the_dense_laplacian",),
+    ),
+    Mutant(
+        "The matting Laplacian has the covariances of windows, with those between colours.",
+        "columns[j] = columns[j] - unit * r[i, j]",
+        "columns[j] = columns[j] - 0 * unit * r[i, j]",
+        ("tests/test_photorealism.py::test_loss_and_gradient_are_those_of_the_dense_laplacian",),
+    ),
+    Mutant(
+        "A style that is nearly grey does not get colours from its speckle.",
+        "np.clip(stretch, 0.0, MOST_STRETCH)",
+        "np.clip(stretch, 0.0, np.inf)",
+        (
+            "tests/test_keep_colours.py::test_a_nearly_grey_style_does_not_get_the_content_s_colours_by_its"
+            "_speckle",
+        ),
+    ),
+    Mutant(
+        "A picture in luminance is saved in the chroma of its content.",
+        "return y + (c - (c @ LUMA)[..., None])",
+        "return y + (c - c.mean(-1, keepdims=True))",
+        ("tests/test_keep_colours.py::test_chroma_is_put_back_and_luma_kept",),
+    ),
+    Mutant(
         "A matrix of a file that is not positive semidefinite is refused.",
         "if values[0] < -ROUNDING * max(values[-1], 0.0):",
         "if values[0] < -np.inf:",

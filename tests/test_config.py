@@ -119,7 +119,7 @@ DECK = {
     "initialisation": {"steps": (3000,), "init": ("noise", "content")},
     "pathological": {"steps": (3000, 10000), "alpha_beta": (1e-3,)},
     "stochastic": {"steps": (3000,), "alpha_beta": (1e-3,), "seed": (0, 1, 2, 3)},
-    "photorealistic": {"steps": (5000,), "init": ("content",)},
+    "photorealistic": {"steps": (5000,), "init": ("recoloured",)},
     "deck": {"steps": (3000,)},
 }
 

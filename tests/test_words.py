@@ -66,7 +66,7 @@ def test_a_flag_of_other_projects_is_answered_with_ours(setting):
         (sweep, ["--style-weight", "1"], "--beta the style weight"),
         (sweep, ["--gpu", "0"], "JAX_PLATFORMS=cpu"),
         (sweep, ["--batch-size", "4"], "no such setting; the number of cells in a launch follows"),
-        (sweep, ["--original-colors"], "cannot be kept in this version"),
+        (sweep, ["--original-colors"], "did you mean colour (luminance keeps the colours"),
         (sweep, ["-z"], "-z: no such setting; see --help"),
         (transfer, ["a", "b", "--content-image", "c"], "content is a positional argument, without a flag"),
         (transfer, ["--content", "a"], "--content: is a positional argument, without a flag"),

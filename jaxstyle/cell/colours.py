@@ -1,8 +1,8 @@
 """The colours that a picture may have, a subspace of its pixels.
 
-For `grey` it is r = g = b, in which the orthogonal projection of x is its mean over channels, P x. A
-picture starts in it and stays in it: the optimizer is given P grad L, the gradient within it, so that all
-that L-BFGS remembers lies in it too.
+For `grey`, a value of `Program.colour`, it is r = g = b, in which the orthogonal projection of x is its
+mean over channels, P x. A picture starts in it and stays in it: the optimizer is given P grad L, the
+gradient within it, so that all that L-BFGS remembers lies in it too.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-GREY = "grey"
-"""The value of `Program.colour` for pictures without colours."""
+from jaxstyle.spec.colours import GREY
 
 
 def projected(colour: str, change: Float[Array, "h w 3"]) -> Float[Array, "h w 3"]:

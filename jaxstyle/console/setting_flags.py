@@ -103,7 +103,7 @@ def _of_command(command: str) -> tuple[str, ...]:
 
 def _added_flags() -> dict[str, tuple[Any, str]]:
     """Default and help, by name, of the axes and settings that are not fields."""
-    about = {row.weight: f"Weight of the {row.words}." for row in tables.optional_terms()}
+    about = {row.weight: row.help or f"Weight of the {row.words}." for row in tables.optional_terms()}
     for row in tables.OPTIMIZERS:
         about |= dict.fromkeys(row.own, row.help or f"A setting of {row.words}.")
     return {name: (default, about[name]) for name, default in added().items()}

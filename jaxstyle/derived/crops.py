@@ -1,6 +1,7 @@
 """Crops of the styles, for comparison with pictures of their size: `crops/`, and `crops.csv`.
 
-A style is seen as the run saw it: at its target size, and as luma where pictures are grey. The place of a
+A style is seen as the run saw it: at its target size, as luma where pictures are grey or get the chroma of
+their content, and in the colours of a content where it took those. The place of a
 crop follows from its seed alone: a generator of NumPy draws its top and its left edge, uniformly.
 """
 
@@ -20,23 +21,29 @@ from jaxstyle.inputs import decode, encode
 from jaxstyle.inputs.light import Light, light_of
 from jaxstyle.inputs.pictures import check_digest
 from jaxstyle.inputs.preprocess import luma
+from jaxstyle.inputs.recolour import matched
 from jaxstyle.inputs.resize import resize
 from jaxstyle.rundir.directory import RunDirectory, list_folder
 from jaxstyle.rundir.files import write_together
 from jaxstyle.rundir.picture_names import ENDING, MAX_STEM, safe
 from jaxstyle.rundir.records import Record
 from jaxstyle.spec import blends
+from jaxstyle.spec.colours import COLOURS
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.values import longest_edge
+from jaxstyle.spec.values import longest_edge, parse_size
 
 FILE, FOLDER = "crops.csv", "crops"
 COLUMNS = ("crop", "style", "style_size", "seed", "top", "left", "height", "width", "image", *Light._fields)
+COLOURS_OF = "content"
+"""Column of the content whose colours a crop has, where styles take them."""
 
 
 class Reference(NamedTuple):
     """A style image at a size, and the shape of pictures that are compared with it."""
 
     path: str
+    colours: str
+    """The content whose colours it took; empty for its own."""
     style_px: int
     height_px: int
     width_px: int
@@ -63,12 +70,16 @@ def write_crops(run: RunDirectory, record: Record) -> None:
         for seed in range(record.sweep.crops):
             top, left = place_of(seed, seen.shape[:2], shape)
             pixels = seen[top : top + shape[0], left : left + shape[1]]
-            name = f"{safe(Path(given).stem, MAX_STEM) or 'style'}__s{seed}__{len(rows):06d}.png"
+            stem = safe(Path(given).stem, MAX_STEM) or "style"
+            by = f"__{safe(Path(of.colours).stem, MAX_STEM) or 'content'}" if of.colours else ""
+            name = f"{stem}{by}__s{seed}__{len(rows):06d}.png"
             at = (of.style_px, seed, top, left, *shape, f"{FOLDER}/{name}")
-            rows.append(dict(zip(COLUMNS, (len(rows), given, *at, *light_of(pixels)), strict=True)))
+            row = dict(zip(COLUMNS, (len(rows), given, *at, *light_of(pixels)), strict=True))
+            rows.append(row | ({COLOURS_OF: record.given("content", of.colours)} if of.colours else {}))
             files.append((run.path / FOLDER / name, encode.png_bytes(pixels)))
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    moved = COLOURS[record.sweep.colour].moves_style
+    writer = csv.DictWriter(buffer, (*COLUMNS, *((COLOURS_OF,) if moved else ())), lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: number_text(value) for name, value in row.items()} for row in rows)
     if files:
@@ -85,14 +96,23 @@ def _references(record: Record) -> Iterator[Reference]:
     for outline in record.outlines():
         for number in outline.cell:
             cell = record.cells[int(number)]
-            for (path, size), _ in cell.style_parts:
+            for (path, size, *colours), _ in cell.style_parts:
                 if not blends.is_targets(path):
                     px = size if isinstance(size, int) else longest_edge(record.sweep.size)
-                    found[Reference(path, px, outline.height_px, outline.width_px)] = None
+                    shape = outline.height_px, outline.width_px
+                    found[Reference(path, "".join(colours), px, *shape)] = None
     yield from found
 
 
 def _seen(record: Record, of: Reference) -> UInt8[np.ndarray, "h w 3"]:
-    picture = decode.read(of.path)
-    check_digest(of.path, picture.sha256, record.sweep.digests.get(of.path))
-    return resize(luma(picture.pixels) if record.sweep.colour == "grey" else picture.pixels, of.style_px)
+    pixels = _read(record, of.path)
+    seen = resize(luma(pixels) if COLOURS[record.sweep.colour].grey else pixels, of.style_px)
+    if not of.colours:
+        return seen
+    return matched(seen, resize(_read(record, of.colours), parse_size(record.sweep.size)))
+
+
+def _read(record: Record, path: str) -> UInt8[np.ndarray, "h w 3"]:
+    picture = decode.read(path)
+    check_digest(path, picture.sha256, record.sweep.digests.get(path))
+    return picture.pixels

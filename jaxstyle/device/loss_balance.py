@@ -35,7 +35,7 @@ from jaxstyle.cell.state import Targets
 from jaxstyle.device.engine import Engine
 from jaxstyle.device.style_rows import style_rows
 from jaxstyle.inputs.pictures import Pictures
-from jaxstyle.plan.cells import Cell, balance_key, needs_balance
+from jaxstyle.plan.cells import Cell, Source, balance_key, needs_balance
 from jaxstyle.plan.programs import Program
 from jaxstyle.spec.blends import files_of, is_blend, short_text
 from jaxstyle.spec.defaults import PAPER
@@ -190,14 +190,13 @@ class Balances:
             self._rows[key] = self._engine.target_rows(program, pixels, of_cells=key[0] != "style")
         return self._rows[key]
 
-    def _fitted(
-        self, part: tuple[str, int | str], shape: tuple[int, int], program: Program
-    ) -> Targets | None:
+    def _fitted(self, part: Source, shape: tuple[int, int], program: Program) -> Targets | None:
         """P of an image of a style, fitted to a shape; None for a file of targets."""
-        path, _ = part
+        path, _, *colours = part
         if path in self._pictures.targets:
             return None
-        return self._targets(("fitted", path, shape), program, self._pictures.fitted(path, shape))
+        key = ("fitted", path, shape, *colours)
+        return self._targets(key, program, self._pictures.fitted(path, shape, *colours))
 
     def of(self, cell: Cell) -> Balance:
         """The balance of a cell's content, style and layers."""
@@ -208,12 +207,11 @@ class Balances:
             for axis, path in (("content", cell.content), ("style", cell.style))
             if path != NONE
         )
-        images = self._pictures.style
         style = style_rows(
             cell,
             program,
             self._pictures.targets,
-            lambda part: self._targets(("style", part), program, images[part]),
+            lambda part: self._targets(("style", part), program, self._pictures.style_pixels(part)),
         )
         if not cell.has_content:
             return weigh_texture(style, program, style_layers=cell.style_layers, pair=pair)

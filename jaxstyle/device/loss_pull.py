@@ -24,6 +24,7 @@ from jaxstyle.device.style_rows import style_rows
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.inputs.preprocess import mean_image
 from jaxstyle.plan.cells import Cell
+from jaxstyle.spec.colours import COLOURS
 from jaxstyle.spec.settings import Sweep
 
 
@@ -49,11 +50,14 @@ def measure_pull(
     sweep: Sweep, cell: Cell, balance: Balance, pictures: Pictures, engine: Engine
 ) -> dict[str, Pull]:
     """Pull of a cell's losses at a noise start (seed 0, `noise`) and at the content image (`content`)."""
-    shape = pictures.shape(cell)
+    shape, held = pictures.shape(cell), COLOURS[sweep.colour].program
     program = plain_program(sweep, shape, [cell])
     content = engine.target_rows(program, pictures.content[cell.content], of_cells=True)
     style = style_rows(
-        cell, program, pictures.targets, lambda part: engine.target_rows(program, pictures.style[part])
+        cell,
+        program,
+        pictures.targets,
+        lambda part: engine.target_rows(program, pictures.style_pixels(part)),
     )
     targets = jax.tree.map(lambda kept: kept[None], Targets(content.content, style.style))
     base = knobs_of(cell, program, sweep, content_row=0, style_row=0, extent=shape)
@@ -65,11 +69,11 @@ def measure_pull(
             tv_weight=np.float32(0.0),
             style_layer_weights=np.array([weights.get(n, 0.0) for n in program.style_taps], np.float32),
         )
-        seen = colours.projected(sweep.colour, jnp.asarray(engine.gradient(program, knobs, targets, image)))
+        seen = colours.projected(held, jnp.asarray(engine.gradient(program, knobs, targets, image)))
         gradient = np.asarray(seen, np.float64)
         return float(np.sqrt(np.square(gradient).mean()))
 
-    noise = colours.noise_in(sweep.colour, start.noise(np.asarray(0, np.uint32), (*shape, 3)))
+    noise = colours.noise_in(held, start.noise(np.asarray(0, np.uint32), (*shape, 3)))
     starts = {
         "noise": mean_image(*shape, grey=pictures.grey) + cell.noise_std * np.asarray(noise),
         "content": pictures.content[cell.content].astype(np.float32),

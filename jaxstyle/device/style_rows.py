@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxstyle.cell.state import Targets
 from jaxstyle.inputs.target_files import TargetFile
-from jaxstyle.plan.cells import Cell
+from jaxstyle.plan.cells import Cell, Source
 from jaxstyle.plan.programs import Program
 from jaxstyle.spec.tables import STYLE_LOSSES, function
 from jaxstyle.vgg import layers
@@ -22,7 +22,7 @@ def style_rows(
     cell: Cell,
     program: Program,
     files: Mapping[str, TargetFile],
-    of_image: Callable[[tuple[str, int | str]], Targets],
+    of_image: Callable[[Source], Targets],
 ) -> Targets:
     """The targets of a cell's style, without P.
 
@@ -33,8 +33,8 @@ def style_rows(
         of_image: function of a part of `cell.style_parts` that is an image: its targets.
     """
     rows = [
-        _of_file(program, files[path]) if path in files else of_image((path, size))
-        for (path, size), _ in cell.style_parts
+        _of_file(program, files[source[0]]) if source[0] in files else of_image(source)
+        for source, _ in cell.style_parts
     ]
     if len(rows) == 1:
         return rows[0]._replace(content=())  # only A is ever used of a style

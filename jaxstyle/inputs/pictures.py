@@ -11,15 +11,17 @@ from jaxtyping import Float, UInt8
 
 from jaxstyle.inputs.decode import Picture, read
 from jaxstyle.inputs.preprocess import luma, mean_image
+from jaxstyle.inputs.recolour import matched
 from jaxstyle.inputs.resize import check_edges, fit, halved, resize, target_shape
 from jaxstyle.inputs.target_files import TargetFile, read_targets
-from jaxstyle.plan.cells import Cell, needs_balance
+from jaxstyle.plan.cells import Cell, Source, needs_balance
 from jaxstyle.plan.stages import coarser_stages, halved_shape, wrapping_multiple, wrapping_shape
 from jaxstyle.spec.blends import is_blend, is_targets, parts_of, short_text
+from jaxstyle.spec.colours import COLOURS
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import Sweep
 from jaxstyle.spec.tables import PADDINGS, TERMS
-from jaxstyle.spec.values import parse_size
+from jaxstyle.spec.values import RECOLOURED, parse_size
 from jaxstyle.vgg import layers
 
 SQUARE = (1, 1)
@@ -59,7 +61,7 @@ class Pictures:
         self._in_memory = in_memory or {}
         self.wraps = PADDINGS[sweep.padding].wraps
         """Whether images go on at their opposite edges."""
-        self.grey = sweep.colour == "grey"
+        self.grey = COLOURS[sweep.colour].grey
         """Whether all images are replaced by their luma."""
         size = parse_size(sweep.size)
         self.longest_px = size if isinstance(size, int) else max(size)
@@ -75,8 +77,10 @@ class Pictures:
         """Notes on changes to an image that a user might not expect, by path."""
         self.content: dict[str, UInt8[np.ndarray, "h w 3"]] = {}
         """Every content at its target size, by path."""
+        self.coloured: dict[str, UInt8[np.ndarray, "h w 3"]] = {}
+        """Every content at its target size in its own colours, by path, where pictures get its chroma."""
         self.style: dict[tuple[str, int | str], UInt8[np.ndarray, "h w 3"]] = {}
-        """Every style image at its target sizes, by its path and a size, as in `Cell.style_parts`."""
+        """Every style image at its target sizes, in its own colours, by its path and a size."""
         self.targets: dict[str, TargetFile] = {}
         """The targets of every style that is a file of them, by path."""
         self._starts: dict[tuple[str, tuple[int, int]], UInt8[np.ndarray, "h w 3"]] = {}
@@ -94,14 +98,16 @@ class Pictures:
         sizes: dict[str, dict[int | str, None]] = {}
         self._style_taps: dict[str, set[str]] = {}
         for cell in cells:
-            for (path, style_size), _ in cell.style_parts:
+            for (path, style_size, *_), _ in cell.style_parts:
                 sizes.setdefault(path, {})[style_size] = None
                 self._style_taps.setdefault(path, set()).update(cell.layer_weights)
         contents = dict.fromkeys(cell.content for cell in cells if cell.has_content)
         self._total = len(contents) + len(sizes)
         for path in contents:
-            if (pixels := self._usable(sweep, path, [size])) is not None:
-                self.content[path] = resize(pixels, size)
+            if (picture := self._usable(sweep, path, [size])) is not None:
+                self.content[path] = resize(self._seen(picture), size)
+                if COLOURS[sweep.colour].keeps_chroma:
+                    self.coloured[path] = resize(picture.pixels, size)
                 self._set_shape(sweep, path, self.content[path].shape[:2])
         for style in dict.fromkeys(cell.style for cell in cells if not cell.has_content):
             shapes = [self._texture_shape(sweep, path, sizes[path]) for path, _ in parts_of(style)]
@@ -111,11 +117,11 @@ class Pictures:
         cells = tuple(cell for cell in cells if cell.shaped_by in self._shapes)
         starts: dict[str, set[tuple[int, int]]] = {}
         for cell in cells:
-            if cell.init not in ("noise", "content"):
+            if cell.init not in ("noise", "content", RECOLOURED):
                 path = cell.style if cell.init == "style" else cell.init
                 starts.setdefault(path, set()).add(self.shape(cell))
             if cell.has_content and needs_balance(sweep, cell):
-                for (path, _), _ in cell.style_parts:
+                for (path, *_), _ in cell.style_parts:
                     starts.setdefault(path, set()).add(self.shape(cell))
         for path in (path for path in sizes if path not in self._decoded_shapes):
             if is_targets(path):
@@ -139,7 +145,7 @@ class Pictures:
 
     def _check_equal_sizes(self, cell: Cell) -> None:
         """Raise JaxstyleError if a term of a cell compares pixels, and its style is not of its size."""
-        pixels = self.style.get(cell.style_source)
+        pixels = self.style.get((cell.style, cell.style_size))
         for name in cell.terms:
             if TERMS[name].equal_sizes and pixels is not None and pixels.shape[:2] != self.shape(cell):
                 (h, w), (height, width) = pixels.shape[:2], self.shape(cell)
@@ -157,7 +163,7 @@ class Pictures:
     def _check_room(self, cell: Cell) -> None:
         """Raise JaxstyleError unless crops of a cell's style, of its picture's shape, can differ."""
         height, width = self.shape(cell)
-        for (path, size), _ in cell.style_parts:
+        for (path, size, *_), _ in cell.style_parts:
             seen = (height, width) if (path, size) not in self.style else self.style[path, size].shape[:2]
             if is_targets(path) or not cell.has_style:
                 continue
@@ -172,9 +178,11 @@ class Pictures:
     def _read_style(self, sweep: Sweep, path: str, sizes: Iterable[int | str]) -> np.ndarray | None:
         """The pixels of a style as decoded, which is kept at its target sizes; None if it is left out."""
         edges = {size: self._style_px(size) for size in sizes}
-        pixels = self._usable(sweep, path, edges.values())
-        if pixels is not None:
-            self.style |= {(path, size): resize(pixels, px) for size, px in edges.items()}
+        picture = self._usable(sweep, path, edges.values())
+        if picture is None:
+            return None
+        pixels = self._seen(picture)
+        self.style |= {(path, size): resize(pixels, px) for size, px in edges.items()}
         return pixels
 
     def _texture_shape(self, sweep: Sweep, path: str, sizes: Iterable[int | str]) -> tuple[int, int] | None:
@@ -211,10 +219,8 @@ class Pictures:
         read = len(self.content) + len({path for path, _ in self.style}) + len(self.targets)
         self._on_read(read + more, self._total)
 
-    def _usable(
-        self, sweep: Sweep, path: str, sizes: Iterable[int | tuple[int, int]]
-    ) -> UInt8[np.ndarray, "h w 3"] | None:
-        """The pixels of a content or style as decoded, large enough for `sizes`; None if it is left out."""
+    def _usable(self, sweep: Sweep, path: str, sizes: Iterable[int | tuple[int, int]]) -> Picture | None:
+        """A content or style as decoded, large enough for `sizes`; None if it is left out."""
         if path in self._bad:
             return None
         try:
@@ -227,7 +233,7 @@ class Pictures:
             return None
         self._note(sweep, path, picture)
         self._say_read(1)
-        return self._seen(picture)
+        return picture
 
     def _seen(self, picture: Picture) -> UInt8[np.ndarray, "h w 3"]:
         """The pixels of an image in the colours that it is used in."""
@@ -264,7 +270,7 @@ class Pictures:
         """Let go of every image that none of `cells` uses."""
         values = {value for cell in cells for value in (cell.content, cell.style, cell.init)}
         named = {path for value in values for path, _ in parts_of(value)}
-        for of in (self.sha256, self.pixels_sha256, self.notes, self.content, self.targets):
+        for of in (self.sha256, self.pixels_sha256, self.notes, self.content, self.coloured, self.targets):
             for path in of.keys() - named:
                 del of[path]
         self.style = {key: pixels for key, pixels in self.style.items() if key[0] in named}
@@ -273,9 +279,24 @@ class Pictures:
         """(height, width) in px of a cell's image."""
         return self._shapes[cell.shaped_by]
 
-    def fitted(self, path: str, shape: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-        """A style or start image fitted to `shape`, for cells of that shape."""
-        return self._starts[path, shape]
+    def style_pixels(self, source: Source) -> UInt8[np.ndarray, "h w 3"]:
+        """A style image as the network sees it, for a part of `Cell.style_parts`."""
+        path, size, *colours = source
+        return self._in_colours(self.style[path, size], *colours)
+
+    def fitted(self, path: str, shape: tuple[int, int], colours: str = "") -> UInt8[np.ndarray, "h w 3"]:
+        """A style or start image fitted to `shape`, for cells of that shape.
+
+        Args:
+            path: the image.
+            shape: (height, width) in px.
+            colours: the content whose colours it takes, if any.
+        """
+        return self._in_colours(self._starts[path, shape], colours)
+
+    def _in_colours(self, pixels: np.ndarray, content: str = "") -> UInt8[np.ndarray, "h w 3"]:
+        """Pixels in the colours of a content, or as they are."""
+        return matched(pixels, self.content[content]) if content else pixels
 
     def start(self, cell: Cell, coarser: int = 0) -> Float[np.ndarray, "h w 3"]:
         """The image that a cell starts from, before noise: for a noise start, the mean pixel everywhere.
@@ -286,11 +307,14 @@ class Pictures:
         """
         if cell.init == "noise":
             return mean_image(*halved_shape(self.shape(cell), coarser), grey=self.grey)
-        if cell.init == "content":
+        if cell.init in ("content", RECOLOURED):
             pixels = self.content[cell.content]
+            if cell.init == RECOLOURED:
+                pixels = matched(pixels, self.style_pixels(cell.style_source))
         else:
-            path = cell.style if cell.init == "style" else cell.init
-            pixels = self.fitted(path, self.shape(cell))
+            of_style = cell.init == "style"
+            path, colours = (cell.style, cell.coloured_by) if of_style else (cell.init, "")
+            pixels = self.fitted(path, self.shape(cell), colours)
         return halved(pixels, coarser, wraps=self.wraps).astype(np.float32)
 
 

@@ -14,10 +14,12 @@ from jaxtyping import UInt8
 from jaxstyle.inputs import alexnet_weights, decode
 from jaxstyle.inputs.pictures import check_digest
 from jaxstyle.inputs.preprocess import luma
+from jaxstyle.inputs.recolour import matched
 from jaxstyle.inputs.resize import resize
 from jaxstyle.metrics import copying, feature_distances, grain, periodicity
-from jaxstyle.plan.cells import Cell
+from jaxstyle.plan.cells import Cell, Source
 from jaxstyle.spec import blends
+from jaxstyle.spec.colours import COLOURS
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import Sweep
 from jaxstyle.spec.values import longest_edge, parse_size
@@ -77,9 +79,21 @@ class Judge:
     def scores(self, cells: Sequence[Cell], pictures: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[Scores]:
         """The scores of the pictures of some cells, all of one shape."""
         taps = self._features(pictures) if _has_features(pictures[0]) else [None] * len(pictures)
-        return [self._one(*of) for of in zip(cells, pictures, taps, strict=True)]
+        seen, seen_taps = pictures, taps
+        if COLOURS[self._sweep.colour].keeps_chroma:
+            seen = [luma(picture) for picture in pictures]
+            seen_taps = self._features(seen) if _has_features(seen[0]) else taps
+        return [self._one(*of) for of in zip(cells, pictures, taps, seen, seen_taps, strict=True)]
 
-    def _one(self, cell: Cell, picture: np.ndarray, taps: list[np.ndarray] | None) -> Scores:
+    def _one(
+        self,
+        cell: Cell,
+        picture: np.ndarray,
+        taps: list[np.ndarray] | None,
+        seen: np.ndarray,
+        seen_taps: list[np.ndarray] | None,
+    ) -> Scores:
+        """The scores of a picture; the style is compared with `seen`, it in the style's colours."""
         content = self._content(cell.content) if cell.has_content else None
         style = self._style(cell.style_source) if cell.has_style else None
         content_distance = style_distance = noise = periodic = copied = None
@@ -89,10 +103,10 @@ class Judge:
             own = feature_distances.units(taps)
             content_distance = feature_distances.content_distance(own, content.units, self._heads)
         if style is not None:
-            if style.gaussians is not None and taps is not None:
-                own = feature_distances.gaussians(taps)
+            if style.gaussians is not None and seen_taps is not None:
+                own = feature_distances.gaussians(seen_taps)
                 style_distance = feature_distances.style_distance(own, style.gaussians)
-            noise = grain.noise(grain.laplacian_energy(picture), style.energy)
+            noise = grain.noise(grain.laplacian_energy(seen), style.energy)
             shape = picture.shape[0], picture.shape[1]
             references = self._reference(cell.style_source, shape)
             copies = [c for of in references if (c := copying.copy(picture, of)) is not None]
@@ -103,20 +117,29 @@ class Judge:
         return Scores(content_distance, style_distance, noise, periodic, copied)
 
     def _read_content(self, path: str) -> _Content | None:
-        pixels = self._pixels(path, parse_size(self._sweep.size))
+        pixels = self._content_pixels(path)
         if pixels is None:
             return None
         units = feature_distances.units(self._features([pixels])[0]) if _has_features(pixels) else None
         tiles = periodicity.tiles(pixels)
         return _Content(pixels.shape, units, tiles, periodicity.known(tiles))
 
-    def _read_style(self, source: tuple[str, int | str]) -> _Style | None:
-        style, size = source
+    def _content_pixels(self, path: str) -> np.ndarray | None:
+        """A content in the colours of its pictures."""
+        coloured = COLOURS[self._sweep.colour].keeps_chroma
+        return self._pixels(path, parse_size(self._sweep.size), coloured=coloured)
+
+    def _read_style(self, source: Source) -> _Style | None:
+        style, size, *colours = source
         longest = size if isinstance(size, int) else longest_edge(self._sweep.size)
         paths, weights = zip(*blends.parts_of(style), strict=True)
         images = tuple(pixels for path in paths if (pixels := self._pixels(path, longest)) is not None)
         if len(images) < len(paths):
             return None
+        for content in colours:
+            if (of := self._content_pixels(content)) is None:
+                return None
+            images = tuple(matched(pixels, of) for pixels in images)
         own = None
         if all(map(_has_features, images)):
             every = [feature_distances.gaussians(self._features([pixels])[0]) for pixels in images]
@@ -126,15 +149,16 @@ class Judge:
         energy = sum(weight * energy for weight, energy in energies)
         return _Style(images, own, energy, periodicity.joined(known))
 
-    def _read_reference(
-        self, source: tuple[str, int | str], shape: tuple[int, int]
-    ) -> list[copying.Reference]:
+    def _read_reference(self, source: Source, shape: tuple[int, int]) -> list[copying.Reference]:
         style = self._style(source)
         assert style is not None
         return [copying.reference(pixels, shape) for pixels in style.pixels]
 
-    def _pixels(self, path: str, size: int | tuple[int, int]) -> np.ndarray | None:
-        """An image at a size; None, with a note, if it is gone, is another one now, or is none."""
+    def _pixels(
+        self, path: str, size: int | tuple[int, int], *, coloured: bool = False
+    ) -> np.ndarray | None:
+        """An image at a size, `coloured` or as the run saw it; None, with a note, if it is gone, is another
+        one now, or is none."""
         if blends.is_targets(path):
             self.notes[path] = f"{Path(path).name} is no image, and scores that need one are empty"
             return None
@@ -146,7 +170,7 @@ class Judge:
                 f"{Path(path).name} cannot be used, and scores that need it are empty: {error}"
             )
             return None
-        grey = self._sweep.colour == "grey"
+        grey = COLOURS[self._sweep.colour].grey and not coloured
         return resize(luma(picture.pixels) if grey else picture.pixels, size)
 
 

@@ -9,11 +9,24 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from jaxstyle.spec import blends, settings
+from jaxstyle.spec.colours import COLOURS
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import BALANCED_AXES, WERE_SETTINGS, Sweep
 from jaxstyle.spec.tables import TERMS, optional_terms
-from jaxstyle.spec.values import AUTO, FLOAT32_MAX, NONE, has_weights, relative_factor, style_set
+from jaxstyle.spec.values import (
+    AUTO,
+    FLOAT32_MAX,
+    NONE,
+    RECOLOURED,
+    has_weights,
+    relative_factor,
+    style_set,
+)
 from jaxstyle.vgg import layers
+
+Source = tuple[Any, ...]
+"""A style as it is used: its path or blend, its size, and the path of the content whose colours it takes,
+if there is one."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,8 @@ class Cell:
     """Longest edge of its style in px, or `auto`, that of the content's target size."""
     noise_std: float = 1.0
     tv_weight: float = 0.0
+    coloured_by: str = ""
+    """The content whose colours its style takes before anything else; empty for a style as it is."""
 
     if not TYPE_CHECKING:
 
@@ -69,14 +84,17 @@ class Cell:
         return self.content if self.has_content else self.style
 
     @property
-    def style_source(self) -> tuple[str, int | str]:
-        """Its style and the size that the style is used at."""
-        return self.style, self.style_size
+    def style_source(self) -> Source:
+        """Its style, the size that the style is used at, and the content whose colours it takes, if any."""
+        return self._source(self.style)
 
     @property
-    def style_parts(self) -> tuple[tuple[tuple[str, int | str], float], ...]:
+    def style_parts(self) -> tuple[tuple[Source, float], ...]:
         """The files of its style, each as a `style_source` with its weight; a single one but for blends."""
-        return tuple(((path, self.style_size), weight) for path, weight in blends.parts_of(self.style))
+        return tuple((self._source(path), weight) for path, weight in blends.parts_of(self.style))
+
+    def _source(self, style: str) -> Source:
+        return (style, self.style_size, *((self.coloured_by,) if self.coloured_by else ()))
 
     @property
     def layer_weights(self) -> dict[str, float]:
@@ -135,8 +153,12 @@ def sweep_cells(sweep: Sweep) -> tuple[Cell, ...]:
                 }
                 check(len(found) + 1)
                 extra = tuple((axis, weight) for axis in weights if (weight := choice.pop(axis)))
-                found[identity] = Cell(id=len(found), **choice, extra=extra)
-                _check_pictures(found[identity])
+                moved = COLOURS[sweep.colour].moves_style and choice["style"] != NONE
+                by = choice["content"] if moved else ""
+                cell = Cell(id=len(found), **choice, extra=extra, coloured_by=by)
+                _check_pictures(cell)
+                _check_colours(sweep.colour, cell)
+                found[identity] = cell
     if not found:
         raise JaxstyleError("style", "none, and no content either; give a content or a style")
     return balanced_cells(sweep, found.values())
@@ -175,10 +197,14 @@ def _check_pictures(cell: Cell) -> None:
     if not there.get(cell.init, True):
         why = f"there is none where --{cell.init} is none; give noise or a path"
         raise JaxstyleError("init", f"{cell.init}: {why}")
+    if cell.init == RECOLOURED and not (cell.has_content and cell.has_style):
+        lacks = "style" if cell.has_content else "content"
+        why = f"there is no {lacks} where --{lacks} is none; give noise or a path"
+        raise JaxstyleError("init", f"{cell.init}: {why}")
     no_image = cell.has_style and not blends.is_image(cell.style)
-    if no_image and cell.init == "style":
+    if no_image and cell.init in ("style", RECOLOURED):
         shown = blends.short_text(cell.style)
-        raise JaxstyleError("init", f"style: {shown} is no image; give noise, content or a path")
+        raise JaxstyleError("init", f"{cell.init}: {shown} is no image; give noise, content or a path")
     for name in cell.terms:
         if no_image and TERMS[name].of == "style":
             shown = blends.short_text(cell.style)
@@ -186,6 +212,18 @@ def _check_pictures(cell: Cell) -> None:
         if not there[TERMS[name].of]:
             of = TERMS[name].of
             raise JaxstyleError(TERMS[name].weight, f"needs a {of}, and --{of} is none; give 0 there")
+
+
+def _check_colours(colour: str, cell: Cell) -> None:
+    """Raise JaxstyleError if the colours that are asked for need an image that a cell does not have."""
+    row = COLOURS[colour]
+    if row.needs_content and not cell.has_content:
+        why = f"{colour} takes colours from a content, and --content is none; give free or grey"
+        raise JaxstyleError("colour", why)
+    for path, _ in blends.parts_of(cell.style) if row.moves_style else ():
+        if blends.is_targets(path):
+            why = f"{colour} moves the pixels of a style, and {path} has none; give free, luminance or grey"
+            raise JaxstyleError("colour", why)
 
 
 def _combinations(

@@ -17,6 +17,7 @@ from jaxstyle.plan.chunks import Chunk, Plan, with_twins
 from jaxstyle.plan.costs import COMPILE_SECONDS, NOMINAL_FLOPS
 from jaxstyle.plan.programs import Program
 from jaxstyle.plan.stages import coarser_stages
+from jaxstyle.spec.colours import COLOURS
 from jaxstyle.spec.settings import Sweep
 from jaxstyle.spec.tables import OPTIMIZERS
 from jaxstyle.vgg import layers
@@ -97,7 +98,7 @@ def _templates(sweep: Sweep, cells: Iterable[Cell]) -> Iterator[tuple[Program, l
             own=tuple((name, sweep.extra[name]) for name in own if name in sweep.extra),
             padding=sweep.padding,
             style_loss=sweep.style_loss,
-            colour=sweep.colour,
+            colour=COLOURS[sweep.colour].program,
         )
         yield template, members
 

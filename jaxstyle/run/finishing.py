@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxstyle.inputs import finishing
+from jaxstyle.inputs import finishing, recolour
 from jaxstyle.inputs.pictures import Pictures
+from jaxstyle.inputs.preprocess import LUMA
 from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.programs import Program
+from jaxstyle.spec.colours import COLOURS
 from jaxstyle.spec.settings import Sweep
 
 if TYPE_CHECKING:
@@ -29,13 +31,17 @@ class Finisher(NamedTuple):
     """The launches, side by side."""
 
     @property
+    def _keeps_chroma(self) -> bool:
+        return COLOURS[self.sweep.colour].keeps_chroma
+
+    @property
     def keeps_floats(self) -> bool:
         """Whether pictures are also kept unrounded."""
         return self.sweep.image_format != Sweep.image_format
 
     def images(self, cells: Sequence[Cell], images: np.ndarray) -> np.ndarray:
-        """`images` (cells, snapshots, h, w, 3), on the program's canvas, after finishing."""
-        if self.sweep.finish == "none":
+        """`images` (cells, snapshots, h, w, 3), on the program's canvas, in their colours and finished."""
+        if self.sweep.finish == "none" and not self._keeps_chroma:
             return images
         found = images.copy()
         for own, cell in zip(found, cells, strict=True):
@@ -45,11 +51,16 @@ class Finisher(NamedTuple):
         return found
 
     def _finished(self, cell: Cell, image: np.ndarray) -> np.ndarray:
+        """A picture of one cell: lumas get their histogram, then chroma is put back, then contrast acts."""
+        if self.sweep.finish == "histogram":
+            parts = cell.style_parts
+            references = [self.pictures.style_pixels(source) for source, _ in parts]
+            image = finishing.rank_matched(image, references, [share for _, share in parts])
+        if self._keeps_chroma:
+            image = recolour.with_chroma(image, self.pictures.coloured[cell.content])
         if self.sweep.finish == "contrast":
-            return finishing.with_contrast(image, self.sweep.rms_contrast, self.sweep.mean_luminance)
-        parts = cell.style_parts
-        references = [self.pictures.style[source] for source, _ in parts]
-        return finishing.rank_matched(image, references, [share for _, share in parts])
+            image = finishing.with_contrast(image, self.sweep.rms_contrast, self.sweep.mean_luminance)
+        return image
 
     def losses(self, rows: Sequence[int], pixels: np.ndarray) -> dict[str, np.ndarray]:
         """The total loss of saved pictures, `loss_finished`, as a curve of one point; nothing unfinished.
@@ -61,7 +72,8 @@ class Finisher(NamedTuple):
         if self.sweep.finish == "none":
             return {}
         images = np.zeros(self.launch_shape, np.float32)
-        images[list(rows)] = pixels
+        # What the network is shown of a picture whose chroma was put back is its luma.
+        images[list(rows)] = (pixels @ LUMA)[..., None] if self._keeps_chroma else pixels
         return {"loss_finished": self.engine.losses_of(self.program, self.launch, images)[list(rows)]}
 
     @property

@@ -161,7 +161,7 @@ class Launcher:
             parts = {
                 part: self._target("style", part, program, coarser)
                 for part, _ in cell.style_parts
-                if part in self.pictures.style
+                if part[0] not in self.pictures.targets
             }
             with timed(self.seconds, "targets_s"):
                 stage = program.stage(coarser)
@@ -190,7 +190,8 @@ class Launcher:
 
         key = _target_key(role, source, program, coarser)
         if key not in self._targets:
-            given, least_px = getattr(self.pictures, role)[source], layers.least_edge_px(program.taps)
+            pictures, least_px = self.pictures, layers.least_edge_px(program.taps)
+            given = pictures.content[source] if role == "content" else pictures.style_pixels(source)
             pixels = halved(given, coarser, wraps=self.pictures.wraps, least_px=least_px)
             with timed(self.seconds, "targets_s"):
                 before = self.engine.target_traces

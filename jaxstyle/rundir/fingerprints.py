@@ -89,6 +89,7 @@ def _shared_settings(cells: Sequence[Cell]) -> dict[str, Any]:
 def _values(cell: Cell, shared: Mapping[str, Any]) -> dict[str, Any]:
     """Values that tell a cell from others: its axes, except shared settings, and what was measured."""
     values = dataclasses.asdict(cell)
+    del values["coloured_by"]  # a setting and the content say it already
     later = {name: values.pop(name) for name in ("extra", *LATER) if name in values}
     if not (cell.balanced or cell.alpha_beta_given):
         values = {name: values[name] for name in ("id", *AXES)}

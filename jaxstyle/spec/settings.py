@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from jaxstyle.spec import blends, tables, values
+from jaxstyle.spec.colours import COLOURS
 from jaxstyle.spec.fields import (
     CELLS,
     DIRECTORY,
@@ -115,7 +116,8 @@ class Sweep:
             commands=("sweep", "transfer"),
         ),
     ] = ("noise",)
-    """Starting image: noise, content, style, or a path to any image."""
+    """Starting image: noise, content, style, recoloured (the content with the mean and covariance of the
+    style's colours), or a path to any image."""
     alpha_beta: Annotated[
         tuple[float | str, ...],
         Axis(
@@ -196,10 +198,11 @@ class Sweep:
     """Statistics of a style layer that are compared: gram (Gatys et al. 2016), moments (Gram matrix and
     mean) or wasserstein (mean and covariance), where ratios mean something else; use multiples."""
     colour: Annotated[
-        str, Setting(check=one_of("free", "grey"), balance=True, later=True, commands=_OF_A_PAIR)
+        str, Setting(check=one_of(*COLOURS), balance=True, later=True, commands=_OF_A_PAIR)
     ] = "free"
-    """Colours of the picture: free, or grey, where all images become their luma (ITU-R BT.601), and r = g =
-    b from start to end."""
+    """Colours of the picture: free; luminance (lumas of all images, and the content's chroma put back at
+    the end); match (the style's are first moved to the mean and covariance of the content's); or grey,
+    where all images become their luma (ITU-R BT.601), and r = g = b from start to end."""
     optimizer: Annotated[str, Setting()] = "auto"
     """Optimizer of the pixels: adam or lbfgs; auto is adam if a learning rate or a decay is given, else
     lbfgs."""

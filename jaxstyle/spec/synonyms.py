@@ -144,8 +144,8 @@ SETTINGS = {
     **_all(
         "original_colors original_colours preserve_color preserve_colors preserve_colour preserve_colours"
         " keep_colors keep_colours color_control color_convert_type color_preserve luminance_only",
-        None,
-        "colours come from the style; those of the content cannot be kept in this version",
+        "colour",
+        "luminance keeps the colours of the content, match moves the style's to them",
     ),
     **_all(
         "style_blend_weights style_img_weights style_imgs_weights style_interpolation_weights blend",

@@ -8,92 +8,20 @@ run, but not to compute it.
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any
 
 from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.rows import Function, NamedRow, Table
+from jaxstyle.spec.rows import Origin as Origin
+from jaxstyle.spec.rows import function as function
 from jaxstyle.vgg import borders, layers
 
-Function = Callable[..., Any] | str | None
-"""A function, `module:function`, or None in a row that was read from a manifest."""
-
-
-def function(of: Function) -> Any:
-    """The function that a row names or holds; None if it has none."""
-    if not isinstance(of, str):
-        return of
-    module, _, name = of.partition(":")
-    return getattr(importlib.import_module(module), name)
-
 
 @dataclass(frozen=True)
-class Origin:
-    """The source of a plugin's row."""
-
-    file: str
-    """Path of the source file."""
-    sha256: str
-    """SHA-256 of that file, or of the row itself where it was registered in another way."""
-
-
-@dataclass(frozen=True)
-class _Row:
-    """Fields that every row has."""
-
-    name: str
-    """Name in settings and flags: lower-case letters, digits and `_`."""
-    title: str = field(default="", kw_only=True)
-    """Name for people; `name` if not given."""
-    origin: Origin | None = field(default=None, kw_only=True, compare=False)
-    """The plugin that it belongs to, filled in when it is registered; None for a row of jaxstyle."""
-
-    what: ClassVar[str]
-    """Kind of row, in words."""
-    internal: ClassVar[tuple[str, ...]] = ()
-    """Names of fields that only jaxstyle's own rows have."""
-    functions: ClassVar[tuple[str, ...]]
-    """Names of the fields that hold functions; only the first is required."""
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", self.name):
-            why = f"{self.name!r} is not a name; use up to 40 lower-case letters, digits and _"
-            raise JaxstyleError(self.what, why)
-        if not isinstance(self.title, str) or not self.title.isprintable():
-            raise JaxstyleError(f"{self.what} {self.name}", f"{self.title!r} is not a title; give a text")
-
-    @property
-    def words(self) -> str:
-        """Its title, or its name."""
-        return self.title or self.name.replace("_", " ")
-
-    @property
-    def where(self) -> str:
-        """Its kind, name and file, as the beginning of an error message."""
-        of = f" of {self.origin.file}" if self.origin else ""
-        return f"{self.what} {self.name}{of}"
-
-    def _function(self, name: str, *, needed: bool = True) -> None:
-        value = getattr(self, name)
-        if not (isinstance(value, str) or callable(value) or (value is None and not needed)):
-            raise JaxstyleError(f"{self.what} {self.name}", f"{name} is {value!r}, not a function")
-
-    @classmethod
-    def recorded(cls) -> tuple[str, ...]:
-        """Names of the fields that are written into a run's manifest: not functions, nor internal ones."""
-        fields = (f.name for f in dataclasses.fields(cls))
-        return tuple(name for name in fields if name not in (*cls.functions, "origin", *cls.internal))
-
-    def record(self) -> dict[str, Any]:
-        """Its entry in a run's manifest."""
-        return {name: getattr(self, name) for name in self.recorded()}
-
-
-@dataclass(frozen=True)
-class LossTerm(_Row):
+class LossTerm(NamedRow):
     """One term of the total loss: weight times loss, added to those of content, style and total variation.
 
         def keep(view):  # of the style image
@@ -128,9 +56,13 @@ class LossTerm(_Row):
     """Whether it compares pixels, so that a style must be exactly as large as the picture."""
     sums_pixels: bool = field(default=False, kw_only=True)
     """Whether it is a sum over pixels, whose weight grows in coarser stages as that of the content does."""
+    axis: str = field(default="", kw_only=True)
+    """Name of the axis of its weight, if that is not its own name and `_weight`."""
+    help: str = field(default="", kw_only=True)
+    """Help text of that axis, if it needs more than the title."""
 
     what = "loss term"
-    internal = ("always", "equal_sizes", "sums_pixels")
+    internal = ("always", "equal_sizes", "sums_pixels", "axis", "help")
     functions = ("loss", "keep")
 
     def __post_init__(self) -> None:
@@ -155,7 +87,7 @@ class LossTerm(_Row):
     @property
     def weight(self) -> str:
         """Name of the axis of its weight."""
-        return f"{self.name}_weight"
+        return self.axis or f"{self.name}_weight"
 
     @property
     def loss_name(self) -> str:
@@ -169,7 +101,7 @@ class LossTerm(_Row):
 
 
 @dataclass(frozen=True)
-class Optimizer(_Row):
+class Optimizer(NamedRow):
     """An optimizer of the pixels.
 
         jaxstyle.register(jaxstyle.Optimizer("lion", make=optax.scale_by_lion))
@@ -219,7 +151,7 @@ class Optimizer(_Row):
 
 
 @dataclass(frozen=True)
-class Pooling(_Row):
+class Pooling(NamedRow):
     """A pooling of the network, 2x2 with stride 2.
 
         jaxstyle.register(jaxstyle.Pooling("median", pool=median_pool, title="median pooling"))
@@ -249,7 +181,7 @@ class Pooling(_Row):
 
 
 @dataclass(frozen=True)
-class Padding(_Row):
+class Padding(NamedRow):
     """A padding of the network: what stands outside an image, and outside a feature map."""
 
     border: borders.Border | None = field(default=None, kw_only=True)
@@ -270,7 +202,7 @@ class Padding(_Row):
 
 
 @dataclass(frozen=True)
-class StyleLoss(_Row):
+class StyleLoss(NamedRow):
     """A form of E_l, the loss of one style layer; what it keeps of a style has the shape of no image."""
 
     keep: Function = field(default=None, kw_only=True)
@@ -294,59 +226,6 @@ class StyleLoss(_Row):
     functions = ("keep", "loss", "distance", "trace", "of_moments", "blend")
 
 
-Row = TypeVar("Row", bound=_Row)
-
-
-class Table(Generic[Row]):
-    """Rows by name: those of jaxstyle, followed by those of plugins."""
-
-    def __init__(self, kind: type[Row], rows: Iterable[Row]):
-        self.kind = kind
-        self._rows: dict[str, Row] = {row.name: row for row in rows}
-        self._built_in = frozenset(self._rows)
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(tuple(self._rows.values()))
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._rows
-
-    def __getitem__(self, name: str) -> Row:
-        return self._rows[name]
-
-    def get(self, name: str) -> Row | None:
-        """The row of a name; None if there is none."""
-        return self._rows.get(name)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the rows, in order."""
-        return tuple(self._rows)
-
-    @property
-    def added(self) -> tuple[Row, ...]:
-        """The rows of plugins."""
-        return tuple(row for row in self if row.name not in self._built_in)
-
-    def check(self, row: Row) -> None:
-        """Raise JaxstyleError if jaxstyle itself has a row of this name."""
-        if row.name in self._built_in:
-            raise JaxstyleError(f"{row.what} {row.name}", "is jaxstyle's own; give another name")
-
-    def add(self, row: Row) -> None:
-        """Append a row, or replace the plugin's row of the same name; see `check`."""
-        self.check(row)
-        self._rows[row.name] = row
-
-    def reset(self, rows: Mapping[str, Row]) -> None:
-        """Restore the rows that `copy` returned."""
-        self._rows = dict(rows)
-
-    def copy(self) -> dict[str, Row]:
-        """A copy of its rows by name, for `reset`."""
-        return dict(self._rows)
-
-
 TERMS = Table(
     LossTerm,
     (
@@ -359,6 +238,17 @@ TERMS = Table(
             loss="jaxstyle.cell.spectrum:loss",
             equal_sizes=True,
             sums_pixels=True,
+        ),
+        LossTerm(
+            "photorealism",
+            title="matting Laplacian",
+            keep="jaxstyle.cell.matting:keep",
+            loss="jaxstyle.cell.matting:loss",
+            of="content",
+            sums_pixels=True,
+            axis="photorealism",
+            help="Weight of the matting Laplacian of the content (Luan et al. 2017): edges stay edges, and"
+            " colours change smoothly; 1e-3 to 1 are worth trying.",
         ),
         LossTerm("tv", title="total variation", canvas=True, curve=False, always=True),
     ),

@@ -22,7 +22,9 @@ from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.paths import taken_from
 from jaxstyle.vgg import layers
 
-INIT_KINDS = ("noise", "content", "style")
+RECOLOURED = "recoloured"
+"""The start that is the content in the colours of the style."""
+INIT_KINDS = ("noise", "content", "style", RECOLOURED)
 """Kinds of start; any other start is the path of an image."""
 AUTO = "auto"
 """The size of a style that is as long as the target size of the content."""

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from jaxstyle.inputs.pictures import Pictures
-from jaxstyle.plan.cells import Cell, seed_matters
+from jaxstyle.plan.cells import Cell, Source, seed_matters
 from jaxstyle.rundir.hdf5 import dataset, rows_in_order
 from jaxstyle.rundir.records import Record
 from jaxstyle.spec import tables
@@ -210,13 +210,15 @@ def find_styles(
     found = []
     cells = (s.setting.cell for s in spreads)
     sources = {cell.style_source: cell.style_parts for cell in cells if cell.has_style}
-    for (path, size), parts in sources.items():
-        own = [spread for spread in spreads if spread.setting.cell.style_source == (path, size)]
-        several = sum(other == path for other, _ in sources) > 1
+    for source, parts in sources.items():
+        path, size, *colours = source
+        own = [spread for spread in spreads if spread.setting.cell.style_source == source]
+        several = len({other[1] for other in sources if other[0] == path}) > 1
+        by = "".join(f", in the colours of {value_text('content', content)}" for content in colours)
         style = terms.index("loss_style")
         found.append(
             Style(
-                name=value_text("style", path) + (f", {size} px" if several else ""),
+                name=value_text("style", path) + (f", {size} px" if several else "") + by,
                 traces=_traces(parts, pictures, network, names),
                 loss_cv=float(np.mean([stats.cv(s.terms[-1][:, style]) for s in own])),
                 rmse=float(np.mean([stats.pair_mean(s.distances["rmse"][-1]) for s in own])),
@@ -226,19 +228,20 @@ def find_styles(
 
 
 def _traces(
-    parts: Iterable[tuple[tuple[str, int | str], float]],
+    parts: Iterable[tuple[Source, float]],
     pictures: Pictures,
     network: Network,
     names: Sequence[str],
 ) -> dict[str, float]:
     """tr(A_l) of a style at some layers; NaN at those that a file of targets lacks."""
     found = dict.fromkeys(names, 0.0)
-    for (path, size), weight in parts:
+    for source, weight in parts:
+        path = source[0]
         if path in pictures.targets:
             has = pictures.targets[path].layers
             traces = {n: float(np.trace(has[n].gram)) if n in has else np.nan for n in names}
         else:
-            traces = network.traces(pictures.style[path, size], names)
+            traces = network.traces(pictures.style_pixels(source), names)
         found = {name: found[name] + weight * traces[name] for name in names}
     return found
 
