@@ -248,7 +248,7 @@ TERMS = Table(
             sums_pixels=True,
             axis="photorealism",
             help="Weight of the matting Laplacian of the content (Luan et al. 2017): edges stay edges, and"
-            " colours change smoothly; 1e-3 to 1 are worth trying.",
+            " colours change smoothly; 30 to 300 with --init recoloured.",
         ),
         LossTerm("tv", title="total variation", canvas=True, curve=False, always=True),
     ),
