@@ -19,6 +19,15 @@ Value = Array | np.ndarray
 """An array on its way to the device, or already there."""
 
 
+class RegionKnobs(NamedTuple):
+    """The values that tell the regions of a cell."""
+
+    row: Int[Value, ""]
+    """The cell's row in `Targets.regions`."""
+    weights: Float[Value, "style_taps regions"]
+    """lambda_r of every region; 0 at layers that leave it out, and for regions that the cell has not."""
+
+
 class Knobs(NamedTuple):
     """The values that may differ between the cells of one program; made only by `knobs.knobs_of`."""
 
@@ -49,6 +58,8 @@ class Knobs(NamedTuple):
     """(height, width) in px of the image, which may be smaller than the program's canvas."""
     term_weights: dict[str, Float[Value, ""]]
     """The weight of every optional loss term, by name."""
+    regions: RegionKnobs | tuple[()] = ()
+    """Its regions; nothing in a program without any."""
 
 
 class Targets(NamedTuple):
@@ -62,6 +73,10 @@ class Targets(NamedTuple):
     terms: dict[str, Any] = {}  # noqa: RUF012 - never modified
     """The values that each optional loss term keeps, by name: a pytree of arrays with a row for every
     content or every style."""
+    regions: tuple[Float[Value, "rows regions ..."], ...] = ()
+    """The regions of the generated pictures at every style tap, as `regions.grams` takes them, with a row
+    for every division into regions; nothing in a program without any. With regions, `style` has an A of
+    each."""
 
 
 class View(NamedTuple):

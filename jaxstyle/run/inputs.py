@@ -12,6 +12,7 @@ from jaxstyle.inputs.pictures import Pictures, check_digest
 from jaxstyle.inputs.target_files import check_made_for
 from jaxstyle.inputs.weights import Weights, load
 from jaxstyle.plan.cells import Cell, balanced_cells, needs_balance, sweep_cells
+from jaxstyle.plan.masks import with_masks
 from jaxstyle.rundir.fingerprints import Sources
 from jaxstyle.rundir.picture_names import PictureNames
 from jaxstyle.spec import plugins
@@ -75,7 +76,7 @@ def read_inputs(
     cells = sweep_cells(sweep)
     pictures = Pictures(sweep, cells, in_memory=in_memory, unusable=unusable, on_read=on_read)
     if skipped:
-        sweep = without(sweep, skipped)
+        sweep = with_masks(without(sweep, skipped), pictures.masks)
         cells = sweep_cells(sweep)
         pictures.keep(cells)
     taps = {tap for cell in cells for tap in cell.taps}

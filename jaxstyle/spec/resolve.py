@@ -17,6 +17,7 @@ from jaxstyle.spec import blends, defaults, settings
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.fields import MAX_CELLS, MAX_STEPS
 from jaxstyle.spec.paths import taken_from
+from jaxstyle.spec.regions import as_regions
 from jaxstyle.spec.settings import (
     AXES,
     BALANCED_AXES,
@@ -31,6 +32,7 @@ from jaxstyle.spec.unknown_names import unknown_key
 from jaxstyle.spec.values import (
     AUTO,
     FLOAT32_MAX,
+    NONE,
     WORDS,
     as_choice,
     as_flag,
@@ -110,12 +112,13 @@ def _balance(table: Any, style_size: int | str) -> dict[str, Any]:
     what = "balance"
     if isinstance(table, Mapping):
         style = {"style": blends.taken("style", table["style"], "")} if "style" in table else {}
-        table = {"style_size": style_size, **table, **style}
+        table = {"style_size": style_size, "regions": NONE, **table, **style}
     if not isinstance(table, Mapping) or set(table) != {*BALANCED_AXES, "alpha_beta", "weights"}:
         raise JaxstyleError(what, "a table has an unknown form; leave it out and it is measured again")
     found: dict[str, Any] = {
         axis: as_text(what, table[axis]) for axis in BALANCED_AXES if axis != "style_size"
     }
+    as_regions(what, found["regions"])
     found["style_size"] = as_style_size(what, table["style_size"])
     layer_name(what, found["content_layer"])
     files = [axis for axis in ("content", "style") if is_path(found[axis])]

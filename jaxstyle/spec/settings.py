@@ -34,6 +34,7 @@ from jaxstyle.spec.fields import (
     WRITTEN,
     Axis,
     Setting,
+    as_files,
     as_path,
     as_share,
     as_steps,
@@ -44,6 +45,7 @@ from jaxstyle.spec.fields import (
     row_of,
     rows_of,
 )
+from jaxstyle.spec.regions import as_names, as_regions
 from jaxstyle.spec.run_options import OPTION_KEYS as OPTION_KEYS
 from jaxstyle.spec.run_options import OPTIONS as OPTIONS
 from jaxstyle.spec.run_options import RunOptions as RunOptions
@@ -254,6 +256,29 @@ class Sweep:
         ),
     ] = (0.0,)
     """Weight of the total variation."""
+    regions: Annotated[
+        tuple[str, ...],
+        Axis(
+            parse=each(as_regions),
+            plural="kinds of regions",
+            balance=True,
+            later=True,
+            commands=_OF_A_PAIR,
+        ),
+    ] = (values.NONE,)
+    """Regions whose styles are compared one by one: none (the whole picture), a grid of ROWSxCOLUMNS tiles
+    such as 2x2, or masks, the colours of --content-mask and --style-mask; at most 16."""
+    content_mask: Annotated[
+        tuple[str, ...],
+        Setting(check=as_files, numbers=False, later=True, balance=True, commands=_OF_A_PAIR),
+    ] = ()
+    """For --regions masks, a PNG for every content, in their order; each of its colours is a region."""
+    style_mask: Annotated[
+        tuple[str, ...],
+        Setting(check=as_files, numbers=False, later=True, balance=True, commands=_OF_A_PAIR),
+    ] = ()
+    """The same for every style; the target of a region is the one of the same colour, or of the same name
+    (docs/control.md)."""
     weights: Annotated[
         str | None,
         Setting(
@@ -327,6 +352,12 @@ class Sweep:
         tuple[str, ...], _HIDDEN, dataclasses.replace(WRITTEN, numbers=True, same=True, later=True)
     ] = ()
     """SHA-256 of the plugins whose rows the sweep uses, ascending."""
+    region_names: Annotated[
+        tuple[tuple[str, str], ...],
+        _HIDDEN,
+        dataclasses.replace(WRITTEN, check=as_names, numbers=True, same=True, later=True),
+    ] = ()
+    """Names of regions of masks, as `(grey level or colour, name)`; in a spec, the table `[regions]`."""
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -394,6 +425,10 @@ SWEEP_KEYS = tuple(f.name for f in dataclasses.fields(Sweep) if f.name not in ("
 """Names of the fields of a sweep that a spec may contain; see `added` for those that are not fields."""
 _AFTER_ADDED = "learning_rate"
 """The axis that follows the optional ones in the order of the product."""
+_LAST_ADDED = "regions"
+"""The optional axis that follows the weights of optional terms."""
+MASK_KEYS = ("content_mask", "style_mask")
+"""Names of the settings that are paths of masks."""
 
 
 def added() -> dict[str, Any]:
@@ -425,7 +460,9 @@ def axis_row(name: str) -> Axis:
 
 def optional_axes() -> dict[str, Any]:
     """Axes that not every run has, with their default values: later ones, weights of optional terms."""
-    return LATER | {row.weight: (0.0,) for row in tables.optional_terms()}
+    weights = {row.weight: (0.0,) for row in tables.optional_terms()}
+    first = {name: default for name, default in LATER.items() if name != _LAST_ADDED}
+    return first | weights | {_LAST_ADDED: LATER[_LAST_ADDED]}
 
 
 def axes_with(more: Iterable[str]) -> tuple[str, ...]:

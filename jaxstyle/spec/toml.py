@@ -10,8 +10,8 @@ from typing import Any
 
 from jaxstyle.spec import blends, paths, settings
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.settings import PATH_AXES, SWEEP_KEYS, Sweep
-from jaxstyle.spec.values import AUTO, is_path
+from jaxstyle.spec.settings import LATER, MASK_KEYS, PATH_AXES, SWEEP_KEYS, Sweep
+from jaxstyle.spec.values import AUTO, NONE, is_path
 
 MAX_SPEC_BYTES = 16 * 2**20
 MAX_SPEC_DEPTH = 8
@@ -64,7 +64,7 @@ def to_toml(sweep: Sweep, digests: Mapping[str, str], *, run: Path | None = None
     lines = ["# Run again with: python -m jaxstyle.sweep --spec spec.toml"]
 
     def line(key: str, value: Any) -> str:
-        if key in (*PATH_AXES, "weights") and not isinstance(value, Mapping):
+        if key in (*PATH_AXES, *MASK_KEYS, "weights") and not isinstance(value, Mapping):
             value = _respelled(value, run)
         return f"{key} = {_toml_value(value)}"
 
@@ -75,8 +75,11 @@ def to_toml(sweep: Sweep, digests: Mapping[str, str], *, run: Path | None = None
             value = None if value == AUTO else value
         if name in ("grid", "digests", "balance") or value is None:
             continue
-        if name in ("balance_optional", "plugins") and not value:
+        if name in ("balance_optional", "plugins", "region_names", *MASK_KEYS) and not value:
             continue
+        if name == "regions" and value == LATER[name]:
+            continue
+        value = dict(value) if name == "region_names" else value
         if settings.is_axis(name) and sweep.grid and all(name in table for table in sweep.grid):
             continue
         lines.append(line(name, value))
@@ -86,7 +89,10 @@ def to_toml(sweep: Sweep, digests: Mapping[str, str], *, run: Path | None = None
         for table in getattr(sweep, kind):
             lines += ["", f"[[{kind}]]"]
             lines += [
-                line(key, value) for key, value in table.items() if not (alike and key == "style_size")
+                line(key, value)
+                for key, value in table.items()
+                if not (alike and key == "style_size")
+                and (kind, key, value) != ("balance", "regions", NONE)
             ]
     lines += ["", "[digests]"]
     named = {path if run is None else paths.spelled(path, run): d for path, d in digests.items()}
