@@ -32,7 +32,7 @@ def picture_key(cell: Cell) -> Any:
 def image_maps(
     maps: RegionMaps, cell: Cell, source: Source, program: Program, coarser: int
 ) -> tuple[Float[np.ndarray, "regions _h _w"], ...]:
-    """T_r / sqrt(sum T_r^2) of an image at every style tap; nothing in a program without regions."""
+    """T_r^2 / sum T_r^2 of an image at every style tap; nothing in a program without regions."""
     if not program.regions:
         return ()
     return tuple(scaled(maps.at(cell, source, tap, coarser), program.regions) for tap in program.style_taps)

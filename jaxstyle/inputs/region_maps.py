@@ -108,8 +108,9 @@ class RegionMaps:
 
 
 def scaled(maps: Maps, regions: int) -> Maps:
-    """T_r / sqrt(sum T_r^2) of the regions of one layer, followed by maps of 0 up to `regions`."""
-    root = np.sqrt(np.square(maps, dtype=np.float64).sum((1, 2), keepdims=True))
+    """T_r^2 / sum T_r^2 of the regions of one layer, followed by maps of 0 up to `regions`."""
+    squares = np.square(maps, dtype=np.float64)
+    total = squares.sum((1, 2), keepdims=True)
     found = np.zeros((regions, *maps.shape[1:]), np.float32)
-    found[: len(maps)] = np.divide(maps, root, out=np.zeros(maps.shape), where=root > 0)
+    found[: len(maps)] = np.divide(squares, total, out=np.zeros(maps.shape), where=total > 0)
     return found

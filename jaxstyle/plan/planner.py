@@ -82,8 +82,8 @@ def _templates(
     """Programs of no shape yet and of width 1, each with its cells: one, or one for every depth.
 
     The taps and the optional terms are those of the whole run, so that a cell's program does not depend
-    on which of its neighbours have its shape. All grids of a run share a program, in which the tiles of
-    each are data; masks have one for every number of their regions, for each costs a Gram matrix.
+    on which of its neighbours have its shape. There is one of them for every number of tiles, and one for
+    every number of regions that masks have: with one for all, every cell would pay for the most regions.
     """
     by_depth: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -115,14 +115,15 @@ def _by_regions(
 ) -> dict[tuple[int, tuple[str, ...]], list[Cell]]:
     """Cells by the number of regions and the grids of their program."""
     counts = {cell.id: regions(cell) for cell in cells}
-    several = {cell.regions: counts[cell.id] for cell in cells if counts[cell.id] > 1}
-    grids = tuple(sorted(kind for kind in several if kind != MASKS))
-    of_grids = max((several[kind] for kind in grids), default=0), grids
+    grids: dict[int, set[str]] = {}
+    for cell in cells:
+        if counts[cell.id] > 1 and cell.regions != MASKS:
+            grids.setdefault(counts[cell.id], set()).add(cell.regions)
     found: dict[tuple[int, tuple[str, ...]], list[Cell]] = {}
     for cell in cells:
         count = counts[cell.id]
-        about = (0, ()) if count <= 1 else (count, ()) if cell.regions == MASKS else of_grids
-        found.setdefault(about, []).append(cell)
+        own = () if cell.regions == MASKS else tuple(sorted(grids.get(count, ())))
+        found.setdefault((count, own) if count > 1 else (0, ()), []).append(cell)
     return found
 
 

@@ -44,10 +44,9 @@ class Program:
     style_loss: str = "gram"
     colour: str = "free"
     regions: int = 0
-    """Regions with a style target each, 0 for one target of the whole picture; cells with fewer leave the
-    last ones out."""
+    """Regions with a style target each; 0 for one target of the whole picture."""
     grids: tuple[str, ...] = ()
-    """The grids whose tiles these are; none for masks."""
+    """The grids whose tiles these are, all of them of that many tiles; none for masks."""
 
     @property
     def shape(self) -> str:
@@ -173,7 +172,7 @@ class Program:
         return int(1.9 * activations) + history + matrices + 4 * 2**20
 
     def _region_bytes(self, entries: int) -> int:
-        """Bytes that regions take beside one style target: matrices of each, maps, and features of one.
+        """Bytes that regions take beside one style target: matrices of each, and features times every map.
 
         Args:
             entries: number of entries of the Gram matrices of one region.
@@ -182,9 +181,10 @@ class Program:
             return 0
         shapes = [layers.feature_shape(tap, self.height_px, self.width_px) for tap in self.style_taps]
         parts = max((part_count(self.grids, h, w) for h, w, _ in shapes), default=0) if self.grids else 0
-        maps = 0 if self.grids else self.regions * sum(h * w for h, w, _ in shapes)
-        features = max((h * w * c for h, w, c in shapes), default=0)
-        return 4 * ((3 * self.regions + 2 * parts) * entries + maps + 2 * features)
+        weighed = 2 if self.grids else self.regions  # tiles are cut out, and put together
+        return 4 * (
+            (2 * self.regions + 2 * parts) * entries + weighed * sum(h * w * c for h, w, c in shapes)
+        )
 
 
 class Memory(NamedTuple):
