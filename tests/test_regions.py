@@ -1,6 +1,7 @@
 """Regions against float64: grids, masks, their loss and their gradient, and runs that have them."""
 
 import csv
+import io
 import json
 
 import h5py
@@ -13,14 +14,16 @@ from conftest import random_image
 from PIL import Image
 
 from jaxstyle.cell import regions
-from jaxstyle.inputs.region_maps import scaled
+from jaxstyle.inputs.region_maps import RegionMaps, scaled
 from jaxstyle.plan import tiles
 from jaxstyle.plan.cells import sweep_cells
 from jaxstyle.plan.planner import make_plan
 from jaxstyle.plan.programs import Program
+from jaxstyle.run.inputs import read_inputs
 from jaxstyle.run.one_cell import single_sweep, transfer
 from jaxstyle.run.sweep import run_sweep
 from jaxstyle.rundir.records import open_record
+from jaxstyle.rundir.regions_h5 import regions_bytes
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import RunOptions, Sweep
@@ -229,7 +232,7 @@ def resized(path, width=40):
 
 def test_runs_come_to_the_losses_of_float64_on_the_maps_they_wrote(files, tmp_path, vgg19_weights):
     """Grids and masks on one axis, by L-BFGS and with a coarser stage; balanced layers too."""
-    kinds = ("none", "2x4", "3x3", "masks")
+    kinds = ("2x4", "masks")
     plain = "+".join(LAYERS)
     run = run_in(
         tmp_path / "run",
@@ -242,7 +245,7 @@ def test_runs_come_to_the_losses_of_float64_on_the_maps_they_wrote(files, tmp_pa
         image_format="npy",
     )
     programs = json.loads((run / "manifest.json").read_text())["programs"]
-    assert [p.get("regions", 0) for p in programs] == [0, 8, 9, 3]
+    assert [p.get("regions", 0) for p in programs] == [8, 3]
     style = features_of(vgg19_weights, resized(files["style"][0]))
     content = features_of(vgg19_weights, resized(files["content"][0]))
     with h5py.File(run / "results.h5") as file:
@@ -251,8 +254,6 @@ def test_runs_come_to_the_losses_of_float64_on_the_maps_they_wrote(files, tmp_pa
         names = [name.decode() for name in shape["layer"][:]]
     for cell, row in enumerate(rows_of(run)):
         assert row["regions"] == kinds[cell]
-        if kinds[cell] == "none":
-            continue
         own, shares, kind = maps_in(run, "picture", cell)
         of_style = maps_in(run, "style", cell)[0]
         assert kind == kinds[cell]
@@ -267,7 +268,7 @@ def test_runs_come_to_the_losses_of_float64_on_the_maps_they_wrote(files, tmp_pa
             assert float(value) == pytest.approx(balanced[name] / sum(balanced.values()), rel=1e-4)
         total = sum(float(given[name]) * found[name] for name in LAYERS)
         assert float(row["loss_style"]) == pytest.approx(total, rel=1e-4)
-    own, _, _ = maps_in(run, "picture", 3)
+    own, _, _ = maps_in(run, "picture", 1)
     assert ((own["conv1_1"] > 0.01) & (own["conv1_1"] < 0.99)).any()  # the edges are soft
 
 
@@ -309,26 +310,25 @@ def test_a_run_with_masks_goes_on_with_its_own_and_no_others(files, tmp_path):
     run_sweep(Sweep(**more), RunOptions(out=str(run), quiet=True, extend=True))
     assert len(rows_of(run)) == 4
     assert open_record(run).sweep.content_mask == more["content_mask"]
+    sweep = open_record(run).sweep
     draw_mask(files["content_mask"][0], DRAWN["content"], (0, 128, 255), at=0.7)
     with pytest.raises(JaxstyleError, match=r"content_mask\.png: has sha256"):
         run_sweep(sweep, again)
 
 
-def test_names_join_regions_and_small_ones_are_told_and_left_out(files, tmp_path, capsys):
+def test_names_join_regions_and_small_ones_are_told_and_left_out(files):
     """Two colours with one name are one region; tiles without a position of pool5 do not count there."""
     names = {"0": "ground", "128": "ground", "#ffffff": "never", "255": "corner"}
-    layers = ("conv1_1:1+pool5:1",)
-    settings = {**files, "style_layers": layers, "regions": ("4x4", "masks"), "region_names": names}
-    run_sweep(
-        Sweep(**{**GIVEN, **settings, "optimizer": "adam", "steps": (1,), "size": "48"}),
-        RunOptions(out=str(tmp_path / "run")),
-    )
-    said = capsys.readouterr()
-    assert "tile of 4x4 1,1, 1,2, 1,3, 1,4 and others: too small for pool5, left out there" in str(said)
-    with h5py.File(tmp_path / "run" / "regions.h5") as file:
+    settings = {**GIVEN, **files, "style_layers": ("conv1_1:1+pool5:1",), "region_names": names}
+    inputs = read_inputs(resolve(Sweep(**settings | {"size": "48", "regions": ("4x4", "masks")})))
+    told = [note for notes in inputs.pictures.notes.values() for note in notes]
+    tile = "tile of 4x4 1,1, 1,2, 1,3, 1,4 and others: too small for pool5, left out there"
+    assert told.count(tile) == 2
+    assert {*told} - {tile} == {"region corner: too small for pool5, left out there"}
+    data = regions_bytes(inputs.cells, RegionMaps(inputs.pictures), lambda _, path: path)
+    with h5py.File(io.BytesIO(data)) as file:
         tiles, masks = (file["picture"][key] for key in "01")
         assert [name.decode() for name in masks["region"][:]] == ["corner", "ground"]
-        assert tiles["pool5"].shape == (16, 1, 1)
         assert tiles["pool5"][:].ravel().tolist() == [0.0] * 15 + [1.0]
         assert np.abs(masks["conv1_1"][:].sum(0) - 1).max() < 1e-6
 

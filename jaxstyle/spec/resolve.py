@@ -21,6 +21,7 @@ from jaxstyle.spec.regions import as_regions
 from jaxstyle.spec.settings import (
     AXES,
     BALANCED_AXES,
+    MASK_KEYS,
     PATH_AXES,
     SETTINGS,
     SEVERAL,
@@ -325,7 +326,12 @@ def differing_settings(own: Sweep, other: Sweep) -> list[str]:
     more = {name for of in (own, other) for name in of.extra if not settings.is_axis(name)}
     pairs = {name: (getattr(own, name), getattr(other, name)) for name in names}
     pairs |= {name: (own.extra.get(name), other.extra.get(name)) for name in sorted(more)}
-    return [f"{name} is {had} there and {has} here" for name, (had, has) in pairs.items() if had != has]
+    texts = {
+        name: [", ".join(value) or NONE for value in pair] if name in MASK_KEYS else pair
+        for name, pair in pairs.items()
+        if pair[0] != pair[1]
+    }
+    return [f"{name} is {had} there and {has} here" for name, (had, has) in texts.items()]
 
 
 def grids_of(sweep: Sweep, more: Iterable[str] = ()) -> tuple[Mapping[str, Any], ...]:
