@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import functools
 from itertools import pairwise
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxstyle.cell import losses
+from jaxstyle.cell.state import Held, Knobs, RegionKnobs, Targets
 from jaxstyle.plan.programs import Program
 from jaxstyle.plan.tiles import cuts, part_count
 from jaxstyle.vgg import layers
@@ -178,6 +180,24 @@ def layer_loss(
     if program.grids:
         return jnp.asarray(tile_loss(features, target, own, weights, program.grids, arithmetic))
     return jnp.asarray(mask_loss(features, target, own, weights, arithmetic))
+
+
+def held_image(knobs: Knobs, targets: Targets, image: Float[Array, "h w 3"]) -> Float[Array, "h w 3"]:
+    """`image` with the content's pixels where a cell holds them."""
+    held, row = cast(Held, targets.held), cast(RegionKnobs, knobs.regions).row
+    return jnp.where(jnp.asarray(held.where)[row][..., None] > 0, jnp.asarray(held.pixels)[row], image)
+
+
+def free_part(knobs: Knobs, targets: Targets, change: Float[Array, "h w 3"]) -> Float[Array, "h w 3"]:
+    """A change of an image, 0 where a cell holds its pixels."""
+    held, row = cast(Held, targets.held), cast(RegionKnobs, knobs.regions).row
+    return change * (jnp.asarray(held.where)[row][..., None] == 0)
+
+
+def held_shapes(program: Program) -> tuple[tuple[int, ...], ...]:
+    """Shapes of a row of `Targets.held`, in the order of its fields."""
+    shape = program.height_px, program.width_px
+    return (shape, (*shape, 3)) if program.holds else ()
 
 
 def map_shapes(program: Program, height: int, width: int) -> tuple[tuple[int, ...], ...]:

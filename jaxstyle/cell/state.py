@@ -62,6 +62,15 @@ class Knobs(NamedTuple):
     """Its regions; nothing in a program without any."""
 
 
+class Held(NamedTuple):
+    """Pixels of pictures that keep those of the content, a row for every row of `Targets.regions`."""
+
+    where: Float[Value, "rows h w"]
+    """1 where a pixel is held, elsewhere 0."""
+    pixels: Float[Value, "rows h w 3"]
+    """The content, RGB, 0 to 255."""
+
+
 class Targets(NamedTuple):
     """The features that the images of a launch are compared with: a row per distinct content and style."""
 
@@ -73,6 +82,8 @@ class Targets(NamedTuple):
     terms: dict[str, Any] = {}  # noqa: RUF012 - never modified
     """The values that each optional loss term keeps, by name: a pytree of arrays with a row for every
     content or every style."""
+    held: Held | tuple[()] = ()
+    """The pixels that keep those of the content; nothing in a program without any."""
     regions: tuple[Float[Value, "rows regions ..."], ...] = ()
     """The regions of the generated pictures at every style tap, as `regions.grams` takes them, with a row
     for every division into regions; nothing in a program without any. With regions, `style` has an A of

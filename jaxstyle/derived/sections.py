@@ -36,7 +36,7 @@ def settings_table(record: Record) -> list[tuple[str, str]]:
         if row.commands and name not in (*AXES, *record.axes)
     }
     more = {name: value for name, value in record.sweep.extra.items() if not is_axis(name)}
-    unset = {name: LATER.get(name, ()) for name in ("regions", *MASK_KEYS)}
+    unset = {name: LATER.get(name, ()) for name in ("regions", "leave", "hold", *MASK_KEYS)}
     for name, value in (values | more).items():
         if value is not None and (name not in unset or value != unset[name]):
             text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -26,7 +26,7 @@ from jaxtyping import Array, Int
 from jaxstyle.cell import objective, regions, step
 from jaxstyle.cell.knobs import blank_knobs
 from jaxstyle.cell.start import init_state
-from jaxstyle.cell.state import Info, Knobs, State, Targets
+from jaxstyle.cell.state import Held, Info, Knobs, State, Targets
 from jaxstyle.device.drive import SEGMENT_PASSES
 from jaxstyle.plan.programs import Program
 from jaxstyle.vgg.network import Features, Params
@@ -186,5 +186,8 @@ def argument_shapes(
         maps,
     )
     rows = rows._replace(regions=arrays(regions.own_shapes(program)))
+    if program.holds:
+        held: Any = arrays(regions.held_shapes(program))
+        rows = rows._replace(held=Held(*held))
     stack = lambda leaf: jax.ShapeDtypeStruct((width, *leaf.shape), leaf.dtype)  # noqa: E731
     return jax.tree.map(stack, blank_knobs(program)), stack(image), jax.tree.map(stack, rows)

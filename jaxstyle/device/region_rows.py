@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
-from jaxstyle.cell.state import RegionKnobs
+from jaxstyle.cell.state import Held, RegionKnobs
 from jaxstyle.inputs.region_maps import RegionMaps, Source, scaled
 from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.programs import Program
@@ -49,19 +49,26 @@ def picture_rows(
     return tuple(tile_means(cell.regions, program.grids, program.regions, *shape) for shape in shapes)
 
 
+def held_rows(maps: RegionMaps, cell: Cell, coarser: int, content: UInt8[np.ndarray, "h w 3"]) -> Held:
+    """A cell's row of `Targets.held`, from its content in this stage."""
+    return Held(maps.held(cell, coarser), content.astype(np.float32))
+
+
 def region_knobs(
     maps: RegionMaps, cell: Cell, program: Program, coarser: int, row: int
 ) -> RegionKnobs | None:
     """The weights of a cell's regions, and the row of its picture's; None in a program without regions.
 
-    A layer leaves a region out that has no position in the picture or in an image of the style.
+    A layer leaves a region out that has no position in the picture, or in no image of the style.
     """
     if not program.regions:
         return None
     shares = maps.shares(cell)
     weights = np.zeros((len(program.style_taps), program.regions), np.float32)
-    sources = [None, *(source for source, _ in cell.style_parts)]
     for own, tap in zip(weights, program.style_taps, strict=True):
-        there = [maps.at(cell, source, tap, coarser).any((1, 2)) for source in sources]
-        own[: len(shares)] = shares * np.all(there, axis=0)
+        there, *in_style = (
+            maps.at(cell, source, tap, coarser).any((1, 2))
+            for source in (None, *(source for source, _ in cell.style_parts))
+        )
+        own[: len(shares)] = shares * there * np.any(in_style, axis=0)
     return RegionKnobs(np.asarray(row, np.int32), weights)

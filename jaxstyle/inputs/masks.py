@@ -6,7 +6,7 @@ the area that each region has of a pixel, so that the maps of all regions sum to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,6 +79,11 @@ def read_mask(path: str, renamed: Mapping[str, str]) -> tuple[Mask, Picture]:
     return Mask(names, numbers[places.reshape(picture.pixels.shape[:2])]), picture
 
 
+def whole_mask(colour: str, renamed: Mapping[str, str]) -> Mask:
+    """A mask that has one colour everywhere, for an image of any size."""
+    return Mask((renamed.get(colour, colour),), np.zeros((1, 1), np.uint8))
+
+
 def _order(name: str) -> tuple[int, int, str]:
     return (0, int(name), "") if name.isdecimal() else (1, 0, name)
 
@@ -86,6 +91,39 @@ def _order(name: str) -> tuple[int, int, str]:
 def check_fits(path: str, mask: Mask, image: str, shape: tuple[int, int]) -> None:
     """Raise JaxstyleError unless a mask has the proportions of its image, to a pixel of rounding."""
     (h, w), (height, width) = mask.labels.shape, shape
+    if (h, w) == (1, 1):
+        return
     if abs(w * height - h * width) > max(w, h, width, height):
         why = f"is {w}x{h} and its image {image} is {width}x{height}; make it as large as the image"
         raise JaxstyleError(path, why)
+
+
+def check_regions(
+    path: str,
+    names: Collection[str],
+    of_style: Mapping[str, Collection[str]],
+    leave: Iterable[str],
+    hold: Iterable[str],
+) -> None:
+    """Raise JaxstyleError for a region that a content or its style lacks.
+
+    Args:
+        path: the mask of the content.
+        names: its regions.
+        of_style: the regions of the masks of a style's images, by mask.
+        leave: regions that are left alone, which the style need not have.
+        hold: regions that keep the content's pixels, which it need not have either.
+    """
+    for what, own in (("leave", leave), ("hold", hold)):
+        if lacking := [name for name in own if name not in names]:
+            raise JaxstyleError(what, f"{path} has no region {lacking[0]}; it has {', '.join(names)}")
+    for mask, own in of_style.items():
+        if lacking := [name for name in own if name not in names]:
+            why = f"has no region {lacking[0]}, which {mask} has; draw it, or take it out there"
+            raise JaxstyleError(path, why)
+    if {*names} <= {*leave, *hold}:
+        raise JaxstyleError("leave", f"all regions of {path} are left alone; give at least one a style")
+    there = {*leave, *hold, *(name for own in of_style.values() for name in own)}
+    if lacking := [name for name in names if name not in there]:
+        why = f"no region {lacking[0]}, which {path} has; draw it, or give --leave {lacking[0]}"
+        raise JaxstyleError(" and ".join(of_style), f"has {why}" if len(of_style) == 1 else f"have {why}")

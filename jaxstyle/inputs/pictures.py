@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jaxstyle.inputs.decode import Picture, read
-from jaxstyle.inputs.masks import Mask, check_fits, read_mask
+from jaxstyle.inputs.masks import Mask, check_fits, check_regions, read_mask, whole_mask
 from jaxstyle.inputs.preprocess import luma, mean_image
 from jaxstyle.inputs.resize import check_edges, fit, halved, resize, target_shape
 from jaxstyle.inputs.target_files import TargetFile, read_targets
@@ -20,7 +19,7 @@ from jaxstyle.plan.masks import masks_of
 from jaxstyle.plan.stages import coarser_stages, halved_shape, wrapping_multiple, wrapping_shape
 from jaxstyle.spec.blends import is_blend, is_targets, parts_of, short_text
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.regions import MASKS
+from jaxstyle.spec.regions import MASKS, as_colour
 from jaxstyle.spec.settings import Sweep
 from jaxstyle.spec.tables import PADDINGS, TERMS
 from jaxstyle.spec.values import parse_size
@@ -92,6 +91,10 @@ class Pictures:
         """(height, width) in px of textures' styles as decoded; None for one that is left out."""
         self._parts = {path for c in cells if is_blend(c.style) for path, _ in parts_of(c.style)}
         self._bad: set[str] = set()
+        self.left_alone = {*sweep.leave, *sweep.hold}
+        """Names of regions without a style loss."""
+        self.held = frozenset(sweep.hold)
+        """Names of regions that keep the pixels of the content."""
         self.masks = masks_of(sweep)
         """Paths of masks, by the axis and the value of their image."""
         self._masks: dict[str, Mask] = {}
@@ -154,22 +157,21 @@ class Pictures:
         for cell in cells:
             if cell.regions != MASKS or any(image not in self._original for _, image in self._masked(cell)):
                 continue
-            pair = [self.masks[axis, image] for axis, image in self._masked(cell)]
-            for path, (_, image) in zip(pair, self._masked(cell), strict=True):
-                if path not in self._masks:
+            of_content, *of_style = ((self.masks[of], of[1]) for of in self._masked(cell))
+            for path, image in (of_content, *of_style):
+                if path not in self._masks and (colour := as_colour(path)) is not None:
+                    self._masks[path] = whole_mask(colour, renamed)
+                elif path not in self._masks:
                     self._masks[path], picture = read_mask(path, renamed)
                     self._note(sweep, path, picture)
                 check_fits(path, self._masks[path], image, self._original[image])
-            for path, beside in itertools.permutations(pair):
-                names = self._masks[beside].names
-                if lacking := [name for name in self._masks[path].names if name not in names]:
-                    why = f"has no region {lacking[0]}, which {path} has; draw it, or take it out there"
-                    raise JaxstyleError(beside, why)
+            masks = {path: self._masks[path].names for path, _ in of_style}
+            check_regions(of_content[0], self._masks[of_content[0]].names, masks, sweep.leave, sweep.hold)
 
     @staticmethod
-    def _masked(cell: Cell) -> tuple[tuple[str, str], tuple[str, str]]:
-        """The images of a cell that have masks, with their axes."""
-        return ("content", cell.content), ("style", cell.style)
+    def _masked(cell: Cell) -> list[tuple[str, str]]:
+        """The axis and the path of every image of a cell that has a mask, its content first."""
+        return [("content", cell.content), *(("style", path) for path, _ in parts_of(cell.style))]
 
     def mask(self, axis: str, path: str) -> Mask:
         """The mask of a content or of a style."""

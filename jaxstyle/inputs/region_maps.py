@@ -56,9 +56,9 @@ class RegionMaps:
         return len(self.names(cell))
 
     def shares(self, cell: Cell) -> Float[np.ndarray, " regions"]:
-        """lambda_r: the share of each region in the area of a cell's picture."""
+        """lambda_r: the share of each region in the area of a cell's picture; 0 for one left alone."""
         areas = self.at_size(cell, None, 0).sum((1, 2), dtype=np.float64)
-        return areas / areas.sum()
+        return areas / areas.sum() * [name not in self._pictures.left_alone for name in self.names(cell)]
 
     def at_size(self, cell: Cell, source: Source, coarser: int) -> Maps:
         """T_r of a cell's picture, or of an image of its style, at its size in a stage."""
@@ -66,7 +66,17 @@ class RegionMaps:
         if cell.regions != MASKS:
             return tile_maps(cell.regions, *shape)
         axis, path = ("content", cell.content) if source is None else ("style", source[0])
-        return self._kept(axis, path, shape)
+        own, names = self._kept(axis, path, shape), self.names(cell)
+        found = np.zeros((len(names), *shape), np.float32)
+        for name, values in zip(self._pictures.mask(axis, path).names, own, strict=True):
+            found[names.index(name)] = values
+        return found
+
+    def held(self, cell: Cell, coarser: int) -> Float[np.ndarray, "h w"]:
+        """1 where a cell's picture keeps the pixels of its content in a stage, elsewhere 0."""
+        maps = self.at_size(cell, None, coarser)
+        own = [t for name, t in zip(self.names(cell), maps, strict=True) if name in self._pictures.held]
+        return (sum(own, np.zeros(maps.shape[1:])) >= LEAST_SHARE).astype(np.float32)
 
     def _maps(self, axis: str, path: str, shape: tuple[int, int]) -> Maps:
         return self._pictures.mask_maps(axis, path, shape)
@@ -99,10 +109,11 @@ class RegionMaps:
     def left_out(self, cell: Cell, source: Source, taps: Sequence[str]) -> dict[str, list[str]]:
         """Names of the layers, by region, at which an image has no position of it, at full size."""
         found: dict[str, list[str]] = {}
+        needed = self.at_size(cell, source, 0).max((1, 2)) > 0
         for tap in taps:
             there = self.at(cell, source, tap).max((1, 2)) > 0
-            for name, has in zip(self.names(cell), there, strict=True):
-                if not has:
+            for name, has, needs in zip(self.names(cell), there, needed, strict=True):
+                if needs and not has and name not in self._pictures.left_alone:
                     found.setdefault(name, []).append(tap)
         return found
 

@@ -209,8 +209,6 @@ def _check_regions(sweep: Sweep, cell: Cell) -> None:
         raise JaxstyleError("regions", why)
     if cell.regions == MASKS and not cell.has_content:
         raise JaxstyleError("regions", "masks needs a content, and --content is none; give a grid")
-    if cell.regions == MASKS and blends.is_blend(cell.style):
-        raise JaxstyleError("regions", f"masks needs a style of one image, and {shown} is a blend")
 
 
 def _combinations(

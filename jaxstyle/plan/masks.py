@@ -1,18 +1,18 @@
-"""The masks of a sweep: one for each content and style, in their order."""
+"""The masks of a sweep: one for each content and each image of a style, in their order."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
 
+from jaxstyle.spec.blends import files_of
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.regions import MASKS
 from jaxstyle.spec.resolve import grids_of
 from jaxstyle.spec.settings import MASK_KEYS, Sweep
-from jaxstyle.spec.values import NONE
 
 Masks = Mapping[tuple[str, str], str]
-"""Paths of masks, by the axis of their image (`content` or `style`) and its value there."""
+"""Masks, each a path or a colour, by the axis (`content` or `style`) and the path of their image."""
 OF_AXIS = dict(zip(("content", "style"), MASK_KEYS, strict=True))
 """Names of the settings of masks, by the axis of their images."""
 
@@ -21,11 +21,14 @@ def masks_of(sweep: Sweep) -> Masks:
     """The masks of a resolved sweep.
 
     Raises:
-        JaxstyleError: unless there is one for every content and every style where masks are asked for, and
-            none where they are not.
+        JaxstyleError: unless there is one for every content and every image of a style where masks are
+            asked for, and nothing of the kind where they are not.
     """
     tables, found = grids_of(sweep, ["regions"]), {}
     wanted = any(MASKS in table["regions"] for table in tables)
+    for key in ("leave", "hold"):
+        if getattr(sweep, key) and not wanted:
+            raise JaxstyleError(key, "is for --regions masks; give that too, or leave it out")
     for axis, key in OF_AXIS.items():
         images, masks = _images(tables, axis), getattr(sweep, key)
         if masks and not wanted:
@@ -40,8 +43,9 @@ def masks_of(sweep: Sweep) -> Masks:
 
 
 def _images(tables: Iterable[Mapping], axis: str) -> list[str]:
-    """The distinct values of an axis that are not the word for none, in order."""
-    return list(dict.fromkeys(value for table in tables for value in table[axis] if value != NONE))
+    """The distinct images that the values of an axis name, in order."""
+    values = (value for table in tables for value in table[axis])
+    return list(dict.fromkeys(path for value in values for path in files_of(value)))
 
 
 def with_masks(sweep: Sweep, masks: Masks) -> Sweep:

@@ -107,7 +107,8 @@ def _templates(
             colour=sweep.colour,
         )
         for about, alike in _by_regions(members, regions).items():
-            yield replace(template, regions=about[0], grids=about[1]), alike
+            holds = bool(sweep.hold) and about[0] > 0 and not about[1]
+            yield replace(template, regions=about[0], grids=about[1], holds=holds), alike
 
 
 def _by_regions(

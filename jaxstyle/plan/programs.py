@@ -11,7 +11,7 @@ from jaxstyle.plan.tiles import part_count
 from jaxstyle.spec.tables import LOSSES, OPTIMIZERS, PADDINGS, POOLINGS, STYLE_LOSSES, TERMS
 from jaxstyle.vgg import layers
 
-ADDED = ("terms", "own", "padding", "style_loss", "colour", "regions", "grids")
+ADDED = ("terms", "own", "padding", "style_loss", "colour", "regions", "grids", "holds")
 """Fields of a program that some runs are older than."""
 
 
@@ -47,6 +47,8 @@ class Program:
     """Regions with a style target each; 0 for one target of the whole picture."""
     grids: tuple[str, ...] = ()
     """The grids whose tiles these are, all of them of that many tiles; none for masks."""
+    holds: bool = False
+    """Whether some regions keep the pixels of the content."""
 
     @property
     def shape(self) -> str:

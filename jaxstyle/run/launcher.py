@@ -268,7 +268,7 @@ class Launcher:
         from jaxstyle.cell.knobs import knobs_of
         from jaxstyle.cell.state import Targets
         from jaxstyle.device.drive import Stage
-        from jaxstyle.device.region_rows import picture_key, picture_rows, region_knobs, style_key
+        from jaxstyle.device.region_rows import picture_key, region_knobs, style_key
 
         with_content = {cell.content: cell for cell in cells if cell.has_content}
         with_style = {style_key(cell): cell for cell in cells if cell.has_style}
@@ -308,13 +308,30 @@ class Launcher:
                     style=_stacked([rows.style for rows in of_styles]),
                     terms=_stacked([rows.terms for rows in of_contents])
                     | _stacked([rows.terms for rows in of_styles]),
-                    regions=_stacked(
-                        [picture_rows(self.maps, cell, program, coarser) for cell in divided.values()]
-                    )
-                    if divided
-                    else (),
+                    **self._divisions(divided.values(), program, coarser),
                 ),
             )
+
+    def _divisions(self, cells: Collection[Cell], program: Program, coarser: int) -> dict[str, Any]:
+        """The fields of `Targets` about regions, with a row for each of `cells`."""
+        from jaxstyle.device.region_rows import held_rows, picture_rows
+
+        if not cells:
+            return {}
+        found = {"regions": _stacked([picture_rows(self.maps, cell, program, coarser) for cell in cells])}
+        if program.holds:
+            found["held"] = _stacked(
+                [
+                    held_rows(self.maps, cell, coarser, self._content_at(cell.content, program, coarser))
+                    for cell in cells
+                ]
+            )
+        return found
+
+    def _content_at(self, path: str, program: Program, coarser: int) -> np.ndarray:
+        """The pixels of a content in one stage."""
+        least_px = layers.least_edge_px(program.taps)
+        return halved(self.pictures.content[path], coarser, wraps=self.pictures.wraps, least_px=least_px)
 
 
 def _advances(

@@ -66,8 +66,8 @@ def _masks(cell: Cell, masks: Masks, digests: Mapping[str, str]) -> dict[str, An
     """The digests of a cell's masks, if it has some."""
     if cell.regions != MASKS:
         return {}
-    own = masks["content", cell.content], masks["style", cell.style]
-    return {"masks": [digests.get(path, path) for path in own]}
+    images = [("content", cell.content), *(("style", path) for path in blends.files_of(cell.style))]
+    return {"masks": [digests.get(masks[image], masks[image]) for image in images]}
 
 
 def _contents(value: Any, digests: Mapping[str, str]) -> Any:

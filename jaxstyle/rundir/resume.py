@@ -29,6 +29,7 @@ from jaxstyle.spec.defaults import PAPER
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.folders import FOLDER_AXES, is_in, without
 from jaxstyle.spec.moved_files import renamed
+from jaxstyle.spec.regions import as_colour
 from jaxstyle.spec.resolve import differing_settings, grids_of
 from jaxstyle.spec.settings import Sweep
 
@@ -184,7 +185,7 @@ def _named(sweep: Sweep, key: str) -> list[str]:
     if key == "weights":
         return [sweep.weights] if sweep.weights else []
     if key in settings.MASK_KEYS:
-        return list(dict.fromkeys(getattr(sweep, key)))
+        return list(dict.fromkeys(mask for mask in getattr(sweep, key) if as_colour(mask) is None))
     every = (path for table in grids_of(sweep) for value in table[key] for path in files_of(value))
     return list(dict.fromkeys(every))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from jaxstyle.spec.moved_files import with_name, with_names
 from jaxstyle.spec.options import check_options
 from jaxstyle.spec.paths import taken_from
 from jaxstyle.spec.presets import EXAMPLES, preset_path
-from jaxstyle.spec.regions import split_table
+from jaxstyle.spec.regions import mask_from, split_table
 from jaxstyle.spec.resolve import path_texts, resolve
 from jaxstyle.spec.settings import (
     BALANCED_SETTINGS,
@@ -253,9 +254,15 @@ def _absolute(table: Mapping[str, Any], base: Path, known: Collection[str]) -> d
     for key in (*PATH_AXES, *MASK_KEYS, "weights", "out"):
         if key in out:
             value, several = out[key], isinstance(out[key], list | tuple)
-            found = [blends.taken(key, v, base, known) for v in (value if several else [value])]
+            taken = functools.partial(_mask_taken, base) if key in MASK_KEYS else None
+            taken = taken or functools.partial(blends.taken, key, base=base, known=known)
+            found = [taken(v) for v in (value if several else [value])]
             out[key] = found if several else found[0]
     return out
+
+
+def _mask_taken(base: Path, value: Any) -> Any:
+    return mask_from(base, value) if isinstance(value, str) and value else value
 
 
 def _stacked(

@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxstyle.spec import blends
 from jaxstyle.spec.blends import files_of
+from jaxstyle.spec.regions import as_colour
 from jaxstyle.spec.settings import MASK_KEYS, PATH_AXES, Sweep
 
 
@@ -60,5 +61,5 @@ def named_files(sweep: Sweep) -> tuple[str, ...]:
     """The absolute paths of all files that a resolved sweep names, each once."""
     every = (*({axis: getattr(sweep, axis) for axis in PATH_AXES},), *sweep.grid)
     named = [v for t in every for axis in PATH_AXES for value in t.get(axis, ()) for v in files_of(value)]
-    masks = [path for key in MASK_KEYS for path in getattr(sweep, key)]
+    masks = [path for key in MASK_KEYS for path in getattr(sweep, key) if as_colour(path) is None]
     return tuple(dict.fromkeys([*named, *masks, *([sweep.weights] if sweep.weights else [])]))

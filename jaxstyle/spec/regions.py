@@ -7,11 +7,14 @@ table `[regions]` of a spec gives it another.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.paths import taken_from
 from jaxstyle.spec.values import NONE, as_text, shown
 
 MASKS = "masks"
@@ -46,6 +49,34 @@ def grid_shape(kind: str) -> tuple[int, int]:
     return int(rows), int(columns)
 
 
+def as_colour(text: Any) -> str | None:
+    """A grey level or a colour of a mask in its one form, `255` or `#ff8000`; None for anything else."""
+    colour = str(text).strip().lower()
+    if colour.isdecimal() and len(colour) < 4 and int(colour) < 256:
+        return str(int(colour))
+    return colour if re.fullmatch(r"#[0-9a-f]{6}", colour) else None
+
+
+def mask_from(base: Path | str, text: str) -> str:
+    """The absolute path of a mask in the folder `base`; a colour, for which no file is there, as it is."""
+    path = taken_from(base, text)
+    colour = as_colour(text)
+    return path if colour is None or os.path.exists(path) else colour
+
+
+def as_masks(what: str, given: Any) -> tuple[str, ...]:
+    """Masks: absolute paths, or colours."""
+    several = given if isinstance(given, list | tuple) else (given,)
+    return tuple(mask_from("", as_text(what, text)) for text in several)
+
+
+def as_region_list(what: str, given: Any) -> tuple[str, ...]:
+    """Names of regions, each once."""
+    several = given if isinstance(given, list | tuple) else (given,)
+    names = tuple(as_text(what, str(name)) for name in several)
+    return tuple(dict.fromkeys(names))
+
+
 def as_names(what: str, value: Any) -> tuple[tuple[str, str], ...]:
     """Names of regions of masks by grey level or colour, as `(colour, name)`; a table or such pairs."""
     pairs = value.items() if isinstance(value, Mapping) else value
@@ -56,12 +87,10 @@ def as_names(what: str, value: Any) -> tuple[tuple[str, str], ...]:
         why = 'is no table of names; write [regions] "255" = "sky"'
         raise JaxstyleError("regions", f"{shown(value)} {why}") from None
     for key, name in items:
-        colour = key.strip().lower()
-        grey = colour.isdecimal() and int(colour) < 256
-        if not grey and not re.fullmatch(r"#[0-9a-f]{6}", colour):
+        if (colour := as_colour(key)) is None:
             why = 'is neither a grey level, 0 to 255, nor a colour such as "#ff8000"'
             raise JaxstyleError("regions", f"{shown(key)} {why}")
-        found[str(int(colour)) if grey else colour] = as_text(f"regions: {key}", name)
+        found[colour] = as_text(f"regions: {key}", name)
     return tuple(sorted(found.items()))
 
 

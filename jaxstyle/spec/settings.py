@@ -34,7 +34,6 @@ from jaxstyle.spec.fields import (
     WRITTEN,
     Axis,
     Setting,
-    as_files,
     as_path,
     as_share,
     as_steps,
@@ -45,7 +44,7 @@ from jaxstyle.spec.fields import (
     row_of,
     rows_of,
 )
-from jaxstyle.spec.regions import as_names, as_regions
+from jaxstyle.spec.regions import as_masks, as_names, as_region_list, as_regions
 from jaxstyle.spec.run_options import OPTION_KEYS as OPTION_KEYS
 from jaxstyle.spec.run_options import OPTIONS as OPTIONS
 from jaxstyle.spec.run_options import RunOptions as RunOptions
@@ -57,6 +56,7 @@ _STEPS += ", ".join(f"{row.steps} for {row.name}" for row in tables.OPTIMIZERS) 
 _EVERYWHERE = ("sweep", "transfer", "calibrate", "features", "targets")
 _OF_A_PAIR = ("sweep", "transfer", "calibrate")
 _HIDDEN: Any = tyro.conf.Suppress
+_of_masks = functools.partial(Setting, later=True, balance=True, commands=_OF_A_PAIR)
 
 
 @dataclass(frozen=True)
@@ -268,17 +268,15 @@ class Sweep:
     ] = (values.NONE,)
     """Regions whose styles are compared one by one: none (the whole picture), a grid of ROWSxCOLUMNS tiles
     such as 2x2, or masks, the colours of --content-mask and --style-mask; at most 16."""
-    content_mask: Annotated[
-        tuple[str, ...],
-        Setting(check=as_files, numbers=False, later=True, balance=True, commands=_OF_A_PAIR),
-    ] = ()
+    content_mask: Annotated[tuple[str, ...], _of_masks(check=as_masks, numbers=False)] = ()
     """For --regions masks, a PNG for every content, in their order; each of its colours is a region."""
-    style_mask: Annotated[
-        tuple[str, ...],
-        Setting(check=as_files, numbers=False, later=True, balance=True, commands=_OF_A_PAIR),
-    ] = ()
-    """The same for every style; the target of a region is the one of the same colour, or of the same name
-    (docs/control.md)."""
+    style_mask: Annotated[tuple[str, ...], _of_masks(check=as_masks, numbers=False)] = ()
+    """The same for every image of a style; the target of a region is the one of the same colour. In place
+    of a PNG, a colour such as 255 or #ff8000 is a mask that has it everywhere."""
+    leave: Annotated[tuple[str, ...], _of_masks(check=as_region_list)] = ()
+    """Regions of masks that are left alone: they have no style loss, and styles need not have them."""
+    hold: Annotated[tuple[str, ...], _of_masks(check=as_region_list)] = ()
+    """Regions of masks that keep the pixels of the content; they are left alone too."""
     weights: Annotated[
         str | None,
         Setting(

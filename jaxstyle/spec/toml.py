@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from jaxstyle.spec.settings import LATER, MASK_KEYS, PATH_AXES, SWEEP_KEYS, Swee
 from jaxstyle.spec.values import AUTO, NONE, is_path
 
 MAX_SPEC_BYTES = 16 * 2**20
+_ONLY_IF_GIVEN = ("balance_optional", "plugins", "region_names", "leave", "hold", *MASK_KEYS)
 MAX_SPEC_DEPTH = 8
 """Deepest nesting of tables in a spec; no setting needs more than 3."""
 
@@ -75,7 +77,7 @@ def to_toml(sweep: Sweep, digests: Mapping[str, str], *, run: Path | None = None
             value = None if value == AUTO else value
         if name in ("grid", "digests", "balance") or value is None:
             continue
-        if name in ("balance_optional", "plugins", "region_names", *MASK_KEYS) and not value:
+        if name in _ONLY_IF_GIVEN and not value:
             continue
         if name == "regions" and value == LATER[name]:
             continue
@@ -125,4 +127,5 @@ def _respelled(value: Any, run: Path | None) -> Any:
         return [_respelled(item, run) for item in value]
     if blends.is_blend(value):
         return {_respelled(path, run): weight for path, weight in blends.parts_of(value)}
-    return paths.spelled(value, run) if run is not None and value and is_path(value) else value
+    named = run is None or not value or not is_path(value) or not os.path.isabs(value)
+    return value if named or run is None else paths.spelled(value, run)
