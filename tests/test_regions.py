@@ -272,6 +272,31 @@ def test_runs_come_to_the_losses_of_float64_on_the_maps_they_wrote(files, tmp_pa
     assert ((own["conv1_1"] > 0.01) & (own["conv1_1"] < 0.99)).any()  # the edges are soft
 
 
+def test_every_region_has_its_own_style_and_one_is_held_at_the_content(files, tmp_path, vgg19_weights):
+    """A blend whose images are a region each, one by its mask and one by a colour, and a region held."""
+    files["style"] = (f"{files['style'][0]}+{files['content'][0]}",)
+    Image.new("L", DRAWN["style"][::-1]).save(files["style_mask"][0])
+    files["style_mask"] = (files["style_mask"][0], "128")
+    about = {"regions": ("masks",), "hold": ("255",), "optimizer": "adam", "steps": (2,)}
+    run = run_in(tmp_path / "run", **files, **about, image_format="npy", learning_rate=(20.0,))
+    with h5py.File(run / "results.h5") as file:
+        (shape,) = file.values()
+        image, losses = shape["image_float"][0, -1], shape["style_layer_loss"][0, -1]
+        names = [name.decode() for name in shape["layer"][:]]
+    own, shares, _ = maps_in(run, "picture", 0)
+    assert shares[2] == 0
+    held = own["conv1_1"][2] >= 0.5
+    content = resized(files["content"][0])
+    assert (image[held] == content[held]).all()
+    assert (image[~held] != content[~held]).mean() > 0.9
+    styles = [features_of(vgg19_weights, of) for of in (resized(tmp_path / "style.png"), content)]
+    found = features_of(vgg19_weights, image)
+    for name, value in zip(names, losses, strict=True):
+        flat = [of[name].reshape(-1, of[name].shape[-1]) for of in styles]
+        target = np.stack([*(f.T @ f / len(f) for f in flat), np.zeros((flat[0].shape[1],) * 2)])
+        assert value == pytest.approx(loss(found[name], own[name], target, shares)[0], rel=1e-4)
+
+
 def test_a_mask_of_one_colour_is_no_mask(files, tmp_path):
     for role in ("content", "style"):
         draw_mask(files[f"{role}_mask"][0], DRAWN[role], (7, 7, 7))
@@ -343,14 +368,33 @@ def save_levels(path, shape, count):
     [
         (lambda m: save_levels(m, (66, 90), 2), "content_mask.png: is 90x66 and its image .* is 80x66"),
         (lambda m: save_levels(m, DRAWN["content"], 17), "content_mask.png: has 17 regions; at most 16"),
-        (lambda m: draw_mask(m, DRAWN["content"], (0, 9, 255)), "has no region 9, which .*content_mask"),
-        (lambda m: draw_mask(m, DRAWN["content"], (0, 128, 0)), "content_mask.png: has no region 255"),
+        (lambda m: draw_mask(m, (66, 80), (0, 128, 0)), "content_mask.png: has no region 255"),
         (lambda m: Image.new("RGB", (80, 66)).save(m, "JPEG"), "content_mask.png: a mask must be a PNG"),
     ],
 )
 def test_masks_that_cannot_be_are_told_in_one_line(files, tmp_path, change, why):
     change(files["content_mask"][0])
+    settings = GIVEN | {**files, "regions": ("masks",)}
     with pytest.raises(JaxstyleError, match=why) as error:
-        run_in(tmp_path / "run", **files, regions=("masks",))
+        run_in(tmp_path / "run", **settings)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"leave": ("7",)}, "leave: .*content_mask.png has no region 7; it has 0, 128, 255"),
+        ({"leave": ("0", "128"), "hold": ("255",)}, "all regions of .* are left alone"),
+        ({"style_mask": ("128",)}, "128: has no region 0, which .* has; draw it, or give --leave 0"),
+        ({"style_mask": ("128", "0")}, "style_mask: 2 masks for 1 style image"),
+        (
+            {"regions": ("2x2",), "content_mask": (), "style_mask": (), "leave": ("1",)},
+            "is for --regions masks",
+        ),
+    ],
+)
+def test_regions_that_a_side_lacks_are_told_in_one_line(files, settings, why):
+    with pytest.raises(JaxstyleError, match=why) as error:
+        read_inputs(resolve(Sweep(**GIVEN | {**files, "regions": ("masks",), **settings})))
+    assert "\n" not in str(error.value)

@@ -139,7 +139,7 @@ def _tile_forward(features, target, means, weights, grids, arithmetic):
     sums = [losses.product(part, part, (0, 0), arithmetic) for part in own]
     if len(grids) == 1 and len(sums) == len(target):
         gaps = [s / len(part) - a for s, part, a in zip(sums, own, target, strict=True)]
-        loss = sum(w * jnp.sum(jnp.square(gap)) for w, gap in zip(weights, gaps, strict=True))
+        loss = jnp.sum(weights * jnp.stack([jnp.sum(jnp.square(gap)) for gap in gaps]))
         slopes = [gap * (w / len(part)) for gap, w, part in zip(gaps, weights, own, strict=True)]
     else:
         gap = jnp.tensordot(means, jnp.stack(sums), 1, precision=lax.Precision.HIGHEST) - target
