@@ -268,6 +268,8 @@ def test_runs_come_to_the_losses_of_float64_on_the_maps_they_wrote(files, tmp_pa
             assert float(value) == pytest.approx(balanced[name] / sum(balanced.values()), rel=1e-4)
         total = sum(float(given[name]) * found[name] for name in LAYERS)
         assert float(row["loss_style"]) == pytest.approx(total, rel=1e-4)
+    page = (run / "report.html").read_text()
+    assert page.count("<figcaption>pictures of ") == page.count("<figcaption>style ") == 2
     own, _, _ = maps_in(run, "picture", 1)
     assert ((own["conv1_1"] > 0.01) & (own["conv1_1"] < 0.99)).any()  # the edges are soft
 

@@ -30,6 +30,8 @@ from jaxstyle.vgg import layers
 
 FILE = "regions.h5"
 """Name of the file."""
+OWN = ("cell", "region", "share")
+"""Names of the members of a group that are no layers."""
 
 
 def regions_bytes(cells: Sequence[Cell], maps: RegionMaps, text: Callable[[str, str], str]) -> bytes:
