@@ -41,14 +41,15 @@ def module_paths():
 
 CHECKED = """
 cell device.loss_balance device.batch device.drive device.engine device.held_out device.memory
-device.loss_pull device.style_rows device.trial inputs.alexnet_weights inputs.colour inputs.decode
-inputs.encode inputs.pictures inputs.preprocess inputs.recolour inputs.resize inputs.target_files
-inputs.target_sets inputs.weights metrics run.checked run.dry_run run.inputs run.job run.launcher
-run.made_targets run.one_cell run.finished run.planning run.results run.continued run.share run.site
-run.start run.sweep run.work run.worker rundir.checkpoints rundir.chunks rundir.directory rundir.files
-rundir.hdf5 rundir.image_files rundir.locks rundir.records rundir.results_csv rundir.results_h5
-study.components study.decompose study.distances study.model study.spread study.stats study.study
-vgg.borders vgg.convolution vgg.network vgg.padding vgg.pooling vgg.winograd
+device.loss_pull device.region_rows device.style_rows device.trial inputs.alexnet_weights inputs.colour
+inputs.decode inputs.encode inputs.masks inputs.pictures inputs.preprocess inputs.recolour
+inputs.region_maps inputs.resize inputs.target_files inputs.target_sets inputs.weights metrics
+plan.tiles run.checked run.continued run.dry_run run.finished run.inputs run.job run.launcher
+run.made_targets run.one_cell run.planning run.results run.share run.site run.start run.sweep run.work
+run.worker rundir.checkpoints rundir.chunks rundir.directory rundir.files rundir.hdf5 rundir.image_files
+rundir.locks rundir.records rundir.results_csv rundir.results_h5 study.components study.decompose
+study.distances study.model study.spread study.stats study.study vgg.borders vgg.convolution vgg.network
+vgg.padding vgg.pooling vgg.winograd
 """.split()  # noqa: SIM905
 assert {*CHECKED} <= {*module_paths()}, "a module that is checked is not there"
 install_import_hook([f"jaxstyle.{name}" for name in CHECKED], "beartype.beartype")

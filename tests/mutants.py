@@ -51,8 +51,8 @@ MUTANTS = (
     # Losses and gradients.
     Mutant(
         "A Gram matrix is a mean over the positions of its own image, whatever the size of the other one.",
-        "_product(flat, flat, (0, 0), arithmetic) / (flat.shape[0] if positions is None else positions)",
-        "_product(flat, flat, (0, 0), arithmetic)",
+        "product(flat, flat, (0, 0), arithmetic) / (flat.shape[0] if positions is None else positions)",
+        "product(flat, flat, (0, 0), arithmetic)",
         ("tests/test_losses.py::test_style_loss_of_a_style_of_another_size_compares_means",),
     ),
     Mutant(

@@ -482,8 +482,9 @@ def test_presets_have_the_numbers_of_their_papers(tmp_path):
     assert (wallis.colour, wallis.finish, wallis.network) == ("grey", "histogram", "normalised")
     assert (wallis.optimizer, wallis.pyramid, wallis.steps) == ("lbfgs", 0, (1000,))
     cells = sweep_cells(jagadeesh)
-    assert len(cells) == 2 * 4 * 10
-    assert [cell.taps for cell in cells[:40:10]] == [
+    assert len(cells) == 2 * 160
+    assert [cell.regions for cell in cells[:40:10]] == ["1x1", "2x2", "3x3", "4x4"]
+    assert [cell.taps for cell in cells[:160:40]] == [
         ("conv1_1", *(f"pool{n}" for n in range(1, deepest + 1))) for deepest in range(1, 5)
     ]
     assert (jagadeesh.optimizer, jagadeesh.learning_rate, jagadeesh.steps) == ("adam", (2.0,), (10000,))

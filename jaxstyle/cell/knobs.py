@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from jaxstyle.cell.state import Knobs
+from jaxstyle.cell.state import Knobs, RegionKnobs
 from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.programs import Program
 from jaxstyle.spec.settings import Sweep
@@ -28,6 +28,7 @@ def knobs_of(
     extent: tuple[int, int],
     full_extent: tuple[int, int] | None = None,
     steps: int | None = None,
+    regions: RegionKnobs | None = None,
 ) -> Knobs:
     """The knobs of `cell`, as NumPy arrays of the types that the program was compiled for.
 
@@ -42,6 +43,7 @@ def knobs_of(
             is a sum over positions, so its weight grows by (S/S_k)^2 to keep its full-size balance with
             the style loss, and so does the weight of a term that is a sum over pixels.
         steps: length of its trajectory, if that is not the sweep's.
+        regions: its regions, in a program that has some.
     """
     layer_weights = cell.layer_weights
     scale = 1.0 if full_extent is None else (max(full_extent) / max(extent)) ** 2
@@ -74,7 +76,14 @@ def knobs_of(
         style_row=np.asarray(style_row, np.int32),
         extent=np.asarray(extent, np.int32),
         term_weights={name: number(_term_weight(cell, name, scale)) for name in program.terms},
+        regions=(regions or _no_regions(program)) if program.regions else (),
     )
+
+
+def _no_regions(program: Program) -> RegionKnobs:
+    """Placeholder for the regions of a cell."""
+    weights = np.zeros((len(program.style_taps), program.regions), np.float32)
+    return RegionKnobs(np.asarray(0, np.int32), weights)
 
 
 def _term_weight(cell: Cell, name: str, scale: float) -> float:

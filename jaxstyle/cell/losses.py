@@ -28,7 +28,7 @@ def content_loss(features: Float[Array, "h w c"], target: Float[Array, "h w c"])
     return 0.5 * jnp.sum(jnp.square(features.astype(jnp.float32) - target.astype(jnp.float32)))
 
 
-def _product(
+def product(
     a: Float[Array, "_i _j"], b: Float[Array, "_k _l"], over: tuple[int, int], arithmetic: Arithmetic
 ) -> Float[Array, "_m _n"]:
     """Sum of products over axis `over[0]` of a and `over[1]` of b.
@@ -64,7 +64,7 @@ def gram(
         arithmetic: that of the products.
     """
     flat = features.reshape(-1, features.shape[-1])
-    return _product(flat, flat, (0, 0), arithmetic) / (flat.shape[0] if positions is None else positions)
+    return product(flat, flat, (0, 0), arithmetic) / (flat.shape[0] if positions is None else positions)
 
 
 def _gram_forward(features, positions, arithmetic):
@@ -75,7 +75,7 @@ def _gram_backward(arithmetic, residuals, s):
     features, positions = residuals
     flat = features.reshape(-1, features.shape[-1])
     both = (s + s.T) / (flat.shape[0] if positions is None else positions)
-    gradient = _product(flat, both, (1, 0), arithmetic)
+    gradient = product(flat, both, (1, 0), arithmetic)
     return gradient.reshape(features.shape).astype(features.dtype), None
 
 

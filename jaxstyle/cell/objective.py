@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxstyle.cell import losses
+from jaxstyle.cell import losses, regions
 from jaxstyle.cell.state import Info, Knobs, Targets, Value, View
 from jaxstyle.inputs.preprocess import to_network
 from jaxstyle.plan.programs import Program
@@ -51,12 +51,15 @@ def total_loss(
             for name, table in zip(program.content_taps, targets.content, strict=True)
         ]
     )
-    style = _stacked(
-        [
-            layer_loss(found[name], _row(kept, knobs.style_row), _positions(extent, name), arithmetic)
-            for name, kept in zip(program.style_taps, targets.style, strict=True)
-        ]
-    )
+    if program.regions:
+        style = _stacked(_region_losses(program, knobs, targets, found))
+    else:
+        style = _stacked(
+            [
+                layer_loss(found[name], _row(kept, knobs.style_row), _positions(extent, name), arithmetic)
+                for name, kept in zip(program.style_taps, targets.style, strict=True)
+            ]
+        )
     loss_content = jnp.sum(knobs.content_layer_weights * content)
     loss_style = jnp.sum(knobs.style_layer_weights * style)
     inside = None if extent is None else inside_mask(image.shape[:2], extent)
@@ -75,6 +78,20 @@ def total_loss(
         terms[name] = _term_loss(row, view, kept)
         total = total + jnp.where(weight > 0, weight * terms[name], 0.0)
     return total, Info(total, loss_content, loss_style, style, terms)
+
+
+def _region_losses(
+    program: Program, knobs: Knobs, targets: Targets, found: dict[str, Array]
+) -> list[Float[Array, ""]]:
+    """E_l of an image with regions, at every style tap."""
+    about: Any = knobs.regions
+    kept = zip(program.style_taps, targets.style, targets.regions, about.weights, strict=True)
+    return [
+        regions.layer_loss(
+            found[tap], style[knobs.style_row], jnp.asarray(own)[about.row], weights, program
+        )
+        for tap, style, own, weights in kept
+    ]
 
 
 def _stacked(values: Sequence[Array]) -> Float[Array, " taps"]:
@@ -130,6 +147,7 @@ def target_rows(
     image: Float[Array, "h w 3"],
     extent: Extent | None = None,
     role: str | None = None,
+    maps: Sequence[Float[Array, "regions _h _w"]] = (),
 ) -> Targets:
     """Targets from one image, without an axis of rows: P at the content taps, and at the style taps what
     the style loss keeps: for Gram matrices, A.
@@ -137,14 +155,21 @@ def target_rows(
     Args:
         extent: (height, width) in px of the image, if it lies on a canvas.
         role: `content` or `style`, to leave out the optional terms of the other role; None for both.
+        maps: of a program with regions, those of this image at the style taps, as `regions.grams` takes
+            them; without them nothing is kept at style taps.
     """
     arithmetic = ARITHMETIC[program.precision]
     found = features(params, to_network(image), extent)
     inside = None if extent is None else inside_mask(image.shape[:2], extent)
     keep = tables.function(STYLE_LOSSES[program.style_loss].keep)
+    if program.regions:
+        of_taps = zip(program.style_taps, maps, strict=True) if maps else ()
+        style = [regions.grams(found[name], own, arithmetic) for name, own in of_taps]
+    else:
+        style = [keep(found[name], _positions(extent, name), arithmetic) for name in program.style_taps]
     return Targets(
         content=tuple(found[name] for name in program.content_taps),
-        style=tuple(keep(found[name], _positions(extent, name), arithmetic) for name in program.style_taps),
+        style=tuple(style),
         terms={
             name: _kept(TERMS[name], image, found, inside)
             for name in program.terms

@@ -19,6 +19,15 @@ Value = Array | np.ndarray
 """An array on its way to the device, or already there."""
 
 
+class RegionKnobs(NamedTuple):
+    """The values that tell the regions of a cell."""
+
+    row: Int[Value, ""]
+    """The cell's row in `Targets.regions`."""
+    weights: Float[Value, "style_taps regions"]
+    """lambda_r of every region; 0 at layers that leave it out, and for regions that the cell has not."""
+
+
 class Knobs(NamedTuple):
     """The values that may differ between the cells of one program; made only by `knobs.knobs_of`."""
 
@@ -49,6 +58,17 @@ class Knobs(NamedTuple):
     """(height, width) in px of the image, which may be smaller than the program's canvas."""
     term_weights: dict[str, Float[Value, ""]]
     """The weight of every optional loss term, by name."""
+    regions: RegionKnobs | tuple[()] = ()
+    """Its regions; nothing in a program without any."""
+
+
+class Held(NamedTuple):
+    """Pixels of pictures that keep those of the content, a row for every row of `Targets.regions`."""
+
+    where: Float[Value, "rows h w"]
+    """1 where a pixel is held, elsewhere 0."""
+    pixels: Float[Value, "rows h w 3"]
+    """The content, RGB, 0 to 255."""
 
 
 class Targets(NamedTuple):
@@ -62,6 +82,12 @@ class Targets(NamedTuple):
     terms: dict[str, Any] = {}  # noqa: RUF012 - never modified
     """The values that each optional loss term keeps, by name: a pytree of arrays with a row for every
     content or every style."""
+    held: Held | tuple[()] = ()
+    """The pixels that keep those of the content; nothing in a program without any."""
+    regions: tuple[Float[Value, "rows regions ..."], ...] = ()
+    """The regions of the generated pictures at every style tap, as `regions.grams` takes them, with a row
+    for every division into regions; nothing in a program without any. With regions, `style` has an A of
+    each."""
 
 
 class View(NamedTuple):

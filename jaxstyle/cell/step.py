@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxstyle.cell import colours, solvers
 from jaxstyle.cell.objective import total_loss
+from jaxstyle.cell.regions import free_part, held_image
 from jaxstyle.cell.start import allowed
 from jaxstyle.cell.state import Info, Knobs, State, Targets
 from jaxstyle.plan.programs import Program
@@ -44,9 +45,13 @@ def step(
 
     In the third case, too, x_k is as before where the optimizer rejects the image.
     """
+    if program.holds:
+        state = state._replace(image=held_image(knobs, targets, state.image))
     (total, info), gradient = jax.value_and_grad(
         lambda image: total_loss(features, params, program, knobs, targets, image), has_aux=True
     )(state.image)
+    if program.holds:
+        gradient = free_part(knobs, targets, gradient)
     gradient = colours.projected(program.colour, gradient)
     seen = solvers.Evaluation(state.image, total, _projected(knobs, state.image, gradient))
     move = solvers.solver_of(program).update(seen, state.evaluated, state.optimizer, _rate(knobs, k), k)

@@ -31,6 +31,7 @@ from jaxstyle.derived.dimensions import (
     tile_losses,
     whole_run,
 )
+from jaxstyle.derived.region_pictures import regions_section
 from jaxstyle.derived.sample import Count, Shown
 from jaxstyle.derived.scores import scores_section
 from jaxstyle.derived.sections import manifest_texts, settings_table, variance_section
@@ -127,6 +128,7 @@ def html(record: Record, rows: Rows) -> str:
         curves=data_uri("image/svg+xml", drawing.themed(figure.encode())),
         variance=variance,
         scores=scores,
+        regions=regions_section(record),
         tables=told.tables,
         columns=columns,
         lines=lines,

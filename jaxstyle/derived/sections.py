@@ -12,7 +12,7 @@ from jaxstyle.derived.thumbnails import data_uri
 from jaxstyle.derived.tiles import short_name
 from jaxstyle.rundir.records import Record
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.settings import AXES, PATH_AXES, ROWS, is_axis
+from jaxstyle.spec.settings import AXES, LATER, MASK_KEYS, PATH_AXES, ROWS, is_axis
 
 VARIANCE = "variance.json"
 """The file with the results of a study of the run's seeds, if there was one."""
@@ -36,8 +36,9 @@ def settings_table(record: Record) -> list[tuple[str, str]]:
         if row.commands and name not in (*AXES, *record.axes)
     }
     more = {name: value for name, value in record.sweep.extra.items() if not is_axis(name)}
+    unset = {name: LATER.get(name, ()) for name in ("regions", "leave", "hold", *MASK_KEYS)}
     for name, value in (values | more).items():
-        if value is not None:
+        if value is not None and (name not in unset or value != unset[name]):
             text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
             found.append((name, text.lower() if isinstance(value, bool) else text))
     return found

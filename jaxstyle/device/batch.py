@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,10 +23,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from jaxstyle.cell import objective, step
+from jaxstyle.cell import objective, regions, step
 from jaxstyle.cell.knobs import blank_knobs
 from jaxstyle.cell.start import init_state
-from jaxstyle.cell.state import Info, Knobs, State, Targets
+from jaxstyle.cell.state import Held, Info, Knobs, State, Targets
 from jaxstyle.device.drive import SEGMENT_PASSES
 from jaxstyle.plan.programs import Program
 from jaxstyle.vgg.network import Features, Params
@@ -179,8 +179,20 @@ def argument_shapes(
 ) -> tuple[Knobs, jax.ShapeDtypeStruct, Targets]:
     """Shapes of the arguments for `width` cells, with the channel counts of the given network."""
     image = jax.ShapeDtypeStruct((program.height_px, program.width_px, 3), jnp.float32)
+
+    def arrays(shapes: Iterable[tuple[int, ...]]) -> tuple[jax.ShapeDtypeStruct, ...]:
+        return tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+
+    maps = arrays(regions.map_shapes(program, program.height_px, program.width_px))
     rows = jax.eval_shape(
-        lambda params, image: objective.target_rows(features, params, program, image), params, image
+        lambda params, image, maps: objective.target_rows(features, params, program, image, maps=maps),
+        params,
+        image,
+        maps,
     )
+    rows = rows._replace(regions=arrays(regions.own_shapes(program)))
+    if program.holds:
+        held: Any = arrays(regions.held_shapes(program))
+        rows = rows._replace(held=Held(*held))
     stack = lambda leaf: jax.ShapeDtypeStruct((width, *leaf.shape), leaf.dtype)  # noqa: E731
     return jax.tree.map(stack, blank_knobs(program)), stack(image), jax.tree.map(stack, rows)

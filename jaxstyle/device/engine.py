@@ -172,6 +172,7 @@ class Engine:
         of_cells: bool = False,
         canvas: tuple[int, int] | None = None,
         role: str | None = None,
+        maps: Sequence[np.ndarray] = (),
     ) -> Targets:
         """The targets P and A of one image, as host arrays.
 
@@ -183,6 +184,7 @@ class Engine:
             canvas: (height, width) in px of another canvas to use instead; P is cut to the shape of the
                 cells.
             role: see `objective.target_rows`.
+            maps: see `objective.target_rows`.
         """
         shape = (pixels.shape[0], pixels.shape[1])
         cut, like_cells = canvas is not None, False
@@ -195,19 +197,22 @@ class Engine:
         taps = program.content_taps, program.style_taps, program.precision
         kinds = program.pool, program.padding, program.style_loss
         role = role if program.terms else None
+        kinds = (*kinds, program.regions, len(maps))
         key = self._key(program, (canvas or shape, canvas is None, *taps, *kinds, role), winograd)
         if key not in _target_programs:
             self.target_traces += 1
             features = network.features  # not the network, whose parameters the function would keep alive
             _target_programs[key] = jax.jit(
-                lambda params, image, extent: objective.target_rows(
-                    features, params, program, image, extent, role
+                lambda params, image, extent, maps: objective.target_rows(
+                    features, params, program, image, extent, role, maps
                 ),
                 compiler_options=compiler_options(program),
             )
         extent = None if canvas is None else np.array(shape, np.int32)
         image = jax.device_put(on_canvas(np.asarray(pixels, np.float32), canvas), self.device)
-        rows = jax.tree.map(np.array, _target_programs[key](self._first_params(network), image, extent))
+        maps = tuple(jax.device_put(own, self.device) for own in maps)
+        made = _target_programs[key](self._first_params(network), image, extent, maps)
+        rows = jax.tree.map(np.array, made)
         if not cut:
             return rows
         ends = [layers.feature_shape(t, program.height_px, program.width_px) for t in program.content_taps]

@@ -23,6 +23,7 @@ Features come from the plain convolution in float32; sums are taken in float64.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,10 +32,12 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxstyle.cell.state import Targets
+from jaxstyle.cell.state import RegionKnobs, Targets
 from jaxstyle.device.engine import Engine
+from jaxstyle.device.region_rows import image_maps, region_knobs, style_key
 from jaxstyle.device.style_rows import style_rows
 from jaxstyle.inputs.pictures import Pictures
+from jaxstyle.inputs.region_maps import RegionMaps
 from jaxstyle.plan.cells import Cell, Source, balance_key, needs_balance
 from jaxstyle.plan.programs import Program
 from jaxstyle.spec.blends import files_of, is_blend, short_text
@@ -106,6 +109,7 @@ def weigh(
     style_layers: str,
     balanced: bool,
     pair: str,
+    regions: RegionKnobs | None = None,
 ) -> Balance:
     """The balance of one pair for one choice of layers.
 
@@ -119,14 +123,13 @@ def weigh(
         style_layers: a set of layers, written as in a sweep.
         balanced: whether each layer is to have the same share, if the set has no weights of its own.
         pair: names of the two images, for messages.
+        regions: the weights of the regions, if there are some.
 
     Raises:
         JaxstyleError: if one of the losses is 0 or not finite.
     """
     at = {name: program.style_taps.index(name) for name, _ in style_set(style_layers)}
-    row = STYLE_LOSSES[program.style_loss]
-    distance, trace = function(row.distance), function(row.trace)
-    layer_loss = {name: distance(content.style[i], style.style[i]) for name, i in at.items()}
+    layer_loss = _layer_losses(program, at, content.style, style.style, regions)
     weights = dict(style_set(style_layers))
     if balanced and not has_weights(style_layers):
         weights = balanced_weights(layer_loss, pair)
@@ -144,18 +147,63 @@ def weigh(
             f" content image's style loss {style_loss:g}, for {pair}{alike}; leave that"
             " pair out, or give numbers instead of multiples",
         )
-    traces = {name: trace(style.style[i]) for name, i in at.items()}
+    traces = _traces(program, at, style.style, regions)
     return Balance(style_loss / content_loss, weights, layer_loss, traces, content_loss)
 
 
-def weigh_texture(style: Targets, program: Program, *, style_layers: str, pair: str) -> Balance:
+def _layer_losses(
+    program: Program,
+    at: Mapping[str, int],
+    of: Sequence[Any],
+    style: Sequence[Any],
+    regions: RegionKnobs | None,
+) -> dict[str, float]:
+    """E_l by layer of what was kept of one image, for what was kept of another.
+
+    Args:
+        program: the program of the taps.
+        at: places of the layers among its style taps.
+        of: what was kept of the first image.
+        style: what was kept of the other one.
+        regions: the weights of the regions, if there are some: the losses of all are summed with them.
+    """
+    distance = function(STYLE_LOSSES[program.style_loss].distance)
+    if regions is None:
+        return {name: distance(of[i], style[i]) for name, i in at.items()}
+    return {
+        name: float(sum(w * distance(a, b) for w, a, b in zip(weights[i], of[i], style[i], strict=True)))
+        for weights in (np.asarray(regions.weights, np.float64),)
+        for name, i in at.items()
+    }
+
+
+def _traces(
+    program: Program, at: Mapping[str, int], style: Sequence[Any], regions: RegionKnobs | None
+) -> dict[str, float]:
+    """tr(A_l) by layer; of regions, their weighted sum. For the arguments, see `_layer_losses`."""
+    trace = function(STYLE_LOSSES[program.style_loss].trace)
+    if regions is None:
+        return {name: trace(style[i]) for name, i in at.items()}
+    weights = np.asarray(regions.weights, np.float64)
+    return {
+        name: float(sum(w * trace(a) for w, a in zip(weights[i], style[i], strict=True)))
+        for name, i in at.items()
+    }
+
+
+def weigh_texture(
+    style: Targets,
+    program: Program,
+    *,
+    style_layers: str,
+    pair: str,
+    regions: RegionKnobs | None = None,
+) -> Balance:
     """The balanced weights of a style without a content; see `weigh`. Its ratio and content loss are 0."""
-    row = STYLE_LOSSES[program.style_loss]
-    distance, trace = function(row.distance), function(row.trace)
-    kept = {name: style.style[program.style_taps.index(name)] for name, _ in style_set(style_layers)}
-    blank = {name: jax.tree.map(np.zeros_like, of) for name, of in kept.items()}
-    layer_loss = {name: distance(blank[name], of) for name, of in kept.items()}
-    traces = {name: trace(of) for name, of in kept.items()}
+    at = {name: program.style_taps.index(name) for name, _ in style_set(style_layers)}
+    blank = jax.tree.map(np.zeros_like, style.style)
+    layer_loss = _layer_losses(program, at, blank, style.style, regions)
+    traces = _traces(program, at, style.style, regions)
     return Balance(0.0, balanced_weights(layer_loss, pair), layer_loss, traces, 0.0)
 
 
@@ -167,6 +215,12 @@ def plain_program(sweep: Sweep, shape: tuple[int, int], cells: Iterable[Cell]) -
     taps = (layers.in_order(names) for names in (content, style))
     kinds = {"padding": sweep.padding, "style_loss": sweep.style_loss}
     return Program(*shape, sweep.pool, "adam", "f32", *taps, width=1, **kinds)
+
+
+def divided(program: Program, cell: Cell, maps: RegionMaps) -> Program:
+    """A program without regions as one that has those of a cell, each with a map."""
+    count = maps.count(cell)
+    return replace(program, regions=count) if count > 1 else program
 
 
 class Balances:
@@ -182,12 +236,21 @@ class Balances:
     def __init__(self, sweep: Sweep, cells: Iterable[Cell], pictures: Pictures, engine: Engine):
         self._sweep, self._cells, self._pictures, self._engine = sweep, tuple(cells), pictures, engine
         self._rows: dict[Any, Targets] = {}
+        self._maps = RegionMaps(pictures)
 
-    def _targets(self, key: Any, program: Program, pixels: UInt8[np.ndarray, "h w 3"]) -> Targets:
+    def _targets(
+        self,
+        key: Any,
+        program: Program,
+        pixels: UInt8[np.ndarray, "h w 3"],
+        maps: Sequence[np.ndarray] = (),
+    ) -> Targets:
+        key = (*key, program.regions)
         if key not in self._rows:
             while len(self._rows) >= KEPT_TARGETS:
                 del self._rows[next(iter(self._rows))]
-            self._rows[key] = self._engine.target_rows(program, pixels, of_cells=key[0] != "style")
+            of_cells = key[0] != "style"
+            self._rows[key] = self._engine.target_rows(program, pixels, of_cells=of_cells, maps=maps)
         return self._rows[key]
 
     def _fitted(self, part: Source, shape: tuple[int, int], program: Program) -> Targets | None:
@@ -201,7 +264,9 @@ class Balances:
     def of(self, cell: Cell) -> Balance:
         """The balance of a cell's content, style and layers."""
         shape = self._pictures.shape(cell)
-        program = plain_program(self._sweep, shape, self._cells)
+        program = divided(plain_program(self._sweep, shape, self._cells), cell, self._maps)
+        maps = functools.partial(image_maps, self._maps, cell, program=program, coarser=0)
+        regions = region_knobs(self._maps, cell, program, 0, 0)
         pair = " and ".join(
             self._sweep.given.get((axis, path), path)
             for axis, path in (("content", cell.content), ("style", cell.style))
@@ -211,11 +276,15 @@ class Balances:
             cell,
             program,
             self._pictures.targets,
-            lambda part: self._targets(("style", part), program, self._pictures.style_pixels(part)),
+            lambda part: self._targets(
+                ("style", part, style_key(cell)[1:]), program, self._pictures.style_pixels(part), maps(part)
+            ),
         )
         if not cell.has_content:
-            return weigh_texture(style, program, style_layers=cell.style_layers, pair=pair)
-        content = self._targets(("content", cell.content), program, self._pictures.content[cell.content])
+            about: dict[str, Any] = {"style_layers": cell.style_layers, "pair": pair, "regions": regions}
+            return weigh_texture(style, program, **about)
+        key, pixels = ("content", cell.content, cell.regions), self._pictures.content[cell.content]
+        content = self._targets(key, program, pixels, maps(None))
         return weigh(
             content,
             style,
@@ -225,6 +294,7 @@ class Balances:
             style_layers=cell.style_layers,
             balanced=self._sweep.style_scheme == "balanced",
             pair=pair,
+            regions=regions,
         )
 
 

@@ -19,10 +19,12 @@ from jaxstyle.cell.knobs import knobs_of
 from jaxstyle.cell.state import Targets
 from jaxstyle.device.engine import Engine
 from jaxstyle.device.jax_settings import default_settings
-from jaxstyle.device.loss_balance import Balance, plain_program
+from jaxstyle.device.loss_balance import Balance, divided, plain_program
+from jaxstyle.device.region_rows import image_maps, picture_rows, region_knobs
 from jaxstyle.device.style_rows import style_rows
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.inputs.preprocess import mean_image
+from jaxstyle.inputs.region_maps import RegionMaps
 from jaxstyle.plan.cells import Cell
 from jaxstyle.spec.colours import COLOURS
 from jaxstyle.spec.settings import Sweep
@@ -50,17 +52,22 @@ def measure_pull(
     sweep: Sweep, cell: Cell, balance: Balance, pictures: Pictures, engine: Engine
 ) -> dict[str, Pull]:
     """Pull of a cell's losses at a noise start (seed 0, `noise`) and at the content image (`content`)."""
-    shape, held = pictures.shape(cell), COLOURS[sweep.colour].program
-    program = plain_program(sweep, shape, [cell])
+    shape, maps = pictures.shape(cell), RegionMaps(pictures)
+    held = COLOURS[sweep.colour].program
+    program = divided(plain_program(sweep, shape, [cell]), cell, maps)
+    regions = region_knobs(maps, cell, program, 0, 0)
     content = engine.target_rows(program, pictures.content[cell.content], of_cells=True)
     style = style_rows(
         cell,
         program,
         pictures.targets,
-        lambda part: engine.target_rows(program, pictures.style_pixels(part)),
+        lambda part: engine.target_rows(
+            program, pictures.style_pixels(part), maps=image_maps(maps, cell, part, program, 0)
+        ),
     )
-    targets = jax.tree.map(lambda kept: kept[None], Targets(content.content, style.style))
-    base = knobs_of(cell, program, sweep, content_row=0, style_row=0, extent=shape)
+    own = Targets(content.content, style.style, regions=picture_rows(maps, cell, program, 0))
+    targets = jax.tree.map(lambda kept: kept[None], own)
+    base = knobs_of(cell, program, sweep, content_row=0, style_row=0, extent=shape, regions=regions)
 
     def rms(image: np.ndarray, alpha: float, weights: Mapping[str, float]) -> float:
         knobs = base._replace(

@@ -5,10 +5,11 @@ Whatever a style is, it is one row of `Targets.style`, and its program is the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from jaxstyle.cell.state import Targets
 from jaxstyle.inputs.target_files import TargetFile
@@ -41,7 +42,22 @@ def style_rows(
     blend: Any = function(STYLE_LOSSES[program.style_loss].blend)
     weights = [weight for _, weight in cell.style_parts]
     kept = zip(*(row.style for row in rows), strict=True)
+    if program.regions:
+        return Targets(content=(), style=tuple(_of_regions(layer, weights, blend) for layer in kept))
     return Targets(content=(), style=tuple(blend(layer, weights) for layer in kept))
+
+
+def _of_regions(
+    kept: Sequence[np.ndarray], weights: Sequence[float], blend: Callable[..., Any]
+) -> Float[np.ndarray, "regions c c"]:
+    """The blend of every region, of those images that have it; what an image keeps of others is 0."""
+    found = np.zeros_like(kept[0])
+    for region, target in enumerate(found):
+        own = [(of[region], weight) for of, weight in zip(kept, weights, strict=True) if of[region].any()]
+        total = sum(weight for _, weight in own)
+        if own:
+            target[:] = blend([of for of, _ in own], [weight / total for _, weight in own])
+    return found
 
 
 def _of_file(program: Program, file: TargetFile) -> Targets:

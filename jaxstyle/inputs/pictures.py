@@ -10,15 +10,18 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jaxstyle.inputs.decode import Picture, read
+from jaxstyle.inputs.masks import Mask, check_fits, check_regions, read_mask, whole_mask
 from jaxstyle.inputs.preprocess import luma, mean_image
 from jaxstyle.inputs.recolour import matched
 from jaxstyle.inputs.resize import check_edges, fit, halved, resize, target_shape
 from jaxstyle.inputs.target_files import TargetFile, read_targets
 from jaxstyle.plan.cells import Cell, Source, needs_balance
+from jaxstyle.plan.masks import masks_of
 from jaxstyle.plan.stages import coarser_stages, halved_shape, wrapping_multiple, wrapping_shape
 from jaxstyle.spec.blends import is_blend, is_targets, parts_of, short_text
 from jaxstyle.spec.colours import COLOURS
 from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.regions import MASKS, as_colour
 from jaxstyle.spec.settings import Sweep
 from jaxstyle.spec.tables import PADDINGS, TERMS
 from jaxstyle.spec.values import RECOLOURED, parse_size
@@ -92,6 +95,16 @@ class Pictures:
         """(height, width) in px of textures' styles as decoded; None for one that is left out."""
         self._parts = {path for c in cells if is_blend(c.style) for path, _ in parts_of(c.style)}
         self._bad: set[str] = set()
+        self.left_alone = {*sweep.leave, *sweep.hold}
+        """Names of regions without a style loss."""
+        self.held = frozenset(sweep.hold)
+        """Names of regions that keep the pixels of the content."""
+        self.masks = masks_of(sweep)
+        """Paths of masks, by the axis and the value of their image."""
+        self._masks: dict[str, Mask] = {}
+        self._filled = isinstance(size, tuple)
+        self._original: dict[str, tuple[int, int]] = {}
+        """(height, width) in px of contents and styles as decoded."""
         self._read(sweep, cells, size)
 
     def _read(self, sweep: Sweep, cells: tuple[Cell, ...], size: int | tuple[int, int]) -> None:
@@ -136,12 +149,44 @@ class Pictures:
                 picture = self._decoded(path)
                 self._note(sweep, path, picture)
                 self._fit(path, self._seen(picture), starts[path])
+        self._read_masks(sweep, cells)
         for cell in cells:
             self._check_equal_sizes(cell)
             if sweep.finish == "histogram":
                 self._check_has_pixels(cell)
             if sweep.crops is not None:
                 self._check_room(cell)
+
+    def _read_masks(self, sweep: Sweep, cells: Iterable[Cell]) -> None:
+        """Read the masks of `cells`, each of which must fit its image and have the regions of its pair."""
+        renamed = dict(sweep.region_names)
+        for cell in cells:
+            if cell.regions != MASKS or any(image not in self._original for _, image in self._masked(cell)):
+                continue
+            of_content, *of_style = ((self.masks[of], of[1]) for of in self._masked(cell))
+            for path, image in (of_content, *of_style):
+                if path not in self._masks and (colour := as_colour(path)) is not None:
+                    self._masks[path] = whole_mask(colour, renamed)
+                elif path not in self._masks:
+                    self._masks[path], picture = read_mask(path, renamed)
+                    self._note(sweep, path, picture)
+                check_fits(path, self._masks[path], image, self._original[image])
+            masks = {path: self._masks[path].names for path, _ in of_style}
+            check_regions(of_content[0], self._masks[of_content[0]].names, masks, sweep.leave, sweep.hold)
+
+    @staticmethod
+    def _masked(cell: Cell) -> list[tuple[str, str]]:
+        """The axis and the path of every image of a cell that has a mask, its content first."""
+        return [("content", cell.content), *(("style", path) for path, _ in parts_of(cell.style))]
+
+    def mask(self, axis: str, path: str) -> Mask:
+        """The mask of a content or of a style."""
+        return self._masks[self.masks[axis, path]]
+
+    def mask_maps(self, axis: str, path: str, shape: tuple[int, int]) -> Float[np.ndarray, "regions h w"]:
+        """Maps of the regions of a content or of a style, at a size that it is used at."""
+        filled = axis == "content" and self._filled
+        return self.mask(axis, path).maps(*shape, filled=filled)
 
     def _check_equal_sizes(self, cell: Cell) -> None:
         """Raise JaxstyleError if a term of a cell compares pixels, and its style is not of its size."""
@@ -232,6 +277,7 @@ class Pictures:
             self._leave_out(path, error)
             return None
         self._note(sweep, path, picture)
+        self._original[path] = picture.pixels.shape[0], picture.pixels.shape[1]
         self._say_read(1)
         return picture
 
@@ -268,8 +314,11 @@ class Pictures:
 
     def keep(self, cells: Iterable[Cell]) -> None:
         """Let go of every image that none of `cells` uses."""
+        cells = tuple(cells)
         values = {value for cell in cells for value in (cell.content, cell.style, cell.init)}
         named = {path for value in values for path, _ in parts_of(value)}
+        used = {image for cell in cells if cell.regions == MASKS for image in self._masked(cell)}
+        named |= {mask for image, mask in self.masks.items() if image in used}
         for of in (self.sha256, self.pixels_sha256, self.notes, self.content, self.coloured, self.targets):
             for path in of.keys() - named:
                 del of[path]

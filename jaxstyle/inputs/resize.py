@@ -55,6 +55,13 @@ def fit(pixels: UInt8[np.ndarray, "h w 3"], height_px: int, width_px: int) -> UI
     return np.asarray(fitted)
 
 
+def halved_shape_of(shape: tuple[int, int], times: int, least_px: int = MIN_EDGE_PX) -> tuple[int, int]:
+    """(height, width) in px of an image of `shape` at the size of a coarser stage; see `halved`."""
+    while times > 0 and min(halved_shape(shape, times)) < least_px:
+        times -= 1
+    return halved_shape(shape, max(0, times))
+
+
 def halved(
     pixels: UInt8[np.ndarray, "h w 3"], times: int, *, wraps: bool = False, least_px: int = MIN_EDGE_PX
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
@@ -68,11 +75,9 @@ def halved(
         wraps: whether it goes on at its opposite edges, beyond which the filter then reads.
         least_px: the shortest edge that the network can take.
     """
-    while times and min(halved_shape((pixels.shape[0], pixels.shape[1]), times)) < least_px:
-        times -= 1
-    if times <= 0:
+    h, w = halved_shape_of((pixels.shape[0], pixels.shape[1]), times, least_px)
+    if (h, w) == pixels.shape[:2]:
         return pixels
-    h, w = halved_shape((pixels.shape[0], pixels.shape[1]), times)
     if wraps:
         beyond = 4 << times  # LANCZOS reads three pixels of the result to each side
         box = (beyond, beyond, beyond + pixels.shape[1], beyond + pixels.shape[0])

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from jaxstyle.plan.masks import masks_of
 from jaxstyle.spec import blends, settings
 from jaxstyle.spec.colours import COLOURS
 from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.regions import MASKS
 from jaxstyle.spec.settings import BALANCED_AXES, WERE_SETTINGS, Sweep
 from jaxstyle.spec.tables import TERMS, optional_terms
 from jaxstyle.spec.values import (
@@ -56,6 +58,8 @@ class Cell:
     tv_weight: float = 0.0
     coloured_by: str = ""
     """The content whose colours its style takes before anything else; empty for a style as it is."""
+    regions: str = NONE
+    """The kind of its regions, as in `spec.regions`."""
 
     if not TYPE_CHECKING:
 
@@ -121,7 +125,8 @@ def sweep_cells(sweep: Sweep) -> tuple[Cell, ...]:
     """The cells of a resolved sweep: the union of its grids in order, each combination once.
 
     Raises:
-        JaxstyleError: if there are more than `sweep.max_cells` cells, or a ratio is beyond float32.
+        JaxstyleError: if there are more than `sweep.max_cells` cells, a ratio is beyond float32, or a
+            picture or a mask is not given that a cell needs.
     """
     axes = sweep.axes
     rows = {axis: settings.axis_row(axis) for axis in axes}
@@ -158,9 +163,11 @@ def sweep_cells(sweep: Sweep) -> tuple[Cell, ...]:
                 cell = Cell(id=len(found), **choice, extra=extra, coloured_by=by)
                 _check_pictures(cell)
                 _check_colours(sweep.colour, cell)
+                _check_regions(sweep, cell)
                 found[identity] = cell
     if not found:
         raise JaxstyleError("style", "none, and no content either; give a content or a style")
+    masks_of(sweep)
     return balanced_cells(sweep, found.values())
 
 
@@ -184,8 +191,9 @@ def _unused_axes(choice: Mapping[str, Any], *, balanced_by_default: bool) -> dic
         return None
     if lacks == ["content"]:
         return {"content_layer": None, "alpha_beta": 0.0}
-    sized = {"style_size": None} if "style_size" in choice else {}
-    return {"style_layers": None, "alpha_beta": math.inf, **sized}
+    of_style = {"style_size": None, "regions": NONE}
+    there = {axis: value for axis, value in of_style.items() if axis in choice}
+    return {"style_layers": None, "alpha_beta": math.inf, **there}
 
 
 def _check_pictures(cell: Cell) -> None:
@@ -224,6 +232,21 @@ def _check_colours(colour: str, cell: Cell) -> None:
         if blends.is_targets(path):
             why = f"{colour} moves the pixels of a style, and {path} has none; give free, luminance or grey"
             raise JaxstyleError("colour", why)
+
+
+def _check_regions(sweep: Sweep, cell: Cell) -> None:
+    """Raise JaxstyleError if a cell has regions that its content, its style or its style loss lacks."""
+    if cell.regions == NONE:
+        return
+    shown = blends.short_text(cell.style)
+    if sweep.style_loss != "gram":
+        why = f"{cell.regions} needs --style-loss gram; {sweep.style_loss} compares whole pictures only"
+        raise JaxstyleError("regions", why)
+    if any(blends.is_targets(path) for path in blends.files_of(cell.style)):
+        why = f"{cell.regions} needs images, and {shown} has targets of a whole one; give --regions none"
+        raise JaxstyleError("regions", why)
+    if cell.regions == MASKS and not cell.has_content:
+        raise JaxstyleError("regions", "masks needs a content, and --content is none; give a grid")
 
 
 def _combinations(

@@ -17,7 +17,9 @@ from jaxstyle.plan.chunks import Chunk, Plan, with_twins
 from jaxstyle.plan.costs import COMPILE_SECONDS, NOMINAL_FLOPS
 from jaxstyle.plan.programs import Program
 from jaxstyle.plan.stages import coarser_stages
+from jaxstyle.plan.tiles import tile_count
 from jaxstyle.spec.colours import COLOURS
+from jaxstyle.spec.regions import MASKS
 from jaxstyle.spec.settings import Sweep
 from jaxstyle.spec.tables import OPTIMIZERS
 from jaxstyle.vgg import layers
@@ -40,6 +42,7 @@ def make_plan(
     choose_width: Callable[[Program, int], int],
     fits: Callable[[Program], bool] = lambda program: True,
     before: Plan | None = None,
+    regions: Callable[[Cell], int] = tile_count,
 ) -> Plan:
     """The programs and chunks for `cells`.
 
@@ -52,11 +55,12 @@ def make_plan(
         fits: whether the device has the memory for one cell of a program; canvases that do not fit are
             never made.
         before: the plan of the first of `cells`, which is kept; the others are planned after it.
+        regions: number of regions of a cell; one region is the whole picture, as if there were none.
     """
     programs: list[Program] = list(before.programs) if before else []
     chunks: list[Chunk] = list(before.chunks) if before else []
     planned = len(before.cells) if before else 0
-    for template, every in _templates(sweep, cells):
+    for template, every in _templates(sweep, cells, regions):
         left = [cell for cell in every if cell.id >= planned]
         counts = collections.Counter(shapes[cell.shaped_by] for cell in left)
         frames = _frames_of(template, counts, sweep, platform, choose_width, fits)
@@ -73,11 +77,14 @@ def make_plan(
     return with_twins(sweep, cells, programs, chunks)
 
 
-def _templates(sweep: Sweep, cells: Iterable[Cell]) -> Iterator[tuple[Program, list[Cell]]]:
+def _templates(
+    sweep: Sweep, cells: Iterable[Cell], regions: Callable[[Cell], int]
+) -> Iterator[tuple[Program, list[Cell]]]:
     """Programs of no shape yet and of width 1, each with its cells: one, or one for every depth.
 
     The taps and the optional terms are those of the whole run, so that a cell's program does not depend
-    on which of its neighbours have its shape.
+    on which of its neighbours have its shape. There is one of them for every number of tiles, and one for
+    every number of regions that masks have: with one for all, every cell would pay for the most regions.
     """
     by_depth: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -100,7 +107,26 @@ def _templates(sweep: Sweep, cells: Iterable[Cell]) -> Iterator[tuple[Program, l
             style_loss=sweep.style_loss,
             colour=COLOURS[sweep.colour].program,
         )
-        yield template, members
+        for about, alike in _by_regions(members, regions).items():
+            holds = bool(sweep.hold) and about[0] > 0 and not about[1]
+            yield replace(template, regions=about[0], grids=about[1], holds=holds), alike
+
+
+def _by_regions(
+    cells: Iterable[Cell], regions: Callable[[Cell], int]
+) -> dict[tuple[int, tuple[str, ...]], list[Cell]]:
+    """Cells by the number of regions and the grids of their program."""
+    counts = {cell.id: regions(cell) for cell in cells}
+    grids: dict[int, set[str]] = {}
+    for cell in cells:
+        if counts[cell.id] > 1 and cell.regions != MASKS:
+            grids.setdefault(counts[cell.id], set()).add(cell.regions)
+    found: dict[tuple[int, tuple[str, ...]], list[Cell]] = {}
+    for cell in cells:
+        count = counts[cell.id]
+        own = () if cell.regions == MASKS else tuple(sorted(grids.get(count, ())))
+        found.setdefault((count, own) if count > 1 else (0, ()), []).append(cell)
+    return found
 
 
 def _frames_of(

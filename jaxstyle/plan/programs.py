@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 from jaxstyle.plan.costs import CHECKPOINT_SHARE, NOMINAL_WRITE, PASS_FLOPS
 from jaxstyle.plan.stages import COARSE_EVALUATIONS, halved_shape
+from jaxstyle.plan.tiles import part_count
 from jaxstyle.spec.tables import LOSSES, OPTIMIZERS, PADDINGS, POOLINGS, STYLE_LOSSES, TERMS
 from jaxstyle.vgg import layers
 
-ADDED = ("terms", "own", "padding", "style_loss", "colour")
+ADDED = ("terms", "own", "padding", "style_loss", "colour", "regions", "grids", "holds")
 """Fields of a program that some runs are older than."""
 
 
@@ -42,6 +43,12 @@ class Program:
     padding: str = "zeros"
     style_loss: str = "gram"
     colour: str = "free"
+    regions: int = 0
+    """Regions with a style target each; 0 for one target of the whole picture."""
+    grids: tuple[str, ...] = ()
+    """The grids whose tiles these are, all of them of that many tiles; none for masks."""
+    holds: bool = False
+    """Whether some regions keep the pixels of the content."""
 
     @property
     def shape(self) -> str:
@@ -59,9 +66,12 @@ class Program:
 
     @property
     def knows_canvases(self) -> bool:
-        """Whether its pooling, padding and terms ignore the part of a canvas that is outside the image."""
+        """Whether its pooling, padding and terms ignore the part of a canvas that is outside the image.
+
+        Regions do not: their maps are those of one shape.
+        """
         rows = (POOLINGS[self.pool], PADDINGS[self.padding], *(TERMS[name] for name in self.terms))
-        return all(row.canvas for row in rows)
+        return not self.regions and all(row.canvas for row in rows)
 
     @property
     def optimizer_settings(self) -> dict[str, float]:
@@ -110,6 +120,8 @@ class Program:
         flops = layers.evaluation_flops(self.height_px, self.width_px, others, self.style_taps)
         if products := STYLE_LOSSES[self.style_loss].matrix_products:
             flops += 2.0 * products * sum(layers.tap(tap).channels ** 3 for tap in self.style_taps)
+        if self.regions and not self.grids:  # a Gram matrix of the whole image for each; tiles share one
+            flops += (self.regions - 1) * layers.gram_flops(self.height_px, self.width_px, self.style_taps)
         return flops
 
     @property
@@ -135,6 +147,7 @@ class Program:
             "taps": list(self.taps),
             **({"colour": self.colour} if self.colour != Program.colour else {}),
             **({"terms": list(self.terms)} if self.terms else {}),
+            **({"regions": self.regions, "grids": list(self.grids)} if self.regions else {}),
             "width": self.width,
         }
 
@@ -157,8 +170,23 @@ class Program:
         images = self._state_images - 1 if self._state_images > 2 else 0
         history = images * 4 * 3 * self.height_px * self.width_px
         entries = sum(layers.tap(tap).channels ** 2 for tap in self.style_taps)
-        matrices = 4 * STYLE_LOSSES[self.style_loss].matrices * entries
+        matrices = 4 * STYLE_LOSSES[self.style_loss].matrices * entries + self._region_bytes(entries)
         return int(1.9 * activations) + history + matrices + 4 * 2**20
+
+    def _region_bytes(self, entries: int) -> int:
+        """Bytes that regions take beside one style target: matrices of each, and features times every map.
+
+        Args:
+            entries: number of entries of the Gram matrices of one region.
+        """
+        if not self.regions:
+            return 0
+        shapes = [layers.feature_shape(tap, self.height_px, self.width_px) for tap in self.style_taps]
+        parts = max((part_count(self.grids, h, w) for h, w, _ in shapes), default=0) if self.grids else 0
+        weighed = 2 if self.grids else self.regions  # tiles are cut out, and put together
+        return 4 * (
+            (2 * self.regions + 2 * parts) * entries + weighed * sum(h * w * c for h, w, c in shapes)
+        )
 
 
 class Memory(NamedTuple):

@@ -89,6 +89,7 @@ def describe_text(values: dict[str, Any]) -> Iterator[str]:
             f" image-step, {p['optimizer']}{''.join(f', from {shape}' for shape in p['coarser'][:1])},"
             f" {p['precision']}, {network_words(p['pool'], p['padding'], p['style_loss'])},"
             f" taps {' '.join(p['taps'])}{', grey' if p.get('colour') == 'grey' else ''}"
+            + (f", {p['regions']} regions" if p.get("regions") else "")
             + "".join(f", and the {TERMS[name].words}" for name in p.get("terms", ()))
         )
     if more := len(programs[NAMED_PROGRAMS:]):

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
 from jaxstyle.inputs.pictures import Pictures, check_digest
+from jaxstyle.inputs.region_maps import RegionMaps
 from jaxstyle.inputs.target_files import check_made_for
 from jaxstyle.inputs.weights import Weights, load
 from jaxstyle.plan.cells import Cell, balanced_cells, needs_balance, sweep_cells
+from jaxstyle.plan.masks import with_masks
 from jaxstyle.rundir.fingerprints import Sources
 from jaxstyle.rundir.picture_names import PictureNames
 from jaxstyle.spec import plugins
 from jaxstyle.spec.blends import files_of
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.folders import FOLDER_AXES, without
+from jaxstyle.spec.regions import MASKS
 from jaxstyle.spec.resolve import grids_of
 from jaxstyle.spec.settings import Sweep
+from jaxstyle.vgg import layers
+
+MAX_NAMED = 4
+"""The most regions that a note names."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ def read_inputs(
     cells = sweep_cells(sweep)
     pictures = Pictures(sweep, cells, in_memory=in_memory, unusable=unusable, on_read=on_read)
     if skipped:
-        sweep = without(sweep, skipped)
+        sweep = with_masks(without(sweep, skipped), pictures.masks)
         cells = sweep_cells(sweep)
         pictures.keep(cells)
     taps = {tap for cell in cells for tap in cell.taps}
@@ -83,7 +90,31 @@ def read_inputs(
     check_digest(loaded.path, loaded.sha256, sweep.digests.get(loaded.path))
     for path, targets in pictures.targets.items():
         check_made_for(path, targets, sweep, loaded.sha256)
+    _note_small_regions(pictures, cells)
     return Inputs(sweep, cells, pictures, loaded, skipped=skipped)
+
+
+def _note_small_regions(pictures: Pictures, cells: Iterable[Cell]) -> None:
+    """Note at their images which regions are too small for a layer, which leaves them out."""
+    maps, seen = RegionMaps(pictures), set()
+    divided = [cell for cell in cells if maps.count(cell) > 1]
+    taps = layers.in_order(tap for cell in divided for tap in cell.layer_weights)
+    for cell in divided:
+        for source in (None, *(source for source, _ in cell.style_parts)):
+            path = cell.shaped_by if source is None else source[0]
+            by = cell.content if cell.regions == MASKS else ""
+            if (key := (path, source, cell.regions, by)) in seen or path not in pictures.sha256:
+                continue
+            seen.add(key)
+            names: dict[tuple[str, ...], list[str]] = {}
+            for name, small in maps.left_out(cell, source, taps).items():
+                names.setdefault(tuple(small), []).append(name)
+            what = "region" if cell.regions == MASKS else f"tile of {cell.regions}"
+            for at, own in names.items():
+                some = f"{', '.join(own[:MAX_NAMED])}{' and others' if len(own) > MAX_NAMED else ''}"
+                note = f"{what} {some}: too small for {', '.join(at)}, left out there"
+                if note not in pictures.notes.get(path, ()):
+                    pictures.notes[path] = (*pictures.notes.get(path, ()), note)
 
 
 def _values(sweep: Sweep, axis: str) -> set[str]:

@@ -16,6 +16,7 @@ from jaxstyle.console import signals
 from jaxstyle.console.estimates import Estimate
 from jaxstyle.console.progress import Display, counted, duration
 from jaxstyle.derived.build import Built, build_derived, write_page
+from jaxstyle.inputs.region_maps import RegionMaps
 from jaxstyle.plan.chunks import Plan, plan_record
 from jaxstyle.plan.costs import nominal_platform, uses_winograd
 from jaxstyle.plan.programs import Program
@@ -29,11 +30,13 @@ from jaxstyle.run.work import Committed, Work
 from jaxstyle.rundir import chunks, manifest
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.fingerprints import SCHEMA
+from jaxstyle.rundir.regions_h5 import FILE, regions_bytes
 from jaxstyle.spec import paths, plugins
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.options import Share
 from jaxstyle.spec.settings import RunOptions
 from jaxstyle.spec.toml import to_toml
+from jaxstyle.spec.values import NONE
 
 TIMERS = (
     "compile_s",
@@ -188,6 +191,10 @@ class Job:
         if earlier is None or earlier.cells != self.checked.cells:
             self.run.write("spec.toml", spec)
         self._write_manifest("running")
+        if any(cell.regions != NONE for cell in self.checked.cells):
+            given = self.sweep.given
+            text = lambda axis, path: given.get((axis, path), path)  # noqa: E731
+            self.run.write(FILE, regions_bytes(self.checked.cells, RegionMaps(self.pictures), text))
         if earlier is not None and earlier.moved:  # last: the manifest serves the old spec too
             self.run.write("spec.toml", spec)
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxstyle.device.course import Course
 from jaxstyle.inputs import encode
+from jaxstyle.inputs.region_maps import RegionMaps
 from jaxstyle.inputs.resize import halved
 from jaxstyle.plan.canvases import canvas_of
 from jaxstyle.plan.cells import Cell
@@ -98,6 +99,9 @@ class Launcher:
         self.made: dict[Program, list[dict[str, Any]]] = {}
         """Facts about the stages of each compiled program, coarsest first, for the manifest."""
         self._targets: dict[TargetKey, Targets] = {}
+        taps = {tap for program in plan.programs for tap in program.taps}
+        self.maps = RegionMaps(self.pictures, layers.least_edge_px(taps))
+        """The maps of the regions of pictures and styles."""
 
     def program(self, number: int) -> Program:
         """The program of a chunk in the present plan."""
@@ -155,11 +159,11 @@ class Launcher:
         from jaxstyle.device.style_rows import style_rows
 
         if blends.is_image(cell.style):
-            return self._target("style", cell.style_source, program, coarser)
-        key = _target_key("style", cell.style_source, program, coarser)
+            return self._target("style", cell.style_source, program, coarser, cell)
+        key = _target_key("style", cell.style_source, program, coarser, cell)
         if key not in self._targets:
             parts = {
-                part: self._target("style", part, program, coarser)
+                part: self._target("style", part, program, coarser, cell)
                 for part, _ in cell.style_parts
                 if part[0] not in self.pictures.targets
             }
@@ -183,12 +187,13 @@ class Launcher:
         }
         return rows._replace(terms=terms)
 
-    def _target(self, role: str, source: Any, program: Program, coarser: int) -> Targets:
+    def _target(self, role: str, source: Any, program: Program, coarser: int, cell: Cell) -> Targets:
         import jax
 
         from jaxstyle.device.memory import is_out_of_memory
+        from jaxstyle.device.region_rows import image_maps
 
-        key = _target_key(role, source, program, coarser)
+        key = _target_key(role, source, program, coarser, cell)
         if key not in self._targets:
             pictures, least_px = self.pictures, layers.least_edge_px(program.taps)
             given = pictures.content[source] if role == "content" else pictures.style_pixels(source)
@@ -199,7 +204,11 @@ class Launcher:
                     stage = program.stage(coarser)
                     canvas = self._coarse_canvas if coarser and program.knows_canvases else None
                     exact = role == "content" and canvas is None
-                    rows = self.engine.target_rows(stage, pixels, of_cells=exact, canvas=canvas, role=role)
+                    of_style = role == "style"
+                    maps = image_maps(self.maps, cell, source, program, coarser) if of_style else ()
+                    rows = self.engine.target_rows(
+                        stage, pixels, of_cells=exact, canvas=canvas, role=role, maps=maps
+                    )
                 except jax.errors.JaxRuntimeError as error:
                     if not is_out_of_memory(error):
                         raise
@@ -260,11 +269,15 @@ class Launcher:
         from jaxstyle.cell.knobs import knobs_of
         from jaxstyle.cell.state import Targets
         from jaxstyle.device.drive import Stage
+        from jaxstyle.device.region_rows import picture_key, region_knobs, style_key
 
-        contents = list(dict.fromkeys(cell.content for cell in cells if cell.has_content))
-        with_style = {cell.style_source: cell for cell in cells if cell.has_style}
-        styles = list(with_style)
-        of_contents = [self._target("content", path, program, coarser) for path in contents]
+        with_content = {cell.content: cell for cell in cells if cell.has_content}
+        with_style = {style_key(cell): cell for cell in cells if cell.has_style}
+        divided = {picture_key(cell): cell for cell in cells} if program.regions else {}
+        contents, styles, divisions = list(with_content), list(with_style), list(divided)
+        of_contents = [
+            self._target("content", path, program, coarser, cell) for path, cell in with_content.items()
+        ]
         of_styles = [self._style_target(cell, program, coarser) for cell in with_style.values()]
         of_contents = of_contents or [self.engine.blank_rows(program.stage(coarser), "content")]
         of_styles = [self._of_equal_size(rows, program.stage(coarser)) for rows in of_styles]
@@ -276,10 +289,15 @@ class Launcher:
                     program,
                     self.sweep,
                     content_row=contents.index(cell.content) if cell.has_content else 0,
-                    style_row=styles.index(cell.style_source) if cell.has_style else 0,
+                    style_row=styles.index(style_key(cell)) if cell.has_style else 0,
                     extent=halved_shape(shape, coarser),
                     full_extent=shape if coarser else None,
                     steps=self.plan.steps[-1],
+                    regions=region_knobs(
+                        self.maps, cell, program, coarser, divisions.index(picture_key(cell))
+                    )
+                    if program.regions
+                    else None,
                 )
                 for cell in cells
                 for shape in (self.pictures.shape(cell),)
@@ -291,8 +309,30 @@ class Launcher:
                     style=_stacked([rows.style for rows in of_styles]),
                     terms=_stacked([rows.terms for rows in of_contents])
                     | _stacked([rows.terms for rows in of_styles]),
+                    **self._divisions(divided.values(), program, coarser),
                 ),
             )
+
+    def _divisions(self, cells: Collection[Cell], program: Program, coarser: int) -> dict[str, Any]:
+        """The fields of `Targets` about regions, with a row for each of `cells`."""
+        from jaxstyle.device.region_rows import held_rows, picture_rows
+
+        if not cells:
+            return {}
+        found = {"regions": _stacked([picture_rows(self.maps, cell, program, coarser) for cell in cells])}
+        if program.holds:
+            found["held"] = _stacked(
+                [
+                    held_rows(self.maps, cell, coarser, self._content_at(cell.content, program, coarser))
+                    for cell in cells
+                ]
+            )
+        return found
+
+    def _content_at(self, path: str, program: Program, coarser: int) -> np.ndarray:
+        """The pixels of a content in one stage."""
+        least_px = layers.least_edge_px(program.taps)
+        return halved(self.pictures.content[path], coarser, wraps=self.pictures.wraps, least_px=least_px)
 
 
 def _advances(
@@ -348,13 +388,14 @@ def _stacked(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-def _target_key(role: str, source: Any, program: Program, coarser: int) -> TargetKey:
+def _target_key(role: str, source: Any, program: Program, coarser: int, cell: Cell) -> TargetKey:
     """Key of a target: it never depends on the width, nor for a style on the shape of the cells."""
     if role == "content":
         return role, source, replace(program.stage(coarser), width=1)
     taps = program.content_taps, program.style_taps, program.terms
     kinds = program.pool, program.padding, program.style_loss, program.precision
-    return role, source, (*taps, *kinds, coarser)
+    regions = (program.regions, cell.regions, cell.content) if program.regions else ()
+    return role, source, (*taps, *kinds, coarser, *regions)
 
 
 def target_keys(plan: Plan, number: int) -> Iterator[TargetKey]:
@@ -368,7 +409,7 @@ def target_keys(plan: Plan, number: int) -> Iterator[TargetKey]:
             sources.append(("style", cell.style_source))
         for role, source in sources:
             for coarser in range(program.coarser + 1):
-                yield _target_key(role, source, program, coarser)
+                yield _target_key(role, source, program, coarser, cell)
 
 
 def full_size_steps(program: Program, coarser: int, passes: int) -> float:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxstyle.console import limits
+from jaxstyle.inputs.region_maps import RegionMaps
 from jaxstyle.plan.cells import needs_balance
 from jaxstyle.plan.chunks import Plan
 from jaxstyle.plan.costs import COMPILE_SECONDS, NOMINAL_FLOPS, nominal_platform, uses_winograd
@@ -143,6 +144,7 @@ def _find_plan(
         choose_width=choose_width,
         fits=fits,
         before=before,
+        regions=RegionMaps(inputs.pictures).count,
     )
 
 

@@ -15,8 +15,10 @@ from typing import Any
 
 from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.chunks import Plan
+from jaxstyle.plan.masks import Masks, masks_of
 from jaxstyle.spec import blends, settings
 from jaxstyle.spec.defaults import PAPER
+from jaxstyle.spec.regions import MASKS
 from jaxstyle.spec.settings import AXES, LATER, SETTINGS, WERE_SETTINGS, Sweep
 from jaxstyle.spec.unknown_names import RETIRED
 from jaxstyle.spec.values import AUTO
@@ -44,18 +46,28 @@ def fingerprint(sources: Sources, plan: Plan, number: int) -> str:
     chunk, digests = plan.chunks[number], sources.images
     cells = [plan.cells[i] for i in chunk.cells]
     shared = _shared_settings(cells)
+    masks = masks_of(sources.sweep) if any(cell.regions == MASKS for cell in cells) else {}
     values = {
         "schema": SCHEMA,
         "settings": _settings(sources.sweep) | shared,
         "program": plan.programs[chunk.program].record(),
         "cells": [
             {axis: _contents(value, digests) for axis, value in _values(cell, shared).items()}
+            | _masks(cell, masks, digests)
             | {"from": None}  # the cell whose picture it started from, when `warm_steps` was a setting
             for cell in cells
         ],
         "weights": sources.weights,
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _masks(cell: Cell, masks: Masks, digests: Mapping[str, str]) -> dict[str, Any]:
+    """The digests of a cell's masks, if it has some."""
+    if cell.regions != MASKS:
+        return {}
+    images = [("content", cell.content), *(("style", path) for path in blends.files_of(cell.style))]
+    return {"masks": [digests.get(masks[image], masks[image]) for image in images]}
 
 
 def _contents(value: Any, digests: Mapping[str, str]) -> Any:

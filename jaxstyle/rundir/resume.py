@@ -15,6 +15,7 @@ from jaxstyle.console.progress import Display
 from jaxstyle.inputs import weights
 from jaxstyle.plan.cells import sweep_cells
 from jaxstyle.plan.chunks import Plan
+from jaxstyle.plan.masks import masks_of, with_masks
 from jaxstyle.plan.programs import Program
 from jaxstyle.rundir import chunks, directory, locks
 from jaxstyle.rundir.chunks import ChunkResult
@@ -28,6 +29,7 @@ from jaxstyle.spec.defaults import PAPER
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.folders import FOLDER_AXES, is_in, without
 from jaxstyle.spec.moved_files import renamed
+from jaxstyle.spec.regions import as_colour
 from jaxstyle.spec.resolve import differing_settings, grids_of
 from jaxstyle.spec.settings import Sweep
 
@@ -84,6 +86,9 @@ def continued_sweep(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
     sweep = replace(sweep, balance=(*own.balance, *sweep.balance))
     if own.plugins != sweep.plugins:
         raise JaxstyleError(what, _other_plugins(own, sweep))
+    masks = {**masks_of(sweep), **masks_of(own)} if extend else {}
+    if extend:
+        sweep = replace(sweep, **{key: getattr(own, key) for key in settings.MASK_KEYS})
     differences = differing_settings(own, sweep)
     for image in sorted(own.digests.keys() & sweep.digests.keys()):
         if own.digests[image] != sweep.digests[image]:
@@ -111,6 +116,7 @@ def continued_sweep(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
         given={**sweep.given, **given},
         max_cells=sweep.max_cells,
     )
+    found = with_masks(found, masks)
     assert sweep_cells(found)[: len(earlier.cells)] == earlier.cells
     return found
 
@@ -159,7 +165,7 @@ def _other_plugins(own: Sweep, sweep: Sweep) -> str:
 def _own_names(earlier: Record, sweep: Sweep) -> dict[str, dict[str, str]]:
     """The run's own paths of files that `sweep` names by other paths, by axis and path of `sweep`."""
     names: dict[str, dict[str, str]] = {}
-    for key in (*settings.PATH_AXES, "weights"):
+    for key in (*settings.PATH_AXES, *settings.MASK_KEYS, "weights"):
         had, has = (_named(of, key) for of in (earlier.sweep, sweep))
         names[key] = {path: earlier.moved[path] for path in has if path in earlier.moved}
         unnamed = [path for path in had if path not in has]
@@ -175,9 +181,11 @@ def _own_names(earlier: Record, sweep: Sweep) -> dict[str, dict[str, str]]:
 
 
 def _named(sweep: Sweep, key: str) -> list[str]:
-    """The files that a sweep names on an axis, or as its weights."""
+    """The files that a sweep names on an axis, as its masks or as its weights."""
     if key == "weights":
         return [sweep.weights] if sweep.weights else []
+    if key in settings.MASK_KEYS:
+        return list(dict.fromkeys(mask for mask in getattr(sweep, key) if as_colour(mask) is None))
     every = (path for table in grids_of(sweep) for value in table[key] for path in files_of(value))
     return list(dict.fromkeys(every))
 

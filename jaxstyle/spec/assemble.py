@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,8 +16,17 @@ from jaxstyle.spec.moved_files import with_name, with_names
 from jaxstyle.spec.options import check_options
 from jaxstyle.spec.paths import taken_from
 from jaxstyle.spec.presets import EXAMPLES, preset_path
+from jaxstyle.spec.regions import mask_from, split_table
 from jaxstyle.spec.resolve import path_texts, resolve
-from jaxstyle.spec.settings import BALANCED_SETTINGS, OPTION_KEYS, PATH_AXES, SWEEP_KEYS, RunOptions, Sweep
+from jaxstyle.spec.settings import (
+    BALANCED_SETTINGS,
+    MASK_KEYS,
+    OPTION_KEYS,
+    PATH_AXES,
+    SWEEP_KEYS,
+    RunOptions,
+    Sweep,
+)
 from jaxstyle.spec.toml import read_toml
 from jaxstyle.spec.unknown_names import RETIRED, unknown_key
 from jaxstyle.spec.values import NONE, as_place, as_text, as_values
@@ -58,7 +68,7 @@ def assemble(
     sources, name = _sources(flags, cwd)
     recursive = next((bool(t["recursive"]) for t, _ in reversed(sources) if "recursive" in t), False)
     layers = [
-        _layer(table if table is flags else _without_retired(table), base, recursive)
+        _layer(split_table(table if table is flags else _without_retired(table)), base, recursive)
         for table, base in sources
     ]
     found, tables, balance, digests, given = _stacked(layers)
@@ -241,12 +251,18 @@ def _tables(table: Mapping[str, Any], key: str, why: str) -> list[dict[str, Any]
 def _absolute(table: Mapping[str, Any], base: Path, known: Collection[str]) -> dict[str, Any]:
     """`table` with absolute paths; those in it are relative to `base`, and those in `known` are files."""
     out = dict(table)
-    for key in (*PATH_AXES, "weights", "out"):
+    for key in (*PATH_AXES, *MASK_KEYS, "weights", "out"):
         if key in out:
             value, several = out[key], isinstance(out[key], list | tuple)
-            found = [blends.taken(key, v, base, known) for v in (value if several else [value])]
+            taken = functools.partial(_mask_taken, base) if key in MASK_KEYS else None
+            taken = taken or functools.partial(blends.taken, key, base=base, known=known)
+            found = [taken(v) for v in (value if several else [value])]
             out[key] = found if several else found[0]
     return out
+
+
+def _mask_taken(base: Path, value: Any) -> Any:
+    return mask_from(base, value) if isinstance(value, str) and value else value
 
 
 def _stacked(

@@ -8,7 +8,8 @@ from typing import Any
 
 from jaxstyle.spec import blends
 from jaxstyle.spec.blends import files_of
-from jaxstyle.spec.settings import PATH_AXES, Sweep
+from jaxstyle.spec.regions import as_colour
+from jaxstyle.spec.settings import MASK_KEYS, PATH_AXES, Sweep
 
 
 def with_names(value: Any, names: Mapping[str, str]) -> Any:
@@ -31,7 +32,7 @@ def renamed(sweep: Sweep, names: Mapping[str, Mapping[str, str]]) -> Sweep:
     """A resolved sweep with some paths replaced.
 
     Args:
-        names: new paths by old ones, for each axis of paths and for `weights`.
+        names: new paths by old ones, for each axis of paths, the masks and `weights`.
     """
 
     def axis(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,6 +47,7 @@ def renamed(sweep: Sweep, names: Mapping[str, Mapping[str, str]]) -> Sweep:
         sweep,
         **axis({key: getattr(sweep, key) for key in PATH_AXES}),
         weights=weights,
+        **{key: tuple(names[key].get(path, path) for path in getattr(sweep, key)) for key in MASK_KEYS},
         grid=tuple(axis(table) for table in sweep.grid),
         balance=tuple(
             {**t, **{a: with_name(t[a], names[a]) for a in ("content", "style")}} for t in sweep.balance
@@ -59,4 +61,5 @@ def named_files(sweep: Sweep) -> tuple[str, ...]:
     """The absolute paths of all files that a resolved sweep names, each once."""
     every = (*({axis: getattr(sweep, axis) for axis in PATH_AXES},), *sweep.grid)
     named = [v for t in every for axis in PATH_AXES for value in t.get(axis, ()) for v in files_of(value)]
-    return tuple(dict.fromkeys([*named, *([sweep.weights] if sweep.weights else [])]))
+    masks = [path for key in MASK_KEYS for path in getattr(sweep, key) if as_colour(path) is None]
+    return tuple(dict.fromkeys([*named, *masks, *([sweep.weights] if sweep.weights else [])]))

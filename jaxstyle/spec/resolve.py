@@ -17,9 +17,11 @@ from jaxstyle.spec import blends, defaults, settings
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.fields import MAX_CELLS, MAX_STEPS
 from jaxstyle.spec.paths import taken_from
+from jaxstyle.spec.regions import as_regions
 from jaxstyle.spec.settings import (
     AXES,
     BALANCED_AXES,
+    MASK_KEYS,
     PATH_AXES,
     SETTINGS,
     SEVERAL,
@@ -31,6 +33,7 @@ from jaxstyle.spec.unknown_names import unknown_key
 from jaxstyle.spec.values import (
     AUTO,
     FLOAT32_MAX,
+    NONE,
     WORDS,
     as_choice,
     as_flag,
@@ -110,12 +113,13 @@ def _balance(table: Any, style_size: int | str) -> dict[str, Any]:
     what = "balance"
     if isinstance(table, Mapping):
         style = {"style": blends.taken("style", table["style"], "")} if "style" in table else {}
-        table = {"style_size": style_size, **table, **style}
+        table = {"style_size": style_size, "regions": NONE, **table, **style}
     if not isinstance(table, Mapping) or set(table) != {*BALANCED_AXES, "alpha_beta", "weights"}:
         raise JaxstyleError(what, "a table has an unknown form; leave it out and it is measured again")
     found: dict[str, Any] = {
         axis: as_text(what, table[axis]) for axis in BALANCED_AXES if axis != "style_size"
     }
+    as_regions(what, found["regions"])
     found["style_size"] = as_style_size(what, table["style_size"])
     layer_name(what, found["content_layer"])
     files = [axis for axis in ("content", "style") if is_path(found[axis])]
@@ -322,7 +326,12 @@ def differing_settings(own: Sweep, other: Sweep) -> list[str]:
     more = {name for of in (own, other) for name in of.extra if not settings.is_axis(name)}
     pairs = {name: (getattr(own, name), getattr(other, name)) for name in names}
     pairs |= {name: (own.extra.get(name), other.extra.get(name)) for name in sorted(more)}
-    return [f"{name} is {had} there and {has} here" for name, (had, has) in pairs.items() if had != has]
+    texts = {
+        name: [", ".join(value) or NONE for value in pair] if name in MASK_KEYS else pair
+        for name, pair in pairs.items()
+        if pair[0] != pair[1]
+    }
+    return [f"{name} is {had} there and {has} here" for name, (had, has) in texts.items()]
 
 
 def grids_of(sweep: Sweep, more: Iterable[str] = ()) -> tuple[Mapping[str, Any], ...]:

@@ -45,6 +45,7 @@ from jaxstyle.spec.fields import (
     row_of,
     rows_of,
 )
+from jaxstyle.spec.regions import as_masks, as_names, as_region_list, as_regions
 from jaxstyle.spec.run_options import OPTION_KEYS as OPTION_KEYS
 from jaxstyle.spec.run_options import OPTIONS as OPTIONS
 from jaxstyle.spec.run_options import RunOptions as RunOptions
@@ -56,6 +57,7 @@ _STEPS += ", ".join(f"{row.steps} for {row.name}" for row in tables.OPTIMIZERS) 
 _EVERYWHERE = ("sweep", "transfer", "calibrate", "features", "targets")
 _OF_A_PAIR = ("sweep", "transfer", "calibrate")
 _HIDDEN: Any = tyro.conf.Suppress
+_of_masks = functools.partial(Setting, later=True, balance=True, commands=_OF_A_PAIR)
 
 
 @dataclass(frozen=True)
@@ -257,6 +259,27 @@ class Sweep:
         ),
     ] = (0.0,)
     """Weight of the total variation."""
+    regions: Annotated[
+        tuple[str, ...],
+        Axis(
+            parse=each(as_regions),
+            plural="kinds of regions",
+            balance=True,
+            later=True,
+            commands=_OF_A_PAIR,
+        ),
+    ] = (values.NONE,)
+    """Regions whose styles are compared one by one: none (the whole picture), a grid of ROWSxCOLUMNS tiles
+    such as 2x2, or masks, the colours of --content-mask and --style-mask; at most 16."""
+    content_mask: Annotated[tuple[str, ...], _of_masks(check=as_masks, numbers=False)] = ()
+    """For --regions masks, a PNG for every content, in their order; each of its colours is a region."""
+    style_mask: Annotated[tuple[str, ...], _of_masks(check=as_masks, numbers=False)] = ()
+    """The same for every image of a style; the target of a region is the one of the same colour. In place
+    of a PNG, a colour such as 255 or #ff8000 is a mask that has it everywhere."""
+    leave: Annotated[tuple[str, ...], _of_masks(check=as_region_list)] = ()
+    """Regions of masks that are left alone: they have no style loss, and styles need not have them."""
+    hold: Annotated[tuple[str, ...], _of_masks(check=as_region_list)] = ()
+    """Regions of masks that keep the pixels of the content; they are left alone too."""
     weights: Annotated[
         str | None,
         Setting(
@@ -330,6 +353,12 @@ class Sweep:
         tuple[str, ...], _HIDDEN, dataclasses.replace(WRITTEN, numbers=True, same=True, later=True)
     ] = ()
     """SHA-256 of the plugins whose rows the sweep uses, ascending."""
+    region_names: Annotated[
+        tuple[tuple[str, str], ...],
+        _HIDDEN,
+        dataclasses.replace(WRITTEN, check=as_names, numbers=True, same=True, later=True),
+    ] = ()
+    """Names of regions of masks, as `(grey level or colour, name)`; in a spec, the table `[regions]`."""
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -397,6 +426,10 @@ SWEEP_KEYS = tuple(f.name for f in dataclasses.fields(Sweep) if f.name not in ("
 """Names of the fields of a sweep that a spec may contain; see `added` for those that are not fields."""
 _AFTER_ADDED = "learning_rate"
 """The axis that follows the optional ones in the order of the product."""
+_LAST_ADDED = "regions"
+"""The optional axis that follows the weights of optional terms."""
+MASK_KEYS = ("content_mask", "style_mask")
+"""Names of the settings that are paths of masks."""
 
 
 def added() -> dict[str, Any]:
@@ -428,7 +461,9 @@ def axis_row(name: str) -> Axis:
 
 def optional_axes() -> dict[str, Any]:
     """Axes that not every run has, with their default values: later ones, weights of optional terms."""
-    return LATER | {row.weight: (0.0,) for row in tables.optional_terms()}
+    weights = {row.weight: (0.0,) for row in tables.optional_terms()}
+    first = {name: default for name, default in LATER.items() if name != _LAST_ADDED}
+    return first | weights | {_LAST_ADDED: LATER[_LAST_ADDED]}
 
 
 def axes_with(more: Iterable[str]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -10,10 +11,11 @@ from typing import Any
 
 from jaxstyle.spec import blends, paths, settings
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.settings import PATH_AXES, SWEEP_KEYS, Sweep
-from jaxstyle.spec.values import AUTO, is_path
+from jaxstyle.spec.settings import LATER, MASK_KEYS, PATH_AXES, SWEEP_KEYS, Sweep
+from jaxstyle.spec.values import AUTO, NONE, is_path
 
 MAX_SPEC_BYTES = 16 * 2**20
+_ONLY_IF_GIVEN = ("balance_optional", "plugins", "region_names", "leave", "hold", *MASK_KEYS)
 MAX_SPEC_DEPTH = 8
 """Deepest nesting of tables in a spec; no setting needs more than 3."""
 
@@ -64,7 +66,7 @@ def to_toml(sweep: Sweep, digests: Mapping[str, str], *, run: Path | None = None
     lines = ["# Run again with: python -m jaxstyle.sweep --spec spec.toml"]
 
     def line(key: str, value: Any) -> str:
-        if key in (*PATH_AXES, "weights") and not isinstance(value, Mapping):
+        if key in (*PATH_AXES, *MASK_KEYS, "weights") and not isinstance(value, Mapping):
             value = _respelled(value, run)
         return f"{key} = {_toml_value(value)}"
 
@@ -75,8 +77,11 @@ def to_toml(sweep: Sweep, digests: Mapping[str, str], *, run: Path | None = None
             value = None if value == AUTO else value
         if name in ("grid", "digests", "balance") or value is None:
             continue
-        if name in ("balance_optional", "plugins") and not value:
+        if name in _ONLY_IF_GIVEN and not value:
             continue
+        if name == "regions" and value == LATER[name]:
+            continue
+        value = dict(value) if name == "region_names" else value
         if settings.is_axis(name) and sweep.grid and all(name in table for table in sweep.grid):
             continue
         lines.append(line(name, value))
@@ -86,7 +91,10 @@ def to_toml(sweep: Sweep, digests: Mapping[str, str], *, run: Path | None = None
         for table in getattr(sweep, kind):
             lines += ["", f"[[{kind}]]"]
             lines += [
-                line(key, value) for key, value in table.items() if not (alike and key == "style_size")
+                line(key, value)
+                for key, value in table.items()
+                if not (alike and key == "style_size")
+                and (kind, key, value) != ("balance", "regions", NONE)
             ]
     lines += ["", "[digests]"]
     named = {path if run is None else paths.spelled(path, run): d for path, d in digests.items()}
@@ -119,4 +127,5 @@ def _respelled(value: Any, run: Path | None) -> Any:
         return [_respelled(item, run) for item in value]
     if blends.is_blend(value):
         return {_respelled(path, run): weight for path, weight in blends.parts_of(value)}
-    return paths.spelled(value, run) if run is not None and value and is_path(value) else value
+    named = run is None or not value or not is_path(value) or not os.path.isabs(value)
+    return value if named or run is None else paths.spelled(value, run)

@@ -123,10 +123,13 @@ def evaluation_flops(
     for row in up_to(content_taps + style_taps):
         h, w, c = feature_shape(row.name, height, width)
         macs += 9 * row.in_channels * c * h * w
-    for name in style_taps:
-        h, w, c = feature_shape(name, height, width)
-        macs += c * c * h * w
-    return 2.0 * 2.0 * macs
+    return 2.0 * 2.0 * macs + gram_flops(height, width, style_taps)
+
+
+def gram_flops(height: int, width: int, style_taps: Iterable[str]) -> float:
+    """FLOPs of the Gram matrices of some layers and their gradients."""
+    shapes = (feature_shape(name, height, width) for name in style_taps)
+    return 2.0 * 2.0 * sum(c * c * h * w for h, w, c in shapes)
 
 
 def parameter_bytes(taps: Iterable[str], *, winograd: bool, operand_bytes: int = 4) -> int:

@@ -1,0 +1,402 @@
+"""Regions against float64: grids, masks, their loss and their gradient, and runs that have them."""
+
+import csv
+import io
+import json
+
+import h5py
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from conftest import random_image
+from PIL import Image
+
+from jaxstyle.cell import regions
+from jaxstyle.inputs.region_maps import RegionMaps, scaled
+from jaxstyle.plan import tiles
+from jaxstyle.plan.cells import sweep_cells
+from jaxstyle.plan.planner import make_plan
+from jaxstyle.plan.programs import Program
+from jaxstyle.run.inputs import read_inputs
+from jaxstyle.run.one_cell import single_sweep, transfer
+from jaxstyle.run.sweep import run_sweep
+from jaxstyle.rundir.records import open_record
+from jaxstyle.rundir.regions_h5 import regions_bytes
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.resolve import resolve
+from jaxstyle.spec.settings import RunOptions, Sweep
+
+# --- the loss of one layer against float64 --------------------------------------------------------
+
+
+def grams(features, maps):
+    """G_r by its definition; 0 for a region without a position."""
+    flat, found = features.reshape(-1, features.shape[-1]).astype(np.float64), []
+    for t in maps.astype(np.float64):
+        weights = t.ravel() ** 2
+        total = weights.sum()
+        found.append(
+            (flat * weights[:, None]).T @ flat / total if total else np.zeros((flat.shape[1],) * 2)
+        )
+    return np.stack(found)
+
+
+def loss(features, maps, target, shares):
+    """E_l and its gradient by its definition; regions that a side lacks do not count."""
+    n, value, gradient = features.shape[-1], 0.0, np.zeros(features.shape)
+    for t, a, g, share in zip(maps.astype(np.float64), target, grams(features, maps), shares, strict=True):
+        if t.any() and a.any():
+            value += share * ((g - a) ** 2).sum() / (4 * n**2)
+            gradient += share * (t**2)[..., None] * (features @ (g - a)) / ((t**2).sum() * n**2)
+    return value, gradient
+
+
+def program(**changes):
+    own = {"content_taps": (), "style_taps": ("conv1_1",), "width": 1}
+    return Program(12, 17, "avg", "adam", "f32", **own, **changes)
+
+
+def tile_of(kind, h, w):
+    """Maps of tiles, by the definition of their rows and columns."""
+    rows, columns = map(int, kind.split("x"))
+    found = np.zeros((rows * columns, h, w))
+    for i in range(rows):
+        for j in range(columns):
+            down = slice(int(np.floor(i * h / rows)), int(np.floor((i + 1) * h / rows)))
+            found[i * columns + j, down, int(j * w / columns) : int((j + 1) * w / columns)] = 1
+    return found
+
+
+@pytest.mark.parametrize("grids", [("3x3",), ("2x5",), ("7x2",), ("2x4", "8x1")])
+def test_tiles_have_the_loss_and_the_gradient_of_float64(grids):
+    """At a size that no grid divides; 7x2 and 8x1 have tiles without a position."""
+    random, (h, w), kind = np.random.default_rng(1), (5, 11), grids[0]
+    features, other = random.normal(0, 3, (2, h, w, 6)).astype(np.float32)
+    maps = tile_of(kind, h, w)
+    target, shares = grams(other, maps), random.uniform(0.1, 1, len(maps))
+    of = program(regions=len(maps), grids=grids)
+    weights = (shares * maps.any((1, 2))).astype(np.float32)
+    means = tiles.tile_means(kind, grids, len(maps), h, w)
+    arrays = (features, target.astype(np.float32), means, weights)
+    value, gradient = jax.jit(jax.value_and_grad(regions.layer_loss), static_argnums=4)(
+        *map(jnp.asarray, arrays), of
+    )
+    expected, slope = loss(features, maps, target, shares)
+    assert float(value) == pytest.approx(expected, rel=1e-5)
+    assert np.linalg.norm(gradient - slope) < 1e-5 * np.linalg.norm(slope)
+
+
+def test_overlapping_soft_masks_have_the_loss_and_the_gradient_of_float64():
+    random, (h, w) = np.random.default_rng(2), (7, 9)
+    features, other = random.normal(0, 3, (2, h, w, 6)).astype(np.float32)
+    maps = random.uniform(0, 1, (4, h, w)).astype(np.float32)
+    maps[3] = 0
+    shares = np.array([0.2, 0.5, 0.3, 0.0])
+    own = scaled(maps, 4)
+    target = regions.grams(jnp.asarray(other), jnp.asarray(own))
+    assert np.abs(target - grams(other, maps)).max() < 1e-4
+    value, gradient = jax.value_and_grad(regions.layer_loss)(
+        jnp.asarray(features),
+        target,
+        jnp.asarray(own),
+        jnp.asarray(shares, jnp.float32),
+        program(regions=4),
+    )
+    expected, slope = loss(features, maps, grams(other, maps), shares)
+    assert float(value) == pytest.approx(expected, rel=1e-5)
+    assert np.linalg.norm(gradient - slope) < 1e-5 * np.linalg.norm(slope)
+
+
+# --- plans ----------------------------------------------------------------------------------------
+
+PAIR = {"content": ("/c",), "style": ("/s",), "padding": "zeros", "optimizer": "adam", "steps": (2,)}
+
+
+def plan_of(shapes, count=tiles.tile_count, **settings):
+    sweep = resolve(Sweep(**PAIR | settings))
+    cells = sweep_cells(sweep)
+    return make_plan(sweep, cells, shapes, platform="cpu", choose_width=lambda *_: 1, regions=count)
+
+
+def test_every_number_of_regions_has_a_program():
+    plan = plan_of({"/c": (64, 64)}, regions=("none", "1x1", "2x4", "2x2", "8x1"))
+    assert [(p.regions, p.grids) for p in plan.programs] == [(0, ()), (8, ("2x4", "8x1")), (4, ("2x2",))]
+    assert [plan.program_cells(i) for i in range(3)] == [2, 2, 1]
+
+
+def test_cells_with_regions_share_no_canvas():
+    shapes = {f"/{name}": (48 - i, 64) for i, name in enumerate("abc")}
+    for kind, canvas in (("none", True), ("2x2", False)):
+        plan = plan_of(shapes, content=tuple(shapes), regions=(kind,))
+        assert any(p.canvas for p in plan.programs) == canvas
+
+
+def test_the_axis_stands_after_all_other_optional_ones():
+    sweep = resolve(
+        Sweep(**PAIR, regions=("none", "2x2"), tv_weight=(0.0, 1.0), spectrum_weight=(0.0, 1.0))
+    )
+    assert sweep.axes[-5:] == ("tv_weight", "spectrum_weight", "regions", "learning_rate", "seed")
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"regions": ("4x5",)}, "4x5 has 20 tiles; at most 16"),
+        ({"regions": ("2 by 2",)}, "'2 by 2' is no kind of regions; use none, masks"),
+        ({"regions": ("2x0",)}, "has no tiles"),
+        ({"regions": ("2x2",), "style_loss": "moments"}, "2x2 needs --style-loss gram"),
+        ({"regions": ("2x2",), "style": ("/s.npz",)}, "s has targets of a whole one"),
+        ({"regions": ("masks",)}, "0 masks for 1 content image; give one for each"),
+        ({"content_mask": ("/m.png",)}, "is for --regions masks"),
+        ({"regions": ("masks",), "content": ("none",)}, "masks needs a content"),
+    ],
+)
+def test_regions_that_cannot_be_are_told_in_one_line(settings, why):
+    with pytest.raises(JaxstyleError, match=why) as error:
+        sweep_cells(resolve(Sweep(**PAIR | settings)))
+    assert "\n" not in str(error.value)
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+LAYERS = {"conv1_1": 0.5, "pool1": 0.3, "conv2_1": 0.2}
+GIVEN = {
+    "content_layer": ("conv2_1",),
+    "style_layers": ("+".join(f"{name}:{w}" for name, w in LAYERS.items()),),
+    "padding": "zeros",
+    "alpha_beta": (1e-3,),
+    "size": "40",
+}
+DRAWN = {"content": (66, 80), "style": (56, 72)}
+"""(height, width) of the files of images and masks."""
+
+
+def draw_mask(path, shape, levels=(0, 128, 255), at=0.4):
+    """Two halves whose edge falls within a pixel of a smaller size, and a slanting third one."""
+    h, w = shape
+    labels = np.full(shape, levels[0], np.uint8)
+    labels[:, int(at * w) + 1 :] = levels[1]
+    y, x = np.mgrid[:h, :w]
+    labels[(3 * y > 2 * h) & (x > y)] = levels[2]
+    Image.fromarray(labels).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Paths of a content and a style with their masks, as settings."""
+    found = {}
+    for seed, (role, shape) in enumerate(DRAWN.items()):
+        Image.fromarray(random_image(*shape, seed)).save(tmp_path / f"{role}.png")
+        found[role] = (str(tmp_path / f"{role}.png"),)
+        mask = draw_mask(tmp_path / f"{role}_mask.png", shape, at=0.4 + 0.2 * seed)
+        found[f"{role}_mask"] = (mask,)
+    return found
+
+
+def run_in(folder, **settings):
+    run_sweep(Sweep(**GIVEN | settings), RunOptions(out=str(folder), quiet=True))
+    return folder
+
+
+def rows_of(run):
+    return list(csv.DictReader((run / "results.csv").read_text().splitlines()))
+
+
+def maps_in(run, role, cell):
+    """T_r by layer, and the shares, of the picture or the style of a cell."""
+    with h5py.File(run / "regions.h5") as file:
+        (group,) = (g for g in file[role].values() if cell in g["cell"][:])
+        share = group["share"][:] if role == "picture" else None
+        return {name: group[name][:] for name in LAYERS}, share, group.attrs["regions"]
+
+
+def features_of(weights, image):
+    _, found = oracle.network(weights, np.asarray(image, np.float64), "avg", "conv2_1")
+    return {name: found[name] for name in LAYERS}
+
+
+def layer_losses(found, style, own, of_style, shares):
+    """E_l by layer, of features for a style with its maps."""
+    return {
+        name: loss(found[name], own[name], grams(style[name], of_style[name]), shares)[0] for name in LAYERS
+    }
+
+
+def resized(path, width=40):
+    image = Image.open(path)
+    return np.asarray(image.resize((width, round(image.height * width / image.width)), Image.LANCZOS))
+
+
+def test_runs_come_to_the_losses_of_float64_on_the_maps_they_wrote(files, tmp_path, vgg19_weights):
+    """Grids and masks on one axis, by L-BFGS and with a coarser stage; balanced layers too."""
+    kinds = ("2x4", "masks")
+    plain = "+".join(LAYERS)
+    run = run_in(
+        tmp_path / "run",
+        **files,
+        regions=kinds,
+        style_layers=(plain,),
+        style_weights="balanced",
+        steps=(4,),
+        pyramid=1,
+        image_format="npy",
+    )
+    programs = json.loads((run / "manifest.json").read_text())["programs"]
+    assert [p.get("regions", 0) for p in programs] == [8, 3]
+    style = features_of(vgg19_weights, resized(files["style"][0]))
+    content = features_of(vgg19_weights, resized(files["content"][0]))
+    with h5py.File(run / "results.h5") as file:
+        (shape,) = file.values()
+        images, losses = shape["image_float"][:, -1], shape["style_layer_loss"][:, -1]
+        names = [name.decode() for name in shape["layer"][:]]
+    for cell, row in enumerate(rows_of(run)):
+        assert row["regions"] == kinds[cell]
+        own, shares, kind = maps_in(run, "picture", cell)
+        of_style = maps_in(run, "style", cell)[0]
+        assert kind == kinds[cell]
+        assert sum(shares) == pytest.approx(1)
+        assert own["conv1_1"].mean((1, 2)) == pytest.approx(shares, abs=1e-6)
+        found = layer_losses(features_of(vgg19_weights, images[cell]), style, own, of_style, shares)
+        assert losses[cell] == pytest.approx([found[name] for name in names], rel=1e-4)
+        at_content = layer_losses(content, style, own, of_style, shares)
+        balanced = {name: 1 / value for name, value in at_content.items()}
+        given = dict(part.split(":") for part in row["style_layer_weights"].split("+"))
+        for name, value in given.items():
+            assert float(value) == pytest.approx(balanced[name] / sum(balanced.values()), rel=1e-4)
+        total = sum(float(given[name]) * found[name] for name in LAYERS)
+        assert float(row["loss_style"]) == pytest.approx(total, rel=1e-4)
+    page = (run / "report.html").read_text()
+    assert page.count("<figcaption>pictures of ") == page.count("<figcaption>style ") == 2
+    own, _, _ = maps_in(run, "picture", 1)
+    assert ((own["conv1_1"] > 0.01) & (own["conv1_1"] < 0.99)).any()  # the edges are soft
+
+
+def test_every_region_has_its_own_style_and_one_is_held_at_the_content(files, tmp_path, vgg19_weights):
+    """A blend whose images are a region each, one by its mask and one by a colour, and a region held."""
+    files["style"] = (f"{files['style'][0]}+{files['content'][0]}",)
+    Image.new("L", DRAWN["style"][::-1]).save(files["style_mask"][0])
+    files["style_mask"] = (files["style_mask"][0], "128")
+    about = {"regions": ("masks",), "hold": ("255",), "optimizer": "adam", "steps": (2,)}
+    run = run_in(tmp_path / "run", **files, **about, image_format="npy", learning_rate=(20.0,))
+    with h5py.File(run / "results.h5") as file:
+        (shape,) = file.values()
+        image, losses = shape["image_float"][0, -1], shape["style_layer_loss"][0, -1]
+        names = [name.decode() for name in shape["layer"][:]]
+    own, shares, _ = maps_in(run, "picture", 0)
+    assert shares[2] == 0
+    held = own["conv1_1"][2] >= 0.5
+    content = resized(files["content"][0])
+    assert (image[held] == content[held]).all()
+    assert (image[~held] != content[~held]).mean() > 0.9
+    styles = [features_of(vgg19_weights, of) for of in (resized(tmp_path / "style.png"), content)]
+    found = features_of(vgg19_weights, image)
+    for name, value in zip(names, losses, strict=True):
+        flat = [of[name].reshape(-1, of[name].shape[-1]) for of in styles]
+        target = np.stack([*(f.T @ f / len(f) for f in flat), np.zeros((flat[0].shape[1],) * 2)])
+        assert value == pytest.approx(loss(found[name], own[name], target, shares)[0], rel=1e-4)
+
+
+def test_a_mask_of_one_colour_is_no_mask(files, tmp_path):
+    for role in ("content", "style"):
+        draw_mask(files[f"{role}_mask"][0], DRAWN[role], (7, 7, 7))
+    settings = {**files, "regions": ("none", "masks", "1x1"), "optimizer": "adam", "steps": (2,)}
+    run = run_in(tmp_path / "run", **settings)
+    assert len(json.loads((run / "manifest.json").read_text())["programs"]) == 1
+    pictures = {(run / f"images/{i:06d}.png").read_bytes() for i in range(3)}
+    assert len(pictures) == 1
+    assert len({tuple(row[key] for key in row if key.startswith("loss")) for row in rows_of(run)}) == 1
+
+
+def test_a_transfer_is_the_cell_of_a_sweep(files, tmp_path):
+    settings = {**files, "regions": ("masks",), "optimizer": "adam", "steps": (2,)}
+    run = run_in(tmp_path / "run", **settings)
+    pair = {key: settings.pop(key)[0] for key in ("content", "style")}
+    done = transfer(single_sweep(*pair.values(), {**GIVEN, **settings}))
+    assert (done.image == np.asarray(Image.open(run / "images/000000.png"))).all()
+    assert "regions.h5" in {path.name for path in run.iterdir()}
+
+
+def test_a_run_with_masks_goes_on_with_its_own_and_no_others(files, tmp_path):
+    settings = {**files, "regions": ("masks", "2x2"), "optimizer": "adam", "steps": (2,)}
+    run = run_in(tmp_path / "run", **settings)
+    before = {path.name: path.read_bytes() for path in [*run.glob("chunks/*.h5"), run / "regions.h5"]}
+    for path in run.glob("chunks/*.h5"):
+        path.unlink()
+    again = RunOptions(out=str(run), quiet=True, resume=True)
+    sweep = open_record(run).sweep
+    run_sweep(sweep, again)
+    assert all(path.read_bytes() == before[path.name] for path in run.glob("chunks/*.h5"))
+    other = draw_mask(tmp_path / "other.png", DRAWN["content"], (0, 128, 255), at=0.2)
+    with pytest.raises(JaxstyleError, match=r"content_mask is .* there and"):
+        run_sweep(Sweep(**GIVEN | settings | {"content_mask": (other,)}), again)
+    more = {**GIVEN, **settings, "content": files["content"] + files["style"]}
+    more["content_mask"] = files["content_mask"] + files["style_mask"]
+    run_sweep(Sweep(**more), RunOptions(out=str(run), quiet=True, extend=True))
+    assert len(rows_of(run)) == 4
+    assert open_record(run).sweep.content_mask == more["content_mask"]
+    sweep = open_record(run).sweep
+    draw_mask(files["content_mask"][0], DRAWN["content"], (0, 128, 255), at=0.7)
+    with pytest.raises(JaxstyleError, match=r"content_mask\.png: has sha256"):
+        run_sweep(sweep, again)
+
+
+def test_names_join_regions_and_small_ones_are_told_and_left_out(files):
+    """Two colours with one name are one region; tiles without a position of pool5 do not count there."""
+    names = {"0": "ground", "128": "ground", "#ffffff": "never", "255": "corner"}
+    settings = {**GIVEN, **files, "style_layers": ("conv1_1:1+pool5:1",), "region_names": names}
+    inputs = read_inputs(resolve(Sweep(**settings | {"size": "48", "regions": ("4x4", "masks")})))
+    told = [note for notes in inputs.pictures.notes.values() for note in notes]
+    tile = "tile of 4x4 1,1, 1,2, 1,3, 1,4 and others: too small for pool5, left out there"
+    assert told.count(tile) == 2
+    assert {*told} - {tile} == {"region corner: too small for pool5, left out there"}
+    data = regions_bytes(inputs.cells, RegionMaps(inputs.pictures), lambda _, path: path)
+    with h5py.File(io.BytesIO(data)) as file:
+        tiles, masks = (file["picture"][key] for key in "01")
+        assert [name.decode() for name in masks["region"][:]] == ["corner", "ground"]
+        assert tiles["pool5"][:].ravel().tolist() == [0.0] * 15 + [1.0]
+        assert np.abs(masks["conv1_1"][:].sum(0) - 1).max() < 1e-6
+
+
+def save_levels(path, shape, count):
+    levels = (np.arange(shape[0] * shape[1]) % count * 3).astype(np.uint8)
+    Image.fromarray(levels.reshape(shape)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda m: save_levels(m, (66, 90), 2), "content_mask.png: is 90x66 and its image .* is 80x66"),
+        (lambda m: save_levels(m, DRAWN["content"], 17), "content_mask.png: has 17 regions; at most 16"),
+        (lambda m: draw_mask(m, (66, 80), (0, 128, 0)), "content_mask.png: has no region 255"),
+        (lambda m: Image.new("RGB", (80, 66)).save(m, "JPEG"), "content_mask.png: a mask must be a PNG"),
+    ],
+)
+def test_masks_that_cannot_be_are_told_in_one_line(files, tmp_path, change, why):
+    change(files["content_mask"][0])
+    settings = GIVEN | {**files, "regions": ("masks",)}
+    with pytest.raises(JaxstyleError, match=why) as error:
+        run_in(tmp_path / "run", **settings)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"leave": ("7",)}, "leave: .*content_mask.png has no region 7; it has 0, 128, 255"),
+        ({"leave": ("0", "128"), "hold": ("255",)}, "all regions of .* are left alone"),
+        ({"style_mask": ("128",)}, "128: has no region 0, which .* has; draw it, or give --leave 0"),
+        ({"style_mask": ("128", "0")}, "style_mask: 2 masks for 1 style image"),
+        (
+            {"regions": ("2x2",), "content_mask": (), "style_mask": (), "leave": ("1",)},
+            "is for --regions masks",
+        ),
+    ],
+)
+def test_regions_that_a_side_lacks_are_told_in_one_line(files, settings, why):
+    with pytest.raises(JaxstyleError, match=why) as error:
+        read_inputs(resolve(Sweep(**GIVEN | {**files, "regions": ("masks",), **settings})))
+    assert "\n" not in str(error.value)
