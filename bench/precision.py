@@ -54,7 +54,7 @@ def _imitate_tf32() -> None:
     from jaxstyle.cell import losses
     from jaxstyle.vgg import convolution
 
-    plain, product = convolution._plain, losses._product
+    plain, product = convolution._plain, losses.product
 
     def rounded(x: Any) -> Any:
         return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=10)
@@ -62,7 +62,7 @@ def _imitate_tf32() -> None:
     convolution._plain = lambda x, kernel, precision, **border: plain(
         rounded(x), rounded(kernel), precision, **border
     )
-    losses._product = lambda a, b, *rest: product(rounded(a), rounded(b), *rest)
+    losses.product = lambda a, b, *rest: product(rounded(a), rounded(b), *rest)
 
 
 def _names(count: int) -> list[tuple[str, str]]:
