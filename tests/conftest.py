@@ -41,8 +41,9 @@ def module_paths():
 
 CHECKED = """
 cell device.loss_balance device.batch device.drive device.engine device.held_out device.memory
-device.loss_pull device.region_rows device.style_rows device.trial inputs.alexnet_weights inputs.colour inputs.decode
-inputs.encode inputs.masks inputs.pictures inputs.preprocess inputs.region_maps inputs.resize inputs.target_files inputs.target_sets
+device.loss_pull device.region_rows device.style_rows device.trial inputs.alexnet_weights
+inputs.colour inputs.decode inputs.encode inputs.masks inputs.pictures inputs.preprocess
+inputs.region_maps inputs.resize inputs.target_files inputs.target_sets
 inputs.weights metrics run.checked run.dry_run run.inputs run.job run.launcher run.made_targets
 run.one_cell run.finished run.planning run.results run.continued run.share run.site run.start run.sweep
 plan.tiles run.work run.worker rundir.checkpoints rundir.chunks rundir.directory rundir.files rundir.hdf5
