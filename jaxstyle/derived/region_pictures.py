@@ -53,8 +53,8 @@ def regions_section(record: Record) -> dict[str, Any] | None:
     sources, figures, total = SourcePictures(record), [], 0
     with open_h5(path) as file:
         for role in ("picture", "style"):
-            groups: Any = file.get(role)
-            for group in [] if groups is None else members(groups):
+            node = file.get(role)
+            for group in members(node) if isinstance(node, h5py.Group) else []:
                 total += 1
                 if total > MAX_SHOWN:
                     continue
@@ -76,7 +76,7 @@ def _figure(group: h5py.Group, role: str, text: str, kind: str, image: np.ndarra
     about = f"{text}, {kind}"
     if kind == MASKS:
         shares = np.asarray(group["share"]) if "share" in group else np.full(len(names), np.nan)
-        own = zip(names, shares, (bool(t.any()) for t in maps), strict=True)
+        own = zip(names, shares, maps.max((1, 2)) > 0, strict=True)
         each = [n if np.isnan(s) else f"{n} {100 * s:.0f} %" for n, s, there in own if there]
         about += f": {', '.join(each)}"
     whole = scaled(overlay(maps, image), LONGEST_PX)

@@ -356,7 +356,7 @@ class Sweep:
     region_names: Annotated[
         tuple[tuple[str, str], ...],
         _HIDDEN,
-        dataclasses.replace(WRITTEN, check=as_names, numbers=True, same=True, later=True),
+        dataclasses.replace(WRITTEN, check=as_names, numbers=True, same=True, later=True, balance=True),
     ] = ()
     """Names of regions of masks, as `(grey level or colour, name)`; in a spec, the table `[regions]`."""
 

@@ -154,7 +154,8 @@ SETTINGS = {
     ),
     **_all("content_layer_weights content_layers_weights", None, "a picture has one content layer"),
     **_all("beta1 beta2 beta_1 beta_2 eps epsilon", None, "Adam's are 0.9, 0.999 and 1e-8"),
-    **_all("style_mask masks mask content_mask semantic_mask", None, "masks are not in this version"),
+    **_all("mask masks semantic_mask content_masks", "content_mask", "a PNG for --regions masks"),
+    **_all("style_masks", "style_mask", "a PNG for --regions masks"),
     **_all("verbose debug progress", None, "everything is printed by default; see quiet and log_format"),
 }
 """Answers by name, in lower case and with _ for -."""
