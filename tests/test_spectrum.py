@@ -9,6 +9,7 @@ import pytest
 from conftest import random_image
 from PIL import Image
 
+from jaxstyle import targets
 from jaxstyle.cell import spectrum
 from jaxstyle.cell.knobs import knobs_of
 from jaxstyle.plan.cells import sweep_cells
@@ -148,3 +149,22 @@ def test_the_weight_is_an_axis_and_brings_the_spectrum_nearer(style, tmp_path):
         assert float(row["loss_spectrum"]) == pytest.approx(value, rel=0.2)  # clipped and rounded there
         total = float(row["loss_style"]) + float(row["spectrum_weight"]) * float(row["loss_spectrum"])
         assert float(row["loss_total"]) == pytest.approx(total, rel=1e-4)
+
+
+def test_a_file_of_targets_has_the_spectrum_that_was_written_with_it(style, tmp_path):
+    files = {}
+    for name, more in (("with", ["--spectrum"]), ("without", [])):
+        files[name] = str(tmp_path / f"{name}.npz")
+        layers = ["--layers", *GIVEN["style_layers"], "--padding", GIVEN["padding"]]
+        with pytest.raises(SystemExit) as done:
+            targets.main([style, "-o", files[name], *layers, *more, "--size", "40", "--quiet"])
+        assert done.value.code == 0
+    given = {"content": ("none",), "size": "40x32", "spectrum_weight": (1e5,), **GIVEN}
+    run = run_sweep(
+        Sweep(style=(style, files["with"]), **given), RunOptions(out=str(tmp_path / "run"), quiet=True)
+    )
+    image, file = csv.DictReader((run.path / "results.csv").read_text().splitlines())
+    assert float(file["loss_spectrum"]) == pytest.approx(float(image["loss_spectrum"]), rel=1e-3)
+    lacking = Sweep(style=(files["without"],), **given)
+    with pytest.raises(JaxstyleError, match="no spectrum; write it with --spectrum, or give 0"):
+        run_sweep(lacking, RunOptions(out=str(tmp_path / "other"), quiet=True))

@@ -360,6 +360,13 @@ HOSTILE = {
     "no network": (changed(network=None), "no entry network"),
     "no mean": (changed(mean_of=None), "no entry mean/conv1_1"),
     "no layer": (changed(gram_of=None), "of no layer"),
+    "a spectrum of real numbers": (changed(spectrum=np.zeros((8, 8, 3))), "type float64"),
+    "a spectrum of one channel": (changed(spectrum=np.zeros((8, 8), "c8")), r"must be \(h, w, 3\)"),
+    "a spectrum of no image": (
+        changed(spectrum=np.full((8, 8, 3), 1j, "c8") * 1e3),
+        "spectrum is of no image",
+    ),
+    "NaN in a spectrum": (changed(spectrum=np.full((8, 8, 3), np.nan, "c8")), "not finite"),
     "a negative spread": (changed(gram_sd_of=-np.eye(64), mean_sd_of=np.ones(64)), "is negative"),
 }
 

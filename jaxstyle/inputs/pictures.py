@@ -191,7 +191,12 @@ class Pictures:
     def _check_equal_sizes(self, cell: Cell) -> None:
         """Raise JaxstyleError if a term of a cell compares pixels, and its style is not of its size."""
         pixels = self.style.get((cell.style, cell.style_size))
+        if cell.style in self.targets:
+            pixels = self.pixels_of_file(cell.style)
         for name in cell.terms:
+            if TERMS[name].of == "style" and cell.style in self.targets and pixels is None:
+                why = f"needs a style image, and {cell.style} has no spectrum; write it with --spectrum"
+                raise JaxstyleError(TERMS[name].weight, f"{why}, or give 0")
             if TERMS[name].equal_sizes and pixels is not None and pixels.shape[:2] != self.shape(cell):
                 (h, w), (height, width) = pixels.shape[:2], self.shape(cell)
                 why = f"needs a style of the picture's size, {width}x{height}, and {cell.style} becomes"
@@ -332,6 +337,14 @@ class Pictures:
         """A style image as the network sees it, for a part of `Cell.style_parts`."""
         path, size, *colours = source
         return self._in_colours(self.style[path, size], *colours)
+
+    def pixels_of_file(self, path: str) -> UInt8[np.ndarray, "h w 3"] | None:
+        """The image that a file of targets was measured in, if it has its Fourier transform."""
+        transform = self.targets[path].spectrum
+        if transform is None:
+            return None
+        pixels = np.fft.ifft2(transform, axes=(0, 1)).real.round().clip(0, 255).astype(np.uint8)
+        return luma(pixels) if self.grey else pixels
 
     def fitted(self, path: str, shape: tuple[int, int], colours: str = "") -> UInt8[np.ndarray, "h w 3"]:
         """A style or start image fitted to `shape`, for cells of that shape.

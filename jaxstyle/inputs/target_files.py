@@ -49,6 +49,8 @@ HEADER_BYTES = 4096
 ROUNDING = 1e-4
 """The part of a matrix' largest entry by which it may be unsymmetric, and of its largest eigenvalue by
 which others may be negative: float32 matrices of up to 512 rows are at most 3e-5 off."""
+GREY_LEVEL = 1.0
+"""The most by which the image of a spectrum may lie outside of its range, or have an imaginary part."""
 SEVERAL = ("gram_sd", "mean_sd")
 _ERRORS = (
     OSError,
@@ -91,6 +93,7 @@ class TargetFile:
     made_for: Mapping[str, str]
     """Values of the entries in `MADE_FOR`."""
     spectrum: np.ndarray | None = None
+    """The discrete Fourier transform of the image, complex64 (h, w, 3)."""
     sha256: str = field(default="", compare=False)
     """SHA-256 of the file."""
 
@@ -115,14 +118,14 @@ def read_targets(path: str, taps: Iterable[str] | None = None) -> TargetFile:
             if (kind := entries.text("format")) != FORMAT:
                 raise JaxstyleError(path, f"has format {kind!r}; it must be {FORMAT!r}: {MEND}")
             made_for = {name: entries.text(name) for name in MADE_FOR}
-            found = _layers(path, entries, taps)
+            found, transform = _layers(path, entries, taps), entries.transform("spectrum")
     except JaxstyleError:
         raise
     except MemoryError:
         raise JaxstyleError(path, "needs more memory than is available; make it smaller") from None
     except _ERRORS as error:
         raise JaxstyleError(path, f"is damaged or cut short; make it again: {error}") from None
-    return TargetFile(found, made_for, sha256=hashlib.sha256(data).hexdigest())
+    return TargetFile(found, made_for, transform, hashlib.sha256(data).hexdigest())
 
 
 def _read_bytes(path: str) -> bytes:
@@ -146,8 +149,10 @@ class _Entries:
         self.path, self.names = path, names
         self._archive = archive
 
-    def _values(self, name: str, kinds: str, shapes: tuple[tuple[int, ...], ...], most: int) -> np.ndarray:
-        """The array of an entry, of one of some shapes and of a kind of NumPy's types."""
+    def _values(
+        self, name: str, kinds: str, shapes: tuple[tuple[int, ...], ...] | None, most: int
+    ) -> np.ndarray:
+        """The array of an entry, of a kind of NumPy's types and, if they are given, one of some shapes."""
         if name not in self.names:
             raise JaxstyleError(self.path, f"has no entry {name}; {MEND}")
         info = self._archive.getinfo(f"{name}.npy")
@@ -160,13 +165,27 @@ class _Entries:
         shape, by_column, dtype = read_header(data)
         if dtype.hasobject or dtype.kind not in kinds:
             raise JaxstyleError(self.path, f"{name} has type {dtype}, which it may not have; {MEND}")
-        if shape not in shapes:
+        if shapes is not None and shape not in shapes:
             raise JaxstyleError(self.path, f"{name} has shape {shape}; it must be {shapes[0]}: {MEND}")
         left = data.getbuffer().nbytes - data.tell()
         if math.prod(shape) * dtype.itemsize != left:
             raise JaxstyleError(self.path, f"{name} has {left} bytes for shape {shape} of {dtype}; {MEND}")
         values = np.frombuffer(data.getvalue(), dtype, offset=data.tell())
         return values.reshape(shape, order="F" if by_column else "C")
+
+    def transform(self, name: str) -> np.ndarray | None:
+        """The discrete Fourier transform of an image, (h, w, 3); None if there is no such entry."""
+        if name not in self.names:
+            return None
+        values = self._values(name, "c", None, MAX_FILE_BYTES)
+        if values.ndim != 3 or values.shape[2] != 3 or not values.size:
+            raise JaxstyleError(self.path, f"{name} has shape {values.shape}; it must be (h, w, 3): {MEND}")
+        if not np.isfinite(values).all():
+            raise JaxstyleError(self.path, f"{name} holds values that are not finite; {MEND}")
+        image = np.fft.ifft2(values.astype(np.complex128), axes=(0, 1))
+        if max(np.abs(image.imag).max(), np.abs(image.real - 127.5).max() - 127.5) > GREY_LEVEL:
+            raise JaxstyleError(self.path, f"{name} is of no image with values from 0 to 255; {MEND}")
+        return values.astype(np.complex64)
 
     def text(self, name: str) -> str:
         """A text."""

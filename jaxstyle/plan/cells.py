@@ -214,7 +214,7 @@ def _check_pictures(cell: Cell) -> None:
         shown = blends.short_text(cell.style)
         raise JaxstyleError("init", f"{cell.init}: {shown} is no image; give noise, content or a path")
     for name in cell.terms:
-        if no_image and TERMS[name].of == "style":
+        if no_image and TERMS[name].of == "style" and not blends.is_targets(cell.style):
             shown = blends.short_text(cell.style)
             raise JaxstyleError(TERMS[name].weight, f"needs a style image, and {shown} is none; give 0")
         if not there[TERMS[name].of]:

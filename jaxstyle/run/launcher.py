@@ -170,9 +170,19 @@ class Launcher:
             with timed(self.seconds, "targets_s"):
                 stage = program.stage(coarser)
                 rows = style_rows(cell, stage, self.pictures.targets, parts.__getitem__)
-                terms = self.engine.blank_rows(stage, "style").terms if program.terms else {}
-                self._targets[key] = rows._replace(terms=terms)
+                self._targets[key] = rows._replace(terms=self._terms_without_image(cell, stage, coarser))
         return self._targets[key]
+
+    def _terms_without_image(self, cell: Cell, stage: Program, coarser: int) -> dict[str, Any]:
+        """Values that terms keep of a file of targets or a blend; zeros, but for a file with a spectrum."""
+        if not stage.terms:
+            return {}
+        pixels = self.pictures.pixels_of_file(cell.style) if blends.is_targets(cell.style) else None
+        if pixels is None:
+            return self.engine.blank_rows(stage, "style").terms
+        least_px = layers.least_edge_px(stage.taps)
+        pixels = halved(pixels, coarser, wraps=self.pictures.wraps, least_px=least_px)
+        return self.engine.target_rows(stage, pixels, role="style").terms
 
     def _of_equal_size(self, rows: Targets, stage: Program) -> Targets:
         """Targets of a style with zeros for terms that need it as large as the picture, where it is not.
