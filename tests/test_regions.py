@@ -13,6 +13,7 @@ import pytest
 from conftest import random_image
 from PIL import Image
 
+from jaxstyle import variance
 from jaxstyle.cell import regions
 from jaxstyle.inputs.region_maps import RegionMaps, scaled
 from jaxstyle.plan import tiles
@@ -317,6 +318,22 @@ def test_a_transfer_is_the_cell_of_a_sweep(files, tmp_path):
     done = transfer(single_sweep(*pair.values(), {**GIVEN, **settings}))
     assert (done.image == np.asarray(Image.open(run / "images/000000.png"))).all()
     assert "regions.h5" in {path.name for path in run.iterdir()}
+
+
+def test_a_study_of_seeds_has_the_spread_of_every_region(files, tmp_path):
+    settings = {**files, "regions": ("masks",), "optimizer": "adam", "steps": (2,), "seed": (0, 1)}
+    run = run_in(tmp_path / "run", init=("noise",), **settings)
+    with pytest.raises(SystemExit) as done:
+        variance.main([str(run), "--no-floor"])
+    assert done.value.code == 0
+    images = np.stack([np.asarray(Image.open(run / f"images/00000{i}.png"), float) for i in range(2)])
+    spread = np.sqrt(images.var(0, ddof=1).mean(-1))
+    maps, _, _ = maps_in(run, "picture", 0)
+    lines = list(csv.DictReader((run / "variance.csv").read_text().splitlines()))
+    for name, t in zip(("0", "128", "255"), maps["conv1_1"], strict=True):
+        (line,) = (line for line in lines if line["quantity"] == f"pixel_sd {name}")
+        assert float(line["mean"]) == pytest.approx(spread[t >= 0.5].mean(), rel=1e-6)
+    assert "in region " in (run / "report.html").read_text()
 
 
 def test_a_run_with_masks_goes_on_with_its_own_and_no_others(files, tmp_path):

@@ -111,6 +111,7 @@ def _pictures_block(study: Study, numbers: Sequence[Summary], drawn: Sequence[st
         " et al. 2004). Features are compared by |f − g| / √((|f|² + |g|²) / 2) in the very network that"
         " the pictures were optimised with: they show what the losses see, and are no independent judge.",
     ]
+    text += _regions_text(study)
     caption = (
         "One seed's picture, the mean over seeds, and the standard deviation over seeds of every pixel"
         " and of its low-pass; one scale for all settings of the run."
@@ -118,6 +119,23 @@ def _pictures_block(study: Study, numbers: Sequence[Summary], drawn: Sequence[st
     return page_block(
         "How far apart the pictures are", text, (columns, rows), figures_of(drawn, "spread", caption)
     )
+
+
+def _regions_text(study: Study) -> list[str]:
+    """A sentence on the regions between which the spread of pixels differs most, if there are some."""
+    found = []
+    for spread in study.spreads:
+        own = {name: float(values.mean()) for name, values in study.region_sd(spread).items()}
+        if len(own) > 1:
+            low, high = min(own, key=own.__getitem__), max(own, key=own.__getitem__)
+            found.append((own[high] - own[low], spread.setting.label, (low, own[low]), (high, own[high])))
+    if not found:
+        return []
+    _, label, low, high = max(found)
+    return [
+        f"Between regions, the spread of a pixel differs most in {label}: {number(high[1])} grey levels in"
+        f" region {high[0]}, {number(low[1])} in region {low[0]}. variance.csv has it for every region."
+    ]
 
 
 def _losses_block(study: Study, numbers: Sequence[Summary], drawn: Sequence[str]) -> dict[str, Any]:

@@ -8,10 +8,12 @@ import h5py
 import numpy as np
 
 from jaxstyle.inputs.pictures import Pictures
+from jaxstyle.inputs.region_maps import RegionMaps
 from jaxstyle.plan.cells import Cell, Source, seed_matters
 from jaxstyle.rundir.hdf5 import dataset, rows_in_order
 from jaxstyle.rundir.records import Record
 from jaxstyle.spec import tables
+from jaxstyle.spec.values import NONE
 from jaxstyle.study import stats
 from jaxstyle.study.distances import Network, distance_matrices, image_versions, measure_names
 from jaxstyle.study.model import (
@@ -195,6 +197,18 @@ def _family(
             for i in range(len(ratios) - 1)
         ],
     )
+
+
+def region_maps(record: Record, settings: Iterable[Setting]) -> dict[int, dict[str, np.ndarray]]:
+    """The maps of the regions of settings that have some, (h, w), by the setting's index and by name."""
+    divided = [setting for setting in settings if setting.cell.regions != NONE]
+    if not divided:
+        return {}
+    maps = RegionMaps(Pictures(record.sweep, record.cells))
+    return {
+        setting.index: dict(zip(maps.names(setting.cell), maps.at_size(setting.cell, None, 0), strict=True))
+        for setting in divided
+    }
 
 
 def find_styles(

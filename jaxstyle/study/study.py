@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
 from jaxstyle.run.start import start_jax
 from jaxstyle.rundir.hdf5 import open_h5
@@ -36,6 +37,7 @@ from jaxstyle.study.spread import (
     find_families,
     find_settings,
     find_styles,
+    region_maps,
     spread_of,
     too_few,
 )
@@ -69,9 +71,11 @@ def run_study(path: Path, options: Options | None = None) -> Study:
         decompositions = decompose(spreads, terms, file)
     notes: list[str] = []
     weighed: list[Style] = []
+    regions: dict[int, dict[str, np.ndarray]] = {}
     recomputed = None
     try:
         weighed = find_styles(record, spreads, terms, network)
+        regions = region_maps(record, settings)
         if options.floor:
             recomputed = _floor(record, spreads, device, options)
     except JaxstyleError as error:  # an image that has gone or changed since
@@ -89,6 +93,7 @@ def run_study(path: Path, options: Options | None = None) -> Study:
         families=found,
         decompositions=decompositions,
         styles=weighed,
+        regions=regions,
         floor=recomputed,
         notes=notes,
     )

@@ -98,7 +98,9 @@ def _lines(study: Study, spread: Spread, own: Summary) -> Iterator[dict[str, Any
             values |= {"min": known.min(), "median": np.median(known), "max": known.max()}
             line = {"steps": steps, "quantity": measure_quantity(measure), "pairs": len(known)}
             yield head | line | _written(values)
-    for name, values in zip(("pixel_sd", LOW + "pixel_sd"), spread.sd_map, strict=True):
+    maps = dict(zip(("pixel_sd", LOW + "pixel_sd"), spread.sd_map, strict=True))
+    maps |= {f"pixel_sd {name}": values for name, values in study.region_sd(spread).items()}
+    for name, values in maps.items():
         line = {
             "mean": values.mean(),
             "min": values.min(),
