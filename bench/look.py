@@ -119,12 +119,14 @@ def _toml(value: Any) -> str:
     return json.dumps(list(value) if isinstance(value, tuple) else value)
 
 
-def _spec(kind: Kind, changed: Mapping[str, Any], size: str, steps: int | None) -> str:
+def _spec(
+    kind: Kind, changed: Mapping[str, Any], size: str, steps: int | None, ratios: Sequence[float]
+) -> str:
     """The specification of a run: a grid for each pair, everything that may have a default by name."""
     settings = {**WAS, **changed, "size": size, "init": kind.inits, "seed": (f"0:{kind.seeds}",)}
     if steps is not None:
         settings["steps"] = steps
-    settings["alpha_beta"] = tuple(f"{ratio}x" for ratio in RATIOS)
+    settings["alpha_beta"] = tuple(f"{ratio}x" for ratio in ratios)
     own = [f"{name} = {_toml(value)}" for name, value in settings.items()]
     grids = []
     for pair in kind.pairs:  # each a grid of its own: one image may be in several
@@ -135,12 +137,17 @@ def _spec(kind: Kind, changed: Mapping[str, Any], size: str, steps: int | None) 
 
 
 def compute(
-    kind: Kind, changed: Mapping[str, Any], size: str, out: Path, steps: int | None = None
+    kind: Kind,
+    changed: Mapping[str, Any],
+    size: str,
+    out: Path,
+    steps: int | None = None,
+    ratios: Sequence[float] = RATIOS,
 ) -> float:
     """Compute and score a run with some settings changed, or go on with it; seconds of its steps."""
     out.parent.mkdir(parents=True, exist_ok=True)
     spec = out.with_suffix(".toml")
-    spec.write_text(_spec(kind, changed, size, steps))
+    spec.write_text(_spec(kind, changed, size, steps, ratios))
     python = [sys.executable, "-m"]
     if not (out / "manifest.json").exists():
         order = ["--spec", str(spec), "--out", str(out)]
@@ -314,6 +321,9 @@ def main(arguments: Sequence[str]) -> None:
         "--folder", type=Path, default=Path("runs/look"), help="the runs (default: runs/look)"
     )
     parser.add_argument(
+        "--pairs", type=int, default=8, help="with --peers, the first so many of eight pairs"
+    )
+    parser.add_argument(
         "--peers", metavar="PYTHON", help="beside other programs, in the environment of this interpreter"
     )
     parser.add_argument("--list", action="store_true", help="print the means and their settings")
@@ -325,7 +335,7 @@ def main(arguments: Sequence[str]) -> None:
     if args.peers:
         from bench import look_peers
 
-        look_peers.main(args.peers, args.size, args.folder, args.steps, arguments)
+        look_peers.main(args.peers, args.size, args.folder, args.steps, arguments, args.pairs)
         return
     if not args.screen and not args.confirm:
         parser.error("give --screen, --confirm or --peers")
