@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench import compiled, gpu, look, profile
+from bench import compiled, gpu, look, look_peers, profile
 
 STEP = """
 HloModule jit_segment, is_scheduled=true
@@ -132,3 +132,23 @@ def test_looks_are_compared_at_the_content_distance_of_the_reference(tmp_path):
     assert row["style_distance_was"] == 1.6
     (away,) = look.compare(was, run(*[(0.4 - n / 10, 1, 1, 1) for n in range(4)]))
     assert away["style_distance"] is None
+
+
+def test_a_picture_of_another_program_is_compared_at_its_content_distance_or_with_better_pictures(tmp_path):
+    def point(ratio, *own):
+        scores = dict(zip(("content_distance", "style_distance", "periodicity", "noise"), own, strict=True))
+        return look.Point("a:b", "noise", 0, ratio, scores, tmp_path)
+
+    ours = [point(0.1, 0.6, 0.5, 1.0, 0.0), point(1.0, 0.4, 0.9, 3.0, 0.0)]
+    within = look_peers.compare(ours, point(0, 0.5, 0.8, 2.5, 0.0).scores)
+    assert within["style_distance"] == pytest.approx(0.7)
+    assert within["periodicity"] == pytest.approx(2.0)
+    assert within["better_at"] is None
+    assert look_peers.is_lower(within)
+    assert not look_peers.is_lower(look_peers.compare(ours, point(0, 0.5, 0.8, 1.5, 0.0).scores))
+    assert not look_peers.is_lower(look_peers.compare(ours, point(0, 0.5, 0.6, 2.5, 0.0).scores))
+    beyond = look_peers.compare(ours, point(0, 0.7, 0.5, 1.0, 0.0).scores)
+    assert beyond["style_distance"] is None
+    assert beyond["better_at"] == 0.1
+    assert look_peers.is_lower(beyond)
+    assert not look_peers.is_lower(look_peers.compare(ours, point(0, 0.7, 0.45, 1.0, 0.0).scores))

@@ -86,6 +86,8 @@ class Pictures:
         """Every style image at its target sizes, in its own colours, by its path and a size."""
         self.targets: dict[str, TargetFile] = {}
         """The targets of every style that is a file of them, by path."""
+        self.of_files: dict[str, UInt8[np.ndarray, "h w 3"]] = {}
+        """The images of those files that have a spectrum, by the file's path."""
         self._starts: dict[tuple[str, tuple[int, int]], UInt8[np.ndarray, "h w 3"]] = {}
         self._shapes: dict[str, tuple[int, int]] = {}
         """(height, width) in px of pictures, by the path in `Cell.shaped_by`."""
@@ -189,10 +191,9 @@ class Pictures:
         return self.mask(axis, path).maps(*shape, filled=filled)
 
     def _check_equal_sizes(self, cell: Cell) -> None:
-        """Raise JaxstyleError if a term of a cell compares pixels, and its style is not of its size."""
+        """Raise JaxstyleError if a term of a cell needs pixels that its style does not have."""
         pixels = self.style.get((cell.style, cell.style_size))
-        if cell.style in self.targets:
-            pixels = self.pixels_of_file(cell.style)
+        pixels = self.of_files.get(cell.style, pixels)
         for name in cell.terms:
             if TERMS[name].of == "style" and cell.style in self.targets and pixels is None:
                 why = f"needs a style image, and {cell.style} has no spectrum; write it with --spectrum"
@@ -256,6 +257,9 @@ class Pictures:
         check_digest(path, found.sha256, sweep.digests.get(path))
         self.sha256[path] = self.pixels_sha256[path] = found.sha256
         self.targets[path] = found
+        if found.spectrum is not None:
+            pixels = np.fft.ifft2(found.spectrum, axes=(0, 1)).real.round().clip(0, 255).astype(np.uint8)
+            self.of_files[path] = luma(pixels) if self.grey else pixels
         self._say_read()
         return True
 
@@ -324,7 +328,8 @@ class Pictures:
         named = {path for value in values for path, _ in parts_of(value)}
         used = {image for cell in cells if cell.regions == MASKS for image in self._masked(cell)}
         named |= {mask for image, mask in self.masks.items() if image in used}
-        for of in (self.sha256, self.pixels_sha256, self.notes, self.content, self.coloured, self.targets):
+        of_paths = (self.sha256, self.pixels_sha256, self.notes, self.content, self.coloured)
+        for of in (*of_paths, self.targets, self.of_files):
             for path in of.keys() - named:
                 del of[path]
         self.style = {key: pixels for key, pixels in self.style.items() if key[0] in named}
@@ -337,14 +342,6 @@ class Pictures:
         """A style image as the network sees it, for a part of `Cell.style_parts`."""
         path, size, *colours = source
         return self._in_colours(self.style[path, size], *colours)
-
-    def pixels_of_file(self, path: str) -> UInt8[np.ndarray, "h w 3"] | None:
-        """The image that a file of targets was measured in, if it has its Fourier transform."""
-        transform = self.targets[path].spectrum
-        if transform is None:
-            return None
-        pixels = np.fft.ifft2(transform, axes=(0, 1)).real.round().clip(0, 255).astype(np.uint8)
-        return luma(pixels) if self.grey else pixels
 
     def fitted(self, path: str, shape: tuple[int, int], colours: str = "") -> UInt8[np.ndarray, "h w 3"]:
         """A style or start image fitted to `shape`, for cells of that shape.

@@ -170,19 +170,17 @@ class Launcher:
             with timed(self.seconds, "targets_s"):
                 stage = program.stage(coarser)
                 rows = style_rows(cell, stage, self.pictures.targets, parts.__getitem__)
-                self._targets[key] = rows._replace(terms=self._terms_without_image(cell, stage, coarser))
+                self._targets[key] = rows._replace(terms=self._terms_without_image(cell, program, coarser))
         return self._targets[key]
 
-    def _terms_without_image(self, cell: Cell, stage: Program, coarser: int) -> dict[str, Any]:
+    def _terms_without_image(self, cell: Cell, program: Program, coarser: int) -> dict[str, Any]:
         """Values that terms keep of a file of targets or a blend; zeros, but for a file with a spectrum."""
-        if not stage.terms:
+        if not program.terms:
             return {}
-        pixels = self.pictures.pixels_of_file(cell.style) if blends.is_targets(cell.style) else None
+        pixels = self.pictures.of_files.get(cell.style)
         if pixels is None:
-            return self.engine.blank_rows(stage, "style").terms
-        least_px = layers.least_edge_px(stage.taps)
-        pixels = halved(pixels, coarser, wraps=self.pictures.wraps, least_px=least_px)
-        return self.engine.target_rows(stage, pixels, role="style").terms
+            return self.engine.blank_rows(program.stage(coarser), "style").terms
+        return self._rows_of("style", cell.style, pixels, program, coarser).terms
 
     def _of_equal_size(self, rows: Targets, stage: Program) -> Targets:
         """Targets of a style with zeros for terms that need it as large as the picture, where it is not.
@@ -198,42 +196,54 @@ class Launcher:
         return rows._replace(terms=terms)
 
     def _target(self, role: str, source: Any, program: Program, coarser: int, cell: Cell) -> Targets:
-        import jax
-
-        from jaxstyle.device.memory import is_out_of_memory
         from jaxstyle.device.region_rows import image_maps
 
         key = _target_key(role, source, program, coarser, cell)
         if key not in self._targets:
-            pictures, least_px = self.pictures, layers.least_edge_px(program.taps)
-            given = pictures.content[source] if role == "content" else pictures.style_pixels(source)
-            pixels = halved(given, coarser, wraps=self.pictures.wraps, least_px=least_px)
             with timed(self.seconds, "targets_s"):
-                before = self.engine.target_traces
-                try:
-                    stage = program.stage(coarser)
-                    canvas = self._coarse_canvas if coarser and program.knows_canvases else None
-                    exact = role == "content" and canvas is None
-                    of_style = role == "style"
-                    maps = image_maps(self.maps, cell, source, program, coarser) if of_style else ()
-                    rows = self.engine.target_rows(
-                        stage, pixels, of_cells=exact, canvas=canvas, role=role, maps=maps
-                    )
-                except jax.errors.JaxRuntimeError as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    flag = "size" if role == "content" else "style_size"
-                    height, width = pixels.shape[:2]
-                    path = source if role == "content" else source[0]
-                    raise JaxstyleError(
-                        flag, f"{path} at {height}x{width} does not fit on the device; give a smaller one"
-                    ) from error
-                made = self.made[self._current][-1 - coarser]
-                made["target_traces"] += self.engine.target_traces - before
+                if role == "content":
+                    path, pixels, maps = source, self.pictures.content[source], ()
+                else:
+                    path, pixels = source[0], self.pictures.style_pixels(source)
+                    maps = image_maps(self.maps, cell, source, program, coarser)
+                rows = self._rows_of(role, path, pixels, program, coarser, maps)
             # Only P is ever used of a content, and only A of a style.
             unused = {"style": ()} if role == "content" else {"content": ()}
             self._targets[key] = rows._replace(**unused)
         return self._targets[key]
+
+    def _rows_of(
+        self,
+        role: str,
+        path: str,
+        pixels: np.ndarray,
+        program: Program,
+        coarser: int,
+        maps: Sequence[np.ndarray] = (),
+    ) -> Targets:
+        """The targets of an image in one stage; JaxstyleError if it does not fit on the device."""
+        import jax
+
+        from jaxstyle.device.memory import is_out_of_memory
+
+        least_px = layers.least_edge_px(program.taps)
+        pixels = halved(pixels, coarser, wraps=self.pictures.wraps, least_px=least_px)
+        canvas = self._coarse_canvas if coarser and program.knows_canvases else None
+        exact, before = role == "content" and canvas is None, self.engine.target_traces
+        try:
+            rows = self.engine.target_rows(
+                program.stage(coarser), pixels, of_cells=exact, canvas=canvas, role=role, maps=maps
+            )
+        except jax.errors.JaxRuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            flag = "size" if role == "content" else "style_size"
+            height, width = pixels.shape[:2]
+            why = f"{path} at {height}x{width} does not fit on the device; give a smaller one"
+            raise JaxstyleError(flag, why) from error
+        made = self.made[self._current][-1 - coarser]
+        made["target_traces"] += self.engine.target_traces - before
+        return rows
 
     # --- a launch ---------------------------------------------------------------------------------
 

@@ -151,8 +151,8 @@ class Study:
     families: list[Family]
     decompositions: Decompositions | None
     styles: list[Style]
-    regions: dict[int, dict[str, np.ndarray]]
-    """Maps of regions at the size of the picture, (h, w), by the index of a setting that has some."""
+    regions: dict[int, dict[str, dict[str, float]]]
+    """`stats.map_numbers` of the pixels of a region, by the index of a setting and the region's name."""
     floor: Recomputed | None
     notes: list[str]
     """Sentences on what could not be done, and why."""
@@ -161,12 +161,6 @@ class Study:
     def axes(self) -> tuple[str, ...]:
         """The axes that its settings may differ on."""
         return setting_axes(self.record.cells)
-
-    def region_sd(self, spread: Spread) -> dict[str, np.ndarray]:
-        """The sd over seeds of the pixels that lie at least half in a region, by its name."""
-        maps = self.regions.get(spread.setting.index, {})
-        found = {name: spread.sd_map[0][t >= 0.5] for name, t in maps.items()}
-        return {name: values for name, values in found.items() if values.size}
 
     def of_shape(self) -> dict[str, list[Spread]]:
         """The spreads by image shape."""

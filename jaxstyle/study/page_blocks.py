@@ -125,7 +125,8 @@ def _regions_text(study: Study) -> list[str]:
     """A sentence on the regions between which the spread of pixels differs most, if there are some."""
     found = []
     for spread in study.spreads:
-        own = {name: float(values.mean()) for name, values in study.region_sd(spread).items()}
+        of_regions = study.regions.get(spread.setting.index, {})
+        own = {name: numbers["mean"] for name, numbers in of_regions.items()}
         if len(own) > 1:
             low, high = min(own, key=own.__getitem__), max(own, key=own.__getitem__)
             found.append((own[high] - own[low], spread.setting.label, (low, own[low]), (high, own[high])))

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from jaxstyle.inputs.pictures import Pictures
-from jaxstyle.inputs.region_maps import RegionMaps
+from jaxstyle.inputs.region_maps import LEAST_SHARE, RegionMaps
 from jaxstyle.plan.cells import Cell, Source, seed_matters
 from jaxstyle.rundir.hdf5 import dataset, rows_in_order
 from jaxstyle.rundir.records import Record
@@ -199,27 +199,27 @@ def _family(
     )
 
 
-def region_maps(record: Record, settings: Iterable[Setting]) -> dict[int, dict[str, np.ndarray]]:
-    """The maps of the regions of settings that have some, (h, w), by the setting's index and by name."""
-    divided = [setting for setting in settings if setting.cell.regions != NONE]
-    if not divided:
-        return {}
-    maps = RegionMaps(Pictures(record.sweep, record.cells))
-    return {
-        setting.index: dict(zip(maps.names(setting.cell), maps.at_size(setting.cell, None, 0), strict=True))
-        for setting in divided
-    }
+def find_regions(pictures: Pictures, spreads: Iterable[Spread]) -> dict[int, dict[str, dict[str, float]]]:
+    """The spread of the pixels that lie at least half in a region, by the setting's index and its name."""
+    maps, found = RegionMaps(pictures), {}
+    for spread in spreads:
+        cell = spread.setting.cell
+        if cell.regions != NONE:
+            of_regions = zip(maps.names(cell), maps.at_size(cell, None, 0), strict=True)
+            inside = {name: spread.sd_map[0][t >= LEAST_SHARE] for name, t in of_regions}
+            own = {name: stats.map_numbers(values) for name, values in inside.items() if values.size}
+            found[spread.setting.index] = own
+    return found
 
 
 def find_styles(
-    record: Record, spreads: Sequence[Spread], terms: Sequence[str], network: Network
+    pictures: Pictures, spreads: Sequence[Spread], terms: Sequence[str], network: Network
 ) -> list[Style]:
     """Every style of the study with the traces of its Gram matrices.
 
     The spread of the optimisation's outcomes is said to fall as the trace rises (Gupta et al. 2017,
     1705.02092: "inversely related to the stability").
     """
-    pictures = Pictures(record.sweep, record.cells)
     names = layers.in_order(n for s in spreads for n in s.setting.cell.layer_weights)
     found = []
     cells = (s.setting.cell for s in spreads)

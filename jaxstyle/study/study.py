@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 
+from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.run.start import start_jax
 from jaxstyle.rundir.hdf5 import open_h5
 from jaxstyle.rundir.records import Record, open_record
@@ -35,9 +35,9 @@ from jaxstyle.study.spread import (
     LOW_PASS_SHARE,
     chosen_snapshots,
     find_families,
+    find_regions,
     find_settings,
     find_styles,
-    region_maps,
     spread_of,
     too_few,
 )
@@ -71,11 +71,12 @@ def run_study(path: Path, options: Options | None = None) -> Study:
         decompositions = decompose(spreads, terms, file)
     notes: list[str] = []
     weighed: list[Style] = []
-    regions: dict[int, dict[str, np.ndarray]] = {}
+    regions: dict[int, dict[str, dict[str, float]]] = {}
     recomputed = None
     try:
-        weighed = find_styles(record, spreads, terms, network)
-        regions = region_maps(record, settings)
+        pictures = Pictures(record.sweep, record.cells)
+        weighed = find_styles(pictures, spreads, terms, network)
+        regions = find_regions(pictures, spreads)
         if options.floor:
             recomputed = _floor(record, spreads, device, options)
     except JaxstyleError as error:  # an image that has gone or changed since

@@ -98,16 +98,12 @@ def _lines(study: Study, spread: Spread, own: Summary) -> Iterator[dict[str, Any
             values |= {"min": known.min(), "median": np.median(known), "max": known.max()}
             line = {"steps": steps, "quantity": measure_quantity(measure), "pairs": len(known)}
             yield head | line | _written(values)
-    maps = dict(zip(("pixel_sd", LOW + "pixel_sd"), spread.sd_map, strict=True))
-    maps |= {f"pixel_sd {name}": values for name, values in study.region_sd(spread).items()}
-    for name, values in maps.items():
-        line = {
-            "mean": values.mean(),
-            "min": values.min(),
-            "median": np.median(values),
-            "max": values.max(),
-        }
-        yield head | {"steps": study.snapshots[-1], "quantity": name} | _written(line)
+    names = ("pixel_sd", LOW + "pixel_sd")
+    spreads = {name: stats.map_numbers(of) for name, of in zip(names, spread.sd_map, strict=True)}
+    of_regions = study.regions.get(spread.setting.index, {})
+    spreads |= {f"pixel_sd {name}": values for name, values in of_regions.items()}
+    for name, values in spreads.items():
+        yield head | {"steps": study.snapshots[-1], "quantity": name} | _written(values)
 
 
 def _written(values: Mapping[str, Any]) -> dict[str, str]:
