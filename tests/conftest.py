@@ -3,6 +3,7 @@
 import atexit
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,8 @@ if "JAXSTYLE_TESTS_CACHE" not in os.environ:  # in the first process; workers ta
     atexit.register(_CACHE.cleanup)
     os.environ["JAXSTYLE_TESTS_CACHE"] = _CACHE.name
 os.environ["XDG_CACHE_HOME"] = os.environ["JAXSTYLE_TESTS_CACHE"]  # compiled programs, shared by all tests
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so does a shell start what is in its background,
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # and commands that tests interrupt inherit it
 sys.path.insert(0, str(Path(__file__).parent))
 
 from jaxtyping import install_import_hook

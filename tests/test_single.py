@@ -194,10 +194,13 @@ def test_an_interrupted_transfer_leaves_nothing(inputs, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("compiling")
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("compiling")
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, said) == (130, "jaxstyle: error: interrupted\n")
     assert list(tmp_path.iterdir()) == []
 
