@@ -8,8 +8,9 @@ each means' own curve over the ratios, at the content distance that the referenc
 whose curve does not get there has no figure there.
 
 `--screen` takes four pairs, one seed and every means alone; `--confirm NAME...` four other pairs, two
-seeds, two starts, the reference and the means named. `--peers` sets the defaults beside other programs
-(see look_peers.py). Runs are kept in a folder and gone on with, so
+seeds, two starts, the reference and the means named. `--against CHECKOUT` compares the defaults with those
+of another version of jaxstyle, which computes its own pictures. `--peers` sets the defaults beside other
+programs (see look_peers.py). `--pair` names images of yours. Runs are kept in a folder and gone on with, so
 that a comparison may be ended at any time, and repeated with another means at the cost of that alone.
 """
 
@@ -20,6 +21,7 @@ import csv
 import itertools
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -29,7 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import work
-from jaxstyle.spec.defaults import PAPER
+from jaxstyle.spec.defaults import CHOSEN, PAPER
 
 REFERENCE = "as it was"
 """The means that all others are compared with: the defaults of commit 1f9e732, every one by name."""
@@ -83,6 +85,8 @@ COMPARED = 0.3
 """The reference's ratio at whose content distance means are compared."""
 SCORES = ("style_distance", "periodicity", "noise")
 COLOURS = 10
+ROOT = work.EXAMPLES.parent.parent
+"""This version's checkout."""
 
 
 class Kind(NamedTuple):
@@ -97,7 +101,10 @@ class Kind(NamedTuple):
 KINDS = {
     "screen": Kind("screen", PAIRS["screen"], 1, ("noise",)),
     "confirm": Kind("confirm", PAIRS["confirm"], 2, ("noise", "content")),
+    "against": Kind("against", (*PAIRS["screen"], *PAIRS["confirm"]), 1, ("noise",)),
 }
+DEFAULTS = "the defaults"
+"""The name of the means that is what jaxstyle does by default."""
 
 
 class Point(NamedTuple):
@@ -119,11 +126,21 @@ def _toml(value: Any) -> str:
     return json.dumps(list(value) if isinstance(value, tuple) else value)
 
 
+def _image(name: str) -> Path:
+    """The path of an image: `name` itself, or the one of that name that comes with the package."""
+    return Path(name).absolute() if Path(name).suffix else next(work.EXAMPLES.glob(f"{name}.*"))
+
+
+def _name(pair: str) -> str:
+    """A pair by the names of its files, as its cells have them."""
+    return ":".join(Path(name).stem for name in pair.split(":"))
+
+
 def _spec(
-    kind: Kind, changed: Mapping[str, Any], size: str, steps: int | None, ratios: Sequence[float]
+    kind: Kind, named: Mapping[str, Any], size: str, steps: int | None, ratios: Sequence[float]
 ) -> str:
-    """The specification of a run: a grid for each pair, everything that may have a default by name."""
-    settings = {**WAS, **changed, "size": size, "init": kind.inits, "seed": (f"0:{kind.seeds}",)}
+    """The specification of a run: a grid for each pair, and the settings that it names."""
+    settings = {**named, "size": size, "init": kind.inits, "seed": (f"0:{kind.seeds}",)}
     if steps is not None:
         settings["steps"] = steps
     settings["alpha_beta"] = tuple(f"{ratio}x" for ratio in ratios)
@@ -132,29 +149,36 @@ def _spec(
     for pair in kind.pairs:  # each a grid of its own: one image may be in several
         paths = zip(("content", "style"), pair.split(":"), strict=True)
         grids += ["", "[[grid]]"]
-        grids += [f"{k} = {_toml([str(next(work.EXAMPLES.glob(f'{stem}.*')))])}" for k, stem in paths]
+        grids += [f"{key} = {_toml([str(_image(name))])}" for key, name in paths]
     return "\n".join([*own, *grids]) + "\n"
 
 
 def compute(
     kind: Kind,
-    changed: Mapping[str, Any],
+    named: Mapping[str, Any],
     size: str,
     out: Path,
     steps: int | None = None,
     ratios: Sequence[float] = RATIOS,
+    checkout: Path = ROOT,
 ) -> float:
-    """Compute and score a run with some settings changed, or go on with it; seconds of its steps."""
+    """Compute and score a run, or go on with it; seconds of its steps.
+
+    Args:
+        named: settings by name; all others have their defaults.
+        checkout: the version that computes. Its pictures are scored by this one.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     spec = out.with_suffix(".toml")
-    spec.write_text(_spec(kind, changed, size, steps, ratios))
+    spec.write_text(_spec(kind, named, size, steps, ratios))
     python = [sys.executable, "-m"]
     if not (out / "manifest.json").exists():
         order = ["--spec", str(spec), "--out", str(out)]
     else:
         order = ["--resume", "--out", str(out)]
     before = work.children_s()
-    done = subprocess.run([*python, "jaxstyle.sweep", *order, "--quiet"], check=False)
+    of = {**os.environ, "PYTHONPATH": str(checkout)}
+    done = subprocess.run([*python, "jaxstyle.sweep", *order, "--quiet"], check=False, env=of)
     took = out.with_suffix(".json")
     spent = json.loads(took.read_text())["processor_s"] if took.exists() else 0.0
     took.write_text(json.dumps({"processor_s": spent + work.children_s() - before}))
@@ -265,7 +289,7 @@ def draw(kind: Kind, found: Mapping[str, Sequence[Point]], path: Path) -> None:
     names = ("style_distance", "periodicity")
     size = (4 * len(kind.pairs), 7)
     figure, axes = pyplot.subplots(len(names), len(kind.pairs), figsize=size, squeeze=False)
-    for column, pair in enumerate(kind.pairs):
+    for column, pair in enumerate(map(_name, kind.pairs)):
         for number, (means, own) in enumerate(found.items()):
             for key, line in curves(own).items():
                 if key[0] != pair:
@@ -293,7 +317,7 @@ def sheets(kind: Kind, found: Mapping[str, Sequence[Point]], size: str) -> Itera
     import numpy as np
     from PIL import Image
 
-    for pair in kind.pairs:
+    for pair in map(_name, kind.pairs):
         columns = []
         for own in found.values():
             line = curves(own)[pair, kind.inits[0], 0]
@@ -326,6 +350,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--peers", metavar="PYTHON", help="beside other programs, in the environment of this interpreter"
     )
+    parser.add_argument(
+        "--against", type=Path, metavar="CHECKOUT", help="the defaults beside those of another version"
+    )
+    parser.add_argument(
+        "--pair", nargs="+", metavar="CONTENT:STYLE", help="instead of the pairs of a comparison"
+    )
     parser.add_argument("--list", action="store_true", help="print the means and their settings")
     args = parser.parse_args(arguments)
     if args.list:
@@ -337,23 +367,30 @@ def main(arguments: Sequence[str]) -> None:
 
         look_peers.main(args.peers, args.size, args.folder, args.steps, arguments, args.pairs)
         return
-    if not args.screen and not args.confirm:
-        parser.error("give --screen, --confirm or --peers")
-    kind = KINDS["confirm" if args.confirm else "screen"]
+    if not args.screen and not args.confirm and not args.against:
+        parser.error("give --screen, --confirm, --against or --peers")
+    kind = KINDS["against" if args.against else "confirm" if args.confirm else "screen"]
+    if args.pair:
+        kind = kind._replace(pairs=tuple(args.pair))
     wanted = args.confirm or args.only or list(MEANS)
     wanted = [REFERENCE, *(means for means in wanted if means != REFERENCE)]
+    settings = {means: {**WAS, **MEANS[means]} for means in wanted}
+    if args.against:
+        chosen = {name: value for name, value in CHOSEN.items() if name != "alpha_beta"}
+        settings = {REFERENCE: {}, DEFAULTS: chosen}
     found: dict[str, list[Point]] = {}
     rows: dict[str, Any] = {}
     print(HEAD)
     about, path = work.device(), Path()
-    for means in wanted:
+    for means, named in settings.items():
         began = time.monotonic()
         out = args.folder / f"{kind.name}-{args.size}" / means.replace(" ", "-").replace(",", "")
-        seconds = compute(kind, MEANS[means], args.size, out, args.steps)
+        checkout = args.against if args.against and means == REFERENCE else ROOT
+        seconds = compute(kind, named, args.size, out, args.steps, checkout=checkout.absolute())
         found[means] = points(out)
         own = compare(found[REFERENCE], found[means])
         rows[means] = {
-            "settings": dict(MEANS[means]),
+            "settings": dict(MEANS.get(means, named)),
             **_summary(own),
             "curves_at": own,
             "seconds": seconds,
@@ -364,7 +401,7 @@ def main(arguments: Sequence[str]) -> None:
         ]
         print(_line(means, rows[means]), f"  {time.monotonic() - began:.0f} s in all", flush=True)
         tag = f"{kind.name}-{args.size}"
-        values = {"device": about, "was": dict(WAS), "ratios": RATIOS, "means": rows}
+        values = {"device": about, "was": dict(settings[REFERENCE]), "ratios": RATIOS, "means": rows}
         path = work.save("look", arguments, about["platform"], values, tag=tag)
     draw(kind, found, path.with_suffix(".png"))
     print(f"saved {path} and {path.with_suffix('.png')}")

@@ -217,7 +217,7 @@ def main(
     out = folder / OURS
     points, processor = [], 0.0
     for own, ratios in ((out, look.RATIOS), (folder / f"{OURS}-less", LESS)):
-        look.compute(KIND, SETTINGS, size, own, steps, ratios)
+        look.compute(KIND, {**look.WAS, **SETTINGS}, size, own, steps, ratios)
         processor += json.loads(own.with_suffix(".json").read_text())["processor_s"]
         points += look.points(own)
     processor /= len(points)

@@ -7,6 +7,7 @@ if __name__ == "__main__":
 
     early.catch()
 
+import functools
 import sys
 from collections.abc import Sequence
 from dataclasses import field, make_dataclass
@@ -18,7 +19,7 @@ from jaxstyle.console.setting_flags import with_added
 from jaxstyle.console.stderr import say_diverged
 from jaxstyle.spec import plugins
 from jaxstyle.spec.assemble import assemble
-from jaxstyle.spec.settings import OPTION_KEYS, RunOptions
+from jaxstyle.spec.settings import OPTION_KEYS, RunOptions, Sweep
 
 ABOUT = """Run a grid of style transfers as one batch: the product of all axes, the last one fastest.
 
@@ -29,7 +30,11 @@ several values after one flag, as in --alpha-beta 1e-2 1e-3 --seed 0:4.
 
 def accepts() -> type:
     """The dataclass that the command line is parsed into, with the axes and settings that plugins add."""
-    sweep = with_added()
+    return _command(with_added())
+
+
+@functools.cache
+def _command(sweep: type[Sweep]) -> type:
     fields = [
         ("axes_and_settings", sweep, field(default_factory=sweep)),
         ("run", RunOptions, field(default_factory=RunOptions)),

@@ -60,6 +60,12 @@ def with_settings(command: str, base: type, options: Iterable[str] = ()) -> type
 
 def with_added() -> type[Sweep]:
     """`Sweep` for flags, with fields also for the axes and settings that are not fields."""
+    return _with_fields(tuple(_added_flags().items()))
+
+
+@functools.cache
+def _with_fields(added_flags: tuple[tuple[str, tuple[Any, str]], ...]) -> type[Sweep]:
+    """`Sweep` for flags; one class for the same fields, because its hints take long to resolve."""
     hints, plain = get_type_hints(Sweep, include_extras=True), get_type_hints(Sweep)
     fields: list[tuple[str, Any, Any]] = []
     for f in dataclasses.fields(Sweep):
@@ -67,7 +73,7 @@ def with_added() -> type[Sweep]:
             switch = plain[f.name] == bool | None
             kind, default = (bool, False) if switch else (hints[f.name], f.default)
             fields.append((f.name, Annotated[kind, _argument(text)], default))
-    for name, (default, about) in _added_flags().items():
+    for name, (default, about) in added_flags:
         kind = tuple[float, ...] if isinstance(default, tuple) else type(default)
         fields.append((name, Annotated[kind, _argument(about)], default))
     return dataclasses.make_dataclass(Sweep.__name__, fields, bases=(Sweep,), frozen=True)

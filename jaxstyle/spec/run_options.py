@@ -1,7 +1,5 @@
 """The options of how a run is carried out and reported, the fields of `RunOptions`; see `settings`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

@@ -9,7 +9,7 @@ setting for each parameter of an optimizer's own. Their values are in `Sweep.ext
 read as if they were fields.
 """
 
-from __future__ import annotations
+# Annotations are values here, not texts: tyro reads them, and compiling texts takes a command 10 ms more.
 
 import dataclasses
 import functools
