@@ -1,8 +1,10 @@
 """The readers of the GPU benchmarks, tested without a GPU: compiled programs and profiles made by hand."""
 
 import json
+import tomllib
 
 import pytest
+from conftest import EXAMPLES
 
 from bench import compiled, gpu, look, look_peers, profile
 
@@ -152,3 +154,14 @@ def test_a_picture_of_another_program_is_compared_at_its_content_distance_or_wit
     assert beyond["better_at"] == 0.1
     assert look_peers.is_lower(beyond)
     assert not look_peers.is_lower(look_peers.compare(ours, point(0, 0.7, 0.45, 1.0, 0.0).scores))
+
+
+def test_another_version_gets_the_pairs_and_ratios_alone_and_a_pair_may_be_of_any_images(tmp_path):
+    pair = f"{tmp_path / 'a.b.png'}:starry_night"
+    kind = look.KINDS["against"]._replace(pairs=(pair, "cat:glass"))
+    spec = tomllib.loads(look._spec(kind, {}, "64x48", None, (0.1, 1.0)))
+    grids = spec.pop("grid")
+    assert spec == {"size": "64x48", "init": ["noise"], "seed": ["0:1"], "alpha_beta": ["0.1x", "1.0x"]}
+    assert [grid["content"] for grid in grids] == [[str(tmp_path / "a.b.png")], [str(EXAMPLES / "cat.jpg")]]
+    assert grids[0]["style"] == [str(EXAMPLES / "starry_night.jpg")]
+    assert look._name(pair) == "a.b:starry_night"
