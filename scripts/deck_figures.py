@@ -2,8 +2,9 @@
 
     python scripts/deck_figures.py --deck runs/deck --photorealistic runs/photo --pathological runs/hard
 
-Each figure is a few pictures with the setting under each, a JPEG of at most 100 kB in `docs/deck/`. The
-final losses go to `bench/results/deck-cpu.json`, with the commands and versions that made them.
+`--today` takes a run of `docs/deck-today.toml`, the same slides with the look that is now the default. Each
+figure is a few pictures with the setting under each, a JPEG of at most 100 kB in `docs/deck/`. The final
+losses go to `bench/results/deck-cpu.json`, with the commands and versions that made them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,19 @@ OUT = ROOT / "docs" / "deck"
 RECORD = ROOT / "bench" / "results" / "deck-cpu.json"
 MAX_BYTES = 100_000
 FIVE = "conv1_1+conv2_1+conv3_1+conv4_1+conv5_1"
-USUAL = {"content_layer": "conv4_2", "style_layers": FIVE, "init": "noise", "alpha_beta": 1e-3, "seed": 0}
+USUAL = {"content_layer": "conv4_2", "style_layers": FIVE, "init": "noise", "seed": 0}
+
+
+class Looks(NamedTuple):
+    """The four ratios of a set of slides, that of the slides without one, and how its figures begin."""
+
+    ratios: tuple[float | str, ...]
+    usual: float | str
+    begins: str
+
+
+DECK = Looks((1e-1, 1e-2, 1e-3, 1e-4), 1e-3, "")
+TODAY = Looks(("10x", "1x", "0.1x", "0.01x"), "0.1x", "today-")
 
 
 class Panel(NamedTuple):
@@ -43,9 +56,9 @@ class Panel(NamedTuple):
     pixels: np.ndarray
 
 
-def find(run: Any, **settings: Any) -> dict[str, Any]:
+def find(run: Any, ratio: float | str, **settings: Any) -> dict[str, Any]:
     """The row of the one cell of a run that has these settings, and the usual ones otherwise."""
-    wanted = {**USUAL, **settings}
+    wanted = {**USUAL, "alpha_beta_given": ratio, **settings}
     (row,) = [row for row in run.rows if all(_same(row[key], value) for key, value in wanted.items())]
     return row
 
@@ -126,23 +139,37 @@ def _inputs(run: Any) -> list[Panel]:
     return found
 
 
-def deck(run: Any) -> None:
+def deck(run: Any, looks: Looks = DECK) -> None:
     """Draw every figure that needs only one content and one style."""
-    ratios = [(f"alpha/beta {x:g}", find(run, alpha_beta=x)) for x in (1e-1, 1e-2, 1e-3, 1e-4)]
-    draw("inputs", [_inputs(run)])
-    draw("tradeoff", [panels(run, ratios[:2]), panels(run, ratios[2:])])
-    layers = [(name, find(run, content_layer=name)) for name in ("conv2_2", "conv4_2")]
-    draw("content-layer", [panels(run, layers)])
+
+    def rows(name: str, values: Sequence[Any], captions: Sequence[str]) -> list[Panel]:
+        found = [find(run, **{"ratio": looks.usual, name: value}) for value in values]
+        return panels(run, list(zip(captions, found, strict=True)))
+
+    def figure(name: str, *found: list[Panel]) -> None:
+        draw(looks.begins + name, found)
+
+    ratios = rows("ratio", looks.ratios, [f"alpha/beta {ratio}" for ratio in looks.ratios])
+    figure("tradeoff", ratios[:2], ratios[2:])
+    layers = ("conv2_2", "conv4_2")
+    figure("content-layer", rows("content_layer", layers, layers))
+    alone = ("conv2_1", "conv4_1")
+    figure("style-layer", rows("style_layers", alone, [f"{name} alone" for name in alone]))
     sets = ["+".join(FIVE.split("+")[:n]) for n in range(1, 6)]
     words = ["conv1_1", "and conv2_1", "and conv3_1", "and conv4_1", "and conv5_1"]
-    alone = [(f"{name} alone", find(run, style_layers=name)) for name in ("conv2_1", "conv4_1")]
-    grown = [(word, find(run, style_layers=text)) for word, text in zip(words, sets, strict=True)]
-    draw("style-layer", [panels(run, alone)])
-    draw("style-layer-sets", [panels(run, grown[:3]), panels(run, grown[3:])])
-    starts = [(f"from {init}", find(run, init=init)) for init in ("noise", "content")]
-    draw("initialisation", [panels(run, starts)])
-    seeds = [(f"seed {seed}", find(run, seed=seed)) for seed in range(4)]
-    draw("stochastic", [panels(run, seeds[:2]), panels(run, seeds[2:])])
+    grown = rows("style_layers", sets, words)
+    figure("style-layer-sets", grown[:3], grown[3:])
+    starts = ("noise", "content")
+    figure("initialisation", rows("init", starts, [f"from {init}" for init in starts]))
+    seeds = rows("seed", range(4), [f"seed {seed}" for seed in range(4)])
+    figure("stochastic", seeds[:2], seeds[2:])
+    if looks is DECK:
+        draw("inputs", [_inputs(run)])
+
+
+def today(run: Any) -> None:
+    """Draw the same figures with today's defaults."""
+    deck(run, TODAY)
 
 
 def photorealistic(run: Any) -> None:
@@ -177,6 +204,7 @@ def pathological(run: Any) -> None:
 
 FIGURES = {
     "deck": deck,
+    "today": today,
     "photorealistic": photorealistic,
     "usual-layers": usual_layers,
     "pathological": pathological,
