@@ -214,6 +214,11 @@ def test_only_who_asks_for_a_balance_is_refused_a_pair_without_one(images, tmp_p
     assert plain["style_layer_weights"] == "conv1_1:0.5+conv2_1:0.5"
     assert measured["alpha_beta"] != pytest.approx(1e-3)
     assert measured["style_layer_weights"] != plain["style_layer_weights"]
+    kept = json.loads((tmp_path / "a" / "manifest.json").read_text())
+    of_pairs = [table["alpha_beta"] / 10 for table in kept["balance"]]
+    assert of_pairs == pytest.approx([plain["alpha_beta"], measured["alpha_beta"]])
+    assert kept["style_layer_weights"][0]["weights"] == {"conv1_1": 0.5, "conv2_1": 0.5}
+    assert [table["content"] for table in kept["balance"]] == [plain["content"], measured["content"]]
     notes = [line for line in capsys.readouterr().out.splitlines() if '"note"' in line]
     assert [json.loads(line)["path"] for line in notes] == [flat]
     with pytest.raises(JaxstyleError, match="no balance"):
