@@ -42,7 +42,7 @@ class Report:
     """Cells to animate (default: all)."""
     frame_ms: int = FRAME_MS
     """The time for which an animation shows a snapshot, in ms; the last one is shown ten times as long."""
-    no_lock: bool = False
+    no_lock: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Take no lock, for a run on a file system without locks; make sure that nobody else works there."""
 
 

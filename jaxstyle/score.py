@@ -48,7 +48,7 @@ class Score:
     """Run directory; the run must be finished."""
     best: int = 8
     """Number of cells to print and to draw, those with the best ranks first; 0 draws none."""
-    no_lock: bool = False
+    no_lock: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Take no lock, for a file system of the run that has none; make sure that nobody else works there."""
 
 

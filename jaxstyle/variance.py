@@ -43,7 +43,7 @@ class Variance:
     """Most steps to compute them for."""
     plugin: tuple[str, ...] = ()
     """Plugins that the run was made with, for the floor."""
-    no_lock: bool = False
+    no_lock: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Take no lock, for a file system of the run that has none; make sure that nobody else works there."""
 
 

@@ -124,6 +124,16 @@ def test_what_cannot_be_balanced_says_so(images, vgg19_weights):
     assert pair in str(error.value)
 
 
+def test_equal_pictures_have_no_balance_though_rounding_and_a_crop_tell_them_apart(narrow, tmp_path):
+    """At 32 px, 75x61 becomes 32x26; as a style it is fitted to that, which crops it."""
+    path = str(tmp_path / "same.png")
+    Image.fromarray(random_image(61, 75, 3)).save(path)
+    for weights, what in (("equal", "style loss 0, "), ("balanced", "is 0 at the content image")):
+        settings = {"size": "32", "style_weights": weights, "style_layers": ("conv1_1+conv2_1",)}
+        with pytest.raises(JaxstyleError, match=what):
+            weighed({"content": path, "style": path}, narrow, content_layer=("conv2_1",), **settings)
+
+
 def test_the_normalised_networks_balance_is_decades_below_the_raw_ones(images, vgg19_weights):
     raw = weighed(images, vgg19_weights)[0].alpha_beta
     normalised = weighed(images, load(network="normalised").layers)[0].alpha_beta
@@ -204,6 +214,11 @@ def test_only_who_asks_for_a_balance_is_refused_a_pair_without_one(images, tmp_p
     assert plain["style_layer_weights"] == "conv1_1:0.5+conv2_1:0.5"
     assert measured["alpha_beta"] != pytest.approx(1e-3)
     assert measured["style_layer_weights"] != plain["style_layer_weights"]
+    kept = json.loads((tmp_path / "a" / "manifest.json").read_text())
+    of_pairs = [table["alpha_beta"] / 10 for table in kept["balance"]]
+    assert of_pairs == pytest.approx([plain["alpha_beta"], measured["alpha_beta"]])
+    assert kept["style_layer_weights"][0]["weights"] == {"conv1_1": 0.5, "conv2_1": 0.5}
+    assert [table["content"] for table in kept["balance"]] == [plain["content"], measured["content"]]
     notes = [line for line in capsys.readouterr().out.splitlines() if '"note"' in line]
     assert [json.loads(line)["path"] for line in notes] == [flat]
     with pytest.raises(JaxstyleError, match="no balance"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxstyle.console.parsing import parse
+from jaxstyle.console.parsing import flag_names, parse
 from jaxstyle.console.setting_flags import helps, with_added
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.plan.cells import sweep_cells
@@ -78,6 +78,19 @@ def test_a_switch_has_both_forms_and_is_named_by_either(given, value):
     assert _look(clamp=value)[0]["style_weights"] == "equal"
     with pytest.raises(JaxstyleError, match=r"^--clamp: is given twice"):
         parse(with_added(), ["--clamp", "--no-clamp"], "jaxstyle.sweep")
+
+
+@pytest.mark.parametrize(("given", "value"), [("--compile-cache", False), ("--no-compile-cache", True)])
+def test_a_switch_whose_name_begins_with_no_has_both_forms_too(given, value):
+    parsed = parse(RunOptions, [given, "--devices", "1"], "jaxstyle.sweep")
+    assert (parsed.named, parsed.value) == (
+        ("no_compile_cache", "devices"),
+        RunOptions(no_compile_cache=value, devices=1),
+    )
+    assert {"--lock", "--no-lock"} <= set(flag_names(RunOptions))
+    assert "--no-no-lock" not in flag_names(RunOptions)
+    with pytest.raises(JaxstyleError, match="Unrecognized options: 7"):
+        parse(RunOptions, ["--devices", "1", "--lock", "7"], "jaxstyle.sweep")
 
 
 def test_a_ratio_in_a_grid_is_named_too():

@@ -39,12 +39,15 @@ def parse(command: type[T], arguments: Sequence[str], program: str) -> Parsed[T]
     """
     flags, positional = _flags(command), _flags(command, tyro.conf.Positional)
     switches = _flags(command, switches=True)
-    named = []
-    for argument in arguments:
-        argument = SHORT.get(argument, argument)
+    named, off, known = [], [], list(arguments)
+    for place, given in enumerate(arguments):
+        argument = SHORT.get(given, given)
         if argument == "--help" or not re.match(r"--[A-Za-z]", argument):
             continue
         name = argument[2:].partition("=")[0].replace("-", "_")
+        if name not in flags and (switch := f"no_{name}") in switches and "=" not in argument:
+            name, known[place] = switch, "--" + switch.replace("_", "-")  # such as --lock, for --no-lock
+            off.append(name)
         if name.startswith("tyro_"):
             continue
         if name not in flags and (switch := name.removeprefix("no_")) in switches:
@@ -63,7 +66,7 @@ def parse(command: type[T], arguments: Sequence[str], program: str) -> Parsed[T]
             value = tyro.cli(
                 command,
                 prog=f"python -m {program}",
-                args=list(arguments),
+                args=known,
                 config=(tyro.conf.OmitArgPrefixes,),
             )
     except SystemExit as stop:
@@ -78,7 +81,17 @@ def parse(command: type[T], arguments: Sequence[str], program: str) -> Parsed[T]
             ):
                 raise unknown_key(alien[1:], flags, what=alien, positional=positional) from None
         raise JaxstyleError("command line", line) from None
-    return Parsed(value, tuple(named))
+    return Parsed(_without(value, off), tuple(named))
+
+
+def _without(value: Any, off: Sequence[str]) -> Any:
+    """A command's dataclass in which the switches named in `off` are off."""
+    changed = {
+        f.name: False if f.name in off else _without(getattr(value, f.name), off)
+        for f in dataclasses.fields(value)
+        if f.name in off or dataclasses.is_dataclass(getattr(value, f.name))
+    }
+    return dataclasses.replace(value, **changed) if off else value
 
 
 @functools.lru_cache(maxsize=64)  # Resolving the hints of a command takes 10 ms.
@@ -106,7 +119,7 @@ def flag_names(command: type) -> list[str]:
     """All flags of a command as they are typed, such as `--no-clamp`; what is positional has none."""
     switches, positional = _flags(command, switches=True), _flags(command, tyro.conf.Positional)
     names = [name for name in _flags(command) if name not in positional]
-    both = [*names, *(f"no_{name}" for name in switches)]
+    both = [*names, *(name[3:] if name.startswith("no_") else f"no_{name}" for name in switches)]
     return ["--" + name.replace("_", "-") for name in both]
 
 

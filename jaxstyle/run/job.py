@@ -359,11 +359,7 @@ class Job:
             "convolution": "winograd" if uses_winograd(self.sweep, self.platform) else "xla",
             "prng": "threefry2x32",
             "resampling": "Pillow LANCZOS in uint8 sRGB",
-            "weights": {
-                "path": self.loaded.path,
-                "sha256": self.loaded.sha256,
-                "origin": self.loaded.origin,
-            },
+            "weights": {name: getattr(self.loaded, name) for name in ("path", "sha256", "origin")},
             "images": {
                 path: {
                     "place": paths.spelled(path, self.run.path),
@@ -374,6 +370,7 @@ class Job:
                 for path, digest in self.pictures.sha256.items()
             },
             "given": given_entry(self.sweep.given),
+            **manifest.measured(self.sweep),
             **({"skipped": dict(self.checked.skipped)} if self.checked.skipped else {}),
             **({"plugins": plugins.record(self.sweep)} if self.sweep.plugins else {}),
             "plan": {

@@ -26,6 +26,7 @@ from jaxstyle.rundir.chunks import chunk_width
 from jaxstyle.rundir.records import Record
 from jaxstyle.spec.jax_state import is_jax_running
 from jaxstyle.spec.presets import PACKAGE
+from jaxstyle.spec.settings import BALANCED_AXES, Sweep
 
 ENVIRONMENT = ("XLA_", "JAX_", "TF_", "NVIDIA_TF32", "CUBLAS_", "CUDNN_", "OMP_", "NPROC")
 """Beginnings of the names of environment variables that can change a result."""
@@ -52,6 +53,27 @@ MEASURED = ("step_traces", "target_traces", "compile_s", "device_bytes", "coarse
 def text(values: Mapping[str, Any]) -> str:
     """The text of a manifest as it is written to the disk."""
     return json.dumps(values, indent=1) + "\n"
+
+
+def measured(sweep: Sweep) -> dict[str, Any]:
+    """Entries on what was measured before a run, or taken from its spec: nothing where there is nothing.
+
+    `balance` has the ratio that 1x stands for, and `style_layer_weights` w_l by layer, each in a table for
+    every pair of images and their layers. Images are named as they were given.
+    """
+    if not sweep.balance:
+        return {}
+    alike = {name for name in ("style_size", "regions") if len({t[name] for t in sweep.balance}) == 1}
+    axes = [axis for axis in BALANCED_AXES if axis not in alike]
+    named = [
+        {axis: sweep.given.get((axis, table[axis]), table[axis]) for axis in axes}
+        for table in sweep.balance
+    ]
+    kinds = {"balance": "alpha_beta", "style_layer_weights": "weights"}
+    return {
+        entry: [about | {key: table[key]} for about, table in zip(named, sweep.balance, strict=True)]
+        for entry, key in kinds.items()
+    }
 
 
 # --- code and machine -----------------------------------------------------------------------------
