@@ -79,7 +79,7 @@ demo: $(VENV)/.base
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
 
-QUICK = $(addprefix tests/test_,$(addsuffix .py,bench colour config containers conv fuzz grid house images layers \
+QUICK = $(addprefix tests/test_,$(addsuffix .py,bench colour config containers conv fuzz grid house images kept layers \
 	losses optimizers report schedulers stats store words))
 
 quick: $(VENV)/.dev

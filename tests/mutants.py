@@ -513,6 +513,25 @@ MUTANTS = (
         "return jax.vmap(lambda a, b: jnp.where(condition, a, b))(yes, no)",
         ("tests/test_house.py::test_one_vmap_one_loop",),
     ),
+    # Results that later commands use.
+    Mutant(
+        "Nothing that was kept is used after a change of the code.",
+        "        manifest.code_digest(),\n        manifest.versions(*USED),",
+        "        manifest.versions(*USED),",
+        ("tests/test_kept.py::test_nothing_is_found_after_a_change_of_code_versions_flags_or_machine",),
+    ),
+    Mutant(
+        "A damaged file in the cache counts as absent.",
+        "zlib.decompress(packed) if hashlib.sha256(packed).digest() == digest else None",
+        "zlib.decompress(packed)",
+        ("tests/test_kept.py::test_a_damaged_file_counts_as_absent",),
+    ),
+    Mutant(
+        "A balance is kept for these pixels alone.",
+        "return repr((program, of, shares, pixels))",
+        "return repr((program, of, shares))",
+        ("tests/test_kept.py::test_a_kept_balance_is_the_measured_one",),
+    ),
 )
 
 

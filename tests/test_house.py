@@ -156,12 +156,13 @@ def test_one_vmap_one_loop():
     assert {place: n for place, n in found.items() if place[0] == "device.batch"} == {
         ("device.batch", "vmap"): 2,  # of the step, and of its start
         ("device.batch", "fori_loop"): 1,
-        ("device.batch", "jit"): 2,
+        ("device.batch", "jit"): 3,  # of the step, of its start, and of targets
         ("device.batch", "shard_map"): 1,
     }
     assert {place: n for place, n in found.items() if place[0] != "device.batch"} == {
         ("device.engine", "vmap"): 1,  # of the refinement of a coarser stage
-        ("device.engine", "jit"): 3,
+        ("device.engine", "jit"): 2,
+        ("device.kept_programs", "jit"): 2,  # of the step and of targets, where they are kept
         ("device.held_out", "vmap"): 1,  # of AlexNet over finished pictures
         ("device.held_out", "jit"): 1,
     }

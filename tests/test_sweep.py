@@ -555,7 +555,8 @@ def test_the_command_in_a_process_of_its_own(inputs, tmp_path):
     assert [r["content"] for r in rows(run)] == ["in/c0.png"] * 2
     assert tomllib.loads((run / "spec.toml").read_text())["content"] == [str(tmp_path / "in" / "c0.png")]
     assert len((run / "events.jsonl").read_text().splitlines()) == len(events)
-    assert any((Path(os.environ["XDG_CACHE_HOME"]) / "jaxstyle" / "xla").iterdir())
+    for kept in ("xla", "traced"):
+        assert any((Path(os.environ["XDG_CACHE_HOME"]) / "jaxstyle" / kept).iterdir())
     assert sorted(p.name for p in run.iterdir()) == [
         "chunks", "events.jsonl", "images", "manifest.json", "pictures", "report.html", "results.csv",
         "results.h5", "run.lock", "sheets", "spec.toml",

@@ -8,12 +8,19 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 
 from jaxstyle.spec.errors import WINDOWS, UnfitEnvironment
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 """Signals that ask a command to end; the last one is what batch schedulers send."""
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+_began: float | None = None
+
+
+def began() -> float | None:
+    """The time at which this process began as a command, in seconds since the epoch; None if it is none."""
+    return _began
 
 
 def signal_words(number: int) -> str:
@@ -24,9 +31,13 @@ def signal_words(number: int) -> str:
 def catch() -> None:
     """Make a signal end this process with a line that says why, until `command.run_command` takes over.
 
+    The time is noted, too, for this process is a command.
+
     Raises:
         SystemExit: on Windows, after a line that says what to do.
     """
+    global _began
+    _began = time.time()
     if sys.platform == "win32":
         os.write(2, f"jaxstyle: error: {': '.join(WINDOWS)}\n".encode())
         raise SystemExit(UnfitEnvironment.exit_code)

@@ -28,6 +28,7 @@ from jaxstyle.cell.knobs import blank_knobs
 from jaxstyle.cell.start import init_state
 from jaxstyle.cell.state import Held, Info, Knobs, State, Targets
 from jaxstyle.device.drive import SEGMENT_PASSES
+from jaxstyle.device.kept_programs import Source, compiled
 from jaxstyle.plan.programs import Program
 from jaxstyle.vgg.network import Features, Params
 
@@ -101,6 +102,35 @@ def lower(
         mesh: the mesh, if there are several devices.
         placed: adds a sharding to shapes, given the shapes and how they are partitioned.
     """
+    source = segment_source(program, features, params, mesh=mesh, placed=placed)
+    spread = jax.jit(source.function, donate_argnums=source.donated)
+    lowered = spread.lower(*source.arguments)
+    return Lowered(start_cells(program, mesh), lowered, *source.told())
+
+
+def start_cells(program: Program, mesh: Mesh | None) -> Any:
+    """The start of the cells of a program from their knobs and images, compiled when it is called."""
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def start_cells(knobs: Knobs, start: Float[Array, "cells h w 3"], noisy: bool) -> State:
+        start_cell = jax.vmap(functools.partial(init_state, program, noisy=noisy))
+        return on_each_device(start_cell, mesh, (CELL, CELL), CELL)(knobs, start)
+
+    return start_cells
+
+
+def segment_source(
+    program: Program,
+    features: Features,
+    params: Params,
+    *,
+    mesh: Mesh | None = None,
+    placed: Callable[[Any, P], Any] = lambda shapes, of: shapes,
+) -> Source:
+    """The passes of a program, which tell the structure of a `State` and how often a step was traced.
+
+    For the arguments, see `lower`.
+    """
     traces = 0
 
     def segment(
@@ -127,29 +157,38 @@ def lower(
         return lax.fori_loop(start, stop, body, (state, empty))
 
     cells = program.width * (1 if mesh is None else mesh.size)
-    knobs, start_images, targets = placed(argument_shapes(program, cells, features, params), CELL)
-
-    @functools.partial(jax.jit, static_argnums=2)
-    def start_cells(knobs: Knobs, start: Float[Array, "cells h w 3"], noisy: bool) -> State:
-        start_cell = jax.vmap(functools.partial(init_state, program, noisy=noisy))
-        return on_each_device(start_cell, mesh, (CELL, CELL), CELL)(knobs, start)
-
-    state = placed(jax.eval_shape(lambda *of: start_cells(*of, False), knobs, start_images), CELL)
+    knobs, images, targets = placed(argument_shapes(program, cells, features, params), CELL)
+    begin = start_cells(program, mesh)
+    state = placed(jax.eval_shape(lambda *of: begin(*of, False), knobs, images), CELL)
     bound = placed(jax.ShapeDtypeStruct((), jnp.int32), P())
     takes, gives = (P(), CELL, CELL, CELL, P(), P()), (CELL, P(None, "cell"))
-    spread = jax.jit(on_each_device(segment, mesh, takes, gives), donate_argnums=3)
-    return Lowered(
-        init=start_cells,
-        segment=spread.lower(params, knobs, targets, state, bound, bound),
-        state=jax.tree.structure(state),
-        step_traces=traces,
+    return Source(
+        on_each_device(segment, mesh, takes, gives),
+        (params, knobs, targets, state, bound, bound),
+        donated=(3,),
+        told=lambda: (jax.tree.structure(state), traces),
     )
 
 
 def compile_program(
-    program: Program, features: Features, params: Params, device: Device, mesh: Mesh | None
+    program: Program,
+    features: Features,
+    params: Params,
+    device: Device,
+    mesh: Mesh | None,
+    *,
+    key: str = "",
 ) -> Compiled:
-    """The compiled functions of a program, with the time and the memory that they take."""
+    """The compiled functions of a program, with the time and the memory that they take.
+
+    Args:
+        program: the program of one stage.
+        features: feature function of the network.
+        params: parameters of the network.
+        device: the device, or the first of several.
+        mesh: the mesh, if there are several devices.
+        key: everything that the functions follow from, if they may be kept for other processes.
+    """
 
     def placed(tree: Any, of: P) -> Any:
         if mesh is None:
@@ -157,10 +196,16 @@ def compile_program(
         where = NamedSharding(mesh, of)
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), tree)
 
-    began = time.perf_counter()
+    began, options = time.perf_counter(), compiler_options(program)
     with jax.default_device(device):
-        lowered = lower(program, features, params, mesh=mesh, placed=placed)
-        segment = lowered.segment.compile(compiler_options(program))
+        source = functools.partial(segment_source, program, features, params)
+        kept = compiled(key, source, options, device) if key else None
+        if kept is not None:
+            init, call, segment = start_cells(program, mesh), kept.call, kept.compiled
+            state, traces = kept.told
+        else:
+            init, lowered, state, traces = lower(program, features, params, mesh=mesh, placed=placed)
+            call = segment = lowered.compile(options)
     seconds = time.perf_counter() - began
     memory = segment.memory_analysis()
     used = 0
@@ -171,7 +216,35 @@ def compile_program(
             + memory.output_size_in_bytes
             - memory.alias_size_in_bytes
         )
-    return Compiled(lowered.init, segment, lowered.state, lowered.step_traces, seconds, used)
+    return Compiled(init, call, state, traces, seconds, used)
+
+
+def target_program(
+    program: Program,
+    features: Features,
+    arguments: tuple[Any, ...],
+    device: Device,
+    *,
+    role: str | None,
+    key: str,
+) -> Callable[..., Targets]:
+    """The function that computes the targets of one image: of parameters, an image, an extent and maps.
+
+    Args:
+        program: the program that compares cells with the targets.
+        features: feature function of the network.
+        arguments: arguments that it is to be called with.
+        device: the device that they are on.
+        role: see `objective.target_rows`.
+        key: everything that it follows from.
+    """
+
+    def rows(params: Params, image: Any, extent: Any, maps: Any) -> Targets:
+        return objective.target_rows(features, params, program, image, extent, role, maps)
+
+    options = compiler_options(program)
+    kept = compiled(key, lambda: Source(rows, arguments), options, device)
+    return jax.jit(rows, compiler_options=options) if kept is None else kept.call
 
 
 def argument_shapes(

@@ -33,6 +33,7 @@ from jaxstyle.device.batch import (
     compile_program,
     compiler_options,
     on_each_device,
+    target_program,
 )
 from jaxstyle.device.course import Course
 from jaxstyle.device.drive import (
@@ -142,6 +143,10 @@ class Engine:
         shapes = tuple(kernel.shape for kernel, _ in self._weights.values())
         return more, _functions(program), winograd, shapes, self.devices
 
+    def _kept_key(self, *of: Any) -> str:
+        """The key of a program that is kept for other processes: `of`, and the shapes of the network."""
+        return repr((*of, [kernel.shape for kernel, _ in self._weights.values()]))
+
     def _step_key(self, program: Program) -> Any:
         """The key of a stage's step."""
         return self._key(program, (program, OPTIMIZERS[program.optimizer].make), self.winograd)
@@ -153,8 +158,9 @@ class Engine:
         key = self._step_key(program)
         if fresh := key not in _step_programs:
             network = self.network(program)
+            kept = "" if self._mesh else self._kept_key("step", program, self.winograd)
             _step_programs[key] = compile_program(
-                program, network.features, network.params, self.device, self._mesh
+                program, network.features, network.params, self.device, self._mesh, key=kept
             )
         return _step_programs[key], fresh
 
@@ -199,20 +205,17 @@ class Engine:
         role = role if program.terms else None
         kinds = (*kinds, program.regions, len(maps))
         key = self._key(program, (canvas or shape, canvas is None, *taps, *kinds, role), winograd)
-        if key not in _target_programs:
-            self.target_traces += 1
-            features = network.features  # not the network, whose parameters the function would keep alive
-            _target_programs[key] = jax.jit(
-                lambda params, image, extent, maps: objective.target_rows(
-                    features, params, program, image, extent, role, maps
-                ),
-                compiler_options=compiler_options(program),
-            )
         extent = None if canvas is None else np.array(shape, np.int32)
         image = jax.device_put(on_canvas(np.asarray(pixels, np.float32), canvas), self.device)
         maps = tuple(jax.device_put(own, self.device) for own in maps)
-        made = _target_programs[key](self._first_params(network), image, extent, maps)
-        rows = jax.tree.map(np.array, made)
+        of = self._first_params(network), image, extent, maps
+        if key not in _target_programs:
+            self.target_traces += 1
+            kept = self._kept_key("targets", program, role, winograd, jax.tree.map(np.shape, of[1:]))
+            _target_programs[key] = target_program(
+                program, network.features, of, self.device, role=role, key=kept
+            )
+        rows = jax.tree.map(np.array, _target_programs[key](*of))
         if not cut:
             return rows
         ends = [layers.feature_shape(t, program.height_px, program.width_px) for t in program.content_taps]

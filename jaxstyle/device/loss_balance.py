@@ -24,6 +24,8 @@ Features come from the plain convolution in float32; sums are taken in float64.
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,6 +35,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxstyle.cell.state import RegionKnobs, Targets
+from jaxstyle.device import kept
 from jaxstyle.device.engine import Engine
 from jaxstyle.device.region_rows import image_maps, region_knobs, style_key
 from jaxstyle.device.style_rows import style_rows
@@ -304,9 +307,59 @@ class Balances:
             regions=regions,
         )
 
+    def key(self, cell: Cell, weights: str) -> str | None:
+        """Key of a cell's balance in `kept`: all that it follows from, beside what every key there has.
 
-def measure_balances(sweep: Sweep, cells: Sequence[Cell], pictures: Pictures, engine: Engine) -> Sweep:
+        Args:
+            cell: the cell.
+            weights: the SHA-256 of the network's weights.
+
+        Returns:
+            None for a cell with regions or a file of targets.
+        """
+        parts, pictures = cell.style_parts, self._pictures
+        if self._maps.count(cell) > 1 or any(source[0] in pictures.targets for source, _ in parts):
+            return None
+        shape = pictures.shape(cell)
+        seen = [pictures.content[cell.content]] if cell.has_content else []
+        for source, _ in parts:
+            path, _, *colours = source
+            seen.append(pictures.style_pixels(source))
+            if cell.has_content:
+                seen.append(pictures.fitted(path, shape, *colours))
+        pixels = [(image.shape, hashlib.sha256(image.tobytes()).hexdigest()) for image in seen]
+        shares, scheme = [share for _, share in parts], self._sweep.style_scheme
+        program = plain_program(self._sweep, shape, self._cells)
+        of = cell.has_content, cell.content_layer, cell.style_layers, scheme, self._sweep.network, weights
+        return repr((program, of, shares, pixels))
+
+    def table(self, cell: Cell, weights: str) -> dict[str, Any]:
+        """The balance of a cell and its weights by layer, as in `Sweep.balance`; see `key`.
+
+        They are measured unless an earlier command has kept them.
+        """
+        key = self.key(cell, weights) if weights and kept.keeps() else None
+        data = key and kept.load("balances", key)
+        if data:
+            return json.loads(data)
+        found = self.of(cell)
+        table = {"alpha_beta": found.alpha_beta, "weights": found.weights}
+        if key:
+            kept.save("balances", key, json.dumps(table).encode())
+        return table
+
+
+def measure_balances(
+    sweep: Sweep, cells: Sequence[Cell], pictures: Pictures, engine: Engine, *, weights: str = ""
+) -> Sweep:
     """`sweep` with a table in `balance` for every combination that `cells` need, measured if it is new.
+
+    Args:
+        sweep: a resolved sweep.
+        cells: the cells.
+        pictures: their images.
+        engine: an engine with plain convolutions, on the device to measure on.
+        weights: the SHA-256 of its weights; empty if balances of other commands are not to be used.
 
     Raises:
         JaxstyleError: for a pair without a balance, unless `sweep.balance_optional`.
@@ -321,13 +374,13 @@ def measure_balances(sweep: Sweep, cells: Sequence[Cell], pictures: Pictures, en
         known.add(key)
         about = dict(zip(BALANCED_AXES, key, strict=True))
         try:
-            found = scales.of(cell)
+            found = scales.table(cell, weights)
         except JaxstyleError:
             if not sweep.balance_optional:
                 raise
             tables.append({**about, **_unbalanced(cell)})
         else:
-            tables.append({**about, "alpha_beta": found.alpha_beta, "weights": found.weights})
+            tables.append({**about, **found})
     if sweep.balance_optional:
         _note_unbalanced(need, tables, pictures)
     return replace(sweep, balance=tuple(tables))

@@ -196,21 +196,25 @@ def _array(what: str, dataset: h5py.Dataset, shape: tuple[int, ...], kind: str) 
         raise JaxstyleError(what, f"{name} has type {dataset.dtype}; indices are uint8: {MEND}")
     if kind == "f4" and (dataset.dtype.kind != "f" or dataset.dtype.itemsize not in (2, 4, 8)):
         raise JaxstyleError(what, f"{name} has type {dataset.dtype}; weights are float32: {MEND}")
-    _check_packing(what, dataset)
+    unpacked = _check_packing(what, dataset)
+    read = dataset[()] if unpacked is None else np.frombuffer(unpacked, dataset.dtype).reshape(shape)
     with np.errstate(over="ignore"):  # the check below finds an overflow
-        values = np.asarray(dataset[()], np.uint8 if kind == "u1" else np.float32)
+        values = np.asarray(read, np.uint8 if kind == "u1" else np.float32)
     if kind == "f4" and not np.isfinite(values).all():
         raise JaxstyleError(what, f"{name} holds values that are not finite in float32; {MEND}")
     return values
 
 
-def _check_packing(what: str, dataset: h5py.Dataset) -> None:
+def _check_packing(what: str, dataset: h5py.Dataset) -> bytes | None:
     """Raise JaxstyleError if a chunk of `dataset` unpacks to more than its size.
 
     HDF5 itself would let a few megabytes unpack until they fill the memory.
+
+    Returns:
+        The values, where unpacking a single chunk was all there is to do; else None, and HDF5 reads them.
     """
     if dataset.chunks is None:
-        return
+        return None
     name, plan = dataset.name, dataset.id.get_create_plist()
     filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
     if len(set(filters)) != len(filters) or not set(filters) <= set(FILTERS):
@@ -220,12 +224,16 @@ def _check_packing(what: str, dataset: h5py.Dataset) -> None:
         most = f"{MAX_PIECES} of {MAX_FILE_BYTES}"
         raise JaxstyleError(what, f"{name} has {count} chunks of {size} bytes; the limit is {most}: {MEND}")
     if h5py.h5z.FILTER_DEFLATE not in filters:
-        return
+        return None
     most = size + 4  # a checksum may have been packed, too
+    skipped, unpacked, packed = 0, b"", zlib.decompressobj()
     for index in range(count):
-        piece = dataset.id.read_direct_chunk(dataset.id.get_chunk_info(index).chunk_offset)[1]
-        if len(zlib.decompressobj().decompress(piece, most + 1)) > most:
+        packed = zlib.decompressobj()
+        skipped, piece = dataset.id.read_direct_chunk(dataset.id.get_chunk_info(index).chunk_offset)
+        if len(unpacked := packed.decompress(piece, most + 1)) > most:
             raise JaxstyleError(what, f"{name} unpacks to more than its {size} bytes: {MEND}")
+    whole = dataset.chunks == dataset.shape and len(filters) == 1 and not skipped and packed.eof
+    return unpacked if whole and len(unpacked) == size else None
 
 
 def normalised(

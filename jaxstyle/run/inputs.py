@@ -140,5 +140,6 @@ def calibrated(inputs: AnyInputs, device: Any) -> AnyInputs:
 
     # Plain convolutions, whichever the cells use: a balance is a property of the images and the network.
     engine = Engine(inputs.weights.layers, device=device, winograd=False)
-    sweep = measure_balances(inputs.sweep, inputs.cells, inputs.pictures, engine)
+    about = {"weights": inputs.weights.sha256}
+    sweep = measure_balances(inputs.sweep, inputs.cells, inputs.pictures, engine, **about)
     return replace(inputs, sweep=sweep, cells=balanced_cells(sweep, inputs.cells))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxstyle.console import limits
+from jaxstyle.console import early, limits
 from jaxstyle.device import jax_settings
 from jaxstyle.spec.errors import JaxstyleError, UnfitEnvironment
 from jaxstyle.spec.jax_state import is_jax_running
@@ -43,14 +43,14 @@ def start_jax(sweep: Sweep, options: RunOptions, before: Mapping[str, Any] | Non
     jax_settings.check_settings()
     import jax
 
-    if (
-        not options.no_compile_cache
-        and jax.config.jax_compilation_cache_dir is None  # pyright: ignore
-        and (cache := cache_directory()) is not None
-    ):
+    from jaxstyle.device import kept
+
+    cache = None if options.no_compile_cache else cache_directory()
+    if cache and jax.config.jax_compilation_cache_dir is None:  # pyright: ignore
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    kept.keep_in(cache and cache.parent, early.began())
     asked = "--xla_gpu_deterministic_ops=true" in os.environ.get("XLA_FLAGS", "")
     if sweep.deterministic and device.platform == "gpu" and not asked:
         raise JaxstyleError(

@@ -229,7 +229,7 @@ def pixel_sd(images: Float[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "h w"]:
     return np.sqrt(np.mean(sd(images) ** 2, axis=-1))
 
 
-def map_numbers(values: Float[np.ndarray, ...]) -> dict[str, float]:
+def map_numbers(values: Float[np.ndarray, "*shape"]) -> dict[str, float]:
     """Mean, least, median and most of the values of a map."""
     found = {"mean": values.mean(), "min": values.min(), "median": np.median(values), "max": values.max()}
     return {name: float(value) for name, value in found.items()}

@@ -32,7 +32,14 @@ from jaxtyping import Array, Bool, Float
 
 from jaxstyle.vgg.borders import Border
 from jaxstyle.vgg.padding import bordered, unbordered
-from jaxstyle.vgg.winograd import adjoint_tiling, bordered_tiling, tiling, transformed, winograd_conv
+from jaxstyle.vgg.winograd import (
+    adjoint_tiling,
+    bordered_tiling,
+    tiling,
+    transformed,
+    unfilled,
+    winograd_conv,
+)
 
 TENSOR_CORE_CHANNELS = 8
 """A GPU's matrix units need channels in multiples of this."""
@@ -78,7 +85,9 @@ def prepare(
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
     if winograd:
         return Kernel(transformed(kernel, dtype), transformed(turned, dtype))
-    return Kernel(kernel.astype(dtype), np.ascontiguousarray(turned.astype(dtype)))
+    plain = Kernel(unfilled(kernel.shape, dtype), unfilled(turned.shape, dtype))
+    plain.forward[:], plain.backward[:] = kernel, turned
+    return plain
 
 
 def conv3x3(

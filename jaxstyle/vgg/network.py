@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -49,7 +50,7 @@ def _prepared(kernel: np.ndarray, winograd: bool, dtype: DTypeLike) -> Kernel:
     if key not in _kernels:
         weakref.finalize(kernel, _kernels.pop, key, None)
         made = prepare(kernel, winograd=winograd, dtype=dtype)
-        _kernels[key] = Kernel(jnp.asarray(made.forward), jnp.asarray(made.backward))
+        _kernels[key] = jax.device_put(made)
     return _kernels[key]
 
 
@@ -76,7 +77,8 @@ class ConvReLU(nnx.Module):
         arithmetic = ARITHMETIC[precision]
         prepared = _prepared(kernel, winograd, arithmetic.dtype)
         self.forward, self.backward = nnx.Param(prepared.forward), nnx.Param(prepared.backward)
-        self.bias = nnx.Param(jnp.asarray(bias, jnp.float32 if winograd else arithmetic.dtype))
+        bias_dtype = jnp.float32 if winograd else arithmetic.dtype
+        self.bias = nnx.Param(jax.device_put(np.asarray(bias, bias_dtype)))
         self.precision = arithmetic.precision
         self.border = border
 
