@@ -1,5 +1,6 @@
 """Programs and balances that commands keep for later ones: the same bytes, and never out of date."""
 
+import json
 import time
 
 import jax
@@ -9,6 +10,7 @@ from same_bytes import normalised
 from test_calibration import images, weighed  # noqa: F401
 from test_engine import Bench, same
 
+from jaxstyle.cell import solvers
 from jaxstyle.device import batch, engine, kept, kept_programs
 from jaxstyle.device.loss_balance import Balances
 from jaxstyle.rundir import manifest
@@ -196,3 +198,20 @@ def test_a_prepared_kernel_is_used_where_it_lies(winograd):
     made = convolution.prepare(np.ones((3, 3, 5, 7), np.float32), winograd=winograd)
     for array, own in zip(jax.device_put(made), made, strict=True):
         assert array.unsafe_buffer_pointer() == own.ctypes.data
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_a_state_is_read_as_the_types_it_was_made_of(optimizer):
+    own = dict(tables.OPTIMIZERS[optimizer].own)
+    state = solvers.make(optimizer, own).init(jax.numpy.zeros((4, 4, 3)))
+    numbers = jax.tree.map(lambda _: 0, (state, None))
+    read = kept_programs._meant(json.loads(json.dumps(kept_programs._spelled(numbers))))
+    assert jax.tree.structure(read) == jax.tree.structure(numbers)
+
+
+@pytest.mark.parametrize(
+    "name", ["os:system", "jaxstyle.device.kept:Path", "jaxstyle.sweep:main", "builtins:eval"]
+)
+def test_a_file_makes_nothing_but_named_tuples_of_our_own(name):
+    with pytest.raises(ValueError, match=name):
+        kept_programs._meant(["builtins:tuple", [name, "true"]])

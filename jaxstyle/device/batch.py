@@ -105,7 +105,8 @@ def lower(
     source = segment_source(program, features, params, mesh=mesh, placed=placed)
     spread = jax.jit(source.function, donate_argnums=source.donated)
     lowered = spread.lower(*source.arguments)
-    return Lowered(start_cells(program, mesh), lowered, *source.told())
+    like, traces = source.told()
+    return Lowered(start_cells(program, mesh), lowered, jax.tree.structure(like), traces)
 
 
 def start_cells(program: Program, mesh: Mesh | None) -> Any:
@@ -166,7 +167,7 @@ def segment_source(
         on_each_device(segment, mesh, takes, gives),
         (params, knobs, targets, state, bound, bound),
         donated=(3,),
-        told=lambda: (jax.tree.structure(state), traces),
+        told=lambda: (jax.tree.map(lambda _: 0, state), traces),
     )
 
 
@@ -202,7 +203,8 @@ def compile_program(
         kept = compiled(key, source, options, device) if key else None
         if kept is not None:
             init, call, segment = start_cells(program, mesh), kept.call, kept.compiled
-            state, traces = kept.told
+            like, traces = kept.told
+            state = jax.tree.structure(like)
         else:
             init, lowered, state, traces = lower(program, features, params, mesh=mesh, placed=placed)
             call = segment = lowered.compile(options)

@@ -6,20 +6,22 @@ is kept, exported by `jax.export`, with the structure of what it returns. A prog
 from the same text by the command that traced it and by those that load it, and so it is the same program,
 found in JAX's cache.
 
-# Differs from `Exported.serialize`: it needs another package, flatbuffers; Python's own pickle does as well
-where the versions are part of the key.
+# Differs from `Exported.serialize`: it needs another package, flatbuffers. A file is a line of JSON and the
+text; no object is made from it but numbers, tuples, and named tuples of `TYPES_OF`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import pickle
+import importlib
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import export, lax
+from jax.core import ShapedArray
 from jax.sharding import SingleDeviceSharding
 
 from jaxstyle.device import kept
@@ -31,6 +33,16 @@ ANY_PLATFORM = export.DisabledSafetyCheck.platform()
 
 For a program of the platform `cpu`, JAX starts LAPACK, for which it imports much of SciPy: 0.15 s.
 """
+PLAIN = (
+    "fun_name",
+    "platforms",
+    "calling_convention_version",
+    "module_kept_var_idx",
+    "uses_global_constants",
+)
+"""The parts of an exported program that are text and numbers."""
+TYPES_OF = ("jaxstyle", "optax")
+"""The packages whose named tuples a program may take and return."""
 
 
 class Source(NamedTuple):
@@ -43,7 +55,7 @@ class Source(NamedTuple):
     donated: tuple[int, ...] = ()
     """Numbers of the arguments whose memory it may reuse."""
     told: Callable[[], Any] = lambda: None
-    """Function that is called once it has been traced, for what else is to be kept."""
+    """Function that is called once it has been traced, for what else is to be kept: tuples of numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +80,7 @@ class Ready(NamedTuple):
     compiled: Any
     """The `jax.stages.Compiled`, a function of the leaves that it uses."""
     told: Any
-    """The value that its source told."""
+    """The tuples that its source told."""
 
 
 def compiled(
@@ -88,13 +100,91 @@ def compiled(
     if not kept.keeps():
         return None
     data = kept.load(KIND, key)
-    if data is not None:
-        return _ready(pickle.loads(data), options, device)
+    if data is not None and (found := _unpacked(data)) is not None:
+        return _ready(found, options, device)
     traced = _traced(source())
-    if traced is None:
+    data = traced and _packed(traced)
+    if traced is None or data is None:
         return None
-    kept.save(KIND, key, pickle.dumps(traced))
+    kept.save(KIND, key, data)
     return _ready(traced, options, device)
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def _packed(traced: Traced) -> bytes | None:
+    """The file of a program; None if the program has something that a file does not tell."""
+    exported = traced.exported
+    avals = {name: [_aval(a) for a in getattr(exported, name)] for name in ("in_avals", "out_avals")}
+    head = {
+        **avals,
+        **{name: getattr(exported, name) for name in PLAIN},
+        **{name: sorted(getattr(traced, name)) for name in ("donated", "placed")},
+        "result": _spelled(traced.result.unflatten(range(traced.result.num_leaves))),
+        "told": _spelled(traced.told),
+    }
+    data = json.dumps(head).encode() + b"\n" + exported.mlir_module_serialized
+    return data if _unpacked(data) == traced else None
+
+
+def _unpacked(data: bytes) -> Traced | None:
+    """The program in a file; None if it is none."""
+    line, _, text = data.partition(b"\n")
+    try:
+        head = json.loads(line)
+        found: dict[str, Any] = {name: head[name] for name in PLAIN}
+        count = len(head["in_avals"])
+        for name in ("in_avals", "out_avals"):
+            found[name] = tuple(ShapedArray(tuple(shape), np.dtype(of)) for shape, of in head[name])
+        found = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
+        found["in_tree"] = jax.tree.structure(((0,) * count, {}))
+        found["out_tree"] = jax.tree.structure([0] * len(head["out_avals"]))
+        for name in ("_in_named_shardings", "in_shardings_hlo"):
+            found[name] = (None,) * count
+        for name in ("_out_named_shardings", "out_shardings_hlo"):
+            found[name] = (None,) * len(head["out_avals"])
+        found |= {"nr_devices": 1, "ordered_effects": (), "unordered_effects": (), "_get_vjp": None}
+        found |= {"mlir_module_serialized": text, "disabled_safety_checks": (ANY_PLATFORM,)}
+        found["_has_named_shardings"] = True
+        names = {field.name for field in dataclasses.fields(export.Exported)}
+        exported = export.Exported(**{name: found[name] for name in names})
+        donated, placed = frozenset(head["donated"]), frozenset(head["placed"])
+        result = jax.tree.structure(_meant(head["result"]))
+        return Traced(exported, donated, placed, result, _meant(head["told"]))
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError):
+        return None
+
+
+def _aval(aval: Any) -> tuple[Any, str]:
+    return aval.shape, aval.dtype.name
+
+
+def _spelled(tree: Any) -> Any:
+    """A tree of tuples, in lists that begin with the name of their type."""
+    if not isinstance(tree, tuple):
+        return tree
+    kind = type(tree)
+    return [f"{kind.__module__}:{kind.__qualname__}", *map(_spelled, tree)]
+
+
+def _meant(spelled: Any) -> Any:
+    """The tree that `_spelled` spelled; it raises ValueError for one that it never does."""
+    if not isinstance(spelled, list):
+        return spelled
+    name, *parts = spelled[0], *map(_meant, spelled[1:])
+    if name == "builtins:tuple":
+        return tuple(parts)
+    module, _, kind = name.partition(":")
+    if module.partition(".")[0] not in TYPES_OF:
+        raise ValueError(name)
+    of = getattr(importlib.import_module(module), kind)
+    if not (isinstance(of, type) and issubclass(of, tuple) and hasattr(of, "_fields")):
+        raise ValueError(name)
+    return of(*parts)
+
+
+# --- programs -------------------------------------------------------------------------------------
 
 
 def _traced(source: Source) -> Traced | None:
