@@ -145,7 +145,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def command() -> int:
         parsed = parse(accepts(), sys.argv[1:] if arguments is None else arguments, "jaxstyle.targets")
         flags = parsed.value
-        sweep = _sweep(flags)
+        try:
+            sweep = _sweep(flags)
+        except JaxstyleError as error:  # the images are the styles of a sweep there
+            what, why = str(error).split(": ", 1)
+            raise (JaxstyleError("IMAGE", why) if what == "style" else error) from None
         _check_kind(flags, parsed.named, len(sweep.style))
         every = (values.as_seeds("--random", text, MAX_DRAWS) for text in flags.random)
         seeds = list(dict.fromkeys(seed for some in every for seed in some))

@@ -128,10 +128,15 @@ def test_equal_pictures_have_no_balance_though_rounding_and_a_crop_tell_them_apa
     """At 32 px, 75x61 becomes 32x26; as a style it is fitted to that, which crops it."""
     path = str(tmp_path / "same.png")
     Image.fromarray(random_image(61, 75, 3)).save(path)
-    for weights, what in (("equal", "style loss 0, "), ("balanced", "is 0 at the content image")):
-        settings = {"size": "32", "style_weights": weights, "style_layers": ("conv1_1+conv2_1",)}
+    for weights, what, style_loss in (
+        ("equal", "style loss 0, ", "gram"),
+        ("balanced", "is 0 at the content image", "gram"),
+        ("equal", "style loss 0, ", "wasserstein"),
+    ):
+        settings = {"size": "32", "style_weights": weights, "style_loss": style_loss}
+        settings |= {"style_layers": ("conv1_1+conv2_1",), "content_layer": ("conv2_1",)}
         with pytest.raises(JaxstyleError, match=what):
-            weighed({"content": path, "style": path}, narrow, content_layer=("conv2_1",), **settings)
+            weighed({"content": path, "style": path}, narrow, **settings)
 
 
 def test_the_normalised_networks_balance_is_decades_below_the_raw_ones(images, vgg19_weights):

@@ -894,8 +894,9 @@ def test_a_digest_is_of_everything_that_a_row_is():
     assert again == digests[2]
 
 
-def test_a_plugin_flag_without_a_file_is_an_error(capsys):
-    assert command("--plugin", "--dry-run") == 2
+@pytest.mark.parametrize("flags", [("--plugin",), ("--plugin", ""), ("--plugin=",)])
+def test_a_plugin_flag_without_a_file_is_an_error(flags, capsys):
+    assert command(*flags, "--dry-run") == 2
     assert "plugin: no file is named; give the path of a Python file" in capsys.readouterr().err
 
 

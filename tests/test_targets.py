@@ -667,6 +667,7 @@ def test_the_command_refuses_what_it_cannot_make(made, capsys):
         (npz, "--pool", "max", "-o", made / "x.npz"): "with pool avg, and here it is max",
         (made, "-o", made / "x.npz"): "is a folder",
         ("none", "-o", made / "x.npz"): "none: it has no targets",
+        (a, a, "--mean", "-o", made / "x.npz"): f"IMAGE: {a} is given twice",
     }
     for arguments, why in lines.items():
         assert run_command(*arguments) == 2

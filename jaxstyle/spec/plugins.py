@@ -253,8 +253,8 @@ def named_in(arguments: Sequence[str], most: int | None = None) -> tuple[str, ..
     if "--plugin" in given:
         after = given[given.index("--plugin") + 1 :]
         found += itertools.takewhile(lambda text: not text.startswith("-"), after[:most])
-        if not found:
-            raise JaxstyleError("plugin", "no file is named; give the path of a Python file")
+    if "" in found or ("--plugin" in given and not found):
+        raise JaxstyleError("plugin", "no file is named; give the path of a Python file")
     return tuple(found)
 
 
