@@ -44,7 +44,9 @@ def test_gradients_within_a_border_are_those_of_the_usual_form(narrow):
         pool = pooling("avg", planes=as_planes)
         network = bind(narrow, taps=TAPS, pool=pool, border=border("reflect"), planes=as_planes)
         return jax.jit(
-            jax.grad(lambda x: sum(jnp.sum(y**2) for y in network.features(network.params, x).values()))
+            jax.grad(
+                lambda x: sum(jnp.sum(y**2) for y in network.features(network.params, x, None).values())
+            )
         )(image)
 
     expected = gradient(as_planes=False)

@@ -3,8 +3,8 @@
 A TPU keeps an array in tiles of 8 x 128 numbers of its two innermost axes, which the compiler chooses. For
 a convolution of three channels it chooses the cells of a launch as one of them: eight fill a sixteenth of
 each tile, in the image, its gradient and every image of the optimizer's state. Here the channels are planes
-of height and width throughout. And where a pooling folds axes, the gradient of every value is written four
-times to an array of its own; strides leave that to the operation that reads it.
+of height and width throughout. And a pooling that folds axes leaves its sums, and the gradients that it
+repeats, as passes of their own; strides and windows are fused with their neighbours.
 
 Figures, with and without: docs/tpu.md.
 """
@@ -12,10 +12,10 @@ Figures, with and without: docs/tpu.md.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -76,12 +76,11 @@ def avg_pool(x: Float[Array, "h w c"]) -> Float[Array, "h2 w2 c"]:
 
 
 def _avg_forward(x):
-    return avg_pool(x), jnp.zeros((x.shape[0] % 2, x.shape[1] % 2, 0), x.dtype)
+    return avg_pool(x), _odd(x)
 
 
 def _avg_backward(odd, g):
-    quarter = g * jnp.asarray(0.25, g.dtype)
-    return (_spread([quarter] * 4, odd.shape),)
+    return (_spread(g * jnp.asarray(0.25, g.dtype), odd.shape),)
 
 
 avg_pool.defvjp(_avg_forward, _avg_backward)
@@ -101,12 +100,17 @@ def _max_forward(x):
 
 def _max_backward(kept, g):
     x, y = kept
-    largest = [part == y for part in _parts(x)]
-    share = g / sum(one.astype(g.dtype) for one in largest)
-    return (_spread([jnp.where(one, share, 0) for one in largest], (x.shape[0] % 2, x.shape[1] % 2)),)
+    share = g / sum((part == y).astype(g.dtype) for part in _parts(x))
+    odd = _odd(x).shape
+    return (jnp.where(x == _spread(y, odd), _spread(share, odd), 0),)
 
 
 max_pool.defvjp(_max_forward, _max_backward)
+
+
+def _odd(x: Float[Array, "h w c"]) -> Float[Array, "_rows _columns 0"]:
+    """Nothing, in the shape of what squares of 2x2 leave over."""
+    return jnp.zeros((x.shape[0] % 2, x.shape[1] % 2, 0), x.dtype)
 
 
 def _parts(x: Float[Array, "h w c"]) -> list[Float[Array, "h2 w2 c"]]:
@@ -115,11 +119,11 @@ def _parts(x: Float[Array, "h w c"]) -> list[Float[Array, "h2 w2 c"]]:
     return [x[r:h:2, c:w:2] for r, c in SQUARE]
 
 
-def _spread(parts: Sequence[Float[Array, "h2 w2 c"]], odd: tuple[int, ...]) -> Float[Array, "h w c"]:
-    """The adjoint of `_parts`, for an image with as many rows and columns left over as `odd` says."""
-    zero = jnp.zeros((), parts[0].dtype)
-    spread = [
-        lax.pad(part, zero, ((r, 1 - r + odd[0], 1), (c, 1 - c + odd[1], 1), (0, 0, 0)))
-        for part, (r, c) in zip(parts, SQUARE, strict=True)
-    ]
-    return spread[0] + spread[1] + spread[2] + spread[3]
+def _spread(values: Float[Array, "h2 w2 c"], odd: tuple[int, ...]) -> Float[Array, "h w c"]:
+    """Every value at the four positions of its square, and zeros in `odd` more rows and columns.
+
+    It is a sum over windows of 2x2 with zeros between the values, of which a TPU's compiler makes one pass.
+    """
+    beyond = ((1, 1 + odd[0]), (1, 1 + odd[1]), (0, 0))
+    zero = np.zeros((), values.dtype)
+    return lax.reduce_window(values, zero, lax.add, (2, 2, 1), (1, 1, 1), beyond, base_dilation=(2, 2, 1))
