@@ -100,7 +100,7 @@ def laid(text: str) -> list[Laid]:
             edges = [int(n) for n in tile[1].split(",")]
             for axis, edge in zip(axes, reversed(edges), strict=False):
                 padded[axis] = -(-padded[axis] // edge) * edge
-        found.append(Laid(data, size * math.prod(padded), "S(1)" in rest))
+        found.append(Laid(data, size * math.prod(padded), "S(" in rest))
     return found
 
 
@@ -152,7 +152,6 @@ def _operations(step: Sequence[str], computations: Mapping[str, Sequence[str]]) 
         taken = "".join(
             shapes.get(each, "") for each in dict.fromkeys(re.findall(r"%([\w.\-]+)", operands))
         )
-        named = result if operation.endswith("-start") else result + taken
         inside = list(_products([line], computations))
         cycles = re.search(r'"estimated_cycles":"(\d+)"', rest)
         source = re.search(r'op_name="([^"]*)"', rest)
@@ -163,8 +162,15 @@ def _operations(step: Sequence[str], computations: Mapping[str, Sequence[str]]) 
             result[:90],
             ("gradient: " if source and "transpose(" in source[1] else "") + last,
             int(cycles[1]) if cycles else 0,
-            sum(array.padded for array in laid(named) if not array.on_chip),
+            _traffic(operation, result, taken),
         )
+
+
+def _traffic(operation: str, result: str, taken: str) -> int:
+    """Bytes that an operation exchanges with the high-bandwidth memory."""
+    if operation.endswith("-start"):  # from one memory to the other; its result names both sides
+        return min(array.padded for array in laid(result)[:2])
+    return sum(array.padded for array in laid(result + taken) if not array.on_chip)
 
 
 def _kind(operation: str) -> str:

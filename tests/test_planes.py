@@ -13,8 +13,9 @@ from jax import lax
 from test_engine import Bench
 from test_optimizers import follow, start_image, valley
 
-from jaxstyle.cell import lbfgs, solvers
+from jaxstyle.cell import lbfgs, solvers, step
 from jaxstyle.cell.poolings import border, pooling
+from jaxstyle.cell.start import init_state
 from jaxstyle.device import batch
 from jaxstyle.device.memory import MEMORY_SHARE, choose_width
 from jaxstyle.inputs.preprocess import to_network
@@ -121,10 +122,16 @@ def test_a_run_in_planes_follows_the_usual_one(narrow):
 def test_a_step_can_be_lowered_for_a_tpu_and_keeps_pairs_where_they_are(narrow):
     bench = Bench(narrow, width=8, optimizer="lbfgs", pyramid=0)
     program = dataclasses.replace(bench.program, planes=True)
-    network = bench.engine.network(program)
-    lowered = batch.lower(program, network.features, network.params, platforms=("tpu",))
-    text = lowered.segment.as_text()
-    assert text.count("stablehlo.while") == 1
+    params, features = bench.engine.network(program)
+    knobs, start, targets = batch.argument_shapes(program, 8, features, params)
+    state = jax.eval_shape(jax.vmap(functools.partial(init_state, program, noisy=False)), knobs, start)
+
+    def advance(params, knobs, targets, state, k):
+        one = functools.partial(step.step, features, params, program)
+        return jax.vmap(one, in_axes=(0, None, 0, None))(knobs, targets, state, k)
+
+    traced = jax.jit(advance).trace(params, knobs, targets, state, jnp.int32(0))
+    text = traced.lower(lowering_platforms=("tpu",)).as_text()
     assert "LayoutConstraint" in text  # of the history; see lbfgs._write
 
 

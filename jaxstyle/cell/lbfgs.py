@@ -179,8 +179,8 @@ def _products(
     ours = jnp.arange(len(state.sy), dtype=jnp.int32) == slot
     beside = jnp.stack([newest[1], g])
     before = _inner(state.pairs, beside, axes=g.ndim).reshape(-1, 2, 2)
-    own = _inner(newest, beside, axes=g.ndim)
-    found = jnp.where(ours[:, None, None], own, before)  # axes: pair; s or y; y or g
+    # axes: pair; s or y; y or g
+    found = jnp.where(ours[:, None, None], _inner(newest, beside, axes=g.ndim), before)
     s_y, y_y = found[:, 0, 0], found[:, 1, 0]
     yy = jnp.where(ours, y_y[:, None], jnp.where(ours[:, None], y_y, state.yy))
     return jnp.where(ours, s_y[:, None], state.sy), yy, found[:, 0, 1], found[:, 1, 1]

@@ -91,7 +91,6 @@ def lower(
     *,
     mesh: Mesh | None = None,
     placed: Callable[[Any, P], Any] = lambda shapes, of: shapes,
-    platforms: tuple[str, ...] | None = None,
 ) -> Lowered:
     """The functions of a program, lowered for one device or for a mesh of several.
 
@@ -101,7 +100,6 @@ def lower(
         params: parameters of the network, as arrays or their shapes.
         mesh: the mesh, if there are several devices.
         placed: adds a sharding to shapes, given the shapes and how they are partitioned.
-        platforms: the platform to lower the step for, if not that of the devices; it need not be there.
     """
     traces = 0
 
@@ -142,9 +140,7 @@ def lower(
     spread = jax.jit(on_each_device(segment, mesh, takes, gives), donate_argnums=3)
     return Lowered(
         init=start_cells,
-        segment=spread.trace(params, knobs, targets, state, bound, bound).lower(
-            lowering_platforms=platforms
-        ),
+        segment=spread.lower(params, knobs, targets, state, bound, bound),
         state=jax.tree.structure(state),
         step_traces=traces,
     )

@@ -173,8 +173,9 @@ class Program:
 
         # The estimate is 1.9 times the float32 activations. XLA reports on a CPU, down to conv5_1 and with
         # arguments and results included: 2.64, 2.03, 1.82 and 1.79 times at 64, 128, 256 and 512 px, and
-        # 1.94 for the second cell of a launch at 256 px. These include the two images of Adam's state. On
-        # a TPU the activations count in the type that they have there (docs/tpu.md).
+        # 1.94 for the second cell of a launch at 256 px. These include the two images of Adam's state. For
+        # a TPU it is 2.2 times the activations in their own type: XLA reports 85 MB in bf16 and 184 in f32 for
+        # a cell of 256 px, of eight (docs/tpu.md).
         """
         number_bytes = 2 if self.planes and self.precision == "bf16" else 4
         activations = number_bytes * layers.activation_floats(self.height_px, self.width_px, self.taps)
@@ -182,7 +183,7 @@ class Program:
         history = images * 4 * 3 * self.height_px * self.width_px
         entries = sum(layers.tap(tap).channels ** 2 for tap in self.style_taps)
         matrices = 4 * STYLE_LOSSES[self.style_loss].matrices * entries + self._region_bytes(entries)
-        return int(1.9 * activations) + history + matrices + 4 * 2**20
+        return int((2.2 if self.planes else 1.9) * activations) + history + matrices + 4 * 2**20
 
     def _region_bytes(self, entries: int) -> int:
         """Bytes that regions take beside one style target: matrices of each, and features times every map.

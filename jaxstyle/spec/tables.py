@@ -167,7 +167,7 @@ class Pooling(NamedRow):
     means: str = field(default="", kw_only=True)
     """The pooling whose mean activations the network is normalised by; its own if not given."""
     planes: Function = field(default=None, kw_only=True)
-    """The same function for programs with `Program.planes`, if there is a better form."""
+    """The same function in a form that suits a TPU, if there is one."""
 
     what = "pooling"
     internal = ("planes",)
