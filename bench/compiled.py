@@ -375,8 +375,7 @@ def main(arguments: Sequence[str]) -> None:
                                 f" {k['result'][:60]:60} {k['source']}"
                             )
     name = f"tpu-{args.target}" if is_tpu else "h200"
-    about = (
-        {"ran": "compiled for the target, never run on it", "processors": os.cpu_count()} if is_tpu else {}
+    path = work.save(
+        "compiled", arguments, name, {**(tpu.about() if is_tpu else {}), "rows": rows}, tag=args.tag
     )
-    path = work.save("compiled", arguments, name, {**about, "rows": rows}, tag=args.tag)
     print(f"saved {path}", file=sys.stderr)

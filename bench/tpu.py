@@ -10,6 +10,7 @@ all traffic with the high-bandwidth memory at its rate. In f32 a product is six 
 
 from __future__ import annotations
 
+import importlib.metadata
 import math
 import os
 import re
@@ -185,6 +186,15 @@ def prepare(target: str) -> None:
         TPU_WORKER_HOSTNAMES="localhost",
         TPU_ACCELERATOR_TYPE=CHIPS[target].accelerator,
     )
+
+
+def about() -> dict[str, Any]:
+    """What a file with figures says of how they were made."""
+    return {
+        "ran": "compiled for the target, never run on it",
+        "libtpu": importlib.metadata.version("libtpu"),
+        "processors": os.cpu_count(),
+    }
 
 
 def topology(target: str) -> Any:
