@@ -1,5 +1,7 @@
 """The kernels that XLA compiles a step into for an H200, read without one; `python -m bench compiled`.
 
+With `--target v5e`, `v5p` or `v6e` the step is compiled for a TPU instead (`bench.tpu`).
+
 XLA compiles for a GPU that is not present (`jax[cuda13]` has to be). The least that each kernel of a step
 must read and write gives a floor for its time and for the whole step: no run is faster, and a run that is
 slower than this is slower in a kernel, not between kernels. How near a kernel comes to its floor cannot be
@@ -23,7 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import experiments, work
+from bench import experiments, tpu, work
 
 TARGET = Path(__file__).resolve().parent / "h200.txtpb"
 BYTES_PER_S = 4.3e12
@@ -158,29 +160,15 @@ class Setting(NamedTuple):
     """The number of devices that share a launch; each has `cells` cells."""
 
 
-def read(
-    setting: Setting, options: dict[str, Any], save: Path | None = None, number: int = 0
-) -> dict[str, Any]:
-    """The compiled form of one step, as a row of the table with its kernels.
-
-    Args:
-        setting: the program to compile.
-        options: XLA's.
-        save: the folder to write the compiled module to, as text.
-        number: the number of the variant of the step; 0 is the present one.
-    """
-    variant = experiments.VARIANTS[number]
-    if variant.patch is not None:
-        variant.patch()
-    options = {**options, **dict(variant.options)}
+def _lowered(setting: Setting, devices: Sequence[Any], platform: str) -> tuple[Any, Any]:
+    """The program of a setting, and its step lowered for the first of some devices or for several."""
     import jax
     import numpy as np
-    from jax.experimental import topologies
     from jax.sharding import Mesh, NamedSharding
     from jax.sharding import PartitionSpec as P
 
     from jaxstyle.cell.poolings import pooling
-    from jaxstyle.device.batch import compiler_options, lower
+    from jaxstyle.device.batch import lower
     from jaxstyle.inputs import weights
     from jaxstyle.plan.cells import sweep_cells
     from jaxstyle.plan.planner import make_plan
@@ -188,13 +176,7 @@ def read(
     from jaxstyle.spec.resolve import resolve
     from jaxstyle.vgg.network import bind
 
-    target = topologies.get_topology_desc(
-        platform="cuda",
-        topology_name="h200",
-        target_config=TARGET.read_text(),
-        topology=f"1x{setting.devices}x1",
-    )
-    mesh = Mesh(np.array(target.devices), ("cell",))
+    mesh = Mesh(np.array(devices[: setting.devices]), ("cell",))
 
     def placed(tree: Any, of: P) -> Any:
         there = NamedSharding(mesh, of)
@@ -213,21 +195,68 @@ def read(
     )
     cells = list(sweep_cells(sweep))
     shapes = {cell.content: (setting.size, setting.size) for cell in cells}
-    plan = make_plan(sweep, cells, shapes, platform="gpu", choose_width=lambda *_: setting.cells)
+    plan = make_plan(sweep, cells, shapes, platform=platform, choose_width=lambda *_: setting.cells)
     program = replace(plan.programs[0], canvas=setting.canvas)
     network = bind(
         weights.load(taps=program.taps).layers,
         taps=program.taps,
-        pool=pooling(program.pool),
+        pool=pooling(program.pool, planes=program.planes),
         precision=program.precision,
+        planes=program.planes,
     )
-    lowered = lower(
+    return program, lower(
         program,
         network.features,
         placed(network.params, P()),
         mesh=mesh if setting.devices > 1 else None,
         placed=placed,
     )
+
+
+def read(
+    setting: Setting,
+    options: dict[str, Any],
+    save: Path | None = None,
+    number: int = 0,
+    target: str = "h200",
+) -> dict[str, Any]:
+    """The compiled form of one step, as a row of the table with its kernels.
+
+    Args:
+        setting: the program to compile.
+        options: XLA's.
+        save: the folder to write the compiled module to, as text.
+        number: the number of the variant of the step; 0 is the present one.
+        target: the device to compile for, `h200` or a key of `tpu.CHIPS`.
+    """
+    variant = experiments.VARIANTS[number]
+    if variant.patch is not None:
+        variant.patch()
+    options = {**options, **dict(variant.options)}
+    from jax.experimental import topologies
+
+    from jaxstyle.device.batch import compiler_options
+
+    if target in tpu.CHIPS:
+        program, lowered = _lowered(setting, tpu.topology(target).devices, "tpu")
+        path = None if save is None else save / f"{'-'.join(map(str, setting))}-{target}.hlo"
+        found = tpu.row(
+            lowered.segment,
+            {**compiler_options(program), **options},
+            target,
+            cells=setting.cells,
+            precision=setting.precision,
+            step_flops=program.step_flops,
+            save=path,
+        )
+        return {**setting._asdict(), "options": options, **found}
+    there = topologies.get_topology_desc(
+        platform="cuda",
+        topology_name="h200",
+        target_config=TARGET.read_text(),
+        topology=f"1x{setting.devices}x1",
+    )
+    program, lowered = _lowered(setting, there.devices, "gpu")
     compiled = lowered.segment.compile({**compiler_options(program), **options})
     memory, hlo = compiled.memory_analysis(), compiled.as_text()
     if save is not None:
@@ -283,6 +312,12 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench compiled", description=(__doc__ or "").split("\n")[0]
     )
+    parser.add_argument(
+        "--target",
+        default="h200",
+        choices=("h200", *tpu.CHIPS),
+        help="device to compile for (default: h200)",
+    )
     parser.add_argument("--size", type=int, nargs="+", default=[512], help="px, square (default: 512)")
     parser.add_argument(
         "--cells", type=int, nargs="+", default=[16], help="cells per launch and device (default: 16)"
@@ -308,13 +343,21 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--tag", default="", help="tag in the name of the file with the figures")
     args = parser.parse_args(arguments)
-    work.require("jax-cuda13-plugin", mend="pip install '.[cuda13]'")
+    is_tpu = args.target in tpu.CHIPS
+    if is_tpu:
+        work.require("libtpu", mend="pip install '.[tpu]'")
+        tpu.prepare(args.target)
+        if "tf32" in args.precision or args.variant != [0]:
+            parser.error("a TPU has no tf32, and the variants of the step are for a GPU")
+    else:
+        work.require("jax-cuda13-plugin", mend="pip install '.[cuda13]'")
     # A kernel's algorithm cannot be timed here, so XLA takes its default.
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0".strip()
+    if not is_tpu:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0".strip()
     os.environ["JAX_PLATFORMS"] = "cpu"
     options = dict(option.split("=", 1) for option in args.option)
     rows = []
-    print(HEAD)
+    print(tpu.HEAD if is_tpu else HEAD)
     for precision in args.precision:
         for optimizer in args.optimizer:
             for pool in args.pool:
@@ -323,13 +366,16 @@ def main(arguments: Sequence[str]) -> None:
                         setting = Setting(
                             size, cells, precision, optimizer, pool, args.canvas, args.devices
                         )
-                        row = work.in_process(_send, setting, options, args.hlo, number)
+                        row = work.in_process(_send, setting, options, args.hlo, number, args.target)
                         rows.append(row)
-                        print(_line(row), flush=True)
-                        for k in row["longest"][: args.top]:
+                        print(tpu.line(row) if is_tpu else _line(row), flush=True)
+                        for k in () if is_tpu else row["longest"][: args.top]:
                             print(
                                 f"      {k['floor_us']:7.0f} us  {k['kind']:12} {'+'.join(k['fused']):10}"
                                 f" {k['result'][:60]:60} {k['source']}"
                             )
-    path = work.save("compiled", arguments, "h200", {"rows": rows}, tag=args.tag)
+    name = f"tpu-{args.target}" if is_tpu else "h200"
+    path = work.save(
+        "compiled", arguments, name, {**(tpu.about() if is_tpu else {}), "rows": rows}, tag=args.tag
+    )
     print(f"saved {path}", file=sys.stderr)

@@ -6,7 +6,7 @@ import tomllib
 import pytest
 from conftest import EXAMPLES
 
-from bench import compiled, gpu, look, look_peers, profile
+from bench import compiled, gpu, look, look_peers, profile, tpu
 
 STEP = """
 HloModule jit_segment, is_scheduled=true
@@ -63,6 +63,59 @@ def test_kernels_of_a_step_have_their_traffic_and_their_flops():
     assert (found["gram.1"].kind, found["gram.1"].traffic) == ("product", PLANE + 2 * 64 * 64 * 4)
     # Written in place: the two new rows are read and written, the others are left alone.
     assert found["write.1"].traffic == 2 * 2 * 2 * 100 * 4
+
+
+TPU_STEP = """
+%fused_conv (p.0: bf16[64], p.1: bf16[3,3,64,64], p.2: bf16[8,32,32,64]) -> bf16[8,32,32,64] {
+  %p.2 = bf16[8,32,32,64]{3,0,2,1:T(8,128)(2,1)S(1)} parameter(2)
+  %p.1 = bf16[3,3,64,64]{3,2,1,0:T(8,128)(2,1)S(1)} parameter(1)
+  %conv.1 = bf16[8,32,32,64]{3,0,2,1:T(8,128)(2,1)} convolution(%p.2, %p.1), window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f
+  %p.0 = bf16[64]{0:T(256)(128)(2,1)S(1)} parameter(0)
+  %add.1 = bf16[8,32,32,64]{3,0,2,1:T(8,128)(2,1)} broadcast(%p.0), dimensions={3}
+  ROOT %max.1 = bf16[8,32,32,64]{3,0,2,1:T(8,128)(2,1)} maximum(%conv.1, %add.1)
+}
+
+%fused_gram (p.3: bf16[8,1024,64]) -> f32[8,64,64] {
+  %p.3 = bf16[8,1024,64]{1,2,0:T(8,128)(2,1)} parameter(0)
+  ROOT %conv.2 = f32[8,64,64]{2,1,0:T(8,128)} convolution(%p.3, %p.3), window={size=8 pad=0_7 stride=7}, dim_labels=0fb_0io->0bf
+}
+
+%body (arg: (bf16[8,32,32,64], f32[8,32,32,3])) -> (bf16[8,32,32,64], f32[8,32,32,3]) {
+  %arg = (bf16[8,32,32,64]{3,0,2,1:T(8,128)(2,1)S(1)}, f32[8,32,32,3]{0,3,2,1:T(4,128)}) parameter(0)
+  %x = bf16[8,32,32,64]{3,0,2,1:T(8,128)(2,1)S(1)} get-tuple-element(%arg), index=0
+  %image = f32[8,32,32,3]{0,3,2,1:T(4,128)} get-tuple-element(%arg), index=1
+  %kernel = bf16[3,3,64,64]{3,2,1,0:T(8,128)(2,1)S(1)} constant({...})
+  %bias = bf16[64]{0:T(256)(128)(2,1)S(1)} constant({...})
+  %fusion.1 = bf16[8,32,32,64]{3,0,2,1:T(8,128)(2,1)} fusion(%bias, %kernel, %x), kind=kOutput, calls=%fused_conv, metadata={op_name="jit(segment)/while/body/jvp()/conv_general_dilated"}, backend_config={"window_config":{"estimated_cycles":"3000"}}
+  %copy.1 = bf16[8,1024,64]{1,2,0:T(8,128)(2,1)} copy(%fusion.1), backend_config={"window_config":{"estimated_cycles":"500"}}
+  %fusion.2 = f32[8,64,64]{2,1,0:T(8,128)S(1)} fusion(%copy.1), kind=kOutput, calls=%fused_gram, metadata={op_name="jit(segment)/while/body/transpose(jvp())/dot_general"}, backend_config={"window_config":{"estimated_cycles":"40"}}
+  %copy-start.1 = (f32[8,64,64]{2,1,0:T(8,128)}, f32[8,64,64]{2,1,0:T(8,128)S(1)}, u32[]{:S(2)}) copy-start(%fusion.2)
+  %copy-done.1 = f32[8,64,64]{2,1,0:T(8,128)} copy-done(%copy-start.1)
+  ROOT %tuple.1 = (bf16[8,32,32,64], f32[8,32,32,3]) tuple(%x, %image)
+}
+"""  # noqa: E501
+
+
+def test_operations_for_a_tpu_have_their_kind_cycles_and_traffic_in_tiles():
+    found = {one.name: one for one in tpu.operations(TPU_STEP)}
+    assert list(found) == ["fusion.1", "copy.1", "fusion.2", "copy-start.1"]
+    assert [one.kind for one in found.values()] == ["convolution", "move", "product", "move"]
+    assert [one.cycles for one in found.values()] == [3000, 500, 40, 0]
+    assert found["fusion.2"].source == "gradient: dot_general"
+    features = 8 * 32 * 32 * 64 * 2
+    assert found["fusion.1"].traffic == 2 * features  # 64 channels in 128; what it takes is on the chip
+    assert found["copy.1"].traffic == 2 * features + features
+    assert found["copy-start.1"].traffic == 8 * 64 * 128 * 4
+
+
+def test_tiles_of_an_image_with_the_cells_innermost_are_mostly_empty():
+    (image,) = tpu.laid("f32[8,256,256,3]{0,3,2,1:T(4,128)}")
+    assert image.data == 8 * 256 * 256 * 3 * 4
+    assert image.padded == 128 * 256 * 256 * 4 * 4
+    (planes,) = tpu.laid("f32[8,256,256,3]{2,3,1,0:T(4,128)S(1)}")
+    assert planes.padded == 8 * 256 * 256 * 4 * 4
+    assert planes.on_chip
+    assert not image.on_chip
 
 
 def test_a_floor_is_the_longer_of_arithmetic_and_traffic():

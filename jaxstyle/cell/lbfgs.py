@@ -13,15 +13,19 @@ Symbols:
     R  upper triangle of S'Y
     D  its diagonal
     t  factor of the direction, halved when an image is rejected
+    n  the axes of a vector: one, of all numbers of an image, or two, of whole `TILE`s (`Program.planes`)
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Int
 
@@ -29,23 +33,30 @@ from jaxstyle.cell.solvers import Evaluation, Move, Solver, all_finite
 
 MIN_CURVATURE = 1e-10
 """The smallest s.y worth remembering, with gradients in units of the first one's largest entry."""
+TILE = (8, 128)
+"""The tiles in which a TPU's memory holds the two innermost axes of float32 arrays. With vectors in whole
+tiles the axes of cells and pairs are outside them, and a pair is written without moving the others."""
 TINY = float(jnp.finfo(jnp.float32).tiny)
 """Lower bound of divisors, in place of 0."""
 
 
 def lbfgs(lbfgs_memory: int) -> Solver:
     """L-BFGS (Nocedal 1980) with a memory of the last `lbfgs_memory` steps."""
-    return Solver(lambda image: _init(image, lbfgs_memory), _update)
+    return Solver(
+        lambda image: _init(image.reshape(-1), lbfgs_memory),
+        _update,
+        lambda image: _init(_tiles(image), lbfgs_memory),
+    )
 
 
 class History(NamedTuple):
-    """The memory of L-BFGS: its last m steps. Pixels and channels are one axis; gradients are in `unit`s.
+    """The memory of L-BFGS: its last m steps. Images are vectors; gradients are in `unit`s.
 
     Every step fills the next slot, the same one in all cells, so that no cell needs an index of its own.
     The pair of a step without positive curvature is stored as zero, which has no effect.
     """
 
-    pairs: Float[Array, "rows n"]
+    pairs: Float[Array, "rows ..."]
     """s_i, steps between images, and y_i, changes of the gradient: rows 2i and 2i + 1 of 2m.
 
     # With a separate axis for s and y, XLA puts it outside the axis of cells and copies everything in
@@ -57,7 +68,7 @@ class History(NamedTuple):
     """y_i . y_j."""
     gamma: Float[Array, ""]
     """s.y / y.y of the newest pair, the scale of the inverse Hessian; 0 while there is none."""
-    gradient: Float[Array, " n"]
+    gradient: Float[Array, "*n"]
     """The gradient at the result."""
     loss: Float[Array, ""]
     """The loss of the result; infinite while there is none."""
@@ -67,18 +78,37 @@ class History(NamedTuple):
     """The largest entry of the first gradient; without it squares of gradients leave float32's range."""
 
 
-def _init(image: Float[Array, "h w 3"], memory: int) -> History:
+def _init(vector: Float[Array, "*n"], memory: int) -> History:
     zero = jnp.float32(0)
     return History(
-        pairs=jnp.zeros((2 * memory, image.size), jnp.float32),
+        pairs=jnp.zeros((2 * memory, *vector.shape), jnp.float32),
         sy=jnp.zeros((memory, memory), jnp.float32),
         yy=jnp.zeros((memory, memory), jnp.float32),
         gamma=zero,
-        gradient=jnp.zeros(image.size, jnp.float32),
+        gradient=jnp.zeros(vector.shape, jnp.float32),
         loss=jnp.float32(jnp.inf),
         length=jnp.float32(1),
         unit=zero,
     )
+
+
+def _tiles(image: Float[Array, "h w 3"]) -> Float[Array, "_rows _columns"]:
+    """The planes of an image one after another, with zeros to the end of the last tile."""
+    flat = image.transpose(2, 0, 1).reshape(-1)
+    return jnp.pad(flat, (0, -flat.size % math.prod(TILE))).reshape(-1, TILE[1])
+
+
+def _vector(image: Float[Array, "h w 3"], like: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """An image as a vector of the same form as `like`."""
+    return image.reshape(-1) if like.ndim == 1 else _tiles(image)
+
+
+def _image(vector: Float[Array, "*n"], like: Float[Array, "h w 3"]) -> Float[Array, "h w 3"]:
+    """The image that `_vector` made a vector of, with the shape of `like`."""
+    if vector.ndim == 1:
+        return vector.reshape(like.shape)
+    h, w, channels = like.shape
+    return vector.reshape(-1)[: like.size].reshape(channels, h, w).transpose(1, 2, 0)
 
 
 def _update(
@@ -96,15 +126,16 @@ def _update(
     scaled so that the fastest pixel moves by `learning_rate` grey levels.
     """
     memory = len(state.sy)
+    inner = functools.partial(_inner, axes=state.gradient.ndim)
     first = index == 0
-    given = seen.gradient.reshape(-1)
+    given = _vector(seen.gradient, state.gradient)
     unit = jnp.where(first, jnp.max(jnp.abs(given)), state.unit)
     given = given / jnp.maximum(unit, TINY)
-    finite = jnp.isfinite(seen.loss) & jnp.isfinite(_dot(given, given))
+    finite = jnp.isfinite(seen.loss) & jnp.isfinite(inner(given, given))
     accepted = finite & (first | (seen.loss <= state.loss))
 
-    s, y = (seen.image - result).reshape(-1), given - state.gradient
-    s_y, y_y = _dot(s, y), _dot(y, y)
+    s, y = _vector(seen.image - result, given), given - state.gradient
+    s_y, y_y = inner(s, y), inner(y, y)
     keep = finite & ~first & (s_y > MIN_CURVATURE) & jnp.isfinite(s_y) & jnp.isfinite(y_y)
     newest = jnp.where(keep, jnp.stack([s, y]), 0.0)
     gamma = jnp.where(keep, s_y / y_y, state.gamma)
@@ -115,14 +146,14 @@ def _update(
     weights = _weights(sy, yy, s_g, y_g, gamma, (index + 1 + jnp.arange(memory, dtype=jnp.int32)) % memory)
     others = weights.at[slot].set(0.0).reshape(-1)
     h_g = gamma * g + _sum(others, state.pairs) + _sum(weights[slot], newest)
-    slope = gamma * _dot(g, g) + jnp.sum(weights * jnp.stack([s_g, y_g], axis=1))  # g . H g
+    slope = gamma * inner(g, g) + jnp.sum(weights * jnp.stack([s_g, y_g], axis=1))  # g . H g
     descends = (slope > 0) & jnp.isfinite(slope)
     steepest = g * (learning_rate / jnp.maximum(jnp.max(jnp.abs(g)), TINY))
     uphill = jnp.where(gamma > 0, jnp.where(descends, h_g, gamma * g), steepest)
 
     length = jnp.where(accepted, jnp.minimum(1.0, 2 * state.length), state.length / 2)
     origin = jnp.where(accepted, seen.image, result)
-    following = origin - length * uphill.reshape(origin.shape)
+    following = origin - length * _image(uphill, origin)
     loss = jnp.where(accepted, seen.loss, state.loss)
     able = all_finite(following)
     # This write depends on what was computed from the old pairs and so comes after they are read; XLA
@@ -138,7 +169,7 @@ def _update(
 
 
 def _products(
-    state: History, newest: Float[Array, "2 n"], g: Float[Array, " n"], slot: Int[Array, ""]
+    state: History, newest: Float[Array, "2 ..."], g: Float[Array, "*n"], slot: Int[Array, ""]
 ) -> tuple[Float[Array, "m m"], Float[Array, "m m"], Float[Array, " m"], Float[Array, " m"]]:
     """`sy` and `yy` with the newest pair in its slot, s_i . g and y_i . g, all in one pass over the pairs.
 
@@ -147,8 +178,9 @@ def _products(
     """
     ours = jnp.arange(len(state.sy), dtype=jnp.int32) == slot
     beside = jnp.stack([newest[1], g])
-    before = _dot(state.pairs, beside).reshape(-1, 2, 2)
-    found = jnp.where(ours[:, None, None], _dot(newest, beside), before)  # axes: pair; s or y; y or g
+    before = _inner(state.pairs, beside, axes=g.ndim).reshape(-1, 2, 2)
+    # axes: pair; s or y; y or g
+    found = jnp.where(ours[:, None, None], _inner(newest, beside, axes=g.ndim), before)
     s_y, y_y = found[:, 0, 0], found[:, 1, 0]
     yy = jnp.where(ours, y_y[:, None], jnp.where(ours[:, None], y_y, state.yy))
     return jnp.where(ours, s_y[:, None], state.sy), yy, found[:, 0, 1], found[:, 1, 1]
@@ -177,21 +209,39 @@ def _weights(
 
 @custom_vmap
 def _write(
-    pairs: Float[Array, "rows n"], newest: Float[Array, "2 n"], slot: Int[Array, ""]
-) -> Float[Array, "rows n"]:
+    pairs: Float[Array, "rows ..."], newest: Float[Array, "2 ..."], slot: Int[Array, ""]
+) -> Float[Array, "rows ..."]:
     """`pairs` with `newest` written to a slot, in place.
 
     The slot is the same for all cells. A plain `vmap` cannot use that: it makes a scatter, for which XLA
     copies all pairs in every step.
     """
-    return lax.dynamic_update_slice(pairs, newest, (2 * slot, jnp.int32(0)))
+    return lax.dynamic_update_slice(pairs, newest, (2 * slot, *[jnp.int32(0)] * (pairs.ndim - 1)))
 
 
 @_write.def_vmap
 def _(axis_size: int, batched: list[bool], pairs: Array, newest: Array, slot: Array) -> tuple[Array, bool]:
     assert batched == [True, True, False], batched
     zero = jnp.int32(0)
-    return lax.dynamic_update_slice(pairs, newest, (zero, 2 * slot, zero)), True
+    written = lax.dynamic_update_slice(pairs, newest, (zero, 2 * slot, *[zero] * (pairs.ndim - 2)))
+    if pairs.ndim > 3:
+        # A TPU's compiler would put the axis of pairs outside that of cells, and copy the whole history
+        # before and after a segment.
+        written = with_layout_constraint(written, Layout(tuple(range(pairs.ndim))))
+    return written, True
+
+
+def _inner(a: Array, b: Array, *, axes: int) -> Array:
+    """Products of every vector in `a` with every vector in `b`, whose last `axes` axes are a vector's.
+
+    In tiles they are plain sums, in one pass over `a`: on matrix units, float32 would take six passes.
+    """
+    if axes == 1:
+        return _dot(a, b)
+    over = tuple(range(-axes, 0))
+    if b.ndim == axes:
+        return jnp.sum(a * b, over)
+    return jnp.stack([jnp.sum(a * row, over) for row in b], axis=-1)
 
 
 def _dot(a: Array, b: Array) -> Array:
@@ -205,5 +255,7 @@ def _dot(a: Array, b: Array) -> Array:
     )
 
 
-def _sum(weights: Float[Array, " rows"], pairs: Float[Array, "rows n"]) -> Float[Array, " n"]:
+def _sum(weights: Float[Array, " rows"], pairs: Float[Array, "rows ..."]) -> Float[Array, "*n"]:
+    if pairs.ndim > 2:
+        return jnp.sum(weights[:, None, None] * pairs, 0)
     return jnp.einsum("r,rn->n", weights, pairs, precision=lax.Precision.HIGHEST)

@@ -54,11 +54,16 @@ class Solver(NamedTuple):
     update: Callable[..., Move]
     """The next `Move`, from an `Evaluation`, the result so far, the state, the learning rate, and the
     number of evaluations before this one."""
+    init_planes: Callable[[Float[Array, "h w 3"]], OptimizerState] | None = None
+    """The state for programs with `Program.planes`, where it has another form there."""
 
 
 def solver_of(program: Program) -> Solver:
     """The optimizer of a program, with its own settings."""
-    return make(program.optimizer, program.optimizer_settings)
+    solver = make(program.optimizer, program.optimizer_settings)
+    if program.planes and solver.init_planes is not None:
+        return solver._replace(init=solver.init_planes)
+    return solver
 
 
 def make(name: str, own: Mapping[str, Any]) -> Solver:
@@ -75,7 +80,8 @@ def make(name: str, own: Mapping[str, Any]) -> Solver:
 
         return called
 
-    return Solver(guarded(solver.init), guarded(solver.update))
+    planes = None if solver.init_planes is None else guarded(solver.init_planes)
+    return Solver(guarded(solver.init), guarded(solver.update), planes)
 
 
 def _following(transformation: optax.GradientTransformation) -> Solver:

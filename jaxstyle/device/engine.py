@@ -107,17 +107,18 @@ class Engine:
         """The network of a program, with its parameters on the devices; equal networks are shared.
 
         Args:
-            program: gives the taps, the pooling, the padding and the precision.
+            program: gives the taps, the pooling, the padding, the precision and the forms.
             winograd: whether to use Winograd's algorithm; by default the choice for cells.
         """
         winograd = self.winograd if winograd is None else winograd
-        key = (program.taps, program.pool, program.padding, program.precision, winograd)
+        key = (program.taps, program.pool, program.padding, program.precision, program.planes, winograd)
         if key not in self._networks:
             bound = bind(
                 self._weights,
                 taps=program.taps,
-                pool=pooling(program.pool, program.padding),
+                pool=pooling(program.pool, program.padding, planes=program.planes),
                 winograd=winograd,
+                planes=program.planes,
                 precision=program.precision,
                 border=border(program.padding),
             )

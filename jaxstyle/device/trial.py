@@ -62,7 +62,8 @@ def try_out(program: Program, weights: Layers, styles: Iterable[tuple[int, int]]
     bound = bind(
         weights,
         taps=program.taps,
-        pool=pooling(program.pool, program.padding),
+        pool=pooling(program.pool, program.padding, planes=program.planes),
+        planes=program.planes,
         precision=program.precision,
         border=border(program.padding),
     )

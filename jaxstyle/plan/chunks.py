@@ -56,10 +56,9 @@ class Plan:
         return replace(self, programs=tuple(every), chunks=tuple(chunks))
 
     def narrowed(self, numbers: Collection[int]) -> Plan:
-        """The plan with half the width for the chunks of these numbers, which must share one program."""
+        """The plan with narrower launches for the chunks of these numbers, which must share one program."""
         (index,) = {self.chunks[number].program for number in numbers}
-        narrower = replace(self.programs[index], width=self.programs[index].width // 2)
-        return self.assigned(dict.fromkeys(numbers, narrower))
+        return self.assigned(dict.fromkeys(numbers, self.programs[index].narrower))
 
     def chunk_flops(self, number: int) -> float:
         """FLOPs of a chunk."""

@@ -12,7 +12,12 @@ PASS_FLOPS = 1.4e10
 """FLOPs in whose time a pass reads the network's weights, whatever the size of its pictures. For the time
 that is left of a run only: on two cores a step of 128, 192 and 256 px takes 99, 157 and 282 ms in f32,
 which is 36 ms and 2.5 ms for every GFLOP (bench/results/throughput-cpu.json). Wide launches share it."""
-COMPILE_SECONDS = {"cpu": 8.0, "gpu": 20.0, "tpu": 20.0}
+PLANE_PLATFORMS = ("tpu",)
+"""Platforms whose programs keep the three channels of an image apart, as planes (`Program.planes`)."""
+TILE_ROWS = 8
+"""Rows of a tile of a TPU's memory. The compiler lays the cells of a launch along them: fewer leave part of
+every tile empty, and one cell alone is cut into strips that fill them (docs/tpu.md)."""
+COMPILE_SECONDS = {"cpu": 8.0, "gpu": 20.0, "tpu": 45.0}
 """Seconds that a plan assumes for compiling a step program."""
 CHECKPOINT_SHARE = 0.02
 """The part of a run's time that writing checkpoints may take."""

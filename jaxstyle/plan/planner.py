@@ -14,7 +14,7 @@ from dataclasses import replace
 from jaxstyle.plan.canvases import Frame, find_frames
 from jaxstyle.plan.cells import Cell, find_twins, terms_of
 from jaxstyle.plan.chunks import Chunk, Plan, with_twins
-from jaxstyle.plan.costs import COMPILE_SECONDS, NOMINAL_FLOPS
+from jaxstyle.plan.costs import COMPILE_SECONDS, NOMINAL_FLOPS, PLANE_PLATFORMS
 from jaxstyle.plan.programs import Program
 from jaxstyle.plan.stages import coarser_stages
 from jaxstyle.plan.tiles import tile_count
@@ -60,7 +60,7 @@ def make_plan(
     programs: list[Program] = list(before.programs) if before else []
     chunks: list[Chunk] = list(before.chunks) if before else []
     planned = len(before.cells) if before else 0
-    for template, every in _templates(sweep, cells, regions):
+    for template, every in _templates(sweep, cells, regions, platform):
         left = [cell for cell in every if cell.id >= planned]
         counts = collections.Counter(shapes[cell.shaped_by] for cell in left)
         frames = _frames_of(template, counts, sweep, platform, choose_width, fits)
@@ -78,7 +78,7 @@ def make_plan(
 
 
 def _templates(
-    sweep: Sweep, cells: Iterable[Cell], regions: Callable[[Cell], int]
+    sweep: Sweep, cells: Iterable[Cell], regions: Callable[[Cell], int], platform: str
 ) -> Iterator[tuple[Program, list[Cell]]]:
     """Programs of no shape yet and of width 1, each with its cells: one, or one for every depth.
 
@@ -106,6 +106,7 @@ def _templates(
             padding=sweep.padding,
             style_loss=sweep.style_loss,
             colour=COLOURS[sweep.colour].program,
+            planes=platform in PLANE_PLATFORMS,
         )
         for about, alike in _by_regions(members, regions).items():
             holds = bool(sweep.hold) and about[0] > 0 and not about[1]

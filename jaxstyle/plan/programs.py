@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple
 
-from jaxstyle.plan.costs import CHECKPOINT_SHARE, NOMINAL_WRITE, PASS_FLOPS
+from jaxstyle.plan.costs import CHECKPOINT_SHARE, NOMINAL_WRITE, PASS_FLOPS, TILE_ROWS
 from jaxstyle.plan.stages import COARSE_EVALUATIONS, halved_shape
 from jaxstyle.plan.tiles import part_count
 from jaxstyle.spec.tables import LOSSES, OPTIMIZERS, PADDINGS, POOLINGS, STYLE_LOSSES, TERMS
 from jaxstyle.vgg import layers
 
-ADDED = ("terms", "own", "padding", "style_loss", "colour", "regions", "grids", "holds")
+ADDED = ("terms", "own", "padding", "style_loss", "colour", "regions", "grids", "holds", "planes")
 """Fields of a program that some runs are older than."""
 
 
@@ -49,6 +49,9 @@ class Program:
     """The grids whose tiles these are, all of them of that many tiles; none for masks."""
     holds: bool = False
     """Whether some regions keep the pixels of the content."""
+    planes: bool = False
+    """Whether it is computed in forms that suit a TPU, whose memory has tiles of 8 x 128 numbers: an image
+    as three planes, poolings by strides, the vectors of L-BFGS as whole tiles (docs/tpu.md)."""
 
     @property
     def shape(self) -> str:
@@ -98,6 +101,12 @@ class Program:
         """The program of one stage: halved `coarser` times, with no stages of its own."""
         height, width = halved_shape((self.height_px, self.width_px), coarser)
         return replace(self, height_px=height, width_px=width, coarser=0)
+
+    @property
+    def narrower(self) -> Program:
+        """The program with half the width, for want of memory; with planes it is 1 or from `TILE_ROWS`."""
+        half = self.width // 2
+        return replace(self, width=1 if self.planes and half < TILE_ROWS else half)
 
     @property
     def coarse_image_steps(self) -> float:
@@ -164,14 +173,17 @@ class Program:
 
         # The estimate is 1.9 times the float32 activations. XLA reports on a CPU, down to conv5_1 and with
         # arguments and results included: 2.64, 2.03, 1.82 and 1.79 times at 64, 128, 256 and 512 px, and
-        # 1.94 for the second cell of a launch at 256 px. These include the two images of Adam's state.
+        # 1.94 for the second cell of a launch at 256 px. These include the two images of Adam's state. For
+        # a TPU it is 2.2 times the activations in their own type: XLA reports 85 MB in bf16 and 184 MB in
+        # f32 for a cell of 256 px, of eight (docs/tpu.md).
         """
-        activations = 4 * layers.activation_floats(self.height_px, self.width_px, self.taps)
+        number_bytes = 2 if self.planes and self.precision == "bf16" else 4
+        activations = number_bytes * layers.activation_floats(self.height_px, self.width_px, self.taps)
         images = self._state_images - 1 if self._state_images > 2 else 0
         history = images * 4 * 3 * self.height_px * self.width_px
         entries = sum(layers.tap(tap).channels ** 2 for tap in self.style_taps)
         matrices = 4 * STYLE_LOSSES[self.style_loss].matrices * entries + self._region_bytes(entries)
-        return int(1.9 * activations) + history + matrices + 4 * 2**20
+        return int((2.2 if self.planes else 1.9) * activations) + history + matrices + 4 * 2**20
 
     def _region_bytes(self, entries: int) -> int:
         """Bytes that regions take beside one style target: matrices of each, and features times every map.

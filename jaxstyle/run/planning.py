@@ -63,7 +63,7 @@ def plan_for(
         inputs: the inputs of the run.
         device: the device that it is to run on, the first one of several.
         before: the plan of the cells that are there already, if a run is continued or extended.
-        measure: whether the memory of a launch is measured, by compiling it twice; never on a CPU.
+        measure: whether the memory of a launch is measured, by compiling it twice; only on a GPU.
         tries: whether rows of plugins are tried out.
         width: cells per launch; None to choose them by the device's memory.
         devices: number of devices that share the work.
@@ -86,7 +86,7 @@ def plan_for(
         return Planned(before, tuple(memory(program) for program in before.programs), devices, hint=hint)
 
     find = functools.partial(_find_plan, inputs, platform=platform, available=available, before=before)
-    if measure and platform != "cpu":
+    if measure and platform == "gpu":  # on a TPU each takes as long to compile as the step itself
         # Only the largest program is measured; the others are taken to need memory in proportion to their
         # activations.
         alone = find(lambda *_: 1, memory, canvas="off").programs

@@ -108,9 +108,9 @@ class Worker:
         self.launcher.narrow({n for n in self._left if self.launcher.program(n) == program}, error)
         self._display.event(
             "back-off",
-            f"out of memory at batch width {program.width}: going on with {program.width // 2}",
+            f"out of memory at batch width {program.width}: going on with {program.narrower.width}",
             shape=program.shape,
-            width=program.width // 2,
+            width=program.narrower.width,
         )
 
     def compute(

@@ -166,8 +166,11 @@ class Pooling(NamedRow):
     """Whether it reads beyond the edges of an image: `pool` then takes the network's `border` as well."""
     means: str = field(default="", kw_only=True)
     """The pooling whose mean activations the network is normalised by; its own if not given."""
+    planes: Function = field(default=None, kw_only=True)
+    """The same function in a form that suits a TPU, if there is one."""
 
     what = "pooling"
+    internal = ("planes",)
     functions = ("pool",)
 
     def __post_init__(self) -> None:
@@ -276,8 +279,20 @@ OPTIMIZERS = Table(
 POOLINGS = Table(
     Pooling,
     (
-        Pooling("avg", pool="jaxstyle.vgg.pooling:avg_pool", title="average pooling", canvas=True),
-        Pooling("max", pool="jaxstyle.vgg.pooling:max_pool", title="max pooling", canvas=True),
+        Pooling(
+            "avg",
+            pool="jaxstyle.vgg.pooling:avg_pool",
+            planes="jaxstyle.vgg.planes:avg_pool",
+            title="average pooling",
+            canvas=True,
+        ),
+        Pooling(
+            "max",
+            pool="jaxstyle.vgg.pooling:max_pool",
+            planes="jaxstyle.vgg.planes:max_pool",
+            title="max pooling",
+            canvas=True,
+        ),
         Pooling(
             "blur",
             pool="jaxstyle.vgg.pooling:blur_pool",

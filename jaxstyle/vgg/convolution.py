@@ -20,7 +20,6 @@ Symbols: x input, k kernel, b bias, y = max(0, x * k + b), g = dL/dy.
 from __future__ import annotations
 
 import functools
-import itertools
 from typing import NamedTuple
 
 import jax
@@ -32,6 +31,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxstyle.vgg.borders import Border
 from jaxstyle.vgg.padding import bordered, unbordered
+from jaxstyle.vgg.planes import TAPS, of_planes, to_planes
 from jaxstyle.vgg.winograd import (
     adjoint_tiling,
     bordered_tiling,
@@ -43,8 +43,6 @@ from jaxstyle.vgg.winograd import (
 
 TENSOR_CORE_CHANNELS = 8
 """A GPU's matrix units need channels in multiples of this."""
-TAPS = tuple(itertools.product(range(3), range(3)))
-"""The positions of a kernel, row and column, in the order in which its numbers lie."""
 
 
 class Arithmetic(NamedTuple):
@@ -95,17 +93,19 @@ def conv3x3(
     kernel: Float[Array | np.ndarray, "k k i o"],
     precision: lax.Precision = lax.Precision.HIGHEST,
     border: Border | None = None,
+    planes: bool = False,
 ) -> Float[Array, "h w o"]:
     """Correlation of one image with a 3x3 kernel in either form, with stride 1.
 
     Args:
         precision: see `Arithmetic`.
         border: what stands outside the image; None for zeros.
+        planes: whether few channels are computed as planes (`vgg.planes`).
     """
     kernel = jnp.asarray(kernel)
     if kernel.shape[0] == 3:
         around = x if border is None else bordered(x, border)
-        return _plain(around, kernel, precision, has_border=border is not None)
+        return _plain(around, kernel, precision, has_border=border is not None, planes=planes)
     return _by_winograd(x, kernel, precision, border)
 
 
@@ -127,6 +127,7 @@ def conv3x3_adjoint(
     turned: Float[Array | np.ndarray, "k k o i"],
     precision: lax.Precision = lax.Precision.HIGHEST,
     border: Border | None = None,
+    planes: bool = False,
 ) -> Float[Array, "h w i"]:
     """The adjoint of `conv3x3` in its image, for the turned kernel.
 
@@ -135,17 +136,22 @@ def conv3x3_adjoint(
     which Winograd's algorithm has in its last linear maps where it can.
     """
     if border is None or border.wraps:
-        return conv3x3(g, turned, precision, border)
+        return conv3x3(g, turned, precision, border, planes)
     turned = jnp.asarray(turned)
     if turned.shape[0] == 3:
-        return _full_adjoint(g, turned, precision, border)
+        return _full_adjoint(g, turned, precision, border, planes)
     return _adjoint_by_winograd(g, turned, precision, border)
 
 
 def _full_adjoint(
-    g: Float[Array, "h w o"], turned: Float[Array, "k k o i"], precision: lax.Precision, border: Border
+    g: Float[Array, "h w o"],
+    turned: Float[Array, "k k o i"],
+    precision: lax.Precision,
+    border: Border,
+    planes: bool = False,
 ) -> Float[Array, "h w i"]:
-    return unbordered(conv3x3(jnp.pad(g, ((1, 1), (1, 1), (0, 0))), turned, precision), border)
+    around = jnp.pad(g, ((1, 1), (1, 1), (0, 0)))
+    return unbordered(conv3x3(around, turned, precision, planes=planes), border)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
@@ -164,11 +170,15 @@ def _plain(
     precision: lax.Precision,
     *,
     has_border: bool,
+    planes: bool,
 ) -> Float[Array, "h w o"]:
     correlate = functools.partial(_correlate, precision=precision, has_border=has_border)
     inputs, outputs = kernel.shape[2:]
     if inputs >= TENSOR_CORE_CHANNELS and outputs >= TENSOR_CORE_CHANNELS:
         return correlate(x, kernel)
+    if planes:
+        form = of_planes if inputs < TENSOR_CORE_CHANNELS else to_planes
+        return form(x, kernel, precision, has_border=has_border)
     product = sum_of_patches if inputs < TENSOR_CORE_CHANNELS else sum_of_shifts
     return lax.platform_dependent(
         x,
@@ -244,7 +254,7 @@ def _correlate(
     )[0]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def conv_relu(
     x: Float[Array, "h w i"],
     kernel: Kernel,
@@ -252,6 +262,7 @@ def conv_relu(
     inside: Bool[Array, "h w 1"] | None = None,
     precision: lax.Precision = lax.Precision.HIGHEST,
     border: Border | None = None,
+    planes: bool = False,
 ) -> Float[Array, "h w o"]:
     """y = max(0, x * k + b), differentiable with respect to `x` only.
 
@@ -266,23 +277,24 @@ def conv_relu(
         inside: positions of the image on a canvas larger than it; y is zero elsewhere.
         precision: see `Arithmetic`.
         border: what stands outside the image; None for zeros, without which there is no canvas.
+        planes: whether few channels are computed as planes (`vgg.planes`).
     """
-    y = jnp.maximum(conv3x3(x, kernel.forward, precision, border) + bias, 0)
+    y = jnp.maximum(conv3x3(x, kernel.forward, precision, border, planes) + bias, 0)
     return y if inside is None else jnp.where(inside, y, 0)
 
 
-def _conv_relu_forward(x, kernel, bias, inside, precision, border):
-    y = conv_relu(x, kernel, bias, inside, precision, border)
+def _conv_relu_forward(x, kernel, bias, inside, precision, border, planes):
+    y = conv_relu(x, kernel, bias, inside, precision, border, planes)
     return y, (y, kernel)
 
 
-def _conv_relu_backward(precision, border, residuals, g):
+def _conv_relu_backward(precision, border, planes, residuals, g):
     y, kernel = residuals
     # y is never negative, so y != 0 means y > 0. XLA would turn y > 0 into x * k + b > 0; the sum would
     # then have a second reader, and the ReLU would not be fused into cuDNN's convolution: an eighth more
     # memory traffic in a step (docs/gpu.md).
     g = jnp.where(y != 0, g, 0)
-    return conv3x3_adjoint(g, kernel.backward, precision, border), None, None, None
+    return conv3x3_adjoint(g, kernel.backward, precision, border, planes), None, None, None
 
 
 conv_relu.defvjp(_conv_relu_forward, _conv_relu_backward)

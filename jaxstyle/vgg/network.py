@@ -63,6 +63,7 @@ class ConvReLU(nnx.Module):
         winograd: whether to hold the kernel transformed for Winograd's algorithm (`convolution.prepare`).
         precision: a key of `convolution.ARITHMETIC`.
         border: what stands outside the image; None for zeros.
+        planes: whether images are computed as planes (`vgg.planes`).
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class ConvReLU(nnx.Module):
         winograd: bool,
         precision: str,
         border: Border | None = None,
+        planes: bool = False,
     ):
         arithmetic = ARITHMETIC[precision]
         prepared = _prepared(kernel, winograd, arithmetic.dtype)
@@ -81,12 +83,14 @@ class ConvReLU(nnx.Module):
         self.bias = nnx.Param(jax.device_put(np.asarray(bias, bias_dtype)))
         self.precision = arithmetic.precision
         self.border = border
+        self.planes = planes
 
     def __call__(
         self, x: Float[Array, "h w i"], inside: Bool[Array, "h w 1"] | None = None
     ) -> Float[Array, "h w o"]:
         kernel = Kernel(self.forward[...], self.backward[...])
-        return conv_relu(x, kernel, self.bias[...].astype(x.dtype), inside, self.precision, self.border)
+        bias = self.bias[...].astype(x.dtype)
+        return conv_relu(x, kernel, bias, inside, self.precision, self.border, self.planes)
 
 
 class VGG19(nnx.Module):
@@ -103,6 +107,7 @@ class VGG19(nnx.Module):
             with Winograd's algorithm, whose linear maps work in float32 and round only the factors of
             products.
         border: what stands outside an image, and outside a feature map; None for zeros.
+        planes: whether images are computed as planes (`vgg.planes`).
     """
 
     def __init__(
@@ -114,6 +119,7 @@ class VGG19(nnx.Module):
         winograd: bool = False,
         precision: str = "f32",
         border: Border | None = None,
+        planes: bool = False,
     ):
         self.taps = taps
         self.pool = pool
@@ -126,6 +132,7 @@ class VGG19(nnx.Module):
                 winograd=winograd and not first,
                 precision="f32" if winograd and first else precision,
                 border=border,
+                planes=planes,
             )
             setattr(self, row.name, layer)
 
@@ -175,9 +182,18 @@ def bind(
     winograd: bool = False,
     precision: str = "f32",
     border: Border | None = None,
+    planes: bool = False,
 ) -> Bound:
     """The network of `weights`, cut off after the deepest of `taps`, split into parameters and function."""
-    network = VGG19(weights, taps=taps, pool=pool, winograd=winograd, precision=precision, border=border)
+    network = VGG19(
+        weights,
+        taps=taps,
+        pool=pool,
+        winograd=winograd,
+        precision=precision,
+        border=border,
+        planes=planes,
+    )
     graph, params = nnx.split(network)
 
     def features(
