@@ -77,7 +77,7 @@ demo: $(VENV)/.base
 	$(BIN)/python -m jaxstyle.sweep
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
 
 QUICK = $(addprefix tests/test_,$(addsuffix .py,bench colour config containers conv fuzz grid house images kept layers \
 	losses optimizers report schedulers stats store words))

@@ -41,7 +41,7 @@ def layer_by_layer():
         network_module.conv_relu = whole
 
 
-one_layer = jax.jit(conv_relu, static_argnums=(4, 5))
+one_layer = jax.jit(conv_relu, static_argnums=(4, 5, 6))
 
 
 _made = {}
