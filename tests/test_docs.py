@@ -168,7 +168,8 @@ def folder(tmp_path_factory):
     for name in ("study.toml", "ladder.toml", "shared/study.toml", "RUN/spec.toml"):
         up = "../" if "/" in name else ""
         (here / name).write_text(study.replace('["', f'["{up}'))
-    shutil.copy(ROOT / "docs" / "seed-study.toml", here / "docs")
+    for name in ("seed-study.toml", "deck-today.toml"):
+        shutil.copy(ROOT / "docs" / name, here / "docs")
     shutil.copytree(EXAMPLES, here / "jaxstyle" / "examples")
     return here
 
