@@ -25,7 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import experiments, tpu, work
+from bench import experiments, tpu, work, xla_text
 
 TARGET = Path(__file__).resolve().parent / "h200.txtpb"
 BYTES_PER_S = 4.3e12
@@ -34,13 +34,8 @@ FLOPS_PER_S = {"bf16": 790e12, "tf32": 495e12, "f32": 67e12}
 """Measured in bf16, 8192 x 8192 on random numbers; from the data sheet for the others."""
 LISTED = 20
 """The number of kernels that a row names, the longest ones."""
-ITEM_BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2}
-"""Bytes of an element; other types have 1."""
-COLLECTIVE = r" (?:all-\w+|collective-\w+|reduce-scatter)(?:-start)?\("
-NO_KERNEL = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant"}
 
 _SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
-_INSTRUCTION = re.compile(r"(?:ROOT )?%([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*?)\)(, .*)?$")
 
 
 class Kernel(NamedTuple):
@@ -69,7 +64,7 @@ def shape_bytes(shapes: str) -> int:
     """Bytes of all arrays named in a text of HLO."""
     total = 0
     for kind, dims in _SHAPE.findall(shapes):
-        total += ITEM_BYTES.get(kind, 1) * math.prod(int(n) for n in dims.split(",") if n)
+        total += xla_text.ITEM_BYTES.get(kind, 1) * math.prod(int(n) for n in dims.split(",") if n)
     return total
 
 
@@ -89,12 +84,12 @@ def kernels(hlo: str) -> list[Kernel]:
 def _kernels(step: Sequence[str], computations: dict[str, list[str]]) -> Iterator[Kernel]:
     shapes: dict[str, str] = {}
     for line in step:
-        found = _INSTRUCTION.match(line)
+        found = xla_text.INSTRUCTION.match(line)
         if found is None:
             continue
         name, result, operation, operands, rest = (part or "" for part in found.groups())
         shapes[name] = result
-        if operation in NO_KERNEL:
+        if operation in xla_text.SILENT:
             continue
         taken = [shapes.get(operand, "") for operand in dict.fromkeys(re.findall(r"%([\w.\-]+)", operands))]
         traffic = shape_bytes(result) + sum(map(shape_bytes, taken))
@@ -121,7 +116,7 @@ def _written_in_place(body: Sequence[str]) -> int:
     """Bytes of an array that a fused computation updates in place; 0 where it makes a new one."""
     shapes = {}
     for line in body:
-        if found := _INSTRUCTION.match(line):
+        if found := xla_text.INSTRUCTION.match(line):
             name, shapes[name] = found[1], found[2]
             if line.startswith("ROOT") and found[3] == "dynamic-update-slice":
                 return shape_bytes(shapes[re.findall(r"%([\w.\-]+)", found[4])[1]])
@@ -275,7 +270,7 @@ def read(
         "ideal_ms_per_image_step": 1e3 * program.step_flops / FLOPS_PER_S[setting.precision],
         "traffic_bytes_per_image_step": sum(k.traffic for k in found) / setting.cells,
         "kernels": len(found),
-        "collectives": len(re.findall(COLLECTIVE, hlo)),
+        "collectives": len(re.findall(xla_text.COLLECTIVE, hlo)),
         "convolutions": sum(k.kind == "convolution" for k in found),
         "fused": {what: sum(what in k.fused for k in found) for what in ("bias", "relu", "add")},
         "temporary_bytes_per_cell": memory.temp_size_in_bytes / setting.cells,

@@ -20,6 +20,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bench import xla_text
+
 
 class Chip(NamedTuple):
     """A kind of TPU, with the peak rates that Google publishes (cloud.google.com/tpu/docs)."""
@@ -43,10 +45,6 @@ PASSES = {"f32": 6, "bf16": 1}
 """Passes of the matrix units for a product, by precision."""
 LISTED = 20
 """The number of operations that a row names, the longest ones."""
-ITEM_BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "u16": 2}
-"""Bytes of an element; other types have 1."""
-COLLECTIVE = r" (?:all-\w+|collective-\w+|reduce-scatter)(?:-start)?\("
-SILENT = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant"}
 MOVES = {
     "copy",
     "copy-start",
@@ -60,7 +58,6 @@ MOVES = {
 }
 
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](?:\{([\d,]*)((?::[^{}]*)?)\})?")
-_INSTRUCTION = re.compile(r"(?:ROOT )?%([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*?)\)(, .*)?$")
 
 
 class Laid(NamedTuple):
@@ -94,7 +91,7 @@ def laid(text: str) -> list[Laid]:
     found = []
     for kind, dims, order, rest in _ARRAY.findall(text):
         shape = [int(n) for n in dims.split(",") if n]
-        size = ITEM_BYTES.get(kind, 1)
+        size = xla_text.ITEM_BYTES.get(kind, 1)
         data, padded = size * math.prod(shape), list(shape)
         axes = [int(n) for n in order.split(",") if n]
         if (tile := re.search(r"T\(([\d,]+)\)", rest)) and axes:
@@ -133,7 +130,7 @@ def _products(lines: Sequence[str], computations: Mapping[str, Sequence[str]]) -
     On a TPU a product of matrices is a convolution, too.
     """
     for line in lines:
-        found = _INSTRUCTION.match(line)
+        found = xla_text.INSTRUCTION.match(line)
         if found and found[3] in ("convolution", "dot"):
             yield "convolution" if re.search(r"window=\{size=3x3\b", found[5] or "") else "product"
         elif found and found[3] == "fusion" and (called := re.search(r"calls=%([\w.\-]+)", found[5] or "")):
@@ -143,12 +140,12 @@ def _products(lines: Sequence[str], computations: Mapping[str, Sequence[str]]) -
 def _operations(step: Sequence[str], computations: Mapping[str, Sequence[str]]) -> Iterator[Operation]:
     shapes: dict[str, str] = {}
     for line in step:
-        found = _INSTRUCTION.match(line)
+        found = xla_text.INSTRUCTION.match(line)
         if found is None:
             continue
         name, result, operation, operands, rest = (part or "" for part in found.groups())
         shapes[name] = result
-        if operation in SILENT or operation.endswith("-done"):
+        if operation in xla_text.SILENT or operation.endswith("-done"):
             continue
         taken = "".join(
             shapes.get(each, "") for each in dict.fromkeys(re.findall(r"%([\w.\-]+)", operands))
@@ -261,7 +258,7 @@ def row(
         "compiler_cycles_per_image_step": {**cycles, "all": sum(cycles.values())},
         "not_on_matrix_units": (cycles["move"] + cycles["pass"]) / (sum(cycles.values()) or 1),
         "tiles_over_data": sum(array.padded for group in arrays for array in group) / (data or 1),
-        "collectives": len(re.findall(COLLECTIVE, hlo)),
+        "collectives": len(re.findall(xla_text.COLLECTIVE, hlo)),
         "operations": len(found),
         "longest": [one._asdict() for one in sorted(found, key=lambda one: -one.cycles)[:LISTED]],
     }

@@ -1,0 +1,13 @@
+"""Words of XLA's compiled programs, as texts, that the readers for GPUs and TPUs have in common."""
+
+from __future__ import annotations
+
+import re
+
+ITEM_BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "u16": 2}
+"""Bytes of an element; other types have 1."""
+COLLECTIVE = r" (?:all-\w+|collective-\w+|reduce-scatter)(?:-start)?\("
+SILENT = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant"}
+"""Operations that compute nothing."""
+INSTRUCTION = re.compile(r"(?:ROOT )?%([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*?)\)(, .*)?$")
+"""An instruction: its name, the shapes of its result, its operation, its arguments and the rest."""
