@@ -70,24 +70,14 @@ def shape_bytes(shapes: str) -> int:
 
 def kernels(hlo: str) -> list[Kernel]:
     """Kernels of the computation with the most convolutions, which is the body of a module's loop."""
-    computations: dict[str, list[str]] = {}
-    inside: list[str] = []
-    for line in hlo.splitlines():
-        if begins := re.match(r"(?:ENTRY )?%([\w.\-]+) \(.*\{\s*$", line):
-            inside = computations.setdefault(begins[1], [])
-        elif " = " in line:
-            inside.append(line.strip())
+    computations = xla_text.computations(hlo)
     step = max(computations.values(), key=lambda lines: sum("__cudnn$conv" in line for line in lines))
     return list(_kernels(step, computations))
 
 
 def _kernels(step: Sequence[str], computations: dict[str, list[str]]) -> Iterator[Kernel]:
     shapes: dict[str, str] = {}
-    for line in step:
-        found = xla_text.INSTRUCTION.match(line)
-        if found is None:
-            continue
-        name, result, operation, operands, rest = (part or "" for part in found.groups())
+    for name, result, operation, operands, rest, _ in xla_text.instructions(step):
         shapes[name] = result
         if operation in xla_text.SILENT:
             continue

@@ -104,13 +104,7 @@ def laid(text: str) -> list[Laid]:
 
 def operations(hlo: str) -> list[Operation]:
     """Operations of the computation with the most products, which is the body of a module's loop."""
-    computations: dict[str, list[str]] = {}
-    inside: list[str] = []
-    for line in hlo.splitlines():
-        if begins := re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$", line):
-            inside = computations.setdefault(begins[1], [])
-        elif " = " in line:
-            inside.append(line.strip())
+    computations = xla_text.computations(hlo)
     products = {
         name: sum(1 for _ in _products(lines, computations)) for name, lines in computations.items()
     }
@@ -139,11 +133,7 @@ def _products(lines: Sequence[str], computations: Mapping[str, Sequence[str]]) -
 
 def _operations(step: Sequence[str], computations: Mapping[str, Sequence[str]]) -> Iterator[Operation]:
     shapes: dict[str, str] = {}
-    for line in step:
-        found = xla_text.INSTRUCTION.match(line)
-        if found is None:
-            continue
-        name, result, operation, operands, rest = (part or "" for part in found.groups())
+    for name, result, operation, operands, rest, line in xla_text.instructions(step):
         shapes[name] = result
         if operation in xla_text.SILENT or operation.endswith("-done"):
             continue

@@ -124,7 +124,7 @@ def _packed(traced: Traced) -> bytes | None:
         "result": _spelled(traced.result.unflatten(range(traced.result.num_leaves))),
         "told": _spelled(traced.told),
     }
-    data = json.dumps(head).encode() + b"\n" + exported.mlir_module_serialized
+    data = json.dumps(head, default=repr).encode() + b"\n" + exported.mlir_module_serialized
     return data if _unpacked(data) == traced else None
 
 
@@ -201,7 +201,9 @@ def _traced(source: Source) -> Traced | None:
     shapes = [jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype) for leaf in leaves]
     try:
         exported = export.export(jax.jit(flat), disabled_checks=[ANY_PLATFORM])(*shapes)
-    except (NotImplementedError, ValueError):  # a custom call without a promise that it will stay
+    except (NotImplementedError, ValueError):
+        # A custom call without a promise that it will stay. An error of the function itself is raised again
+        # by the caller, which then traces it without `jax.export`.
         return None
     if b"lapack" not in exported.mlir_module_serialized:
         exported = dataclasses.replace(exported, platforms=("any",))
