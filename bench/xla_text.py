@@ -27,7 +27,7 @@ def computations(hlo: str) -> dict[str, list[str]]:
 
 
 def instructions(lines: Iterable[str]) -> Iterator[tuple[str, ...]]:
-    """The five parts of every instruction in lines, empty where missing, and the line; see `INSTRUCTION`."""
+    """The five parts of every instruction in lines, empty where missing, and the line (`INSTRUCTION`)."""
     for line in lines:
         if found := INSTRUCTION.match(line):
             yield (*(part or "" for part in found.groups()), line)
