@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,7 +59,7 @@ class Advanced(NamedTuple):
 
 
 class Work:
-    """Equal cells, advanced as in a sweep: one per launch on a CPU, many elsewhere.
+    """Equal cells, advanced as in a sweep: on a CPU one per launch and a launch per core, elsewhere many.
 
     Args:
         size: edge of the images in px.
@@ -80,6 +81,7 @@ class Work:
         import jax
 
         from jaxstyle.cell.knobs import knobs_of
+        from jaxstyle.console import limits
         from jaxstyle.cell.state import Targets
         from jaxstyle.device import engine
         from jaxstyle.device.memory import choose_width
@@ -127,6 +129,7 @@ class Work:
             self.compiled.init(self._knobs, stack(content).astype(np.float32), False)
             for _ in range(0, cells, width)
         ]
+        self._beside = limits.xla_threads() if kind == "cpu" else 1
         self._done = 0
 
     def advance(self, steps: int) -> Advanced:
@@ -134,13 +137,19 @@ class Work:
         import jax
 
         start, stop = np.int32(self._done), np.int32(self._done + steps)
-        began = time.perf_counter()
-        info: Any = None
-        for i, state in enumerate(self._states):
-            self._states[i], info = self.compiled.segment(
-                self._params, self._knobs, self._targets, state, start, stop
+
+        def one(launch: int) -> Any:
+            self._states[launch], info = self.compiled.segment(
+                self._params, self._knobs, self._targets, self._states[launch], start, stop
             )
-        jax.block_until_ready((self._states, info))
+            return jax.block_until_ready((self._states[launch], info))[1]
+
+        began = time.perf_counter()
+        if len(self._states) == 1:
+            info = one(0)
+        else:
+            with ThreadPoolExecutor(self._beside) as threads:
+                info = list(threads.map(one, range(len(self._states))))[-1]
         seconds = time.perf_counter() - began
         self._done += steps
         return Advanced(float(np.asarray(info.loss_total)[steps - 1, -1]), seconds)

@@ -251,8 +251,8 @@ MUTANTS = (
     ),
     Mutant(
         "The picture and the loss of step k are those of the image after k updates.",
-        'images.append(np.array(drive.state.best if keep == "best" else drive.state.evaluated))',
-        'images.append(np.array(drive.state.best if keep == "best" else drive.state.image))',
+        'lambda state: state.best if keep == "best" else state.evaluated',
+        'lambda state: state.best if keep == "best" else state.image',
         ("tests/test_engine.py::test_the_loss_at_step_k_is_the_loss_of_the_image_after_k_updates",),
     ),
     Mutant(

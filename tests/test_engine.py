@@ -407,7 +407,7 @@ def test_noise_of_a_seed_does_not_depend_on_the_cell(grid):
             launch = bench.launch([i])
             stage = drive.Stage(launch.knobs, launch.targets)
             begun = bench.engine._begin(bench.program, 0, stage, launch.start, ())
-            starts.append(np.asarray(begun.state.image))
+            starts.append(np.asarray(begun.parts[0].state.image))
     for starts in by_seed.values():
         assert len(starts) == 4
         for start in starts:

@@ -31,8 +31,9 @@ from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import Sweep
 
 ONE_STAGE = (*torture.IMAGES, *SHALLOW, "--pyramid", "0")
-SWEEP = (*ONE_STAGE, "--seed", "0:2", "--steps", "40", "80", "--checkpoint-every", "0.1")
-"""Two cells in separate chunks, each of which is checkpointed at least once before it is done.
+CELLS = (*ONE_STAGE, "--seed", "0:2", "--steps", "40", "80", "--checkpoint-every", "0.1")
+SWEEP = (*CELLS, "--side-by-side", "1")
+"""Two cells in separate chunks, one after the other, each of which is checkpointed at least once before it is done.
 
 That is so where checkpoints may take all the time of a run, as in `whole` and `killed_at`.
 """
@@ -88,10 +89,10 @@ def copy(whole, tmp_path):
 # --- kills ----------------------------------------------------------------------------------------
 
 
-def killed_at(point, count, out):
+def killed_at(point, count, out, sweep=SWEEP):
     """The exit code of the sweep in a process that kills itself when it reaches `point`."""
     return run_forked(
-        "-c", KILLED, "--child", f"{point}={count}", *SWEEP, "--out", out, cwd=ROOT
+        "-c", KILLED, "--child", f"{point}={count}", *sweep, "--out", out, cwd=ROOT
     ).returncode
 
 
@@ -113,6 +114,17 @@ def test_a_killed_run_goes_on_to_the_same_bytes(whole, tmp_path, point, count, g
     assert command(*SWEEP, "--out", out, "--resume") == 0
     assert torture.digests(out) == torture.digests(whole)
     assert len(events(out, "continue")) == gone_on_with
+
+
+@pytest.mark.parametrize(("then", "gone_on_with"), [("2", [[0, 1]]), ("1", [])])
+def test_cells_side_by_side_go_on_to_the_bytes_of_one_at_a_time(whole, tmp_path, then, gone_on_with):
+    out = tmp_path / "run"
+    beside = (*CELLS, "--side-by-side", "2")
+    assert killed_at("checkpoint: half written", 3, out, beside) == -signal.SIGKILL
+    assert {tuple(event["cells"]) for event in events(out, "checkpoint")} == {(0, 1)}
+    assert command(*CELLS, "--side-by-side", then, "--out", out, "--resume") == 0
+    assert [event["cells"] for event in events(out, "continue")] == gone_on_with
+    assert torture.digests(out) == torture.digests(whole)
 
 
 def test_a_run_that_was_killed_before_its_plan_begins_anew(whole, tmp_path):

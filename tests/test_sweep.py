@@ -265,12 +265,14 @@ sweep.main(sys.argv[1:])
 def test_a_launch_that_runs_out_of_memory_goes_on_at_half_the_width(inputs, tmp_path):
     arguments = [
         "--content", inputs / "c0.png", "--style", inputs / "s0.png", "--seed", "0:18",
-        "--alpha-beta", "1e-3", "--size", "64", "--steps", "1", "--optimizer", "adam", *SHALLOW, "--out",
+        "--alpha-beta", "1e-3", "--size", "64", "--steps", "1", "--optimizer", "adam", *SHALLOW,
+        "--side-by-side", "2", "--out",
     ]  # fmt: skip
     # An allocator that hoards no memory under the limit, and no address space for threads to come.
     tunables = "glibc.malloc.arena_max=1"
     done = run_python("-c", BACK_OFF, *arguments, tmp_path / "out", GLIBC_TUNABLES=tunables)
     assert done.returncode == 0, done.stderr
+    assert "out of memory with launches side by side: going on with one at a time" in done.stdout
     assert "out of memory at batch width 16: going on with 8" in done.stdout
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert [(p["width"], p["cells"]) for p in manifest["programs"]] == [(16, 0), (8, 18)]

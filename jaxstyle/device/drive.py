@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -35,7 +36,7 @@ class Stage(NamedTuple):
 class Launch(NamedTuple):
     """The cells of one launch, as host arrays with a leading axis of at most `program.width`.
 
-    With several devices, the axis has at most `program.width` cells for each of them (see `side_by_side`).
+    Launches that run side by side are joined into one, with `program.width` rows for each (`side_by_side`).
     """
 
     knobs: Knobs
@@ -83,16 +84,27 @@ class Outcome(NamedTuple):
     """The first step without a finite loss, or -1."""
 
 
+class Part(NamedTuple):
+    """The cells of a launch that one execution of the program advances, on one device or on a mesh."""
+
+    knobs: Knobs
+    state: State
+    advance: Callable[..., tuple[State, Info]]
+    """Function of a state, a first pass and a pass to stop before, which returns the state after these
+    passes and their losses."""
+
+
 class Drive:
     """One stage of a launch, driven in segments.
+
+    Several parts are advanced at the same time, each by a thread of its own, because a CPU runs what one
+    thread asks for one after the other. They share its cores: while one part is in an operation that cannot
+    use all of them, or waits for its slowest thread, another goes on.
 
     Args:
         program: program of the stage.
         coarser: number of halvings by which the stage is coarser than the full size.
-        knobs: knobs of its cells, on the device.
-        state: state of its cells, on the device.
-        advance: function of a state, a first pass and a pass to stop before, which returns the state after
-            these passes and their losses.
+        parts: its cells, on the devices.
         rate: FLOP/s assumed for the length of the first segment.
         images: snapshots that the launch has taken; the caller appends to them.
         infos: losses of the segments driven before.
@@ -103,27 +115,32 @@ class Drive:
         self,
         program: Program,
         coarser: int,
-        knobs: Knobs,
-        state: State,
-        advance: Callable[..., tuple[State, Info]],
+        parts: Sequence[Part],
         rate: float,
         images: Sequence[np.ndarray],
         infos: Iterable[Info] = (),
         done: int = 0,
     ):
-        self.program, self.knobs, self.state = program, knobs, state
+        self.program, self.parts = program, list(parts)
         self.infos: list[Info] = list(infos)
         """The losses of every segment: arrays (passes, cells) and (passes, cells, style taps)."""
-        self._advance, self._coarser, self._images = advance, coarser, images
-        self._passes = rate * SEGMENT_SECONDS / (program.width * program.step_flops)
+        self._coarser, self._images = coarser, images
+        self._passes = rate * SEGMENT_SECONDS / (len(self.parts) * program.width * program.step_flops)
         self._done = done
 
     @default_settings()
     def progress(self) -> Progress:
         """The progress of the launch in this stage; the curves of a coarser stage are not kept."""
-        state = tuple(np.array(leaf) for leaf in jax.tree.leaves(jax.device_get(self.state)))
         infos = () if self._coarser else tuple(self.infos)
+        state = tuple(jax.tree.leaves(self.rows(lambda state: state)))
         return Progress(self._coarser, self._done, state, tuple(self._images), infos)
+
+    def rows(self, of: Callable[[State], Any]) -> Any:
+        """`of` the state of each part, with the rows of all parts in one array on the host."""
+        return jax.tree.map(
+            lambda *rows: np.array(rows[0]) if len(rows) == 1 else np.concatenate(rows),
+            *(jax.device_get(of(part.state)) for part in self.parts),
+        )
 
     def to(self, passes: int) -> Iterator[Segment]:
         """Drive the stage until it has done `passes` passes in all, and yield each segment."""
@@ -131,14 +148,27 @@ class Drive:
             start = self._done
             stop = min(passes, start + int(np.clip(self._passes, 1, SEGMENT_PASSES)))
             began = time.perf_counter()
-            self.state, trace = self._advance(self.state, np.int32(start), np.int32(stop))
-            self.infos.append(
-                jax.tree.map(lambda t, n=stop - start: np.array(t[:n]), jax.device_get(trace))
-            )
+            self.infos.append(self._advance(start, stop))
             seconds = time.perf_counter() - began
             self._passes = (stop - start) * SEGMENT_SECONDS / max(seconds, 1e-4)
             self._done = stop
             yield Segment(self._coarser, stop - start, self.progress)
+
+    def _advance(self, start: int, stop: int) -> Info:
+        """Do the passes from `start` to before `stop`; their losses."""
+
+        @default_settings()
+        def one(index: int) -> Info:
+            part = self.parts[index]
+            state, trace = part.advance(part.state, np.int32(start), np.int32(stop))
+            self.parts[index] = part._replace(state=state)
+            return jax.tree.map(lambda t: np.array(t[: stop - start]), jax.device_get(trace))
+
+        if len(self.parts) == 1:
+            return one(0)
+        with ThreadPoolExecutor(len(self.parts), thread_name_prefix="part") as threads:
+            traces = list(threads.map(one, range(len(self.parts))))
+        return jax.tree.map(lambda *of_parts: np.concatenate(of_parts, axis=1), *traces)
 
 
 def in_settings(segments: Generator[Segment, None, Outcome]) -> Generator[Segment, None, Outcome]:
@@ -161,10 +191,18 @@ def on_canvas(image: np.ndarray, canvas: tuple[int, int] | None) -> np.ndarray:
 
 
 def side_by_side(launches: Sequence[Launch], width: int) -> Launch:
-    """Launches for one device each, joined into one for all: row i belongs to device i // `width`."""
+    """Launches that run side by side, joined into one: row i belongs to the launch i // `width`."""
     if len(launches) == 1:
         return launches[0]
     return jax.tree.map(lambda *parts: np.concatenate(parts), *(pad(one, width) for one in launches))
+
+
+def in_parts(tree: Any, rows: int) -> list[Any]:
+    """`tree` in parts of `rows` rows of every array; the last part is padded."""
+    count = len(jax.tree.leaves(tree)[0])
+    return [
+        pad(jax.tree.map(lambda a, at=at: a[at : at + rows], tree), rows) for at in range(0, count, rows)
+    ]
 
 
 def pad(tree: Any, width: int) -> Any:

@@ -1,7 +1,7 @@
 """Computation of cells on one device or several: the network, the compiled programs and the targets.
 
-An `Engine` advances the cells of a launch together, `program.width` on every device: `compilation` makes
-the programs, `drive` goes through the passes, and `memory` says which widths fit. Targets of single images
+An `Engine` advances the cells of a launch together, `program.width` on every device: `batch` makes the
+programs, `drive` goes through the passes, and `memory` says which widths fit. Targets of single images
 and gradients are computed on the first device.
 
 Compiled programs are kept for the life of the process, whichever engine made them.
@@ -40,12 +40,13 @@ from jaxstyle.device.drive import (
     Drive,
     Launch,
     Outcome,
+    Part,
     Progress,
     Segment,
     Stage,
+    in_parts,
     in_settings,
     on_canvas,
-    pad,
 )
 from jaxstyle.device.jax_settings import default_settings
 from jaxstyle.plan.canvases import canvas_of
@@ -312,7 +313,8 @@ class Engine:
 
         Args:
             program: the program of the full size; its coarser stages run first.
-            launch: at most `program.width` cells per device; fewer are padded with copies of the last.
+            launch: its cells, in parts of `program.width` per device, the last of which is padded with
+                copies of the last cell. Several parts are advanced side by side (`Drive`).
             steps: the steps of the snapshots, ascending; the last is the length of the trajectory.
             keep: the image taken at a snapshot: the `last`, or the `best` so far.
             begin: progress of an earlier call for the same launch, to continue from.
@@ -339,9 +341,9 @@ class Engine:
         for snapshot in steps[len(images) :]:
             # Pass k settles x_k and its loss, so both are known once pass k is done.
             yield from drive.to(snapshot + 1)
-            images.append(np.array(drive.state.best if keep == "best" else drive.state.evaluated))
+            images.append(drive.rows(lambda state: state.best if keep == "best" else state.evaluated))
         info = jax.tree.map(lambda *parts: np.swapaxes(np.concatenate(parts), 0, 1)[:count], *drive.infos)
-        diverged = np.array(drive.state.diverged_step)[:count]
+        diverged = drive.rows(lambda state: state.diverged_step)[:count]
         return Outcome(
             images=np.stack(images, axis=1)[:count],
             info=info,
@@ -359,27 +361,37 @@ class Engine:
     ) -> Drive:
         """A stage ready to start from images or from the stage before it, or to go on from `Progress`."""
         compiled, _ = self.compile(program)
-        knobs, targets = self._padded(stage.knobs, program), self._padded(stage.targets, program)
+        knobs, targets = self._parts(stage.knobs, program), self._parts(stage.targets, program)
         infos, done = (), 0
         if isinstance(before, Progress):
-            state = self._put(jax.tree.unflatten(compiled.state, before.state), CELL)
+            kept = self._parts(list(before.state), program)
+            states = [jax.tree.unflatten(compiled.state, leaves) for leaves in kept]
             infos, done = before.infos, before.passes
         elif isinstance(before, np.ndarray):
             noisy = bool(np.any(stage.knobs.noise_std))
-            state = compiled.init(knobs, self._padded(before, program), noisy)
+            starts = self._parts(before, program)
+            states = [compiled.init(own, at, noisy) for own, at in zip(knobs, starts, strict=True)]
         else:
             key = before.program, self._step_key(program)
             if key not in _refine_programs:
                 refine = jax.vmap(functools.partial(refined_state, program))
                 _refine_programs[key] = jax.jit(on_each_device(refine, self._mesh, (CELL,) * 3, CELL))
-            state = _refine_programs[key](knobs, before.state.best, before.knobs.extent)
-        advance = functools.partial(compiled.segment, self.network(program).params, knobs, targets)
+            refine = _refine_programs[key]
+            states = [
+                refine(own, part.state.best, part.knobs.extent)
+                for own, part in zip(knobs, before.parts, strict=True)
+            ]
+        params = self.network(program).params
+        parts = [
+            Part(own, state, functools.partial(compiled.segment, params, own, rows))
+            for own, state, rows in zip(knobs, states, targets, strict=True)
+        ]
         rate = NOMINAL_FLOPS[nominal_platform(self.device.platform)]
-        return Drive(program, coarser, knobs, state, advance, rate, images, infos, done)
+        return Drive(program, coarser, parts, rate, images, infos, done)
 
-    def _padded(self, tree: Any, program: Program) -> Any:
-        """The rows of a launch on the devices, padded to `program.width` on each."""
-        return self._put(pad(tree, program.width * len(self.devices)), CELL)
+    def _parts(self, tree: Any, program: Program) -> list[Any]:
+        """The rows of a launch on the devices, in parts of `program.width` on each."""
+        return [self._put(part, CELL) for part in in_parts(tree, program.width * len(self.devices))]
 
 
 def _functions(program: Program) -> tuple[Any, ...]:

@@ -17,6 +17,8 @@ INDEXABLE = 2**31
 """Number of elements that every tensor must stay below: cuDNN gets far slower past 32-bit indices."""
 MEMORY_SHARE = 0.5
 """The part of a device's memory that a launch is planned to use."""
+BESIDE_SHARE = 0.25
+"""The part of main memory that a CPU's launches, when several run side by side, are planned to use."""
 UNKNOWN_MEMORY = 8 * 2**30
 """Bytes that are assumed for a device that does not report its memory."""
 
@@ -60,6 +62,23 @@ def choose_width(
     )
     width = 2 ** (max(1, int(limit)).bit_length() - 1)
     return 1 if platform == "tpu" and width < TILE_ROWS else width
+
+
+def launches_beside(memory: Memory, width: int, available: int, threads: int) -> int:
+    """Number of launches that a CPU advances at the same time: one for each thread, if they fit.
+
+    A step has many operations that two threads do hardly faster than one. On two cores, two launches of 64
+    to 128 px at a time take 0.77 of the time that they take one after the other, of 256 px 0.95, of 512 px
+    0.99.
+
+    Args:
+        memory: memory that a launch takes.
+        width: cells of a launch.
+        available: bytes of memory open to this process.
+        threads: threads of XLA's CPU runtime.
+    """
+    fitting = (available * BESIDE_SHARE - memory.fixed) / (width * memory.per_cell)
+    return max(1, min(threads, int(fitting)))
 
 
 def _activation_shapes(program: Program) -> list[tuple[int, int, int]]:

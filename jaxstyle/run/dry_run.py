@@ -11,7 +11,7 @@ from typing import Any
 from jaxstyle.console.progress import counted, duration
 from jaxstyle.plan.costs import COMPILE_SECONDS, NOMINAL_FLOPS, nominal_platform
 from jaxstyle.run.checked import check_run
-from jaxstyle.run.planning import Planned, check_memory, chunks_of_share, plan_for
+from jaxstyle.run.planning import Planned, check_memory, chunks_of_share, plan_for, side_by_side
 from jaxstyle.run.start import start_jax, usable_devices
 from jaxstyle.rundir import manifest
 from jaxstyle.rundir.records import Record
@@ -44,7 +44,7 @@ def describe(
             **program.facts(),
             "coarser": [program.stage(times).shape for times in range(program.coarser, 0, -1)],
             "cells": plan.program_cells(i),
-            "memory_bytes": memory.fixed + program.width * memory.per_cell,
+            "memory_bytes": memory.fixed + planned.beside * program.width * memory.per_cell,
             "memory_bytes_per_cell": memory.per_cell,
             "checkpoint_s": round(program.checkpoint_s(checkpoint_every), 1),
             "flops_per_step": program.step_flops,
@@ -60,6 +60,7 @@ def describe(
         "chunks": len(plan.chunks),
         "device": device,
         "devices": planned.devices,
+        "side_by_side": planned.beside,
         "precision": precision,
         "assumed_flops_per_s": rate,
         "programs": programs,
@@ -80,11 +81,12 @@ def describe_text(values: dict[str, Any]) -> Iterator[str]:
     yield ", ".join(counted(*count) for count in counts) + where
     if copies := values["cells"] - values["computed"]:
         yield f"{counted(copies, 'cell')} copied from others that differ only in an unused seed"
+    beside = f", {values['side_by_side']} side by side" if values["side_by_side"] > 1 else ""
     programs = values["programs"]
     for p in programs[:NAMED_PROGRAMS]:
         yield (
             f"program {p['shape']}{' (canvas)' if p['canvas'] else ''}:"
-            f" {counted(p['cells'], 'cell')}, batch width {p['width']},"
+            f" {counted(p['cells'], 'cell')}, batch width {p['width']}{beside},"
             f" about {p['memory_bytes'] / 1e6:.0f} MB, {p['flops_per_step'] / 1e9:.1f} GFLOP per"
             f" image-step, {p['optimizer']}{''.join(f', from {shape}' for shape in p['coarser'][:1])},"
             f" {p['precision']}, {network_words(p['pool'], p['padding'], p['style_loss'])},"
@@ -132,6 +134,9 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
         own = set(chunks_of_share(planned.plan, share, device.platform))
         todo = [number for number in todo if number in own]
     planned = replace(planned, plan=planned.plan.only(todo))
+    if options.cluster is None:
+        asked, there = options.side_by_side, usable_devices(options)
+        planned = replace(planned, beside=side_by_side(planned.plan, checked.sweep, there, asked))
     note = check_memory(planned, device)
     about = manifest.device_text(device.platform, device.device_kind, several, manifest.thread_count())
     kind = nominal_platform(device.platform)

@@ -254,10 +254,10 @@ class Launcher:
         *,
         begin: Progress | None = None,
     ) -> Course[Advance, list[LaunchResult]]:
-        """The computation of the cells of launches that run side by side, each on a device of its own.
+        """The computation of the cells of launches that run side by side.
 
         Args:
-            launches: at most one per device, each of at most `program.width` cells.
+            launches: at most as many as are computed together, each of at most `program.width` cells.
             program: their program, compiled before.
             begin: the state that an earlier process had reached, to go on from.
         """

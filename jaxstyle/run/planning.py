@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import collections
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,6 +41,8 @@ class Planned:
     """Memory of each program, on one device."""
     devices: int = 1
     """Number of devices that compute side by side."""
+    beside: int = 1
+    """Launches that each of them advances at the same time."""
     note: str = ""
     """A warning about their memory, for people; empty if there is none."""
     hint: str = ""
@@ -169,6 +171,7 @@ def measured_plan(
     *,
     width: int | None = None,
     shares: int = 1,
+    beside: int | None = None,
 ) -> tuple[Sweep, Planned]:
     """The sweep with every relative number measured, and its plan on some devices.
 
@@ -178,6 +181,7 @@ def measured_plan(
         before: see `plan_for`.
         width: see `plan_for`.
         shares: number of processes, each with as many devices, that share the run.
+        beside: see `side_by_side`.
 
     Raises:
         JaxstyleError: for what the devices cannot do or have no memory for.
@@ -186,7 +190,8 @@ def measured_plan(
         _check_before_balance(inputs, devices[0])
     inputs = calibrated(inputs, devices[0])
     planned = plan_for(inputs, devices[0], before, width=width, devices=shares * len(devices))
-    planned = replace(planned, devices=len(devices))
+    beside = side_by_side(planned.plan, inputs.sweep, devices, beside)
+    planned = replace(planned, devices=len(devices), beside=beside)
     if before is None or devices[0].platform == "cpu":  # an earlier plan was measured, and backs off
         planned = replace(planned, note=check_memory(planned, devices[0]))
     return inputs.sweep, planned
@@ -236,6 +241,37 @@ def check_memory(planned: Planned, device: Any) -> str:
         f" up to {COMPILER_BYTES / 1e9:.1f} GB more; if the system ends the process, give a smaller"
         f" --size{mend}"
     )
+
+
+def side_by_side(plan: Plan, sweep: Sweep, devices: Sequence[Any], asked: int | None = None) -> int:
+    """Number of launches that each device of this process advances at the same time, at most.
+
+    It is more than one only where JAX has a single device, a CPU, and changes no byte of a result.
+
+    Args:
+        plan: the plan; the number is one that all of its programs have the memory for.
+        sweep: the settings of the run.
+        devices: the devices of this process.
+        asked: the number that the user asks for.
+    """
+    from jaxstyle.device.memory import device_memory, launches_beside, planned_memory
+
+    platform = nominal_platform(devices[0].platform)
+    if len(devices) > 1 or platform != "cpu" or not plan.chunks:
+        return 1
+    launches = collections.Counter[int]()
+    for chunk in plan.chunks:
+        launches[chunk.program] += -(-len(plan.computed(chunk)) // plan.programs[chunk.program].width)
+    if asked is None:
+        winograd, available = uses_winograd(sweep, platform), device_memory(devices[0])
+        programs = [plan.programs[index] for index in launches]
+        asked = min(
+            launches_beside(
+                planned_memory(program, winograd=winograd), program.width, available, limits.xla_threads()
+            )
+            for program in programs
+        )
+    return min(asked, max(launches.values()))
 
 
 def chunks_of_share(plan: Plan, share: Share, platform: str) -> list[int]:

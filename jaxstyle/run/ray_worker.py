@@ -150,6 +150,7 @@ class RemoteWorker:
             seconds=self._seconds,
             on_program=self._relay.program,
             checkpoints=not collect,
+            beside=planning.side_by_side(plan, inputs.sweep, self._devices),
         )
         return {**machine, "where": manifest.whereabouts()}
 

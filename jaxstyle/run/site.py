@@ -54,11 +54,16 @@ class LocalSite:
 
     def plan(self, inputs: Inputs, before: Plan | None, width: int | None = None) -> tuple[Sweep, Planned]:
         """Plan on the first device."""
-        return planning.measured_plan(inputs, self._devices, before, width=width, shares=self._shares)
+        asked = self._options.side_by_side
+        return planning.measured_plan(
+            inputs, self._devices, before, width=width, shares=self._shares, beside=asked
+        )
 
     def compute(self, work: Work) -> None:
         """Compute on all devices."""
-        worker.compute(work, self._devices)
+        asked = self._options.side_by_side
+        beside = planning.side_by_side(work.plan, work.inputs.sweep, self._devices, asked)
+        worker.compute(work, self._devices, beside)
 
 
 @contextlib.contextmanager

@@ -69,13 +69,13 @@ class Work:
     """Record of what each worker of a cluster has done, by its name; filled in by the cluster."""
 
 
-def blocks(plan: Plan, todo: Iterable[int], devices: int) -> list[Block]:
-    """Blocks of the chunks `todo`, in the order of the plan: chunks of one program, one for each device."""
+def blocks(plan: Plan, todo: Iterable[int], places: int) -> list[Block]:
+    """Blocks of the chunks `todo`, in the order of the plan: chunks of one program, one for each place."""
     found: dict[tuple[int, int], list[int]] = {}
     seen: dict[int, int] = {}
     for chunk in plan.chunks:
         rank = seen[chunk.program] = seen.get(chunk.program, -1) + 1
-        found.setdefault((chunk.program, rank // devices), []).append(chunk.number)
+        found.setdefault((chunk.program, rank // places), []).append(chunk.number)
     wanted = set(todo)
     every = (Block(tuple(n), tuple(number for number in n if number in wanted)) for n in found.values())
     return [block for block in every if block.left]

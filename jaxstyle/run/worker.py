@@ -51,6 +51,7 @@ class Worker:
         finished: numbers of the chunks that this worker is never given.
         on_program: see `OnProgram`.
         checkpoints: whether states of unfinished chunks are kept in the directory.
+        beside: launches that a device advances at the same time (`planning.side_by_side`).
     """
 
     def __init__(
@@ -65,13 +66,15 @@ class Worker:
         finished: Collection[int] = (),
         on_program: OnProgram = lambda program, stages: None,
         checkpoints: bool = True,
+        beside: int = 1,
     ):
         self._inputs, self._run, self._display = inputs, run, display
         self._seconds, self._on_program, self._checkpoints = seconds, on_program, checkpoints
         self._left = {chunk.number for chunk in plan.chunks} - set(finished)
         self._names = picture_names(inputs)
-        self.devices = tuple(devices)
-        self.launcher = Launcher(inputs, plan, self.devices, seconds)
+        self.places, self._devices = len(devices) * beside, len(devices)
+        """Number of launches that are computed together."""
+        self.launcher = Launcher(inputs, plan, devices, seconds)
         self._steps_done = self._cost_done = 0.0
         """Image-steps done since the worker began, and their cost (`launcher.Advance`)."""
 
@@ -98,13 +101,26 @@ class Worker:
         return program
 
     def _narrow(self, number: int, error: RuntimeError) -> None:
-        """Halve the width of a chunk's program, for all chunks left, if `error` says that memory ran out.
+        """Take less memory for a chunk's program, and for all chunks left, if `error` says that it ran out.
+
+        A CPU first computes one launch at a time; then the width is halved.
 
         Raises:
             JaxstyleError: if one cell alone does not fit.
             RuntimeError: `error`, if it says something else.
         """
+        from jaxstyle.device.memory import is_out_of_memory
+
         program = self.launcher.program(number)
+        if self.places > self._devices and is_out_of_memory(error):
+            self.places = self._devices
+            self._display.event(
+                "back-off",
+                "out of memory with launches side by side: going on with one at a time",
+                shape=program.shape,
+                width=program.width,
+            )
+            return
         self.launcher.narrow({n for n in self._left if self.launcher.program(n) == program}, error)
         self._display.event(
             "back-off",
@@ -161,8 +177,8 @@ class Worker:
         self.launcher.drop_targets(lambda key: key not in own and (many or key[0] == "content"))
 
     def _rounds(self, numbers: Sequence[int], program: Program) -> list[list[list[Cell]]]:
-        """The launches of chunks, in rounds of one launch per device."""
-        plan, width, n = self.plan, program.width, len(self.devices)
+        """The launches of chunks, in rounds of those that are computed together."""
+        plan, width, n = self.plan, program.width, self.places
         every = [
             [plan.cells[i] for i in own[start : start + width]]
             for own in (plan.computed(plan.chunks[number]) for number in numbers)
@@ -172,7 +188,7 @@ class Worker:
 
     def _checkpoint(self, numbers: Sequence[int]) -> Checkpoint:
         marks = [fingerprints.fingerprint(self._inputs.sources, self.plan, number) for number in numbers]
-        several = f" on {len(self.devices)}" if len(self.devices) > 1 else ""
+        several = f" on {self.places}" if self.places > 1 else ""
         # The mark has the code's digest, for another version may keep other things. The number is that of
         # the block's last chunk, which is the last to be on the disk and then removes the checkpoint.
         return Checkpoint(self._run, numbers[-1], "".join(marks) + code_digest() + several)
@@ -290,7 +306,7 @@ def write_chunk(
         write_images(run, result, names, stop=stop)
 
 
-def compute(work: Work, devices: Sequence[Any]) -> None:
+def compute(work: Work, devices: Sequence[Any], beside: int = 1) -> None:
     """Compute all of it on the devices of this process, writing a block while the next one is computed."""
     finished = {chunk.number for chunk in work.plan.chunks} - set(work.todo)
 
@@ -307,8 +323,9 @@ def compute(work: Work, devices: Sequence[Any]) -> None:
         seconds=work.seconds,
         finished=finished,
         on_program=on_program,
+        beside=beside,
     )
-    every = blocks(work.plan, work.todo, len(devices))
+    every = blocks(work.plan, work.todo, worker.places)
     keys = ((key, i) for i, b in enumerate(every) for n in b.left for key in target_keys(work.plan, n))
     last_use = dict(keys)
     leaving = threading.Event()  # once set, pictures are no longer written: they can be rebuilt

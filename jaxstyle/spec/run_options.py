@@ -39,6 +39,9 @@ class RunOptions:
     """Print the plan as JSON; needs --dry-run."""
     devices: Annotated[int | None, Setting(check=integer_in(1, MAX_DEVICES))] = None
     """Use at most this many devices of this machine, or workers of the cluster (default: all)."""
+    side_by_side: Annotated[int | None, Setting(check=integer_in(1, MAX_DEVICES))] = None
+    """Cells that a CPU computes at the same time (default: one per core, if a quarter of the memory holds
+    them)."""
     shard: Annotated[str | None, Setting()] = None
     """Share of the run in --out to compute, while other processes compute the others: I/N is the I-th of N,
     where I counts from 0 or from 1; slurm takes both from the variables of SLURM's job array."""
