@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from bench import (
+    account,
     check,
     compiled,
     experiments,
@@ -30,6 +31,7 @@ COMMANDS = {
     "scaling": scaling.main,
     "host": host.main,
     "layers": layers.main,
+    "account": account.main,
     "look": look.main,
     "gpu": gpu.main,
     "check": check.main,

@@ -81,8 +81,8 @@ class Work:
         import jax
 
         from jaxstyle.cell.knobs import knobs_of
-        from jaxstyle.console import limits
         from jaxstyle.cell.state import Targets
+        from jaxstyle.console import limits
         from jaxstyle.device import engine
         from jaxstyle.device.memory import choose_width
         from jaxstyle.inputs import weights

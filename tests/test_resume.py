@@ -33,7 +33,7 @@ from jaxstyle.spec.settings import Sweep
 ONE_STAGE = (*torture.IMAGES, *SHALLOW, "--pyramid", "0")
 CELLS = (*ONE_STAGE, "--seed", "0:2", "--steps", "40", "80", "--checkpoint-every", "0.1")
 SWEEP = (*CELLS, "--side-by-side", "1")
-"""Two cells in separate chunks, one after the other, each of which is checkpointed at least once before it is done.
+"""Two cells in separate chunks, one after the other, each checkpointed at least once before it is done.
 
 That is so where checkpoints may take all the time of a run, as in `whole` and `killed_at`.
 """
