@@ -19,6 +19,7 @@ from bench import (
     profile,
     quality,
     scaling,
+    steps,
     throughput,
 )
 
@@ -33,6 +34,7 @@ COMMANDS = {
     "layers": layers.main,
     "account": account.main,
     "look": look.main,
+    "steps": steps.main,
     "gpu": gpu.main,
     "check": check.main,
     "compiled": compiled.main,

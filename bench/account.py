@@ -188,9 +188,9 @@ def print_account(found: dict[str, Any]) -> None:
     """Print the parts of a step, the longest first, and its products by shape."""
     step = found["step_ms"]
     print(
-        f"{found['size']} px, {found['precision']}: {step['median']:.1f} ms a step, {found['profiled_ms']:.1f}"
-        f" in operations when profiled; products at {found['gemm_gflop_s']:.0f} GFLOP/s, copies at"
-        f" {found['copy_gb_s']:.0f} GB/s"
+        f"{found['size']} px, {found['precision']}: {step['median']:.1f} ms a step,"
+        f" {found['profiled_ms']:.1f} in operations when profiled; products at"
+        f" {found['gemm_gflop_s']:.0f} GFLOP/s, copies at {found['copy_gb_s']:.0f} GB/s"
     )
     for name, row in sorted(found["parts"].items(), key=lambda item: -item[1]["ms"]):
         share = row["floor_ms"] / row["ms"]

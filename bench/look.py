@@ -126,7 +126,7 @@ def _toml(value: Any) -> str:
     return json.dumps(list(value) if isinstance(value, tuple) else value)
 
 
-def _image(name: str) -> Path:
+def image_path(name: str) -> Path:
     """The path of an image: `name` itself, or the one of that name that comes with the package."""
     return Path(name).absolute() if Path(name).suffix else next(work.EXAMPLES.glob(f"{name}.*"))
 
@@ -149,7 +149,7 @@ def _spec(
     for pair in kind.pairs:  # each a grid of its own: one image may be in several
         paths = zip(("content", "style"), pair.split(":"), strict=True)
         grids += ["", "[[grid]]"]
-        grids += [f"{key} = {_toml([str(_image(name))])}" for key, name in paths]
+        grids += [f"{key} = {_toml([str(image_path(name))])}" for key, name in paths]
     return "\n".join([*own, *grids]) + "\n"
 
 

@@ -271,6 +271,15 @@ MUTANTS = (
     ),
     # Batches, devices, memory.
     Mutant(
+        "Launches that run at the same time each advance their own cells.",
+        "a[at : at + rows]",
+        "a[:rows]",
+        (
+            "tests/test_engine.py::"
+            "test_launches_at_the_same_time_have_the_bytes_of_each_alone_and_go_on_to_them[adam]",
+        ),
+    ),
+    Mutant(
         "A launch that does not fill its device is filled up, and every cell of the next keeps its device.",
         "*(pad(one, width) for one in launches)",
         "*launches",

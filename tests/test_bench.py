@@ -1,12 +1,14 @@
-"""The readers of the GPU benchmarks, tested without a GPU: compiled programs and profiles made by hand."""
+"""The readers of the benchmarks: compiled programs and profiles, made by hand or for this CPU."""
 
 import json
 import tomllib
 
+import jax
+import jax.numpy as jnp
 import pytest
 from conftest import EXAMPLES
 
-from bench import compiled, gpu, look, look_peers, profile, tpu
+from bench import account, compiled, gpu, look, look_peers, profile, tpu
 
 STEP = """
 HloModule jit_segment, is_scheduled=true
@@ -47,6 +49,34 @@ HloModule jit_segment, is_scheduled=true
 }
 """  # noqa: E501
 PLANE = 2 * 8 * 8 * 64 * 2  # bytes of an activation
+
+
+def test_an_account_of_a_cpu_knows_every_product_of_a_program_and_its_flops(tmp_path):
+    def step(x, kernels):  # Winograd's products, and a Gram matrix with its gradient
+        with jax.named_scope("winograd"):
+            y = jnp.einsum("pti,pio->pto", x, kernels)
+        g = y[0].T @ y[0]
+        return y[0] @ g, jnp.sum(g)
+
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((36, 64, 48), (36, 48, 32))]
+    compiled_step = jax.jit(step).lower(*shapes).compile()
+    known = account.operations(compiled_step.as_text())
+    flops = {}
+    for one in known.values():
+        flops[one.part] = flops.get(one.part, 0) + one.flops
+    assert flops["convolution's products, forward"] == 2 * 36 * 64 * 48 * 32
+    assert flops["Gram matrices"] == flops["gradient of Gram matrices"] == 2 * 64 * 32 * 32
+    (product,) = (one for one in known.values() if one.part.startswith("convolution"))
+    assert product.shape == "64 x 48 x 32"
+    assert product.traffic == 4 * 36 * (64 * 48 + 48 * 32 + 64 * 32)
+    arrays = [jnp.zeros(shape.shape) for shape in shapes]
+    options = jax.profiler.ProfileOptions()
+    options.host_tracer_level = 3
+    with jax.profiler.trace(str(tmp_path), profiler_options=options):
+        jax.block_until_ready(compiled_step(*arrays))
+    seconds = account.measured(tmp_path, frozenset(known))
+    assert seconds.keys() <= known.keys()
+    assert sum(seconds.values()) > 0
 
 
 def test_kernels_of_a_step_have_their_traffic_and_their_flops():

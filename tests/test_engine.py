@@ -11,7 +11,14 @@ from conftest import ROOT, random_image, run_python
 from jaxstyle.cell.knobs import knobs_of
 from jaxstyle.cell.state import Targets
 from jaxstyle.device import batch, drive, engine
-from jaxstyle.device.memory import MAX_WIDTH, MEMORY_SHARE, can_tf32, choose_width, planned_memory
+from jaxstyle.device.memory import (
+    MAX_WIDTH,
+    MEMORY_SHARE,
+    can_tf32,
+    choose_width,
+    launches_beside,
+    planned_memory,
+)
 from jaxstyle.device.trial import measure_memory
 from jaxstyle.inputs.preprocess import mean_image
 from jaxstyle.inputs.resize import halved
@@ -330,6 +337,30 @@ def test_launches_side_by_side_are_each_filled_up_to_the_width(narrow):
     assert list(found.knobs.seed) == [10, 11, 12, 12, 13, 14]
     assert len(found.start) == 6
     assert len(found.targets.content[0]) == 6
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_launches_at_the_same_time_have_the_bytes_of_each_alone_and_go_on_to_them(narrow, optimizer):
+    bench = Bench(narrow, width=2, shape=(64, 68), seed=("10:15",), optimizer=optimizer, pyramid=1)
+    groups, steps = ([0, 1], [2, 3], [4]), (2, 5)
+    launch = drive.side_by_side([bench.launch(ids) for ids in groups], 2)
+    course = bench.engine.course(bench.program, launch, steps)
+    kept = [segment.progress() for segment in course]
+    assert {progress.coarser for progress in kept} == {0, 1}
+    for progress in (kept[0], kept[-1]):
+        again = bench.engine.course(bench.program, launch, steps, begin=progress).finish()
+        same(course.outcome, again)
+    for number, ids in enumerate(groups):
+        own = slice(2 * number, 2 * number + len(ids))
+        same(bench.run(ids, steps), jax.tree.map(lambda a, own=own: a[own], course.outcome))
+
+
+def test_a_cpu_advances_a_launch_for_each_thread_that_a_quarter_of_the_memory_holds():
+    memory = Memory(fixed=400, per_cell=100)
+    assert launches_beside(memory, 1, available=10**6, threads=3) == 3
+    assert launches_beside(memory, 1, available=4 * 650, threads=3) == 2
+    assert launches_beside(memory, 2, available=4 * 650, threads=3) == 1
+    assert launches_beside(memory, 1, available=4, threads=3) == 1
 
 
 def test_targets_are_taken_once_per_image_and_gathered_by_row(narrow):

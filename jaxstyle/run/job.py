@@ -354,6 +354,7 @@ class Job:
             "directory": os.path.abspath(self.run.path),
             "locking": "none" if self.run.no_lock else "flock",
             **self.machine,
+            "side_by_side": self.planned.beside,
             "precision": self.sweep.precision,
             "deterministic": self.sweep.deterministic,
             "convolution": "winograd" if uses_winograd(self.sweep, self.platform) else "xla",
