@@ -39,12 +39,14 @@ def describe(
     """
     plan = planned.plan
     rate, compile_s = planned.devices * NOMINAL_FLOPS[platform], COMPILE_SECONDS[platform]
+    beside = [min(planned.beside, plan.program_cells(i)) for i in range(len(plan.programs))]
     programs = [
         {
             **program.facts(),
             "coarser": [program.stage(times).shape for times in range(program.coarser, 0, -1)],
             "cells": plan.program_cells(i),
-            "memory_bytes": memory.fixed + planned.beside * program.width * memory.per_cell,
+            "side_by_side": beside[i],
+            "memory_bytes": memory.fixed + beside[i] * program.width * memory.per_cell,
             "memory_bytes_per_cell": memory.per_cell,
             "checkpoint_s": round(program.checkpoint_s(checkpoint_every), 1),
             "flops_per_step": program.step_flops,
@@ -81,9 +83,9 @@ def describe_text(values: dict[str, Any]) -> Iterator[str]:
     yield ", ".join(counted(*count) for count in counts) + where
     if copies := values["cells"] - values["computed"]:
         yield f"{counted(copies, 'cell')} copied from others that differ only in an unused seed"
-    beside = f", {values['side_by_side']} side by side" if values["side_by_side"] > 1 else ""
     programs = values["programs"]
     for p in programs[:NAMED_PROGRAMS]:
+        beside = f", {p['side_by_side']} side by side" if p["side_by_side"] > 1 else ""
         yield (
             f"program {p['shape']}{' (canvas)' if p['canvas'] else ''}:"
             f" {counted(p['cells'], 'cell')}, batch width {p['width']}{beside},"
