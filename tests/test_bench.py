@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from conftest import EXAMPLES
 
-from bench import account, compiled, gpu, look, look_peers, profile, tpu
+from bench import account, compiled, gpu, look, look_peers, profile, steps, tpu
 
 STEP = """
 HloModule jit_segment, is_scheduled=true
@@ -77,6 +77,24 @@ def test_an_account_of_a_cpu_knows_every_product_of_a_program_and_its_flops(tmp_
     seconds = account.measured(tmp_path, frozenset(known))
     assert seconds.keys() <= known.keys()
     assert sum(seconds.values()) > 0
+
+
+def test_steps_are_compared_with_the_last_of_their_own_trajectory():
+    def trajectory(*points):
+        names = ("step", "loss", "content_distance", "style_distance", "periodicity")
+        return {"pair": "a:b", "points": [dict(zip(names, point, strict=True)) for point in points]}
+
+    found = [
+        trajectory((10, 8.0, 0.6, 0.1, 3.0), (20, 4.0, 0.5, 0.2, 0.0)),
+        trajectory((10, 6.0, 0.2, 0.9, 1.0), (20, 2.0, 0.4, 0.6, 5.0)),
+    ]
+    first, last = steps.summary(found)
+    assert (first["step"], last["step"]) == (10, 20)
+    assert first["loss"] == {"median": 2.5, "min": 2.0, "max": 3.0}
+    assert first["content_distance"] == pytest.approx({"median": 0.85, "min": 0.5, "max": 1.2})
+    assert first["style_distance"] == pytest.approx({"median": 1.0, "min": 0.5, "max": 1.5})
+    assert first["periodicity"] == {"median": 2.0, "max": 3.0}
+    assert last["style_distance"] == {"median": 1.0, "min": 1.0, "max": 1.0}
 
 
 def test_kernels_of_a_step_have_their_traffic_and_their_flops():
