@@ -101,26 +101,13 @@ class Worker:
         return program
 
     def _narrow(self, number: int, error: RuntimeError) -> None:
-        """Take less memory for a chunk's program, and for all chunks left, if `error` says that it ran out.
-
-        A CPU first computes one launch at a time; then the width is halved.
+        """Halve the width of a chunk's program, for all chunks left, if `error` says that memory ran out.
 
         Raises:
             JaxstyleError: if one cell alone does not fit.
             RuntimeError: `error`, if it says something else.
         """
-        from jaxstyle.device.memory import is_out_of_memory
-
         program = self.launcher.program(number)
-        if self.places > self._devices and is_out_of_memory(error):
-            self.places = self._devices
-            self._display.event(
-                "back-off",
-                "out of memory with launches side by side: going on with one at a time",
-                shape=program.shape,
-                width=program.width,
-            )
-            return
         self.launcher.narrow({n for n in self._left if self.launcher.program(n) == program}, error)
         self._display.event(
             "back-off",
@@ -128,6 +115,21 @@ class Worker:
             shape=program.shape,
             width=program.narrower.width,
         )
+
+    def _one_at_a_time(self, program: Program, error: RuntimeError) -> bool:
+        """Whether launches no longer run side by side on a CPU, because memory ran out when they did."""
+        from jaxstyle.device.memory import is_out_of_memory
+
+        if self.places == self._devices or not is_out_of_memory(error):
+            return False
+        self.places = self._devices
+        self._display.event(
+            "back-off",
+            "out of memory with launches side by side: going on with one at a time",
+            shape=program.shape,
+            width=program.width,
+        )
+        return True
 
     def compute(
         self, block: Block, *, asked_to_end: Callable[[], BaseException | None] = lambda: None
@@ -162,7 +164,8 @@ class Worker:
                 self._on_program(program, traced)  # again, for the target programs are only counted now
                 return kept.done
             except jax.errors.JaxRuntimeError as error:
-                self._narrow(block.left[0], error)
+                if not self._one_at_a_time(program, error):
+                    self._narrow(block.left[0], error)
             # The failed launch is gone only here: until now the error's traceback held its memory.
             seconds["lost_s"] += seconds["compute_s"] - spent
             seconds["compute_s"] = spent
