@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import work, xla_text
-from bench.compiled import shape_bytes
+from bench.compiled import dimensions, shape_bytes
 from jaxstyle.plan.costs import nominal_platform
 
 STEPS = 4
@@ -30,7 +30,6 @@ COPIED_BYTES = 2**28
 """Bytes of the array that is copied to measure the rate of copying."""
 CEILING_EDGE = 2048
 """Edge of the matrices whose product is measured."""
-DIMENSIONS = re.compile(r"[a-z]+\d+\[([\d,]*)\]")
 
 
 class Operation(NamedTuple):
@@ -46,20 +45,20 @@ class Operation(NamedTuple):
     """Bytes read and written."""
 
 
-def part_of(kind: str, source: str, result: Sequence[int]) -> str:
+def part_of(product: bool, source: str, result: Sequence[int]) -> str:
     """The part of a step that an operation belongs to.
 
     Args:
-        kind: `product`, `convolution` or `pass`.
+        product: whether it is a product of matrices.
         source: the `op_name` of the operation.
         result: dimensions of its result.
     """
     direction = "gradient" if "transpose(" in source else "forward"
     if "winograd" in source:
-        return f"convolution's products, {direction}" if kind == "product" else f"linear maps, {direction}"
+        return f"convolution's products, {direction}" if product else f"linear maps, {direction}"
     if "conv_general_dilated" in source:
         return "conv1_1"
-    if kind == "product" and len(result) == 2:
+    if product and len(result) == 2:
         return "Gram matrices" if result[0] == result[1] else "gradient of Gram matrices"
     return "all else"
 
@@ -88,9 +87,9 @@ def operations(hlo: str) -> dict[str, Operation]:
             body = [operation, *(line for one in _called(rest) for line in bodies.get(one, ()))]
             source = re.search(r'op_name="([^"]*)"', rest)
             product = any(line == "dot" or " dot(" in line for line in body)
-            sizes = [_sizes(shape) for shape in (*taken[:2], result)]
+            sizes = [dimensions(shape) for shape in (*taken[:2], result)]
             flops = product_flops(sizes[0], sizes[1], sizes[-1]) if product else 0.0
-            part = part_of("product" if product else "pass", source[1] if source else "", sizes[-1])
+            part = part_of(product, source[1] if source else "", sizes[-1])
             shape = " x ".join(map(str, (*sizes[0][-2:], sizes[-1][-1]))) if product else ""
             traffic = shape_bytes(result) + sum(map(shape_bytes, taken))
             found[name] = Operation(part, shape, flops, traffic)
@@ -99,11 +98,6 @@ def operations(hlo: str) -> dict[str, Operation]:
 
 def _called(line: str) -> list[str]:
     return re.findall(r"calls=%([\w.\-]+)", line)
-
-
-def _sizes(shape: str) -> list[int]:
-    there = DIMENSIONS.search(shape)
-    return [int(n) for n in there[1].split(",") if n] if there else []
 
 
 def measured(folder: Path, names: frozenset[str]) -> dict[str, float]:

@@ -113,13 +113,15 @@ def _written_in_place(body: Sequence[str]) -> int:
     return 0
 
 
-def _dims(shape: str) -> list[int]:
-    return [int(n) for n in _SHAPE.findall(shape)[0][1].split(",") if n]
+def dimensions(shape: str) -> list[int]:
+    """The dimensions of the first array named in a text of HLO; none if there is no array."""
+    found = _SHAPE.search(shape)
+    return [int(n) for n in found[2].split(",") if n] if found else []
 
 
 def _convolution_flops(result: str, taken: Sequence[str]) -> float:
     """FLOPs of a 3x3 convolution, from its result, (b, h, w, o), and its first operand, (b, h, w, i)."""
-    return 2.0 * 9 * _dims(taken[0])[-1] * math.prod(_dims(result))
+    return 2.0 * 9 * dimensions(taken[0])[-1] * math.prod(dimensions(result))
 
 
 def _fusions(rest: str, taken: Sequence[str]) -> dict[str, bool]:

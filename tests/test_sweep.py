@@ -262,6 +262,23 @@ sweep.main(sys.argv[1:])
 """
 
 
+def test_a_plan_counts_the_memory_of_the_cells_that_run_side_by_side(inputs, capsys):
+    arguments = ["--content", inputs / "c0.png", "--style", inputs / "s0.png", "--size", "64", "--dry-run"]
+
+    def planned(cells, asked):
+        capsys.readouterr()
+        seeds = f"0:{cells}"
+        assert command(*arguments, "--json", "--side-by-side", asked, "--seed", seeds) == 0
+        return json.loads(capsys.readouterr().out)
+
+    one, two, more = planned(3, 1), planned(3, 2), planned(3, 5)
+    assert [plan["side_by_side"] for plan in (one, two, more)] == [1, 2, 3]
+    assert planned(1, 2)["side_by_side"] == 1
+    per_cell = one["programs"][0]["memory_bytes_per_cell"]
+    assert two["memory_bytes"] - one["memory_bytes"] == per_cell
+    assert more["memory_bytes"] - one["memory_bytes"] == 2 * per_cell
+
+
 def test_a_launch_that_runs_out_of_memory_goes_on_at_half_the_width(inputs, tmp_path):
     arguments = [
         "--content", inputs / "c0.png", "--style", inputs / "s0.png", "--seed", "0:18",
