@@ -76,7 +76,7 @@ class _Pair:
         (self.cell,) = sweep_cells(self.sweep)
         self.pictures = Pictures(self.sweep, [self.cell])
         loaded = weights.load(
-            self.sweep.weights, taps=self.cell.taps, network=self.sweep.network, pool=self.sweep.pool
+            self.sweep.weights, taps=self.cell.taps, network=self.sweep.network, pool=self.cell.pool
         )
         for path, targets in self.pictures.targets.items():
             check_made_for(path, targets, self.sweep, loaded.sha256)
@@ -97,8 +97,10 @@ def _moved(sweep: Sweep) -> list[Sweep]:
         sizes = [str(n) for n in allowed]
     (other,) = set(NETWORKS) - {sweep.network}
     at = [(network, sweep.size, pool) for network in (sweep.network, other) for pool in POOLINGS.names]
-    at += [(sweep.network, size, sweep.pool) for size in sizes]
-    return [dataclasses.replace(sweep, network=network, size=size, pool=pool) for network, size, pool in at]
+    at += [(sweep.network, size, *sweep.pool) for size in sizes]
+    return [
+        dataclasses.replace(sweep, network=network, size=size, pool=(pool,)) for network, size, pool in at
+    ]
 
 
 def measure(sweep: Sweep, device: Any) -> dict[str, Any]:
@@ -112,9 +114,9 @@ def measure(sweep: Sweep, device: Any) -> dict[str, Any]:
         "content": sweep.content[0],
         "style": text_of(pair.cell.style),
         "size": "x".join(map(str, reversed(pair.pictures.shape(pair.cell)))),
-        "pool": sweep.pool,
-        "padding": sweep.padding,
-        "style_loss": sweep.style_loss,
+        "pool": pair.cell.pool,
+        "padding": pair.cell.padding,
+        "style_loss": pair.cell.style_loss,
         "network": sweep.network,
         "content_layer": sweep.content_layer[0],
         "device": manifest.devices_text([device]),
@@ -156,7 +158,7 @@ def measure(sweep: Sweep, device: Any) -> dict[str, Any]:
 
 
 def _move(sweep: Sweep) -> dict[str, Any]:
-    return {"size": sweep.size, "pool": sweep.pool, "network": sweep.network}
+    return {"size": sweep.size, "pool": sweep.pool[0], "network": sweep.network}
 
 
 def _print_table(

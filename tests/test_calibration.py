@@ -200,7 +200,8 @@ def test_what_a_spec_measured_is_dropped_with_what_it_was_measured_for(images, t
     )
     (tmp_path / "s.toml").write_text(to_toml(sweep, {}))
     spec = {"spec": str(tmp_path / "s.toml")}
-    table |= {"style_size": "auto", "regions": "none"}  # which a spec need not say
+    table |= {"style_size": "auto", "regions": "none"}  # which a spec need not say, nor
+    table |= {"pool": "avg", "padding": "zeros", "style_loss": "gram"}
     assert assemble(spec).sweep.balance == (table,)
     assert assemble({**spec, "seed": [3]}).sweep.balance == (table,)
     for changed in ({"size": "48"}, {"pool": "max"}, {"network": "normalised"}, {"style_size": [48]}):

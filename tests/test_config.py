@@ -35,7 +35,7 @@ def test_defaults_are_the_contracts():
     assert sweep.content_layer == ("conv4_2",)
     assert sweep.style_layers == ("conv1_1+conv2_1+conv3_1+conv4_1+conv5_1",)
     assert (sweep.init, sweep.learning_rate) == (("noise",), (10.0,))
-    assert (sweep.seed, sweep.size, sweep.pool) == ((0,), "256", "avg")
+    assert (sweep.seed, sweep.size, sweep.pool) == ((0,), "256", ("avg",))
     assert (sweep.noise_std, sweep.beta, sweep.tv_weight, sweep.keep) == ((1.0,), 1.0, (0.0,), "last")
 
 
@@ -59,12 +59,13 @@ def test_who_names_nothing_of_the_look_gets_what_came_out_best(named):
         {"style_weights": "equal"},
         {"style_weights": "balanced"},
         {"network": "normalised"},
-        {"pool": "max"},
-        {"padding": "circular"},
+        {"pool": ("max",)},
+        {"pool": ("avg", "max")},
+        {"padding": ("circular",)},
         {"clamp": True},
         {"clamp": False},
-        {"padding": "zeros"},
-        {"style_loss": "moments"},
+        {"padding": ("zeros",)},
+        {"style_loss": ("moments",)},
     ],
 )
 def test_who_names_one_of_them_gets_the_papers_formulas_for_the_rest(named):
@@ -93,8 +94,9 @@ def test_a_switch_whose_name_begins_with_no_has_both_forms_too(given, value):
         parse(RunOptions, ["--devices", "1", "--lock", "7"], "jaxstyle.sweep")
 
 
-def test_a_ratio_in_a_grid_is_named_too():
-    assert _look(grid=({"alpha_beta": [1e-2]},)) == (defaults.PAPER, False)
+@pytest.mark.parametrize("table", [{"alpha_beta": [1e-2]}, {"pool": ["avg", "max"]}, {"padding": "zeros"}])
+def test_one_of_them_in_a_grid_is_named_too(table):
+    assert _look(grid=(table,)) == (defaults.PAPER, False)
 
 
 @pytest.mark.parametrize(

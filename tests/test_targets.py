@@ -220,7 +220,7 @@ def rows_of(engine, loss, parts, in_files=()):
     style = dict(zip(names, (weight for _, weight in parts), strict=True))
     sweep = resolve(Sweep(style=(style,), style_loss=loss, **settings))
     (cell,) = sweep_cells(sweep)
-    program, made = plain_program(sweep, (40, 56), [cell]), dict(zip(names, parts, strict=True))
+    program, made = plain_program(cell, (40, 56), [cell]), dict(zip(names, parts, strict=True))
     files = {name: of for name, (of, _) in made.items() if name.endswith(".npz")}
     rows = style_rows(cell, program, files, lambda part: engine.target_rows(program, made[part[0]][0]))
     return program, jax.tree.map(jnp.asarray, rows)

@@ -23,7 +23,7 @@ from jaxstyle.plan.programs import Program
 from jaxstyle.spec import tables
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.plugin_blame import blamed
-from jaxstyle.spec.tables import PADDINGS, STYLE_LOSSES, TERMS, LossTerm
+from jaxstyle.spec.tables import STYLE_LOSSES, TERMS, LossTerm
 from jaxstyle.vgg import layers
 from jaxstyle.vgg.convolution import ARITHMETIC
 from jaxstyle.vgg.network import Extent, Features, Params, inside_mask
@@ -66,7 +66,7 @@ def total_loss(
     total = jnp.asarray(
         knobs.content_weight * loss_content
         + knobs.style_weight * loss_style
-        + knobs.tv_weight * losses.total_variation(image, inside, PADDINGS[program.padding].wraps)
+        + knobs.tv_weight * losses.total_variation(image, inside, program.wraps)
     )
     terms = {}
     for name in program.terms:

@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Int, UInt
 from jaxstyle.cell import colours, solvers
 from jaxstyle.cell.state import Info, Knobs, State, Value
 from jaxstyle.plan.programs import Program
-from jaxstyle.spec.tables import PADDINGS
 from jaxstyle.vgg.network import Extent, inside_mask
 
 
@@ -68,7 +67,7 @@ def refined_state(
         coarse: the image of the coarser stage, on its canvas if it has one.
         coarse_extent: (height, width) in px of that image.
     """
-    wraps = PADDINGS[program.padding].wraps
+    wraps = program.wraps
     down, across = (
         _bicubic(coarse.shape[axis], coarse_extent[axis], size, knobs.extent[axis], wraps)
         for axis, size in enumerate((program.height_px, program.width_px))

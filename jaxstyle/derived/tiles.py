@@ -13,7 +13,7 @@ from jaxstyle.rundir.records import Record
 from jaxstyle.spec import settings
 from jaxstyle.spec.blends import files_of, short_text
 from jaxstyle.spec.settings import PATH_AXES, Sweep
-from jaxstyle.spec.tables import network_words
+from jaxstyle.spec.tables import NETWORK_AXES, network_words
 from jaxstyle.spec.values import NONE
 
 
@@ -121,7 +121,9 @@ def shared_words(record: Record) -> list[str]:
         words.append(f"{sweep.steps[0]} steps")
     words.append(sweep.optimizer + (f", {sweep.pyramid} coarser stages" if sweep.pyramid else ""))
     words += [sweep.colour] if sweep.colour != Sweep.colour else []
-    return [*words, network_words(sweep.pool, sweep.padding, sweep.style_loss)]
+    kinds = {name: {getattr(cell, name) for cell in record.cells} for name in NETWORK_AXES}
+    common = {name: own.pop() if len(own) == 1 else None for name, own in kinds.items()}
+    return [*words, *([told] if (told := network_words(**common)) else [])]
 
 
 def count_noun(axes: Iterable[str]) -> str:

@@ -217,14 +217,20 @@ def weigh_texture(
     return Balance(0.0, balanced_weights(layer_loss, pair), layer_loss, traces, 0.0)
 
 
-def plain_program(sweep: Sweep, shape: tuple[int, int], cells: Iterable[Cell]) -> Program:
-    """A program for images of `shape` whose taps are those of `cells`, in full float32."""
+def plain_program(cell: Cell, shape: tuple[int, int], cells: Iterable[Cell]) -> Program:
+    """A program of a cell's pooling, padding and style loss, with the taps of all `cells`, in float32.
+
+    Args:
+        cell: the cell.
+        shape: (height, width) in px of the images.
+        cells: the cells whose taps it has.
+    """
     cells = tuple(cells)
     content = {name for cell in cells for name in cell.content_taps}
     style = {name for cell in cells if cell.has_style for name, _ in style_set(cell.style_layers)}
     taps = (layers.in_order(names) for names in (content, style))
-    kinds = {"padding": sweep.padding, "style_loss": sweep.style_loss}
-    return Program(*shape, sweep.pool, "adam", "f32", *taps, width=1, **kinds)
+    kinds = {"padding": cell.padding, "style_loss": cell.style_loss}
+    return Program(*shape, cell.pool, "adam", "f32", *taps, width=1, **kinds)
 
 
 def divided(program: Program, cell: Cell, maps: RegionMaps) -> Program:
@@ -255,7 +261,7 @@ class Balances:
         pixels: UInt8[np.ndarray, "h w 3"],
         maps: Sequence[np.ndarray] = (),
     ) -> Targets:
-        key = (*key, program.regions)
+        key = (*key, program.regions, program.pool, program.padding, program.style_loss)
         if key not in self._rows:
             while len(self._rows) >= KEPT_TARGETS:
                 del self._rows[next(iter(self._rows))]
@@ -274,7 +280,7 @@ class Balances:
     def of(self, cell: Cell) -> Balance:
         """The balance of a cell's content, style and layers."""
         shape = self._pictures.shape(cell)
-        program = divided(plain_program(self._sweep, shape, self._cells), cell, self._maps)
+        program = divided(plain_program(cell, shape, self._cells), cell, self._maps)
         maps = functools.partial(image_maps, self._maps, cell, program=program, coarser=0)
         regions = region_knobs(self._maps, cell, program, 0, 0)
         pair = " and ".join(
@@ -329,7 +335,7 @@ class Balances:
                 seen.append(pictures.fitted(path, shape, *colours))
         pixels = [(image.shape, hashlib.sha256(image.tobytes()).hexdigest()) for image in seen]
         shares, scheme = [share for _, share in parts], self._sweep.style_scheme
-        program = plain_program(self._sweep, shape, self._cells)
+        program = plain_program(cell, shape, self._cells)
         of = cell.has_content, cell.content_layer, cell.style_layers, scheme, self._sweep.network, weights
         return repr((program, of, shares, pixels))
 

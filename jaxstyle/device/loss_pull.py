@@ -54,7 +54,7 @@ def measure_pull(
     """Pull of a cell's losses at a noise start (seed 0, `noise`) and at the content image (`content`)."""
     shape, maps = pictures.shape(cell), RegionMaps(pictures)
     held = COLOURS[sweep.colour].program
-    program = divided(plain_program(sweep, shape, [cell]), cell, maps)
+    program = divided(plain_program(cell, shape, [cell]), cell, maps)
     regions = region_knobs(maps, cell, program, 0, 0)
     content = engine.target_rows(program, pictures.content[cell.content], of_cells=True)
     style = style_rows(

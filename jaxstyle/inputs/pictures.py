@@ -62,8 +62,6 @@ class Pictures:
         on_read: Callable[[int, int], None] = lambda done, total: None,
     ):
         self._in_memory = in_memory or {}
-        self.wraps = PADDINGS[sweep.padding].wraps
-        """Whether images go on at their opposite edges."""
         self.grey = COLOURS[sweep.colour].grey
         """Whether all images are replaced by their luma."""
         size = parse_size(sweep.size)
@@ -91,6 +89,8 @@ class Pictures:
         self._starts: dict[tuple[str, tuple[int, int]], UInt8[np.ndarray, "h w 3"]] = {}
         self._shapes: dict[str, tuple[int, int]] = {}
         """(height, width) in px of pictures, by the path in `Cell.shaped_by`."""
+        self._wrapped = {cell.shaped_by for cell in cells if PADDINGS[cell.padding].wraps}
+        """The paths in `Cell.shaped_by` of pictures that go on at their opposite edges."""
         self._least_px = layers.least_edge_px(tap for cell in cells for tap in cell.taps)
         self._unusable, self._on_read = unusable, on_read
         self._decoded_shapes: dict[str, tuple[int, int] | None] = {}
@@ -299,7 +299,7 @@ class Pictures:
         (height, width), key = shape, path
         path = short_text(path) if is_blend(path) else path
         check_edges(f"{path} at size {sweep.size}", height, width, self._least_px)
-        if self.wraps:
+        if key in self._wrapped:
             _check_wrapping(sweep, path, (height, width), self._least_px)
         self._shapes[key] = height, width
 
@@ -374,7 +374,7 @@ class Pictures:
             of_style = cell.init == "style"
             path, colours = (cell.style, cell.coloured_by) if of_style else (cell.init, "")
             pixels = self.fitted(path, self.shape(cell), colours)
-        return halved(pixels, coarser, wraps=self.wraps).astype(np.float32)
+        return halved(pixels, coarser, wraps=PADDINGS[cell.padding].wraps).astype(np.float32)
 
 
 def _check_wrapping(sweep: Sweep, path: str, shape: tuple[int, int], least_px: int) -> None:

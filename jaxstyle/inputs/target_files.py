@@ -35,10 +35,13 @@ from jaxtyping import Float
 from numpy.lib import format as npy
 
 from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.resolve import grids_of
 from jaxstyle.spec.settings import Sweep
 from jaxstyle.vgg import layers
 
 FORMAT = "jaxstyle-targets-1"
+KINDS = ("pool", "padding")
+"""The axes that targets are made for one value of."""
 MADE_FOR = ("network", "pool", "padding", "weights_sha256")
 """Entries on what a file was made with, which a run must have too."""
 MAX_FILE_BYTES = 512 * 2**20
@@ -257,14 +260,22 @@ def _check_mean(path: str, name: str, gram: np.ndarray, mean: np.ndarray) -> Non
 
 def check_made_for(path: str, targets: TargetFile, sweep: Sweep, weights_sha256: str) -> None:
     """Raise JaxstyleError if targets were made with another network, pooling, padding or weights."""
-    here = {name: getattr(sweep, name) for name in MADE_FOR[:-1]} | {MADE_FOR[-1]: weights_sha256}
+    here = made_for(sweep, weights_sha256)
     for name, own in targets.made_for.items():
-        if own != here[name]:
+        if {*here[name]} - {own}:
+            found = " and ".join(here[name])
             if name == MADE_FOR[-1]:
-                why = f"was made with weights of sha256 {own}, and these have {here[name]}"
+                why = f"was made with weights of sha256 {own}, and these have {found}"
                 raise JaxstyleError(path, f"{why}; give --weights with its file, or make it again")
-            why = f"was made with {name} {own}, and here it is {here[name]}"
+            why = f"was made with {name} {own}, and here it is {found}"
             raise JaxstyleError(path, f"{why}; give --{name} {own}, or make it again")
+
+
+def made_for(sweep: Sweep, weights_sha256: str) -> dict[str, tuple[str, ...]]:
+    """The values of the entries in `MADE_FOR` that a resolved sweep has."""
+    grids = grids_of(sweep, KINDS)
+    found = {name: tuple(dict.fromkeys(v for table in grids for v in table[name])) for name in KINDS}
+    return found | {"network": (sweep.network,), MADE_FOR[-1]: (weights_sha256,)}
 
 
 def file_bytes(targets: TargetFile) -> bytes:

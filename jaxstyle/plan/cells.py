@@ -56,6 +56,9 @@ class Cell:
     """Longest edge of its style in px, or `auto`, that of the content's target size."""
     noise_std: float = 1.0
     tv_weight: float = 0.0
+    pool: str = "avg"
+    padding: str = "zeros"
+    style_loss: str = "gram"
     coloured_by: str = ""
     """The content whose colours its style takes before anything else; empty for a style as it is."""
     regions: str = NONE
@@ -163,7 +166,7 @@ def sweep_cells(sweep: Sweep) -> tuple[Cell, ...]:
                 cell = Cell(id=len(found), **choice, extra=extra, coloured_by=by)
                 _check_pictures(cell)
                 _check_colours(sweep.colour, cell)
-                _check_regions(sweep, cell)
+                _check_regions(cell)
                 found[identity] = cell
     if not found:
         raise JaxstyleError("style", "none, and no content either; give a content or a style")
@@ -191,7 +194,7 @@ def _unused_axes(choice: Mapping[str, Any], *, balanced_by_default: bool) -> dic
         return None
     if lacks == ["content"]:
         return {"content_layer": None, "alpha_beta": 0.0}
-    of_style = {"style_size": None, "regions": NONE}
+    of_style = {"style_size": None, "style_loss": None, "regions": NONE}
     there = {axis: value for axis, value in of_style.items() if axis in choice}
     return {"style_layers": None, "alpha_beta": math.inf, **there}
 
@@ -234,13 +237,13 @@ def _check_colours(colour: str, cell: Cell) -> None:
             raise JaxstyleError("colour", why)
 
 
-def _check_regions(sweep: Sweep, cell: Cell) -> None:
+def _check_regions(cell: Cell) -> None:
     """Raise JaxstyleError if a cell has regions that its content, its style or its style loss lacks."""
     if cell.regions == NONE:
         return
     shown = blends.short_text(cell.style)
-    if sweep.style_loss != "gram":
-        why = f"{cell.regions} needs --style-loss gram; {sweep.style_loss} compares whole pictures only"
+    if cell.style_loss != "gram":
+        why = f"{cell.regions} needs --style-loss gram; {cell.style_loss} compares whole pictures only"
         raise JaxstyleError("regions", why)
     if any(blends.is_targets(path) for path in blends.files_of(cell.style)):
         why = f"{cell.regions} needs images, and {shown} has targets of a whole one; give --regions none"

@@ -10,6 +10,7 @@ import collections
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from jaxstyle.plan.canvases import Frame, find_frames
 from jaxstyle.plan.cells import Cell, find_twins, terms_of
@@ -21,7 +22,7 @@ from jaxstyle.plan.tiles import tile_count
 from jaxstyle.spec.colours import COLOURS
 from jaxstyle.spec.regions import MASKS
 from jaxstyle.spec.settings import Sweep
-from jaxstyle.spec.tables import OPTIMIZERS
+from jaxstyle.spec.tables import NETWORK_AXES, OPTIMIZERS
 from jaxstyle.vgg import layers
 
 CHUNK_BYTES = 256 * 2**20
@@ -83,18 +84,19 @@ def _templates(
     """Programs of no shape yet and of width 1, each with its cells: one, or one for every depth.
 
     The taps and the optional terms are those of the whole run, so that a cell's program does not depend
-    on which of its neighbours have its shape. There is one of them for every number of tiles, and one for
-    every number of regions that masks have: with one for all, every cell would pay for the most regions.
+    on which of its neighbours have its shape. There is one of them for every pooling, padding and style
+    loss, for every number of tiles, and for every number of regions that masks have: with one for all,
+    every cell would pay for the most regions.
     """
     by_depth: dict[str, list[Cell]] = {}
     for cell in cells:
         by_depth.setdefault(cell.taps[-1] if sweep.split_depth else "", []).append(cell)
-    own = OPTIMIZERS[sweep.optimizer].own
+    settings = OPTIMIZERS[sweep.optimizer].own
     for members in by_depth.values():
         template = Program(
             height_px=0,
             width_px=0,
-            pool=sweep.pool,
+            pool="",
             optimizer=sweep.optimizer,
             precision=sweep.precision,
             content_taps=layers.in_order(name for cell in members for name in cell.content_taps),
@@ -102,15 +104,23 @@ def _templates(
             width=1,
             lbfgs_memory=sweep.lbfgs_memory or 0,
             terms=terms_of(members),
-            own=tuple((name, sweep.extra[name]) for name in own if name in sweep.extra),
-            padding=sweep.padding,
-            style_loss=sweep.style_loss,
+            own=tuple((name, sweep.extra[name]) for name in settings if name in sweep.extra),
             colour=COLOURS[sweep.colour].program,
             planes=platform in PLANE_PLATFORMS,
         )
-        for about, alike in _by_regions(members, regions).items():
-            holds = bool(sweep.hold) and about[0] > 0 and not about[1]
-            yield replace(template, regions=about[0], grids=about[1], holds=holds), alike
+        for values, own in _by_kinds(members).items():
+            kinds: Any = dict(zip(NETWORK_AXES, values, strict=True))
+            for about, alike in _by_regions(own, regions).items():
+                holds = bool(sweep.hold) and about[0] > 0 and not about[1]
+                yield replace(template, **kinds, regions=about[0], grids=about[1], holds=holds), alike
+
+
+def _by_kinds(cells: Iterable[Cell]) -> dict[tuple[str, ...], list[Cell]]:
+    """Cells by their values on the axes that programs differ in."""
+    found: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(tuple(getattr(cell, axis) for axis in NETWORK_AXES), []).append(cell)
+    return found
 
 
 def _by_regions(

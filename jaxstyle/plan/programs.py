@@ -68,6 +68,11 @@ class Program:
         return tuple(tap for name in self.terms for tap in TERMS[name].taps)
 
     @property
+    def wraps(self) -> bool:
+        """Whether a picture goes on at its opposite edge."""
+        return PADDINGS[self.padding].wraps
+
+    @property
     def knows_canvases(self) -> bool:
         """Whether its pooling, padding and terms ignore the part of a canvas that is outside the image.
 

@@ -86,7 +86,7 @@ def read_inputs(
         cells = sweep_cells(sweep)
         pictures.keep(cells)
     taps = {tap for cell in cells for tap in cell.taps}
-    loaded = load(sweep.weights, taps=taps, network=sweep.network, pool=sweep.pool)
+    loaded = load(sweep.weights, taps=taps, network=sweep.network, pool=cells[0].pool)
     check_digest(loaded.path, loaded.sha256, sweep.digests.get(loaded.path))
     for path, targets in pictures.targets.items():
         check_made_for(path, targets, sweep, loaded.sha256)

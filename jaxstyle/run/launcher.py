@@ -227,7 +227,7 @@ class Launcher:
         from jaxstyle.device.memory import is_out_of_memory
 
         least_px = layers.least_edge_px(program.taps)
-        pixels = halved(pixels, coarser, wraps=self.pictures.wraps, least_px=least_px)
+        pixels = halved(pixels, coarser, wraps=program.wraps, least_px=least_px)
         canvas = self._coarse_canvas if coarser and program.knows_canvases else None
         exact, before = role == "content" and canvas is None, self.engine.target_traces
         try:
@@ -352,7 +352,7 @@ class Launcher:
     def _content_at(self, path: str, program: Program, coarser: int) -> np.ndarray:
         """The pixels of a content in one stage."""
         least_px = layers.least_edge_px(program.taps)
-        return halved(self.pictures.content[path], coarser, wraps=self.pictures.wraps, least_px=least_px)
+        return halved(self.pictures.content[path], coarser, wraps=program.wraps, least_px=least_px)
 
 
 def _advances(

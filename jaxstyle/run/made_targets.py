@@ -12,7 +12,15 @@ from jaxtyping import UInt8
 
 from jaxstyle.inputs import decode, target_sets
 from jaxstyle.inputs.resize import check_edges, resize
-from jaxstyle.inputs.target_files import MADE_FOR, Statistics, TargetFile, check_made_for, read_targets
+from jaxstyle.inputs.target_files import (
+    KINDS,
+    MADE_FOR,
+    Statistics,
+    TargetFile,
+    check_made_for,
+    made_for,
+    read_targets,
+)
 from jaxstyle.inputs.weights import load
 from jaxstyle.plan.programs import Program
 from jaxstyle.run.start import start_jax
@@ -74,13 +82,13 @@ def measure(
         _pixels(sweep, path, taps)
     of_image, device = None, ""
     if images or sweep.weights is not None:
-        loaded = load(sweep.weights, taps=taps, network=sweep.network, pool=sweep.pool)
+        loaded = load(sweep.weights, taps=taps, network=sweep.network, pool=sweep.pool[0])
         sha256 = loaded.sha256
         if images:
             of_image, device = _measurer(sweep, taps, loaded.layers, options)
     for path, targets in files.items():
         check_made_for(path, targets, sweep, sha256)
-    made_for = {name: getattr(sweep, name) for name in MADE_FOR[:-1]} | {"weights_sha256": sha256}
+    entries = {name: one for name, (one,) in made_for(sweep, sha256).items()}
 
     def one(path: str) -> TargetFile:
         if path in files:
@@ -88,7 +96,7 @@ def measure(
         assert of_image is not None
         pixels = _pixels(sweep, path, taps)
         transform = np.fft.fft2(pixels.astype(np.float64), axes=(0, 1)) if spectrum else None
-        return TargetFile(of_image(pixels), made_for, transform)
+        return TargetFile(of_image(pixels), entries, transform)
 
     # One image after the other for their mean, which may be over thousands; parts of blends recur.
     kept = functools.lru_cache(2)(one)
@@ -107,7 +115,8 @@ def _as_in_files(
     if not files:
         return sweep, tuple(taps or LAYERS)
     first = next(iter(files.values()))
-    unnamed = {name: first.made_for[name] for name in MADE_FOR[:-1] if name not in named}
+    unnamed: dict[str, Any] = {name: first.made_for[name] for name in MADE_FOR[:-1] if name not in named}
+    unnamed |= {name: (value,) for name, value in unnamed.items() if name in KINDS}
     common = (name for name in first.layers if all(name in of.layers for of in files.values()))
     own = tuple(taps or common)
     if not own:
@@ -133,11 +142,11 @@ def _measurer(
     from jaxstyle.device.engine import Engine
 
     engine = Engine(weights, device=device, winograd=False)
-    kinds: dict[str, Any] = {"padding": sweep.padding, "style_loss": "moments"}
+    kinds: dict[str, Any] = {"padding": sweep.padding[0], "style_loss": "moments"}
 
     def statistics(pixels: np.ndarray) -> dict[str, Statistics]:
         shape = pixels.shape[0], pixels.shape[1]
-        program = Program(*shape, sweep.pool, "adam", "f32", (), tuple(taps), width=1, **kinds)
+        program = Program(*shape, sweep.pool[0], "adam", "f32", (), tuple(taps), width=1, **kinds)
         found = {}
         for name, kept in zip(taps, engine.target_rows(program, pixels).style, strict=True):
             h, w, _ = layers.feature_shape(name, *shape)

@@ -19,7 +19,7 @@ from jaxstyle.plan.masks import Masks, masks_of
 from jaxstyle.spec import blends, settings
 from jaxstyle.spec.defaults import PAPER
 from jaxstyle.spec.regions import MASKS
-from jaxstyle.spec.settings import AXES, LATER, SETTINGS, WERE_SETTINGS, Sweep
+from jaxstyle.spec.settings import AXES, AXIS_ROWS, LATER, SETTINGS, WERE_SETTINGS, Sweep
 from jaxstyle.spec.unknown_names import RETIRED
 from jaxstyle.spec.values import AUTO
 
@@ -45,11 +45,11 @@ def fingerprint(sources: Sources, plan: Plan, number: int) -> str:
     """
     chunk, digests = plan.chunks[number], sources.images
     cells = [plan.cells[i] for i in chunk.cells]
-    shared = _shared_settings(cells)
+    shared = _shared(cells)
     masks = masks_of(sources.sweep) if any(cell.regions == MASKS for cell in cells) else {}
     values = {
         "schema": SCHEMA,
-        "settings": _settings(sources.sweep) | shared,
+        "settings": _settings(sources.sweep) | _as_settings(shared),
         "program": plan.programs[chunk.program].record(),
         "cells": [
             {axis: _contents(value, digests) for axis, value in _values(cell, shared).items()}
@@ -91,11 +91,17 @@ def _settings(sweep: Sweep) -> dict[str, Any]:
     return found | {name: value for name, value in sweep.extra.items() if not settings.is_axis(name)}
 
 
-def _shared_settings(cells: Sequence[Cell]) -> dict[str, Any]:
+def _shared(cells: Sequence[Cell]) -> dict[str, Any]:
     """The values of the axes that were settings before, where the cells of a chunk have them in common."""
     found = {name: {getattr(cell, name) for cell in cells} for name in WERE_SETTINGS}
-    shared = {name: own.pop() for name, own in found.items() if len(own) == 1}
-    return {name: None if value == AUTO else value for name, value in shared.items()}
+    return {name: own.pop() for name, own in found.items() if len(own) == 1}
+
+
+def _as_settings(shared: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of shared values among the settings, as when they were settings."""
+    unsaid = {name: AXIS_ROWS[name].unsaid for name in shared}
+    said = {name: value for name, value in shared.items() if value != unsaid[name]}
+    return {name: None if value == AUTO else value for name, value in said.items()}
 
 
 def _values(cell: Cell, shared: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from jaxstyle.rundir.chunks import chunk_width
 from jaxstyle.rundir.records import Record
 from jaxstyle.spec.jax_state import is_jax_running
 from jaxstyle.spec.presets import PACKAGE
-from jaxstyle.spec.settings import BALANCED_AXES, Sweep
+from jaxstyle.spec.settings import BALANCED_AXES, LATER, Sweep
 
 ENVIRONMENT = ("XLA_", "JAX_", "TF_", "NVIDIA_TF32", "CUBLAS_", "CUDNN_", "OMP_", "NPROC")
 """Beginnings of the names of environment variables that can change a result."""
@@ -63,7 +63,7 @@ def measured(sweep: Sweep) -> dict[str, Any]:
     """
     if not sweep.balance:
         return {}
-    alike = {name for name in ("style_size", "regions") if len({t[name] for t in sweep.balance}) == 1}
+    alike = {name for name in LATER if name in BALANCED_AXES and len({t[name] for t in sweep.balance}) == 1}
     axes = [axis for axis in BALANCED_AXES if axis not in alike]
     named = [
         {axis: sweep.given.get((axis, table[axis]), table[axis]) for axis in axes}

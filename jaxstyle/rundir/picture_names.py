@@ -17,6 +17,7 @@ from typing import Any
 from jaxstyle.plan.cells import Cell, axes_of
 from jaxstyle.spec.blends import short_given
 from jaxstyle.spec.settings import PATH_AXES
+from jaxstyle.spec.tables import NETWORK_AXES
 from jaxstyle.spec.values import INIT_KINDS
 
 FOLDER = "pictures"
@@ -24,7 +25,10 @@ MAX_STEM, MAX_VALUE, MAX_VALUES = 40, 24, 80
 """Most characters of a file's name, of a value, and of all values, in the name of a picture."""
 ENDING = re.compile(r"__(\d{6,})\.png")
 """The end of every name."""
-_SHORT = {"alpha_beta": "ab", "seed": "s", "learning_rate": "lr", "content_layer": "", "style_layers": ""}
+_SHORT = {
+    **{"alpha_beta": "ab", "seed": "s", "learning_rate": "lr", "content_layer": "", "style_layers": ""},
+    **dict.fromkeys(NETWORK_AXES, ""),
+}
 """Letters before a value of an axis; for others the first ones of their words."""
 _LETTERS = str.maketrans(
     {"ä": "ae", "ö": "oe", "ü": "ue", "Ä": "Ae", "Ö": "Oe", "Ü": "Ue", "ß": "ss", "æ": "ae", "Æ": "Ae"}

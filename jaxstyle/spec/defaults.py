@@ -11,23 +11,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from jaxstyle.spec.values import AUTO
+from jaxstyle.spec.values import AUTO, as_values
 
 PAPER: Mapping[str, Any] = {
     "alpha_beta": (1e-3,),
     "style_weights": "equal",
     "network": "raw",
-    "pool": "avg",
-    "padding": "zeros",
+    "pool": ("avg",),
+    "padding": ("zeros",),
     "clamp": False,
-    "style_loss": "gram",
+    "style_loss": ("gram",),
 }
 """Values of every earlier version, by setting: the paper's formulas on the network as it was published."""
 CHOSEN: Mapping[str, Any] = {
     **PAPER,
     "alpha_beta": ("0.1x",),
     "style_weights": "balanced",
-    "padding": "replicate",
+    "padding": ("replicate",),
     "clamp": True,
 }
 """Values for a sweep that names none of these settings."""
@@ -35,13 +35,13 @@ CHOSEN: Mapping[str, Any] = {
 
 def is_named(setting: str, value: Any) -> bool:
     """Whether a setting of `PAPER` has been given a value, other than one that it has in both sets."""
-    own = PAPER[setting]
-    usual = own == CHOSEN[setting] and type(value) is type(own) and value == own
+    own, paper = as_values(value), as_values(PAPER[setting])
+    usual = PAPER[setting] == CHOSEN[setting] and [*map(type, own)] == [*map(type, paper)] and own == paper
     return not (usual or _is_unnamed(value))
 
 
 def _is_unnamed(value: Any) -> bool:
-    return value is None or (isinstance(value, str | tuple) and value in (AUTO, ()))
+    return value is None or all(isinstance(one, str) and one == AUTO for one in as_values(value))
 
 
 def filled(given: Mapping[str, Any], tables: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], bool]:
@@ -54,6 +54,7 @@ def filled(given: Mapping[str, Any], tables: Iterable[Mapping[str, Any]]) -> tup
     Returns:
         The values, and whether no setting is named.
     """
-    named = any(is_named(name, given[name]) for name in PAPER) or any("alpha_beta" in t for t in tables)
+    every = (given, *tables)
+    named = any(is_named(name, of[name]) for of in every for name in PAPER if name in of)
     found = PAPER if named else CHOSEN
     return {name: found[name] if _is_unnamed(given[name]) else given[name] for name in PAPER}, not named

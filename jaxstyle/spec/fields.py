@@ -52,6 +52,8 @@ class Axis:
     was_setting: bool = False
     """Whether it was a setting before, with one value for all cells of a run. As long as it has one, specs
     and fingerprints hold it as a setting, and tables leave it out."""
+    unsaid: Any = None
+    """The value at which fingerprints leave it out, if it was a setting before and `later` as such."""
     single: type = str
     """Type of its flag in commands that take one value."""
     single_help: str = ""

@@ -21,17 +21,18 @@ from jaxstyle.spec.regions import as_regions
 from jaxstyle.spec.settings import (
     AXES,
     BALANCED_AXES,
+    LATER,
     MASK_KEYS,
     PATH_AXES,
     SETTINGS,
     SEVERAL,
     SWEEP_KEYS,
+    WERE_SETTINGS,
     Sweep,
 )
-from jaxstyle.spec.tables import OPTIMIZERS, POOLINGS, optional_terms
+from jaxstyle.spec.tables import NETWORK_AXES, OPTIMIZERS, POOLINGS, optional_terms
 from jaxstyle.spec.unknown_names import unknown_key
 from jaxstyle.spec.values import (
-    AUTO,
     FLOAT32_MAX,
     NONE,
     WORDS,
@@ -108,18 +109,20 @@ def _resolve_grid(table: Mapping[str, Any], sweep: Sweep) -> dict[str, Any]:
     return grid
 
 
-def _balance(table: Any, style_size: int | str) -> dict[str, Any]:
-    """A checked table of `Sweep.balance`; without a size of the style, it has the run's `style_size`."""
+def _balance(table: Any, common: Mapping[str, Any]) -> dict[str, Any]:
+    """A checked table of `Sweep.balance`; axes that it lacks have the run's own value, in `common`."""
     what = "balance"
     if isinstance(table, Mapping):
         style = {"style": blends.taken("style", table["style"], "")} if "style" in table else {}
-        table = {"style_size": style_size, "regions": NONE, **table, **style}
+        table = {**common, "regions": NONE, **table, **style}
     if not isinstance(table, Mapping) or set(table) != {*BALANCED_AXES, "alpha_beta", "weights"}:
         raise JaxstyleError(what, "a table has an unknown form; leave it out and it is measured again")
     found: dict[str, Any] = {
         axis: as_text(what, table[axis]) for axis in BALANCED_AXES if axis != "style_size"
     }
     as_regions(what, found["regions"])
+    for axis in NETWORK_AXES:
+        settings.axis_row(axis).parse(axis, found[axis], 1)
     found["style_size"] = as_style_size(what, table["style_size"])
     layer_name(what, found["content_layer"])
     files = [axis for axis in ("content", "style") if is_path(found[axis])]
@@ -232,7 +235,20 @@ def rows_used(sweep: Sweep) -> tuple[Any, ...]:
     """The loss terms, optimizer and pooling that compute a resolved sweep, except terms of every run."""
     every = grids_of(sweep)
     terms = [row for row in optional_terms() if any(any(table.get(row.weight, ())) for table in every)]
-    return (*terms, OPTIMIZERS[sweep.optimizer], POOLINGS[sweep.pool])
+    return (*terms, OPTIMIZERS[sweep.optimizer], *(POOLINGS[name] for name in _pools(sweep)))
+
+
+def _pools(sweep: Sweep) -> tuple[str, ...]:
+    """The poolings of a resolved sweep."""
+    return tuple(dict.fromkeys(name for table in grids_of(sweep, ("pool",)) for name in table["pool"]))
+
+
+def _check_means(sweep: Sweep) -> None:
+    """Raise JaxstyleError for poolings that would need a normalised network each."""
+    pools = _pools(sweep)
+    if sweep.network == "normalised" and len({POOLINGS[name].means or name for name in pools}) > 1:
+        why = f"{' and '.join(pools)} have different normalised networks"
+        raise JaxstyleError("pool", f"{why}; give --network raw, or a sweep for each")
 
 
 def _plain(sweep: Sweep) -> Sweep:
@@ -290,12 +306,13 @@ def resolve(sweep: Sweep) -> Sweep:
         if row.check is not None:
             value = getattr(sweep, name)
             checked[name] = None if value is None else row.check(name, value)
+    common = {axis: (found.get(axis) or LATER[axis])[0] for axis in WERE_SETTINGS if axis in BALANCED_AXES}
     resolved = dataclasses.replace(
         sweep,
         **found,
         **checked,
         digests={os.path.abspath(path): as_sha256(path, text) for path, text in sweep.digests.items()},
-        balance=tuple(_balance(table, found.get("style_size", (AUTO,))[0]) for table in sweep.balance),
+        balance=tuple(_balance(table, common) for table in sweep.balance),
         given=given,
         extra=extra,
     )
@@ -305,6 +322,7 @@ def resolve(sweep: Sweep) -> Sweep:
         if relative_factor(ratio) is None and ratio * resolved.beta > FLOAT32_MAX:
             raise JaxstyleError("alpha_beta", f"{ratio} x beta {resolved.beta} is beyond float32")
     resolved = dataclasses.replace(resolved, grid=grids)
+    _check_means(resolved)
     plugins = {as_sha256("a plugin", digest) for digest in sweep.plugins}
     plugins = plugins or {row.origin.sha256 for row in rows_used(resolved) if row.origin is not None}
     return dataclasses.replace(resolved, plugins=tuple(sorted(plugins)))

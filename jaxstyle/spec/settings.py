@@ -57,7 +57,13 @@ _STEPS += ", ".join(f"{row.steps} for {row.name}" for row in tables.OPTIMIZERS) 
 _EVERYWHERE = ("sweep", "transfer", "calibrate", "features", "targets")
 _OF_A_PAIR = ("sweep", "transfer", "calibrate")
 _HIDDEN: Any = tyro.conf.Suppress
+_as_before = functools.partial(Axis, balance=True, later=True, was_setting=True, commands=_OF_A_PAIR)
 _of_masks = functools.partial(Setting, later=True, balance=True, commands=_OF_A_PAIR)
+
+
+def _of_network(table: tables.Table[Any], **own: Any) -> Axis:
+    """The row of an axis of a table's rows, which programs differ in."""
+    return _as_before(parse=each(row_of(table)), **own)
 
 
 @dataclass(frozen=True)
@@ -162,22 +168,16 @@ class Sweep:
     """Longest edge of the content in px, of a texture's style, or WxH to fill and crop."""
     style_size: Annotated[
         tuple[int | str, ...],
-        Axis(
-            parse=each(values.as_style_size),
-            title="style size",
-            balance=True,
-            later=True,
-            was_setting=True,
-            commands=_OF_A_PAIR,
-        ),
+        _as_before(parse=each(values.as_style_size), title="style size"),
     ] = (values.AUTO,)
     """Longest edge of the style images in px; auto is the longest edge of the content's target size."""
-    pool: Annotated[str, Setting(check=row_of(tables.POOLINGS), balance=True, commands=_EVERYWHERE)] = "avg"
+    pool: Annotated[
+        tuple[str, ...], _of_network(tables.POOLINGS, title="pooling", commands=_EVERYWHERE)
+    ] = ("avg",)
     """Pooling of the network: avg, max, blur (a binomial filter of 4x4) or l2 (the root of its squares)."""
     padding: Annotated[
-        str,
-        Setting(check=row_of(tables.PADDINGS), balance=True, later=True, commands=_EVERYWHERE),
-    ] = "auto"
+        tuple[str, ...], _of_network(tables.PADDINGS, unsaid="zeros", commands=_EVERYWHERE)
+    ] = (values.AUTO,)
     """Surroundings of an image in the network: zeros, reflect, replicate (the edge), or circular (the
     opposite edge, so that the picture can be tiled; its sides must be multiples of 16, with pool5 of 32,
     doubled for each coarser stage) (default: replicate, or zeros if a setting of the look is given)."""
@@ -194,9 +194,9 @@ class Sweep:
     same share of the style loss of the content image (default: balanced, or equal if a setting of the look
     is given)."""
     style_loss: Annotated[
-        str,
-        Setting(check=row_of(tables.STYLE_LOSSES), balance=True, later=True, commands=_OF_A_PAIR),
-    ] = "gram"
+        tuple[str, ...],
+        _of_network(tables.STYLE_LOSSES, title="style loss", plural="style losses", unsaid="gram"),
+    ] = ("gram",)
     """Statistics of a style layer that are compared: gram (Gatys et al. 2016), moments (Gram matrix and
     mean) or wasserstein (mean and covariance), where ratios mean something else; use multiples."""
     colour: Annotated[
@@ -406,7 +406,7 @@ AXIS_ROWS: dict[str, Axis] = {name: row for name, row in ROWS.items() if isinsta
 """The axes of a sweep by name."""
 SETTINGS: dict[str, Setting] = {name: row for name, row in ROWS.items() if isinstance(row, Setting)}
 """The settings of a sweep by name."""
-LATER = {
+LATER: dict[str, Any] = {
     f.name: f.default for f in dataclasses.fields(Sweep) if f.name in AXIS_ROWS and AXIS_ROWS[f.name].later
 }
 """Defaults of the axes that are newer than some runs that may be resumed; see `Axis.later`."""

@@ -366,11 +366,18 @@ EVERY: tuple[Table[Any], ...] = (TERMS, OPTIMIZERS, POOLINGS)
 """The tables that plugins can add rows to."""
 
 
-def network_words(pool: str, padding: str, style_loss: str) -> str:
-    """The pooling in words, and padding and style loss where they are not the first of their kind."""
-    words = [f"{pool} pooling"]
-    words += [f"{padding} padding"] if padding != PADDINGS.names[0] else []
-    words += [f"{style_loss} style loss"] if style_loss != STYLE_LOSSES.names[0] else []
+NETWORK_AXES = ("pool", "padding", "style_loss")
+"""Names of the axes whose values are rows of these tables: cells that differ in one differ in programs."""
+
+
+def network_words(pool: str | None, padding: str | None, style_loss: str | None) -> str:
+    """The pooling in words, and padding and style loss where they are not the first of their kind.
+
+    None stands for several, about which there are no words.
+    """
+    words = [f"{pool} pooling"] if pool else []
+    words += [f"{padding} padding"] if padding not in (None, PADDINGS.names[0]) else []
+    words += [f"{style_loss} style loss"] if style_loss not in (None, STYLE_LOSSES.names[0]) else []
     return ", ".join(words)
 
 

@@ -85,15 +85,16 @@ def to_toml(sweep: Sweep, digests: Mapping[str, str], *, run: Path | None = None
         if settings.is_axis(name) and sweep.grid and all(name in table for table in sweep.grid):
             continue
         lines.append(line(name, value))
-    sized = [table for table in sweep.grid if "style_size" in table]
+    balanced = [axis for axis in settings.WERE_SETTINGS if axis in settings.BALANCED_AXES]
+    alike = {axis for axis in balanced if len(getattr(sweep, axis)) == 1}
+    alike -= {axis for table in sweep.grid for axis in table}
     for kind in ("grid", "balance"):
-        alike = kind == "balance" and len(sweep.style_size) == 1 and not sized
         for table in getattr(sweep, kind):
             lines += ["", f"[[{kind}]]"]
             lines += [
                 line(key, value)
                 for key, value in table.items()
-                if not (alike and key == "style_size")
+                if not (kind == "balance" and key in alike)
                 and (kind, key, value) != ("balance", "regions", NONE)
             ]
     lines += ["", "[digests]"]

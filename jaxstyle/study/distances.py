@@ -36,20 +36,20 @@ class Network:
 
         sweep = record.sweep
         shapes = {shape_px(shape) for shape in _shapes(record)}
-        loaded = weights.load(sweep.weights, network=sweep.network, pool=sweep.pool)
+        loaded = weights.load(sweep.weights, network=sweep.network, pool=record.cells[0].pool)
         if (had := record.manifest.get("weights", {}).get("sha256")) not in (None, loaded.sha256):
             raise JaxstyleError(
                 "weights",
                 f"{loaded.path} has sha256 {loaded.sha256}, {record.path} was made with {had}; restore it",
             )
-        self._sweep = sweep
+        self._sweep, self._first = sweep, record.cells[0]
         winograd = uses_winograd(sweep, nominal_platform(device.platform))
         self._engine = Engine(loaded.layers, cell_shapes=shapes, device=device, winograd=winograd)
 
     def _program(self, shape: tuple[int, int], content: Sequence[str], style: Sequence[str]) -> Program:
-        sweep = self._sweep
-        taps = tuple(content), tuple(style)
-        return Program(*shape, sweep.pool, sweep.optimizer, "f32", *taps, width=1, padding=sweep.padding)
+        first, taps = self._first, (tuple(content), tuple(style))
+        own = first.pool, self._sweep.optimizer, "f32"
+        return Program(*shape, *own, *taps, width=1, padding=first.padding)
 
     def features(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """The activations of one picture at `FEATURE_LAYERS`, by name."""
