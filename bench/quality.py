@@ -107,11 +107,11 @@ def _jaxstyle(pipe: Any, content: str, style: str, folder: str, size: int, steps
         init=("content",),
         size=str(size),
         style_size=(size,),
-        pool="max",
+        pool=("max",),
         style_layers=("+".join(f"{name}:{_layer_weight(name)!r}" for name in layers.STYLE_LAYERS),),
         alpha_beta=(0.02 / (channels * shape[0] * shape[1]),),
         steps=tuple(steps),
-        clamp=True,
+        clamp=(True,),
     )
     run = run_sweep(sweep, RunOptions(out=folder, quiet=True))
     manifest = json.loads((run.path / "manifest.json").read_text())

@@ -201,7 +201,7 @@ def test_what_a_spec_measured_is_dropped_with_what_it_was_measured_for(images, t
     (tmp_path / "s.toml").write_text(to_toml(sweep, {}))
     spec = {"spec": str(tmp_path / "s.toml")}
     table |= {"style_size": "auto", "regions": "none"}  # which a spec need not say, nor
-    table |= {"pool": "avg", "padding": "zeros", "style_loss": "gram"}
+    table |= {"pool": "avg", "padding": "zeros", "style_loss": "gram", "style_weights": "equal"}
     assert assemble(spec).sweep.balance == (table,)
     assert assemble({**spec, "seed": [3]}).sweep.balance == (table,)
     for changed in ({"size": "48"}, {"pool": "max"}, {"network": "normalised"}, {"style_size": [48]}):
@@ -238,7 +238,7 @@ def test_a_run_of_earlier_defaults_goes_on_by_the_same_command(images, tmp_path)
     assert run_sweep(sweep, RunOptions(out=str(out), resume=True, quiet=True)).rows == first.rows
     named = {"content": [images["content"]], "style": [images["style"]]} | {k: SMALL[k] for k in SMALL}
     found = assemble({**named, "out": str(out), "resume": True}).sweep
-    assert (found.alpha_beta, found.style_weights) == ((1e-3,), "equal")
+    assert (found.alpha_beta, found.style_weights) == ((1e-3,), ("equal",))
     more = assemble({**named, "out": str(out), "extend": True, "seed": [0, 1]}).sweep
     assert len(run_sweep(more, RunOptions(out=str(out), extend=True, quiet=True)).rows) == 2
 

@@ -56,14 +56,16 @@ def test_who_names_nothing_of_the_look_gets_what_came_out_best(named):
     [
         {"alpha_beta": (1e-3,)},
         {"alpha_beta": ("0.1x", 1e-2)},
-        {"style_weights": "equal"},
-        {"style_weights": "balanced"},
+        {"style_weights": ("equal",)},
+        {"style_weights": ("equal", "balanced")},
+        {"style_weights": ("balanced",)},
         {"network": "normalised"},
         {"pool": ("max",)},
         {"pool": ("avg", "max")},
         {"padding": ("circular",)},
-        {"clamp": True},
-        {"clamp": False},
+        {"clamp": (True,)},
+        {"clamp": (False,)},
+        {"clamp": (True, False)},
         {"padding": ("zeros",)},
         {"style_loss": ("moments",)},
     ],
@@ -76,7 +78,7 @@ def test_who_names_one_of_them_gets_the_papers_formulas_for_the_rest(named):
 def test_a_switch_has_both_forms_and_is_named_by_either(given, value):
     parsed = parse(with_added(), [given], "jaxstyle.sweep")
     assert (parsed.named, parsed.value.clamp) == (("clamp",), value)
-    assert _look(clamp=value)[0]["style_weights"] == "equal"
+    assert _look(clamp=value)[0]["style_weights"] == ("equal",)
     with pytest.raises(JaxstyleError, match=r"^--clamp: is given twice"):
         parse(with_added(), ["--clamp", "--no-clamp"], "jaxstyle.sweep")
 
@@ -482,7 +484,7 @@ def test_single_values_of_numpy_are_values():
         "clamp": np.bool_(True),
         "beta": jnp.float32(2),
     }
-    assert settings_of(**given) == {"size": "64", "noise_std": (0.1,), "clamp": True, "beta": 2.0}
+    assert settings_of(**given) == {"size": "64", "noise_std": (0.1,), "clamp": (True,), "beta": 2.0}
     assert settings_of(seed=range(2), learning_rate=np.float64(5)) == {
         "seed": (0, 1),
         "learning_rate": (5.0,),

@@ -329,8 +329,8 @@ def test_a_digest_that_another_spec_gives_is_checked(copy, tmp_path, capsys):
 
 
 def test_a_run_with_other_settings_is_not_extended(whole, capsys):
-    assert command("--out", whole, "--extend", "--seed", "5", "--pool", "max") == 2
-    assert "pool is avg there and max here" in error_of(capsys)
+    assert command("--out", whole, "--extend", "--seed", "5", "--network", "normalised") == 2
+    assert "network is raw there and normalised here" in error_of(capsys)
 
 
 # --- signals, closed streams, locks ---------------------------------------------------------------

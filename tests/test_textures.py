@@ -103,7 +103,7 @@ def test_layers_of_a_texture_are_balanced_by_their_own_gram_matrices(tmp_path, n
               style_layers=("+".join(SET),))
     )  # fmt: skip
     (cell,) = cells = sweep_cells(sweep)
-    assert needs_balance(sweep, cell)
+    assert needs_balance(cell)
     found = Balances(sweep, cells, Pictures(sweep, cells), Engine(narrow, winograd=False)).of(cell)
     grams = oracle.style_grams(narrow, random_image(40, 56, 2), SET, "avg")
     inverse = {name: 4 * len(a) ** 2 / (a**2).sum() for name, a in grams.items()}
@@ -249,11 +249,11 @@ def test_a_run_of_inversions_alone_has_no_style_layers(save_image, tmp_path):
 VALUES = {"style_size": (32, 40), "noise_std": (1.0, 30.0), "tv_weight": (0.0, 0.5)}
 
 
-def results_of(run):
-    """Pictures and losses of a run's cells, by their values on the axes of `VALUES`."""
+def results_of(run, axes=VALUES):
+    """Pictures and losses of a run's cells, by their values on some axes."""
     record = open_record(run.path)
     return {
-        tuple(getattr(record.cells[number], axis) for axis in VALUES): (
+        tuple(getattr(record.cells[number], axis) for axis in axes): (
             part.image[i].tobytes(),
             part.curves["loss_total"][i].tobytes(),
         )
@@ -292,6 +292,75 @@ def test_several_values_of_a_former_setting_give_the_bytes_of_runs_of_their_own(
     grown = run("alone", extend=True, **{**VALUES, "style_size": (32,)})
     assert {key: value for key, value in found.items() if key[0] == 32} == results_of(grown)
     assert (alone.path / "chunks/000000.h5").read_bytes() == before
+
+
+LOOKS = {
+    "pool": ("avg", "max"),
+    "padding": ("zeros", "circular"),
+    "style_weights": ("equal", "balanced"),
+    "style_loss": ("gram", "moments"),
+    "clamp": (False, True),
+}
+
+
+MET = (
+    ("avg", "zeros", "equal", "gram", False),
+    ("max", "circular", "balanced", "moments", True),
+    ("avg", "circular", "balanced", "gram", False),
+    ("avg", "circular", "balanced", "gram", True),
+    ("max", "zeros", "equal", "gram", True),
+)
+"""Looks in which every axis has both of its values."""
+
+
+def test_cells_of_several_looks_are_those_of_runs_of_their_own(save_image, tmp_path):
+    given = {
+        "content": (str(save_image("c.png", 32, 48, 1)),),
+        "style": (str(save_image("s.png", 48, 56, 2)),),
+        "content_layer": ("conv2_1",),
+        "style_layers": ("conv1_1+conv2_1",),
+        "alpha_beta": ("0.1x",),
+        "size": "48",
+        "optimizer": "adam",
+        "learning_rate": (150.0,),  # pixels leave their range where nothing keeps them in it
+        "steps": (2,),
+    }
+    grid = tuple({axis: (value,) for axis, value in zip(LOOKS, of, strict=True)} for of in MET)
+
+    def run(name, extend=False, **own):
+        place = RunOptions(out=str(tmp_path / name), quiet=True, extend=extend)
+        return run_sweep(Sweep(**{**given, **own}), place)
+
+    together = run("together", grid=grid)
+    found = results_of(together, LOOKS)
+    assert list(found) == list(MET)
+    assert len(set(found.values())) == len(MET)
+    rows = list(csv.DictReader((together.path / "results.csv").read_text().splitlines()))
+    assert [tuple(row[axis] for axis in LOOKS) for row in rows] == [tuple(map(str, of)) for of in MET]
+    # 1x is the balance of each look: of its pooling, its padding, its weights and its loss.
+    assert len({row["alpha_beta"] for row in rows}) == len({of[:4] for of in MET})
+    for of in MET[1:3]:
+        alone = run(f"alone-{of[0]}", **dict(zip(LOOKS, of, strict=True)))
+        assert results_of(alone, LOOKS) == {of: found[of]}
+        assert not set(LOOKS) & set((alone.path / "results.csv").read_text().splitlines()[0].split(","))
+        assert f'pool = "{of[0]}"\n' in (alone.path / "spec.toml").read_text()
+        assert open_record(alone.path).sweep.clamp == (of[4],)
+    spec = assemble({"spec": str(together.path / "spec.toml")}).sweep
+    again = run_sweep(spec, RunOptions(out=str(tmp_path / "again"), quiet=True))
+    assert results_of(again, LOOKS) == found
+    before = (tmp_path / "alone-max/chunks/000000.h5").read_bytes()
+    grown = run("alone-max", extend=True, grid=grid)
+    assert results_of(grown, LOOKS) == found
+    assert (grown.path / "chunks/000000.h5").read_bytes() == before
+
+
+def test_poolings_that_need_a_normalised_network_each_are_refused():
+    named = {"content": ("a.png",), "style": ("b.png",), "network": "normalised"}
+    with pytest.raises(JaxstyleError, match=r"^pool: avg and max have different normalised networks; give"):
+        resolve(Sweep(**named, pool=("avg", "max")))
+    assert resolve(Sweep(**named, pool=("avg", "blur"))).pool == ("avg", "blur")
+    with pytest.raises(JaxstyleError, match=r"^pool: max and l2 have"):
+        resolve(Sweep(**named, grid=({"pool": ["max"]}, {"pool": "l2"})))
 
 
 def test_a_balance_is_that_of_the_size_of_its_style(save_image):

@@ -71,7 +71,7 @@ def knobs_of(
         decay_steps=number(DECAY_SHARE * length if decays else 1.0),
         seed=np.asarray(cell.seed, np.uint32),
         noise_std=number(cell.noise_std if cell.init == "noise" else 0.0),
-        pixel_range=np.array((0, 255) if sweep.clamp else (-np.inf, np.inf), np.float32),
+        pixel_range=np.array((0, 255) if cell.clamp else (-np.inf, np.inf), np.float32),
         content_row=np.asarray(content_row, np.int32),
         style_row=np.asarray(style_row, np.int32),
         extent=np.asarray(extent, np.int32),

@@ -41,7 +41,9 @@ def with_settings(command: str, base: type, options: Iterable[str] = ()) -> type
             elif name in SEVERAL:
                 kind = AXIS_ROWS[name].single if name in AXIS_ROWS else int
                 default = default[0] if default else None
-                if default is None:
+                if kind is bool:
+                    default = False
+                elif default is None:
                     kind = kind | None
                 elif kind is str:
                     default = str(default)
@@ -70,7 +72,8 @@ def _with_fields(added_flags: tuple[tuple[str, tuple[Any, str]], ...]) -> type[S
     fields: list[tuple[str, Any, Any]] = []
     for f in dataclasses.fields(Sweep):
         if f.name in ROWS and NAMES_DEFAULT in (text := helps()[f.name]):
-            switch = plain[f.name] == bool | None
+            axis = AXIS_ROWS.get(f.name)
+            switch = plain[f.name] == bool | None or (axis is not None and axis.single is bool)
             kind, default = (bool, False) if switch else (hints[f.name], f.default)
             fields.append((f.name, Annotated[kind, _argument(text)], default))
     for name, (default, about) in added_flags:

@@ -308,7 +308,7 @@ class Balances:
             program,
             content_layer=cell.content_layer,
             style_layers=cell.style_layers,
-            balanced=self._sweep.style_scheme == "balanced",
+            balanced=cell.style_weights == "balanced",
             pair=pair,
             regions=regions,
         )
@@ -334,7 +334,7 @@ class Balances:
             if cell.has_content:
                 seen.append(pictures.fitted(path, shape, *colours))
         pixels = [(image.shape, hashlib.sha256(image.tobytes()).hexdigest()) for image in seen]
-        shares, scheme = [share for _, share in parts], self._sweep.style_scheme
+        shares, scheme = [share for _, share in parts], cell.style_weights
         program = plain_program(cell, shape, self._cells)
         of = cell.has_content, cell.content_layer, cell.style_layers, scheme, self._sweep.network, weights
         return repr((program, of, shares, pixels))
@@ -371,7 +371,7 @@ def measure_balances(
         JaxstyleError: for a pair without a balance, unless `sweep.balance_optional`.
     """
     known = {tuple(table[axis] for axis in BALANCED_AXES) for table in sweep.balance}
-    need = [cell for cell in cells if needs_balance(sweep, cell)]
+    need = [cell for cell in cells if needs_balance(cell)]
     scales, tables = Balances(sweep, need, pictures, engine), list(sweep.balance)
     for cell in need:
         key = balance_key(cell)

@@ -135,7 +135,7 @@ class Pictures:
             if cell.init not in ("noise", "content", RECOLOURED):
                 path = cell.style if cell.init == "style" else cell.init
                 starts.setdefault(path, set()).add(self.shape(cell))
-            if cell.has_content and needs_balance(sweep, cell):
+            if cell.has_content and needs_balance(cell):
                 for (path, *_), _ in cell.style_parts:
                     starts.setdefault(path, set()).add(self.shape(cell))
         for path in (path for path in sizes if path not in self._decoded_shapes):

@@ -59,6 +59,9 @@ class Cell:
     pool: str = "avg"
     padding: str = "zeros"
     style_loss: str = "gram"
+    style_weights: str = "equal"
+    """The scheme that weighs style layers without weights of their own."""
+    clamp: bool = False
     coloured_by: str = ""
     """The content whose colours its style takes before anything else; empty for a style as it is."""
     regions: str = NONE
@@ -194,7 +197,7 @@ def _unused_axes(choice: Mapping[str, Any], *, balanced_by_default: bool) -> dic
         return None
     if lacks == ["content"]:
         return {"content_layer": None, "alpha_beta": 0.0}
-    of_style = {"style_size": None, "style_loss": None, "regions": NONE}
+    of_style = {"style_size": None, "style_loss": None, "style_weights": None, "regions": NONE}
     there = {axis: value for axis, value in of_style.items() if axis in choice}
     return {"style_layers": None, "alpha_beta": math.inf, **there}
 
@@ -291,11 +294,11 @@ def axes_of(cells: Iterable[Cell]) -> tuple[str, ...]:
     """
     cells = tuple(cells)
     found = []
-    for axis, (default,) in settings.optional_axes().items():
+    for axis, default in settings.optional_axes().items():
         values = {getattr(cell, axis) for cell in cells}
         if axis in WERE_SETTINGS:
             found += [axis] if len(values) > 1 else []
-        elif values - {default}:
+        elif values - {*default}:
             found.append(axis)
     return settings.axes_with(found)
 
@@ -311,13 +314,13 @@ def balance_key(cell: Cell) -> tuple[str, ...]:
     return tuple(getattr(cell, axis) for axis in BALANCED_AXES)
 
 
-def needs_balance(sweep: Sweep, cell: Cell) -> bool:
+def needs_balance(cell: Cell) -> bool:
     """Whether a cell's weights depend on a measured balance."""
-    return bool(cell.alpha_beta_given) or _wants_weights(sweep, cell)
+    return bool(cell.alpha_beta_given) or _wants_weights(cell)
 
 
-def _wants_weights(sweep: Sweep, cell: Cell) -> bool:
-    return cell.has_style and sweep.style_scheme == "balanced" and not has_weights(cell.style_layers)
+def _wants_weights(cell: Cell) -> bool:
+    return cell.has_style and cell.style_weights == "balanced" and not has_weights(cell.style_layers)
 
 
 def _balanced(sweep: Sweep, cell: Cell, table: Mapping[str, Any] | None) -> Cell:
@@ -329,7 +332,7 @@ def _balanced(sweep: Sweep, cell: Cell, table: Mapping[str, Any] | None) -> Cell
         if ratio * sweep.beta > FLOAT32_MAX:
             raise JaxstyleError("alpha_beta", f"{given} is {ratio:g} here, beyond float32")
         changes = {"alpha_beta": ratio, "alpha_beta_given": str(given)}
-    if table is not None and _wants_weights(sweep, cell):
+    if table is not None and _wants_weights(cell):
         changes["balanced"] = tuple((name, table["weights"][name]) for name in cell.layer_weights)
     return replace(cell, **changes) if changes else cell
 

@@ -133,7 +133,7 @@ AnyInputs = TypeVar("AnyInputs", bound=Inputs)
 
 def calibrated(inputs: AnyInputs, device: Any) -> AnyInputs:
     """`inputs` with a number for every relative ratio and every balanced weight, measured if need be."""
-    if not any(needs_balance(inputs.sweep, cell) for cell in inputs.cells):
+    if not any(needs_balance(cell) for cell in inputs.cells):
         return inputs
     from jaxstyle.device.engine import Engine
     from jaxstyle.device.loss_balance import measure_balances

@@ -199,7 +199,7 @@ def measured_plan(
 
 def _check_before_balance(inputs: Inputs, device: Any) -> None:
     """Raise JaxstyleError if a launch, before which a balance is to be measured, lacks the memory."""
-    if any(needs_balance(inputs.sweep, cell) for cell in inputs.cells):
+    if any(needs_balance(cell) for cell in inputs.cells):
         check_memory(plan_for(inputs, device, measure=False, tries=False), device)
 
 

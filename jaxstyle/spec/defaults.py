@@ -15,20 +15,20 @@ from jaxstyle.spec.values import AUTO, as_values
 
 PAPER: Mapping[str, Any] = {
     "alpha_beta": (1e-3,),
-    "style_weights": "equal",
+    "style_weights": ("equal",),
     "network": "raw",
     "pool": ("avg",),
     "padding": ("zeros",),
-    "clamp": False,
+    "clamp": (False,),
     "style_loss": ("gram",),
 }
 """Values of every earlier version, by setting: the paper's formulas on the network as it was published."""
 CHOSEN: Mapping[str, Any] = {
     **PAPER,
     "alpha_beta": ("0.1x",),
-    "style_weights": "balanced",
+    "style_weights": ("balanced",),
     "padding": ("replicate",),
-    "clamp": True,
+    "clamp": (True,),
 }
 """Values for a sweep that names none of these settings."""
 
@@ -41,7 +41,7 @@ def is_named(setting: str, value: Any) -> bool:
 
 
 def _is_unnamed(value: Any) -> bool:
-    return value is None or all(isinstance(one, str) and one == AUTO for one in as_values(value))
+    return all(one is None or (isinstance(one, str) and one == AUTO) for one in as_values(value))
 
 
 def filled(given: Mapping[str, Any], tables: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], bool]:

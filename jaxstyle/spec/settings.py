@@ -57,13 +57,13 @@ _STEPS += ", ".join(f"{row.steps} for {row.name}" for row in tables.OPTIMIZERS) 
 _EVERYWHERE = ("sweep", "transfer", "calibrate", "features", "targets")
 _OF_A_PAIR = ("sweep", "transfer", "calibrate")
 _HIDDEN: Any = tyro.conf.Suppress
-_as_before = functools.partial(Axis, balance=True, later=True, was_setting=True, commands=_OF_A_PAIR)
+_as_before = functools.partial(Axis, later=True, was_setting=True)
 _of_masks = functools.partial(Setting, later=True, balance=True, commands=_OF_A_PAIR)
 
 
 def _of_network(table: tables.Table[Any], **own: Any) -> Axis:
     """The row of an axis of a table's rows, which programs differ in."""
-    return _as_before(parse=each(row_of(table)), **own)
+    return _as_before(parse=each(row_of(table)), balance=True, **{"commands": _OF_A_PAIR, **own})
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class Sweep:
     """Longest edge of the content in px, of a texture's style, or WxH to fill and crop."""
     style_size: Annotated[
         tuple[int | str, ...],
-        _as_before(parse=each(values.as_style_size), title="style size"),
+        _as_before(parse=each(values.as_style_size), title="style size", balance=True, commands=_OF_A_PAIR),
     ] = (values.AUTO,)
     """Longest edge of the style images in px; auto is the longest edge of the content's target size."""
     pool: Annotated[
@@ -187,9 +187,17 @@ class Sweep:
     """Scaling of the network's weights: raw, as published, or normalised, so that every filter's mean
     activation is 1 (Gatys et al. 2016). Ratios mean something else there; use multiples such as 0.1x."""
     style_weights: Annotated[
-        str,
-        Setting(check=one_of("equal", "balanced"), balance=True, later=True, commands=_OF_A_PAIR),
-    ] = "auto"
+        tuple[str, ...],
+        _as_before(
+            parse=each(one_of("equal", "balanced")),
+            title="weights of style layers",
+            short="weights",
+            plural="schemes of weights",
+            balance=True,
+            unsaid="equal",
+            commands=_OF_A_PAIR,
+        ),
+    ] = (values.AUTO,)
     """Weights of style layers that are given without one: equal, or balanced, so that each layer has the
     same share of the style loss of the content image (default: balanced, or equal if a setting of the look
     is given)."""
@@ -219,17 +227,23 @@ class Sweep:
     """Adam's learning rate: constant, or decay, flat to 70 % of the steps and then linear to 0."""
     keep: Annotated[str, Setting(check=one_of("last", "best"))] = "last"
     """Image to save: the last, or the best, which has the lowest loss so far."""
-    clamp: Annotated[bool | None, Setting(check=as_flag)] = None
+    clamp: Annotated[
+        tuple[bool, ...],
+        _as_before(
+            parse=each(as_flag),
+            plural="ways to clamp",
+            single=bool,
+            commands=("sweep", "transfer"),
+        ),
+    ] = ()
     """Keep pixels in 0 to 255 during the optimisation, so that the loss is that of the saved picture
     (default: on, or off if a setting of the look is given)."""
     noise_std: Annotated[
         tuple[float, ...],
-        Axis(
+        _as_before(
             parse=each(number_from(0.0)),
             title="noise",
             plural="strengths of noise",
-            later=True,
-            was_setting=True,
             single=float,
             commands=_OF_A_PAIR,
         ),
@@ -247,13 +261,11 @@ class Sweep:
     """Weight of the style loss; that of the content loss is beta times alpha-beta."""
     tv_weight: Annotated[
         tuple[float, ...],
-        Axis(
+        _as_before(
             parse=each(number_from(0.0)),
             title="weight of the total variation",
             short="TV",
             plural="weights of the total variation",
-            later=True,
-            was_setting=True,
             single=float,
             commands=("sweep", "transfer"),
         ),
@@ -366,11 +378,6 @@ class Sweep:
         given = {*self.extra, *(key for table in self.grid for key in table)}
         others = (name for name, default in LATER.items() if getattr(self, name) != default)
         return axes_with({*given, *others})
-
-    @property
-    def style_scheme(self) -> str:
-        """The scheme that weighs style layers without weights of their own: the setting `style_weights`."""
-        return self.style_weights
 
     if not TYPE_CHECKING:
 
