@@ -1,5 +1,6 @@
 """The Python API beside the numbers: events, tables, notebooks, and the recipes of docs/python.md."""
 
+import dataclasses
 import json
 import os
 import re
@@ -78,6 +79,16 @@ def test_a_file_of_events_that_cannot_be_written_is_one_line_before_anything_is(
     with pytest.raises(jaxstyle.JaxstyleError, match=r"^events: .* cannot be written"):
         jaxstyle.run_sweep(SETTINGS, options)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_chunk_is_told_when_it_is_on_the_disk_not_when_the_next_is_done_too(tmp_path):
+    events = []
+    every = dataclasses.replace(SETTINGS, seed=(0, 1), steps=(80,), checkpoint_every=0.1)
+    options = jaxstyle.RunOptions(out=str(tmp_path / "run"), quiet=True, side_by_side=1)
+    jaxstyle.run_sweep(every, options, on_event=events.append)
+    told = [(event["event"], event.get("chunk", event.get("cells"))) for event in events]
+    *_, last = (place for place, event in enumerate(told) if event == ("checkpoint", [1]))
+    assert told.index(("chunk", 0)) < last < told.index(("chunk", 1))
 
 
 def test_rows_are_a_table_of_pandas(heard):

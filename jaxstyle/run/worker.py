@@ -341,9 +341,12 @@ def compute(work: Work, devices: Sequence[Any], beside: int = 1) -> None:
             for chunk in done:
                 work.on_commit(chunk)
 
-    def not_written() -> None:
+    def told() -> None:
+        """Report the block before as soon as it is on the disk, and a full disk when it is full."""
+        nonlocal pending
         if pending is not None and pending.done():
-            pending.result()  # raises for a full disk now, not only when this block is done
+            before, pending = pending, None
+            committed(before)
 
     def write(block: Block, parts: Sequence[LaunchResult]) -> list[Committed]:
         with timed(work.seconds, "store_s"):
@@ -355,7 +358,7 @@ def compute(work: Work, devices: Sequence[Any], beside: int = 1) -> None:
                 worker.make_ready(block)
                 if not position:
                     work.start()
-                parts = worker.compute(block, asked_to_end=not_written)
+                parts = worker.compute(block, asked_to_end=told)
                 before, pending = pending, writer.submit(write, block, parts)
                 del parts
                 committed(before)
