@@ -528,7 +528,8 @@ FLAGS = {
         ["--warm-steps", "2"],
         "--warm-steps: started cells from their neighbours' pictures, with mixed gains, and was removed",
     ),
-    "a flag without its value": (["--pool"], "command line: "),
+    "a flag without its value": (["--size"], "command line: "),
+    "an axis without a value": (["--pool"], "pool: the axis is empty; give at least one value"),
     "tf32 where there is none": (
         ["--precision", "tf32"],
         "precision: tf32 is not available on this cpu; use",

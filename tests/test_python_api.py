@@ -83,7 +83,7 @@ def test_a_file_of_events_that_cannot_be_written_is_one_line_before_anything_is(
 
 def test_a_chunk_is_told_when_it_is_on_the_disk_not_when_the_next_is_done_too(tmp_path):
     events = []
-    every = dataclasses.replace(SETTINGS, seed=(0, 1), steps=(80,), checkpoint_every=0.1)
+    every = dataclasses.replace(SETTINGS, seed=(0, 1), steps=(40,), checkpoint_every=0.1)
     options = jaxstyle.RunOptions(out=str(tmp_path / "run"), quiet=True, side_by_side=1)
     jaxstyle.run_sweep(every, options, on_event=events.append)
     told = [(event["event"], event.get("chunk", event.get("cells"))) for event in events]

@@ -82,7 +82,8 @@ def continued_sweep(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
         if paths.sha256(here) == earlier.sources.weights:
             sweep = replace(sweep, weights=own.weights)
     if sweep.balance_optional:  # it names nothing of the look, whose defaults were others once
-        sweep = replace(sweep, **{name: getattr(own, name) for name in PAPER})
+        first = grids_of(own)[0]
+        sweep = replace(sweep, **{name: first.get(name, getattr(own, name)) for name in PAPER})
     sweep = replace(sweep, balance=(*own.balance, *sweep.balance))
     if own.plugins != sweep.plugins:
         raise JaxstyleError(what, _other_plugins(own, sweep))
@@ -96,7 +97,7 @@ def continued_sweep(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
     digests = {**sweep.digests, **own.digests}
     if not extend and (cells := sweep_cells(sweep)) != earlier.cells:
         for axis in settings.axes_with({*own.axes, *sweep.axes}):
-            had, has = (list(dict.fromkeys(getattr(c, axis) for c in of)) for of in (earlier.cells, cells))
+            had, has = (list(dict.fromkeys(c.label(axis) for c in of)) for of in (earlier.cells, cells))
             if had != has:
                 differences.append(f"{axis} is {_listed(had)} there and {_listed(has)} here")
         differences = differences or ["its cells are in another order there"]

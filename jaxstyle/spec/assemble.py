@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxstyle.spec import blends, folders, paths, settings
-from jaxstyle.spec.defaults import PAPER
+from jaxstyle.spec.defaults import PAPER, is_named
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.moved_files import with_name, with_names
 from jaxstyle.spec.options import check_options
@@ -27,6 +27,7 @@ from jaxstyle.spec.settings import (
     RunOptions,
     Sweep,
 )
+from jaxstyle.spec.tables import OPTIMIZERS
 from jaxstyle.spec.toml import read_toml
 from jaxstyle.spec.unknown_names import RETIRED, unknown_key
 from jaxstyle.spec.values import NONE, as_place, as_text, as_values
@@ -131,15 +132,33 @@ def _sources(flags: Mapping[str, Any], cwd: Path) -> tuple[list[tuple[Mapping[st
         sources.insert(0, (read_toml(preset_path(preset)), EXAMPLES))
     if of_run is not None and not names_nothing:
         table, base = of_run
-        sources.insert(0, ({key: value for key, value in table.items() if key in _OF_THE_RUN}, base))
+        sources.insert(0, (_unless_named(table, [own for own, _ in sources]), base))
     if spec is not None:
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(str(spec)).stem).strip(".-")[:60]
         return sources, stem or "spec"
     return sources, "sweep" if preset is None else str(preset)
 
 
-_OF_THE_RUN = (*PAPER, "balance_optional")
-"""Settings that are the run's where a command that goes on with it does not name them."""
+_OF_ADAM_AND_OTHERS = ("optimizer", "schedule", "learning_rate", "pyramid", "steps")
+"""Settings that the fast twin of a sweep has other values of than the sweep."""
+
+
+def _unless_named(table: Mapping[str, Any], named: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The settings of a run, for a command that goes on with it and names others.
+
+    The values of an optimizer that the command does not name belong to another one where it names that, or
+    asks for the fast twin of one.
+    """
+    given: dict[str, Any] = {}
+    for own in named:
+        given |= own
+    own = {name for row in OPTIMIZERS for name in row.own}
+    fast, other = given.get("fast"), given.get("optimizer", "auto") not in ("auto", table.get("optimizer"))
+    gone = {*own, *_OF_ADAM_AND_OTHERS} if fast else own if other else set[str]()
+    kept = {key: value for key, value in table.items() if key not in gone}
+    grids = table.get("grid")
+    first = grids[0] if isinstance(grids, list) and grids and isinstance(grids[0], dict) else {}
+    return {name: first[name] for name in PAPER if name in first} | kept
 
 
 def _own_spec(flags: Mapping[str, Any], cwd: Path) -> tuple[Mapping[str, Any], Path] | None:
@@ -200,7 +219,7 @@ def _layer(table: Mapping[str, Any], base: Path, recursive: bool) -> _Layer:
     for key, value in table.items():
         if key not in SWEEP_KEYS and key not in OPTION_KEYS and key not in added:
             raise unknown_key(key, (*SWEEP_KEYS, *OPTION_KEYS, *added), what=key)
-        if key == "alpha_beta" and value in ((), []):
+        if key in PAPER and isinstance(value, list | tuple) and not value:
             raise JaxstyleError(key, "the axis is empty; give at least one value")
         if key in ("learning_rate", "steps") and value in ((), []):
             raise JaxstyleError(key, "no value; give at least one")
@@ -274,10 +293,13 @@ def _stacked(
     found, tables, balance, digests, given = dict[str, Any](), [], [], {}, {}
     for layer in layers:
         tables = layer.grid or [{k: v for k, v in g.items() if k not in layer.names} for g in tables]
+        asks = any(is_named(n, t[n]) for t in (layer.found, *layer.grid) for n in PAPER if n in t)
         if layer.balance is not None:
             balance = layer.balance
-        elif layer.names & {*BALANCED_SETTINGS}:
+        elif layer.names & {*BALANCED_SETTINGS} or (asks and found.get("balance_optional")):
             balance = []
+        if asks:  # for a balance, where weaker layers did without
+            found.pop("balance_optional", None)
         digests |= layer.digests
         given |= layer.given
         found |= layer.found
