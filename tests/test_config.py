@@ -360,6 +360,11 @@ style_layers = "conv1_1"
 """
 
 
+@pytest.mark.parametrize("text", ["0.12345678x", "0.1x", "1x", "1e-05x"])
+def test_a_multiple_keeps_all_its_digits(text):
+    assert resolve(Sweep(**IMAGES, alpha_beta=(text,))).alpha_beta == (text,)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -371,6 +376,8 @@ style_layers = "conv1_1"
         ('log_format = "xml"', "log_format: 'xml' is not known; use text or json"),
         ('balance = "1x"', "balance: is written by a run; leave it out"),
         ("balance = [1]", "balance: is written by a run; leave it out"),
+        ("grid = [1, 2]", "grid: a grid is a table of axes; write [[grid]]"),
+        ("plugins = 3", "digests: 3 of a plugin is not a SHA-256"),
         ("[[balance]]\nalpha_beta = 1", "balance: a table has an unknown form; leave it out"),
         (
             BALANCE + "alpha_beta = -1.0\nweights = {conv1_1 = 1.0}",

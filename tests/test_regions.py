@@ -12,9 +12,12 @@ import oracle
 import pytest
 from conftest import random_image
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from jaxstyle import variance
 from jaxstyle.cell import regions
+from jaxstyle.inputs import decode
+from jaxstyle.inputs.masks import read_mask
 from jaxstyle.inputs.region_maps import RegionMaps, scaled
 from jaxstyle.plan import tiles
 from jaxstyle.plan.cells import sweep_cells
@@ -298,6 +301,19 @@ def test_every_region_has_its_own_style_and_one_is_held_at_the_content(files, tm
         flat = [of[name].reshape(-1, of[name].shape[-1]) for of in styles]
         target = np.stack([*(f.T @ f / len(f) for f in flat), np.zeros((flat[0].shape[1],) * 2)])
         assert value == pytest.approx(loss(found[name], own[name], target, shares)[0], rel=1e-4)
+
+
+def test_names_of_regions_are_the_levels_of_the_file_whatever_gamma_it_says(tmp_path):
+    path = draw_mask(tmp_path / "m.png", (24, 32), levels=(0, 100, 128))
+    plain, _ = read_mask(path, {})
+    gamma = PngInfo()
+    gamma.add(b"gAMA", (100_000).to_bytes(4, "big"))
+    with Image.open(path) as image:
+        image.save(tmp_path / "linear.png", pnginfo=gamma)
+    assert decode.read(str(tmp_path / "linear.png")).pixels.max() > 180  # as a picture
+    linear, _ = read_mask(str(tmp_path / "linear.png"), {})
+    assert linear.names == plain.names == ("0", "100", "128")
+    np.testing.assert_array_equal(linear.labels, plain.labels)
 
 
 def test_a_mask_of_one_colour_is_no_mask(files, tmp_path):

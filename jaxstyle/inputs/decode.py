@@ -83,11 +83,15 @@ class Picture:
     """Notes on changes to the picture that a user might not expect."""
 
 
-def read(path: str) -> Picture:
+def read(path: str, *, as_stored: bool = False) -> Picture:
     """Decode an image file to 8-bit RGB.
 
     The EXIF orientation is applied, transparent parts are laid on white, the upper 8 of 16 bits are kept,
     and other colour spaces are converted to sRGB; `Picture.notes` tells which of these was done.
+
+    Args:
+        path: its path.
+        as_stored: whether the file's gamma and colour space are ignored, and its levels stay as they are.
 
     Raises:
         JaxstyleError: for anything but one readable, reasonably sized still image.
@@ -96,7 +100,7 @@ def read(path: str) -> Picture:
     notes: list[str] = []
     try:
         with _quiet():
-            image = _to_rgb(path, data, notes)
+            image = _to_rgb(path, data, notes, as_stored=as_stored)
     except JaxstyleError:
         raise
     except UnidentifiedImageError:
@@ -231,7 +235,7 @@ def _libtiff_setters() -> tuple[Callable[[int | None], int | None], ...]:
     return setters
 
 
-def _to_rgb(path: str, data: bytes, notes: list[str]) -> Image.Image:
+def _to_rgb(path: str, data: bytes, notes: list[str], *, as_stored: bool = False) -> Image.Image:
     container = main_picture(path, data)
     notes += container.notes
     if is_heic(container.data):
@@ -241,6 +245,7 @@ def _to_rgb(path: str, data: bytes, notes: list[str]) -> Image.Image:
     else:
         image, deep = _open(path, container.data)
     labels = colour.Labels(image.info.get("icc_profile") or container.profile, container.chunks)
+    labels = colour.Labels(None, {}) if as_stored else labels
     is_bmp = image.format == "BMP"
     image = _upright(image, notes)
     if labels == colour.Labels(None, {}) and _is_adobe_rgb(image):

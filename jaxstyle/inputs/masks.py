@@ -61,7 +61,7 @@ def read_mask(path: str, renamed: Mapping[str, str]) -> tuple[Mask, Picture]:
     Raises:
         JaxstyleError: for a file that is no PNG, and one with too many regions.
     """
-    picture = read(path)
+    picture = read(path, as_stored=True)  # its levels are names
     with open(path, "rb") as file:
         if file.read(len(PNG)) != PNG:
             why = "a mask must be a PNG, for other formats change its colours; save it as one"

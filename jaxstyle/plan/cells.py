@@ -21,6 +21,7 @@ from jaxstyle.spec.values import (
     NONE,
     RECOLOURED,
     has_weights,
+    longest_edge,
     relative_factor,
     style_set,
 )
@@ -155,8 +156,11 @@ def sweep_cells(sweep: Sweep) -> tuple[Cell, ...]:
             unused = _unused_axes(choice, balanced_by_default=sweep.balance_optional)
             if unused is None:  # neither a content nor a style
                 continue
+            told = choice
+            if choice.get("style_size") == AUTO and choice["content"] != NONE:
+                told = choice | {"style_size": longest_edge(sweep.size)}
             identity = tuple(
-                None if axis in unused else rows[axis].same(value) for axis, value in choice.items()
+                None if axis in unused else rows[axis].same(value) for axis, value in told.items()
             )
             if identity not in found:
                 choice |= {

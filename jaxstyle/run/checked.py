@@ -20,6 +20,7 @@ from jaxstyle.spec.moved_files import named_files
 from jaxstyle.spec.options import run_share
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import RunOptions, Sweep
+from jaxstyle.spec.values import as_place
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def check_run(sweep: Sweep, options: RunOptions, name: str) -> CheckedRun:
     path = (
         Path(paths.at_home(options.out)) if options.out else directory.fresh_path(name, root=Path("runs"))
     )
+    as_place("out", str(path.absolute()))  # which is written into the manifest
     _check_events(options)
     beside = run_share(options) is not None
     goes_on = options.resume or options.extend or beside

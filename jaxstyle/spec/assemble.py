@@ -30,7 +30,7 @@ from jaxstyle.spec.settings import (
 from jaxstyle.spec.tables import OPTIMIZERS
 from jaxstyle.spec.toml import read_toml
 from jaxstyle.spec.unknown_names import RETIRED, unknown_key
-from jaxstyle.spec.values import NONE, as_place, as_text, as_values
+from jaxstyle.spec.values import NONE, as_place, as_values
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _sources(flags: Mapping[str, Any], cwd: Path) -> tuple[list[tuple[Mapping[st
     sources: list[tuple[Mapping[str, Any], Path]] = [(flags, cwd)]
     spec, preset = flags.get("spec"), flags.get("preset")
     if spec is not None:
-        path = Path(taken_from(cwd, as_text("spec", spec)))
+        path = Path(taken_from(cwd, as_place("spec", spec)))
         table = read_toml(path)
         if "spec" in table:
             raise JaxstyleError(f"{path}: spec", "a spec cannot name another spec")
@@ -180,7 +180,7 @@ def _without_retired(table: Mapping[str, Any]) -> dict[str, Any]:
         why = "a spec never runs code: leave it out and give --plugin FILE.py with the command"
         raise JaxstyleError("plugin", why)
     grids = table.get("grid")
-    keys = [key for own in (table, *(grids if isinstance(grids, list) else ())) for key in own]
+    keys = [key for own in (table, *(grids if isinstance(grids, list) else ())) for key in _keys(own)]
     if table.get("plugins") and (unknown := [key for key in keys if not _is_known(key)]):
         digests = ", ".join(f"{str(digest)[:12]}..." for digest in as_values(table["plugins"]))
         why = f"belongs to a plugin (sha256 {digests}); give its file with --plugin FILE.py"
@@ -189,6 +189,11 @@ def _without_retired(table: Mapping[str, Any]) -> dict[str, Any]:
         if table.get(key, retired.default) != retired.default:
             raise unknown_key(key, (), what=key)
     return {key: value for key, value in table.items() if key not in RETIRED}
+
+
+def _keys(table: Any) -> list[str]:
+    """The keys of a table; none of what should be one, which is told when it is used."""
+    return list(table) if isinstance(table, Mapping) else []
 
 
 def _is_known(key: str) -> bool:

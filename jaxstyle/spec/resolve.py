@@ -323,7 +323,7 @@ def resolve(sweep: Sweep) -> Sweep:
             raise JaxstyleError("alpha_beta", f"{ratio} x beta {resolved.beta} is beyond float32")
     resolved = dataclasses.replace(resolved, grid=grids)
     _check_means(resolved)
-    plugins = {as_sha256("a plugin", digest) for digest in sweep.plugins}
+    plugins = {as_sha256("a plugin", digest) for digest in as_values(sweep.plugins)}
     plugins = plugins or {row.origin.sha256 for row in rows_used(resolved) if row.origin is not None}
     return dataclasses.replace(resolved, plugins=tuple(sorted(plugins)))
 

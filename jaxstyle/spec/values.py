@@ -341,7 +341,9 @@ def as_start(what: str, value: Any) -> str:
 def as_ratio(what: str, value: Any) -> float | str:
     """A ratio of content to style weight: a number, or a multiple of the balance such as `0.1x`."""
     if isinstance(value, str) and re.fullmatch(r"[0-9.eE+-]+x", value.strip()):
-        return f"{as_number(what, value.strip()[:-1], minimum=0.0):g}x"
+        factor = as_number(what, value.strip()[:-1], minimum=0.0)
+        short = f"{factor:g}"
+        return f"{short if float(short) == factor else factor}x"
     return as_number(what, value, minimum=0.0)
 
 
