@@ -176,7 +176,7 @@ def _lowered(setting: Setting, devices: Sequence[Any], platform: str) -> tuple[A
             alpha_beta=(1e-3,),
             precision=setting.precision,
             optimizer=setting.optimizer,
-            pool=setting.pool,
+            pool=(setting.pool,),
             pyramid=0,
         )
     )

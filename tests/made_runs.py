@@ -94,7 +94,7 @@ def write_run(path, sweep, parts, *, digests=None, manifest=None, shape=None):
     program = Program(
         height_px=height,
         width_px=width,
-        pool=sweep.pool,
+        pool=sweep.pool[0],
         optimizer=sweep.optimizer,
         precision=sweep.precision,
         content_taps=("conv4_2",),

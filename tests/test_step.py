@@ -234,7 +234,7 @@ def test_loss_and_gradient_of_the_real_network_match_float64(vgg19_weights, name
     own = sweep(**CASES[name])
     settings, cell, _, _ = cell_of(own, size)
     content, style, image = (random_image(*shape, s) for shape, s in ((size, 1), ((70, 51), 2), (size, 3)))
-    taps = [] if winograd or canvas else PLAIN[settings.pool]
+    taps = [] if winograd or canvas else PLAIN[cell.pool]
     network, program, knobs, targets = make(own, vgg19_weights, content, style, winograd, canvas, taps)
     start = drive.on_canvas(image.astype(np.float32), canvas)
     (total, info), gradient = loss_and_gradient(network, program, knobs, targets, start)
@@ -257,7 +257,7 @@ def test_loss_and_gradient_of_the_real_network_match_float64(vgg19_weights, name
         tv_weight=cell.tv_weight,
         content_layer=cell.content_layer,
         style_weights=cell.layer_weights,
-        pool=settings.pool,
+        pool=cell.pool,
         sides=seen,
     )
     # Float32 through 13 layers: measured up to 3e-7 and 1e-6, by Winograd 6e-7 and 2e-6.
