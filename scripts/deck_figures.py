@@ -2,8 +2,9 @@
 
     python scripts/deck_figures.py --deck runs/deck --photorealistic runs/photo --pathological runs/hard
 
-`--today` takes a run of `docs/deck-today.toml`, the same slides with the look that is now the default. Each
-figure is a few pictures with the setting under each, a JPEG of at most 100 kB in `docs/deck/`. The final
+`--today` takes a run of `docs/deck-today.toml`, the same slides with the look that is now the default.
+`--full` takes a run of the deck's own step counts, which may end before all of its cells are there: it draws
+the slides whose cells are. Each figure is a few pictures with the setting under each, a JPEG of at most 100 kB in `docs/deck/`. The final
 losses go to `bench/results/deck-cpu.json`, with the commands and versions that made them.
 """
 
@@ -47,6 +48,11 @@ class Looks(NamedTuple):
 
 DECK = Looks((1e-1, 1e-2, 1e-3, 1e-4), 1e-3, "")
 TODAY = Looks(("10x", "1x", "0.1x", "0.01x"), "0.1x", "today-")
+FULL = DECK._replace(begins="full-")
+
+
+class NoCellError(LookupError):
+    """A run has no cell with some settings, or has not computed it."""
 
 
 class Panel(NamedTuple):
@@ -59,7 +65,10 @@ class Panel(NamedTuple):
 def find(run: Any, ratio: float | str, **settings: Any) -> dict[str, Any]:
     """The row of the one cell of a run that has these settings, and the usual ones otherwise."""
     wanted = {**USUAL, "alpha_beta_given": ratio, **settings}
-    (row,) = [row for row in run.rows if all(_same(row[key], value) for key, value in wanted.items())]
+    rows = [row for row in run.rows if all(_same(row[key], value) for key, value in wanted.items())]
+    if not rows:
+        raise NoCellError(settings)
+    (row,) = rows
     return row
 
 
@@ -143,11 +152,17 @@ def deck(run: Any, looks: Looks = DECK) -> None:
     """Draw every figure that needs only one content and one style."""
 
     def rows(name: str, values: Sequence[Any], captions: Sequence[str]) -> list[Panel]:
-        found = [find(run, **{"ratio": looks.usual, name: value}) for value in values]
+        try:
+            found = [find(run, **{"ratio": looks.usual, name: value}) for value in values]
+        except NoCellError:
+            return []
         return panels(run, list(zip(captions, found, strict=True)))
 
     def figure(name: str, *found: list[Panel]) -> None:
-        draw(looks.begins + name, found)
+        if any(found):
+            draw(looks.begins + name, found)
+        elif looks is not FULL:
+            raise NoCellError(name)
 
     ratios = rows("ratio", looks.ratios, [f"alpha/beta {ratio}" for ratio in looks.ratios])
     figure("tradeoff", ratios[:2], ratios[2:])
@@ -170,6 +185,11 @@ def deck(run: Any, looks: Looks = DECK) -> None:
 def today(run: Any) -> None:
     """Draw the same figures with today's defaults."""
     deck(run, TODAY)
+
+
+def full(run: Any) -> None:
+    """Draw the figures of the slides whose cells are there, at the deck's own step counts."""
+    deck(run, FULL)
 
 
 def photorealistic(run: Any) -> None:
@@ -205,6 +225,7 @@ def pathological(run: Any) -> None:
 FIGURES = {
     "deck": deck,
     "today": today,
+    "full": full,
     "photorealistic": photorealistic,
     "usual-layers": usual_layers,
     "pathological": pathological,
