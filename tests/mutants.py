@@ -541,6 +541,32 @@ MUTANTS = (
         "return repr((program, of, shares))",
         ("tests/test_kept.py::test_a_kept_balance_is_the_measured_one",),
     ),
+    Mutant(
+        "A balance is that of a cell's own pooling, padding and style loss.",
+        "key = (*key, program.regions, program.pool, program.padding, program.style_loss)",
+        "key = (*key, program.regions)",
+        ("tests/test_textures.py::test_cells_of_several_looks_are_those_of_runs_of_their_own",),
+    ),
+    Mutant(
+        "What a command names of the look is compared with the run of the defaults that it goes on with.",
+        'found.pop("balance_optional", None)',
+        "pass",
+        ("tests/test_continued.py::test_what_a_command_names_of_the_look_is_compared_with_the_run",),
+    ),
+    Mutant(
+        "Levels of a mask are names, whatever gamma its file says.",
+        "colour.Labels(None, {}) if as_stored else labels",
+        "labels",
+        ("tests/test_regions.py::test_names_of_regions_are_the_levels_of_the_file_whatever_gamma_it_says",),
+    ),
+    Mutant(
+        "A chunk is told when it is on the disk.",
+        "if pending is not None and pending.done():",
+        "if False:",
+        (
+            "tests/test_python_api.py::test_a_chunk_is_told_when_it_is_on_the_disk_not_when_the_next_is_done_too",
+        ),
+    ),
 )
 
 
