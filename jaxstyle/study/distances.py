@@ -23,6 +23,8 @@ FEATURE_LAYERS = ("conv2_1", "conv4_1")
 class Network:
     """The run's network, for features of single pictures and Gram matrices of styles.
 
+    All pictures are seen with the pooling and padding of the first cell, so that they can be compared.
+
     Args:
         record: the run.
         device: the device to compute on.
