@@ -3,9 +3,10 @@
     python scripts/deck_figures.py --deck runs/deck --photorealistic runs/photo --pathological runs/hard
 
 `--today` takes a run of `docs/deck-today.toml`, the same slides with the look that is now the default.
-`--full` takes a run of the deck's own step counts, which may end before all of its cells are there: it draws
-the slides whose cells are. Each figure is a few pictures with the setting under each, a JPEG of at most 100 kB in `docs/deck/`. The final
-losses go to `bench/results/deck-cpu.json`, with the commands and versions that made them.
+`--full` takes a run of the deck's own step counts, which may end before all of its cells are there: it
+draws the slides whose cells are. Each figure is a few pictures with the setting under each, a JPEG of at
+most 100 kB in `docs/deck/`. The final losses go to `bench/results/deck-cpu.json`, with the commands and
+versions that made them.
 """
 
 from __future__ import annotations

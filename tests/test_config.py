@@ -360,6 +360,14 @@ style_layers = "conv1_1"
 """
 
 
+@pytest.mark.parametrize("given", [["--warm-steps", "0"], ["--warm_steps=0"]])
+def test_a_retired_flag_at_its_default_is_taken(given):
+    parsed = parse(with_added(), [*given, "--seed", "3"], "jaxstyle.sweep")
+    assert (parsed.named, parsed.value.seed) == (("seed",), (3,))
+    with pytest.raises(JaxstyleError, match="--warm-steps: started cells from"):
+        parse(with_added(), ["--warm-steps", "2"], "jaxstyle.sweep")
+
+
 @pytest.mark.parametrize("text", ["0.12345678x", "0.1x", "1x", "1e-05x"])
 def test_a_multiple_keeps_all_its_digits(text):
     assert resolve(Sweep(**IMAGES, alpha_beta=(text,))).alpha_beta == (text,)

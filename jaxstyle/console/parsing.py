@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar, get_type_hints
 import tyro
 
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.unknown_names import unknown_key
+from jaxstyle.spec.unknown_names import RETIRED, unknown_key
 
 T = TypeVar("T")
 
@@ -39,6 +39,7 @@ def parse(command: type[T], arguments: Sequence[str], program: str) -> Parsed[T]
     """
     flags, positional = _flags(command), _flags(command, tyro.conf.Positional)
     switches = _flags(command, switches=True)
+    arguments = _without_retired(arguments)
     named, off, known = [], [], list(arguments)
     for place, given in enumerate(arguments):
         argument = SHORT.get(given, given)
@@ -82,6 +83,20 @@ def parse(command: type[T], arguments: Sequence[str], program: str) -> Parsed[T]
                 raise unknown_key(alien[1:], flags, what=alien, positional=positional) from None
         raise JaxstyleError("command line", line) from None
     return Parsed(_without(value, off), tuple(named))
+
+
+def _without_retired(arguments: Sequence[str]) -> list[str]:
+    """Arguments without the flags of settings that are gone, where they have what was the default."""
+    kept, given = list[str](), list(arguments)
+    while given:
+        name, equals, value = given.pop(0).partition("=")
+        argument = name + equals + value
+        retired = RETIRED.get(name[2:].replace("-", "_")) if name.startswith("--") else None
+        if retired is not None and (value if equals else "".join(given[:1])) == str(retired.default):
+            del given[: 0 if equals else 1]
+            continue
+        kept.append(argument)
+    return kept
 
 
 def _without(value: Any, off: Sequence[str]) -> Any:
