@@ -139,7 +139,7 @@ def _sources(flags: Mapping[str, Any], cwd: Path) -> tuple[list[tuple[Mapping[st
     return sources, "sweep" if preset is None else str(preset)
 
 
-_OF_ADAM_AND_OTHERS = ("optimizer", "schedule", "learning_rate", "pyramid", "steps")
+_OTHER_IN_A_TWIN = ("optimizer", "schedule", "learning_rate", "pyramid", "steps")
 """Settings that the fast twin of a sweep has other values of than the sweep."""
 
 
@@ -154,7 +154,7 @@ def _unless_named(table: Mapping[str, Any], named: Iterable[Mapping[str, Any]]) 
         given |= own
     own = {name for row in OPTIMIZERS for name in row.own}
     fast, other = given.get("fast"), given.get("optimizer", "auto") not in ("auto", table.get("optimizer"))
-    gone = {*own, *_OF_ADAM_AND_OTHERS} if fast else own if other else set[str]()
+    gone = {*own, *_OTHER_IN_A_TWIN} if fast else own if other else set[str]()
     kept = {key: value for key, value in table.items() if key not in gone}
     grids = table.get("grid")
     first = grids[0] if isinstance(grids, list) and grids and isinstance(grids[0], dict) else {}
