@@ -35,7 +35,7 @@ from jaxtyping import Float
 from numpy.lib import format as npy
 
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.resolve import grids_of
+from jaxstyle.spec.resolve import used_values
 from jaxstyle.spec.settings import Sweep
 from jaxstyle.vgg import layers
 
@@ -273,8 +273,7 @@ def check_made_for(path: str, targets: TargetFile, sweep: Sweep, weights_sha256:
 
 def made_for(sweep: Sweep, weights_sha256: str) -> dict[str, tuple[str, ...]]:
     """The values of the entries in `MADE_FOR` that a resolved sweep has."""
-    grids = grids_of(sweep, KINDS)
-    found = {name: tuple(dict.fromkeys(v for table in grids for v in table[name])) for name in KINDS}
+    found = {name: used_values(sweep, name) for name in KINDS}
     return found | {"network": (sweep.network,), MADE_FOR[-1]: (weights_sha256,)}
 
 

@@ -21,7 +21,7 @@ from jaxstyle.spec.blends import files_of
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.folders import FOLDER_AXES, without
 from jaxstyle.spec.regions import MASKS
-from jaxstyle.spec.resolve import grids_of
+from jaxstyle.spec.resolve import used_values
 from jaxstyle.spec.settings import Sweep
 from jaxstyle.vgg import layers
 
@@ -119,7 +119,7 @@ def _note_small_regions(pictures: Pictures, cells: Iterable[Cell]) -> None:
 
 def _values(sweep: Sweep, axis: str) -> set[str]:
     """The files of an axis, if it has several values."""
-    found = {value for table in grids_of(sweep) for value in table[axis]}
+    found = used_values(sweep, axis)
     return {path for value in found for path in files_of(value)} if len(found) > 1 else set()
 
 

@@ -149,9 +149,7 @@ def _unless_named(table: Mapping[str, Any], named: Iterable[Mapping[str, Any]]) 
     The values of an optimizer that the command does not name belong to another one where it names that, or
     asks for the fast twin of one.
     """
-    given: dict[str, Any] = {}
-    for own in named:
-        given |= own
+    given = {key: value for source in named for key, value in source.items()}
     own = {name for row in OPTIMIZERS for name in row.own}
     fast, other = given.get("fast"), given.get("optimizer", "auto") not in ("auto", table.get("optimizer"))
     gone = {*own, *_OTHER_IN_A_TWIN} if fast else own if other else set[str]()

@@ -235,17 +235,17 @@ def rows_used(sweep: Sweep) -> tuple[Any, ...]:
     """The loss terms, optimizer and pooling that compute a resolved sweep, except terms of every run."""
     every = grids_of(sweep)
     terms = [row for row in optional_terms() if any(any(table.get(row.weight, ())) for table in every)]
-    return (*terms, OPTIMIZERS[sweep.optimizer], *(POOLINGS[name] for name in _pools(sweep)))
+    return (*terms, OPTIMIZERS[sweep.optimizer], *(POOLINGS[name] for name in used_values(sweep, "pool")))
 
 
-def _pools(sweep: Sweep) -> tuple[str, ...]:
-    """The poolings of a resolved sweep."""
-    return tuple(dict.fromkeys(name for table in grids_of(sweep, ("pool",)) for name in table["pool"]))
+def used_values(sweep: Sweep, axis: str) -> tuple[Any, ...]:
+    """The values of an axis in all grids of a resolved sweep, each once."""
+    return tuple(dict.fromkeys(value for table in grids_of(sweep, (axis,)) for value in table[axis]))
 
 
 def _check_means(sweep: Sweep) -> None:
     """Raise JaxstyleError for poolings that would need a normalised network each."""
-    pools = _pools(sweep)
+    pools = used_values(sweep, "pool")
     if sweep.network == "normalised" and len({POOLINGS[name].means or name for name in pools}) > 1:
         why = f"{' and '.join(pools)} have different normalised networks"
         raise JaxstyleError("pool", f"{why}; give --network raw, or a sweep for each")
