@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not 1 <= flags.channels <= MAX_CHANNELS:
             why = f"{flags.channels} is out of range; it must be 1 to {MAX_CHANNELS}"
             raise JaxstyleError("channels", why)
-        out = one_cell.check_out(flags.out, {"the image": flags.image, "the weights": flags.weights})
+        out = one_cell.check_out(flags.out, filter(None, [flags.image, flags.weights]))
         allocator.keep_freed_memory()
         seen = one_cell.look(
             flags.image,

@@ -112,7 +112,7 @@ def _check_kind(flags: Any, named: Sequence[str], count: int) -> None:
 
 def _places(out: str, count: int, sources: Iterable[str], *, numbered: bool) -> list[Path]:
     """The files to write, checked before anything is computed."""
-    reads = {f"{path}, which is read": path for path in sources}
+    reads = tuple(sources)
     whole = one_cell.check_out(out, reads, (TARGET_SUFFIX,))
     if not numbered:
         return [whole]
@@ -132,6 +132,9 @@ def _made(parsed: Parsed[Any], sweep: Sweep, seeds: Sequence[int]) -> tuple[list
         return target_sets.ladder(a, b, flags.interpolate, flags.along), measured.device
     if len(sweep.style) == 1 and not flags.mean:
         made = next(measured.each)
+        if flags.spectrum and made.spectrum is None:
+            why = "is that of an image, and of a file that has it; leave it out, or give one of them"
+            raise JaxstyleError("--spectrum", why)
     else:
         made = target_sets.mean_and_sd(measured.each)
     if seeds:

@@ -23,8 +23,8 @@ from jaxstyle.inputs import encode
 from jaxstyle.run import one_cell
 from jaxstyle.rundir.files import write_atomic
 from jaxstyle.spec import plugins
-from jaxstyle.spec.blends import files_of
 from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.moved_files import named_files
 from jaxstyle.spec.options import check_options
 from jaxstyle.spec.settings import RunOptions
 
@@ -71,9 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             name: getattr(flags, name) for name in parsed.named if name in one_cell.accepted_settings()
         }
         sweep = one_cell.single_sweep(flags.content, flags.style, named)
-        reads = {f"the style image {path}": path for path in files_of(sweep.style[0])}
-        reads |= {"the content image": flags.content, "the style image": flags.style}
-        out = one_cell.check_out(flags.out, reads | {"the start": flags.init, "the weights": sweep.weights})
+        out = one_cell.check_out(flags.out, named_files(sweep))
         options = check_options(RunOptions(quiet=flags.quiet, no_compile_cache=flags.no_compile_cache))
         allocator.keep_freed_memory()
         done = one_cell.transfer(sweep, options)

@@ -62,6 +62,18 @@ def test_zipped_axes_move_together():
     ]
 
 
+def test_cells_of_a_zipped_grid_that_another_grid_has_are_not_repeated():
+    pairs = {"style": ["/x", "/y"], "seed": [0, 1], "zip": ["style", "seed"], "alpha_beta": [5.0, 2.0]}
+    found = cells_of(grid=(pairs, {"style": ["/x"], "seed": [0, 1], "alpha_beta": [5.0]}))
+    assert [(c.style, c.alpha_beta, c.seed) for c in found] == [
+        ("/x", 5.0, 0),
+        ("/x", 2.0, 0),
+        ("/y", 5.0, 1),
+        ("/y", 2.0, 1),
+        ("/x", 5.0, 1),
+    ]
+
+
 def test_a_grid_over_max_cells_is_refused_before_it_is_made():
     seeds = tuple(range(1000))
     with pytest.raises(JaxstyleError, match="1000000 cells are more than --max-cells 5000"):

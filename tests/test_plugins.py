@@ -35,6 +35,7 @@ from jaxstyle.spec import plugins, settings, tables
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
+from jaxstyle.spec.rows import Origin
 from jaxstyle.spec.settings import RunOptions, Sweep
 from jaxstyle.spec.toml import to_toml
 
@@ -177,6 +178,23 @@ def test_the_seed_study_has_the_curve_with_and_without_the_plugin(finished, pale
     assert "loss_palette" in (finished / "variance.csv").read_text()
     report_text = (finished / "variance.json").read_text()
     assert "give the file with --plugin" in report_text + done.stdout
+
+
+def test_a_run_is_read_without_its_plugin_whatever_the_plugin_names(tmp_path):
+    origin = Origin("mine.py", "0" * 64)
+    kinds = (
+        jaxstyle.LossTerm("mean", loss=len, keep=len, axis="brightness", origin=origin),
+        jaxstyle.Pooling("mine", pool=len, means="avg", origin=origin),
+        jaxstyle.Pooling("plain", pool=len, origin=origin),
+    )
+    rows = [{"kind": row.what, **row.record()} for row in kinds]
+    assert [row.keys() & {"axis", "means"} for row in rows] == [{"axis"}, {"means"}, set()]
+    found = plugins.recorded_rows([{"file": "mine.py", "sha256": "0" * 64, "rows": rows}])
+    assert [row.record() for row in found] == [row.record() for row in kinds]
+    plugins.add_recorded(found)
+    pools = {"pool": ("avg", "mine"), "network": "normalised"}
+    sweep = resolve(Sweep(content=("/a",), style=("/b",), **pools, extra={"brightness": (0.0, 2.0)}))
+    assert len(sweep_cells(sweep)) == 4
 
 
 def test_the_example_is_the_same_bytes_on_two_devices(finished, palette, tmp_path):

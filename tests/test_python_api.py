@@ -4,15 +4,19 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import threading
 
+import h5py
 import numpy as np
 import pytest
 from conftest import EXAMPLES, ROOT, SHALLOW, random_image, run_forked, run_python
+from made_runs import make_run
 from PIL import Image
 
 import jaxstyle
 from jaxstyle.console.progress import Display, listening
+from jaxstyle.spec.errors import JaxstyleError
 
 PAGE = (ROOT / "docs" / "python.md").read_text()
 OWN = {"content_layer": ("conv2_2",), "style_layers": ("conv1_1+conv2_1",), "alpha_beta": (1e-3,)}
@@ -47,6 +51,42 @@ def test_a_listener_and_a_file_are_told_what_the_run_records(heard):
     chunks = [event for event in events if event["event"] == "chunk"]
     assert sorted(cell for chunk in chunks for cell in chunk["cells"]) == [0, 1, 2]
     assert all(os.path.isfile(chunk["path"]) for chunk in chunks)
+
+
+def test_options_of_commands_are_refused_and_a_run_goes_on_by_its_directory_alone(heard, tmp_path):
+    run, _, _ = heard
+    for options in ({"dry_run": True}, {"spec": "nowhere.toml"}, {"preset": "demo"}):
+        with pytest.raises(JaxstyleError, match=r"is for python -m jaxstyle\.sweep"):
+            jaxstyle.run_sweep(SETTINGS, jaxstyle.RunOptions(out=str(tmp_path / "run"), **options))
+    assert not (tmp_path / "run").exists()
+    copy = shutil.copytree(run.path, tmp_path / "copy")
+    (copy / "chunks" / "000000.h5").unlink()
+    again = jaxstyle.RunOptions(out=str(copy), resume=True, quiet=True)
+    assert list(jaxstyle.run_sweep(jaxstyle.Sweep(), again).rows) == list(run.rows)
+    assert (copy / "results.h5").read_bytes() == (run.path / "results.h5").read_bytes()
+
+
+def test_what_is_not_there_yet_is_told_in_a_line_and_tables_keep_their_types(heard, tmp_path):
+    run, _, _ = heard
+    copy = shutil.copytree(run.path, tmp_path / "copy")
+    with h5py.File(copy / "results.h5", "r+") as file:
+        (cells,) = (group["cell"] for group in file.values())
+        cells[...] = cells[()] + 7  # as in a file from before these cells were computed
+    begun = jaxstyle.open_run(copy)
+    with pytest.raises(JaxstyleError, match=r"has no cell 2 yet; python -m jaxstyle\.report"):
+        begun.losses(2)
+    begun.sheets[0].unlink()
+    assert "<img" not in begun._repr_html_()
+    shutil.rmtree(copy / "chunks")
+    empty = jaxstyle.open_run(copy).to_pandas()
+    assert len(empty) == 0
+    assert "loss_total" in empty
+    pandas = pytest.importorskip("pandas")
+    axes = {"content": ("cat.jpg",), "style": ("cafe.jpg",), "seed": (0, 1, 2), "size": "64"}
+    table = jaxstyle.open_run(make_run(tmp_path / "made", **axes, diverged=(1,)).path).to_pandas()
+    assert table["diverged_step"].dtype == pandas.Int64Dtype()
+    assert table["diverged_step"].isna().tolist() == [True, False, True]
+    assert table["alpha_beta"].tolist() == [1e-3] * 3
 
 
 def test_a_listener_hears_only_what_is_begun_while_it_listens():

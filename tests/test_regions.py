@@ -1,6 +1,7 @@
 """Regions against float64: grids, masks, their loss and their gradient, and runs that have them."""
 
 import csv
+import dataclasses
 import io
 import json
 
@@ -21,6 +22,7 @@ from jaxstyle.inputs.masks import read_mask
 from jaxstyle.inputs.region_maps import RegionMaps, scaled
 from jaxstyle.plan import tiles
 from jaxstyle.plan.cells import sweep_cells
+from jaxstyle.plan.masks import masks_of
 from jaxstyle.plan.planner import make_plan
 from jaxstyle.plan.programs import Program
 from jaxstyle.run.inputs import read_inputs
@@ -29,8 +31,10 @@ from jaxstyle.run.sweep import run_sweep
 from jaxstyle.rundir.records import open_record
 from jaxstyle.rundir.regions_h5 import regions_bytes
 from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.regions import as_region_list
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import RunOptions, Sweep
+from jaxstyle.study import recompute
 
 # --- the loss of one layer against float64 --------------------------------------------------------
 
@@ -350,6 +354,23 @@ def test_a_study_of_seeds_has_the_spread_of_every_region(files, tmp_path):
         (line,) = (line for line in lines if line["quantity"] == f"pixel_sd {name}")
         assert float(line["mean"]) == pytest.approx(spread[t >= 0.5].mean(), rel=1e-6)
     assert "in region " in (run / "report.html").read_text()
+
+
+def test_a_setting_alone_has_the_masks_of_its_own_images(files):
+    settings = {"content": files["content"] + files["style"], "regions": ("masks", "none"), "leave": ("0",)}
+    settings |= {"content_mask": files["content_mask"] + files["style_mask"], "seed": (0, 1)}
+    sweep = resolve(Sweep(**{**GIVEN, **files, **settings}))
+    masks = masks_of(sweep)
+    for cell in sweep_cells(sweep):
+        alone = recompute.of_setting(sweep, cell, (0, 1), 3)
+        found = sweep_cells(alone)
+        assert [dataclasses.replace(c, id=cell.id, seed=cell.seed) for c in found] == [cell] * 2
+        own = [("content", cell.content), ("style", cell.style)] if cell.regions == "masks" else []
+        assert masks_of(alone) == {key: masks[key] for key in own}
+
+
+def test_regions_to_leave_are_named_by_colours_in_any_form():
+    assert as_region_list("leave", ("#FF8000", "007", "Sky")) == ("#ff8000", "7", "Sky")
 
 
 def test_a_run_with_masks_goes_on_with_its_own_and_no_others(files, tmp_path):

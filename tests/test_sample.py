@@ -9,6 +9,10 @@ from hypothesis import strategies as st
 from test_store import fill
 
 from jaxstyle.derived import sample
+from jaxstyle.plan.cells import sweep_cells
+from jaxstyle.rundir.records import Record
+from jaxstyle.spec.resolve import resolve
+from jaxstyle.spec.settings import Sweep
 
 
 def product(*sizes):
@@ -19,6 +23,15 @@ def kept(codes, limit, **options):
     """The values of each axis that are kept, and how many cells."""
     mask = sample.chosen(codes, limit, **options)
     return [len(np.unique(column)) for column in codes[mask].T], int(mask.sum())
+
+
+def test_a_single_cell_of_more_snapshots_than_are_shown_is_thinned(tmp_path):
+    sweep = Sweep(content=("/a",), style=("/b",), steps=tuple(range(1, 41)))
+    record = Record(tmp_path, sweep, sweep_cells(resolve(sweep)), {}, (), {}, ())
+    shown = sample.shown(record, [0], 10)
+    assert shown.cells == (0,)
+    assert len(shown.snapshots) == 10
+    assert shown.left_out == 30
 
 
 def test_even_indices_hold_both_ends_and_are_spread():

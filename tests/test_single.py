@@ -13,7 +13,7 @@ from conftest import ROOT, random_image, run_python
 from PIL import Image
 
 import jaxstyle
-from jaxstyle import sweep, transfer
+from jaxstyle import features, sweep, transfer
 from jaxstyle.run import one_cell
 from jaxstyle.rundir.image_files import image_name
 
@@ -83,6 +83,25 @@ def test_a_start_can_be_pixels_too(inputs):
     np.testing.assert_array_equal(one, other)
 
 
+def test_no_file_that_is_read_is_replaced(inputs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(one_cell, "transfer", None)  # would fail
+    for name, source in {"home.png": "c", "mask.png": "s", "other.png": "s"}.items():
+        (tmp_path / name).write_bytes((inputs / f"{source}.png").read_bytes())
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    masks = ("--regions", "masks", "--content-mask", "~/mask.png", "--style-mask", "255")
+    pair = (inputs / "c.png", inputs / "s.png")
+    for module, *arguments in (
+        (transfer, *pair, *masks, "-o", tmp_path / "mask.png"),
+        (transfer, "~/home.png", pair[1], "-o", "~/home.png"),
+        (transfer, *pair, "--init", "~/other.png", "-o", tmp_path / "other.png"),
+        (features, "~/home.png", "-o", tmp_path / "home.png"),
+    ):
+        assert command(module, *arguments) == 2
+        assert "is read by this command; give another name" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 @pytest.mark.parametrize(
     ("out", "says"),
     [
@@ -90,7 +109,7 @@ def test_a_start_can_be_pixels_too(inputs):
         ("out", "its name must end in"),
         ("nowhere/out.png", "there is no directory"),
         ("folder.png", "is not a regular file"),
-        ("copy.png", "is the content image"),
+        ("copy.png", "is read by this command"),
         ("\0.png", "is not a path"),
         ("n" * 300 + ".png", "its name is too long"),
     ],

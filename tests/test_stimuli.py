@@ -400,8 +400,15 @@ def test_the_rule_for_failed_syntheses(run, total, layer, diverged, why):
     )
     (row,) = stimuli._rows(record, chunk)
     assert row["why"] == why
+    # Stages of 20 and 10 px are skipped, and so this starts at full size too.
+    small = dataclasses.replace(record, sweep=dataclasses.replace(record.sweep, pyramid=2))
+    assert [row["why"] for row in stimuli._rows(small, chunk)] == [why]
     assert stimuli.fall(np.array([8.0, 4.0, 2.0]), (0, 90, 100)) == 0.5
     assert stimuli.fall(np.array([8.0, 2.0]), (95, 100)) is None
+    assert stimuli.fall(np.array([8.0, 4.0, 2.0]), (0, 80, 100)) is None  # which is the last fifth
+    assert stimuli.fall(np.array([8.0, 4.0, 2.0]), (0, 86, 100)) == 0.5
+    assert stimuli.fall(np.array([8.0, 4.0, 2.0]), (0, 4, 5)) == 0.5
+    assert stimuli.fall(np.array([8.0, 2.0]), (0, 250)) is None
 
 
 def test_an_outlier_among_seeds_has_failed(run):

@@ -658,7 +658,9 @@ def test_the_command_refuses_what_it_cannot_make(made, capsys):
     lines = {
         (a, b, "-o", made / "x.npz"): "2 images; give --mean",
         (a, "-o", made / "x.png"): "its name must end in .npz",
-        (npz, "-o", npz): "which is read",
+        (npz, "-o", npz): "is read by this command",
+        (npz, "--spectrum", "-o", made / "x.npz"): "--spectrum: is that of an image",
+        (f"{a}+{b}", "--spectrum", "-o", made / "x.npz"): "--spectrum: is that of an image",
         (a, "--interpolate", 3, "-o", made / "x.npz"): "give two",
         (a, b, "--interpolate", 1, "-o", made / "x.npz"): "must be 2 to 1000",
         (a, b, "--interpolate", 3, "--along", "up", "-o", made / "x.npz"): "use linear or wasserstein",

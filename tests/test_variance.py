@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import xarray
 from conftest import ROOT, random_image, run_forked, run_python
+from made_runs import make_run
 from PIL import Image
 from test_store import fill, result
 
@@ -329,3 +330,18 @@ def test_feature_distances_are_those_of_the_network(plain_run, vgg19_weights):
     for name in distances.FEATURE_LAYERS:
         scale = np.abs(expected[name]).max()
         np.testing.assert_allclose(found[name], expected[name], atol=2e-5 * scale)
+
+
+@pytest.mark.parametrize("sizes", [("auto", 128), (128, "auto")])
+def test_a_size_of_the_style_is_a_number_in_every_table(tmp_path, sizes):
+    axes = {"content": ("cat.jpg",), "style": ("cafe.jpg",), "seed": (0, 1, 2, 3), "style_size": sizes}
+    run = make_run(tmp_path / "run", **axes, size="64").path
+    with pytest.raises(SystemExit) as done:
+        variance.main([str(run), "--no-floor"])
+    assert done.value.code == 0
+    px = [str(64 if size == "auto" else size) for size in sizes]
+    lines = list(csv.DictReader((run / "variance.csv").read_text().splitlines()))
+    assert list(dict.fromkeys(line["style_size"] for line in lines)) == px
+    with h5py.File(run / "variance.h5") as file:
+        assert file["48x64/style_size"][()].astype(str).tolist() == px
+    assert str(run) in (run / "report.html").read_text()  # in the command that adds seeds

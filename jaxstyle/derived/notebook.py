@@ -55,7 +55,7 @@ def _text(value: Any) -> str:
 
 def _sheet(sheets: Sequence[Path]) -> str:
     """The first contact sheet as an image within the text, or nothing if there is none."""
-    if not sheets:
+    if not sheets or not sheets[0].is_file():  # it is of a run that goes on
         return ""
     with Image.open(sheets[0]) as opened:
         picture = opened.convert("RGB")

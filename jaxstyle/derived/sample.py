@@ -58,7 +58,7 @@ def axis_codes(record: Record, present: Sequence[int]) -> tuple[tuple[str, ...],
         if len(there) > 1:
             axes.append(axis)
             columns.append(codes)
-    return tuple(axes), np.stack(columns, axis=1)
+    return tuple(axes), np.array(columns, np.int64).reshape(len(columns), len(cells)).T
 
 
 def shown(record: Record, present: Iterable[int], limit: int) -> Shown:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ import numpy as np
 
 from jaxstyle.inputs.light import Light, light_of
 from jaxstyle.plan.cells import Cell
+from jaxstyle.plan.stages import coarser_stages
 from jaxstyle.rundir.chunks import ChunkResult
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.image_files import image_name
@@ -34,7 +36,8 @@ from jaxstyle.vgg import layers
 FILE = "stimuli.csv"
 FALLING, NEAR, OUTLIER, MIN_SEEDS = 0.1, 1e-3, 2.0, 3
 LAST_PART = 0.1
-"""The part of a trajectory whose fall says whether it has ended."""
+"""The part of a trajectory whose fall says whether it has ended. The nearest loss that is kept may be half
+of it too early."""
 FAILED = ("failed", "why", "falls")
 OF_SEEDS = ("seeds", "place")
 STIMULUS_SETTINGS = ("colour", "finish")
@@ -77,12 +80,14 @@ def columns_of(record: Record) -> tuple[str, ...]:
 
 def _rows(record: Record, chunk: ChunkResult) -> Iterator[dict[str, Any]]:
     """The rows of a chunk's cells, without what depends on other seeds."""
-    starts_at_full_size = not record.sweep.pyramid
     for index, number in enumerate(chunk.cell):
         cell = record.cells[int(number)]
         axes = {axis: record.number(cell, axis) for axis in record.axes}
         axes |= {axis: record.given(axis, axes[axis]) for axis in record.axes if axis in PATH_AXES}
         height, width = chunk.image.shape[2:4]
+        coarser = coarser_stages(
+            (height, width), record.sweep.pyramid or 0, layers.least_edge_px(cell.taps)
+        )
         left = _left(chunk, index)
         falls = fall(chunk.curves[TOTAL][index], chunk.step)
         why = ""
@@ -90,7 +95,7 @@ def _rows(record: Record, chunk: ChunkResult) -> Iterator[dict[str, Any]]:
             why = "diverged"
         elif falls is not None and falls > FALLING and max(left.values(), default=1.0) > NEAR:
             why = "falling"
-        elif starts_at_full_size and not cell.has_content and any(part >= 1 for part in left.values()):
+        elif not coarser and not cell.has_content and any(part >= 1 for part in left.values()):
             why = "no nearer"
         yield {
             **axes,
@@ -123,7 +128,9 @@ def fall(losses: np.ndarray, steps: Sequence[int]) -> float | None:
         losses: the losses at `steps`.
         steps: ascending, the last being the end.
     """
-    before = [i for i, step in enumerate(steps) if step <= (1 - LAST_PART) * steps[-1]]
+    end = steps[-1]
+    earliest = min((1 - 1.5 * LAST_PART) * end, math.floor((1 - LAST_PART) * end))
+    before = [i for i, step in enumerate(steps) if earliest <= step <= (1 - LAST_PART) * end]
     if not before or not np.isfinite([losses[before[-1]], losses[-1]]).all() or losses[before[-1]] <= 0:
         return None
     return float(1 - losses[-1] / losses[before[-1]])

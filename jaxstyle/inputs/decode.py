@@ -349,11 +349,13 @@ def _split(image: Image.Image, deep: bool) -> tuple[Image.Image, Image.Image | N
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
     """`image` with the upper 8 of its 16 bits: Pillow keeps only those of RGB, so grey is made the same."""
-    info = image.info
+    info = dict(image.info)  # the image may be a user's, or read once more
     if image.mode.startswith("I;16"):
         # Pillow's own conversion to 8 bits clips at 255 instead of scaling.
         image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-        image.info = info
+    else:
+        image = image.copy()
+    image.info = info
     key = info.get("transparency")
     if isinstance(key, int | tuple):
         info["transparency"] = key >> 8 if isinstance(key, int) else tuple(part >> 8 for part in key)

@@ -159,9 +159,7 @@ def sweep_cells(sweep: Sweep) -> tuple[Cell, ...]:
             told = choice
             if choice.get("style_size") == AUTO and choice["content"] != NONE:
                 told = choice | {"style_size": longest_edge(sweep.size)}
-            identity = tuple(
-                None if axis in unused else rows[axis].same(value) for axis, value in told.items()
-            )
+            identity = tuple(None if axis in unused else rows[axis].same(told[axis]) for axis in axes)
             if identity not in found:
                 choice |= {
                     axis: table[axis][0] if value is None else value for axis, value in unused.items()

@@ -99,7 +99,14 @@ class Run:
             import pandas
         except ImportError:
             raise JaxstyleError("pandas", "is not installed; pip install pandas, or use rows") from None
-        return pandas.DataFrame(list(self.rows)).set_index("cell")
+        table = pandas.DataFrame(list(self.rows), columns=list(self.rows.columns))
+        for name in table.columns[[str(kind) == "object" for kind in table.dtypes]]:
+            kinds = {type(value) for value in table[name] if not isinstance(value, str) or value}
+            if kinds == {int}:  # and nothing where it means nothing
+                table[name] = pandas.array([pandas.NA if v == "" else v for v in table[name]], "Int64")
+            elif str in kinds and len(kinds) > 1:  # a ratio, as a number and as a multiple
+                table[name] = [str(value) for value in table[name]]
+        return table.set_index("cell")
 
     def losses(self, cell: int) -> dict[str, np.ndarray]:
         """The loss curves of a cell: float32 arrays over the steps that are in `step`.
@@ -113,9 +120,11 @@ class Run:
         row = self._row(cell)
         own = [] if row["style"] == NONE else [name for name, _ in style_set(row["style_layers"])]
         with self._results() as file:
-            group = file[f"{row['height']}x{row['width']}"]
-            assert isinstance(group, h5py.Group)
-            (at,) = np.flatnonzero(dataset(group, "cell")[()] == cell)
+            group = file.get(f"{row['height']}x{row['width']}")
+            there = dataset(group, "cell")[()].tolist() if isinstance(group, h5py.Group) else []
+            if not isinstance(group, h5py.Group) or cell not in there:
+                raise JaxstyleError(str(self.path / "results.h5"), f"has no cell {cell} yet; {self._mend}")
+            at = there.index(cell)
             names = [name.decode() for name in dataset(group, "layer")[()]]
             layers = dataset(group, "style_layer_loss")[at]
             found = {"step": dataset(group, "step")[()]}
@@ -156,11 +165,14 @@ class Run:
             without = {"locking": False}
             return xarray.open_dataset(path, group=group, engine="h5netcdf", driver_kwds=without)
 
+    @property
+    def _mend(self) -> str:
+        return f"python -m jaxstyle.report {shlex.quote(str(self.path))} makes it from the chunks there"
+
     def _results(self) -> h5py.File:
         path = self.path / "results.h5"
         if not path.is_file():
-            mend = f"python -m jaxstyle.report {shlex.quote(str(self.path))} makes it from the chunks there"
-            raise JaxstyleError(str(path), f"is not there yet; {mend}")
+            raise JaxstyleError(str(path), f"is not there yet; {self._mend}")
         return open_h5(path)
 
 

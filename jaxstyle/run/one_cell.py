@@ -7,7 +7,7 @@ bytes. Nothing is written except compiled programs in the user's cache.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -275,14 +275,12 @@ def _named(name: str, value: Any, in_memory: dict[str, np.ndarray], *, float_0_2
     return f"array {name}"
 
 
-def check_out(
-    text: str, inputs: Mapping[str, str | None], kinds: Sequence[str] = tuple(encode.SAVED)
-) -> Path:
+def check_out(text: str, inputs: Iterable[str], kinds: Sequence[str] = tuple(encode.SAVED)) -> Path:
     """The path to write a file to, checked before it is computed; one that is there is replaced.
 
     Args:
         text: the path as it was given.
-        inputs: the files that are read, by what they are called; they are never replaced.
+        inputs: the files that are read, which are never replaced.
         kinds: the ends that its name may have; by default those of pictures.
 
     Raises:
@@ -304,7 +302,7 @@ def check_out(
         raise JaxstyleError(text, f"there is no directory {path.parent}; make it first")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise JaxstyleError(text, f"{path.parent} is not writable; give another place")
-    for what, read in inputs.items():
-        if read is not None and path.exists() and os.path.exists(read) and os.path.samefile(path, read):
-            raise JaxstyleError(text, f"is {what}; give another name")
+    for read in map(paths.at_home, inputs):
+        if path.exists() and os.path.exists(read) and os.path.samefile(path, read):
+            raise JaxstyleError(text, "is read by this command; give another name")
     return path

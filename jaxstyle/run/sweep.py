@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import replace
+from pathlib import Path
 
 from jaxstyle.console import signals
 from jaxstyle.console.progress import Listener, listening
@@ -20,7 +21,7 @@ from jaxstyle.run.site import site_of
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.files import check_space
 from jaxstyle.rundir.records import open_record
-from jaxstyle.spec import plugins
+from jaxstyle.spec import paths, plugins
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.moved_files import named_files
 from jaxstyle.spec.options import asked_share, check_options
@@ -52,8 +53,28 @@ def run_sweep(
         JaxstyleError: for bad settings or input, before anything is written, or a full disk.
         signals.Interrupted: in a command, for a signal; what was computed has been kept.
     """
+    checked = check_options(options or RunOptions())
+    for option, mend in OF_COMMANDS.items():
+        if getattr(checked, option):
+            raise JaxstyleError(option, f"is for python -m jaxstyle.sweep; {mend}")
     with listening(on_event):
-        return _run_sweep(sweep, check_options(options or RunOptions()), name, width)
+        return _run_sweep(_begun(sweep, checked), checked, name, width)
+
+
+OF_COMMANDS = {
+    "dry_run": "give it there for a plan that nothing follows",
+    "spec": "give its settings as a Sweep",
+    "preset": "give its settings as a Sweep",
+}
+"""Options that only commands have, each with what to do instead."""
+
+
+def _begun(sweep: Sweep, options: RunOptions) -> Sweep:
+    """`sweep`, or where it names nothing and a run is to go on, that of the run."""
+    if not options.resume or options.out is None or sweep != Sweep():
+        return sweep
+    plugins.load(options.plugin)
+    return open_record(Path(paths.at_home(options.out))).sweep
 
 
 def _run_sweep(sweep: Sweep, options: RunOptions, name: str, width: int | None) -> Run:

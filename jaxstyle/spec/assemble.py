@@ -85,7 +85,9 @@ def assemble(
         digests = {moved.get(path, path): digest for path, digest in digests.items()}
         given = {(axis, with_name(path, moved)): text for (axis, path), text in given.items()}
 
-    options = RunOptions(**{k: v for k, v in found.items() if k in OPTION_KEYS and k != "spec"})
+    options = RunOptions(
+        **{k: v for k, v in found.items() if k in OPTION_KEYS and k not in ("spec", "preset")}
+    )
     sweep = Sweep(
         **{k: v for k, v in found.items() if k in SWEEP_KEYS},
         extra={k: v for k, v in found.items() if k in settings.added()},

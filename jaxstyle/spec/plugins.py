@@ -287,7 +287,8 @@ def recorded_rows(recorded: Any) -> tuple[Any, ...]:
             origin = Origin(str(plugin["file"]), str(plugin["sha256"]))
             for values in plugin["rows"]:
                 kind = kinds[values["kind"]]
-                found.append(kind(**{name: values[name] for name in kind.recorded()}, origin=origin))
+                names = [n for n in kind.recorded() if n in values or n not in kind.optional]
+                found.append(kind(**{name: values[name] for name in names}, origin=origin))
     except (TypeError, KeyError, ValueError, AttributeError, JaxstyleError) as error:
         raise JaxstyleError("manifest.json", f"its plugins cannot be understood: {error}") from None
     return tuple(found)

@@ -73,7 +73,7 @@ def as_masks(what: str, given: Any) -> tuple[str, ...]:
 def as_region_list(what: str, given: Any) -> tuple[str, ...]:
     """Names of regions, each once."""
     several = given if isinstance(given, list | tuple) else (given,)
-    names = tuple(as_text(what, str(name)) for name in several)
+    names = tuple(as_text(what, as_colour(name) or str(name)) for name in several)
     return tuple(dict.fromkeys(names))
 
 

@@ -48,6 +48,8 @@ class NamedRow:
     """Kind of row, in words."""
     internal: ClassVar[tuple[str, ...]] = ()
     """Names of fields that only jaxstyle's own rows have."""
+    optional: ClassVar[tuple[str, ...]] = ()
+    """Names of texts that a manifest has only where they are given: earlier versions did not write them."""
     functions: ClassVar[tuple[str, ...]]
     """Names of the fields that hold functions; only the first is required."""
 
@@ -82,7 +84,8 @@ class NamedRow:
 
     def record(self) -> dict[str, Any]:
         """Its entry in a run's manifest."""
-        return {name: getattr(self, name) for name in self.recorded()}
+        given = {name: getattr(self, name) for name in self.recorded()}
+        return {name: value for name, value in given.items() if value or name not in self.optional}
 
 
 Row = TypeVar("Row", bound=NamedRow)

@@ -62,7 +62,8 @@ class LossTerm(NamedRow):
     """Help text of that axis, if it needs more than the title."""
 
     what = "loss term"
-    internal = ("always", "equal_sizes", "sums_pixels", "axis", "help")
+    internal = ("always", "equal_sizes", "sums_pixels", "help")
+    optional = ("axis",)
     functions = ("loss", "keep")
 
     def __post_init__(self) -> None:
@@ -171,6 +172,7 @@ class Pooling(NamedRow):
 
     what = "pooling"
     internal = ("planes",)
+    optional = ("means",)
     functions = ("pool",)
 
     def __post_init__(self) -> None:
@@ -179,8 +181,8 @@ class Pooling(NamedRow):
 
     @classmethod
     def recorded(cls) -> tuple[str, ...]:
-        """Names of the fields that are written into a run's manifest: those that plugins may give."""
-        return tuple(name for name in super().recorded() if name not in ("reads_beyond", "means"))
+        """Names of the fields that are written into a run's manifest: those that are needed to read it."""
+        return tuple(name for name in super().recorded() if name != "reads_beyond")
 
 
 @dataclass(frozen=True)

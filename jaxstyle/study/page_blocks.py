@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -367,8 +368,10 @@ def _floor_block(study: Study) -> dict[str, Any]:
     if floor is None:
         text = [
             "No cell was computed again, so these spreads stand without a floor: part of them may be due to"
-            " rounding alone. Leave out --no-floor to measure it."
+            " rounding alone."
         ]
+        if not study.notes:  # nothing failed, so nobody asked for it
+            text = [f"{text[0]} Leave out --no-floor to measure it."]
         return page_block("The numerical floor", [*study.notes, *text])
     columns = [
         "computed again",
@@ -438,9 +441,10 @@ def _limits_block(study: Study) -> dict[str, Any]:
     if fewest < stats.SMALLEST:
         text.append(f"Settings of fewer than {stats.SMALLEST} seeds have no intervals.")
     if fewest < FEW_SEEDS:
+        mend = f"--extend --out {shlex.quote(str(study.record.path))} --seed 0:{FEW_SEEDS}"
         text.append(
             f"With {counted(fewest, 'seed')} the intervals are rough and rather too narrow; {FEW_SEEDS}"
-            f" or more would be better: --extend --out {study.record.path.name} --seed 0:{FEW_SEEDS}."
+            f" or more would be better: {mend}."
         )
     if study.fixed:
         names = "; ".join(f"{name} ({counted(count, 'cell')})" for name, count in study.fixed)

@@ -18,13 +18,15 @@ import numpy as np
 
 from jaxstyle.console import signals
 from jaxstyle.plan.cells import Cell
+from jaxstyle.plan.masks import masks_of, with_masks
 from jaxstyle.plan.programs import Program
 from jaxstyle.run.sweep import run_sweep
 from jaxstyle.rundir import manifest
 from jaxstyle.rundir.hdf5 import dataset, open_h5, rows_in_order
 from jaxstyle.rundir.records import Record, open_record
 from jaxstyle.spec import tables
-from jaxstyle.spec.settings import RunOptions, Sweep
+from jaxstyle.spec.regions import MASKS
+from jaxstyle.spec.settings import MASK_KEYS, RunOptions, Sweep
 from jaxstyle.study import stats
 
 OTHER_WIDTH = 4
@@ -123,6 +125,22 @@ def _between_seeds(base: Computed) -> RecomputedRow:
     return RecomputedRow("another seed", rmse, largest, loss, first)
 
 
+def of_setting(sweep: Sweep, cell: Cell, seeds: Sequence[int], steps: int) -> Sweep:
+    """A sweep of one setting of a resolved one, for some of its seeds.
+
+    Args:
+        cell: a cell of that setting.
+        steps: number of steps, all of which are traced.
+    """
+    own = {axis: (getattr(cell, axis),) for axis in sweep.axes} | {"seed": tuple(seeds)}
+    if not cell.has_style:  # and the infinite ratio that this means
+        own["alpha_beta"] = (0.0,)
+    alike = replace(sweep, **own, grid=(), steps=(steps,), trace_every=1, given={})
+    if cell.regions == MASKS:
+        return with_masks(alike, masks_of(sweep))
+    return replace(alike, **dict.fromkeys(MASK_KEYS, ()), leave=(), hold=())
+
+
 def measure(
     record: Record, cells: Sequence[Cell], label: str, device: Any, *, most_steps: int
 ) -> Recomputed:
@@ -145,10 +163,7 @@ def measure(
     seeds = tuple(c.seed for c in cells)
     steps = min(sweep.steps[-1], most_steps)
     program = _program_of(record, cell.id)
-    own = {axis: (getattr(cell, axis),) for axis in sweep.axes} | {"seed": seeds}
-    if not cell.has_style:  # and the infinite ratio that this means
-        own["alpha_beta"] = (0.0,)
-    alike = replace(sweep, **own, grid=(), steps=(steps,), trace_every=1, given={})
+    alike = of_setting(sweep, cell, seeds, steps)
     width = program.width
     other = OTHER_WIDTH if width == 1 else 1
     precisions = ["f32"] if sweep.precision != "f32" else ["bf16"]

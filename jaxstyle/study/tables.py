@@ -67,7 +67,7 @@ def _axes_of(study: Study, spread: Spread) -> dict[str, Any]:
     return {
         axis: study.record.given(axis, value) if isinstance(value, str) else value
         for axis in study.axes
-        for value in (getattr(cell, axis),)
+        for value in (study.record.number(cell, axis),)
     }
 
 
