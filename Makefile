@@ -176,7 +176,7 @@ SWEEP = $(BIN)/python -m jaxstyle.sweep
 deck: $(VENV)/.dev
 	$(SWEEP) --preset deck --fast --steps 1200 --out runs/deck
 	$(SWEEP) --spec docs/deck-today.toml --out runs/deck-today
-	$(SWEEP) --preset photorealistic --fast --steps 800 --out runs/photorealistic
+	$(SWEEP) --preset photorealistic --fast --steps 400 --size 160 --out runs/photorealistic
 	$(SWEEP) --preset pathological --fast --size 96 --alpha-beta 0.1x --out runs/pathological
 	$(SWEEP) --preset paper --size 256 --out runs/paper
 	$(BIN)/python scripts/deck_figures.py --deck runs/deck --today runs/deck-today --photorealistic runs/photorealistic \
