@@ -567,6 +567,31 @@ MUTANTS = (
             "tests/test_python_api.py::test_a_chunk_is_told_when_it_is_on_the_disk_not_when_the_next_is_done_too",
         ),
     ),
+    # Quieter corners.
+    Mutant(
+        "Cells that several grids have are told once, also where axes that are not neighbours are zipped.",
+        "rows[axis].same(told[axis]) for axis in axes",
+        "rows[axis].same(value) for axis, value in told.items()",
+        ("tests/test_grid.py::test_cells_of_a_zipped_grid_that_another_grid_has_are_not_repeated",),
+    ),
+    Mutant(
+        "A picture never replaces a file that it is made from, such as a mask.",
+        "out = one_cell.check_out(flags.out, named_files(sweep))",
+        "out = one_cell.check_out(flags.out, [flags.content, flags.style])",
+        ("tests/test_single.py::test_no_file_that_is_read_is_replaced",),
+    ),
+    Mutant(
+        "A run is read without its plugin, also where the plugin names the axis of its weight.",
+        'optional = ("axis",)',
+        'optional = ("axis",)\n    internal = ("always", "equal_sizes", "sums_pixels", "axis", "help")',
+        ("tests/test_plugins.py::test_a_run_is_read_without_its_plugin_whatever_the_plugin_names",),
+    ),
+    Mutant(
+        "The fall of the last tenth of a loss curve is not that of all of it.",
+        "if earliest <= step <= (1 - LAST_PART) * end",
+        "if step <= (1 - LAST_PART) * end",
+        ("tests/test_stimuli.py::test_the_rule_for_failed_syntheses",),
+    ),
 )
 
 

@@ -203,3 +203,11 @@ def test_a_picture_opened_by_its_user_is_turned_and_converted_as_its_file_is(tmp
     with Image.open(tmp_path / "x.jpg") as picture:
         found = decode.from_memory("x", picture)
     np.testing.assert_array_equal(found, decode.read(str(tmp_path / "x.jpg")).pixels)
+
+
+def test_an_image_of_a_user_is_not_changed_by_reading_it():
+    image = Image.fromarray(np.linspace(0, 65535, 48 * 48).astype(np.uint16).reshape(48, 48))
+    image.info["transparency"] = 30_000
+    first, second = (decode.from_memory("content", image) for _ in range(2))
+    assert image.info == {"transparency": 30_000}
+    np.testing.assert_array_equal(first, second)
