@@ -39,8 +39,8 @@ def run_sweep(
     """Compute every cell of a sweep, or a share of it, and leave a run directory.
 
     Args:
-        sweep: the grid and its settings.
-        options: where to write and what to print.
+        sweep: the grid and its settings. An empty one with `resume` stands for that of the run.
+        options: where to write and what to print. `dry_run`, `spec` and `preset` are for the command.
         name: name of a fresh directory under `runs/`, without its number.
         width: cells per launch of a new run; None to plan them by the device's memory.
         on_event: is called in this thread with every event, a dictionary with its name as `event`
