@@ -147,7 +147,7 @@ def folder(tmp_path_factory):
         "cat",
         "monet",
         "munch",
-        "bricks",
+        "brick",
         "grass",
         "brushwork",
         "pagoda",

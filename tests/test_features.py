@@ -93,7 +93,7 @@ def test_the_colours_grow_lighter():
         (("--size", "8"), "size: 8 is out of range"),
         (("--pool", "min"), "pool: 'min' is not known"),
         (("-o", "sheet.gif"), "its name must end in"),
-        (("-o", "picture.png"), "is the image"),
+        (("-o", "picture.png"), "is read by this command"),
     ],
 )
 def test_a_wrong_flag_is_one_line_and_writes_nothing(image, capsys, monkeypatch, flags, says):

@@ -53,6 +53,20 @@ def test_a_listener_and_a_file_are_told_what_the_run_records(heard):
     assert all(os.path.isfile(chunk["path"]) for chunk in chunks)
 
 
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_a_picture_that_a_step_made_much_worse_is_told_with_the_way_out(tmp_path, keep):
+    events = []
+    changes = {"init": ("content",), "seed": (0,), "learning_rate": (1.0, 250.0), "alpha_beta": (10.0,)}
+    sweep = dataclasses.replace(SETTINGS, **changes, keep=keep)
+    options = jaxstyle.RunOptions(out=str(tmp_path / "run"), quiet=True)
+    run = jaxstyle.run_sweep(sweep, options, on_event=events.append)
+    told = [event for event in events if event["event"] == "note" and "cells" in event]
+    ratios = [float(row["loss_total"] / row["loss_best"]) for row in run.rows]
+    assert [event["cells"] for event in told] == ([[1]] if keep == "last" else [])
+    assert (ratios[1] > 1.5) == (keep == "last")
+    assert ratios[0] < 1.5
+
+
 def test_options_of_commands_are_refused_and_a_run_goes_on_by_its_directory_alone(heard, tmp_path):
     run, _, _ = heard
     for options in ({"dry_run": True}, {"spec": "nowhere.toml"}, {"preset": "demo"}):

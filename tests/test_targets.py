@@ -704,7 +704,7 @@ def test_the_pages_file_of_a_program_of_ones_own_is_a_style(made):
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     before = "".join(line for line in code.splitlines(True) if not re.search("run|weights/", line))
     digest = f'own["weights_sha256"] = "{PACKAGED_SHA256}"\n'
-    before = before.replace("bricks.jpg", str(made / "a.png")).replace("own.npz", str(made / "own.npz"))
+    before = before.replace("brick.jpg", str(made / "a.png")).replace("own.npz", str(made / "own.npz"))
     before = before.replace("size=96", "size=40")
     head, loop, rest = before.partition("for name")
     exec(head + digest + loop + rest, found := {})

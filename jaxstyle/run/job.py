@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxstyle.console import signals
 from jaxstyle.console.estimates import Estimate
 from jaxstyle.console.progress import Display, counted, duration
@@ -31,6 +33,7 @@ from jaxstyle.rundir import chunks, manifest
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.fingerprints import SCHEMA
 from jaxstyle.rundir.regions_h5 import FILE, regions_bytes
+from jaxstyle.rundir.results_csv import Rows
 from jaxstyle.spec import paths, plugins
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.options import Share
@@ -51,6 +54,8 @@ TIMERS = (
 )
 """Timers of the stages of a run. `store_s` runs beside the computation, and `wait_s` is the time that waits
 for it; `lost_s` is the computing that was lost because memory ran out."""
+BURST = 1.5
+"""Ratio of the loss of a picture to the lowest of its steps from which it is reported."""
 MAX_NAMED = 20
 """The most images that the last line of a run names."""
 HOST_WORK = ("host_s", "checkpoint_s", "store_s", "report_s")
@@ -95,6 +100,20 @@ def say_sheets(sheets: Sequence[Path], display: Display) -> None:
     """Report the contact sheets of a run that was built."""
     for sheet in sheets:
         display.event("sheet", f"contact sheet: {sheet}", path=str(sheet))
+
+
+def say_bursts(rows: Rows, display: Display) -> None:
+    """Report cells whose loss had been much lower: Adam at a constant rate has bursts, some at the end."""
+    above = np.where(rows.diverged, 1.0, rows.above_best)
+    ended = np.flatnonzero(above >= BURST)
+    if len(ended):
+        worst = int(ended[np.argmax(above[ended])])
+        line = (
+            f"{counted(len(ended), 'cell')} ended at {BURST:g} times the lowest loss of its steps or more,"
+            f" cell {rows.cell[worst]} at {above[worst]:.3g} times;"
+            " --keep best saves the picture of the lowest"
+        )
+        display.event("note", line, cells=rows.cell[ended].tolist())
 
 
 def say_ignored(checked: CheckedRun, display: Display) -> None:
@@ -393,6 +412,7 @@ class Job:
         self.run.write("manifest.json", manifest.text(manifest.with_shares(values, self.told)))
 
     def _say_done(self, result: Run) -> None:
+        say_bursts(result.rows, self.display)
         spent, rate = self.seconds, self._rate
         self.display.event(
             "done",

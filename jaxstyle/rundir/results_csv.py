@@ -16,7 +16,7 @@ from jaxstyle.rundir.files import replacing
 from jaxstyle.rundir.image_files import image_name
 from jaxstyle.rundir.records import Record
 from jaxstyle.spec.settings import AXES, PATH_AXES
-from jaxstyle.spec.tables import LOSSES
+from jaxstyle.spec.tables import LOSSES, TOTAL
 
 COLUMNS = (
     "cell",
@@ -66,6 +66,13 @@ class Rows(Sequence[dict[str, Any]]):
         self._numbers = {name: column(lambda o, name=name: getattr(o, name)) for name in PER_CELL}
         self._further = {name: column(lambda o, name=name: o.further[name]) for name in record.further}
         self._shape = column(lambda o: np.full((len(o.cell), 2), (o.height_px, o.width_px), np.int32))
+
+    @property
+    def above_best(self) -> np.ndarray:
+        """The total loss of each cell's picture over the lowest of its steps; NaN where it has none."""
+        best = self._numbers["loss_best"].astype(np.float64)
+        total = self.losses[:, [*self._record.losses].index(TOTAL)].astype(np.float64)
+        return np.divide(total, best, out=np.full(len(best), np.nan), where=best > 0)
 
     def __len__(self) -> int:
         return len(self.cell)
