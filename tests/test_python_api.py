@@ -9,6 +9,7 @@ import threading
 
 import h5py
 import numpy as np
+import pandas
 import pytest
 from conftest import EXAMPLES, ROOT, SHALLOW, random_image, run_forked, run_python
 from made_runs import make_run
@@ -16,6 +17,7 @@ from PIL import Image
 
 import jaxstyle
 from jaxstyle.console.progress import Display, listening
+from jaxstyle.run.finished import with_one_type_each
 from jaxstyle.spec.errors import JaxstyleError
 
 PAGE = (ROOT / "docs" / "python.md").read_text()
@@ -95,12 +97,16 @@ def test_what_is_not_there_yet_is_told_in_a_line_and_tables_keep_their_types(hea
     empty = jaxstyle.open_run(copy).to_pandas()
     assert len(empty) == 0
     assert "loss_total" in empty
-    pandas = pytest.importorskip("pandas")
     axes = {"content": ("cat.jpg",), "style": ("cafe.jpg",), "seed": (0, 1, 2), "size": "64"}
     table = jaxstyle.open_run(make_run(tmp_path / "made", **axes, diverged=(1,)).path).to_pandas()
     assert table["diverged_step"].dtype == pandas.Int64Dtype()
     assert table["diverged_step"].isna().tolist() == [True, False, True]
     assert table["alpha_beta"].tolist() == [1e-3] * 3
+    ratios = with_one_type_each(
+        pandas.DataFrame({"given": [1e-3, "0.1x"], "style": ["a", "b"], "n": [1, 2]})
+    )
+    assert ratios["given"].tolist() == ["0.001", "0.1x"]
+    assert ratios["n"].tolist() == [1, 2]
 
 
 def test_a_listener_hears_only_what_is_begun_while_it_listens():

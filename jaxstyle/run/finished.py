@@ -100,13 +100,7 @@ class Run:
         except ImportError:
             raise JaxstyleError("pandas", "is not installed; pip install pandas, or use rows") from None
         table = pandas.DataFrame(list(self.rows), columns=list(self.rows.columns))
-        for name in table.columns[[str(kind) == "object" for kind in table.dtypes]]:
-            kinds = {type(value) for value in table[name] if not isinstance(value, str) or value}
-            if kinds == {int}:  # and nothing where it means nothing
-                table[name] = pandas.array([pandas.NA if v == "" else v for v in table[name]], "Int64")
-            elif str in kinds and len(kinds) > 1:  # a ratio, as a number and as a multiple
-                table[name] = [str(value) for value in table[name]]
-        return table.set_index("cell")
+        return with_one_type_each(table).set_index("cell")
 
     def losses(self, cell: int) -> dict[str, np.ndarray]:
         """The loss curves of a cell: float32 arrays over the steps that are in `step`.
@@ -121,8 +115,9 @@ class Run:
         own = [] if row["style"] == NONE else [name for name, _ in style_set(row["style_layers"])]
         with self._results() as file:
             group = file.get(f"{row['height']}x{row['width']}")
-            there = dataset(group, "cell")[()].tolist() if isinstance(group, h5py.Group) else []
-            if not isinstance(group, h5py.Group) or cell not in there:
+            if not isinstance(group, h5py.Group) or cell not in (
+                there := dataset(group, "cell")[()].tolist()
+            ):
                 raise JaxstyleError(str(self.path / "results.h5"), f"has no cell {cell} yet; {self._mend}")
             at = there.index(cell)
             names = [name.decode() for name in dataset(group, "layer")[()]]
@@ -174,6 +169,23 @@ class Run:
         if not path.is_file():
             raise JaxstyleError(str(path), f"is not there yet; {self._mend}")
         return open_h5(path)
+
+
+def with_one_type_each(table: pandas.DataFrame) -> pandas.DataFrame:
+    """A table of `results.csv` whose columns have one type each, as Parquet needs them.
+
+    Numbers among empty cells become integers with missing values, numbers among texts become texts.
+    """
+    import pandas
+
+    found = table.copy()
+    for name in table.columns[[str(kind) == "object" for kind in table.dtypes]]:
+        kinds = {type(value) for value in table[name] if not isinstance(value, str) or value}
+        if kinds == {int}:
+            found[name] = pandas.array([pandas.NA if v == "" else v for v in table[name]], "Int64")
+        elif str in kinds and len(kinds) > 1:
+            found[name] = [str(value) for value in table[name]]
+    return found
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:

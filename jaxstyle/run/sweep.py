@@ -27,6 +27,13 @@ from jaxstyle.spec.moved_files import named_files
 from jaxstyle.spec.options import asked_share, check_options
 from jaxstyle.spec.settings import RunOptions, Sweep
 
+OF_COMMANDS = {
+    "dry_run": "give it there for a plan that nothing follows",
+    "spec": "give its settings as a Sweep",
+    "preset": "give its settings as a Sweep",
+}
+"""Options that only commands have, each with what to do instead."""
+
 
 def run_sweep(
     sweep: Sweep,
@@ -59,14 +66,6 @@ def run_sweep(
             raise JaxstyleError(option, f"is for python -m jaxstyle.sweep; {mend}")
     with listening(on_event):
         return _run_sweep(_begun(sweep, checked), checked, name, width)
-
-
-OF_COMMANDS = {
-    "dry_run": "give it there for a plan that nothing follows",
-    "spec": "give its settings as a Sweep",
-    "preset": "give its settings as a Sweep",
-}
-"""Options that only commands have, each with what to do instead."""
 
 
 def _begun(sweep: Sweep, options: RunOptions) -> Sweep:
