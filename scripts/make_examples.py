@@ -12,7 +12,8 @@ paintings are drawn here, from numbers alone:
 * `brushwork.jpg`: strokes along a field of whirls, from broad and dark to fine and bright;
 * `glass.jpg`: a window of bright panes between dark leads.
 
-`checkerboard.png` and `black.png` are not meant as pictures but as hard starts for one.
+`checkerboard.png` and `black.png` are not meant as pictures but as hard starts for one, and
+`coffee-mask.png` says where the cup is in `coffee.jpg`: white cup, black table.
 """
 
 from __future__ import annotations
@@ -189,8 +190,8 @@ def checkerboard() -> Image.Image:
     return Image.fromarray(np.where(odd[..., None], (255, 0, 255), (0, 255, 0)).astype(np.uint8))
 
 
-def save_start(image: Image.Image, name: str) -> None:
-    """Write a PNG, because JPEG would blur the edges of a start."""
+def save_png(image: Image.Image, name: str) -> None:
+    """Write a PNG, because JPEG would blur the edges of a start or a mask."""
     path = OUT / f"{name}.png"
     image.save(path, optimize=True)
     print(f"{name}.png: {image.width}x{image.height}, {path.stat().st_size} bytes")
@@ -313,6 +314,32 @@ def _nearest(sites: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np
     return distance.argmin(axis=-1), two[..., 1] - two[..., 0]
 
 
+# --- a mask ---------------------------------------------------------------------------------------
+
+SAUCER = (237.5, 194.5, 172.5, 135.0, 12.0)
+"""Centre x and y, half axes and angle of an ellipse, in pixels and degrees of `coffee.jpg`."""
+RIM = (246.5, 96.0, 100.0, 80.0, 8.0)
+SPOON = [(338, 62), (350, 56), (361, 62), (360, 80), (348, 110), (330, 120)]
+"""The corners of the one part of the spoon that reaches over the saucer's edge."""
+
+
+def _ellipse(x: float, y: float, a: float, b: float, degrees: float) -> list[tuple[float, float]]:
+    """The corners of a polygon that passes for an ellipse."""
+    turns = np.linspace(0, 2 * np.pi, 200)
+    tilt = np.exp(1j * np.radians(degrees))
+    corners = x + 1j * y + tilt * (a * np.cos(turns) + 1j * b * np.sin(turns))
+    return list(zip(corners.real, corners.imag, strict=True))
+
+
+def cup(size: tuple[int, int]) -> Image.Image:
+    """The mask of the cup of `coffee.jpg` with its saucer and spoon: 255, and 0 for the table."""
+    mask = Image.new("L", size)
+    pen = ImageDraw.Draw(mask)
+    for corners in (_ellipse(*SAUCER), _ellipse(*RIM), SPOON):
+        pen.polygon(corners, fill=255)
+    return mask
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("archives", type=Path, nargs="+", help="the wheels and Debian packages named above")
@@ -326,8 +353,10 @@ def main() -> None:
         save(picture(args.archives, source), name, MAX_TEXTURE_BYTES)
     save(brushwork(), "brushwork")
     save(glass(), "glass")
-    save_start(checkerboard(), "checkerboard")
-    save_start(Image.new("RGB", START_PX), "black")
+    save_png(checkerboard(), "checkerboard")
+    save_png(Image.new("RGB", START_PX), "black")
+    with Image.open(OUT / "coffee.jpg") as coffee:
+        save_png(cup(coffee.size), "coffee-mask")
 
 
 if __name__ == "__main__":
