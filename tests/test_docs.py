@@ -165,7 +165,7 @@ def folder(tmp_path_factory):
         for number in range(2):
             shutil.copy(EXAMPLES / "glass.jpg", here / name / f"{number}.jpg")
     study = 'content = ["photo.jpg"]\nstyle = ["painting.jpg"]\n'
-    for name in ("study.toml", "ladder.toml", "shared/study.toml", "RUN/spec.toml"):
+    for name in ("study.toml", "ladder.toml", "experiment.toml", "shared/study.toml", "RUN/spec.toml"):
         up = "../" if "/" in name else ""
         (here / name).write_text(study.replace('["', f'["{up}'))
     for name in ("seed-study.toml", "deck-today.toml"):

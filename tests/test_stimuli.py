@@ -471,6 +471,41 @@ def test_crops_are_places_of_the_style_by_seed(alone):
         Pictures(sweep, sweep_cells(sweep))
 
 
+def test_crops_are_finished_as_the_pictures_if_asked(alone, tmp_path):
+    """A crop gets the values of its whole style by rank, or the light that is asked for."""
+    style = alone.parent / "s.png"
+    plain = {row["seed"]: png(alone, row) for row in table(alone, crops.FILE)}
+    asked = Sweep(style=(str(style),), crops=3, finish_crops=True, **ALONE)
+    light = {"finish": "contrast", "rms_contrast": 0.3, "mean_luminance": 0.2}
+    for name, own in (("histogram", asked), ("contrast", dataclasses.replace(asked, **light))):
+        run_sweep(own, RunOptions(out=str(tmp_path / name), quiet=True))
+    whole = np.sort(resize(grey_of(np.asarray(Image.open(style))), 72)[..., 0], axis=None)
+    size = 32 * 40
+    expected = [whole[int((2 * i + 1) * len(whole) / (2 * size))] for i in range(size)]
+    for row in table(tmp_path / "histogram", crops.FILE):
+        found = png(tmp_path / "histogram", row)[..., 0]
+        np.testing.assert_array_equal(np.sort(found, axis=None), expected)
+        order = np.argsort(plain[row["seed"]][..., 0], axis=None, kind="stable")
+        assert (np.diff(found.ravel()[order].astype(int)) >= 0).all()
+    for row in table(tmp_path / "contrast", crops.FILE):
+        luminance, deviation, *_ = light_in_float64(png(tmp_path / "contrast", row))
+        assert luminance == pytest.approx(0.2, rel=0.01)
+        assert deviation / luminance == pytest.approx(0.3, rel=0.01)
+        assert np.corrcoef(png(tmp_path / "contrast", row).ravel(), plain[row["seed"]].ravel())[0, 1] > 0.95
+
+
+@pytest.mark.parametrize(
+    ("settings", "needs"),
+    [({}, "--crops and --finish"), ({"crops": 2}, "--finish"), ({"finish": "histogram"}, "--crops")],
+)
+def test_crops_to_finish_need_both(alone, settings, needs):
+    asked = Sweep(
+        style=(str(alone.parent / "s.png"),), finish_crops=True, **{**ALONE, "finish": "none"} | settings
+    )
+    with pytest.raises(JaxstyleError, match=f"finish_crops: needs {needs};"):
+        resolve(asked)
+
+
 # --- presets --------------------------------------------------------------------------------------
 
 

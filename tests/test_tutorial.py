@@ -1,5 +1,9 @@
-"""The tutorial works as it stands: its blocks run in their order, in one folder and one namespace."""
+"""The tutorial works as it stands: its blocks run in their order, in one folder and one namespace.
 
+So does the page on stimuli, with smaller pictures.
+"""
+
+import csv
 import os
 import re
 import shutil
@@ -10,8 +14,17 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from jaxstyle import EXAMPLES
+
 PAGE = (ROOT / "docs" / "tutorial.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def blocks(page):
+    """The kind and the text of every fenced block."""
+    return re.findall(r"^```(\w+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+
+
+needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="its shell is bash")
 
 
 def shell(text, folder):
@@ -28,19 +41,25 @@ def shell(text, folder):
     return done.stdout
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="its shell is bash")
-def test_the_tutorial_runs_as_it_stands(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert {kind for kind, _ in BLOCKS} == {"sh", "python", "toml"}
+def run_blocks(page, folder):
+    """Run the blocks of a page; what they named in Python, and what the shell said."""
     names, said = {}, ""
-    for kind, text in BLOCKS:
+    for kind, text in blocks(page):
         if kind == "sh":
-            said += shell(text, tmp_path)
+            said += shell(text, folder)
         elif kind == "toml":
             name = re.match(r"# (\S+\.toml)\n", text)[1]
-            (tmp_path / name).write_text(text)
+            (folder / name).write_text(text)
         else:
-            exec(compile(text, "tutorial.md", "exec"), names)
+            exec(compile(text, "a page", "exec"), names)
+    return names, said
+
+
+@needs_bash
+def test_the_tutorial_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert {kind for kind, _ in blocks(PAGE)} == {"sh", "python", "toml"}
+    names, said = run_blocks(PAGE, tmp_path)
     assert names["picture"].shape == (45, 60, 3)
     assert len(names["run"].rows) == 4
     for word in ("out.png", "4 cells", "6 cells", "features.png"):
@@ -55,3 +74,36 @@ def test_the_tutorial_runs_as_it_stands(tmp_path, monkeypatch, capsys):
 def test_the_page_is_one_page_and_is_linked():
     assert len(PAGE.splitlines()) <= 180
     assert "docs/tutorial.md" in (ROOT / "README.md").read_text()
+
+
+@needs_bash
+def test_the_page_on_stimuli_runs_with_smaller_pictures(tmp_path, monkeypatch):
+    """Every trial has the synthesis where it says, beside two crops of its texture, all of one light."""
+    page = (ROOT / "docs" / "stimuli.md").read_text()
+    small = {
+        '"128x128"': '"32x32"',
+        "256\n": "64\nsteps = [40]\n",
+        '"0:4"': '"0:2"',
+        "crops = 16": "crops = 4",
+    }
+    for old, new in small.items():
+        assert page.count(old) == 1
+        page = page.replace(old, new)
+    for name in ("brick", "grass", "gravel"):
+        shutil.copy(EXAMPLES / f"{name}.jpg", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    names, _ = run_blocks(page, tmp_path)
+    with open("trials.csv", newline="") as file:
+        trials = list(csv.DictReader(file))
+    assert len(trials) == sum(row["failed"] == "0" for row in names["stimuli"]) >= 6
+    light = {row["image"]: row for row in names["stimuli"] + names["crops"]}
+    for trial in trials:
+        images = [trial[f"image_{n}"].removeprefix("runs/experiment/") for n in (1, 2, 3)]
+        odd = images.pop(int(trial["odd"]) - 1)
+        assert [light[odd][name] for name in ("style", "style_layers", "seed")] == [
+            trial[name] for name in ("texture", "layers", "seed")
+        ]
+        assert len({*images}) == 2
+        assert {light[image]["style"] for image in images} == {trial["texture"]}
+        for image in (odd, *images):
+            assert float(light[image]["rms_contrast"]) == pytest.approx(0.4, rel=0.05)

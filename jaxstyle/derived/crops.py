@@ -1,8 +1,9 @@
 """Crops of the styles, for comparison with pictures of their size: `crops/`, and `crops.csv`.
 
 A style is seen as the run saw it: at its target size, as luma where pictures are grey or get the chroma of
-their content, and in the colours of a content where it took those. The place of a
-crop follows from its seed alone: a generator of NumPy draws its top and its left edge, uniformly.
+their content, and in the colours of a content where it took those. The place of a crop follows from its
+seed alone: a generator of NumPy draws its top and its left edge, uniformly. Crops are finished as pictures
+are if that is asked for.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from jaxtyping import UInt8
 
 from jaxstyle.derived.stimuli import number_text
 from jaxstyle.inputs import decode, encode
+from jaxstyle.inputs.finishing import rank_matched, with_contrast
 from jaxstyle.inputs.light import Light, light_of
 from jaxstyle.inputs.pictures import check_digest
 from jaxstyle.inputs.preprocess import luma
@@ -30,6 +32,7 @@ from jaxstyle.rundir.records import Record
 from jaxstyle.spec import blends
 from jaxstyle.spec.colours import COLOURS
 from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.settings import Sweep
 from jaxstyle.spec.values import longest_edge, parse_size
 
 FILE, FOLDER = "crops.csv", "crops"
@@ -70,6 +73,8 @@ def write_crops(run: RunDirectory, record: Record) -> None:
         for seed in range(record.sweep.crops):
             top, left = place_of(seed, seen.shape[:2], shape)
             pixels = seen[top : top + shape[0], left : left + shape[1]]
+            if record.sweep.finish_crops:
+                pixels = _finished(record.sweep, pixels, seen)
             stem = safe(Path(given).stem, MAX_STEM) or "style"
             by = f"__{safe(Path(of.colours).stem, MAX_STEM) or 'content'}" if of.colours else ""
             name = f"{stem}{by}__s{seed}__{len(rows):06d}.png"
@@ -88,6 +93,15 @@ def write_crops(run: RunDirectory, record: Record) -> None:
     for path in {*list_folder(run.path / FOLDER)} - {path for path, _ in files}:
         if ENDING.search(path.name):  # of when the run had fewer cells
             path.unlink(missing_ok=True)
+
+
+def _finished(
+    sweep: Sweep, pixels: UInt8[np.ndarray, "h w 3"], style: UInt8[np.ndarray, "_h _w 3"]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A crop with the histogram of its whole style, or with the contrast that pictures get."""
+    if sweep.finish == "histogram":
+        return encode.to_uint8(rank_matched(pixels, [style]))
+    return encode.to_uint8(with_contrast(pixels, sweep.rms_contrast, sweep.mean_luminance))
 
 
 def _references(record: Record) -> Iterator[Reference]:

@@ -328,6 +328,10 @@ def resolve(sweep: Sweep) -> Sweep:
     return dataclasses.replace(resolved, plugins=tuple(sorted(plugins)))
 
 
+def _has_finish(sweep: Sweep) -> bool:
+    return sweep.finish != Sweep.finish
+
+
 def _check_finish(sweep: Sweep) -> None:
     """Raise JaxstyleError for values of a finish that is not asked for, and for a finish without values."""
     wanted = {name: getattr(sweep, name) for name in ("rms_contrast", "mean_luminance")}
@@ -336,6 +340,11 @@ def _check_finish(sweep: Sweep) -> None:
         raise JaxstyleError(given[0], "is for --finish contrast; give that too, or leave it out")
     if sweep.finish == "contrast" and not given:
         raise JaxstyleError("finish", "contrast needs --rms-contrast, --mean-luminance or both")
+    missing = [flag for flag, of in (("--crops", sweep.crops), ("--finish", _has_finish(sweep))) if not of]
+    if sweep.finish_crops and missing:
+        raise JaxstyleError(
+            "finish_crops", f"needs {' and '.join(missing)}; give that too, or leave it out"
+        )
 
 
 def differing_settings(own: Sweep, other: Sweep) -> list[str]:

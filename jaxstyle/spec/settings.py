@@ -58,6 +58,7 @@ _EVERYWHERE = ("sweep", "transfer", "calibrate", "features", "targets")
 _OF_A_PAIR = ("sweep", "transfer", "calibrate")
 _HIDDEN: Any = tyro.conf.Suppress
 _as_before = functools.partial(Axis, later=True, was_setting=True)
+_of_runs = functools.partial(Setting, alone=DIRECTORY, commands=("sweep",))
 _of_masks = functools.partial(Setting, later=True, balance=True, commands=_OF_A_PAIR)
 
 
@@ -311,26 +312,17 @@ class Sweep:
     mean_luminance: Annotated[float | None, Setting(check=as_share, later=True)] = None
     """Mean luminance of a finished picture, in linear light, between 0 and 1 (white); needs --finish
     contrast (default: the picture's own)."""
-    image_format: Annotated[
-        str,
-        Setting(check=one_of("png", *PRECISE), later=True, alone=DIRECTORY, commands=("sweep",)),
-    ] = "png"
+    image_format: Annotated[str, _of_runs(check=one_of("png", *PRECISE), later=True)] = "png"
     """Format of further files of every picture, before it is rounded to 8 bits: png (none), png16 (of 16
     bits), npy or tiff (of 32-bit floats)."""
-    crops: Annotated[
-        int | None,
-        Setting(check=integer_in(1, MAX_CROPS), numbers=False, alone=DIRECTORY, commands=("sweep",)),
-    ] = None
+    crops: Annotated[int | None, _of_runs(check=integer_in(1, MAX_CROPS), numbers=False)] = None
     """Number of crops of every style, as large as its pictures, to write for comparison; their places
     follow from seeds 0, 1 and so on. Needs a larger --style-size (default: none)."""
-    trace_every: Annotated[
-        int, Setting(check=integer_in(1, MAX_STEPS), alone=DIRECTORY, commands=("sweep",))
-    ] = 1
+    finish_crops: Annotated[bool, _of_runs(check=as_flag, numbers=False)] = False
+    """Finish the crops as the pictures are (--finish), so that neither can be told by its light."""
+    trace_every: Annotated[int, _of_runs(check=integer_in(1, MAX_STEPS))] = 1
     """Keep every N-th entry of the loss curves (the first and the last always)."""
-    checkpoint_every: Annotated[
-        float,
-        Setting(check=number_from(MIN_CHECKPOINT_S), numbers=False, alone=DIRECTORY, commands=("sweep",)),
-    ] = 60.0
+    checkpoint_every: Annotated[float, _of_runs(check=number_from(MIN_CHECKPOINT_S), numbers=False)] = 60.0
     """Seconds of work that a killed run may lose at most; sets the size of chunks and how often states are
     saved."""
     max_cells: Annotated[
