@@ -64,6 +64,38 @@ def test_a_signal_that_comes_in_a_finaliser_ends_the_command_in_one_line():
     assert ended.stderr == "jaxstyle: error: terminated\n"
 
 
+GIVEN_UP = """
+import atexit, signal, sys
+from jaxstyle.console import early
+early.catch()
+from jaxstyle.console.command import run_command
+from jaxstyle.spec.errors import JaxstyleError
+
+def command():
+    print("half a line", end="")
+    if sys.argv[1] == "signal":
+        signal.raise_signal(signal.SIGTERM)
+    if sys.argv[1] == "error":
+        raise JaxstyleError("size", "too large")
+    return 0
+
+atexit.register(print, "the interpreter ended")
+run_command(command)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "more"), [("signal", 143, ""), ("error", 2, ""), ("well", 0, "the in")]
+)
+def test_a_command_that_fails_does_not_take_down_the_interpreter_under_xlas_threads(how, code, more):
+    """Doing so crashed one interrupted command in five; what was printed is there all the same."""
+    ended = run_python("-c", GIVEN_UP, how)
+    assert ended.returncode == code
+    assert ended.stdout.startswith("half a line" + more)
+    assert len(ended.stdout) == len("half a line" + ("the interpreter ended\n" if more else ""))
+    assert len(ended.stderr.splitlines()) == (code != 0)
+
+
 # --- whatever ends says why -----------------------------------------------------------------------
 
 

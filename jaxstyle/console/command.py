@@ -12,6 +12,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 
+from jaxstyle.console.early import began
 from jaxstyle.console.signals import Interrupted, handling
 from jaxstyle.console.stderr import say_error
 from jaxstyle.spec.errors import JaxstyleError, UnfitEnvironment
@@ -63,6 +64,12 @@ def run_command(command: Callable[[], int]) -> None:
         sys.stdout.flush()
     except OSError:  # nobody is there to read it; the interpreter would complain when it ends
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if code and began() is not None:
+        # XLA's threads may still compute what was just given up, and the interpreter would end under them:
+        # one time in five a signal then ended in a segmentation fault.
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+        os._exit(code)
     raise SystemExit(code)
 
 

@@ -107,6 +107,9 @@ class Cluster:
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             print_worker_logs(True)
             raise JaxstyleError("cluster", f"{address}: {error}") from None
+        except signals.Interrupted:
+            ray.shutdown()
+            raise
         finally:
             if threading.current_thread() is threading.main_thread():
                 for number, handler in handlers.items():  # Ray replaces one of them
