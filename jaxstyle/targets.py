@@ -121,8 +121,8 @@ def _places(out: str, count: int, sources: Iterable[str], *, numbered: bool) -> 
     return [one_cell.check_out(name, reads, (TARGET_SUFFIX,)) for name in names]
 
 
-def _made(parsed: Parsed[Any], sweep: Sweep, seeds: Sequence[int]) -> tuple[list[TargetFile], str]:
-    """The targets that a command line asks for, and the device that computed them in words."""
+def _made(parsed: Parsed[Any], sweep: Sweep, seeds: Sequence[int]) -> tuple[Iterable[TargetFile], str]:
+    """The targets that a command line asks for, one at a time, and the device in words."""
     flags = parsed.value
     options = RunOptions(no_compile_cache=flags.no_compile_cache)
     taps = named_layers(flags.layers)
@@ -130,15 +130,18 @@ def _made(parsed: Parsed[Any], sweep: Sweep, seeds: Sequence[int]) -> tuple[list
     if flags.interpolate:
         a, b = measured.each
         return target_sets.ladder(a, b, flags.interpolate, flags.along), measured.device
-    if len(sweep.style) == 1 and not flags.mean:
+    if len(sweep.style) > 1:
+        made = target_sets.mean_and_sd(measured.each)
+    else:
         made = next(measured.each)
         if flags.spectrum and made.spectrum is None:
             why = "is that of an image, and of a file that has it; leave it out, or give one of them"
             raise JaxstyleError("--spectrum", why)
-    else:
-        made = target_sets.mean_and_sd(measured.each)
+        spread = any(own.gram_sd is not None for own in made.layers.values())
+        if flags.mean and not seeds and not spread:  # of one image, which has none
+            made = target_sets.mean_and_sd([made])
     if seeds:
-        return [target_sets.drawn(flags.images[0], made, seed) for seed in seeds], measured.device
+        return (target_sets.drawn(flags.images[0], made, seed) for seed in seeds), measured.device
     return [made], measured.device
 
 
@@ -161,11 +164,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         places = _places(flags.out, count, sources, numbered=bool(flags.interpolate) or len(seeds) > 1)
         allocator.keep_freed_memory()
         made, device = _made(parsed, sweep, seeds)
+        names = []
         for place, targets in zip(places, made, strict=True):
             write_atomic(place, file_bytes(targets))
+            names = targets.layers
         if not flags.quiet:
             at = f", computed on {device}" if device else ""
-            print(f"targets of {', '.join(made[0].layers)}{at}:")
+            print(f"targets of {', '.join(names)}{at}:")
             print("\n".join(map(str, places)))
         return 0
 

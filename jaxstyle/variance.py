@@ -42,7 +42,7 @@ class Variance:
     floor_steps: int = 500
     """Most steps to compute them for."""
     plugin: tuple[str, ...] = ()
-    """Plugins that the run was made with, for the floor."""
+    """Plugins that the run was made with, for the floor and where its pooling is one of theirs."""
     no_lock: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Take no lock, for a file system of the run that has none; make sure that nobody else works there."""
 
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options = Options(not asked.no_floor, asked.floor_cells, asked.floor_steps)
         with directory.RunDirectory(path, no_lock=asked.no_lock) as run:
             found = build_study(run, options)
-        for line in summary(found):
+        for line in (*summary(found), *found.notes):
             print(line)
         print(f"tables: {path / 'variance.csv'}, {path / 'variance.h5'}; maps and curves: {path / 'maps'}")
         which = f"{found.diverged} cells diverged and are left out; {path / 'results.csv'} names them"

@@ -8,7 +8,6 @@ The first is the run of two styles, the others are the pictures by `--leave 255`
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import numpy as np
 from deck_figures import Panel, draw
@@ -20,11 +19,11 @@ from jaxstyle.inputs.resize import fit
 
 def main() -> None:
     """Write both pictures into `docs/control/`."""
-    run, left, held = jaxstyle.open_run(sys.argv[1]), *map(Path, sys.argv[2:])
+    run, left, held = jaxstyle.open_run(sys.argv[1]), *sys.argv[2:]
     without, masks = (run.image(row["cell"]) for row in run.rows)
 
     def example(name: str) -> np.ndarray:
-        return fit(decode.read(jaxstyle.EXAMPLES / name).pixels, *masks.shape[:2])
+        return fit(decode.read(str(jaxstyle.EXAMPLES / name)).pixels, *masks.shape[:2])
 
     coffee = Panel("coffee.jpg", example("coffee.jpg"))
     mask = Panel("coffee-mask.png", example("coffee-mask.png"))

@@ -1044,7 +1044,7 @@ TAKEN = {
         lambda: tiff(DEEP[..., 0], 16, orientation=6),
         np.rot90(grey(DEEP[..., 0] >> 8), -1),
         0,
-        (NOTED,),
+        (TURNED, NOTED),
     ),
     "16-bit grey with tRNS": (
         lambda: deep_png(KEYED[..., :1], 0, png_chunk(b"tRNS", struct.pack(">H", 0x1234))),

@@ -300,7 +300,7 @@ def test_a_malformed_study_is_one_line(tmp_path, study, why):
         study = {"title": "t", "intro": [], "blocks": [{**BLOCK, "figures": [figure]}]}
     (tmp_path / "variance.json").write_text(study if isinstance(study, str) else json.dumps(study))
     with pytest.raises(JaxstyleError, match=r"variance\.json: cannot be shown") as caught:
-        sections.variance_section(tmp_path)
+        sections.variance_section(tmp_path, 1)
     assert why in str(caught.value)
     assert "\n" not in str(caught.value)
 

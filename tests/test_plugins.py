@@ -442,9 +442,9 @@ def test_an_optimizer_and_a_pooling_run_are_resumed_and_shown(tmp_path):
     file = tmp_path / "own.py"
     file.write_text(OWN)
     arguments = (*IMAGES, *SMALL, "--steps", 20, 40, "--plugin", file, "--optimizer", "lion")
-    arguments = (*arguments, "--b1", 0.8, "--pool", "corner", "--out", tmp_path / "run")
+    arguments = (*arguments, "--b1", 0.8, "--pool", "corner", "--seed", 0, 1, "--out", tmp_path / "run")
     run_forked("-m", "jaxstyle.sweep", *arguments, check=True)
-    assert len(lines(tmp_path / "run")) == 1
+    assert len(lines(tmp_path / "run")) == 2
     with h5py.File(tmp_path / "run" / "results.h5") as file:
         group = file[next(iter(file))]
         assert group["loss_total"][0, -1] < 0.5 * group["loss_total"][0, 0]
@@ -458,6 +458,11 @@ def test_an_optimizer_and_a_pooling_run_are_resumed_and_shown(tmp_path):
     done = run_forked("-m", "jaxstyle.report", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert "b1" in (tmp_path / "run" / "report.html").read_text()
+    # A study compares features, and so needs the pooling's functions.
+    done = run_forked("-m", "jaxstyle.variance", tmp_path / "run", "--no-floor")
+    assert done.returncode == 2
+    assert "pooling corner: belongs to the plugin" in done.stderr
+    assert "give the file with --plugin FILE.py" in done.stderr
 
 
 def test_a_registered_optimizer_does_what_optax_does(narrow):
@@ -522,6 +527,7 @@ def test_a_term_registered_again_takes_the_place_of_the_one_before():
             "loss term y: there is a loss of that name",
         ),
         (lambda: jaxstyle.LossTerm("y", loss=len, curve=1), "loss term y: curve is 1; give True or False"),
+        (lambda: jaxstyle.LossTerm("finished", loss=len), "there is a loss of that name in every run"),
         (lambda: jaxstyle.Optimizer("o", make=len, own={"extra": 1}), "there is a setting extra already"),
         (lambda: jaxstyle.Optimizer("o", make=len, own={"axes": 1}), "there is a setting axes already"),
         (lambda: jaxstyle.Optimizer("o", make=len, own={"from": 1}), "there is a setting from already"),

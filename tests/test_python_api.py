@@ -64,6 +64,7 @@ def test_a_picture_that_a_step_made_much_worse_is_told_with_the_way_out(tmp_path
     run = jaxstyle.run_sweep(sweep, options, on_event=events.append)
     told = [event for event in events if event["event"] == "note" and "cells" in event]
     ratios = [float(row["loss_total"] / row["loss_best"]) for row in run.rows]
+    assert all("--keep best" in event["text"] for event in told)
     assert [event["cells"] for event in told] == ([[1]] if keep == "last" else [])
     assert (ratios[1] > 1.5) == (keep == "last")
     assert ratios[0] < 1.5

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import os
 
 import h5py
 import jax
@@ -15,7 +16,7 @@ from conftest import random_image
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from jaxstyle import variance
+from jaxstyle import report, variance
 from jaxstyle.cell import regions
 from jaxstyle.inputs import decode
 from jaxstyle.inputs.masks import read_mask
@@ -353,7 +354,22 @@ def test_a_study_of_seeds_has_the_spread_of_every_region(files, tmp_path):
     for name, t in zip(("0", "128", "255"), maps["conv1_1"], strict=True):
         (line,) = (line for line in lines if line["quantity"] == f"pixel_sd {name}")
         assert float(line["mean"]) == pytest.approx(spread[t >= 0.5].mean(), rel=1e-6)
-    assert "in region " in (run / "report.html").read_text()
+    page = (run / "report.html").read_bytes()
+    assert b"in region " in page
+    # A damaged file of maps is made again, and without its images left out of the page.
+    whole = (run / "regions.h5").read_bytes()
+    (run / "regions.h5").write_bytes(whole[:2000])
+    for moved in (True, False):
+        if moved:
+            os.rename(files["content_mask"][0], tmp_path / "away.png")
+        with pytest.raises(SystemExit) as done:
+            report.main([str(run)])
+        assert done.value.code == 0
+        if moved:
+            os.rename(tmp_path / "away.png", files["content_mask"][0])
+            assert (run / "report.html").read_bytes() != page
+    assert (run / "regions.h5").read_bytes() == whole
+    assert (run / "report.html").read_bytes() == page
 
 
 def test_a_setting_alone_has_the_masks_of_its_own_images(files):

@@ -263,6 +263,13 @@ def test_damaged_and_foreign_chunks_are_set_aside_named_and_computed_again(copy,
     shutil.copy(chunks / "000000.h5", chunks / "000001.h5")
     assert command("--out", copy, "--resume") == 0
     assert (chunks / "000001.h5.bad-2").exists()
+    # Copies and a synchroniser's files are nobody's chunks, and stay as they are.
+    copies = ["000000 (conflicted copy).h5", "7.h5", "0000000.h5"]
+    for name in copies:
+        shutil.copy(chunks / "000000.h5", chunks / name)
+    assert command("--out", copy, "--resume") == 0
+    for name in copies:
+        (chunks / name).unlink()
     assert torture.digests(copy) == torture.digests(whole)
 
 

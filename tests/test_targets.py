@@ -483,6 +483,9 @@ def oracle_root(matrix):
 def test_a_linear_ladder_has_its_ends_and_blends_raw_moments():
     a, b = statistics(1, 60), statistics(2, 60)
     ladder = [of.layers["conv1_1"] for of in target_sets.ladder(as_targets(a), as_targets(b), 5, "linear")]
+    assert next(
+        target_sets.ladder(as_targets(a), as_targets(b), 10**9, "linear")
+    )  # one in memory at a time
     for rung, own in enumerate(ladder):
         t = rung / 4
         assert np.abs(own.gram - ((1 - t) * a.gram + t * b.gram)).max() <= 1e-12 * a.gram.max()
@@ -691,6 +694,15 @@ def test_the_command_makes_means_random_targets_and_spectra(made, capsys):
     assert np.allclose(mean.gram_sd, np.abs(a - b) / 2, atol=1e-4 * a.max())
     assert run_command(made / "mean.npz", "--random", "0:2", 7, "-o", made / "r.npz") == 0
     assert len({read_targets(str(made / f"r-0{n}.npz")).sha256 for n in range(3)}) == 3
+    # The mean of one file that is a mean keeps its spread, and one image has none to draw from.
+    assert run_command(made / "mean.npz", "--mean", "-o", made / "again.npz") == 0
+    again = read_targets(str(made / "again.npz")).layers["conv1_1"]
+    np.testing.assert_array_equal(again.gram_sd, mean.gram_sd)
+    assert run_command(made / "mean.npz", "--mean", "--random", 7, "-o", made / "d.npz") == 0
+    drawn, before = (read_targets(str(made / name)).layers["conv1_1"] for name in ("d.npz", "r-02.npz"))
+    np.testing.assert_array_equal(drawn.gram, before.gram)
+    assert run_command(made / "a.png", "--mean", "--random", 7, "-o", made / "d.npz") == 2
+    assert "no standard deviations to draw from" in capsys.readouterr().err
     assert run_command(made / "a.png", "--spectrum", "-o", made / "s.npz") == 0
     with np.load(made / "s.npz") as plain:
         found = plain["spectrum"]

@@ -1,6 +1,7 @@
 """The seed study of a real run, end to end: its files, their numbers, its floor, and its errors."""
 
 import csv
+import dataclasses
 import itertools
 import json
 import shutil
@@ -15,12 +16,14 @@ from made_runs import make_run
 from PIL import Image
 from test_store import fill, result
 
-from jaxstyle import sweep, variance
+import jaxstyle
+from jaxstyle import report, sweep, variance
 from jaxstyle.plan.cells import Cell
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.records import open_record
 from jaxstyle.rundir.results_h5 import merge
-from jaxstyle.study import components, distances, figures, spread
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.study import components, distances, figures, model, spread
 from jaxstyle.study.model import Setting, Spread
 
 SMALL = (
@@ -176,7 +179,8 @@ def test_the_floor_has_every_variant_and_the_same_seed_again_is_the_same(studied
 
 def test_the_page_says_what_was_found_and_what_was_left_out(studied):
     page = json.loads((studied / "variance.json").read_text())
-    assert set(page) == {"title", "intro", "blocks"}
+    assert set(page) == {"title", "cells", "intro", "blocks"}
+    assert page["cells"] == 12
     assert all(isinstance(line, str) for line in page["intro"])
     for block in page["blocks"]:
         assert set(block) == {"heading", "text", "table", "figures"}
@@ -225,7 +229,8 @@ def test_without_a_floor_the_page_says_that_there_is_none(plain_run, tmp_path, c
     [
         ({"seed": (0,)}, (), "no setting has two seeds that came to an end; add some with:"),
         ({"seed": (0, 1)}, (0, 2), "came to an end (2 cells diverged)"),
-        ({"init": ("content",)}, (), "no seed matters in it"),
+        ({"init": ("content",)}, (), "no cell starts from noise; run it with --init noise --seed 0:8"),
+        ({"noise_std": (0.0,)}, (), "its noise is 0; run it with --noise-std 1 --seed 0:8"),
     ],
 )
 def test_a_run_without_two_seeds_is_refused_in_one_line(tmp_path, capsys, settings, diverged, expected):
@@ -273,7 +278,9 @@ def test_what_cannot_be_computed_again_is_said(tmp_path, capsys):
     """Two seeds, a diverged cell and missing images still give tables and a page."""
     fill(tmp_path / "run", [result(range(6), diverged=(5,))], seed=(0, 1, 2))
     assert command(variance.main, tmp_path / "run") == 1
-    assert "1 cell diverged" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1 cell diverged" in said
+    assert "Not everything could be computed again: /a b.png" in said
     page = (tmp_path / "run" / "variance.json").read_text()
     assert "Not everything could be computed again: /a b.png" in page
     assert "a balanced part of it was used, without seed 2" in page
@@ -281,6 +288,89 @@ def test_what_cannot_be_computed_again_is_said(tmp_path, capsys):
     (line,) = lines(tmp_path / "run", content="/c.png", steps="5", quantity="loss_total")
     assert (line["seeds"], line["diverged"], line["mean_low"]) == ("2", "1", "")
     assert lines(tmp_path / "run", content="a b.png")
+
+
+@pytest.fixture(scope="module")
+def sparse(tmp_path_factory):
+    """A run of three seeds with curves of steps 0, 30 and 60 and pictures of 20, 30 and 60; its study."""
+    run = tmp_path_factory.mktemp("sparse") / "run"
+    make_run(run, content=("cat.jpg",), style=("glass.jpg",), seed=(0, 1, 2), steps=(20, 30, 60), traced=3)
+    (run / "maps" / "mine").mkdir(parents=True)
+    (run / "maps" / "notes.txt").write_text("kept")
+    (run / "maps" / "spread-07.png").write_text("left by a study of more settings")
+    assert command(variance.main, run, "--no-floor") == 0
+    return run
+
+
+def test_a_snapshot_that_no_curve_has_gets_no_losses(sparse):
+    assert {row["steps"] for row in lines(sparse, quantity="loss_total")} == {"30", "60"}
+    assert {row["steps"] for row in lines(sparse, quantity="rmse")} == {"20", "30", "60"}
+    assert '"not traced → ' in (sparse / "variance.json").read_text()
+
+
+def test_a_study_removes_its_own_figures_and_nothing_else(sparse):
+    there = {path.name for path in (sparse / "maps").iterdir()}
+    assert {"mine", "notes.txt", "spread.png", "curves.svg", "convergence.svg"} <= there
+    assert "spread-07.png" not in there
+    assert all(figures.OURS.fullmatch(name) for name in there - {"mine", "notes.txt"})
+
+
+def test_a_study_of_fewer_cells_than_the_run_has_says_so(sparse, tmp_path):
+    run = shutil.copytree(sparse, tmp_path / "run")
+    assert command(report.main, run) == 0
+    assert "has 3 now" not in (run / "report.html").read_text()
+    found = json.loads((run / "variance.json").read_text())
+    (run / "variance.json").write_text(json.dumps(found | {"cells": 2}))
+    assert command(report.main, run) == 0
+    assert "This is a study of 2 cells, and the run has 3 now;" in (run / "report.html").read_text()
+
+
+def test_a_damaged_table_of_pictures_is_one_line_with_the_way_out(sparse, tmp_path, capsys):
+    run = shutil.copytree(sparse, tmp_path / "run")
+    with (run / "results.h5").open("r+b") as file:
+        file.truncate(3000)
+    assert command(variance.main, run, "--no-floor") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{run / 'results.h5'}: cannot be read (" in line
+    assert f"; python -m jaxstyle.report {run} makes it" in line
+    with pytest.raises(JaxstyleError, match=r"results\.h5: cannot be read"):
+        jaxstyle.open_run(run).losses(0)
+    assert command(report.main, run) == 0
+    assert command(variance.main, run, "--no-floor") == 0
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders():
+    cells = [
+        Cell(i, f"/{folder}/x/pic.png", "/s.png", "conv4_2", "conv1_1", "noise", 1.0, 1.0, seed)
+        for i, (folder, seed) in enumerate(itertools.product("ab", (0, 1)))
+    ]
+    assert model.labels(cells, ("content", "seed")) == [
+        f"{folder}/x/pic.png, seed {seed}" for folder in "ab" for seed in (0, 1)
+    ]
+    assert model.labels(cells[:2], ("content", "seed")) == ["pic, seed 0", "pic, seed 1"]
+
+
+def test_styles_of_one_name_are_told_apart():
+    sources = [("/d/s.png", "auto"), ("/d/s.npz", "auto"), ("/e/s.png", 64)]
+    assert spread._style_titles(sources) == ["d/s.png", "d/s.npz", "e/s.png"]
+    assert spread._style_titles([("/d/s.png", 64), ("/d/s.png", 32)]) == ["s, 64 px", "s, 32 px"]
+
+
+def test_a_ratio_that_shares_too_few_seeds_is_left_out_of_the_comparison():
+    def spread_with(*seeds):
+        one = _spread("a", 0, 1)
+        return dataclasses.replace(one, setting=dataclasses.replace(one.setting, seeds=seeds))
+
+    most = [spread_with(0, 1, 2), spread_with(0, 1, 2, 3), spread_with(5, 6)]
+    assert [id(of) for of in spread._sharing_seeds(most)] == [id(of) for of in most[:2]]
+    assert len(spread._sharing_seeds(most[:2])) == 2
+    assert len(spread._sharing_seeds([spread_with(0, 1), spread_with(2, 3)])) == 1
+
+
+def test_there_are_colours_for_any_number_of_factors():
+    found = figures._component_colours([*"abcdefghij", components.SEED])
+    assert len(found) == 11
+    assert len({found[name] for name in "abcdefg"} | {found[components.SEED]}) == 8
 
 
 # --- settings -------------------------------------------------------------------------------------

@@ -163,11 +163,15 @@ class Display:
 
     def event(self, name: str, line: str | None = None, **values: Any) -> None:
         """Record an event in the file and print its `line`, or the whole event where JSON is printed."""
-        record = {"time": time.time(), "event": name, **values}
+        text = {} if line is None else {"text": line}
+        record = {"time": time.time(), "event": name, **text, **values}
         for listener in self._listeners:
             listener(dict(record))
         for file in self._events:
-            file.write(json.dumps(record).encode() + b"\n")
+            try:
+                file.write(json.dumps(record).encode() + b"\n")
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, file.name) from None
         if self._json and not self._quiet:
             self._guard(lambda: print(json.dumps(record), flush=True))
         elif line is not None:

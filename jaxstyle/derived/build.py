@@ -9,13 +9,16 @@ from jaxstyle.derived import page
 from jaxstyle.derived.crops import write_crops
 from jaxstyle.derived.sheets import write_sheets
 from jaxstyle.derived.stimuli import write_stimuli
-from jaxstyle.rundir import manifest
+from jaxstyle.inputs.pictures import Pictures
+from jaxstyle.inputs.region_maps import RegionMaps
+from jaxstyle.rundir import manifest, regions_h5
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.image_files import name_pictures, names_of, write_images
 from jaxstyle.rundir.records import Record, open_record
 from jaxstyle.rundir.results_csv import Rows, read_rows, write_csv
 from jaxstyle.rundir.results_h5 import merge
 from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.values import NONE
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,23 @@ def build_derived(run: RunDirectory, *, pictures: bool = True, with_page: bool =
     name_pictures(run, record, rows.cell.tolist())
     write_stimuli(run, record)
     write_crops(run, record)
+    _write_regions(run, record)
     write_csv(run, rows, rows.columns)
     built = Built(record, rows, write_sheets(run, record))
     if with_page:
         write_page(run, rows)
     return built
+
+
+def _write_regions(run: RunDirectory, record: Record) -> None:
+    """Write `regions.h5` if a run needs it and has none that can be read, unless an image has gone."""
+    if all(cell.regions == NONE for cell in record.cells) or regions_h5.is_there(run.path):
+        return
+    try:
+        maps = RegionMaps(Pictures(record.sweep, record.cells))
+    except JaxstyleError:
+        return  # the run is whole without it
+    run.write(regions_h5.FILE, regions_h5.regions_bytes(record.cells, maps, record.given))
 
 
 def finish_run(run: RunDirectory, *, pictures: bool = False) -> Built:

@@ -92,7 +92,7 @@ def html(record: Record, rows: Rows) -> str:
     """
     from markupsafe import Markup
 
-    variance, heads = variance_section(record.path), Heads(record)
+    variance, heads = variance_section(record.path, len(record.cells)), Heads(record)
     seen = _read(record, rows, heads)
     part, tiles, dimensions = seen.part, seen.tiles, seen.dimensions
     for axis in record.axes:

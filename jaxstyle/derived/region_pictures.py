@@ -14,7 +14,7 @@ from jaxstyle.derived.thumbnails import SourcePictures, jpeg_uri, scaled
 from jaxstyle.inputs.resize import fit
 from jaxstyle.rundir.hdf5 import members, open_h5
 from jaxstyle.rundir.records import Record
-from jaxstyle.rundir.regions_h5 import FILE, OWN
+from jaxstyle.rundir.regions_h5 import FILE, OWN, is_there
 from jaxstyle.spec.blends import files_of
 from jaxstyle.spec.regions import MASKS
 
@@ -43,10 +43,17 @@ def overlay(
 
 
 def regions_section(record: Record) -> dict[str, Any] | None:
-    """Figures of the regions of a run and a line about them; None for a run without any."""
+    """Figures of the regions of a run and their number; None without any, and for a damaged file."""
     path = record.path / FILE
-    if not path.is_file():
+    if not is_there(record.path):
         return None
+    try:
+        return _section(record, path)
+    except (OSError, KeyError, StopIteration):  # damaged within
+        return None
+
+
+def _section(record: Record, path: Path) -> dict[str, Any]:
     paths = {
         (axis, record.given(axis, of)): of for axis in ("content", "style") for of in _files(record, axis)
     }

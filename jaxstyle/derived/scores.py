@@ -148,7 +148,8 @@ def scores_section(record: Record, shown: Collection[int]) -> dict[str, Any] | N
         "lines": lines,
         "points": len(points),
         "drawn": len(drawn),
-        "unscored": len(record.cells) - len(points),
+        "unscored": len(scored) - len(points),
+        "later": len(record.cells) - len(scored),
     }
 
 

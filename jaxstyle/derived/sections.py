@@ -69,8 +69,12 @@ def manifest_texts(manifest: Mapping[str, Any]) -> tuple[list[tuple[str, str]], 
     return [(name, line(manifest[name])) for name in names if name in manifest], text
 
 
-def variance_section(run: Path) -> dict[str, Any] | None:
+def variance_section(run: Path, cells: int) -> dict[str, Any] | None:
     """The section that `variance.json` describes, its figures as data URIs; None if there is no such file.
+
+    Args:
+        run: the run's directory.
+        cells: the number of cells that the run has now; a study of fewer says so.
 
     Raises:
         JaxstyleError: if the file or one of its figures cannot be read.
@@ -89,9 +93,12 @@ def variance_section(run: Path) -> dict[str, Any] | None:
             }
             for block in _list(found["blocks"])
         ]
+        before = found.get("cells", cells)
+        stale = f"This is a study of {before} cells, and the run has {cells} now;"
+        stale += " python -m jaxstyle.variance makes it again."
         return {
             "title": _str(found["title"]),
-            "intro": [_str(line) for line in _list(found["intro"])],
+            "intro": [*([stale] if before != cells else []), *map(_str, _list(found["intro"]))],
             "blocks": blocks,
         }
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

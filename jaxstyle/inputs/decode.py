@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, UnidentifiedImageError, _imaging, features
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, _imaging, features
 
 from jaxstyle.inputs import colour
 from jaxstyle.inputs.formats import kind_of, main_picture
@@ -44,6 +44,9 @@ MAX_FILE_BYTES = 512 * 2**20
 MAX_PIXELS = 64 * 2**20
 FLOATS = "float_0_255"
 """The argument of the Python API that says what floats mean."""
+ORIENTATION = 0x0112
+"""The tag of the EXIF orientation, in a TIFF too."""
+TURNED = "turned as its EXIF orientation says"
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -243,7 +246,7 @@ def _to_rgb(path: str, data: bytes, notes: list[str], *, as_stored: bool = False
         deep = image.mode.startswith("I;16")
         check_edges(path, image.height, image.width)
     else:
-        image, deep = _open(path, container.data)
+        image, deep = _open(path, container.data, notes)
     labels = colour.Labels(image.info.get("icc_profile") or container.profile, container.chunks)
     labels = colour.Labels(None, {}) if as_stored else labels
     is_bmp = image.format == "BMP"
@@ -251,11 +254,12 @@ def _to_rgb(path: str, data: bytes, notes: list[str], *, as_stored: bool = False
     if labels == colour.Labels(None, {}) and _is_adobe_rgb(image):
         notes.append("its EXIF data say Adobe RGB, which is not converted but taken for sRGB")
     if container.orientation in _TURNS:
+        notes.append(TURNED)
         image = image.transpose(_TURNS[container.orientation])
     return _to_srgb8(path, image, deep, labels, is_bmp, notes)
 
 
-def _open(path: str, data: bytes) -> tuple[Image.Image, bool]:
+def _open(path: str, data: bytes, notes: list[str]) -> tuple[Image.Image, bool]:
     """The image with its pixels decoded, and whether the file has 16 bits per channel."""
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     if (frames := getattr(image, "n_frames", 1)) != 1:
@@ -267,6 +271,8 @@ def _open(path: str, data: bytes) -> tuple[Image.Image, bool]:
     kinds = {"F": "floating-point", "I": "32-bit"}
     if kind := "12-bit" if "I;12" in raw else kinds.get(image.mode):
         raise JaxstyleError(path, f"has {kind} pixels of unknown range; save it with 8 or 16 bits")
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(ORIENTATION) in _TURNS:
+        notes.append(TURNED)  # by `load`, after which nothing says so
     image.load()
     return image, ";16" in raw and "BGR" not in raw
 
@@ -278,12 +284,12 @@ def _too_large(path: str, pixels: int | str) -> JaxstyleError:
 def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
     """`image` turned as its EXIF orientation says, if that can be read and has a meaning."""
     try:
-        orientation = image.getexif().get(0x0112, 1)
+        orientation = image.getexif().get(ORIENTATION, 1)
     except _DECODE_ERRORS:
         notes.append("its EXIF data cannot be read and is ignored")
         return image
     if orientation in _TURNS:
-        notes.append("turned as its EXIF orientation says")
+        notes.append(TURNED)
         return image.transpose(_TURNS[orientation])
     if orientation != 1:
         notes.append(f"its EXIF orientation, {orientation}, has no meaning and is ignored")

@@ -6,7 +6,7 @@ result is symmetric and positive semidefinite, as the moments of any features ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -76,20 +76,18 @@ def blended(several: Sequence[TargetFile], weights: Sequence[float]) -> TargetFi
     return _layerwise(one, several) if len(several) > 1 else several[0]
 
 
-def ladder(a: TargetFile, b: TargetFile, rungs: int, along: str) -> list[TargetFile]:
+def ladder(a: TargetFile, b: TargetFile, rungs: int, along: str) -> Iterator[TargetFile]:
     """Targets from `a` to `b` in equal steps; the first and the last are theirs, unchanged.
 
     Args:
         along: `linear`, A_t = (1-t) A_a + t A_b, or `wasserstein`, see `_geodesic`.
     """
-    found = []
     for rung in range(rungs):
         t = rung / (rungs - 1)
         if along == "linear" or rung in (0, rungs - 1):
-            found.append(blended([a, b], [1 - t, t]) if 0 < t < 1 else _without_spread((a, b)[round(t)]))
+            yield blended([a, b], [1 - t, t]) if 0 < t < 1 else _without_spread((a, b)[round(t)])
         else:
-            found.append(_layerwise(lambda x, y, t=t: _geodesic(x, y, t), [a, b]))
-    return found
+            yield _layerwise(lambda x, y, t=t: _geodesic(x, y, t), [a, b])
 
 
 def _geodesic(a: Statistics, b: Statistics, t: float) -> Statistics:

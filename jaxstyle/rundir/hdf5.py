@@ -6,12 +6,15 @@ A dataset that a file only links to counts as missing: nothing from outside a ru
 from __future__ import annotations
 
 import errno
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+
+from jaxstyle.spec.errors import JaxstyleError
 
 LIBVER = ("v110", "v110")
 """The oldest and the newest version of HDF5 whose structures are written; they carry checksums."""
@@ -24,12 +27,19 @@ def open_h5(path: Path) -> h5py.File:
 
     The file needs no lock, because whoever makes it anew replaces it. HDF5 takes one all the same, and
     refuses to open a file both with and without a lock, so it goes without one only where there are none.
+
+    Raises:
+        JaxstyleError: if it is there but no HDF5 file, or a damaged one.
     """
     try:
         return h5py.File(path, "r")
+    except FileNotFoundError:
+        raise
     except OSError as error:
         if not lacks_locks(error):
-            raise
+            command = f"python -m jaxstyle.report {shlex.quote(str(path.parent))}"
+            why = f"cannot be read ({error}); {command} makes it from the chunks there"
+            raise JaxstyleError(str(path), why) from None
         return h5py.File(path, "r", locking=False)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -23,7 +24,8 @@ import numpy as np
 
 from jaxstyle.inputs.region_maps import RegionMaps, Source
 from jaxstyle.plan.cells import Cell
-from jaxstyle.rundir.hdf5 import LIBVER, texts
+from jaxstyle.rundir.hdf5 import LIBVER, open_h5, texts
+from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.regions import MASKS
 from jaxstyle.spec.values import NONE
 from jaxstyle.vgg import layers
@@ -64,6 +66,15 @@ def regions_bytes(cells: Sequence[Cell], maps: RegionMaps, text: Callable[[str, 
                     values = maps.at(cell, source, tap)
                     group.create_dataset(tap, data=values, compression="gzip", shuffle=True)
     return buffer.getvalue()
+
+
+def is_there(run: Path) -> bool:
+    """Whether a run directory has the file, and it is one."""
+    try:
+        with open_h5(run / FILE):
+            return True
+    except (JaxstyleError, OSError):
+        return False
 
 
 def _divisions(cells: Iterable[Cell]) -> dict[str, dict[Any, tuple[list[Cell], Source]]]:

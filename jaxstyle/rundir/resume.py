@@ -222,10 +222,12 @@ def whole_chunks(
     own = None if own is None else set(own)
     for path in sorted((run.path / "chunks").glob("*.h5")):
         number = int(path.stem) if path.stem.isdecimal() else -1
+        if number < 0 or path.name != Path(chunks.chunk_name(number)).name:
+            continue  # a copy, or a synchroniser's file of a conflict
         if own is not None and number not in own:
             continue
         try:
-            if number not in range(len(plan.chunks)) or path.name != Path(chunks.chunk_name(number)).name:
+            if number not in range(len(plan.chunks)):
                 raise JaxstyleError(str(path), "does not belong to this run")
             own_plan = narrowed_to(plan, number, chunks.chunk_width(path))
             results = chunks.read_chunk(path, fingerprint=fingerprint(sources, own_plan, number))

@@ -36,7 +36,7 @@ from jaxstyle.spec.settings import OPTION_KEYS, Sweep
 from jaxstyle.spec.tables import Origin
 from jaxstyle.spec.unknown_names import RETIRED
 
-TAKEN = ("total", "best", "final")
+TAKEN = ("total", "best", "final", "finished")
 """Names that no loss term can have, since a column or a dataset of a run would have the same name."""
 _loading: list[Origin] = []
 """The file that is being loaded; empty if there is none."""
@@ -304,14 +304,18 @@ def add_recorded(rows: Iterable[Any]) -> None:
             table.add(row)
 
 
+def check_has_functions(row: Any) -> None:
+    """Raise JaxstyleError if a row is known from a manifest alone, which holds no functions."""
+    if row.origin is not None and getattr(row, row.functions[0]) is None:
+        why = f"belongs to the plugin {row.origin.file} (sha256 {row.origin.sha256})"
+        raise JaxstyleError(f"{row.what} {row.name}", f"{why}; give the file with --plugin FILE.py")
+
+
 def check(sweep: Sweep) -> None:
     """Raise JaxstyleError unless the plugins of a resolved sweep are loaded, from the files it names."""
     used = [row for row in rows_used(sweep) if row.origin is not None]
-    mend = "give the file with --plugin FILE.py"
     for row in used:
-        if getattr(row, row.functions[0]) is None:
-            why = f"belongs to the plugin {row.origin.file} (sha256 {row.origin.sha256}); {mend}"
-            raise JaxstyleError(f"{row.what} {row.name}", why)
+        check_has_functions(row)
         if row.origin.sha256 not in sweep.plugins:
             why = f"has sha256 {row.origin.sha256} but the run was begun with {', '.join(sweep.plugins)}"
             raise JaxstyleError(row.origin.file, f"{why}; restore it, or start a new run without its spec")

@@ -40,7 +40,7 @@ def build_study(run: RunDirectory, options: Options | None = None) -> Study:
     run.write("variance.h5", tables.h5_bytes(found, numbers))
     drawn = figures.draw_figures(found, numbers)
     for old in (run.path / "maps").glob("*"):  # left by a study of more settings
-        if f"maps/{old.name}" not in drawn:
+        if figures.OURS.fullmatch(old.name) and f"maps/{old.name}" not in drawn:
             old.unlink()
     for name, data in drawn.items():
         run.write(name, data, durable=False)

@@ -12,6 +12,7 @@ from jaxstyle.plan.costs import nominal_platform, uses_winograd
 from jaxstyle.plan.programs import Program
 from jaxstyle.rundir.hdf5 import open_h5
 from jaxstyle.rundir.records import Record
+from jaxstyle.spec import plugins, tables
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.study import stats
 from jaxstyle.study.model import LOW
@@ -30,13 +31,15 @@ class Network:
         device: the device to compute on.
 
     Raises:
-        JaxstyleError: if the weights are not those of the run.
+        JaxstyleError: if the weights are not those of the run, or its pooling is a plugin's that is not
+            loaded.
     """
 
     def __init__(self, record: Record, device: Any):
         from jaxstyle.device.engine import Engine
 
         sweep = record.sweep
+        plugins.check_has_functions(tables.POOLINGS[record.cells[0].pool])
         shapes = {shape_px(shape) for shape in _shapes(record)}
         loaded = weights.load(sweep.weights, network=sweep.network, pool=record.cells[0].pool)
         if (had := record.manifest.get("weights", {}).get("sha256")) not in (None, loaded.sha256):

@@ -7,7 +7,9 @@ light and on a dark page. matplotlib is imported when something is drawn.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ from jaxstyle.study.model import (
     Study,
     Summary,
     axis_title,
-    label,
+    identity,
     measure_title,
     setting_axes,
     term_title,
@@ -74,11 +76,11 @@ def _saved(figure: Figure, kind: str) -> bytes:
 
 def pages(study: Study) -> list[list[Spread]]:
     """The spreads in groups that fit a figure; a family stands together where it can."""
-    families: dict[str, list[Spread]] = {}
+    families: dict[tuple, list[Spread]] = {}
     axes = setting_axes(spread.setting.cell for spread in study.spreads)
     for spread in study.spreads:
-        key = label(spread.setting.cell, (a for a in axes if a != "alpha_beta"))
-        families.setdefault(key + spread.setting.shape, []).append(spread)
+        key = identity(spread.setting.cell, [a for a in axes if a != "alpha_beta"])
+        families.setdefault((*key, spread.setting.shape), []).append(spread)
     found: list[list[Spread]] = [[]]
     for members in families.values():
         for start in range(0, len(members), PER_FIGURE):
@@ -88,6 +90,10 @@ def pages(study: Study) -> list[list[Spread]]:
                 found.append([])
             found[-1] += part
     return [page for page in found if page]
+
+
+OURS = re.compile(r"(spread|curves|convergence)(-\d+)?\.(png|svg)|(alpha-beta|components)\.svg")
+"""Names of the files in `maps/` that a study writes."""
 
 
 def _numbered(name: str, kind: str, index: int, count: int) -> str:
@@ -331,8 +337,10 @@ def _components(study: Study) -> Figure:
 
 
 def _component_colours(names: Sequence[str]) -> dict[str, str]:
-    """Colours of settings for their factors; the two parts of the seed in reds."""
-    settings = iter(("#2f7fb8", "#2c8c5c", "#8c5fb8", "#a8861b", "#4a9aa8", "#7a8f3c", "#6878c8"))
+    """Colours of settings for their factors, in turn; the two parts of the seed in reds."""
+    settings = itertools.cycle(
+        ("#2f7fb8", "#2c8c5c", "#8c5fb8", "#a8861b", "#4a9aa8", "#7a8f3c", "#6878c8")
+    )
     fixed = {SEED: "#c8552c", RESIDUAL: "#b03a52", INTERACTIONS: "#7a8088"}
     return {name: fixed.get(name) or next(settings) for name in names}
 

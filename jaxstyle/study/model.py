@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,8 @@ LOW = "lowpass_"
 """Prefix of the names of distances between low-passed pictures."""
 PICTURE = "picture"
 """The name of the pictures among the terms that are decomposed."""
+MAX_FOLDERS = 8
+"""The most folders that a label has of a path, to tell files of one name apart."""
 TITLES = {"rmse": "RMSE", "dssim": "1 − SSIM", PICTURE: "the picture"}
 """Words for measures and for the pictures; those for losses are in the tables of terms."""
 
@@ -98,6 +101,8 @@ class Family:
     """`between_seeds` over `between_ratios`, by measure."""
     pairs: list[tuple[str, str, dict[str, float]]]
     """Neighbouring ratios: (ratio, next ratio, mean distance at one seed by measure)."""
+    left_out: tuple[str, ...] = ()
+    """Ratios that share too few seeds with the others."""
 
 
 @dataclass(frozen=True)
@@ -195,10 +200,11 @@ def summarise(spread: Spread) -> Summary:
     return Summary(terms, np.asarray(stats.pair_mean(d)), low, high)
 
 
-def value_text(axis: str, value: Any) -> str:
-    """A value of an axis, as the user gave it, as a short text."""
-    if axis in PATH_AXES and files_of(value):
-        return short_text(value)
+def value_text(axis: str, value: Any, folders: int = 0) -> str:
+    """A value of an axis, as the user gave it, as a short text; a file's name with some of its folders."""
+    if axis in PATH_AXES and (files := files_of(value)):
+        whole = PurePath(value).parts[-1 - folders :]
+        return "/".join(whole) if folders and len(files) == 1 else short_text(value)
     if axis in PATH_AXES and value == NONE:
         return f"no {axis}"
     label = settings.short(axis)
@@ -224,9 +230,26 @@ def measure_title(measure: str) -> str:
     return f"{words}, low-pass" if measure.startswith(LOW) else words
 
 
-def label(cell: Cell, axes: Iterable[str]) -> str:
-    """The label of a cell: its values on some axes."""
-    return ", ".join(value_text(axis, cell.label(axis)) for axis in axes)
+def labels(cells: Iterable[Cell], axes: Iterable[str]) -> list[str]:
+    """The labels of cells, their values on some axes; files of one name get folders until all differ."""
+    cells, axes = tuple(cells), tuple(axes)
+    different = len({identity(cell, axes) for cell in cells})
+
+    def texts(folders: int) -> list[str]:
+        return [", ".join(value_text(a, cell.label(a), folders) for a in axes) for cell in cells]
+
+    return told_apart(texts, different)
+
+
+def told_apart(texts: Callable[[int], list[str]], different: int) -> list[str]:
+    """Texts with files' names and as few of their folders as make `different` of them, if any number does.
+
+    Args:
+        texts: function of the number of folders.
+        different: how many of the texts should differ.
+    """
+    enough = (folders for folders in range(MAX_FOLDERS) if len({*texts(folders)}) >= different)
+    return texts(next(enough, MAX_FOLDERS))
 
 
 def setting_axes(cells: Iterable[Cell]) -> tuple[str, ...]:

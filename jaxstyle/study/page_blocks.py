@@ -49,7 +49,8 @@ def blocks(study: Study, numbers: Sequence[Summary], drawn: Sequence[str]) -> di
         *([_styles_block(study)] if study.styles else []),
         _limits_block(study),
     ]
-    return {"title": "How much the seed matters", "intro": summary(study), "blocks": found}
+    title, cells = "How much the seed matters", len(study.record.cells)
+    return {"title": title, "cells": cells, "intro": summary(study), "blocks": found}
 
 
 def summary(study: Study) -> list[str]:
@@ -201,6 +202,7 @@ def _families_block(study: Study, drawn: Sequence[str]) -> dict[str, Any]:
             f"{f.label}: two seeds are RMSE {number(f.between_seeds['rmse'])} apart, two values of α/β at"
             f" one seed {number(f.between_ratios['rmse'])}: {_weigh(full)}. In the low-pass the seed weighs"
             f" {number(low.value)} times as much as α/β{interval(low.low, low.high)}."
+            + (f" Without {', '.join(f.left_out)}, which share too few seeds." if f.left_out else "")
         )
     text.append("These are over the seeds that all values of α/β have; intervals are from resampled seeds.")
     caption = "Distance between seeds over distance between values of α/β, with 95 % intervals."
@@ -306,7 +308,8 @@ def _convergence_block(study: Study, numbers: Sequence[Summary], drawn: Sequence
     for spread, own in zip(study.spreads, numbers, strict=True):
         trend = stats.trend(*spread.distances["rmse"][-2:])
         trends.append(trend)
-        cvs = " → ".join(percent(float(own.terms["cv"][0][j, 0])) for j in range(len(study.snapshots)))
+        each = (float(own.terms["cv"][0][j, 0]) for j in range(len(study.snapshots)))
+        cvs = " → ".join("not traced" if math.isnan(cv) else percent(cv) for cv in each)
         rows.append([
             spread.setting.label,
             *(number(v) for v in own.mean[:, k]),

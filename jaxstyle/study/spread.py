@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import h5py
 import numpy as np
@@ -22,8 +24,9 @@ from jaxstyle.study.model import (
     Spread,
     Style,
     identity,
-    label,
+    labels,
     setting_axes,
+    told_apart,
     value_text,
     varying,
 )
@@ -58,11 +61,11 @@ def find_settings(
     noisy = (cell for cell in firsts if seed_matters(record.sweep, cell))
     axes = varying(noisy, others) or ("content", "style")
     settings, fixed, single = [], [], []
-    for cells in groups.values():
+    names = zip(labels(firsts, every), labels(firsts, axes), strict=True)
+    for cells, (name_of_all, name) in zip(groups.values(), names, strict=True):
         if not seed_matters(record.sweep, cells[0]):
-            fixed.append((label(cells[0], every), len(cells)))
+            fixed.append((name_of_all, len(cells)))
             continue
-        name = label(cells[0], axes)
         done = sorted((c for c in cells if not where[c.id][2]), key=lambda c: c.seed)
         if len(done) < 2:
             single.append(name)
@@ -114,6 +117,7 @@ def spread_of(
     curves = np.stack(columns, axis=-1).astype(np.float64)
     ends = [min(s, int(dataset(group, "steps")[setting.rows[0]])) for s in snapshots]
     at = [np.searchsorted(steps, end, "right") - 1 for end in ends]
+    traced = np.array([steps[place] == end for place, end in zip(at, ends, strict=True)])
     images = dataset(group, "image")
     pictures = [rows_in_order(images, setting.rows, own.index(s)) for s in snapshots]
     pairs = stats.chosen_pairs(len(setting.cells), MAX_PAIRS)
@@ -127,7 +131,7 @@ def spread_of(
         setting=setting,
         curves=curves,
         steps=steps,
-        terms=curves[:, at].swapaxes(0, 1),
+        terms=np.where(traced[:, None, None], curves[:, at].swapaxes(0, 1), np.nan),
         distances={name: np.stack([d[name] for d in found]) for name in found[0]},
         moved=np.array(moved).reshape(len(snapshots) - 1, len(setting.cells)),
         sd_map=np.stack([stats.pixel_sd(v) for _, v in image_versions(last, sigma_px)]),
@@ -145,17 +149,36 @@ def find_families(
     groups: dict[tuple, list[Spread]] = {}
     for spread in spreads:
         groups.setdefault(identity(spread.setting.cell, others), []).append(spread)
-    axes = varying((group[0].setting.cell for group in groups.values()), others) or ("content", "style")
+    firsts = [group[0].setting.cell for group in groups.values()]
+    names = labels(firsts, varying(firsts, others) or ("content", "style"))
     found = []
-    for group in groups.values():
-        members = sorted(group, key=lambda s: -s.setting.cell.alpha_beta)
-        seeds = sorted(set.intersection(*(set(m.setting.seeds) for m in members)))
+    for name, group in zip(names, groups.values(), strict=True):
+        members = sorted(_sharing_seeds(group), key=lambda s: -s.setting.cell.alpha_beta)
+        seeds = _shared(members)
         if len(members) > 1 and len(seeds) > 1:
             images = dataset(file, f"{members[0].setting.shape}/image")
-            name = label(members[0].setting.cell, axes)
             sigma = sigma_px[members[0].setting.shape]
-            found.append(_family(name, members, tuple(seeds), images, network, sigma))
+            gone = [spread.setting.cell for spread in group if all(spread is not m for m in members)]
+            family = _family(name, members, tuple(seeds), images, network, sigma)
+            found.append(replace(family, left_out=tuple(labels(gone, ("alpha_beta",)))))
     return found
+
+
+def _shared(members: Iterable[Spread]) -> list[int]:
+    """The seeds that all settings have."""
+    return sorted(set.intersection(*(set(m.setting.seeds) for m in members)))
+
+
+def _sharing_seeds(group: Sequence[Spread]) -> list[Spread]:
+    """The settings that share two seeds or more, without those that have fewest in common with others."""
+    members = list(group)
+    while len(members) > 1 and len(_shared(members)) < 2:
+        common = [
+            sum(len({*a.setting.seeds} & {*b.setting.seeds}) for b in members if b is not a)
+            for a in members
+        ]
+        del members[common.index(min(common))]
+    return members
 
 
 def _family(
@@ -180,7 +203,7 @@ def _family(
         for key in measures
     }
     apart = {key: np.array([stats.pair_mean(d[key]) for d in same]) for key in measures}
-    ratios = [label(m.setting.cell, ("alpha_beta",)) for m in members]
+    ratios = labels([m.setting.cell for m in members], ("alpha_beta",))
     return Family(
         label=name,
         settings=tuple(m.setting for m in members),
@@ -224,21 +247,30 @@ def find_styles(
     found = []
     cells = (s.setting.cell for s in spreads)
     sources = {cell.style_source: cell.style_parts for cell in cells if cell.has_style}
+    titles = dict(zip(sources, _style_titles(sources), strict=True))
     for source, parts in sources.items():
-        path, size, *colours = source
         own = [spread for spread in spreads if spread.setting.cell.style_source == source]
-        several = len({other[1] for other in sources if other[0] == path}) > 1
-        by = "".join(f", in the colours of {value_text('content', content)}" for content in colours)
         style = terms.index("loss_style")
         found.append(
             Style(
-                name=value_text("style", path) + (f", {size} px" if several else "") + by,
+                name=titles[source],
                 traces=_traces(parts, pictures, network, names),
                 loss_cv=float(np.mean([stats.cv(s.terms[-1][:, style]) for s in own])),
                 rmse=float(np.mean([stats.pair_mean(s.distances["rmse"][-1]) for s in own])),
             )
         )
     return found
+
+
+def _style_titles(sources: Collection[Any]) -> list[str]:
+    """Words for the sources of styles, with as many folders as tell them apart."""
+
+    def words(path: str, size: Any, *colours: str, folders: int) -> str:
+        several = len({other[1] for other in sources if other[0] == path}) > 1
+        of = "".join(f", in the colours of {value_text('content', name, folders)}" for name in colours)
+        return value_text("style", path, folders) + (f", {size} px" if several else "") + of
+
+    return told_apart(lambda folders: [words(*of, folders=folders) for of in sources], len(sources))
 
 
 def _traces(
@@ -262,7 +294,10 @@ def _traces(
 
 def too_few(record: Record, fixed: Sequence[tuple[str, int]], diverged: int) -> str:
     """The reason why a run is no study of seeds, with a command that would make it one."""
-    if fixed:
+    noisy = any(seed_matters(record.sweep, cell) for cell in record.cells)
+    if fixed and not noisy and any(cell.init == "noise" for cell in record.cells):
+        why = "no seed matters in it, for its noise is 0; run it with --noise-std 1 --seed 0:8"
+    elif fixed and not noisy:
         why = "no seed matters in it, for no cell starts from noise; run it with --init noise --seed 0:8"
     else:
         lost = f" ({diverged} cells diverged)" if diverged else ""
