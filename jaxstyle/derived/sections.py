@@ -66,7 +66,9 @@ def manifest_texts(manifest: Mapping[str, Any]) -> tuple[list[tuple[str, str]], 
     text = json.dumps(manifest, indent=1, ensure_ascii=False)
     if len(text) > MAX_MANIFEST_CHARS:
         text = text[:MAX_MANIFEST_CHARS] + "\n… the rest is in manifest.json"
-    return [(name, line(manifest[name])) for name in names if name in manifest], text
+    elsewhere = {"timings"} if manifest.get("shares") else set()  # theirs are in the text
+    shown = [name for name in names if name in manifest and name not in elsewhere]
+    return [(name, line(manifest[name])) for name in shown], text
 
 
 def variance_section(run: Path, cells: int) -> dict[str, Any] | None:
