@@ -4,9 +4,10 @@
 
 `--today` takes a run of `docs/deck-today.toml`, the same slides with the look that is now the default.
 `--full` takes a run of the deck's own step counts, which may end before all of its cells are there: it
-draws the slides whose cells are. Each figure is a few pictures with the setting under each, a JPEG of at
-most 100 kB in `docs/deck/`. The final losses go to `bench/results/deck-cpu.json`, with the commands and
-versions that made them.
+draws the slides whose cells are. `--full-photorealistic` and `--full-pathological` take the runs of the
+other two. Each figure is a few pictures with the setting under each, a JPEG of at most 100 kB in
+`docs/deck/`. The final losses go to `bench/results/deck-cpu.json`, with the commands and versions that
+made them.
 """
 
 from __future__ import annotations
@@ -195,8 +196,16 @@ def full(run: Any) -> None:
 
 def photorealistic(run: Any) -> None:
     """Draw the dark photograph, the bright one, and the dark one in the light of the bright one."""
-    rows = [(f"photorealism {row['photorealism']:g}", row) for row in run.rows]
-    draw("photorealistic", [_inputs(run), panels(run, rows)])
+    draw("photorealistic", [_inputs(run), _weights(run)])
+
+
+def full_photorealistic(run: Any) -> None:
+    """Draw the dark photograph in the light of the bright one, at the deck's own step count."""
+    draw("full-photorealistic", [_weights(run)])
+
+
+def _weights(run: Any) -> list[Panel]:
+    return panels(run, [(f"photorealism {row['photorealism']:g}", row) for row in run.rows])
 
 
 def usual_layers(run: Any) -> None:
@@ -217,16 +226,27 @@ def _enlarged(panel: Panel) -> Panel:
 
 def pathological(run: Any) -> None:
     """Draw the hard starts and their pictures at each snapshot."""
+    draw("pathological", [[_enlarged(panel) for panel in row] for row in _marks(run)])
+
+
+def full_pathological(run: Any) -> None:
+    """Draw the hard starts at 256 px, at the deck's own step counts."""
+    draw("full-pathological", _marks(run))
+
+
+def _marks(run: Any) -> list[list[Panel]]:
+    """A row of pictures for every snapshot."""
     steps = open_record(run.path).sweep.steps
     kinds = [(Path(row["init"]).stem, row) for row in run.rows]
-    rows = [panels(run, [(f"{kind}, {n} steps", row) for kind, row in kinds], n) for n in steps]
-    draw("pathological", [[_enlarged(panel) for panel in row] for row in rows])
+    return [panels(run, [(f"{kind}, {n} steps", row) for kind, row in kinds], n) for n in steps]
 
 
 FIGURES = {
     "deck": deck,
     "today": today,
     "full": full,
+    "full-photorealistic": full_photorealistic,
+    "full-pathological": full_pathological,
     "photorealistic": photorealistic,
     "usual-layers": usual_layers,
     "pathological": pathological,
