@@ -18,10 +18,12 @@ from bench.__main__ import COMMANDS as BENCHES
 from jaxstyle import calibrate, features, report, score, sweep, targets, transfer, variance
 from jaxstyle.console import parsing
 from jaxstyle.derived import scores
+from jaxstyle.inputs import decode
 from jaxstyle.run.job import TIMERS
 from jaxstyle.run.one_cell import accepted_settings, single_sweep
+from jaxstyle.spec import blends, fields, options, regions, values
 from jaxstyle.spec.assemble import assemble
-from jaxstyle.spec.settings import OPTION_KEYS
+from jaxstyle.spec.settings import OPTION_KEYS, Sweep
 from jaxstyle.study import tables
 
 README = ROOT / "README.md"
@@ -73,6 +75,31 @@ def test_the_page_of_the_api_is_that_of_the_docstrings():
     written = runpy.run_path(str(ROOT / "scripts" / "api_page.py"))
     assert {*written["ORDER"], "EXAMPLES", "__version__"} == {*jaxstyle.__all__}
     assert written["page"]() == TEXTS["docs/api.md"], "make docs"
+
+
+def test_the_limits_on_the_page_are_those_of_the_code():
+    page = (ROOT / "docs" / "sweeps.md").read_text().split("## Limits")[1].split("\n## ")[0]
+    limits = [
+        values.MIN_SIZE_PX,
+        values.MAX_SIZE_PX,
+        Sweep.max_cells,
+        fields.MAX_CELLS,
+        fields.MAX_STEPS,
+        fields.MAX_PYRAMID,
+        fields.MAX_LBFGS_MEMORY,
+        fields.MAX_CROPS,
+        blends.MAX_PARTS,
+        regions.MAX_REGIONS,
+        options.MAX_SHARES,
+        targets.MAX_RUNGS,
+        targets.MAX_DRAWS,
+        decode.MAX_PIXELS >> 20,
+        decode.MAX_FILE_BYTES >> 20,
+        2**32 - 1,
+    ]
+    told = {int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*\d|\d", page)}
+    assert {*limits} <= told
+    assert told - {*limits} <= {0, 1, 2}
 
 
 def test_the_words_of_this_project_are_explained():
