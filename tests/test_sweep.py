@@ -180,6 +180,23 @@ def test_shapes_on_a_canvas_come_out_as_each_by_itself(photos, canvas_run, tmp_p
             np.testing.assert_allclose(a, b, rtol=1e-3)
 
 
+def test_a_coarser_stage_on_a_canvas_has_room_for_its_targets(tmp_path):
+    """129 px: the canvas of its coarser stage, 80 px, is larger than half of it rounded up to 64."""
+    photos = write_pictures(tmp_path, a=(97, 129), b=(86, 129), s=(64, 60))
+    starts = {}
+    for canvas in ("auto", "off"):
+        code = command(
+            "--content", photos / "a.png", photos / "b.png", "--style", photos / "s.png",
+            "--size", "129", "--style-size", "64", "--optimizer", "adam", "--pyramid", "1", "--steps", "1",
+            "--alpha-beta", "1e-2",
+            "--canvas", canvas, "--out", tmp_path / canvas, *SHALLOW, "--quiet",
+        )  # fmt: skip
+        assert code == 0
+        with h5py.File(tmp_path / canvas / "results.h5") as file:
+            starts[canvas] = [file[shape]["loss_total"][0, 0] for shape in ("97x129", "86x129")]
+    np.testing.assert_allclose(starts["auto"], starts["off"], rtol=1e-3)  # where the coarser stage ended
+
+
 def test_a_chunk_of_several_shapes_is_rebuilt_from_the_disk(canvas_run):
     out, _ = canvas_run
     before = {name: (out / name).read_bytes() for name in ("results.csv", "results.h5", "report.html")}

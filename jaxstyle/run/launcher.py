@@ -93,7 +93,9 @@ class Launcher:
             device=devices,
             winograd=uses_winograd(self.sweep, nominal_platform(devices[0].platform)),
         )
-        edges = self.pictures.style_size_px, self.pictures.longest_px // 2
+        coarser = [program.stage(1) for program in plan.programs if program.canvas and program.coarser]
+        edges = [self.pictures.style_size_px, self.pictures.longest_px // 2]
+        edges += [px for stage in coarser for px in (stage.height_px, stage.width_px)]
         self._coarse_canvas = canvas_of([(max(edges), max(edges))], TARGET_CANVAS_PX) if canvases else None
         """Canvas for the targets of coarser stages, so that one program serves all of them."""
         self.made: dict[Program, list[dict[str, Any]]] = {}
