@@ -82,6 +82,14 @@ def test_folders_in_flags_specs_grids_and_python_are_the_same(photos, monkeypatc
     assert assemble({"spec": "spec.toml", "content": (expected[1],)}).sweep.folders == {}
 
 
+def test_a_folder_named_like_a_word_is_the_word(photos, monkeypatch):
+    draw(photos / "none" / "a.png")
+    monkeypatch.chdir(photos)
+    assert assemble({"content": ("none",), "style": (STYLE,), "size": "64"}).sweep.content == ("none",)
+    (own,) = assemble({"content": ("./none",), "style": (STYLE,)}).sweep.content
+    assert own == str(photos / "none" / "a.png")
+
+
 def test_folders_without_images_are_one_line(photos):
     (photos.parent / "empty").mkdir()
     (photos.parent / "empty" / "notes.txt").write_text("x")

@@ -62,6 +62,11 @@ def test_zipped_axes_move_together():
     ]
 
 
+def test_an_axis_that_nothing_sets_may_be_zipped():
+    for zipped in (["tv_weight", "content"], ["content", "tv_weight"], ["tv_weight", "photorealism"]):
+        assert len(cells_of(grid=({"zip": zipped, "seed": [0, 1]},))) == 2
+
+
 def test_cells_of_a_zipped_grid_that_another_grid_has_are_not_repeated():
     pairs = {"style": ["/x", "/y"], "seed": [0, 1], "zip": ["style", "seed"], "alpha_beta": [5.0, 2.0]}
     found = cells_of(grid=(pairs, {"style": ["/x"], "seed": [0, 1], "alpha_beta": [5.0]}))

@@ -149,7 +149,8 @@ def sweep_cells(sweep: Sweep) -> tuple[Cell, ...]:
             )
 
     found: dict[tuple, Cell] = {}
-    for table, zipped in tables:
+    for table, named in tables:
+        zipped = [axis for axis in named if axis in axes]  # one that nothing sets has a single value
         free = math.prod(len(table[axis]) for axis in axes if axis not in zipped)
         check(free * (len(table[zipped[0]]) if zipped else 1))
         for choice in _combinations(axes, table, zipped):

@@ -18,6 +18,7 @@ from jaxstyle.spec.blends import files_of
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.paths import taken_from
 from jaxstyle.spec.settings import Sweep
+from jaxstyle.spec.values import WORDS
 
 FOLDER_AXES = ("content", "style")
 """The axes whose values may be folders."""
@@ -95,7 +96,8 @@ def with_images(
         values: list[Any] = []
         for value in given if isinstance(given, list | tuple) else [given]:
             path = taken_from(base, os.fspath(value)) if isinstance(value, str | os.PathLike) else ""
-            if not path or not value or path in files or not os.path.isdir(path):
+            is_word = not value or value in WORDS[axis]
+            if not path or is_word or path in files or not os.path.isdir(path):
                 values.append(value)
                 continue
             found[axis] = (*found.get(axis, ()), path)
