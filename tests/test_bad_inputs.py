@@ -535,6 +535,10 @@ FLAGS = {
         "precision: tf32 is not available on this cpu; use",
     ),
     "more memory than there is": (["--size", "8192"], "GB of memory and there are "),
+    "more memory than there is side by side": (
+        ["--size", "2048", "--seed", "0:99", "--side-by-side", "99"],
+        "image, 99 side by side, needs about ",
+    ),
     "a stray word": (["--quiet", "stray"], "command line: "),
     "a control character in a flag": (
         ["--seed\x1b[2J"],

@@ -217,7 +217,9 @@ def check_memory(planned: Planned, device: Any) -> str:
     if not plan.chunks:
         return ""
     used = {chunk.program for chunk in plan.chunks}
-    cells = {i: plan.programs[i].width if device.platform == "cpu" else 1 for i in used}
+    beside = planned.beside if device.platform == "cpu" else 1
+    widths = {i: min(beside, plan.program_cells(i)) * plan.programs[i].width for i in used}
+    cells = widths if device.platform == "cpu" else dict.fromkeys(used, 1)
     takes = {i: planned.memory[i].fixed + cells[i] * planned.memory[i].per_cell for i in used}
     largest = plan.programs[max(takes, key=takes.__getitem__)]
     needed, there, name, mend = max(takes.values()), device_memory(device), "", ""
@@ -229,6 +231,8 @@ def check_memory(planned: Planned, device: Any) -> str:
             needed += COMPILER_BYTES
     if needed > there:
         several = f" on each of {planned.devices} devices" if name and planned.devices > 1 else ""
+        if beside > 1:  # by --side-by-side, for a number of our own fits
+            several, mend = f", {beside} side by side,", f" or --side-by-side{mend}"
         raise JaxstyleError(
             "size",
             f"a {largest.shape} image{several} needs about {needed / 1e9:.2f} GB of memory and there are"
