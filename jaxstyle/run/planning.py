@@ -187,7 +187,7 @@ def measured_plan(
         JaxstyleError: for what the devices cannot do or have no memory for.
     """
     if before is None:
-        _check_before_balance(inputs, devices[0])
+        _check_before_balance(inputs, devices, beside)
     inputs = calibrated(inputs, devices[0])
     planned = plan_for(inputs, devices[0], before, width=width, devices=shares * len(devices))
     beside = side_by_side(planned.plan, inputs.sweep, devices, beside)
@@ -197,10 +197,12 @@ def measured_plan(
     return inputs.sweep, planned
 
 
-def _check_before_balance(inputs: Inputs, device: Any) -> None:
+def _check_before_balance(inputs: Inputs, devices: Sequence[Any], beside: int | None) -> None:
     """Raise JaxstyleError if a launch, before which a balance is to be measured, lacks the memory."""
     if any(needs_balance(cell) for cell in inputs.cells):
-        check_memory(plan_for(inputs, device, measure=False, tries=False), device)
+        planned = plan_for(inputs, devices[0], measure=False, tries=False)
+        beside = side_by_side(planned.plan, inputs.sweep, devices, beside)
+        check_memory(replace(planned, beside=beside), devices[0])
 
 
 def check_memory(planned: Planned, device: Any) -> str:
