@@ -477,6 +477,11 @@ FLAGS = {
         "no layer 'conv4-1'; did you mean conv4_1?",
     ),
     "35 an unknown flag": (["--sede", "1"], "--sede: no such setting; did you mean seed?"),
+    "a key of specs": (["--grid", "1"], "--grid: no such setting of a command; a spec has it, as [[grid]]"),
+    "weights of a blend": (
+        ["--style-blend-weights", "1"],
+        "did you mean style (weights stand in it, as in a",
+    ),
     "35 a flag like none": (["--qqqqqqqq"], "--qqqqqqqq: no such setting; see --help"),
     "35 an unknown pooling": (["--pool", "median"], "pool: 'median' is not known; use avg or max"),
     "35 an unknown preset": (

@@ -459,6 +459,10 @@ def test_masks_that_cannot_be_are_told_in_one_line(files, tmp_path, change, why)
         ({"leave": ("7",)}, "leave: .*content_mask.png has no region 7; it has 0, 128, 255"),
         ({"leave": ("0", "128"), "hold": ("255",)}, "all regions of .* are left alone"),
         ({"style_mask": ("128",)}, "128: has no region 0, which .* has; draw it, or give --leave 0"),
+        (
+            {"content_mask": ("255",), "style_mask": ("0",)},
+            "255: has no region 0, which 0 has; a colour is one region: give 255 as the style's too",
+        ),
         ({"style_mask": ("128", "0")}, "style_mask: 2 masks for 1 style image"),
         (
             {"regions": ("2x2",), "content_mask": (), "style_mask": (), "leave": ("1",)},

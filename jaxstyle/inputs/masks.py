@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from jaxstyle.inputs.decode import Picture, read
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.regions import MAX_REGIONS, colour_name
+from jaxstyle.spec.regions import MAX_REGIONS, as_colour, colour_name
 
 PNG = b"\x89PNG\r\n\x1a\n"
 """The first bytes of a PNG file."""
@@ -119,7 +119,10 @@ def check_regions(
             raise JaxstyleError(what, f"{path} has no region {lacking[0]}; it has {', '.join(names)}")
     for mask, own in of_style.items():
         if lacking := [name for name in own if name not in names]:
-            why = f"has no region {lacking[0]}, which {mask} has; draw it, or take it out there"
+            mend = "draw it, or take it out there"
+            if as_colour(path) == path:
+                mend = f"a colour is one region: give {path} as the style's too, or a PNG"
+            why = f"has no region {lacking[0]}, which {mask} has; {mend}"
             raise JaxstyleError(path, why)
     if {*names} <= {*leave, *hold}:
         raise JaxstyleError("leave", f"all regions of {path} are left alone; give at least one a style")

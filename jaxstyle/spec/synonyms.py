@@ -149,8 +149,8 @@ SETTINGS = {
     ),
     **_all(
         "style_blend_weights style_img_weights style_imgs_weights style_interpolation_weights blend",
-        None,
-        "a picture has one style; several values of style give several pictures",
+        "style",
+        "weights stand in it, as in a.jpg:0.7+b.jpg:0.3",
     ),
     **_all("content_layer_weights content_layers_weights", None, "a picture has one content layer"),
     **_all("beta1 beta2 beta_1 beta_2 eps epsilon", None, "Adam's are 0.9, 0.999 and 1e-8"),

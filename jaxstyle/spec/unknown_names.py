@@ -35,6 +35,15 @@ RETIRED = {
 """Settings that are gone; runs that can be resumed have them at their defaults."""
 
 
+OF_SPECS = {
+    "grid": "a spec has it, as [[grid]]; give --spec FILE.toml",
+    "region_names": "a spec has it, as [regions]; give --spec FILE.toml",
+    "digests": "a run writes it into its spec.toml",
+    "balance": "a run writes it into its spec.toml, and jaxstyle.calibrate measures it",
+}
+"""Keys of specs that are no flags, and what to do instead."""
+
+
 def unknown_key(
     key: str, known: Iterable[str], *, what: str, positional: Sequence[str] = ()
 ) -> JaxstyleError:
@@ -59,6 +68,8 @@ def unknown_key(
             why = f" ({other.why})" if other.why else ""
             return JaxstyleError(what, f"no such setting; did you mean {name}{why}?")
         return JaxstyleError(what, f"no such setting; {other.why or 'see --help'}")
+    if key in OF_SPECS:
+        return JaxstyleError(what, f"no such setting of a command; {OF_SPECS[key]}")
     if key in (*SWEEP_KEYS, *OPTION_KEYS, *settings.added()):
         return JaxstyleError(what, "no such setting of this command; it is one of jaxstyle.sweep")
     near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
