@@ -5,7 +5,7 @@
 `--today` takes a run of `docs/deck-today.toml`, the same slides with the look that is now the default.
 `--full` takes a run of the deck's own step counts, which may end before all of its cells are there: it
 draws the slides whose cells are. `--full-photorealistic` and `--full-pathological` take the runs of the
-other two. Each figure is a few pictures with the setting under each, a JPEG of at most 100 kB in
+other two, `--twin-photorealistic` one with `--fast` of the same size. Each figure is a few pictures with the setting under each, a JPEG of at most 100 kB in
 `docs/deck/`. The final losses go to `bench/results/deck-cpu.json`, with the commands and versions that
 made them.
 """
@@ -204,6 +204,11 @@ def full_photorealistic(run: Any) -> None:
     draw("full-photorealistic", [_weights(run)])
 
 
+def twin_photorealistic(run: Any) -> None:
+    """Draw the same by the fast twin at that size."""
+    draw("twin-photorealistic", [_weights(run)])
+
+
 def _weights(run: Any) -> list[Panel]:
     return panels(run, [(f"photorealism {row['photorealism']:g}", row) for row in run.rows])
 
@@ -246,6 +251,7 @@ FIGURES = {
     "today": today,
     "full": full,
     "full-photorealistic": full_photorealistic,
+    "twin-photorealistic": twin_photorealistic,
     "full-pathological": full_pathological,
     "photorealistic": photorealistic,
     "usual-layers": usual_layers,
