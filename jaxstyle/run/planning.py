@@ -302,7 +302,7 @@ def make_launcher(
         JaxstyleError: if the device lacks the memory for one launch or the precision of the sweep.
     """
     device = start_jax(inputs.sweep, options)
-    _check_before_balance(inputs, device)
+    _check_before_balance(inputs, [device], 1)
     inputs = calibrated(inputs, device)
     planned = plan_for(inputs, device, measure=False)
     for note in filter(None, (check_memory(planned, device), planned.hint)):
