@@ -5,9 +5,9 @@
 `--today` takes a run of `docs/deck-today.toml`, the same slides with the look that is now the default.
 `--full` takes a run of the deck's own step counts, which may end before all of its cells are there: it
 draws the slides whose cells are. `--full-photorealistic` and `--full-pathological` take the runs of the
-other two, `--twin-photorealistic` one with `--fast` of the same size. Each figure is a few pictures with the setting under each, a JPEG of at most 100 kB in
-`docs/deck/`. The final losses go to `bench/results/deck-cpu.json`, with the commands and versions that
-made them.
+other two, `--twin-photorealistic` one with `--fast` of the same size. Each figure is a few pictures with
+the setting under each, a JPEG of at most 100 kB in `docs/deck/`. The final losses go to
+`bench/results/deck-cpu.json`, with the commands and versions that made them.
 """
 
 from __future__ import annotations
