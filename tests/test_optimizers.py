@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+from scipy.optimize import minimize
 
 from jaxstyle.cell import solvers
 
@@ -201,3 +202,48 @@ def test_an_optimizer_is_made_by_its_name(name):
     assert move.sound
     assert move.able
     np.testing.assert_allclose(move.image, -2.0, rtol=1e-5)
+
+
+# --- bounds ---------------------------------------------------------------------------------------
+
+
+def test_a_quadratic_within_bounds_comes_to_the_minimum_of_scipys():
+    """Pixels held at a bound stay there: moved against their gradient, some of these stall far above it."""
+    solver, low, high, size = solvers.make("lbfgs", {"lbfgs_memory": 30}), 0.0, 255.0, 48
+    random = np.random.default_rng(0)
+
+    @jax.jit
+    def solved(matrix, vector, start):
+        def loss(image):
+            flat = image.reshape(-1)
+            return 0.5 * flat @ (matrix @ flat) - vector @ flat
+
+        def step(carry, k):
+            image, result, history = carry
+            total, gradient = jax.value_and_grad(loss)(image)
+            held = ((image <= low) & (gradient > 0)) | ((image >= high) & (gradient < 0))
+            seen = solvers.Evaluation(image, total, jnp.where(held, 0.0, gradient))
+            move = solver.update(seen, result, history, jnp.float32(10.0), k)
+            result = jnp.where(move.accepted, image, result)
+            return (jnp.clip(move.image, low, high), result, move.state), None
+
+        carry = start, start, solver.init(start)
+        return jax.lax.scan(step, carry, jnp.arange(400))[0][1]
+
+    for _ in range(8):
+        turn, _ = np.linalg.qr(random.normal(size=(size, size)))
+        matrix = turn * 10 ** random.uniform(-3, 0, size) @ turn.T
+        vector = matrix @ random.uniform(-200, 455, size)  # most of the free minimum lies outside
+        start = np.full((4, 4, 3), 120.0)
+
+        def value(flat, matrix=matrix, vector=vector):
+            return 0.5 * flat @ matrix @ flat - vector @ flat, matrix @ flat - vector
+
+        options = {"maxiter": 5000, "maxfun": 20000, "ftol": 1e-15, "gtol": 1e-10}
+        bounds = [(low, high)] * size
+        best = minimize(
+            value, start.ravel(), jac=True, bounds=bounds, method="L-BFGS-B", options=options
+        ).fun
+        single = (jnp.asarray(of, jnp.float32) for of in (matrix, vector, start))
+        found = value(np.asarray(solved(*single), np.float64).ravel())[0]
+        assert (found - best) / (value(start.ravel())[0] - best) < 2e-6

@@ -147,6 +147,8 @@ def _update(
     others = weights.at[slot].set(0.0).reshape(-1)
     h_g = gamma * g + _sum(others, state.pairs) + _sum(weights[slot], newest)
     slope = gamma * inner(g, g) + jnp.sum(weights * jnp.stack([s_g, y_g], axis=1))  # g . H g
+    # Pixels that are held at a bound have no gradient here. They stay: H would move them against their own.
+    h_g = jnp.where(g == 0, 0.0, h_g)
     descends = (slope > 0) & jnp.isfinite(slope)
     steepest = g * (learning_rate / jnp.maximum(jnp.max(jnp.abs(g)), TINY))
     uphill = jnp.where(gamma > 0, jnp.where(descends, h_g, gamma * g), steepest)
