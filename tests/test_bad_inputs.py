@@ -557,6 +557,10 @@ FLAGS = {
         ["--shard", "0/2", "--out", "run", "--cluster", "local"],
         "shard: --cluster divides the work itself; leave one of the two out",
     ),
+    "launches of workers side by side": (
+        ["--side-by-side", "2", "--cluster", "local"],
+        "side_by_side: every worker of a cluster chooses its own; leave it out",
+    ),
     "chunks to collect from nobody": (["--collect"], "collect: is for clusters; give it together with"),
     "JSON without a plan": (["--json"], "json: is for printing the plan; give it together with --dry-run"),
     "no weights": (["--weights", "none.h5"], "none.h5: no such file; give a file of VGG19's weights"),

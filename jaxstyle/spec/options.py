@@ -94,6 +94,8 @@ def check_options(options: RunOptions) -> RunOptions:
     run_share(options)
     if options.cluster is None and options.collect:
         raise JaxstyleError("collect", "is for clusters; give it together with --cluster")
+    if options.cluster is not None and options.side_by_side is not None:
+        raise JaxstyleError("side_by_side", "every worker of a cluster chooses its own; leave it out")
     for name in ("resume", "extend"):
         if getattr(options, name) and options.out is None:
             raise JaxstyleError(name, "no run is named; give its directory with --out")
