@@ -24,7 +24,7 @@ from jaxstyle import sweep
 from jaxstyle.console import limits
 from jaxstyle.plan import programs
 from jaxstyle.plan.cells import sweep_cells
-from jaxstyle.run import unfinished
+from jaxstyle.run import unfinished, worker
 from jaxstyle.rundir import results_h5, resume
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
@@ -124,6 +124,25 @@ def test_cells_side_by_side_go_on_to_the_bytes_of_one_at_a_time(whole, tmp_path,
     assert {tuple(event["cells"]) for event in events(out, "checkpoint")} == {(0, 1)}
     assert command(*CELLS, "--side-by-side", then, "--out", out, "--resume") == 0
     assert [event["cells"] for event in events(out, "continue")] == gone_on_with
+    asides = [event["text"] for event in events(out, "set-aside")]
+    assert (len(asides), "or other cells side by side" in "".join(asides)) == (then == "1", then == "1")
+    assert torture.digests(out) == torture.digests(whole)
+
+
+def test_a_state_that_other_code_saved_is_set_aside_and_named(whole, tmp_path, monkeypatch):
+    """Hours of a long cell were once begun anew without a word, because the code had changed."""
+    out = tmp_path / "run"
+    assert killed_at("checkpoint: half written", 3, out) == -signal.SIGKILL
+    (saved,) = (out / "checkpoints").iterdir()
+    kept = (saved / "state.npz").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "code_digest", lambda: "0" * 64)
+        assert command(*SWEEP, "--out", out, "--resume") == 0
+    (aside,) = events(out, "set-aside")
+    assert aside["text"].startswith(f"{saved}: was saved by other code of jaxstyle")
+    assert aside["text"].endswith(f"set aside as {saved.name}.bad")
+    assert not events(out, "continue")
+    assert (saved.with_name(f"{saved.name}.bad") / "state.npz").read_bytes() == kept
     assert torture.digests(out) == torture.digests(whole)
 
 

@@ -169,6 +169,8 @@ class Worker:
             # The failed launch is gone only here: until now the error's traceback held its memory.
             seconds["lost_s"] += seconds["compute_s"] - spent
             seconds["compute_s"] = spent
+            if self._checkpoints:
+                kept.checkpoint.clear()  # a state of the width that does not fit
             self._display.advance(steps_before - self._steps_done, cost_before - self._cost_done)
             self._display.skip(-skipped, -skipped * program.step_cost)
 
@@ -212,10 +214,21 @@ class Worker:
             if kept.done or kept.progress is not None:
                 break
         assert kept is not None
+        if not kept.done and kept.progress is None and kept.checkpoint.foreign:
+            self._tell_unused(kept.checkpoint)
         if kept.progress is not None:
             ids, passes = [cell.id for cells in kept.current for cell in cells], kept.progress.passes
             self._display.event("continue", chunk=block.left[0], cells=ids, passes=passes)
         return kept
+
+    def _tell_unused(self, checkpoint: Checkpoint) -> None:
+        """Set a whole state aside that cannot be gone on with, and say that its steps are lost."""
+        by = "for other devices, another batch width or other cells side by side, and is not used"
+        if checkpoint.foreign and code_digest() not in checkpoint.foreign:
+            by = "by other code of jaxstyle, which alone can go on from it, under its old name"
+        aside = checkpoint.set_aside()
+        text = f"{aside.with_suffix('')}: was saved {by}; its cells begin anew; set aside as {aside.name}"
+        self._display.event("set-aside", text, aside=str(aside))
 
     def _steps_kept(self, kept: Unfinished, program: Program) -> float:
         """Image-steps of the full size that need not be done again."""

@@ -29,7 +29,7 @@ class Checkpoint:
         run: the run directory, held.
         chunk: the number of the chunk.
         fingerprint: the digest of everything that decides the chunk's results; a checkpoint with another
-            fingerprint is ignored.
+            fingerprint is not loaded.
     """
 
     def __init__(self, run: RunDirectory, chunk: int, fingerprint: str):
@@ -37,6 +37,8 @@ class Checkpoint:
         self._folder = f"{CHECKPOINTS}/{chunk:06d}"
         self._parts: list[bytes] = []
         """The SHA-256 of each part."""
+        self.foreign: str | None = None
+        """The fingerprint of the state that `load` found and did not take, if it was another one."""
 
     def load(self) -> tuple[list[Arrays], Arrays] | None:
         """The parts and the state that were saved last, or None if there are none with this fingerprint.
@@ -49,7 +51,8 @@ class Checkpoint:
             return None
         try:
             state = _read_arrays(path)
-            if str(state.pop("fingerprint")) != self._fingerprint:
+            if (mark := str(state.pop("fingerprint"))) != self._fingerprint:
+                self.foreign = mark
                 return None
             digests = [bytes(digest) for digest in state.pop("parts")]
             # Another process may have continued from an older state and overwritten later parts: each must
