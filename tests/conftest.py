@@ -123,9 +123,12 @@ def save_image(tmp_path):
 
 
 EXAMPLES = ROOT / "jaxstyle" / "examples"
-SHALLOW = ("--content-layer", "conv2_2", "--style-layers", "conv1_1+conv2_1", "--style-weights", "equal")
+FEW_LAYERS = ("--content-layer", "conv2_2", "--style-layers", "conv1_1+conv2_1", "--style-weights", "equal")
 """Layers of a program that compiles in a few seconds, for what does not depend on the network's depth, with
 the paper's formulas."""
+SHALLOW = (*FEW_LAYERS, "--conv", "plain")
+"""The same for what does not depend on how a convolution is computed: Winograd's programs compile twice as
+long."""
 FIVE_CHUNKS = ("--content", EXAMPLES / "pagoda.jpg", "--style", EXAMPLES / "cafe.jpg", "--seed", "0:5")
 FIVE_CHUNKS += ("--size", 64, "--steps", 15, "--optimizer", "adam", "--checkpoint-every", 0.1)
 FIVE_CHUNKS += SHALLOW

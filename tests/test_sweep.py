@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import oracle
 import pytest
-from conftest import ROOT, SHALLOW, random_image, run_forked, run_python
+from conftest import FEW_LAYERS, ROOT, SHALLOW, random_image, run_forked, run_python
 from PIL import Image, ImageOps
 
 import jaxstyle
@@ -140,7 +140,7 @@ def folder_run(photos, out, *flags):
     contents, styles = ([photos / f"{n}.png" for n in names] for names in ("abc", "st"))
     code = command(
         "--content", *contents, "--style", *styles, "--alpha-beta", "1e-2", "--init", "noise",
-        "--size", "64", "--style-size", "70", "--optimizer", "adam", "--steps", "2", *SHALLOW,
+        "--size", "64", "--style-size", "70", "--optimizer", "adam", "--steps", "2", *FEW_LAYERS,
         "--out", out, "--quiet", *flags,
     )  # fmt: skip
     assert code == 0
@@ -243,7 +243,7 @@ def test_bf16_is_a_setting_that_lands_near_float32(inputs, tmp_path):
         out = tmp_path / precision
         assert command(
             "--content", inputs / "c0.png", "--style", inputs / "s0.png", "--init", "content",
-            "--size", "64", "--steps", "6", "--optimizer", "adam", "--precision", precision, *SHALLOW,
+            "--size", "64", "--steps", "6", "--optimizer", "adam", "--precision", precision, *FEW_LAYERS,
             "--out", out, "--quiet",
         ) == 0  # fmt: skip
         manifest = json.loads((out / "manifest.json").read_text())
