@@ -13,6 +13,7 @@ from jaxstyle.spec.assemble import assemble
 
 PAIR = ("--content", EXAMPLES / "cat.jpg", "--style", EXAMPLES / "brick.jpg")
 SMALL = ("--size", 32, "--steps", 2, "--content-layer", "conv2_2", "--style-layers", "conv1_1+conv2_1")
+SMALL += ("--conv", "plain")
 
 
 def sweep(*arguments, check=True):

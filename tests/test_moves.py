@@ -16,7 +16,7 @@ from jaxstyle.rundir.records import open_record
 from jaxstyle.spec import errors, paths
 
 SETTINGS = ("--size", "48", "--steps", "2", "--optimizer", "adam", "--content-layer", "conv2_2")
-SETTINGS += ("--style-layers", "conv1_1+conv2_1", "--style-weights", "equal")
+SETTINGS += ("--style-layers", "conv1_1+conv2_1", "--style-weights", "equal", "--conv", "plain")
 PICTURES = (
     "--content",
     "pics/c.png",

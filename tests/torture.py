@@ -44,7 +44,7 @@ EXAMPLES = ROOT / "jaxstyle" / "examples"
 IMAGES = ("--content", str(EXAMPLES / "cat.jpg"), "--style", str(EXAMPLES / "glass.jpg"), "--size", "64")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 SHALLOW = (*IMAGES, "--content-layer", "conv2_2", "--style-layers", "conv1_1+conv2_1", "--seed", "0:2")
-SHALLOW += ("--style-weights", "equal")
+SHALLOW += ("--style-weights", "equal", "--conv", "plain")
 SHALLOW += ("--optimizer", "adam", "--steps", "2", "4", "--checkpoint-every", "0.1", "--quiet")
 SWEEP = (*IMAGES, "--alpha-beta", "1e-3", "--seed", "0:3", "--steps", "30", "60", "--checkpoint-every", "1")
 
