@@ -395,6 +395,48 @@ def test_other_tables_sort_by_what_they_show(tab, sixty_page):
     assert sorted(up) == sorted(before)
 
 
+@pytest.mark.parametrize(
+    ("less", "more"), [("9.25 % (9 to 10)", "9.5 %"), ("9", "1e+03 ± 2"), ("4 %", "none"), ("-2 %", "-1 %")]
+)
+def test_other_tables_sort_decimals_as_numbers(tab, sixty_page, less, more):
+    tab.open(sixty_page, "view=variance")
+    rows = "[...document.querySelector('#variance table.data').tBodies[0].rows]"
+    texts = f"{rows}.map(r => r.cells[0].innerText)"
+    assert len(tab.value(texts)) == 2
+    tab.value(f"{rows}.forEach((r, i) => r.cells[0].textContent = {[more, less]!r}[i])")
+    tab.value("document.querySelectorAll('#variance table.data th button')[0].focus()")
+    tab.press("Enter")
+    assert tab.value(texts) == [less, more]
+
+
+def test_one_axis_is_a_table_too(tab, tmp_path):
+    page = written(
+        make_run(tmp_path / "run", content=("cat.jpg",), style=("glass.jpg",), seed=("0:5",), steps=(9,))
+    )
+    tab.open(page)
+    assert cells(tab) == [0, 1, 2, 3, 4]
+    tab.click("#bar .choice button")
+    assert tab.value("document.querySelectorAll('#sheet table tbody tr').length") == 1
+    assert cells(tab) == [0, 1, 2, 3, 4]
+
+
+def test_a_drag_changes_the_address_a_few_times_only(tab, sixty_page):
+    """Safari throws after a hundred changes in half a minute, and the page was dead for as long."""
+    tab.open(sixty_page)
+    tab.value(
+        "history.replaceState = (count => function (...all) {"
+        " if (++count > 5) throw new DOMException('too many', 'SecurityError');"
+        " return History.prototype.replaceState.apply(history, all); })(0)"
+    )
+    for size in range(100, 200):
+        tab.value(f"zoom.value = {size}; zoom.dispatchEvent(new Event('input'))")
+    tab.click(".tile[data-cell='3']")
+    tab.until("document.querySelector('#compare h2').textContent === 'Cell 3'")
+    for cell in range(4, 12):  # refused from here on, without an error
+        tab.click(f".tile[data-cell='{cell}']")
+    assert tab.value("document.querySelectorAll('#compare figure img').length") == 2
+
+
 @pytest.mark.parametrize("name", ["a #1 50% off", "was? ja! &c;=+", "ümläut 東京", "%23%3F%20"])
 def test_a_folder_may_have_any_name(tab, sixty_page, tmp_path, name):
     run = tmp_path / name / "run"

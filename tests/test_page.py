@@ -100,7 +100,7 @@ def test_axes_of_the_page_are_those_of_the_sheets(small):
     assert run["snapshots"] == [20, 60]
     places = set(zip(*run["tiles"]["at"], strict=True))
     assert len(places) == 24
-    assert [v["number"] for v in run["dimensions"][1]["values"]] == [0.1, 0.001]
+    assert [v["numbers"] for v in run["dimensions"][1]["values"]] == [[0.1], [0.001]]
     assert run["dimensions"][0]["values"][1]["pictures"] == [1]
 
 
@@ -127,6 +127,17 @@ def test_zipped_axes_are_one_dimension(tmp_path):
     assert first["axes"] == ["content", "style"]
     assert [value["text"] for value in first["values"]] == [["cat", "glass"], ["astronaut", "brushwork"]]
     assert second["id"] == "seed"
+
+
+def test_groups_of_curves_whose_names_begin_alike_stay_apart(tmp_path):
+    taps = "conv1_1:0.2+conv2_1:0.2+conv3_1:0.2+conv4_1:"
+    pair = {"content": ("cat.jpg",), "style": ("glass.jpg",)}
+    record = make_run(tmp_path / "run", **pair, style_layers=(f"{taps}0.2", f"{taps}0.4"), seed=(0, 1))
+    tiles = derived_tiles.place_tiles(record, range(len(record.cells)))
+    own = [dimensions.dimension(record, tiles, ("style_layers",), thumbnails.Heads(record))]
+    losses = {tile.cell: {"loss_total": 1.0 + tile.cell} for tile in tiles}
+    labels, _, _ = dimensions.curve_colours(tiles, own, losses)
+    assert len({*labels.values()}) == 2
 
 
 def test_losses_are_those_of_the_picture_shown(small):
@@ -367,7 +378,7 @@ def test_a_page_of_thousands_shows_an_even_part_and_tells_of_all(huge, huge_page
     pictures = [a for a in found.all("img") if a["alt"].startswith("cell ")]
     assert len(pictures) == len(found.run["tiles"]["cell"]) == 3000
     assert [len(d["values"]) for d in found.run["dimensions"]] == [2, 2, 10, 75]
-    seeds = [value["number"] for value in found.run["dimensions"][-1]["values"]]
+    seeds = [value["numbers"][0] for value in found.run["dimensions"][-1]["values"]]
     assert (seeds[0], seeds[-1]) == (0, 79)
     assert "<h1>3,200 transfers</h1>" in text
     assert "80 seeds · 3,000 of 3,200 pictures shown" in text

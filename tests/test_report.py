@@ -9,12 +9,13 @@ import h5py
 import numpy as np
 import pytest
 from conftest import ROOT, run_forked, run_python
-from made_runs import make_run
+from made_runs import make_run, write_run
 from PIL import Image
 from test_store import fill, result
 
 import jaxstyle
 from jaxstyle import report
+from jaxstyle.derived import drawing
 from jaxstyle.derived.build import build_derived
 from jaxstyle.derived.sheets import MAX_COLUMNS, MAX_ROWS, lay_out
 from jaxstyle.derived.tiles import Tile, axis_names, group_axes, place_tiles
@@ -26,6 +27,8 @@ from jaxstyle.rundir.records import open_record
 from jaxstyle.rundir.results_csv import read_rows
 from jaxstyle.rundir.results_h5 import merge, merge_into
 from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.resolve import resolve
+from jaxstyle.spec.settings import Sweep
 from jaxstyle.study.build import build_study
 
 
@@ -93,6 +96,32 @@ def test_large_grids_are_split_into_pages(tmp_path):
 def test_names_that_collide_are_given_in_full(tmp_path):
     record = fill(tmp_path / "run", [], content=("/x/cat.png", "/y/cat.png"))
     assert set(axis_names(record, "content").values()) == {"/x/cat.png", "/y/cat.png"}
+
+
+def test_two_grids_that_share_no_row_and_no_column_leave_no_empty_sheet(tmp_path):
+    """The blank sheet between them could not be drawn, and the run never ended."""
+    names = [f"/{i}" for i in range(60)]
+    grid = ({"content": names[:30], "seed": ["0:50"]}, {"content": names[30:], "seed": ["50:100"]})
+    record = fill(tmp_path / "run", [], content=tuple(names), grid=grid)
+    pages = lay_out(record, place_tiles(record, range(3000), [0]))
+    assert all(page.tiles for page in pages)
+    assert len([tile for page in pages for tile in page.tiles.values()]) == 3000
+
+
+def test_files_given_by_one_name_in_two_folders_stay_apart(tmp_path):
+    paths = ("/x/cat.png", "/y/cat.png")
+    sweep = resolve(Sweep(content=paths, style=("/s.png",), alpha_beta=(1.0,)))
+    given = {"content": dict.fromkeys(paths, "cat.png")}
+    record = write_run(tmp_path / "run", sweep, [], manifest={"given": given}, shape=(32, 32))
+    assert axis_names(record, "content") == {path: path for path in paths}
+
+
+@pytest.mark.parametrize("text", ["Vincent_van_Gogh_-_The_Starry_Night_-_Google", "x" * 90, "é 猫 " * 30])
+def test_long_texts_of_sheets_are_broken(text):
+    found = drawing.wrapped(text, 160)
+    assert max(drawing.extent(line)[0] for line in found.split("\n")) <= 160
+    assert "".join(found.split()) == "".join(drawing.readable(text).split())
+    assert drawing.wrapped("seed 0\nsteps 2", 160) == "seed 0\nsteps 2"
 
 
 def test_sheets_show_small_pictures_pixel_for_pixel(tmp_path):

@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import EXAMPLES, ROOT, random_image
-from made_runs import make_run
+from made_runs import make_run, write_run
 from PIL import Image, ImageFilter
 from test_weights import converter  # noqa: F401
 
@@ -481,6 +481,21 @@ def test_the_page_shows_scores_only_where_there_are_some(run, capsys):
     assert "pagoda × glass" in section
     (run / "scores.csv").unlink()
     assert page() == without
+
+
+def test_many_pairs_have_one_plot(tmp_path):
+    """A plot each, of a point or two, once made a page of a thousand plots, and took hours to name them."""
+    names = tuple(f"/{i}.png" for i in range(tables.MAX_PLOTS + 9))
+    sweep = resolve(Sweep(content=names, style=("/s.png",), alpha_beta=(1.0,)))
+    record = write_run(tmp_path / "run", sweep, [], shape=(32, 32))
+    scores = dict.fromkeys(tables.SCORES, 0.5)
+    rows = [tables.Scored(i, {**scores, "noise": float(i)}, True, 1) for i in range(len(names))]
+    (tmp_path / "run" / "scores.csv").write_text(tables.csv_text(rows))
+    (plot,) = tables.scores_section(record, range(len(names)))["plots"]
+    assert plot["title"] == f"all of {len(names)} pairs of content and style"
+    assert plot["svg"].count("<circle") == len(names)
+    assert "17 × s" in plot["svg"]
+    assert 'class="front"' not in plot["svg"]
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def _value(record: Record, tile: Tile, axes: Sequence[str], heads: Heads) -> dic
         "text": [tile.place[axis] for axis in axes],
         "given": given,
         "pictures": pictures,
-        "number": raws[0] if isinstance(raws[0], int | float) and math.isfinite(raws[0]) else None,
+        "numbers": [raw if isinstance(raw, int | float) and math.isfinite(raw) else None for raw in raws],
     }
 
 
@@ -132,8 +132,8 @@ def curve_colours(
     if not few:
         return {tile.cell: "all" for tile in tiles}, "", False
     d = min(few, key=lambda d: _spread_within(totals, np.array(d.at)))
-    texts = {t.cell: ", ".join(d.keys[at])[:40] for t, at in zip(tiles, d.at, strict=True)}
-    return texts, d.about["label"], d.about["values"][0]["number"] is not None
+    texts = {t.cell: ", ".join(d.keys[at]) for t, at in zip(tiles, d.at, strict=True)}
+    return texts, d.about["label"], d.about["values"][0]["numbers"][0] is not None
 
 
 def _spread_within(totals: np.ndarray, at: np.ndarray) -> float:
@@ -172,8 +172,7 @@ def whole_run(record: Record, rows: Rows) -> WholeRun:
         label = " + ".join(map(settings.title, own))
         if len(texts) <= MAX_COLOURS:
             ordered = isinstance(getattr(cells[0], own[0]), int | float)
-            colours = [text[:40] for text in texts]
-            few.append((_spread_within(totals, at), (at, colours, label, ordered)))
+            few.append((_spread_within(totals, at), (at, texts, label, ordered)))
         kept = sample.even(len(texts), MAX_VALUES)
         lines = [[texts[i], *_line_of(rows, at == i)] for i in kept]
         columns = [label, "cells", "diverged", *(f"median {title}" for title in record.losses.values())]
@@ -220,8 +219,13 @@ def shown_rows(
         ]
         for row in rows.values()
     ]
-    further = [name.removeprefix("loss_") + " loss" for name in record.further]
+    further = [further_title(name) for name in record.further]
     return ["cell", *map(settings.title, axes), *record.losses.values(), *further, "status"], lines
+
+
+def further_title(name: str) -> str:
+    """The title of a loss that is kept once for each cell: `finished loss` for `loss_finished`."""
+    return name.removeprefix("loss_") + " loss"
 
 
 def arranged(dimensions: Sequence[Dimension]) -> tuple[list[str], list[str]]:

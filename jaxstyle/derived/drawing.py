@@ -18,6 +18,7 @@ Nothing here needs JAX; matplotlib is imported when a figure is drawn, or a shee
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import functools
 import importlib
@@ -55,6 +56,7 @@ _NO_LETTERS = ("lastresort", "adobeblank")
 """Parts of the names of fonts that draw a box, or nothing, for every character."""
 _UNSEEN = "\u200c\u200d\ufe0e\ufe0f"
 """Characters that only change how their neighbours are drawn; left out where no font has them."""
+_BETWEEN_WORDS = re.compile(r"[\s_\-+.,/×]+")
 _lock = threading.RLock()
 
 
@@ -377,6 +379,21 @@ def extent(text: str) -> tuple[int, int]:
     width = max(sum(face.getlength(part) for part, face in runs) for runs in lines)
     height = sum(sum(_line_px([face for _, face in runs])) + _SPACING_PX for runs in lines)
     return math.ceil(width), height - _SPACING_PX
+
+
+def wrapped(text: str, width: int) -> str:
+    """A text with lines of at most `width` px, broken between words where that is near."""
+    return "\n".join(piece for line in readable(text).split("\n") for piece in _pieces(line, width))
+
+
+def _pieces(line: str, width: int) -> Iterator[str]:
+    while extent(line)[0] > width and len(line) > 1:
+        fits = max(1, bisect.bisect_right(range(1, len(line)), width, key=lambda n: extent(line[:n])[0]))
+        between = max((found.end() for found in _BETWEEN_WORDS.finditer(line, 0, fits)), default=0)
+        cut = between if between > fits / 2 else fits
+        yield line[:cut].rstrip()
+        line = line[cut:].lstrip()
+    yield line
 
 
 def write(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, **settings: Any) -> None:

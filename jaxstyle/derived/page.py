@@ -25,6 +25,7 @@ from jaxstyle.derived.dimensions import (
     arranged,
     curve_colours,
     dimension,
+    further_title,
     rounded,
     shown_rows,
     speaks_for_itself,
@@ -275,6 +276,7 @@ def _data(
             "best": [rounded(rows[c]["loss_best"]) for c in cells],
             "best_step": [rows[c]["step_best"] for c in cells],
             "evaluations": [rounded(rows[c]["evaluations"]) for c in cells],
+            "further": {further_title(n): [rounded(rows[c][n]) for c in cells] for n in record.further},
         },
         "curves": {
             "steps": [part.step for part in curves],

@@ -9,11 +9,12 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from jaxstyle.derived.sample import even
 from jaxstyle.derived.thumbnails import MAX_TILES
 from jaxstyle.derived.tiles import Tile, axis_names, place_tiles
 from jaxstyle.rundir.image_files import image_name
@@ -33,6 +34,8 @@ SCORES = {
 COLUMNS = ("cell", *SCORES, "on_front", "rank")
 DIGITS = 6
 """Significant digits of a score."""
+MAX_PLOTS = 60
+"""The most plots; all points of more pairs are in one."""
 LISTED = 100
 """The most cells that the section's table lists."""
 PLOT_PX = (380, 300)
@@ -101,10 +104,15 @@ def best(scored: Mapping[int, Scored], count: int) -> list[int]:
     return [cell for _, cell in sorted(ranked)[:count]]
 
 
-def pair_name(record: Record, cell: int) -> str:
-    """The content and the style of a cell, in short."""
-    own = record.cells[cell]
-    return f"{axis_names(record, 'content')[own.content]} × {axis_names(record, 'style')[own.style]}"
+def pair_names(record: Record) -> Callable[[int], str]:
+    """The names of pairs by cell: the content and the style of each, in short."""
+    contents, styles = axis_names(record, "content"), axis_names(record, "style")
+
+    def name(cell: int) -> str:
+        own = record.cells[cell]
+        return f"{contents[own.content]} × {styles[own.style]}"
+
+    return name
 
 
 def number_text(value: float | None) -> str:
@@ -116,8 +124,9 @@ def scores_section(record: Record, shown: Collection[int]) -> dict[str, Any] | N
     """The section that `scores.csv` makes; None if there is no such file.
 
     Args:
-        record: the run. shown: the cells whose pictures are in the page; of a huge run, only these have
-        points, and the best.
+        record: the run.
+        shown: the cells whose pictures are in the page; of a huge run, only these have points, and the best
+            as far as there is room.
 
     Raises:
         JaxstyleError: if the file cannot be read.
@@ -130,15 +139,24 @@ def scores_section(record: Record, shown: Collection[int]) -> dict[str, Any] | N
     points = [row for row in scored.values() if row.on_front is not None]
     drawn = points
     if len(points) > MAX_TILES:
-        drawn = [row for row in points if row.cell in shown or row.rank == 1]
-    where = {tile.cell: tile for tile in place_tiles(record, [row.cell for row in drawn], [0])}
+        first = [row for row in points if row.rank == 1 and row.cell not in shown]
+        room = MAX_TILES - sum(row.cell in shown for row in points)
+        kept = {first[i].cell for i in even(len(first), max(0, room))}
+        drawn = [row for row in points if row.cell in shown or row.cell in kept]
+    listed = best(scored, LISTED)
+    where = {tile.cell: tile for tile in place_tiles(record, {*listed, *(r.cell for r in drawn)}, [0])}
+    pair = pair_names(record)
     pairs: dict[str, list[Scored]] = {}
     for row in drawn:
-        pairs.setdefault(pair_name(record, row.cell), []).append(row)
-    plots = [{"title": name, "svg": Markup(_plot(name, rows, where))} for name, rows in pairs.items()]
-    listed = best(scored, LISTED)
+        pairs.setdefault(pair(row.cell), []).append(row)
+    named = None
+    if len(pairs) > MAX_PLOTS:  # as for a folder of photographs in one style: small plots would say nothing
+        pairs, named = {f"all of {len(pairs):,} pairs of content and style": drawn}, pair
+    plots = [
+        {"title": name, "svg": Markup(_plot(name, rows, where, named))} for name, rows in pairs.items()
+    ]
     lines = [
-        [cell, pair_name(record, cell), _settings(where.get(cell)), scored[cell].rank]
+        [cell, pair(cell), _settings(where.get(cell)), scored[cell].rank]
         + [number_text(scored[cell].scores[name]) for name in SCORES]
         for cell in listed
     ]
@@ -161,8 +179,10 @@ def _settings(tile: Tile | None) -> str:
     return ", ".join(f"{settings.short(axis)} {text}".strip() for axis, text in place.items())
 
 
-def _plot(name: str, rows: Sequence[Scored], where: Mapping[int, Tile]) -> str:
-    """The plot of one content and style, as SVG."""
+def _plot(
+    name: str, rows: Sequence[Scored], where: Mapping[int, Tile], pair: Callable[[int], str] | None
+) -> str:
+    """The plot of one content and style, or of all of them with the name of each point's `pair`, as SVG."""
     wide, high = PLOT_PX
     xs, ys = ([_number(row, name) for row in rows] for name in ("content_distance", "style_distance"))
     across, up = _Axis.of(xs, LEFT, wide - RIGHT), _Axis.of(ys, high - BOTTOM, TOP)
@@ -186,11 +206,11 @@ def _plot(name: str, rows: Sequence[Scored], where: Mapping[int, Tile]) -> str:
     )
     points = list(zip(rows, map(across.at, xs), map(up.at, ys), strict=True))
     line = sorted((x, -y) for row, x, y in points if row.on_front)
-    if len(line) > 1:
+    if len(line) > 1 and pair is None:
         parts.append(f'<path class="front" d="M{"L".join(f"{x:.1f} {-y:.1f}" for x, y in line)}"/>')
     for row, x, y in sorted(points, key=lambda point: bool(point[0].on_front)):
         kind = "point" + " on" * bool(row.on_front) + " first" * (row.rank == 1)
-        about = escape(_about(row, where.get(row.cell)))
+        about = escape(_about(row, where.get(row.cell), pair(row.cell) if pair else ""))
         radius = 5 if row.on_front else 3.5
         parts.append(
             f'<a class="{kind}" href="{image_name(row.cell, 0, 0)}" data-cell="{row.cell}"'
@@ -207,9 +227,9 @@ def _number(row: Scored, name: str) -> float:
     return value
 
 
-def _about(row: Scored, tile: Tile | None) -> str:
+def _about(row: Scored, tile: Tile | None, pair: str) -> str:
     """A cell's place and scores on one line."""
-    place = _settings(tile)
+    place = ", ".join(filter(None, (pair, _settings(tile))))
     numbers = ", ".join(f"{title} {number_text(row.scores[name])}" for name, title in SCORES.items())
     rank = "" if row.rank is None else f", rank {row.rank}"
     return f"cell {row.cell}{rank}{f' · {place}' if place else ''} · {numbers}"

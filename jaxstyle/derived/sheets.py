@@ -36,7 +36,9 @@ THUMBNAIL_PX = 256
 HEADER_PX = 112
 """The longest edge of a content or style image beside its row or above its column."""
 SHEET_PX = 12_000
-"""The largest width and height of a sheet."""
+"""The largest width and height of a sheet, but for long texts beside small pictures."""
+TEXT_PX = 160
+"""The width from which texts beside and under pictures are broken, where the pictures are smaller."""
 MAX_ROWS, MAX_COLUMNS = 24, 40
 SHEET_NAME = re.compile(r"contact(-\d{3,})?\.png")
 PAD_PX = 8
@@ -101,14 +103,8 @@ def lay_out(record: Record, tiles: Sequence[Tile]) -> list[Sheet]:
                 for j, c in enumerate(column_keys)
                 if (r, c) in by_place
             }
-            found.append(
-                Sheet(
-                    tuple(rows[r] for r in row_keys),
-                    tuple(columns[c] for c in column_keys),
-                    placed,
-                    {},
-                )
-            )
+            heads = tuple(rows[r] for r in row_keys), tuple(columns[c] for c in column_keys)
+            found += [Sheet(*heads, placed, {})] if placed else []  # two grids of one run can leave none
     return found
 
 
@@ -149,10 +145,13 @@ def heading(record: Record) -> str:
     return "   ".join(shared_words(record))
 
 
-def _head(line: Line, picture: Callable[[str], np.ndarray | None], longest: int) -> Image.Image:
+def _head(
+    line: Line, picture: Callable[[str], np.ndarray | None], longest: int, text_px: int
+) -> Image.Image:
     """The head of a row or column: its label under small pictures of its contents and styles."""
     small = [scaled(p, longest) for path in line.pictures if (p := picture(path)) is not None]
-    text_w, text_h = drawing.extent(line.label)
+    label = drawing.wrapped(line.label, text_px)
+    text_w, text_h = drawing.extent(label)
     width = max([text_w, sum(s.width for s in small) + PAD_PX * max(0, len(small) - 1), 1])
     height = text_h + (max(s.height for s in small) + PAD_PX if small else 0)
     head = Image.new("RGB", (width, max(height, 1)), PAPER)
@@ -160,7 +159,7 @@ def _head(line: Line, picture: Callable[[str], np.ndarray | None], longest: int)
     for s in small:
         head.paste(s, (x, 0))
         x += s.width + PAD_PX
-    drawing.write(ImageDraw.Draw(head), (0, height - text_h), line.label, fill=INK)
+    drawing.write(ImageDraw.Draw(head), (0, height - text_h), label, fill=INK)
     return head
 
 
@@ -186,9 +185,11 @@ def draw_sheet(
     pictures = {place: scaled(tile(t), longest) for place, t in sheet.tiles.items()}
     # Heads are no larger than the largest picture, so that they do not dominate the sheet.
     head_px = min(HEADER_PX, max(max(image.size) for image in pictures.values()))
-    rows = [_head(line, picture, head_px) for line in sheet.rows]
-    columns = [_head(line, picture, head_px) for line in sheet.columns]
-    captions = {place: drawing.extent(text) for place, text in sheet.captions.items()}
+    text_px = max(TEXT_PX, longest)
+    rows = [_head(line, picture, head_px, text_px) for line in sheet.rows]
+    columns = [_head(line, picture, head_px, text_px) for line in sheet.columns]
+    said = {place: drawing.wrapped(text, text_px) for place, text in sheet.captions.items()}
+    captions = {place: drawing.extent(text) for place, text in said.items()}
 
     def widest(j: int) -> int:
         tiles = [p.width for (_, column), p in pictures.items() if column == j]
@@ -217,7 +218,7 @@ def draw_sheet(
         page.paste(head, (PAD_PX, ys[i]))
     for (i, j), image in pictures.items():
         page.paste(image, (xs[j], ys[i]))
-        if text := sheet.captions.get((i, j)):
+        if text := said.get((i, j)):
             drawing.write(pen, (xs[j], ys[i] + image.height + 4), text, fill=INK)
     return page
 

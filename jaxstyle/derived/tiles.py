@@ -36,11 +36,16 @@ def short_name(axis: str, value: Any) -> str:
 
 
 def axis_names(record: Record, axis: str) -> dict[Any, str]:
-    """A short text for every value of an axis, or the full texts if short ones would coincide."""
+    """A text for every value of an axis: the shortest kind of which no two coincide.
+
+    Files can have been given by one name in two folders, where a run was extended.
+    """
     values = record.values[axis]
     names = {value: short_name(axis, value) for value in values}
     if len(set(names.values())) < len(names):
         names = {v: record.given(axis, v) if isinstance(v, str) else repr(v) for v in values}
+    if len(set(names.values())) < len(names):
+        names = {v: str(v) for v in values}
     return names
 
 

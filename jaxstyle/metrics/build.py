@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxstyle.derived.build import build_derived, write_page
 from jaxstyle.derived.picks import write_best
-from jaxstyle.derived.scores import SCORES, Scored, best, csv_text, number_text, pair_name
+from jaxstyle.derived.scores import SCORES, Scored, best, csv_text, number_text, pair_names
 from jaxstyle.metrics import ranking
 from jaxstyle.metrics.judge import Judge, Scores
 from jaxstyle.run.start import start_jax
@@ -146,12 +146,11 @@ def _ranked(record: Record, found: dict[int, Scores], every: Sequence[int]) -> d
 
 def best_lines(judged: Judged) -> list[str]:
     """The cells that were drawn, a line each, with the scores that they have."""
-    lines = []
+    lines, pair = [], pair_names(judged.record)
     for cell in judged.best:
         own = judged.scored[cell]
         scores = [f"{SCORES[n]} {number_text(v)}" for n, v in own.scores.items() if v is not None]
         lines.append(
-            f"cell {cell}: rank {own.rank} of {pair_name(judged.record, cell)}, "
-            + ", ".join((*scores, image_name(cell, 0, 0)))
+            f"cell {cell}: rank {own.rank} of {pair(cell)}, " + ", ".join((*scores, image_name(cell, 0, 0)))
         )
     return lines

@@ -65,11 +65,16 @@
 
 let state;
 
+  // A single axis is no table at first; one is offered, with few values across and many down.
+  const ids = dims.map((dim) => dim.id);
+  const [down, across] = run.across.length ? [run.down, run.across] : dims[0]?.values.length > 12 ? [ids, []] : [[], ids];
+  const holes = dims.reduce((count, dim) => count * dim.values.length, 1) - tiles.length;
+
   function start() {
     return {
       view: "pictures",
-      layout: run.across.length ? "table" : "wall",
-      rows: [...run.down], cols: [...run.across], pages: [],
+      layout: run.across.length && holes < Math.max(20_000, 20 * tiles.length) ? "table" : "wall",
+      rows: [...down], cols: [...across], pages: [],
       at: {}, hide: {}, only: "", sort: "", across: "", order: "",
       size: 0, a: "", b: "", mode: "side", wipe: 50, theme: "",
     };
@@ -131,8 +136,25 @@ let state;
     for (const [id, values] of Object.entries(state.hide)) {
       if (values.size) out.set(`hide.${id}`, [...values].sort((x, y) => x - y).join());
     }
+    clearTimeout(later);
     const hash = out.toString().replaceAll("%2C", ",").replaceAll("%40", "@");
-    history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
+    keptMs = performance.now();
+    try {
+      history.replaceState(null, "", hash ? `#${hash}` : location.href.split("#")[0]);
+    } catch {
+      // The browser has had enough of them for a while; the view is as chosen all the same.
+    }
+  }
+
+  // While something is dragged the address follows: browsers allow some 100 changes of it in half a minute.
+  const KEEP_MS = 400;
+  let keptMs = -KEEP_MS;
+  let later = 0;
+  function slide(changes, ...draws) {
+    Object.assign(state, changes);
+    for (const draw of draws) draw();
+    clearTimeout(later);
+    later = setTimeout(keep, Math.max(0, keptMs + KEEP_MS - performance.now()));
   }
 
   // --- selection and order of tiles ----------------------------------------------------------------
@@ -176,7 +198,7 @@ let state;
       const values = new Set(group.tiles.map((tile) => dim.at[tile.index]));
       if (values.size > 1) return null;
       const value = dim.values[[...values][0]];
-      return value.number ?? value.text.join(" ");
+      return value.numbers[0] ?? value.text.join(" ");
     };
     const sign = order.startsWith("-") ? -1 : 1;
     const rated = groups.map((group) => [worth(group), group]);
@@ -215,12 +237,17 @@ let state;
     return inner;
   }
 
-  // The number of neighbours, from `start` on, that have the same values up to `level`.
-  function span(groups, start, level) {
-    const same = (x, y) => x.values.slice(0, level + 1).join() === y.values.slice(0, level + 1).join();
-    let end = start + 1;
-    while (end < groups.length && same(groups[start], groups[end])) end++;
-    return end - start;
+  // For every line the number of neighbours, from it on, that have the same values up to `level`, or 0 if the
+  // one before has them too. HTML allows no more than 1000 columns to a cell.
+  function spans(groups, level) {
+    const found = new Array(groups.length).fill(0);
+    let first = 0;
+    groups.forEach(({ values }, i) => {
+      const same = i > 0 && i - first < 1000 && values.slice(0, level + 1).every((value, j) => value === groups[first].values[j]);
+      if (!same) first = i;
+      found[first]++;
+    });
+    return found;
   }
 
   // Whether the slowest of several axes takes its next value at a line, which then has a wider gap before it.
@@ -253,15 +280,14 @@ let state;
           line.append(th);
         });
       }
-      for (let j = 0; j < columns.length; ) {
-        const wide = span(columns, j, level);
+      spans(columns, level).forEach((wide, j) => {
+        if (!wide) return;
         const th = el("th", { scope: "colgroup", colSpan: wide }, headOf(dim, columns[j].values[level]));
         if (wide > 1) th.classList.add("span");
         if (!dim.named) th.classList.add("named");
         if (columnEdges[j]) th.classList.add("edge");
         line.append(th);
-        j += wide;
-      }
+      });
       head.append(line);
     });
     if (state.cols.length) table.append(head);
@@ -270,13 +296,13 @@ let state;
     longest = lowest?.named ? Math.max(0, ...lowest.values.map((about) => about.text.join(", ").length)) : 0;
     const by = new Map(columns.map((column, j) => [column.key, j]));
     const columnDims = state.cols.map((id) => dimOf.get(id));
+    const rowSpans = state.rows.map((_, level) => spans(rows, level));
     places = rows.map((row, i) => {
       const line = el("tr", { className: rowEdges[i] ? "edge" : "" });
       state.rows.forEach((id, level) => {
-        const before = i > 0 && span(rows, i - 1, level) > 1;
-        if (before) return;
+        const tall = rowSpans[level][i];
+        if (!tall) return;
         const dim = dimOf.get(id);
-        const tall = span(rows, i, level);
         const th = el("th", { scope: "rowgroup", rowSpan: tall }, headOf(dim, row.values[level]));
         th.style.left = offset(level);
         th.style.setProperty("--span", tall);
@@ -386,8 +412,8 @@ let state;
 
   function set(changes, ...draws) {
     Object.assign(state, changes);
-    keep();
     for (const draw of draws) draw();
+    keep();
   }
 
   function choices(label, options, value, pick) {
@@ -520,7 +546,8 @@ let state;
     }
     const zoom = el("input", { type: "range", id: "zoom", min: 24, max: 512, step: 4 });
     zoom.setAttribute("aria-label", "Size of the pictures");
-    zoom.addEventListener("input", () => set({ size: Number(zoom.value) }, resize));
+    zoom.addEventListener("input", () => slide({ size: Number(zoom.value) }, resize));
+    zoom.addEventListener("change", keep);
     parts.push(el("label", {}, "Zoom", zoom), el("span", { className: "count", id: "count", role: "status" }));
     bar.replaceChildren(...parts);
     if (focus >= 0) (used().find((item) => label && item.getAttribute("aria-label") === label) ?? used()[focus])?.focus();
@@ -643,17 +670,19 @@ let state;
       const box = stack.getBoundingClientRect();
       const at = Math.round(Math.min(1, Math.max(0, (event.clientX - box.left) / box.width)) * 200) / 2;
       show(at);
-      set({ wipe: at });
+      slide({ wipe: at });
     };
     stack.addEventListener("pointerdown", (event) => {
       stack.setPointerCapture(event.pointerId);
       drag(event);
     });
     stack.addEventListener("pointermove", (event) => event.buttons && drag(event));
+    stack.addEventListener("pointerup", keep);
     slider.addEventListener("input", () => {
       show(slider.value);
-      set({ wipe: Number(slider.value) });
+      slide({ wipe: Number(slider.value) });
     });
+    slider.addEventListener("change", keep);
     show(state.wipe);
     return el("div", { className: "wipe" }, el("figure", {}, stack), slider);
   }
@@ -672,6 +701,9 @@ let state;
     const found = [];
     for (const [key, text] of Object.entries(LOSSES)) found.push([text, number(run.tiles[key][tile.index])]);
     const i = cellIndex.get(tile.cell);
+    for (const [text, values] of Object.entries(run.cells.further)) {
+      if (tile.snapshot === last) found.push([text, number(values[i])]);
+    }
     found.push(["lowest total", `${number(run.cells.best[i])}${run.cells.best_step[i] === "" ? "" : ` at step ${run.cells.best_step[i]}`}`]);
     found.push(["evaluations", number(run.cells.evaluations[i])]);
     if (shapes.size > 1) found.push(["size", run.cells.size[i]]);
@@ -807,13 +839,17 @@ let state;
     for (const dim of dims.filter((other) => other.id !== "steps")) {
       dim.axes.forEach((title, i) => {
         const about = (tile) => dim.values[dim.at[tile.index]];
-        const worth = (tile) => (i === 0 ? about(tile).number : null) ?? about(tile).text[i];
+        const worth = (tile) => about(tile).numbers[i] ?? about(tile).text[i];
         made.push({ key: i ? `${dim.id}.${i}` : dim.id, title, worth, text: (tile) => about(tile).text[i] });
       });
     }
     for (const [key, title] of Object.entries(LOSSES)) {
       const worth = (tile) => run.tiles[key][tile.index];
       made.push({ key, title, worth, text: (tile) => number(worth(tile)) });
+    }
+    for (const [title, values] of Object.entries(run.cells.further)) {
+      const worth = (tile) => values[cellIndex.get(tile.cell)];
+      made.push({ key: title, title, worth, text: (tile) => number(worth(tile)) });
     }
     const status = (tile) => (tile.diverged < 0 ? "done" : `diverged at step ${tile.diverged}`);
     made.push({ key: "status", title: "status", worth: status, text: status });
@@ -871,17 +907,19 @@ let state;
     const body = made.querySelector("tbody");
     const original = [...body.rows];
     let [at, down] = [-1, false];
+    // The number that a text begins with, such as that of "9.25 % (8 to 10)"; a text without one counts as the largest.
     const worth = (row) => {
       const text = row.cells[at].textContent.trim();
-      const plain = text.replaceAll(",", "");
       if (text === "" || text === "–") return null;
-      return Number.isNaN(Number(plain)) ? text : Number(plain);
+      const first = Number.parseFloat(text.replaceAll(",", ""));
+      return [Number.isNaN(first) ? Infinity : first, text];
     };
+    const order = ([x, a], [y, b]) => (x === y ? collator.compare(a, b) : x - y);
     sortable(heads, (i) => {
       if (at === i && down) at = -1;
       else [at, down] = [i, at === i];
-      const rated = original.map((row) => [at < 0 ? 0 : worth(row), row]);
-      rated.sort(([x], [y]) => (x === null || y === null ? compare(x, y) : (down ? -1 : 1) * compare(x, y)));
+      const rated = original.map((row) => [at < 0 ? null : worth(row), row]);
+      rated.sort(([x], [y]) => (x === null || y === null ? compare(x, y) : (down ? -1 : 1) * order(x, y)));
       body.replaceChildren(...(at < 0 ? original : rated.map(([, row]) => row)));
       markOrder(heads, at, down);
     });
@@ -917,6 +955,7 @@ let state;
   });
 
   function drawAll() {
+    clearTimeout(later);
     state = read();
     for (const draw of [drawTheme, drawView, drawBar, drawSheet, drawCompare, drawTableOfCells]) draw();
   }

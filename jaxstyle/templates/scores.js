@@ -8,6 +8,7 @@
   const figures = document.querySelectorAll("#tiles figure img");
   const small = new Map(run.tiles.cell.map((cell, index) => [String(cell), figures[index]?.src]));
   const panel = document.getElementById("scored");
+  const sections = [...document.querySelectorAll("nav a")].map((link) => /** @type {HTMLElement} */ (link).dataset.view);
   const points = /** @type {HTMLElement[]} */ ([...document.querySelectorAll("#scores a.point")]);
 
   function show(point) {
@@ -31,6 +32,12 @@
       const link = document.createElement("a");
       link.href = `#a=${cell}`;
       link.textContent = "Compare it with others";
+      link.addEventListener("click", () => {
+        const view = new URLSearchParams(location.hash.slice(1)); // the rest of it stays as it is
+        for (const name of ["view", "b", ...sections]) view.delete(name);
+        view.set("a", cell);
+        link.href = `#${view}`;
+      });
       panel.append(link);
     }
     panel.hidden = false;

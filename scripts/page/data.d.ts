@@ -7,7 +7,8 @@ interface AxisValue {
   given: string[];
   /** Numbers of the pictures that stand for it. */
   pictures: number[];
-  number: number | null;
+  /** For every axis, its value if that is a number. */
+  numbers: (number | null)[];
 }
 
 /** An axis of the page: one that varies, or several that vary together. */
@@ -44,6 +45,8 @@ interface PageData {
     best: (number | null)[];
     best_step: (number | "")[];
     evaluations: (number | null)[];
+    /** Losses that only finished cells have, by title. */
+    further: Record<string, (number | null)[]>;
   };
   curves: { steps: number[][]; of: number[]; codes: string };
 }
