@@ -24,7 +24,7 @@ from jaxstyle import sweep
 from jaxstyle.console import limits
 from jaxstyle.plan import programs
 from jaxstyle.plan.cells import sweep_cells
-from jaxstyle.run import unfinished, worker
+from jaxstyle.run import unfinished
 from jaxstyle.rundir import results_h5, resume
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
@@ -136,7 +136,7 @@ def test_a_state_that_other_code_saved_is_set_aside_and_named(whole, tmp_path, m
     (saved,) = (out / "checkpoints").iterdir()
     kept = (saved / "state.npz").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "code_digest", lambda: "0" * 64)
+        patch.setattr(unfinished, "code_digest", lambda: "0" * 64)
         assert command(*SWEEP, "--out", out, "--resume") == 0
     (aside,) = events(out, "set-aside")
     assert aside["text"].startswith(f"{saved}: was saved by other code of jaxstyle")

@@ -10,11 +10,14 @@ from conftest import EXAMPLES, FIVE_CHUNKS, Told
 from torture import digests
 
 from jaxstyle import report, sweep
-from jaxstyle.run import planning
+from jaxstyle.console import signals
+from jaxstyle.plan.chunks import Chunk, Plan
+from jaxstyle.run import planning, unfinished
 from jaxstyle.run import share as run_share
 from jaxstyle.run.checked import CheckedRun
 from jaxstyle.run.share import _end_share
 from jaxstyle.run.sweep import run_sweep
+from jaxstyle.run.work import blocks
 from jaxstyle.rundir import chunks, directory, locks, records
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.locks import DirectoryInUse
@@ -290,6 +293,58 @@ def test_chunks_that_were_computed_at_half_the_width_for_want_of_memory_are_kept
         assert sum(cells.values()) == 5
         assert min(cells.values()) > 0
         assert manifest["shares"][0]["share"] == "000-of-002"
+
+
+def test_a_state_of_half_the_width_is_gone_on_with(tmp_path, monkeypatch):
+    """A share that runs out of memory at the planned width, and is requeued, need not begin anew."""
+    import jax
+
+    from jaxstyle.device import engine, memory
+
+    out, saves = tmp_path / "run", []
+    compile_step, save = engine.Engine.compile, unfinished.Unfinished.save
+    monkeypatch.setattr(memory, "choose_width", lambda *_, **__: 2)  # a CPU would take 1
+
+    def compile_narrow(self, program):
+        if program.width > 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return compile_step(self, program)
+
+    def save_and_end(self, progress):
+        saves.append(save(self, progress))
+        raise signals.Interrupted(signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine.Engine, "compile", compile_narrow)
+        patched.setattr(unfinished.Unfinished, "is_due", lambda self: True)
+        patched.setattr(unfinished.Unfinished, "save", save_and_end)
+        assert command(*SWEEP, "--out", out, "--shard", "0/2") == 128 + signal.SIGTERM
+    assert len(saves) == 1
+    assert {p["width"] for p in manifest_of(out)["plan"]["programs"]} == {2}
+    assert command(*SWEEP, "--out", out, "--shard", "0/2") == 0
+    events = [json.loads(line) for line in (out / "events-000-of-002.jsonl").read_text().splitlines()]
+    named = [event["event"] for event in events]
+    assert named.count("continue") == 1
+    assert "set-aside" not in named
+    assert {chunks.chunk_width(path) for path in out.glob("chunks/*")} == {1}
+    assert command(*SWEEP, "--out", out, "--shard", "1/2") == 0
+    assert [chunks.chunk_width(path) for path in sorted(out.glob("chunks/*"))] == [1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("index", "count", "places", "rounds"), [(0, 4, 4, 3), (1, 2, 4, 5), (0, 1, 4, 10)]
+)
+def test_a_share_uses_all_its_devices(index, count, places, rounds):
+    """Blocks were cut from all chunks of the plan: a share of four had one chunk for its four devices."""
+    plan = Plan((), (), tuple(Chunk(i, 0, (i,)) for i in range(40)), (10,), (), {})
+    own = list(range(index, 40, count))  # as `Plan.shares` deals chunks of one cost
+    found = blocks(plan, own, places)
+    assert len(found) == rounds
+    assert [number for block in found for number in block.left] == own
+    begun = (own[1], own[3])
+    again = blocks(plan, own[1:], places, [begun])
+    assert [block.numbers for block in again if block.numbers == begun] == [begun]
+    assert sorted(number for block in again for number in block.left) == own[1:]
 
 
 def test_a_share_leaves_the_merge_to_others_that_are_at_work(tmp_path, capsys, monkeypatch):

@@ -46,6 +46,7 @@ from jaxstyle.run.ray_nodes import (
     print_worker_logs,
 )
 from jaxstyle.run.ray_worker import FinishedBlock, RemoteWorker, TellerCall
+from jaxstyle.run.unfinished import begun_blocks
 from jaxstyle.run.work import Block, Committed, Work, blocks
 from jaxstyle.rundir import manifest
 from jaxstyle.rundir.checkpoints import Checkpoint
@@ -218,27 +219,29 @@ class _ClusterRun:
     """
 
     def __init__(self, cluster: Cluster, work: Work):
-        self._cluster, self._work = cluster, work
+        kept = () if cluster.options.collect else work.todo
+        begun, plan = begun_blocks(work.run, work.inputs.sources, work.plan, kept, None, work.display)
+        self._cluster, self._work = cluster, replace(work, plan=plan)
+        work.on_plan(plan)
         self._hands: list[WorkerHandle] = []
         self._refs: dict[Any, tuple[str, WorkerHandle, Block | None]] = {}
         """Awaited answers: what each says (`ready`, `done` or `told`), its worker and its block."""
-        self._inputs, self._plan = ray.put(plain_inputs(work.inputs)), ray.put(work.plan)
+        self._inputs, self._plan = ray.put(plain_inputs(work.inputs)), ray.put(plan)
         self._names = picture_names(work.inputs)
         self._tries: collections.Counter[int] = collections.Counter()
         """Number of workers that have died since a block was last done, by the first chunk of their block;
         under -1 those that died when they started."""
         self._left: dict[int, collections.deque[Block]] = {}
         """Blocks that no worker has been given yet, by their program."""
-        for block in blocks(work.plan, work.todo, cluster.devices):
-            self._left.setdefault(self._program(block), collections.deque()).append(block)
+        for own in blocks(plan, work.todo, cluster.devices, begun):
+            self._left.setdefault(self._program(own), collections.deque()).append(own)
         self._flops = {number: work.plan.chunk_flops(number) for number in work.todo}
         self._limit = 2**31
         """Limit of the number of workers, lowered where nodes run out of memory or start none."""
         self._compiling: set[str] = set()
         self._programs: dict[Program, list[dict[str, Any]]] = {}
         self._began, self._asked, self._waits = False, -POLL_S, False
-        self._machine: dict[str, Any] = {}
-        """Facts about the machine of the first worker."""
+        self._machine: dict[str, Any] = {}  # of the first worker
         self._seconds: dict[str, dict[str, float]] = {}
         """Seconds by stage that each worker reported last."""
         self._committed: set[int] = set()

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxstyle.console.progress import Teller
 from jaxstyle.plan.cells import Cell
+from jaxstyle.plan.chunks import Plan
 from jaxstyle.plan.costs import CHECKPOINT_SHARE
 from jaxstyle.run.launcher import LaunchResult
-from jaxstyle.rundir.checkpoints import Arrays, Checkpoint
+from jaxstyle.rundir.checkpoints import Arrays, Checkpoint, saved_mark
+from jaxstyle.rundir.directory import CHECKPOINTS, RunDirectory
+from jaxstyle.rundir.fingerprints import Sources, fingerprint
+from jaxstyle.rundir.manifest import code_digest
 
 if TYPE_CHECKING:
     from jaxstyle.device.drive import Progress
+
+
+DIGEST = 64
+"""Characters of a SHA-256."""
 
 
 class Unfinished:
@@ -116,6 +125,87 @@ class Unfinished:
             int(state["coarser"]), int(state["passes"]), tuple(leaves), tuple(pictures), tuple(infos)
         )
         self._saved = [launch, len(pictures), len(infos)]
+
+
+def checkpoint_of(
+    run: RunDirectory, sources: Sources, plan: Plan, numbers: Sequence[int], places: int
+) -> Checkpoint:
+    """The checkpoint of a block of chunks that are computed together on some places.
+
+    Its fingerprint has the code's digest, for another version may keep other things. It is kept under the
+    number of the last chunk, which is the last to be on the disk and then removes it.
+    """
+    marks = "".join(fingerprint(sources, plan, number) for number in numbers)
+    return Checkpoint(run, numbers[-1], marks + code_digest() + _on(places))
+
+
+def _on(places: int) -> str:
+    return f" on {places}" if places > 1 else ""
+
+
+def begun_blocks(
+    run: RunDirectory,
+    sources: Sources,
+    plan: Plan,
+    todo: Collection[int],
+    places: int | None,
+    display: Teller,
+) -> tuple[list[tuple[int, ...]], Plan]:
+    """The blocks that an earlier process began and kept a state of, and the plan with their widths.
+
+    States that are damaged, or that cannot be gone on with because other code or a process with other
+    places saved them, are set aside with a message.
+
+    Args:
+        run: the run directory, or the one of a run of which this process holds a share.
+        sources: the inputs of the run.
+        plan: the plan of the run.
+        todo: the chunks that this process is to compute; states of others are left alone.
+        places: the number of launches that this process computes together; None to leave it to workers.
+        display: is told of states that are set aside.
+    """
+    found, folder = [], run.path / CHECKPOINTS
+    for number in sorted(n for n in todo if (folder / f"{n:06d}" / "state.npz").exists()):
+        if (mark := saved_mark(run, number)) is None:
+            why = "is damaged"
+        else:
+            digests, _, on = mark.partition(" on ")
+            *marks, code = (digests[i : i + DIGEST] for i in range(0, len(digests), DIGEST))
+            why = "was saved by other code of jaxstyle, which alone can go on from it, under its old name"
+            if code == code_digest():
+                why = "was saved for other devices, another batch width or other cells side by side"
+                placed = places is None or on == _on(places).removeprefix(" on ")
+                if placed and (match := _matching(sources, plan, number, marks)) is not None:
+                    numbers, plan = match
+                    found.append(numbers)
+                    continue
+        aside = Checkpoint(run, number, "").set_aside()
+        text = f"{aside.with_suffix('')}: {why}; its cells begin anew; set aside as {aside.name}"
+        display.event("set-aside", text, aside=str(aside))
+    return found, plan
+
+
+def _matching(
+    sources: Sources, plan: Plan, last: int, marks: Sequence[str]
+) -> tuple[tuple[int, ...], Plan] | None:
+    """The chunks of these fingerprints, of which `last` is the last, and the plan with the width they had.
+
+    A process that ran out of memory goes on with half the width, which the manifest may not know.
+    """
+    program = plan.chunks[last].program
+    own = [chunk.number for chunk in plan.chunks[: last + 1] if chunk.program == program]
+    halvings, narrower = 0, plan
+    while fingerprint(sources, narrower, last) != marks[-1]:
+        if narrower.programs[narrower.chunks[last].program].width == 1:
+            return None
+        halvings, narrower = halvings + 1, narrower.narrowed(own)
+    by_mark = {fingerprint(sources, narrower, number): number for number in own}
+    if not {*marks} <= by_mark.keys():
+        return None
+    numbers = tuple(by_mark[mark] for mark in marks)
+    for _ in range(halvings):
+        plan = plan.narrowed(numbers)
+    return numbers, plan
 
 
 def _named_in(arrays: Arrays, prefix: str) -> Arrays:

@@ -25,7 +25,7 @@ class Block:
     """Chunks of one program that are computed together."""
 
     numbers: tuple[int, ...]
-    """Its chunks, done or not: they follow from the plan alone, and stay the same after an interruption."""
+    """Its chunks, ascending; some are done if a process that began it was killed as it wrote them."""
     left: tuple[int, ...]
     """The chunks that are not on the disk yet."""
 
@@ -69,13 +69,24 @@ class Work:
     """Record of what each worker of a cluster has done, by its name; filled in by the cluster."""
 
 
-def blocks(plan: Plan, todo: Iterable[int], places: int) -> list[Block]:
-    """Blocks of the chunks `todo`, in the order of the plan: chunks of one program, one for each place."""
-    found: dict[tuple[int, int], list[int]] = {}
-    seen: dict[int, int] = {}
-    for chunk in plan.chunks:
-        rank = seen[chunk.program] = seen.get(chunk.program, -1) + 1
-        found.setdefault((chunk.program, rank // places), []).append(chunk.number)
+def blocks(
+    plan: Plan, todo: Iterable[int], places: int, begun: Iterable[tuple[int, ...]] = ()
+) -> list[Block]:
+    """Blocks of the chunks `todo`, in the order of the plan: chunks of one program, one for each place.
+
+    Args:
+        plan: the plan.
+        todo: the numbers of the chunks to compute.
+        places: the number of launches that are computed together.
+        begun: the numbers of the chunks of each block of which a state is kept; they stay together.
+    """
     wanted = set(todo)
-    every = (Block(tuple(n), tuple(number for number in n if number in wanted)) for n in found.values())
-    return [block for block in every if block.left]
+    found = [Block(numbers, tuple(n for n in numbers if n in wanted)) for numbers in begun]
+    taken = {number for block in found for number in block.numbers}
+    of: dict[int, list[int]] = {}
+    for number in sorted(wanted - taken):
+        of.setdefault(plan.chunks[number].program, []).append(number)
+    for own in of.values():
+        groups = (tuple(own[start : start + places]) for start in range(0, len(own), places))
+        found += [Block(numbers, numbers) for numbers in groups]
+    return sorted(found, key=lambda block: block.numbers)

@@ -23,14 +23,13 @@ from jaxstyle.plan.stages import COARSE_EVALUATIONS
 from jaxstyle.run.inputs import Inputs, picture_names
 from jaxstyle.run.launcher import Launcher, LaunchResult, full_size_steps, target_keys, timed
 from jaxstyle.run.results import chunk_results
-from jaxstyle.run.unfinished import Unfinished
+from jaxstyle.run.unfinished import Unfinished, begun_blocks, checkpoint_of
 from jaxstyle.run.work import Block, Committed, OnProgram, Work, blocks
 from jaxstyle.rundir import chunks, fingerprints
 from jaxstyle.rundir.checkpoints import Checkpoint
 from jaxstyle.rundir.chunks import ChunkResult
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.image_files import write_images
-from jaxstyle.rundir.manifest import code_digest
 from jaxstyle.rundir.picture_names import PictureNames
 from jaxstyle.spec.errors import JaxstyleError
 
@@ -169,8 +168,6 @@ class Worker:
             # The failed launch is gone only here: until now the error's traceback held its memory.
             seconds["lost_s"] += seconds["compute_s"] - spent
             seconds["compute_s"] = spent
-            if self._checkpoints:
-                kept.checkpoint.clear()  # a state of the width that does not fit
             self._display.advance(steps_before - self._steps_done, cost_before - self._cost_done)
             self._display.skip(-skipped, -skipped * program.step_cost)
 
@@ -191,44 +188,21 @@ class Worker:
         ]
         return [every[start : start + n] for start in range(0, len(every), n)]
 
-    def _checkpoint(self, numbers: Sequence[int]) -> Checkpoint:
-        marks = [fingerprints.fingerprint(self._inputs.sources, self.plan, number) for number in numbers]
-        several = f" on {self.places}" if self.places > 1 else ""
-        # The mark has the code's digest, for another version may keep other things. The number is that of
-        # the block's last chunk, which is the last to be on the disk and then removes the checkpoint.
-        return Checkpoint(self._run, numbers[-1], "".join(marks) + code_digest() + several)
-
     def _kept(self, block: Block, program: Program) -> Unfinished:
         """State of a block as an earlier process left it, or of its start if nothing usable was kept."""
         every_s = program.checkpoint_s(self._inputs.sweep.checkpoint_every)
-        kept = None
-        for numbers in dict.fromkeys((block.numbers, block.left)):
-            kept = Unfinished(self._checkpoint(numbers), self._rounds(numbers, program), every_s)
-            if not self._checkpoints:
-                continue
+        of = checkpoint_of(self._run, self._inputs.sources, self.plan, block.numbers, self.places)
+        kept = Unfinished(of, self._rounds(block.numbers, program), every_s)
+        if self._checkpoints:
             try:
                 kept.load()
             except JaxstyleError as error:
                 aside = kept.checkpoint.set_aside()
                 self._display.event("set-aside", f"{error}; set aside as {aside.name}", aside=str(aside))
-            if kept.done or kept.progress is not None:
-                break
-        assert kept is not None
-        if not kept.done and kept.progress is None and kept.checkpoint.foreign:
-            self._tell_unused(kept.checkpoint)
         if kept.progress is not None:
             ids, passes = [cell.id for cells in kept.current for cell in cells], kept.progress.passes
             self._display.event("continue", chunk=block.left[0], cells=ids, passes=passes)
         return kept
-
-    def _tell_unused(self, checkpoint: Checkpoint) -> None:
-        """Set a whole state aside that cannot be gone on with, and say that its steps are lost."""
-        by = "for other devices, another batch width or other cells side by side, and is not used"
-        if checkpoint.foreign and code_digest() not in checkpoint.foreign:
-            by = "by other code of jaxstyle, which alone can go on from it, under its old name"
-        aside = checkpoint.set_aside()
-        text = f"{aside.with_suffix('')}: was saved {by}; its cells begin anew; set aside as {aside.name}"
-        self._display.event("set-aside", text, aside=str(aside))
 
     def _steps_kept(self, kept: Unfinished, program: Program) -> float:
         """Image-steps of the full size that need not be done again."""
@@ -325,6 +299,8 @@ def write_chunk(
 def compute(work: Work, devices: Sequence[Any], beside: int = 1) -> None:
     """Compute all of it on the devices of this process, writing a block while the next one is computed."""
     finished = {chunk.number for chunk in work.plan.chunks} - set(work.todo)
+    sources, places = work.inputs.sources, len(devices) * beside
+    begun, plan = begun_blocks(work.run, sources, work.plan, work.todo, places, work.display)
 
     def on_program(program: Program, stages: list[dict[str, Any]]) -> None:
         work.on_plan(worker.plan)
@@ -332,7 +308,7 @@ def compute(work: Work, devices: Sequence[Any], beside: int = 1) -> None:
 
     worker = Worker(
         work.inputs,
-        work.plan,
+        plan,
         devices,
         work.run,
         work.display,
@@ -341,8 +317,8 @@ def compute(work: Work, devices: Sequence[Any], beside: int = 1) -> None:
         on_program=on_program,
         beside=beside,
     )
-    every = blocks(work.plan, work.todo, worker.places)
-    keys = ((key, i) for i, b in enumerate(every) for n in b.left for key in target_keys(work.plan, n))
+    every = blocks(plan, work.todo, worker.places, begun)
+    keys = ((key, i) for i, b in enumerate(every) for n in b.left for key in target_keys(plan, n))
     last_use = dict(keys)
     leaving = threading.Event()  # once set, pictures are no longer written: they can be rebuilt
     pending: Future[list[Committed]] | None = None

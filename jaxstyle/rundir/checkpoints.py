@@ -37,8 +37,6 @@ class Checkpoint:
         self._folder = f"{CHECKPOINTS}/{chunk:06d}"
         self._parts: list[bytes] = []
         """The SHA-256 of each part."""
-        self.foreign: str | None = None
-        """The fingerprint of the state that `load` found and did not take, if it was another one."""
 
     def load(self) -> tuple[list[Arrays], Arrays] | None:
         """The parts and the state that were saved last, or None if there are none with this fingerprint.
@@ -51,8 +49,7 @@ class Checkpoint:
             return None
         try:
             state = _read_arrays(path)
-            if (mark := str(state.pop("fingerprint"))) != self._fingerprint:
-                self.foreign = mark
+            if str(state.pop("fingerprint")) != self._fingerprint:
                 return None
             digests = [bytes(digest) for digest in state.pop("parts")]
             # Another process may have continued from an older state and overwritten later parts: each must
@@ -87,6 +84,15 @@ class Checkpoint:
         """Remove the checkpoint, because the chunk is done or begins anew."""
         self._parts = []
         shutil.rmtree(self._run.path / self._folder, ignore_errors=True)
+
+
+def saved_mark(run: RunDirectory, chunk: int) -> str | None:
+    """The fingerprint of the state under a chunk's number; None if there is none, or a damaged one."""
+    try:
+        state = _read_arrays(run.path / CHECKPOINTS / f"{chunk:06d}" / "state.npz")
+        return str(state["fingerprint"])
+    except _UNREADABLE:
+        return None
 
 
 def _array_bytes(arrays: Arrays) -> bytes:
