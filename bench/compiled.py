@@ -216,6 +216,8 @@ def read(
         number: the number of the variant of the step; 0 is the present one.
         target: the device to compile for, `h200` or a key of `tpu.CHIPS`.
     """
+    if save is not None:
+        save.mkdir(parents=True, exist_ok=True)
     variant = experiments.VARIANTS[number]
     if variant.patch is not None:
         variant.patch()
@@ -247,7 +249,7 @@ def read(
     compiled = lowered.segment.compile({**compiler_options(program), **options})
     memory, hlo = compiled.memory_analysis(), compiled.as_text()
     if save is not None:
-        name = "-".join(map(str, setting))
+        name = "-".join(map(str, (*setting, *([f"variant{number}"] if number else []))))
         (save / f"{name}.hlo").write_text(hlo)
     found = kernels(hlo)
     ms = {

@@ -46,9 +46,10 @@ def _mask_by_sign() -> None:
 
     from jaxstyle.vgg import convolution
 
-    def backward(precision: Any, border: Any, residuals: Any, g: Any) -> Any:
+    def backward(precision: Any, border: Any, planes: Any, residuals: Any, g: Any) -> Any:
         y, kernel = residuals
-        return convolution.conv3x3(jnp.where(y > 0, g, 0), kernel.backward, precision), None, None, None
+        g = jnp.where(y > 0, g, 0)
+        return convolution.conv3x3_adjoint(g, kernel.backward, precision, border, planes), None, None, None
 
     convolution.conv_relu.defvjp(convolution._conv_relu_forward, backward)
 
@@ -59,9 +60,10 @@ def _sum_outside() -> None:
 
     from jaxstyle.vgg import convolution
 
-    def backward(precision: Any, border: Any, residuals: Any, g: Any) -> Any:
+    def backward(precision: Any, border: Any, planes: Any, residuals: Any, g: Any) -> Any:
         y, kernel = residuals
-        gradient = convolution.conv3x3(jnp.where(y != 0, g, 0), kernel.backward, precision)
+        g = jnp.where(y != 0, g, 0)
+        gradient = convolution.conv3x3_adjoint(g, kernel.backward, precision, border, planes)
         return lax.optimization_barrier(gradient), None, None, None
 
     convolution.conv_relu.defvjp(convolution._conv_relu_forward, backward)
@@ -144,8 +146,9 @@ def _backward_data() -> None:
         (x,) = jax.linear_transpose(lambda x: convolution._correlate(x, forward, precision), shape)(g)
         return x
 
-    def backward(precision: Any, border: Any, residuals: Any, g: Any) -> Any:
+    def backward(precision: Any, border: Any, planes: Any, residuals: Any, g: Any) -> Any:
         y, kernel = residuals
+        assert border is None  # measured with zeros alone
         return transposed(kernel.backward, jnp.where(y != 0, g, 0), precision), None, None, None
 
     convolution.conv_relu.defvjp(convolution._conv_relu_forward, backward)

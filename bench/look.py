@@ -170,7 +170,7 @@ def compute(
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     spec = out.with_suffix(".toml")
-    spec.write_text(_spec(kind, named, size, steps, ratios))
+    work.write_spec(spec, _spec(kind, named, size, steps, ratios), out)
     python = [sys.executable, "-m"]
     if not (out / "manifest.json").exists():
         order = ["--spec", str(spec), "--out", str(out)]
@@ -401,7 +401,13 @@ def main(arguments: Sequence[str]) -> None:
         ]
         print(_line(means, rows[means]), f"  {time.monotonic() - began:.0f} s in all", flush=True)
         tag = f"{kind.name}-{args.size}"
-        values = {"device": about, "was": dict(settings[REFERENCE]), "ratios": RATIOS, "means": rows}
+        was = {**settings[REFERENCE], **({} if args.steps is None else {"steps": args.steps})}
+        values = {
+            "device": about,
+            "was": was,
+            "ratios": RATIOS,
+            "means": rows,
+        }
         path = work.save("look", arguments, about["platform"], values, tag=tag)
     draw(kind, found, path.with_suffix(".png"))
     print(f"saved {path} and {path.with_suffix('.png')}")

@@ -11,6 +11,7 @@ Runs are kept in a folder and not repeated, so that an interrupted study continu
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import statistics
@@ -402,7 +403,8 @@ def main(arguments: Sequence[str]) -> None:
         sweep = _sweep(scheme, pairs, args.size, args.seeds, args.init)
         sweeps.append(sweep)
         key = f"{args.name}{args.size}-{scheme.name}-{scheme.steps}".replace(" ", "-").replace(",", "")
-        folder = args.keep / key
+        digest = hashlib.sha256(repr(sweep).encode()).hexdigest()[:8]  # other pairs are another run
+        folder = args.keep / f"{key}-{digest}"
         if not _is_done(folder):
             print(f"{scheme.name}: {folder}", flush=True)
             work.in_process(_run, sweep, folder)

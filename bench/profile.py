@@ -126,6 +126,7 @@ def profile(size: int, cells: int, precision: str, *, program: Path | None = Non
         ran = events(Path(folder))
     text = job.compiled.segment.as_text()
     if program is not None:
+        program.parent.mkdir(parents=True, exist_ok=True)
         program.write_bytes(gzip.compress(text.encode()))
     kernels = compiled.kernels(text)
     rows = table(kernels, ran, steps=STEPS * launches, precision=precision)

@@ -51,7 +51,7 @@ def compute(pairs: Sequence[str], steps: Sequence[int], size: str, out: Path) ->
     for pair in pairs:
         content, style = (json.dumps([str(image_path(name))]) for name in pair.split(":"))
         lines += ["", "[[grid]]", f"content = {content}", f"style = {style}"]
-    spec.write_text("\n".join(lines) + "\n")
+    work.write_spec(spec, "\n".join(lines) + "\n", out)
     there = (out / "manifest.json").exists()
     order = ["--resume", "--out", str(out)] if there else ["--spec", str(spec), "--out", str(out)]
     command = [sys.executable, "-m", "jaxstyle.sweep", *order, "--quiet"]

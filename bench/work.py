@@ -241,7 +241,10 @@ def save(
     tag: str = "",
     path: Path | None = None,
 ) -> Path:
-    """Write `bench/results/COMMAND[-TAG]-PLATFORM.json`, or `path`, with what a repetition needs."""
+    """Write `bench/results/COMMAND[-TAG]-PLATFORM.json`, or `path`, with what a repetition needs.
+
+    The figures of another command stay: these go to a file beside them, unless `BENCH_OVERWRITE` is set.
+    """
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=RESULTS.parent
@@ -257,10 +260,26 @@ def save(
         "versions": versions(),
         **values,
     }
-    path = path or RESULTS / f"{command}{f'-{tag}' if tag else ''}-{platform_name}.json"
+    if path is None:
+        path = RESULTS / f"{command}{f'-{tag}' if tag else ''}-{platform_name}.json"
+        guarded = path.exists() and not os.environ.get("BENCH_OVERWRITE")
+        if guarded and json.loads(path.read_text()).get("command") != record["command"]:
+            print(f"{path} is of another command, and stays")
+            path = path.with_name(f"{path.stem}-other.json")
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
     return path
+
+
+def write_spec(spec: Path, text: str, out: Path) -> None:
+    """Write the spec of a run that a benchmark is to begin or to go on with.
+
+    Raises:
+        SystemExit: if the run was begun by another spec, whose figures would get this one's name.
+    """
+    if (out / "manifest.json").exists() and spec.exists() and spec.read_text() != text:
+        raise SystemExit(f"bench: error: {out} has the settings of {spec}, not these; remove or rename it")
+    spec.write_text(text)
 
 
 def in_process(target: Any, *arguments: Any) -> Any:

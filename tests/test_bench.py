@@ -5,10 +5,13 @@ import tomllib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
-from conftest import EXAMPLES
+from conftest import EXAMPLES, random_image
 
-from bench import account, compiled, gpu, look, look_peers, profile, steps, tpu
+from bench import account, compiled, experiments, gpu, look, look_peers, profile, steps, tpu
+from jaxstyle.device import memory
+from jaxstyle.vgg import convolution, pooling
 
 STEP = """
 HloModule jit_segment, is_scheduled=true
@@ -266,3 +269,39 @@ def test_another_version_gets_the_pairs_and_ratios_alone_and_a_pair_may_be_of_an
     assert [grid["content"] for grid in grids] == [[str(tmp_path / "a.b.png")], [str(EXAMPLES / "cat.jpg")]]
     assert grids[0]["style"] == [str(EXAMPLES / "starry_night.jpg")]
     assert look._name(pair) == "a.b:starry_night"
+
+
+# --- variants of a step ---------------------------------------------------------------------------
+
+PATCHES = [variant for variant in experiments.VARIANTS if variant.patch is not None]
+
+
+@pytest.mark.parametrize("variant", PATCHES, ids=lambda variant: variant.name)
+def test_every_patch_of_a_step_computes_what_ours_does(variant, monkeypatch):
+    """Two patches had arguments of an earlier version, which would have shown on a GPU only."""
+    x = random_image(12, 16, seed=1).astype(np.float32)
+    kernels = [
+        (np.random.default_rng(i).normal(size=(3, 3, *io)) / 9).astype(np.float32)
+        for i, io in ((1, (3, 8)), (2, (8, 8)))
+    ]
+    turned = [
+        convolution.Kernel(jnp.asarray(k), jnp.asarray(k[::-1, ::-1].swapaxes(2, 3))) for k in kernels
+    ]
+
+    def gradient():
+        def loss(x):
+            for kernel in turned:
+                x = convolution.conv_relu(x, kernel, jnp.ones(8))
+            return jnp.sum(pooling.avg_pool(x) ** 2)
+
+        return np.asarray(jax.jit(jax.grad(loss))(x))
+
+    ours = gradient()
+    for module in (convolution, pooling, memory):
+        for name, value in list(vars(module).items()):
+            monkeypatch.setattr(module, name, value)  # what a patch changes is put back
+    try:
+        variant.patch()
+        np.testing.assert_allclose(gradient(), ours, rtol=1e-4, atol=1e-3 * np.abs(ours).max())
+    finally:
+        convolution.conv_relu.defvjp(convolution._conv_relu_forward, convolution._conv_relu_backward)

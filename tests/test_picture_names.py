@@ -117,8 +117,11 @@ def test_names_survive_a_kill_a_resume_a_report_and_an_extension(tmp_path):
     (out / "pictures" / "mine.png").unlink()
     assert len(agree(out)) == 5
     (out / "pictures" / "stale__000000.png").write_bytes(b"of an earlier name")
+    others = out / "pictures" / "pagoda__cafe__s9__000009.png"  # a share at work has just written it
+    others.touch()
     with RunDirectory(out) as run:
         image_files.name_pictures(run, open_record(out), range(5))
+    others.unlink()
     assert len(agree(out)) == 5
     styles = ("--style", EXAMPLES / "cafe.jpg", "--alpha-beta", "1e-3", "1e-2", "--seed", "0:2")
     run_forked(

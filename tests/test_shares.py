@@ -235,6 +235,18 @@ def test_a_share_and_a_run_exclude_each_other_and_other_shares_do_not(whole, tmp
     assert digests(out) == digests(whole)
 
 
+def test_shares_of_another_number_wait_until_those_at_work_are_done(whole, tmp_path, capsys):
+    """Tasks 3 and 4 of an array of 16 that are submitted again alone are shares 0/2 and 1/2 to SLURM."""
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    with locks.share_held(out, Share(5, 16, "slurm")):
+        assert command(*SWEEP, "--out", out, "--shard", "0/2") == 3
+        said = capsys.readouterr().err
+        assert f"{out}: is being computed in 16 shares, by process {os.getpid()}" in said
+        assert "give --shard I/16" in said
+    assert command(*SWEEP, "--out", out, "--shard", "0/2") == 0
+
+
 def test_shares_that_start_together_are_planned_once_and_one_that_is_killed_goes_on(whole, tmp_path):
     out = tmp_path / "run"
 

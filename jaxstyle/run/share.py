@@ -31,7 +31,7 @@ from jaxstyle.rundir import chunks, locks, manifest, resume
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.files import check_space
 from jaxstyle.rundir.locks import DirectoryInUse
-from jaxstyle.rundir.records import open_record
+from jaxstyle.rundir.records import Record, open_record
 from jaxstyle.rundir.results_csv import read_rows
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.moved_files import named_files
@@ -42,6 +42,7 @@ from jaxstyle.spec.settings import RunOptions
 def compute_share(checked: CheckedRun, options: RunOptions, share: Share, width: int | None) -> Run:
     """Compute a share of a run; the first process plans the run, and the last one merges it."""
     path, site, machine = checked.path, LocalSite(options, shares=share.count), None
+    now: Record | None = None
     say = Display(quiet=options.quiet, log_format=options.log_format)
     with contextlib.ExitStack() as stack:
         with RunDirectory(
@@ -49,11 +50,9 @@ def compute_share(checked: CheckedRun, options: RunOptions, share: Share, width:
         ) as run:
             stack.enter_context(locks.share_held(path, share, no_lock=run.no_lock))
             among = named_files(checked.sweep)
-            if checked.earlier is None and (now := resume.find(path, beside=True, among=among)) is not None:
-                checked = read_run(
-                    checked.sweep, path, now, options
-                )  # another process has planned it meanwhile
             if checked.earlier is None:
+                now = resume.find(path, beside=True, among=among)
+            if checked.earlier is None and now is None:
                 say.event("planning", f"planning {path}", path=str(path))
                 machine = site.start(checked.sweep, {})
                 checked, planned = plan_at(site, checked, None, width)
@@ -64,7 +63,11 @@ def compute_share(checked: CheckedRun, options: RunOptions, share: Share, width:
                     raise
                 check_space(path, planned.plan.result_bytes())
                 Job(checked, planned, machine, run, Display(quiet=True)).begin()
-            checked = replace(checked, earlier=open_record(path, among=among))
+        if (
+            now is not None
+        ):  # another process has planned it meanwhile; no lock is held while images are read
+            checked = read_run(checked.sweep, path, now, options)
+        checked = replace(checked, earlier=open_record(path, among=among))
         assert checked.earlier is not None
         if len(checked.earlier.cells) != len(checked.cells):
             raise JaxstyleError(str(path), "has been extended meanwhile; give the command again")

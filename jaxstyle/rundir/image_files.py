@@ -111,9 +111,10 @@ def name_pictures(run: RunDirectory, record: Record, cells: Iterable[int]) -> No
     """Bring `pictures/` up to date with the run's cells: every picture that is there, by its present name.
 
     Names change when cells are added that differ in one axis more. Files that are not named as pictures of
-    a run are left alone.
+    these cells are left alone: a share may be writing others.
     """
     names, steps = names_of(record), record.sweep.steps
+    cells = {*cells}
     wanted = {names.name(cell, step): image_name(cell, step, steps[-1]) for cell in cells for step in steps}
     folder = run.path / FOLDER
     there = {f"{FOLDER}/{path.name}": path for path in list_folder(folder)}
@@ -125,5 +126,6 @@ def name_pictures(run: RunDirectory, record: Record, cells: Iterable[int]) -> No
     ]
     link_together(pairs)
     for name, path in there.items():
-        if name not in wanted and ENDING.search(name) and path.is_file():
+        own = (found := ENDING.search(name)) is not None and int(found[1]) in cells
+        if own and name not in wanted and path.is_file():
             path.unlink(missing_ok=True)

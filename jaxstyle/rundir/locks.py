@@ -145,7 +145,8 @@ def share_held(path: Path, share: Share, *, no_lock: bool = False) -> Iterator[N
     and the taking of a share happen under `run.lock`, so a check is never mistaken for a share at work.
 
     Raises:
-        DirectoryInUse: if another process has the share.
+        DirectoryInUse: if another process has the share, or a share of another count is at work: it would
+            compute some of the same chunks.
     """
     (path / LOCKS).mkdir(exist_ok=True)
     name = path / LOCKS / f"shard-{share_name(share)}.lock"
@@ -153,10 +154,25 @@ def share_held(path: Path, share: Share, *, no_lock: bool = False) -> Iterator[N
     try:
         if not no_lock and not try_lock(lock, name):
             raise in_use_error(Path(f"shard {share} of {path}"), read_holder(lock))
+        for count, who in () if no_lock else _counts_at_work(path):
+            if count != share.count:
+                raise DirectoryInUse(
+                    str(path),
+                    f"is being computed in {count} shares, by {who}; give --shard I/{count} with the number"
+                    " of a share that is missing, or wait until it is done",
+                )
         write_holder(lock, name)
         yield
     finally:
         os.close(lock)
+
+
+def _counts_at_work(path: Path) -> Iterator[tuple[int, str]]:
+    """For each share of the run at `path` that is at work, how many there are, and its process."""
+    for held in sorted((path / LOCKS).glob("shard-*.lock")):
+        with _looked_at(held) as holder:
+            if holder is not None and (count := held.stem.rpartition("-")[2]).isdecimal():
+                yield int(count), holder_text(holder)
 
 
 def shares_at_work(path: Path) -> list[str]:
