@@ -1,6 +1,8 @@
 """The balance of content and style: against the oracle, its laws, and its use in a sweep."""
 
 import json
+import pickle
+import threading
 from dataclasses import replace
 
 import jax
@@ -276,3 +278,18 @@ def test_a_wrong_layer_is_one_line(images):
         "jaxstyle: error: style_layers: VGG19 has no layer 'conv9_1'; did you mean"
     )
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_pictures_can_be_sent_to_a_worker(images):
+    """They once kept who is told of each image that is read, with a lock of the display."""
+    sweep = resolve(Sweep(content=(images["content"],), style=(images["style"],), alpha_beta=(1.0,)))
+    told, lock = [], threading.RLock()
+
+    def tell(done, total):
+        with lock:
+            told.append((done, total))
+
+    read = Pictures(sweep, sweep_cells(sweep), on_read=tell)
+    assert told[-1] == (2, 2)
+    sent = pickle.loads(pickle.dumps(read))
+    np.testing.assert_array_equal(sent.content[images["content"]], read.content[images["content"]])

@@ -35,6 +35,10 @@ def _refuse(path: str, error: JaxstyleError) -> None:
     raise error
 
 
+def _tell_nobody(done: int, total: int) -> None:
+    pass
+
+
 class Pictures:
     """All images of a sweep, each read once, checked, and resized to the sizes at which it is used.
 
@@ -59,7 +63,7 @@ class Pictures:
         *,
         in_memory: Mapping[str, UInt8[np.ndarray, "h w 3"]] | None = None,
         unusable: Callable[[str, JaxstyleError], None] = _refuse,
-        on_read: Callable[[int, int], None] = lambda done, total: None,
+        on_read: Callable[[int, int], None] = _tell_nobody,
     ):
         self._in_memory = in_memory or {}
         self.grey = COLOURS[sweep.colour].grey
@@ -92,7 +96,7 @@ class Pictures:
         self._wrapped = {cell.shaped_by for cell in cells if PADDINGS[cell.padding].wraps}
         """The paths in `Cell.shaped_by` of pictures that go on at their opposite edges."""
         self._least_px = layers.least_edge_px(tap for cell in cells for tap in cell.taps)
-        self._unusable, self._on_read = unusable, on_read
+        self._unusable, self._on_read = unusable, on_read  # while reading; workers are sent the rest
         self._decoded_shapes: dict[str, tuple[int, int] | None] = {}
         """(height, width) in px of textures' styles as decoded; None for one that is left out."""
         self._parts = {path for c in cells if is_blend(c.style) for path, _ in parts_of(c.style)}
@@ -158,6 +162,7 @@ class Pictures:
                 self._check_has_pixels(cell)
             if sweep.crops is not None:
                 self._check_room(cell)
+        self._unusable, self._on_read = _refuse, _tell_nobody
 
     def _read_masks(self, sweep: Sweep, cells: Iterable[Cell]) -> None:
         """Read the masks of `cells`, each of which must fit its image and have the regions of its pair."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import math
 import os
 import signal
 import threading
@@ -41,9 +42,9 @@ from jaxstyle.run.ray_nodes import (
     as_begun,
     error_cause,
     error_text,
-    node_resources,
     plain_inputs,
     print_worker_logs,
+    worker_needs,
 )
 from jaxstyle.run.ray_worker import FinishedBlock, RemoteWorker, TellerCall
 from jaxstyle.run.unfinished import begun_blocks
@@ -52,7 +53,7 @@ from jaxstyle.rundir import manifest
 from jaxstyle.rundir.checkpoints import Checkpoint
 from jaxstyle.rundir.chunks import chunk_name, chunk_parts
 from jaxstyle.spec import plugins
-from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.errors import JaxstyleError, UnfitEnvironment
 from jaxstyle.spec.settings import RunOptions, Sweep
 
 POLL_S = 0.5
@@ -61,10 +62,12 @@ ASK_S = 0.01
 """Least time between looks around for each worker, in seconds: an answer costs the driver a few ms."""
 STOP_S = 3.0
 """Seconds that workers may take to save their states when the run is to end."""
+PATIENCE_S = 15.0
+"""Seconds without an answer of a first worker after which a note says so."""
 MAX_TRIES = 8
 """Number of deaths of workers in a row, at one chunk or while they start, that end the run."""
-WRITERS = 4
-"""Number of threads that write the chunks that workers have shipped."""
+WRITERS, BACKLOG = 4, 16
+"""Threads that write chunks that workers have shipped, and chunks from which no more are handed out."""
 AHEAD = 2
 """Number of blocks that a worker has at a time: one is written while the next one is computed."""
 
@@ -90,6 +93,7 @@ class Cluster:
         self._files: dict[str, bytes] = {}
         self.devices = 1
         """Number of devices of each worker."""
+        self.machine: dict[str, Any] = {}  # of the first worker that answered
 
     def __enter__(self) -> Cluster:
         address, handlers = str(self.options.cluster), {n: signal.getsignal(n) for n in early.SIGNALS}
@@ -147,38 +151,28 @@ class Cluster:
         """Start a first worker; return the facts of `manifest.machine` about it."""
         self._sweep, self._before = sweep, {key: before[key] for key in before if key == "threads"}
         self._files = plugins.sources(sweep)
-        self._needs, threads = self._worker_needs(before.get("threads"))
+        self._needs, threads = worker_needs(self.options.devices, before.get("threads"))
         self._environment = manifest.environment()
         if "XDG_CACHE_HOME" in os.environ:
             self._environment["XDG_CACHE_HOME"] = os.environ["XDG_CACHE_HOME"]
         if self._needs.resource == "CPU":
             self._environment |= {"NPROC": str(threads), "JAX_PLATFORMS": "cpu"}
-        if not self.room():
-            need = f"{self._needs.amount:g} {self._needs.resource}"
-            raise JaxstyleError("cluster", f"no node has the {need} that a worker needs; add one")
+        # Nodes may join any cluster but this machine's own, for as many workers as `--devices` asks for.
+        if not (self._needs.room() if self.options.cluster == "local" else self.room()):
+            raise JaxstyleError("cluster", f"no node has the {self._needs} that a worker needs; add one")
         machine = self._call(lambda hand: hand.actor.machine.remote())
-        self.devices = machine["device"]["used"]
-        return as_begun(machine)
-
-    def _worker_needs(self, threads: Any) -> tuple[WorkerNeeds, int]:
-        """Needs of a worker, and on a CPU its threads: as before, from NPROC, or a fair part of a node."""
-        nodes = node_resources()
-        if not os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
-            if any(node.get("GPU", 0) >= 1 for node in nodes):
-                return WorkerNeeds("GPU", 1), 0
-            if tpus := [node["TPU"] for node in nodes if node.get("TPU", 0) >= 1]:
-                return WorkerNeeds("TPU", min(tpus)), 0
-        cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
-        if not cpus:
-            raise JaxstyleError("cluster", "no node has a CPU or a GPU for a worker; add one")
-        if not isinstance(threads, int) and (threads := limits.nproc()) is None:
-            wanted = self.options.devices or 1
-            fits = (n for n in range(min(cpus), 1, -1) if sum(cpu // n for cpu in cpus) >= wanted)
-            threads = next(fits, 1)
-        return WorkerNeeds("CPU", threads), threads
+        if self._needs.resource != "CPU" and machine["device"]["platform"] == "cpu":
+            raise UnfitEnvironment(
+                "cluster",
+                f"a worker holds {self._needs} and computes on a CPU; install jaxstyle on its node with the"
+                " extra for its devices, or set JAX_PLATFORMS=cpu",
+            )
+        self.devices, self.machine = machine["device"]["used"], as_begun(machine)
+        return self.machine
 
     def _call(self, call: Callable[[WorkerHandle], Any]) -> Any:
         """Result of a call of the first worker, or of another one if that dies."""
+        patience = math.inf if self.machine else time.monotonic() + PATIENCE_S
         with signals.signals_held() as asked:
             for left in range(MAX_TRIES - 1, -1, -1):
                 self.first = self.first or self.new_worker()
@@ -187,6 +181,9 @@ class Cluster:
                     while not ray.wait([ref], timeout=POLL_S)[0]:
                         if (stop := asked()) is not None:
                             raise stop
+                        if time.monotonic() > patience:
+                            say(f"note: no worker yet: no node has {self._needs} free, or it is starting")
+                            patience = math.inf
                     return ray.get(ref)
                 except ray.exceptions.RayTaskError as error:
                     if isinstance(cause := error_cause(error), JaxstyleError):
@@ -230,7 +227,7 @@ class _ClusterRun:
         self._names = picture_names(work.inputs)
         self._tries: collections.Counter[int] = collections.Counter()
         """Number of workers that have died since a block was last done, by the first chunk of their block;
-        under -1 those that died when they started."""
+        under -1 those that died when they started, since one last started."""
         self._left: dict[int, collections.deque[Block]] = {}
         """Blocks that no worker has been given yet, by their program."""
         for own in blocks(plan, work.todo, cluster.devices, begun):
@@ -241,7 +238,7 @@ class _ClusterRun:
         self._compiling: set[str] = set()
         self._programs: dict[Program, list[dict[str, Any]]] = {}
         self._began, self._asked, self._waits = False, -POLL_S, False
-        self._machine: dict[str, Any] = {}  # of the first worker
+        self._machine = cluster.machine
         self._seconds: dict[str, dict[str, float]] = {}
         """Seconds by stage that each worker reported last."""
         self._committed: set[int] = set()
@@ -315,6 +312,8 @@ class _ClusterRun:
 
     def _hand_out(self) -> None:
         """Give a block to each idle worker and, while many are left, a second one to busy workers."""
+        if len(self._writing) >= BACKLOG:
+            return
         idle = [hand for hand in self._hands if hand.ready and not hand.blocks]
         busy = [hand for hand in self._hands if hand.ready and len(hand.blocks) == 1]
         for hand in [*idle, *(busy if self._todo > 2 * len(self._hands) else ())]:
@@ -350,7 +349,8 @@ class _ClusterRun:
             cause = error_cause(error)
             alone = not any(other.ready for other in self._hands)
             if isinstance(cause, JaxstyleError) and (what != "ready" or alone):
-                raise cause from None
+                where = self._work.workers.get(hand.name, {}).get("where")
+                raise (cause.with_mend(f"that was process {where}") if where else cause) from None
             self._lose(hand, error)
             return
         if what == "ready":
@@ -365,14 +365,13 @@ class _ClusterRun:
     def _welcome(self, hand: WorkerHandle, machine: dict[str, Any]) -> None:
         """Take on a worker that is ready, if it computes on the same platform as the first one."""
         machine, display = as_begun(machine), self._work.display
-        self._machine = self._machine or machine
         had, has = self._machine["device"]["platform"], machine["device"]["platform"]
         if had != has:
             self._lose(hand, RuntimeError(f"it computes on a {has}, the run on a {had}"))
             return
         about = {"where": machine["where"], "device": machine["device"]["kind"]}
         about |= {"devices": machine["device"]["used"], "threads": machine["threads"]}
-        hand.ready = True
+        hand.ready, self._tries[-1] = True, 0
         self._work.workers[hand.name] = {**about, "chunks": 0, "cells": 0, "seconds": {}}
         display.event("worker", worker=hand.name, **about)
         for change in manifest.changes(self._machine, machine):
@@ -417,7 +416,7 @@ class _ClusterRun:
         self._relay(hand, done.told)
         hand.blocks.remove(block)
         hand.steps, hand.skipped = hand.steps - done.steps, hand.skipped - done.skipped
-        self._tries.clear()
+        self._tries = collections.Counter({-1: self._tries[-1]})
         about, before = work.workers[hand.name], self._seconds.get(hand.name, {})
         for name, spent in done.seconds.items():
             work.seconds[name] = work.seconds.get(name, 0.0) + spent - before.get(name, 0.0)
@@ -466,7 +465,7 @@ class _ClusterRun:
         numbers, why = [number for block in hand.blocks for number in block.left], error_text(error)
         what = f"; others take over {counted(len(numbers), 'chunk')} of its work" if numbers else ""
         display.event(
-            "worker-lost", f"{hand.name} is lost{what}", worker=hand.name, chunks=numbers, why=why
+            "worker-lost", f"{hand.name} is lost{what} ({why})", worker=hand.name, chunks=numbers, why=why
         )
         for block in reversed(hand.blocks):
             self._left.setdefault(self._program(block), collections.deque()).appendleft(block)

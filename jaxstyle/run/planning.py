@@ -249,7 +249,9 @@ def check_memory(planned: Planned, device: Any) -> str:
     )
 
 
-def side_by_side(plan: Plan, sweep: Sweep, devices: Sequence[Any], asked: int | None = None) -> int:
+def side_by_side(
+    plan: Plan, sweep: Sweep, devices: Sequence[Any], asked: int | None = None, *, processes: int = 1
+) -> int:
     """Number of launches that each device of this process advances at the same time, at most.
 
     It is more than one only where JAX has a single device, a CPU, and changes no byte of a result.
@@ -259,6 +261,7 @@ def side_by_side(plan: Plan, sweep: Sweep, devices: Sequence[Any], asked: int | 
         sweep: the settings of the run.
         devices: the devices of this process.
         asked: the number that the user asks for.
+        processes: how many such processes share the machine's memory.
     """
     from jaxstyle.device.memory import device_memory, launches_beside, planned_memory
 
@@ -269,7 +272,7 @@ def side_by_side(plan: Plan, sweep: Sweep, devices: Sequence[Any], asked: int | 
     for chunk in plan.chunks:
         launches[chunk.program] += -(-len(plan.computed(chunk)) // plan.programs[chunk.program].width)
     if asked is None:
-        winograd, available = uses_winograd(sweep, platform), device_memory(devices[0])
+        winograd, available = uses_winograd(sweep, platform), device_memory(devices[0]) // processes
         programs = [plan.programs[index] for index in launches]
         asked = min(
             launches_beside(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray  # pyright: ignore[reportMissingImports]
 
+from jaxstyle.console import limits
 from jaxstyle.run.inputs import Inputs
 from jaxstyle.run.work import Block
 from jaxstyle.rundir import manifest
+from jaxstyle.spec.errors import JaxstyleError
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,9 @@ class WorkerNeeds:
     resource: str
     """`GPU`, `TPU` or `CPU`."""
     amount: float
+
+    def __str__(self) -> str:
+        return f"{self.amount:g} {self.resource}"
 
     def room(self) -> int:
         """Number of workers that the nodes alive can hold."""
@@ -33,6 +39,28 @@ class WorkerNeeds:
         if self.resource == "TPU":
             return {"num_cpus": 0, "resources": {"TPU": self.amount}}
         return {"num_cpus": self.amount}
+
+
+def worker_needs(devices: int | None, threads: Any) -> tuple[WorkerNeeds, int]:
+    """Needs of a worker, and on a CPU its threads: as before, from NPROC, or a fair part of a node.
+
+    Args:
+        devices: the number of workers that the user asks for.
+        threads: those of the run that is resumed, if any.
+    """
+    nodes = node_resources()
+    if not os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
+        if any(node.get("GPU", 0) >= 1 for node in nodes):
+            return WorkerNeeds("GPU", 1), 0
+        if tpus := [node["TPU"] for node in nodes if node.get("TPU", 0) >= 1]:
+            return WorkerNeeds("TPU", min(tpus)), 0
+    cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
+    if not cpus:
+        raise JaxstyleError("cluster", "no node has a CPU or a GPU for a worker; add one")
+    if not isinstance(threads, int) and (threads := limits.nproc()) is None:
+        fits = (n for n in range(min(cpus), 1, -1) if sum(cpu // n for cpu in cpus) >= (devices or 1))
+        threads = next(fits, 1)
+    return WorkerNeeds("CPU", threads), threads
 
 
 def print_worker_logs(on: bool) -> bool:

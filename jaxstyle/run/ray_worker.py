@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxstyle.console import allocator, signals
+from jaxstyle.console import allocator, limits, signals
 from jaxstyle.plan.chunks import Plan
 from jaxstyle.plan.programs import Program
 from jaxstyle.run import planning
@@ -150,7 +150,12 @@ class RemoteWorker:
             seconds=self._seconds,
             on_program=self._relay.program,
             checkpoints=not collect,
-            beside=planning.side_by_side(plan, inputs.sweep, self._devices),
+            beside=planning.side_by_side(
+                plan,
+                inputs.sweep,
+                self._devices,
+                processes=max(1, limits.cores() // limits.xla_threads()),  # a node may be full of workers
+            ),
         )
         return {**machine, "where": manifest.whereabouts()}
 
