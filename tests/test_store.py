@@ -138,6 +138,22 @@ def test_files_set_aside_keep_each_other(tmp_path):
     assert kept == {"c.h5.bad": "first", "c.h5.bad-2": "second", "c.h5.bad-3": "third"}
 
 
+def test_a_whole_checkpoint_that_is_set_aside_stays_until_its_chunk_is_done(tmp_path):
+    with RunDirectory(tmp_path / "run", create=True) as run:
+        for _ in range(2):
+            checkpoint = checkpoints.Checkpoint(run, 3, "abc")
+            checkpoint.save({"a": np.arange(3)}, {"x": np.array(1.5)})
+            checkpoint.set_aside(checkpoints.OTHER)
+        other = checkpoints.Checkpoint(run, 4, "abc")
+        other.save({"a": np.arange(3)}, {"x": np.array(1.5)})
+        other.set_aside()
+        there = [path.name for path in sorted((run.path / "checkpoints").iterdir())]
+        assert there == ["000003.other", "000003.other-2", "000004.bad"]
+        checkpoint.clear()
+        other.clear()
+        assert [path.name for path in (run.path / "checkpoints").iterdir()] == ["000004.bad"]
+
+
 def test_a_checkpoint_is_what_was_saved_last(tmp_path):
     with RunDirectory(tmp_path / "run", create=True) as run:
         checkpoint = checkpoints.Checkpoint(run, 3, "abc")

@@ -13,7 +13,7 @@ from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.chunks import Plan
 from jaxstyle.plan.costs import CHECKPOINT_SHARE
 from jaxstyle.run.launcher import LaunchResult
-from jaxstyle.rundir.checkpoints import Arrays, Checkpoint, saved_mark
+from jaxstyle.rundir.checkpoints import OTHER, Arrays, Checkpoint, saved_mark
 from jaxstyle.rundir.directory import CHECKPOINTS, RunDirectory
 from jaxstyle.rundir.fingerprints import Sources, fingerprint
 from jaxstyle.rundir.manifest import code_digest
@@ -166,8 +166,9 @@ def begun_blocks(
     """
     found, folder = [], run.path / CHECKPOINTS
     for number in sorted(n for n in todo if (folder / f"{n:06d}" / "state.npz").exists()):
+        ending = OTHER
         if (mark := saved_mark(run, number)) is None:
-            why = "is damaged"
+            why, ending = "is damaged", "bad"
         else:
             digests, _, on = mark.partition(" on ")
             *marks, code = (digests[i : i + DIGEST] for i in range(0, len(digests), DIGEST))
@@ -179,8 +180,9 @@ def begun_blocks(
                     numbers, plan = match
                     found.append(numbers)
                     continue
-        aside = Checkpoint(run, number, "").set_aside()
+        aside = Checkpoint(run, number, "").set_aside(ending)
         text = f"{aside.with_suffix('')}: {why}; its cells begin anew; set aside as {aside.name}"
+        text += " until they are done" if ending == OTHER else ""
         display.event("set-aside", text, aside=str(aside))
     return found, plan
 

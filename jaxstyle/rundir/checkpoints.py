@@ -14,6 +14,8 @@ from jaxstyle.rundir.directory import CHECKPOINTS, RunDirectory
 from jaxstyle.rundir.files import set_aside
 from jaxstyle.spec.errors import JaxstyleError
 
+OTHER = "other"
+"""The ending of whole checkpoints that another version, or other devices, could still use."""
 Arrays = dict[str, np.ndarray]
 _UNREADABLE = (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile)
 """Exceptions that reading a damaged file of arrays raises."""
@@ -75,15 +77,21 @@ class Checkpoint:
     def _part(self, number: int) -> str:
         return f"{self._folder}/part-{number:04d}.npz"
 
-    def set_aside(self) -> Path:
-        """Rename the folder of a damaged checkpoint and return its new path."""
+    def set_aside(self, ending: str = "bad") -> Path:
+        """Rename the folder of a checkpoint that cannot be used, and return its new path.
+
+        Args:
+            ending: `bad` for a damaged one; `OTHER` for a whole one, which stays until the chunk is done.
+        """
         self._parts = []
-        return set_aside(self._run.path / self._folder)
+        return set_aside(self._run.path / self._folder, ending)
 
     def clear(self) -> None:
-        """Remove the checkpoint, because the chunk is done or begins anew."""
+        """Remove the checkpoint, and whole ones that were set aside, because the chunk is done."""
         self._parts = []
-        shutil.rmtree(self._run.path / self._folder, ignore_errors=True)
+        folder = self._run.path / self._folder
+        for path in (folder, *folder.parent.glob(f"{folder.name}.{OTHER}*")):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def saved_mark(run: RunDirectory, chunk: int) -> str | None:

@@ -177,9 +177,10 @@ def check_space(path: Path, needed: int) -> None:
         )
 
 
-def set_aside(path: Path) -> Path:
+def set_aside(path: Path, ending: str = "bad") -> Path:
     """Rename a file so that its name ends in `.bad`, or `.bad-2` and so on, and return the new path."""
-    names = itertools.chain([f"{path.name}.bad"], (f"{path.name}.bad-{n}" for n in itertools.count(2)))
+    first = f"{path.name}.{ending}"
+    names = itertools.chain([first], (f"{first}-{n}" for n in itertools.count(2)))
     aside = next(p for p in map(path.with_name, names) if not p.exists())
     os.replace(path, aside)
     return aside
