@@ -154,8 +154,8 @@ def share_held(path: Path, share: Share, *, no_lock: bool = False) -> Iterator[N
     try:
         if not no_lock and not try_lock(lock, name):
             raise in_use_error(Path(f"shard {share} of {path}"), read_holder(lock))
-        for count, who in () if no_lock else _counts_at_work(path):
-            if count != share.count:
+        for other, who in () if no_lock else _at_work(path):
+            if (count := int(other.rpartition("-")[2])) != share.count:
                 raise DirectoryInUse(
                     str(path),
                     f"is being computed in {count} shares, by {who}; give --shard I/{count} with the number"
@@ -167,22 +167,17 @@ def share_held(path: Path, share: Share, *, no_lock: bool = False) -> Iterator[N
         os.close(lock)
 
 
-def _counts_at_work(path: Path) -> Iterator[tuple[int, str]]:
-    """For each share of the run at `path` that is at work, how many there are, and its process."""
+def _at_work(path: Path) -> Iterator[tuple[str, str]]:
+    """The name of each share of the run that is at work, as `shard-002-of-008`, and its process."""
     for held in sorted((path / LOCKS).glob("shard-*.lock")):
         with _looked_at(held) as holder:
-            if holder is not None and (count := held.stem.rpartition("-")[2]).isdecimal():
-                yield int(count), holder_text(holder)
+            if holder is not None:
+                yield held.stem, holder_text(holder)
 
 
 def shares_at_work(path: Path) -> list[str]:
     """Descriptions of the shares of the run at `path` that are at work, each with its process."""
-    found = []
-    for held in sorted((path / LOCKS).glob("shard-*.lock")):
-        with _looked_at(held) as holder:
-            if holder is not None:
-                found.append(f"{held.stem.replace('-', ' ')}, {holder_text(holder)}")
-    return found
+    return [f"{name.replace('-', ' ')}, {who}" for name, who in _at_work(path)]
 
 
 def check_no_share(path: Path) -> None:
