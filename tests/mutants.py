@@ -536,6 +536,12 @@ MUTANTS = (
         ("tests/test_kept.py::test_a_damaged_file_counts_as_absent",),
     ),
     Mutant(
+        "Targets are kept for these pixels alone.",
+        "jax.tree.map(_digest, (pixels, tuple(maps)))",
+        "jax.tree.map(np.shape, (pixels, tuple(maps)))",
+        ("tests/test_kept.py::test_kept_targets_are_the_computed_ones_of_the_same_image_and_weights",),
+    ),
+    Mutant(
         "A balance is kept for these pixels alone.",
         "return repr((program, of, shares, pixels))",
         "return repr((program, of, shares))",

@@ -1,20 +1,30 @@
-"""Programs and balances that commands keep for later ones: the same bytes, and never out of date."""
+"""Programs, balances and targets that commands keep for later ones: the same, and never out of date."""
 
+import dataclasses
 import json
+import os
 import time
 
 import jax
 import numpy as np
 import pytest
+from conftest import random_image
+from PIL import Image
 from same_bytes import normalised
 from test_calibration import images, weighed  # noqa: F401
 from test_engine import Bench, same
 
+import jaxstyle
 from jaxstyle.cell import solvers
-from jaxstyle.device import batch, engine, kept, kept_programs
+from jaxstyle.cell.state import Targets
+from jaxstyle.device import batch, engine, kept, kept_programs, kept_targets
 from jaxstyle.device.loss_balance import Balances
+from jaxstyle.run import planning
+from jaxstyle.run.inputs import read_inputs
 from jaxstyle.rundir import manifest
 from jaxstyle.spec import tables
+from jaxstyle.spec.resolve import resolve
+from jaxstyle.spec.run_options import RunOptions
 from jaxstyle.vgg import convolution
 
 
@@ -114,9 +124,10 @@ def forget(bench):
     engine._target_programs.clear()
 
 
-def shallow(narrow):
+def shallow(narrow, **settings):
     """A bench of two layers, one of them by Winograd's algorithm."""
-    bench = Bench(narrow, shape=(32, 36), content_layer=("conv1_2",), style_layers=("conv1_1",))
+    settings |= {"content_layer": ("conv1_2",), "style_layers": ("conv1_1",)}
+    bench = Bench(narrow, shape=(32, 36), **settings)
     bench.engine.winograd = True
     return bench
 
@@ -193,6 +204,100 @@ def test_a_kept_balance_is_the_measured_one(images, narrow, folder, monkeypatch)
     assert len(files(folder, "balances")) == 1
 
 
+@pytest.mark.parametrize("role", ["content", "style"])
+@pytest.mark.parametrize("style_loss", ["gram", "moments", "wasserstein"])
+def test_kept_targets_are_the_computed_ones_of_the_same_image_and_weights(
+    narrow, folder, monkeypatch, role, style_loss
+):
+    bench = shallow(narrow, style_loss=(style_loss,))
+    program, pixels = bench.program, random_image(48, 56, seed=3)
+    canvas = None if role == "content" else (64, 64)
+    if role == "content":
+        pixels = pixels[:32, :36]
+
+    def rows(pixels=pixels, kept_by="sha256", program=program, canvas=canvas):
+        machine = engine.Engine(narrow, cell_shapes=[(32, 36)], winograd=True, kept_by=kept_by)
+        return machine.target_rows(
+            program, pixels, of_cells=role == "content", canvas=canvas, role=role, maps=()
+        )
+
+    alone, first = rows(kept_by=""), rows()
+    assert len(files(folder, "targets")) == 1
+    assert (first.content, first.style)[role == "content"] == ()
+    monkeypatch.setattr(engine.Engine, "_rows", None)  # nothing may be computed from here on
+    again = rows()
+    for found in (first, again):
+        assert jax.tree.structure(found) == jax.tree.structure(alone)
+        assert all(leaf.flags.writeable for leaf in jax.tree.leaves(found))
+        jax.tree.map(np.testing.assert_array_equal, found, alone)
+    wider = dataclasses.replace(program, padding="circular")
+    for other in (
+        {"pixels": pixels ^ 1},
+        {"pixels": np.ascontiguousarray(pixels.transpose(1, 0, 2))},
+        {"kept_by": "other weights"},
+        {"kept_by": ""},
+        {"program": wider},
+        {"canvas": (80, 64)},
+    ):
+        with pytest.raises(TypeError):
+            rows(**other)
+
+
+def test_targets_go_in_the_order_in_which_they_were_asked_for(folder, monkeypatch):
+    def targets(seed):
+        return Targets((), (np.random.default_rng(seed).random((9, 9), np.float32),))
+
+    kept_targets.save("0", targets(0))
+    (first,) = files(folder, "targets")
+    monkeypatch.setattr(kept_targets, "LIMIT_BYTES", 5 * first.stat().st_size // 2)
+    kept_targets.save("1", targets(1))
+    (second,) = {*files(folder, "targets")} - {first}
+    for hours, path in ((2, first), (1, second)):
+        os.utime(path, times=(time.time() - hours * 3600,) * 2)
+    assert kept_targets.load("0") is not None
+    kept_targets.save("2", targets(2))
+    assert kept_targets.load("1") is None
+    for seed in (0, 2):
+        found = kept_targets.load(f"{seed}")
+        assert found is not None
+        np.testing.assert_array_equal(found.style[0], targets(seed).style[0])
+    kept_targets.save("large", Targets((), (np.zeros((99, 99), np.float32),)))
+    assert kept_targets.load("large") is None
+    assert len(files(folder, "targets")) == 2
+
+
+def test_targets_that_a_file_cannot_tell_are_not_kept(folder):
+    values = np.ones(3, np.float32)
+    for targets in (
+        Targets((), (), {"term": (values, values)}),
+        Targets((values.astype(np.float64),), ()),
+    ):
+        kept_targets.save("key", targets)
+        assert kept_targets.load("key") is None
+    assert not files(folder, "targets")
+    targets = Targets((), (), {"term": values})
+    kept_targets.save("key", targets)
+    jax.tree.map(np.testing.assert_array_equal, kept_targets.load("key"), targets)
+
+
+def test_a_run_of_one_cell_keeps_targets_and_one_of_several_does_not(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(kept, "keep_in", lambda *_: None)  # as if this process were a command
+    pair = [str(tmp_path / f"{seed}.png") for seed in (1, 2)]
+    for seed, path in enumerate(pair):
+        Image.fromarray(random_image(72, 80, seed=seed)).save(path)
+    settings = {"size": "80", "steps": 2, "content_layer": "conv1_2", "style_layers": "conv1_1"}
+    settings |= {"style_weights": "equal", "alpha_beta": 1e-3, "conv": "plain", "pyramid": "1"}
+    several = read_inputs(resolve(jaxstyle.Sweep(*pair, seed=(0, 1), **settings)))
+    launcher = planning.make_launcher(several, RunOptions(quiet=True))
+    pixels = several.pictures.style_pixels(several.cells[0].style_source)
+    launcher.engine.target_rows(launcher.program(0), pixels, role="style")
+    assert not files(folder, "targets")
+    first = jaxstyle.stylize(*pair, **settings)
+    assert len(files(folder, "targets")) == 4  # of two images, in two stages
+    monkeypatch.setattr(engine.Engine, "_rows", None)  # nothing may be computed from here on
+    np.testing.assert_array_equal(jaxstyle.stylize(*pair, **settings), first)
+
+
 @pytest.mark.parametrize("winograd", [False, True])
 def test_a_prepared_kernel_is_used_where_it_lies(winograd):
     made = convolution.prepare(np.ones((3, 3, 5, 7), np.float32), winograd=winograd)
@@ -205,7 +310,7 @@ def test_a_state_is_read_as_the_types_it_was_made_of(optimizer):
     own = dict(tables.OPTIMIZERS[optimizer].own)
     state = solvers.make(optimizer, own).init(jax.numpy.zeros((4, 4, 3)))
     numbers = jax.tree.map(lambda _: 0, (state, None))
-    read = kept_programs._meant(json.loads(json.dumps(kept_programs._spelled(numbers))))
+    read = kept_programs.meant(json.loads(json.dumps(kept_programs.spelled(numbers))))
     assert jax.tree.structure(read) == jax.tree.structure(numbers)
 
 
@@ -214,4 +319,4 @@ def test_a_state_is_read_as_the_types_it_was_made_of(optimizer):
 )
 def test_a_file_makes_nothing_but_named_tuples_of_our_own(name):
     with pytest.raises(ValueError, match=name):
-        kept_programs._meant(["builtins:tuple", [name, "true"]])
+        kept_programs.meant(["builtins:tuple", [name, "true"]])

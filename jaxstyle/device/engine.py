@@ -10,6 +10,7 @@ Compiled programs are kept for the life of the process, whichever engine made th
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,6 +25,7 @@ from jaxstyle.cell import objective
 from jaxstyle.cell.poolings import border, pooling
 from jaxstyle.cell.start import refined_state
 from jaxstyle.cell.state import Knobs, Targets
+from jaxstyle.device import kept, kept_targets
 from jaxstyle.device.batch import (
     CELL,
     Compiled,
@@ -76,6 +78,7 @@ class Engine:
         device: the device to run on, or the devices that share every launch; JAX's first by default.
         winograd: whether the cells' convolutions use Winograd's algorithm; by default they do on
             `WINOGRAD_PLATFORMS`.
+        kept_by: the SHA-256 of the weights, by which targets are kept for later commands; empty for none.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Engine:
         canvases: bool = True,
         device: Device | Sequence[Device] | None = None,
         winograd: bool | None = None,
+        kept_by: str = "",
     ):
         self._cell_shapes = frozenset(cell_shapes)
         self._cell_canvases = sorted(cell_canvases, key=lambda c: (c[0] * c[1], c))
@@ -98,7 +102,7 @@ class Engine:
         mesh = Mesh(np.array(self.devices), ("cell",), axis_types=(AxisType.Auto,))
         self._mesh = mesh if len(self.devices) > 1 else None
         self.winograd = self.device.platform in WINOGRAD_PLATFORMS if winograd is None else winograd
-        self._weights = weights
+        self._weights, self._kept_by = weights, kept_by
         self._networks: dict[Any, Bound] = {}
         self.target_traces = 0
         """Number of target programs that this engine has traced."""
@@ -160,9 +164,9 @@ class Engine:
         key = self._step_key(program)
         if fresh := key not in _step_programs:
             network = self.network(program)
-            kept = "" if self._mesh else self._kept_key("step", program, self.winograd)
+            traced = "" if self._mesh else self._kept_key("step", program, self.winograd)
             _step_programs[key] = compile_program(
-                program, network.features, network.params, self.device, self._mesh, key=kept
+                program, network.features, network.params, self.device, self._mesh, key=traced
             )
         return _step_programs[key], fresh
 
@@ -191,7 +195,7 @@ class Engine:
                 their canvas if they have one, so that a cell that starts from it has no content loss.
             canvas: (height, width) in px of another canvas to use instead; P is cut to the shape of the
                 cells.
-            role: see `objective.target_rows`.
+            role: `content` or `style`, of which only P, or only A, and its own terms are returned.
             maps: see `objective.target_rows`.
         """
         shape = (pixels.shape[0], pixels.shape[1])
@@ -201,11 +205,39 @@ class Engine:
         winograd = self.winograd and like_cells
         if self.winograd and not like_cells:
             program = replace(program, precision="f32")  # Winograd's cells have float32 activations, too
+        kept_key = ""
+        if self._kept_by and kept.keeps():
+            of = program, canvas, cut, winograd, role, jax.tree.map(_digest, (pixels, tuple(maps)))
+            kept_key = self._kept_key("target rows", self._kept_by, *of)
+            if (found := kept_targets.load(kept_key)) is not None:
+                return found
+        rows = self._rows(program, pixels, canvas, role, maps, winograd)
+        if cut:
+            shapes = (
+                layers.feature_shape(t, program.height_px, program.width_px) for t in program.content_taps
+            )
+            content = (p[:h, :w].copy() for p, (h, w, _) in zip(rows.content, shapes, strict=True))
+            rows = rows._replace(content=tuple(content))
+        if role is not None:
+            rows = rows._replace(**_unused(role))
+        if kept_key:
+            kept_targets.save(kept_key, rows)
+        return rows
+
+    def _rows(
+        self,
+        program: Program,
+        pixels: np.ndarray,
+        canvas: tuple[int, int] | None,
+        role: str | None,
+        maps: Sequence[np.ndarray],
+        winograd: bool,
+    ) -> Targets:
+        """The targets of an image, computed; see `target_rows`."""
+        shape, role = (pixels.shape[0], pixels.shape[1]), role if program.terms else None
         network = self.network(program, winograd=winograd)
         taps = program.content_taps, program.style_taps, program.precision
-        kinds = program.pool, program.padding, program.style_loss
-        role = role if program.terms else None
-        kinds = (*kinds, program.regions, len(maps))
+        kinds = program.pool, program.padding, program.style_loss, program.regions, len(maps)
         key = self._key(program, (canvas or shape, canvas is None, *taps, *kinds, role), winograd)
         extent = None if canvas is None else np.array(shape, np.int32)
         image = jax.device_put(on_canvas(np.asarray(pixels, np.float32), canvas), self.device)
@@ -213,16 +245,11 @@ class Engine:
         of = self._first_params(network), image, extent, maps
         if key not in _target_programs:
             self.target_traces += 1
-            kept = self._kept_key("targets", program, role, winograd, jax.tree.map(np.shape, of[1:]))
+            traced = self._kept_key("targets", program, role, winograd, jax.tree.map(np.shape, of[1:]))
             _target_programs[key] = target_program(
-                program, network.features, of, self.device, role=role, key=kept
+                program, network.features, of, self.device, role=role, key=traced
             )
-        rows = jax.tree.map(np.array, _target_programs[key](*of))
-        if not cut:
-            return rows
-        ends = [layers.feature_shape(t, program.height_px, program.width_px) for t in program.content_taps]
-        content = (p[:h, :w].copy() for p, (h, w, _) in zip(rows.content, ends, strict=True))
-        return rows._replace(content=tuple(content))
+        return jax.tree.map(np.array, _target_programs[key](*of))
 
     def blank_rows(self, program: Program, role: str) -> Targets:
         """Zeros in place of the targets of one image, for cells that have no content, or no style.
@@ -234,9 +261,8 @@ class Engine:
         network = self.network(program)
         shapes = argument_shapes(program, 1, network.features, network.params)[2]
         blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), shapes)
-        unused = {"style": ()} if role == "content" else {"content": ()}
-        terms = {name: kept for name, kept in blank.terms.items() if TERMS[name].of == role}
-        return blank._replace(**unused, terms=terms)
+        terms = {name: rows for name, rows in blank.terms.items() if TERMS[name].of == role}
+        return blank._replace(**_unused(role), terms=terms)
 
     @default_settings()
     def gradient(
@@ -392,6 +418,17 @@ class Engine:
     def _parts(self, tree: Any, program: Program) -> list[Any]:
         """The rows of a launch on the devices, in parts of `program.width` on each."""
         return [self._put(part, CELL) for part in in_parts(tree, program.width * len(self.devices))]
+
+
+def _unused(role: str) -> dict[str, tuple[()]]:
+    """The empty fields of targets of a content, or of a style."""
+    return {"style": ()} if role == "content" else {"content": ()}
+
+
+def _digest(pixels: np.ndarray) -> str:
+    """The SHA-256 of an array, with its shape and type."""
+    data = np.ascontiguousarray(pixels)
+    return f"{data.shape} {data.dtype} {hashlib.sha256(data.tobytes()).hexdigest()}"
 
 
 def _functions(program: Program) -> tuple[Any, ...]:

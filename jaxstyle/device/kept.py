@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import platform
 import zlib
 from pathlib import Path
@@ -95,23 +96,43 @@ def load(kind: str, key: str) -> bytes | None:
         return None
     try:
         data = path.read_bytes()
+        with contextlib.suppress(OSError):
+            os.utime(path)  # those that nobody has asked for longest go first
         digest, packed = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
         return zlib.decompress(packed) if hashlib.sha256(packed).digest() == digest else None
     except OSError:
         return None
 
 
-def save(kind: str, key: str, data: bytes) -> None:
+def save(kind: str, key: str, data: bytes, *, level: int = 1, limit_bytes: int | None = None) -> None:
     """Keep data for later commands, if the disk lets it.
 
     Args:
         kind: name of a folder.
         key: everything, beside what every key has, that the data follow from.
         data: the data.
+        level: how hard to compress them, 0 (not) to 9.
+        limit_bytes: the size that the folder may have; the files that were not asked for longest go.
     """
-    path, packed = _path(kind, key), zlib.compress(data, 1)
+    path = _path(kind, key)
     if path is None:
+        return
+    packed = zlib.compress(data, level)
+    if limit_bytes is not None and DIGEST_BYTES + len(packed) > limit_bytes:
         return
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, hashlib.sha256(packed).digest() + packed, durable=False)
+        if limit_bytes is not None:
+            _cut(path.parent, limit_bytes)
+
+
+def _cut(folder: Path, limit_bytes: int) -> None:
+    """Delete the files of a folder that were not asked for longest, until it has at most this size."""
+    files = sorted(((path.stat(), path) for path in folder.iterdir()), key=lambda f: f[0].st_mtime_ns)
+    size = sum(stat.st_size for stat, _ in files)
+    for stat, path in files:
+        if size <= limit_bytes:
+            return
+        path.unlink(missing_ok=True)
+        size -= stat.st_size

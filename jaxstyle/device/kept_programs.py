@@ -121,8 +121,8 @@ def _packed(traced: Traced) -> bytes | None:
         **avals,
         **{name: getattr(exported, name) for name in PLAIN},
         **{name: sorted(getattr(traced, name)) for name in ("donated", "placed")},
-        "result": _spelled(traced.result.unflatten(range(traced.result.num_leaves))),
-        "told": _spelled(traced.told),
+        "result": spelled(traced.result.unflatten(range(traced.result.num_leaves))),
+        "told": spelled(traced.told),
     }
     data = json.dumps(head, default=repr).encode() + b"\n" + exported.mlir_module_serialized
     return data if _unpacked(data) == traced else None
@@ -150,8 +150,8 @@ def _unpacked(data: bytes) -> Traced | None:
         names = {field.name for field in dataclasses.fields(export.Exported)}
         exported = export.Exported(**{name: found[name] for name in names})
         donated, placed = frozenset(head["donated"]), frozenset(head["placed"])
-        result = jax.tree.structure(_meant(head["result"]))
-        return Traced(exported, donated, placed, result, _meant(head["told"]))
+        result = jax.tree.structure(meant(head["result"]))
+        return Traced(exported, donated, placed, result, meant(head["told"]))
     except (ValueError, TypeError, KeyError, AttributeError, ImportError):
         return None
 
@@ -160,19 +160,19 @@ def _aval(aval: Any) -> tuple[Any, str]:
     return aval.shape, aval.dtype.name
 
 
-def _spelled(tree: Any) -> Any:
+def spelled(tree: Any) -> Any:
     """A tree of tuples, in lists that begin with the name of their type."""
     if not isinstance(tree, tuple):
         return tree
     kind = type(tree)
-    return [f"{kind.__module__}:{kind.__qualname__}", *map(_spelled, tree)]
+    return [f"{kind.__module__}:{kind.__qualname__}", *map(spelled, tree)]
 
 
-def _meant(spelled: Any) -> Any:
-    """The tree that `_spelled` spelled; it raises ValueError for one that it never does."""
+def meant(spelled: Any) -> Any:
+    """The tree that `spelled` spelled; it raises ValueError for one that it never does."""
     if not isinstance(spelled, list):
         return spelled
-    name, *parts = spelled[0], *map(_meant, spelled[1:])
+    name, *parts = spelled[0], *map(meant, spelled[1:])
     if name == "builtins:tuple":
         return tuple(parts)
     module, _, kind = name.partition(":")

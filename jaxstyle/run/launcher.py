@@ -92,6 +92,7 @@ class Launcher:
             canvases=canvases,
             device=devices,
             winograd=uses_winograd(self.sweep, nominal_platform(devices[0].platform)),
+            kept_by=inputs.weights.sha256 if len(plan.cells) == 1 else "",
         )
         coarser = [program.stage(1) for program in plan.programs if program.canvas and program.coarser]
         edges = [self.pictures.style_size_px, self.pictures.longest_px // 2]
@@ -208,10 +209,7 @@ class Launcher:
                 else:
                     path, pixels = source[0], self.pictures.style_pixels(source)
                     maps = image_maps(self.maps, cell, source, program, coarser)
-                rows = self._rows_of(role, path, pixels, program, coarser, maps)
-            # Only P is ever used of a content, and only A of a style.
-            unused = {"style": ()} if role == "content" else {"content": ()}
-            self._targets[key] = rows._replace(**unused)
+                self._targets[key] = self._rows_of(role, path, pixels, program, coarser, maps)
         return self._targets[key]
 
     def _rows_of(

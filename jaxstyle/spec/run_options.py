@@ -54,7 +54,7 @@ class RunOptions:
     """Take no lock, for a file system of --out that has none. At your own risk: make sure that no other
     process works in the run, or at the same share."""
     no_compile_cache: Annotated[bool, tyro.conf.FlagCreatePairsOff, Setting(check=as_flag)] = False
-    """Keep neither compiled programs nor measured balances in the user's cache directory."""
+    """Keep no compiled programs, measured balances or targets in the user's cache directory."""
     quiet: Annotated[bool, Setting(check=as_flag)] = False
     """Print only errors."""
     events: Annotated[str | None, Setting(check=values.as_place)] = None
