@@ -542,6 +542,12 @@ MUTANTS = (
         ("tests/test_kept.py::test_kept_targets_are_the_computed_ones_of_the_same_image_and_weights",),
     ),
     Mutant(
+        "Targets are kept for this network alone, though a normalised one comes from the same file.",
+        'f"{inputs.weights.sha256} {self.sweep.network}"',
+        "inputs.weights.sha256",
+        ("tests/test_kept.py::test_a_run_of_one_cell_keeps_targets_and_one_of_several_does_not",),
+    ),
+    Mutant(
         "A balance is kept for these pixels alone.",
         "return repr((program, of, shares, pixels))",
         "return repr((program, of, shares))",

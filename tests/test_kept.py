@@ -296,6 +296,9 @@ def test_a_run_of_one_cell_keeps_targets_and_one_of_several_does_not(tmp_path, f
     assert len(files(folder, "targets")) == 4  # of two images, in two stages
     monkeypatch.setattr(engine.Engine, "_rows", None)  # nothing may be computed from here on
     np.testing.assert_array_equal(jaxstyle.stylize(*pair, **settings), first)
+    for other in ({"network": "normalised"}, {"content_layer": "conv1_1"}, {"pool": "max"}):
+        with pytest.raises(TypeError):  # computed anew
+            jaxstyle.stylize(*pair, **{**settings, **other})
 
 
 @pytest.mark.parametrize("winograd", [False, True])

@@ -78,7 +78,7 @@ class Engine:
         device: the device to run on, or the devices that share every launch; JAX's first by default.
         winograd: whether the cells' convolutions use Winograd's algorithm; by default they do on
             `WINOGRAD_PLATFORMS`.
-        kept_by: the SHA-256 of the weights, by which targets are kept for later commands; empty for none.
+        kept_by: all that `weights` follow from, if targets are to be kept for later commands; else empty.
     """
 
     def __init__(

@@ -38,6 +38,8 @@ def load(key: str) -> Targets | None:
 def save(key: str, targets: Targets) -> None:
     """Keep targets for later commands, if they are float32 and a file can tell their structure."""
     leaves, structure = jax.tree.flatten(targets)
+    if sum(leaf.nbytes for leaf in leaves) > LIMIT_BYTES:
+        return
     told = json.dumps(spelled(structure.unflatten(range(len(leaves)))))
     same = jax.tree.structure(meant(json.loads(told))) == structure
     if not same or any(leaf.dtype != np.float32 for leaf in leaves):

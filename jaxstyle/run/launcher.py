@@ -92,7 +92,7 @@ class Launcher:
             canvases=canvases,
             device=devices,
             winograd=uses_winograd(self.sweep, nominal_platform(devices[0].platform)),
-            kept_by=inputs.weights.sha256 if len(plan.cells) == 1 else "",
+            kept_by=f"{inputs.weights.sha256} {self.sweep.network}" if len(plan.cells) == 1 else "",
         )
         coarser = [program.stage(1) for program in plan.programs if program.canvas and program.coarser]
         edges = [self.pictures.style_size_px, self.pictures.longest_px // 2]
