@@ -292,6 +292,24 @@ MUTANTS = (
         ("tests/test_engine.py::test_width_is_1_on_a_cpu_and_a_power_of_two_within_memory_elsewhere",),
     ),
     Mutant(
+        "A chunk on the disk that was begun together with another one does not end the other's process.",
+        "for n in b.numbers for key in target_keys(plan, n)",
+        "for n in b.left for key in target_keys(plan, n)",
+        ("tests/test_resume.py::test_a_process_killed_between_two_chunks_of_a_block_loses_neither",),
+    ),
+    Mutant(
+        "A state of two chunks is not gone on with by a share that has one of them.",
+        "if len(marks) != len(numbers) or others or own > places",
+        "if len(marks) != len(numbers) or own > places",
+        ("tests/test_unfinished.py::test_a_share_takes_no_chunk_of_another_with_a_state",),
+    ),
+    Mutant(
+        "A state that was set aside is taken up again by a process that can go on from it.",
+        'and ending.partition("-")[0] in ("", OTHER)',
+        'and ending == ""',
+        ("tests/test_unfinished.py::test_a_state_that_was_set_aside_is_taken_up_again_by_whom_it_suits",),
+    ),
+    Mutant(
         "Chunks that were computed at half the width, for want of memory, are kept.",
         "return narrower if own == width else plan",
         "return plan",

@@ -20,7 +20,7 @@ from conftest import ROOT, SHALLOW, random_image, run_forked, run_python
 from made_runs import write_run
 from PIL import Image
 
-from jaxstyle import sweep
+from jaxstyle import EXAMPLES, sweep
 from jaxstyle.console import limits
 from jaxstyle.plan import programs
 from jaxstyle.plan.cells import sweep_cells
@@ -116,17 +116,38 @@ def test_a_killed_run_goes_on_to_the_same_bytes(whole, tmp_path, point, count, g
     assert len(events(out, "continue")) == gone_on_with
 
 
-@pytest.mark.parametrize(("then", "gone_on_with"), [("2", [[0, 1]]), ("1", [])])
-def test_cells_side_by_side_go_on_to_the_bytes_of_one_at_a_time(whole, tmp_path, then, gone_on_with):
+@pytest.mark.parametrize(
+    ("first", "then", "gone_on_with"), [("2", "2", [[0, 1]]), ("2", "1", []), ("1", "2", [[0]])]
+)
+def test_cells_side_by_side_go_on_to_the_bytes_of_one_at_a_time(whole, tmp_path, first, then, gone_on_with):
     out = tmp_path / "run"
-    beside = (*CELLS, "--side-by-side", "2")
+    beside = (*CELLS, "--side-by-side", first)
     assert killed_at("checkpoint: half written", 3, out, beside) == -signal.SIGKILL
-    assert {tuple(event["cells"]) for event in events(out, "checkpoint")} == {(0, 1)}
+    assert {tuple(event["cells"]) for event in events(out, "checkpoint")} == {(0, 1)[: int(first)]}
     assert command(*CELLS, "--side-by-side", then, "--out", out, "--resume") == 0
     assert [event["cells"] for event in events(out, "continue")] == gone_on_with
     asides = [event["text"] for event in events(out, "set-aside")]
-    assert (len(asides), "or other cells side by side" in "".join(asides)) == (then == "1", then == "1")
+    lost = (first, then) == ("2", "1")
+    assert (len(asides), "other cells side by side" in "".join(asides)) == (lost, lost)
     assert torture.digests(out) == torture.digests(whole)
+
+
+def test_a_process_killed_between_two_chunks_of_a_block_loses_neither(tmp_path):
+    """The chunk that was done has targets of its own, which nobody needs any more."""
+    style = torture.IMAGES[torture.IMAGES.index("--style") :]
+    pair = ("--content", EXAMPLES / "pagoda.jpg", EXAMPLES / "cat.jpg", *style, *SHALLOW, "--pyramid", "0")
+    pair += ("--steps", "40", "80", "--checkpoint-every", "0.1", "--side-by-side", "2")
+    assert command(*pair, "--out", tmp_path / "whole") == 0
+    out = tmp_path / "run"
+    assert killed_at("chunk: before its name", 2, out, pair) == -signal.SIGKILL
+    assert [path.name for path in (out / "chunks").glob("*.h5")] == ["000000.h5"]
+    assert command("--resume", "--out", out) == 0
+    assert [event["cells"] for event in events(out, "continue")] == [[0, 1]]
+    assert [event["chunk"] for event in events(out, "chunk")] == [
+        1
+    ]  # the first was killed before it said so
+    assert not events(out, "set-aside")
+    assert torture.digests(out) == torture.digests(tmp_path / "whole")
 
 
 def test_a_state_that_other_code_saved_is_set_aside_and_named(whole, tmp_path, monkeypatch):
@@ -139,9 +160,9 @@ def test_a_state_that_other_code_saved_is_set_aside_and_named(whole, tmp_path, m
         assert command(*SWEEP, "--out", out, "--resume") == 0
     (aside,) = events(out, "set-aside")
     assert aside["text"].startswith(f"{saved}: was saved by other code of jaxstyle")
-    assert aside["text"].endswith(f"set aside as {saved.name}.other until they are done")
+    assert aside["text"].endswith(f"set aside as {saved.name}.other until the run is done")
     assert not events(out, "continue")
-    assert not list((out / "checkpoints").glob("*"))  # the cells are done
+    assert not list((out / "checkpoints").glob("*"))  # the run is done
     assert torture.digests(out) == torture.digests(whole)
 
 

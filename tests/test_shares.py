@@ -17,7 +17,7 @@ from jaxstyle.run import share as run_share
 from jaxstyle.run.checked import CheckedRun
 from jaxstyle.run.share import _end_share
 from jaxstyle.run.sweep import run_sweep
-from jaxstyle.run.work import blocks
+from jaxstyle.run.work import Begun, blocks
 from jaxstyle.rundir import chunks, directory, locks, records
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.locks import DirectoryInUse
@@ -354,7 +354,7 @@ def test_a_share_uses_all_its_devices(index, count, places, rounds):
     assert len(found) == rounds
     assert [number for block in found for number in block.left] == own
     begun = (own[1], own[3])
-    again = blocks(plan, own[1:], places, [begun])
+    again = blocks(plan, own[1:], places, [Begun(begun, 2)])
     assert [block.numbers for block in again if block.numbers == begun] == [begun]
     assert sorted(number for block in again for number in block.left) == own[1:]
 

@@ -138,7 +138,7 @@ def test_files_set_aside_keep_each_other(tmp_path):
     assert kept == {"c.h5.bad": "first", "c.h5.bad-2": "second", "c.h5.bad-3": "third"}
 
 
-def test_a_whole_checkpoint_that_is_set_aside_stays_until_its_chunk_is_done(tmp_path):
+def test_a_whole_checkpoint_that_is_set_aside_stays_until_the_run_is_done(tmp_path):
     with RunDirectory(tmp_path / "run", create=True) as run:
         for _ in range(2):
             checkpoint = checkpoints.Checkpoint(run, 3, "abc")
@@ -151,6 +151,8 @@ def test_a_whole_checkpoint_that_is_set_aside_stays_until_its_chunk_is_done(tmp_
         assert there == ["000003.other", "000003.other-2", "000004.bad"]
         checkpoint.clear()
         other.clear()
+        assert [path.name for path in sorted((run.path / "checkpoints").iterdir())] == there
+        checkpoints.clear_others(run)
         assert [path.name for path in (run.path / "checkpoints").iterdir()] == ["000004.bad"]
 
 

@@ -12,6 +12,7 @@ from jaxstyle.derived.stimuli import write_stimuli
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.inputs.region_maps import RegionMaps
 from jaxstyle.rundir import manifest, regions_h5
+from jaxstyle.rundir.checkpoints import clear_others
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.image_files import name_pictures, names_of, write_images
 from jaxstyle.rundir.records import Record, open_record
@@ -83,6 +84,7 @@ def finish_run(run: RunDirectory, *, pictures: bool = False) -> Built:
     """
     built = build_derived(run, pictures=pictures, with_page=False)
     if manifest.is_complete(built.record):
+        clear_others(run)
         ended = manifest.finished_manifest(built.record)
         if ended != built.record.manifest:
             run.write("manifest.json", manifest.text(ended))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import math
 import os
 import signal
@@ -29,8 +30,7 @@ import ray  # pyright: ignore[reportMissingImports]
 import ray.exceptions  # pyright: ignore[reportMissingImports]
 
 from jaxstyle.console import early, limits, signals
-from jaxstyle.console.progress import counted
-from jaxstyle.console.stderr import say
+from jaxstyle.console.progress import Display, counted
 from jaxstyle.plan.chunks import Plan
 from jaxstyle.plan.programs import Program
 from jaxstyle.run import worker
@@ -84,15 +84,17 @@ class Cluster:
 
     def __init__(self, options: RunOptions):
         self.options = options
+        self._note = functools.partial(
+            Display(quiet=options.quiet, log_format=options.log_format).event, "note"
+        )
         self.first: WorkerHandle | None = None
         """The worker that has planned the run."""
-        self._made = 0
-        self._needs = WorkerNeeds("CPU", 1)
+        self._made, self._needs = 0, WorkerNeeds("CPU", 1)
         self._environment: dict[str, str] = {}
         self._sweep, self._before = Sweep(), {}
         self._files: dict[str, bytes] = {}
-        self.devices = 1
-        """Number of devices of each worker."""
+        self.devices = self.places = 1
+        """Number of devices of each worker, and of launches that the first one computes together."""
         self.machine: dict[str, Any] = {}  # of the first worker that answered
 
     def __enter__(self) -> Cluster:
@@ -103,7 +105,7 @@ class Cluster:
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
         # Otherwise a raylet's complaints would still be printed between the lines of the run.
         if not print_worker_logs(False):
-            say(f"note: Ray {ray.__version__} lets nobody silence its workers; it may print between lines")
+            self._note(f"Ray {ray.__version__} lets nobody silence its workers; it may print between lines")
         try:
             if address == "local":
                 ray.init(address="local", num_cpus=limits.cores(), include_dashboard=False, **quiet)
@@ -182,7 +184,7 @@ class Cluster:
                         if (stop := asked()) is not None:
                             raise stop
                         if time.monotonic() > patience:
-                            say(f"note: no worker yet: no node has {self._needs} free, or it is starting")
+                            self._note(f"no worker yet: no node has {self._needs} free, or it is starting")
                             patience = math.inf
                     return ray.get(ref)
                 except ray.exceptions.RayTaskError as error:
@@ -200,6 +202,7 @@ class Cluster:
         """The measured sweep and its plan, made by the first worker for as many as there may be."""
         sent, workers = ray.put(plain_inputs(inputs)), max(1, self.room())
         sweep, planned = self._call(lambda hand: hand.actor.plan.remote(sent, before, width, workers))
+        self.places = planned.devices * planned.beside
         return sweep, replace(planned, devices=workers * planned.devices)
 
     def compute(self, work: Work) -> None:
@@ -217,7 +220,8 @@ class _ClusterRun:
 
     def __init__(self, cluster: Cluster, work: Work):
         kept = () if cluster.options.collect else work.todo
-        begun, plan = begun_blocks(work.run, work.inputs.sources, work.plan, kept, None, work.display)
+        about = {"devices": cluster.devices, "places": cluster.places}
+        begun, plan = begun_blocks(work.run, work.inputs.sources, work.plan, kept, work.display, **about)
         self._cluster, self._work = cluster, replace(work, plan=plan)
         work.on_plan(plan)
         self._hands: list[WorkerHandle] = []
@@ -237,14 +241,12 @@ class _ClusterRun:
         """Limit of the number of workers, lowered where nodes run out of memory or start none."""
         self._compiling: set[str] = set()
         self._programs: dict[Program, list[dict[str, Any]]] = {}
-        self._began, self._asked, self._waits = False, -POLL_S, False
-        self._machine = cluster.machine
+        self._began, self._asked, self._waits, self._machine = False, -POLL_S, False, cluster.machine
         self._seconds: dict[str, dict[str, float]] = {}
         """Seconds by stage that each worker reported last."""
         self._committed: set[int] = set()
         self._writer = ThreadPoolExecutor(WRITERS, thread_name_prefix="jaxstyle-store")
-        self._news = threading.Event()
-        """Set when a shipped chunk has been written."""
+        self._news = threading.Event()  # set when a shipped chunk has been written
         self._writing: list[tuple[Future[None], Committed]] = []
         """Chunks that were shipped and are not on the disk yet."""
 
@@ -288,9 +290,8 @@ class _ClusterRun:
 
     def _prepare(self, hand: WorkerHandle) -> None:
         self._hands.append(hand)
-        work, collect = self._work, self._cluster.options.collect
-        path = work.run.path.absolute()
-        ref = hand.actor.prepare.remote(self._inputs, self._plan, path, work.run_id, collect)
+        run, collect = self._work.run.path.absolute(), self._cluster.options.collect
+        ref = hand.actor.prepare.remote(self._inputs, self._plan, run, self._work.run_id, collect)
         self._refs[ref] = "ready", hand, None
 
     def _look_around(self) -> None:
@@ -441,7 +442,7 @@ class _ClusterRun:
 
     def _written(self) -> None:
         """Commit the shipped chunks that are on the disk now."""
-        there = [(future, chunk) for future, chunk in self._writing if future.done()]
+        there = [pair for pair in self._writing if pair[0].done()]
         self._writing = [pair for pair in self._writing if pair not in there]
         for future, chunk in there:
             future.result()

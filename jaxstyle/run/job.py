@@ -30,6 +30,7 @@ from jaxstyle.run.planning import Planned
 from jaxstyle.run.site import LocalSite, Site
 from jaxstyle.run.work import Committed, Work
 from jaxstyle.rundir import chunks, manifest
+from jaxstyle.rundir.checkpoints import clear_others
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.fingerprints import SCHEMA
 from jaxstyle.rundir.regions_h5 import FILE, regions_bytes
@@ -229,6 +230,7 @@ class Job:
         except signals.Interrupted:
             self._write_manifest("interrupted")
             raise
+        clear_others(self.run)
         result = run_of(built)
         self.seconds["wall_s"] = time.perf_counter() - clock
         self._write_manifest("done")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +15,9 @@ from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.chunks import Plan
 from jaxstyle.plan.costs import CHECKPOINT_SHARE
 from jaxstyle.run.launcher import LaunchResult
-from jaxstyle.rundir.checkpoints import OTHER, Arrays, Checkpoint, saved_mark
+from jaxstyle.run.work import Begun
+from jaxstyle.rundir.checkpoints import OTHER, Arrays, Checkpoint, saved
+from jaxstyle.rundir.chunks import chunk_name
 from jaxstyle.rundir.directory import CHECKPOINTS, RunDirectory
 from jaxstyle.rundir.fingerprints import Sources, fingerprint
 from jaxstyle.rundir.manifest import code_digest
@@ -24,6 +28,11 @@ if TYPE_CHECKING:
 
 DIGEST = 64
 """Characters of a SHA-256."""
+ON = " on "
+"""Stands before the number of launches that are computed together, in the fingerprint of a state."""
+DAMAGED = "is damaged"
+ELSEWHERE = "was saved for other devices, another batch width, other cells side by side or other shares"
+"""Why a state of this code cannot be used by this process."""
 
 
 class Unfinished:
@@ -136,11 +145,16 @@ def checkpoint_of(
     number of the last chunk, which is the last to be on the disk and then removes it.
     """
     marks = "".join(fingerprint(sources, plan, number) for number in numbers)
-    return Checkpoint(run, numbers[-1], marks + code_digest() + _on(places))
+    return Checkpoint(
+        run, numbers[-1], marks + code_digest() + (f"{ON}{places}" if places > 1 else ""), numbers
+    )
 
 
-def _on(places: int) -> str:
-    return f" on {places}" if places > 1 else ""
+def tell_aside(display: Teller, aside: Path, why: str) -> None:
+    """Report a state that was set aside."""
+    text = f"{aside.with_suffix('')}: {why}; its cells begin anew; set aside as {aside.name}"
+    text += "" if why == DAMAGED else " until the run is done"
+    display.event("set-aside", text, aside=str(aside))
 
 
 def begun_blocks(
@@ -148,66 +162,86 @@ def begun_blocks(
     sources: Sources,
     plan: Plan,
     todo: Collection[int],
-    places: int | None,
     display: Teller,
-) -> tuple[list[tuple[int, ...]], Plan]:
+    *,
+    devices: int,
+    places: int,
+) -> tuple[list[Begun], Plan]:
     """The blocks that an earlier process began and kept a state of, and the plan with their widths.
 
-    States that are damaged, or that cannot be gone on with because other code or a process with other
-    places saved them, are set aside with a message.
+    States that are damaged, or that this process cannot go on from, are set aside with a message. One that
+    was set aside before is taken up again if this process can go on from it.
 
     Args:
         run: the run directory, or the one of a run of which this process holds a share.
         sources: the inputs of the run.
         plan: the plan of the run.
         todo: the chunks that this process is to compute; states of others are left alone.
-        places: the number of launches that this process computes together; None to leave it to workers.
         display: is told of states that are set aside.
+        devices: the number of devices that compute a block.
+        places: the number of launches that they can compute together.
     """
-    found, folder = [], run.path / CHECKPOINTS
-    for number in sorted(n for n in todo if (folder / f"{n:06d}" / "state.npz").exists()):
-        ending = OTHER
-        if (mark := saved_mark(run, number)) is None:
-            why, ending = "is damaged", "bad"
-        else:
-            digests, _, on = mark.partition(" on ")
-            *marks, code = (digests[i : i + DIGEST] for i in range(0, len(digests), DIGEST))
-            why = "was saved by other code of jaxstyle, which alone can go on from it, under its old name"
-            if code == code_digest():
-                why = "was saved for other devices, another batch width or other cells side by side"
-                placed = places is None or on == _on(places).removeprefix(" on ")
-                if placed and (match := _matching(sources, plan, number, marks)) is not None:
-                    numbers, plan = match
-                    found.append(numbers)
-                    continue
-        aside = Checkpoint(run, number, "").set_aside(ending)
-        text = f"{aside.with_suffix('')}: {why}; its cells begin anew; set aside as {aside.name}"
-        text += " until they are done" if ending == OTHER else ""
-        display.event("set-aside", text, aside=str(aside))
+    checkpoints, wanted, found = run.path / CHECKPOINTS, {*todo}, list[Begun]()
+    kept: dict[int, list[Path]] = {}
+    for path in sorted(checkpoints.glob("*/state.npz")):
+        number, _, ending = path.parent.name.partition(".")
+        if number.isdecimal() and int(number) in wanted and ending.partition("-")[0] in ("", OTHER):
+            kept.setdefault(int(number), []).append(path.parent)
+    for number, folders in sorted(
+        kept.items(), reverse=True
+    ):  # blocks of several chunks before their parts
+        free = wanted - {n for begun in found for n in begun.numbers}
+        usable = {folder: _usable(run, sources, plan, folder, free, devices, places) for folder in folders}
+        first = checkpoints / f"{number:06d}"
+        if isinstance(why := usable.get(first), str):
+            aside = Checkpoint(run, number, "").set_aside("bad" if why == DAMAGED else OTHER)
+            tell_aside(display, aside, why)
+        for folder, use in usable.items():  # the one that is not set aside is the first
+            if not isinstance(use, str):
+                begun, plan = use
+                found.append(begun)
+                if folder != first:
+                    os.replace(folder, first)
+                break
     return found, plan
 
 
-def _matching(
-    sources: Sources, plan: Plan, last: int, marks: Sequence[str]
-) -> tuple[tuple[int, ...], Plan] | None:
-    """The chunks of these fingerprints, of which `last` is the last, and the plan with the width they had.
+def _usable(
+    run: RunDirectory,
+    sources: Sources,
+    plan: Plan,
+    folder: Path,
+    free: Collection[int],
+    devices: int,
+    places: int,
+) -> tuple[Begun, Plan] | str:
+    """The block that a state is of, and the plan with the width that it had; or why it cannot be used.
 
-    A process that ran out of memory goes on with half the width, which the manifest may not know.
+    Args:
+        folder: the folder of the state.
+        free: the chunks that are to be computed and belong to no other block.
+        devices: see `begun_blocks`.
+        places: see `begun_blocks`.
     """
-    program = plan.chunks[last].program
-    own = [chunk.number for chunk in plan.chunks[: last + 1] if chunk.program == program]
-    halvings, narrower = 0, plan
-    while fingerprint(sources, narrower, last) != marks[-1]:
-        if narrower.programs[narrower.chunks[last].program].width == 1:
-            return None
-        halvings, narrower = halvings + 1, narrower.narrowed(own)
-    by_mark = {fingerprint(sources, narrower, number): number for number in own}
-    if not {*marks} <= by_mark.keys():
-        return None
-    numbers = tuple(by_mark[mark] for mark in marks)
-    for _ in range(halvings):
-        plan = plan.narrowed(numbers)
-    return numbers, plan
+    if (state := saved(folder)) is None:
+        return DAMAGED
+    digests, _, on = state.fingerprint.partition(ON)
+    *marks, code = (digests[i : i + DIGEST] for i in range(0, len(digests), DIGEST))
+    if code != code_digest():
+        return "was saved by other code of jaxstyle, which alone can go on from it"
+    numbers, own = state.together, int(on or 1)
+    others = [n for n in numbers if n not in free and not (run.path / chunk_name(n)).exists()]
+    if len(marks) != len(numbers) or others or own > places or own % devices:
+        return ELSEWHERE
+    # A process that ran out of memory goes on with half the width, which the manifest may not know.
+    while wrong := [
+        n for n, mark in zip(numbers, marks, strict=True) if mark != fingerprint(sources, plan, n)
+    ]:
+        programs = {plan.programs[plan.chunks[n].program] for n in wrong}
+        if not {*wrong} <= {*free} or len(programs) > 1 or programs.pop().width == 1:
+            return ELSEWHERE
+        plan = plan.narrowed(wrong)
+    return Begun(numbers, own), plan
 
 
 def _named_in(arrays: Arrays, prefix: str) -> Arrays:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxstyle.console.progress import Display
 from jaxstyle.plan.chunks import Plan
@@ -28,6 +28,17 @@ class Block:
     """Its chunks, ascending; some are done if a process that began it was killed as it wrote them."""
     left: tuple[int, ...]
     """The chunks that are not on the disk yet."""
+    places: int | None = None
+    """Launches of it that are computed together; None for as many as the worker computes."""
+
+
+class Begun(NamedTuple):
+    """A block of which an earlier process kept a state."""
+
+    numbers: tuple[int, ...]
+    """Its chunks, ascending."""
+    places: int
+    """Launches that were computed together."""
 
 
 @dataclass(frozen=True)
@@ -69,19 +80,17 @@ class Work:
     """Record of what each worker of a cluster has done, by its name; filled in by the cluster."""
 
 
-def blocks(
-    plan: Plan, todo: Iterable[int], places: int, begun: Iterable[tuple[int, ...]] = ()
-) -> list[Block]:
+def blocks(plan: Plan, todo: Iterable[int], places: int, begun: Iterable[Begun] = ()) -> list[Block]:
     """Blocks of the chunks `todo`, in the order of the plan: chunks of one program, one for each place.
 
     Args:
         plan: the plan.
         todo: the numbers of the chunks to compute.
         places: the number of launches that are computed together.
-        begun: the numbers of the chunks of each block of which a state is kept; they stay together.
+        begun: the blocks of which a state is kept; they stay together, and no two have a chunk in common.
     """
     wanted = set(todo)
-    found = [Block(numbers, tuple(n for n in numbers if n in wanted)) for numbers in begun]
+    found = [Block(of.numbers, tuple(n for n in of.numbers if n in wanted), of.places) for of in begun]
     taken = {number for block in found for number in block.numbers}
     of: dict[int, list[int]] = {}
     for number in sorted(wanted - taken):

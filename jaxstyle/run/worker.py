@@ -23,10 +23,10 @@ from jaxstyle.plan.stages import COARSE_EVALUATIONS
 from jaxstyle.run.inputs import Inputs, picture_names
 from jaxstyle.run.launcher import Launcher, LaunchResult, full_size_steps, target_keys, timed
 from jaxstyle.run.results import chunk_results
-from jaxstyle.run.unfinished import Unfinished, begun_blocks, checkpoint_of
+from jaxstyle.run.unfinished import ELSEWHERE, Unfinished, begun_blocks, checkpoint_of, tell_aside
 from jaxstyle.run.work import Block, Committed, OnProgram, Work, blocks
 from jaxstyle.rundir import chunks, fingerprints
-from jaxstyle.rundir.checkpoints import Checkpoint
+from jaxstyle.rundir.checkpoints import OTHER, Checkpoint
 from jaxstyle.rundir.chunks import ChunkResult
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.image_files import write_images
@@ -148,16 +148,16 @@ class Worker:
         """
         import jax
 
-        seconds = self._seconds
+        seconds, again = self._seconds, False
         while True:
             program = self.make_ready(block)
             spent, steps_before, cost_before = seconds["compute_s"], self._steps_done, self._cost_done
-            kept = self._kept(block, program)
-            skipped = self._steps_kept(kept, program)
+            kept = self._kept(block, program, again=again)
+            skipped, again = self._steps_kept(block, kept, program), True
             self._display.skip(skipped, skipped * program.step_cost)
             try:
                 while len(kept.done) < len(kept.launches):
-                    kept.finish(self._round(program, kept, asked_to_end))
+                    kept.finish(self._round(block, program, kept, asked_to_end))
                 self._left -= set(block.numbers)
                 traced = self.launcher.made[program]
                 self._on_program(program, traced)  # again, for the target programs are only counted now
@@ -178,9 +178,9 @@ class Worker:
         # Styles are small, and in a grid the same ones come again and again.
         self.launcher.drop_targets(lambda key: key not in own and (many or key[0] == "content"))
 
-    def _rounds(self, numbers: Sequence[int], program: Program) -> list[list[list[Cell]]]:
+    def _rounds(self, numbers: Sequence[int], program: Program, places: int) -> list[list[list[Cell]]]:
         """The launches of chunks, in rounds of those that are computed together."""
-        plan, width, n = self.plan, program.width, self.places
+        plan, width, n = self.plan, program.width, places
         every = [
             [plan.cells[i] for i in own[start : start + width]]
             for own in (plan.computed(plan.chunks[number]) for number in numbers)
@@ -188,35 +188,55 @@ class Worker:
         ]
         return [every[start : start + n] for start in range(0, len(every), n)]
 
-    def _kept(self, block: Block, program: Program) -> Unfinished:
-        """State of a block as an earlier process left it, or of its start if nothing usable was kept."""
+    def _kept(self, block: Block, program: Program, *, again: bool) -> Unfinished:
+        """State of a block as an earlier process left it, or of its start if nothing usable was kept.
+
+        Args:
+            block: the block.
+            program: its program.
+            again: whether this process has begun the block before, and run out of memory.
+        """
         every_s = program.checkpoint_s(self._inputs.sweep.checkpoint_every)
-        of = checkpoint_of(self._run, self._inputs.sources, self.plan, block.numbers, self.places)
-        kept = Unfinished(of, self._rounds(block.numbers, program), every_s)
+        places = min(block.places or self.places, self.places)
+        of = checkpoint_of(self._run, self._inputs.sources, self.plan, block.numbers, places)
+        kept = Unfinished(of, self._rounds(block.numbers, program, places), every_s)
         if self._checkpoints:
             try:
                 kept.load()
             except JaxstyleError as error:
                 aside = kept.checkpoint.set_aside()
                 self._display.event("set-aside", f"{error}; set aside as {aside.name}", aside=str(aside))
+            if of.of_another and not again:  # of a worker of a cluster with other devices or code
+                tell_aside(self._display, of.set_aside(OTHER), ELSEWHERE)
         if kept.progress is not None:
             ids, passes = [cell.id for cells in kept.current for cell in cells], kept.progress.passes
             self._display.event("continue", chunk=block.left[0], cells=ids, passes=passes)
         return kept
 
-    def _steps_kept(self, kept: Unfinished, program: Program) -> float:
+    def _share_left(self, block: Block, launches: Sequence[Sequence[Cell]]) -> float:
+        """Share of the cells of launches whose chunks are not on the disk; only these are reported."""
+        left = {cell for number in block.left for cell in self.plan.chunks[number].cells}
+        cells = [cell.id for own in launches for cell in own]
+        return sum(cell in left for cell in cells) / len(cells) if cells else 0.0
+
+    def _steps_kept(self, block: Block, kept: Unfinished, program: Program) -> float:
         """Image-steps of the full size that need not be done again."""
-        done = sum(map(len, kept.launches[: len(kept.done)]))
+        before = kept.launches[: len(kept.done)]
+        done = sum(map(len, before)) * self._share_left(block, before)
         steps = done * (program.coarse_image_steps + self.plan.steps[-1])
         if (progress := kept.progress) is not None:
             own = full_size_steps(program, progress.coarser, progress.passes)
             for coarser in range(progress.coarser + 1, program.coarser + 1):
                 own += full_size_steps(program, coarser, COARSE_EVALUATIONS)
-            steps += sum(map(len, kept.current)) * own
+            steps += sum(map(len, kept.current)) * self._share_left(block, kept.current) * own
         return steps
 
     def _round(
-        self, program: Program, kept: Unfinished, asked_to_end: Callable[[], BaseException | None]
+        self,
+        block: Block,
+        program: Program,
+        kept: Unfinished,
+        asked_to_end: Callable[[], BaseException | None],
     ) -> list[LaunchResult]:
         """Compute the next round of launches; see `compute`.
 
@@ -224,11 +244,12 @@ class Worker:
         runs out.
         """
         course = self.launcher.launch(kept.current, program, begin=kept.progress)
+        left = self._share_left(block, kept.current)
         with timed(self._seconds, "compute_s"), signals.signals_held() as asked:
             for image_steps, cost, progress in course:
-                self._steps_done += image_steps
-                self._cost_done += cost
-                self._display.advance(image_steps, cost)
+                self._steps_done += image_steps * left
+                self._cost_done += cost * left
+                self._display.advance(image_steps * left, cost * left)
                 stop = asked_to_end() or asked()
                 if self._checkpoints and (kept.is_due() or stop is not None):
                     seconds = kept.save(progress())
@@ -300,7 +321,8 @@ def compute(work: Work, devices: Sequence[Any], beside: int = 1) -> None:
     """Compute all of it on the devices of this process, writing a block while the next one is computed."""
     finished = {chunk.number for chunk in work.plan.chunks} - set(work.todo)
     sources, places = work.inputs.sources, len(devices) * beside
-    begun, plan = begun_blocks(work.run, sources, work.plan, work.todo, places, work.display)
+    about = {"devices": len(devices), "places": places}
+    begun, plan = begun_blocks(work.run, sources, work.plan, work.todo, work.display, **about)
 
     def on_program(program: Program, stages: list[dict[str, Any]]) -> None:
         work.on_plan(worker.plan)
@@ -318,8 +340,7 @@ def compute(work: Work, devices: Sequence[Any], beside: int = 1) -> None:
         beside=beside,
     )
     every = blocks(plan, work.todo, worker.places, begun)
-    keys = ((key, i) for i, b in enumerate(every) for n in b.left for key in target_keys(plan, n))
-    last_use = dict(keys)
+    last_use = {key: i for i, b in enumerate(every) for n in b.numbers for key in target_keys(plan, n)}
     leaving = threading.Event()  # once set, pictures are no longer written: they can be rebuilt
     pending: Future[list[Committed]] | None = None
 

@@ -6,7 +6,9 @@ import hashlib
 import io
 import shutil
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,11 +34,14 @@ class Checkpoint:
         chunk: the number of the chunk.
         fingerprint: the digest of everything that decides the chunk's results; a checkpoint with another
             fingerprint is not loaded.
+        together: the numbers of the chunks that are computed with it, and its own.
     """
 
-    def __init__(self, run: RunDirectory, chunk: int, fingerprint: str):
-        self._run, self._fingerprint = run, fingerprint
+    def __init__(self, run: RunDirectory, chunk: int, fingerprint: str, together: Sequence[int] = ()):
+        self._run, self._fingerprint, self._together = run, fingerprint, tuple(together)
         self._folder = f"{CHECKPOINTS}/{chunk:06d}"
+        self.of_another = False
+        """Whether `load` has found one with another fingerprint."""
         self._parts: list[bytes] = []
         """The SHA-256 of each part."""
 
@@ -51,8 +56,10 @@ class Checkpoint:
             return None
         try:
             state = _read_arrays(path)
-            if str(state.pop("fingerprint")) != self._fingerprint:
+            self.of_another = str(state.pop("fingerprint")) != self._fingerprint
+            if self.of_another:
                 return None
+            state.pop("together")
             digests = [bytes(digest) for digest in state.pop("parts")]
             # Another process may have continued from an older state and overwritten later parts: each must
             # be the one that this state was saved with.
@@ -69,6 +76,7 @@ class Checkpoint:
         self._parts.append(data[:32])
         whole = {
             "fingerprint": np.array(self._fingerprint),
+            "together": np.array(self._together, np.int64),
             "parts": np.array([list(digest) for digest in self._parts], np.uint8),
             **state,
         }
@@ -81,24 +89,36 @@ class Checkpoint:
         """Rename the folder of a checkpoint that cannot be used, and return its new path.
 
         Args:
-            ending: `bad` for a damaged one; `OTHER` for a whole one, which stays until the chunk is done.
+            ending: `bad` for a damaged one; `OTHER` for a whole one, which stays until the run is done.
         """
-        self._parts = []
+        self._parts, self.of_another = [], False
         return set_aside(self._run.path / self._folder, ending)
 
     def clear(self) -> None:
-        """Remove the checkpoint, and whole ones that were set aside, because the chunk is done."""
+        """Remove the checkpoint, because the chunk is done."""
         self._parts = []
-        folder = self._run.path / self._folder
-        for path in (folder, *folder.parent.glob(f"{folder.name}.{OTHER}*")):
-            shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(self._run.path / self._folder, ignore_errors=True)
 
 
-def saved_mark(run: RunDirectory, chunk: int) -> str | None:
-    """The fingerprint of the state under a chunk's number; None if there is none, or a damaged one."""
+def clear_others(run: RunDirectory) -> None:
+    """Remove the whole checkpoints that were set aside, because the run is done."""
+    for path in (run.path / CHECKPOINTS).glob(f"*.{OTHER}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+class Saved(NamedTuple):
+    """A state as a process saved it."""
+
+    fingerprint: str
+    together: tuple[int, ...]
+    """The chunks that were computed together; none in states of earlier versions."""
+
+
+def saved(folder: Path) -> Saved | None:
+    """The marks of the state in a folder; None if it is damaged."""
     try:
-        state = _read_arrays(run.path / CHECKPOINTS / f"{chunk:06d}" / "state.npz")
-        return str(state["fingerprint"])
+        state = _read_arrays(folder / "state.npz")
+        return Saved(str(state["fingerprint"]), tuple(map(int, state.get("together", ()))))
     except _UNREADABLE:
         return None
 
