@@ -17,6 +17,7 @@ from test_engine import Bench, same
 import jaxstyle
 from jaxstyle.cell import solvers
 from jaxstyle.cell.state import Targets
+from jaxstyle.cell.wasserstein import Normal
 from jaxstyle.device import batch, engine, kept, kept_programs, kept_targets
 from jaxstyle.device.loss_balance import Balances
 from jaxstyle.run import planning
@@ -269,13 +270,13 @@ def test_targets_go_in_the_order_in_which_they_were_asked_for(folder, monkeypatc
 def test_targets_that_a_file_cannot_tell_are_not_kept(folder):
     values = np.ones(3, np.float32)
     for targets in (
-        Targets((), (), {"term": (values, values)}),
+        Targets((), (), {"term": [values, values]}),
         Targets((values.astype(np.float64),), ()),
     ):
         kept_targets.save("key", targets)
         assert kept_targets.load("key") is None
     assert not files(folder, "targets")
-    targets = Targets((), (), {"term": values})
+    targets = Targets((), (), {"term": (values, {"of": Normal(values, 2 * values, 3 * values)})})
     kept_targets.save("key", targets)
     jax.tree.map(np.testing.assert_array_equal, kept_targets.load("key"), targets)
 

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 
@@ -25,7 +26,7 @@ from jaxstyle.cell import objective
 from jaxstyle.cell.state import View
 from jaxstyle.inputs import decode
 from jaxstyle.inputs.resize import resize
-from jaxstyle.plan.cells import sweep_cells, terms_of
+from jaxstyle.plan.cells import Cell, sweep_cells, terms_of
 from jaxstyle.plan.chunks import plan_from_record, plan_record
 from jaxstyle.plan.planner import make_plan
 from jaxstyle.rundir import chunks, fingerprints
@@ -530,7 +531,18 @@ def test_a_term_registered_again_takes_the_place_of_the_one_before():
         (lambda: jaxstyle.LossTerm("finished", loss=len), "there is a loss of that name in every run"),
         (lambda: jaxstyle.Optimizer("o", make=len, own={"extra": 1}), "there is a setting extra already"),
         (lambda: jaxstyle.Optimizer("o", make=len, own={"axes": 1}), "there is a setting axes already"),
-        (lambda: jaxstyle.Optimizer("o", make=len, own={"from": 1}), "there is a setting from already"),
+        (lambda: jaxstyle.Optimizer("o", make=len, own={"from": 1}), "from is a word of Python"),
+        (lambda: jaxstyle.Optimizer("auto", make=len), "'auto' stands for something else in settings"),
+        (lambda: jaxstyle.Optimizer("o", make=len, help=3), "optimizer o: help is 3; give a text"),
+        (
+            lambda: jaxstyle.Optimizer("o", make=len, own={"b": 1}, state_images=lambda: 1),
+            "optimizer o: state_images fails for its settings",
+        ),
+        (lambda: jaxstyle.Pooling("p", pool=len, means="avgg"), "means is 'avgg'; give avg or max"),
+        (lambda: jaxstyle.LossTerm("y", loss=len, help=3), "loss term y: help is 3; give a text"),
+        (lambda: jaxstyle.LossTerm("y", loss=len, axis="my-weight"), "axis: 'my-weight' is not a name"),
+        (lambda: jaxstyle.LossTerm("y", loss=len, axis=3), "axis: 3 is not a name"),
+        (lambda: jaxstyle.LossTerm("y", loss=len, axis="lambda"), "lambda is a word of Python"),
         (
             lambda: jaxstyle.LossTerm("tv", loss=len),
             "loss term tv: is jaxstyle's own|a setting tv_weight already",
@@ -634,6 +646,40 @@ LOSS = "def loss(view, kept):\n    return jnp.sum(view.image.mean((0, 1)) - kept
             HEAD + "jaxstyle.register(jaxstyle.Optimizer('bad', make=lambda: missing))\n",
             3,
             "NameError: name 'missing' is not defined",
+        ),
+        (
+            HEAD + "import jax\n"
+            "def loss(view, kept):\n    return jax.lax.while_loop(lambda x: x < 9, lambda x: x + 1,"
+            " view.image.sum())\n" + KEEP + REGISTER,
+            None,
+            "Reverse-mode differentiation does not work",
+        ),
+        (
+            HEAD
+            + "import functools\n@functools.cache\ndef target():\n    return jnp.array([1.0, 2.0, 3.0])\n"
+            "def loss(view, kept):\n    return jnp.sum(view.image.mean((0, 1)) - target())\n"
+            + KEEP
+            + REGISTER,
+            None,
+            "another program each time that it is traced",
+        ),
+        (
+            HEAD
+            + "import optax\njaxstyle.register(jaxstyle.Optimizer('bad', make=lambda: optax.adam(1.0)))\n",
+            None,
+            "its first step goes up",
+        ),
+        (
+            HEAD + "import optax\njaxstyle.register(jaxstyle.Optimizer('bad',"
+            " make=lambda: optax.scale_by_adam(mu_dtype=jnp.bfloat16)))\n",
+            None,
+            "no checkpoint can hold bfloat16",
+        ),
+        (
+            HEAD + "import jax, optax\njaxstyle.register(jaxstyle.Optimizer('bad',"
+            " make=lambda: optax.add_noise(0.1, 0.5, jax.random.key(0))))\n",
+            None,
+            "no checkpoint can hold key<fry>",
         ),
     ],
 )
@@ -916,6 +962,80 @@ def test_a_digest_is_of_everything_that_a_row_is():
     assert len({*digests, *around, *bound}) == 9
     again = digest(term(loss=space[2]["loss"]))
     assert again == digests[2]
+
+
+def names_of_tables(run):
+    """The columns, datasets and fields that a run and its study have beside the plugin's own."""
+    with jaxstyle.open_run(run)._results() as results, h5py.File(run / "variance.h5") as study:
+        found = set()
+        for file in (results, study):
+            file.visit(lambda path: found.add(path.rpartition("/")[2]))
+    for name in ("results.csv", "variance.csv"):
+        found |= {*next(csv.reader((run / name).read_text("utf-8").splitlines()))}
+    found |= {name for name in dir(Cell) if not name.startswith("_")}
+    return {name for name in found if name.isidentifier() and not name.endswith("_palette")}
+
+
+def test_no_axis_takes_the_name_of_a_column_a_dataset_or_a_field(finished, tmp_path):
+    """Such a run was once computed to its end, and then had no results."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    run_python("-m", "jaxstyle.variance", run, "--no-floor", check=True)
+    names = names_of_tables(run)
+    assert {"cell", "image", "seeds", "loss_total", "snapshot", "label", "step", "palette_weight"} <= names
+    for name in sorted(names - {"palette_weight", *("quantile", "x64")}):
+        with pytest.raises(
+            JaxstyleError, match=f"(a setting {name} already|a dataset {name}; give another)"
+        ):
+            jaxstyle.register(term(axis=name))
+    jaxstyle.register(term(axis="brightness"))
+
+
+@pytest.mark.parametrize(
+    "body", ["K * view.image.sum()", "half(view.image)", "view.image.sum() * TABLE['k'][0]"]
+)
+def test_a_digest_is_of_the_values_that_a_function_reads_where_it_was_defined(body):
+    """As in a notebook: a cell sets a constant, and another one registers the functions."""
+
+    def digest(**constants):
+        names = {"jnp": jnp, "np": np, "K": 1.0, "TABLE": {"k": np.ones(3)}, "HALF": 0.5} | constants
+        exec(f"def half(x):\n    return HALF * x.sum()\ndef loss(view, kept):\n    return {body}\n", names)
+        jaxstyle.register(term(loss=names["loss"]))
+        return tables.TERMS["bright"].origin.sha256
+
+    changes = {"K": 2.0, "TABLE": {"k": np.zeros(3)}, "HALF": 0.25}
+    digests = [digest(), digest(), *(digest(**{name: value}) for name, value in changes.items())]
+    assert digests[0] == digests[1]
+    assert sum(other != digests[0] for other in digests) == 1  # only what this one reads
+
+
+def test_a_script_that_registers_other_values_is_another_version(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nimport jaxstyle\nfrom jaxstyle.spec import tables\n"
+        "def made(k):\n    def loss(view, kept):\n        return k * view.image.sum()\n    return loss\n"
+        "jaxstyle.register(jaxstyle.LossTerm('dark', loss=made(float(sys.argv[1]))))\n"
+        "print(tables.TERMS['dark'].origin.sha256)\n"
+    )
+    said = [run_python(script, k, check=True).stdout for k in (1, 1, 2)]
+    assert said[0] == said[1] != said[2]
+
+
+def test_a_term_registered_again_reads_its_constants_again():
+    names = {"jnp": jnp, "K": 0.0}
+    exec("def loss(view, kept):\n    return jnp.sum((view.image.mean((0, 1)) - K) ** 2)\n", names)
+    own = {
+        "size": 48,
+        "steps": 20,
+        "optimizer": "adam",
+        "content_layer": "conv1_2",
+        "style_layers": "conv1_1",
+    }
+    content, means = random_image(32, 48, 1), []
+    for names["K"] in (0.0, 255.0):
+        jaxstyle.register(term(loss=names["loss"], keep=None))
+        means.append(jaxstyle.stylize(content, content, bright_weight=1e9, **own).mean())
+    assert means[0] < means[1] - 50
 
 
 @pytest.mark.parametrize("flags", [("--plugin",), ("--plugin", ""), ("--plugin=",)])

@@ -9,7 +9,7 @@ from jaxstyle.plan.cells import sweep_cells
 from jaxstyle.plan.chunks import Chunk
 from jaxstyle.plan.planner import make_plan
 from jaxstyle.run import unfinished
-from jaxstyle.run.unfinished import begun_blocks, checkpoint_of
+from jaxstyle.run.unfinished import Unfinished, begun_blocks, checkpoint_of
 from jaxstyle.run.work import Begun, blocks
 from jaxstyle.rundir.checkpoints import clear_others
 from jaxstyle.rundir.chunks import chunk_name
@@ -48,10 +48,10 @@ class Place:
         self.plan = dataclasses.replace(plan, chunks=tuple(Chunk(i, 0, (i,)) for i in range(CHUNKS)))
         self.run, self.sources = run, Sources(sweep, {"/c": "c", "/s": "s"}, "w")
 
-    def save(self, *numbers, places=1, plan=None):
+    def save(self, *numbers, places=1, plan=None, passes=0):
         """Keep a state of a block, as a process with so many places would."""
         kept = checkpoint_of(self.run, self.sources, plan or self.plan, numbers, places)
-        kept.save({}, {"x": np.zeros(3)})
+        kept.save({}, {"launch": np.array(0), "coarser": np.array(0), "passes": np.array(passes)})
 
     def done(self, *numbers):
         """Have the files of chunks on the disk."""
@@ -104,27 +104,57 @@ def test_a_state_is_gone_on_with_at_its_own_number_of_places(place, saved, devic
 
 
 def test_a_state_that_was_set_aside_is_taken_up_again_by_whom_it_suits(place):
-    place.save(0, 1, places=2)
+    place.save(0, 1, places=2, passes=5)
     assert place.begun()[0] == []
-    place.save(1)
+    place.save(1, passes=9)
     assert place.begun()[0] == [Begun((1,), 1)]
     assert place.there == ["000001", "000001.other"]
-    place.begun(devices=2, places=2)  # which the second one does not suit
-    assert place.there == ["000001", "000001.other-2"]
     assert place.begun(devices=2, places=2)[0] == [Begun((0, 1), 2)]
-    place.begun(todo=[1])  # 0 is another share's
-    assert place.there == ["000001", "000001.other"]
+    assert place.there == ["000001", "000001.other-2"]
+    found, _, (aside,) = place.begun(todo=[1])  # 0 is another share's
+    assert (found, place.there) == ([Begun((1,), 1)], ["000001", "000001.other"])
+    assert aside.endswith("set aside as 000001.other until the run is done")
     clear_others(place.run)
     assert place.there == ["000001"]
 
 
-def test_blocks_that_go_on_have_no_chunk_in_common(place):
-    place.save(0)
-    place.save(0, 2, places=2)
+def test_parts_without_a_state_are_in_nobodys_way(place):
+    """A process was killed before its first state, and no `--resume` could go on."""
+    place.save(0, 1, places=2)
+    place.begun()
+    place.save(1)
+    (place.run.path / "checkpoints" / "000001" / "state.npz").unlink()
+    assert place.there == ["000001", "000001.other"]
+    assert place.begun(places=2)[0] == [Begun((0, 1), 2)]
+    assert place.there == ["000001"]
+
+
+@pytest.mark.parametrize(("alone", "together"), [(9, 5), (5, 9)])
+def test_of_two_states_of_a_chunk_the_one_that_is_further_on_goes_on(place, alone, together):
+    place.save(0, passes=alone)
+    place.save(0, 2, places=2, passes=together)
     found, _, (aside,) = place.begun(places=2)
-    assert found == [Begun((0, 2), 2)]
-    assert "000000" in aside
-    assert place.there == ["000000.other", "000002"]
+    assert "another state is further on, and of some of the same chunks; set aside as" in aside
+    if alone > together:
+        assert (found, place.there) == ([Begun((0,), 1)], ["000000", "000002.other"])
+    else:
+        assert (found, place.there) == ([Begun((0, 2), 2)], ["000000.other", "000002"])
+    place.begun(places=1)
+    place.begun(places=2)
+    assert place.begun(places=2)[0] == found
+
+
+def test_launches_that_nobody_needs_are_passed_over(place):
+    rounds = [[[cell] for cell in place.plan.cells[start : start + 2]] for start in (0, 2, 4)]
+    kept = Unfinished(checkpoint_of(place.run, place.sources, place.plan, (4, 5), 2), rounds, 1.0)
+    kept.pass_over({0, 3, 5})
+    assert kept.current == rounds[0]
+    kept.pass_over({3, 5})
+    assert kept.current == rounds[1]
+    kept.pass_over({5})
+    assert kept.current == rounds[2]
+    kept.pass_over(set())
+    assert len(kept.done) == len(kept.launches) == 6
 
 
 def test_a_share_takes_no_chunk_of_another_with_a_state(place):

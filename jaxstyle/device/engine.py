@@ -55,6 +55,7 @@ from jaxstyle.plan.canvases import canvas_of
 from jaxstyle.plan.costs import NOMINAL_FLOPS, WINOGRAD_PLATFORMS, nominal_platform
 from jaxstyle.plan.programs import Program
 from jaxstyle.plan.stages import COARSE_EVALUATIONS
+from jaxstyle.spec.plugin_blame import blamed_together
 from jaxstyle.spec.tables import OPTIMIZERS, POOLINGS, TERMS
 from jaxstyle.vgg import layers
 from jaxstyle.vgg.network import Bound, Params, bind
@@ -165,9 +166,10 @@ class Engine:
         if fresh := key not in _step_programs:
             network = self.network(program)
             traced = "" if self._mesh else self._kept_key("step", program, self.winograd)
-            _step_programs[key] = compile_program(
-                program, network.features, network.params, self.device, self._mesh, key=traced
-            )
+            with blamed_together(program.plugin_rows):
+                _step_programs[key] = compile_program(
+                    program, network.features, network.params, self.device, self._mesh, key=traced
+                )
         return _step_programs[key], fresh
 
     def forget(self, program: Program) -> None:
@@ -249,7 +251,8 @@ class Engine:
             _target_programs[key] = target_program(
                 program, network.features, of, self.device, role=role, key=traced
             )
-        return jax.tree.map(np.array, _target_programs[key](*of))
+        with blamed_together(program.plugin_rows):
+            return jax.tree.map(np.array, _target_programs[key](*of))
 
     def blank_rows(self, program: Program, role: str) -> Targets:
         """Zeros in place of the targets of one image, for cells that have no content, or no style.
@@ -434,5 +437,6 @@ def _digest(pixels: np.ndarray) -> str:
 def _functions(program: Program) -> tuple[Any, ...]:
     """The functions and fields of a program's rows, which a plugin may replace while a process runs."""
     rows = [TERMS[name] for name in program.terms]
-    terms = [(row.name, row.of, row.taps, row.loss, row.keep) for row in rows]
-    return POOLINGS[program.pool].pool, *terms
+    terms = [(row.name, row.of, row.taps, row.loss, row.keep, TERMS.turns[row.name]) for row in rows]
+    turns = POOLINGS.turns[program.pool], OPTIMIZERS.turns[program.optimizer]
+    return POOLINGS[program.pool].pool, turns, *terms

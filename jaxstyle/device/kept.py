@@ -129,10 +129,13 @@ def save(kind: str, key: str, data: bytes, *, level: int = 1, limit_bytes: int |
 
 def _cut(folder: Path, limit_bytes: int) -> None:
     """Delete the files of a folder that were not asked for longest, until it has at most this size."""
-    files = sorted(((path.stat(), path) for path in folder.iterdir()), key=lambda f: f[0].st_mtime_ns)
-    size = sum(stat.st_size for stat, _ in files)
-    for stat, path in files:
+    files = []
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # which another process has deleted or renamed
+            files.append((path.stat().st_mtime_ns, path.stat().st_size, path))
+    size = sum(bytes_ for _, bytes_, _ in files)
+    for _, bytes_, path in sorted(files):
         if size <= limit_bytes:
             return
         path.unlink(missing_ok=True)
-        size -= stat.st_size
+        size -= bytes_

@@ -161,7 +161,9 @@ def _aval(aval: Any) -> tuple[Any, str]:
 
 
 def spelled(tree: Any) -> Any:
-    """A tree of tuples, in lists that begin with the name of their type."""
+    """A tree of tuples and dictionaries, tuples as lists that begin with the name of their type."""
+    if isinstance(tree, dict):
+        return {name: spelled(of) for name, of in tree.items()}
     if not isinstance(tree, tuple):
         return tree
     kind = type(tree)
@@ -170,6 +172,8 @@ def spelled(tree: Any) -> Any:
 
 def meant(spelled: Any) -> Any:
     """The tree that `spelled` spelled; it raises ValueError for one that it never does."""
+    if isinstance(spelled, dict):
+        return {name: meant(of) for name, of in spelled.items()}
     if not isinstance(spelled, list):
         return spelled
     name, *parts = spelled[0], *map(meant, spelled[1:])

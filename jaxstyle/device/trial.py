@@ -9,8 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxstyle.cell import objective
+from jaxstyle.cell import objective, solvers
 from jaxstyle.cell.poolings import border, pooling
 from jaxstyle.device.batch import Device, Layers, argument_shapes, lower
 from jaxstyle.device.engine import Engine
@@ -18,8 +19,10 @@ from jaxstyle.device.jax_settings import default_settings
 from jaxstyle.device.memory import is_out_of_memory, planned_memory
 from jaxstyle.plan.programs import Memory, Program
 from jaxstyle.plan.stages import halved_shape
+from jaxstyle.spec import tables
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.tables import TERMS
+from jaxstyle.spec.plugin_blame import blamed_together
+from jaxstyle.spec.tables import OPTIMIZERS, TERMS
 from jaxstyle.vgg.network import bind
 
 
@@ -59,6 +62,13 @@ def try_out(program: Program, weights: Layers, styles: Iterable[tuple[int, int]]
     Raises:
         JaxstyleError: for a plugin's function that fails or returns something unsuitable.
     """
+    with blamed_together(program.plugin_rows):
+        _try_out(program, weights, styles)
+        if OPTIMIZERS[program.optimizer].origin is not None:
+            _try_optimizer(program)
+
+
+def _try_out(program: Program, weights: Layers, styles: Iterable[tuple[int, int]]) -> None:
     bound = bind(
         weights,
         taps=program.taps,
@@ -70,7 +80,11 @@ def try_out(program: Program, weights: Layers, styles: Iterable[tuple[int, int]]
     features, params = bound.features, jax.eval_shape(lambda params: params, bound.params)
     for coarser in range(program.coarser + 1):
         stage = replace(program.stage(coarser), width=1)
-        lower(stage, features, params)
+        traced = [lower(stage, features, params).segment.as_text() for _ in range(2)]
+        if traced[0] != traced[1]:
+            where = " or ".join(row.where for row in program.plugin_rows)
+            why = "is another program each time that it is traced; make constants that it keeps with NumPy"
+            raise JaxstyleError(where, f"{why}, and random numbers from a seed of its own")
         needed = _kept_shapes(argument_shapes(stage, 1, features, params)[2].terms, rows=True)
         for shape in {halved_shape(style, coarser) for style in styles}:
             image = jax.ShapeDtypeStruct((*shape, 3), jnp.float32)
@@ -83,6 +97,31 @@ def try_out(program: Program, weights: Layers, styles: Iterable[tuple[int, int]]
                 if own != needed[name] and not TERMS[name].equal_sizes:
                     why = "the shape of what it keeps of a style must not depend on the size of the image"
                     raise JaxstyleError(TERMS[name].where, why)
+
+
+def _try_optimizer(program: Program) -> None:
+    """Look at the state of a plugin's optimizer, and at its first step down a slope.
+
+    Raises:
+        JaxstyleError: if no file can hold the state, or a transformation of optax steps upwards.
+    """
+    row, own = OPTIMIZERS[program.optimizer], program.optimizer_settings
+    solver, image = solvers.make(row.name, own), jnp.zeros((4, 4, 3))
+    state = solver.init(image)
+    for leaf in jax.tree.leaves(state):
+        kind = leaf.dtype.kind if isinstance(getattr(leaf, "dtype", None), np.dtype) else ""
+        if kind not in ("b", "i", "u", "f"):
+            what = getattr(leaf, "dtype", type(leaf).__name__)
+            mend = "use float32, or uint32 for a key"
+            raise JaxstyleError(row.where, f"no checkpoint can hold {what}, a value of its state; {mend}")
+    if isinstance(tables.function(row.make)(**own), solvers.Solver):
+        return  # which may look around before it steps
+    slope = 1e3 * jax.random.normal(jax.random.key(0), image.shape)
+    seen = solvers.Evaluation(image, jnp.float32(1.0), slope)
+    move = solver.update(seen, image, state, jnp.float32(1.0), jnp.int32(0))
+    if float(jnp.sum((move.image - image) * slope)) > 0:
+        why = "its first step goes up: the learning rate is subtracted already"
+        raise JaxstyleError(row.where, f"{why}; give a direction alone, such as optax.scale_by_adam")
 
 
 def _kept_shapes(terms: Any, *, rows: bool = False) -> dict[str, list[Any]]:

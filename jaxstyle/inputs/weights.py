@@ -32,7 +32,7 @@ from jaxtyping import Float
 
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.presets import PACKAGE
-from jaxstyle.spec.tables import POOLINGS
+from jaxstyle.spec.tables import MEASURED_MEANS, POOLINGS
 from jaxstyle.vgg import layers
 
 PACKAGED_SHA256 = "2f8f319767b0df90e5d1b7236f3c6073b18f8407a14e219b24be5a463b1577ea"
@@ -277,8 +277,9 @@ def _means(what: str, file: h5py.File, row: layers.Conv, pool: str) -> np.ndarra
     pool = POOLINGS[pool].means or pool
     dataset = _dataset(what, file, f"{row.name}/mean_{pool}")
     if dataset is None:
+        mend = MEND if pool in MEASURED_MEANS else 'give the plugin\'s pooling means="avg" or means="max"'
         raise JaxstyleError(
-            "network", f"{what} has no mean activations for {pool} pooling to normalise by; {MEND}"
+            "network", f"{what} has no mean activations for {pool} pooling to normalise by; {mend}"
         )
     means = _array(what, dataset, (row.out_channels,), "f4")
     if (means < 0).any() or not (means > 0).any():

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from jaxstyle.plan.costs import CHECKPOINT_SHARE, NOMINAL_WRITE, PASS_FLOPS, TILE_ROWS
 from jaxstyle.plan.stages import COARSE_EVALUATIONS, halved_shape
 from jaxstyle.plan.tiles import part_count
+from jaxstyle.spec.rows import NamedRow
 from jaxstyle.spec.tables import LOSSES, OPTIMIZERS, PADDINGS, POOLINGS, STYLE_LOSSES, TERMS
 from jaxstyle.vgg import layers
 
@@ -80,6 +81,12 @@ class Program:
         """
         rows = (POOLINGS[self.pool], PADDINGS[self.padding], *(TERMS[name] for name in self.terms))
         return not self.regions and all(row.canvas for row in rows)
+
+    @property
+    def plugin_rows(self) -> tuple[NamedRow, ...]:
+        """The rows of plugins that it uses."""
+        rows = POOLINGS[self.pool], OPTIMIZERS[self.optimizer], *(TERMS[name] for name in self.terms)
+        return tuple(row for row in rows if row.origin is not None)
 
     @property
     def optimizer_settings(self) -> dict[str, float]:

@@ -75,6 +75,8 @@ class Run:
         """
         row = self._row(cell)
         last = int(row["steps"])
+        if step is not None and not hasattr(step, "__index__"):
+            raise JaxstyleError("step", f"{step!r} is not a whole number; give one of the run's steps")
         path = self.path / (row["image"] if step is None else image_name(cell, step, last))
         if step is not None and not path.exists():
             named = (image_step(p.name) for p in path.parent.glob(f"{cell:06d}-step*.png"))
@@ -174,17 +176,21 @@ class Run:
 def with_one_type_each(table: pandas.DataFrame) -> pandas.DataFrame:
     """A table of `results.csv` whose columns have one type each, as Parquet needs them.
 
-    Numbers among empty cells become integers with missing values, numbers among texts become texts.
+    Empty cells become missing values, of integers where a column holds nothing else; numbers among texts
+    become texts.
     """
     import pandas
 
     found = table.copy()
     for name in table.columns[[str(kind) == "object" for kind in table.dtypes]]:
-        kinds = {type(value) for value in table[name] if not isinstance(value, str) or value}
-        if kinds == {int}:
-            found[name] = pandas.array([pandas.NA if v == "" else v for v in table[name]], "Int64")
-        elif str in kinds and len(kinds) > 1:
-            found[name] = [str(value) for value in table[name]]
+        values = [None if isinstance(value, str) and not value else value for value in table[name]]
+        kinds = {type(value) for value in values} - {type(None)}
+        if kinds <= {int}:
+            found[name] = pandas.array([pandas.NA if v is None else v for v in values], "Int64")
+        elif kinds <= {int, float}:
+            found[name] = pandas.array([float("nan") if v is None else v for v in values], "float64")
+        else:
+            found[name] = [value if value is None else str(value) for value in values]
     return found
 
 

@@ -189,16 +189,17 @@ class Seen:
 
 def look(
     image: str | os.PathLike[str] | np.ndarray,
-    layers: Sequence[str] = FEATURE_LAYERS,
+    layers: str | Sequence[str] = FEATURE_LAYERS,
     *,
     size: int | str = 256,
     pool: str = "avg",
     padding: str = "zeros",
     weights: str | os.PathLike[str] | None = None,
+    float_0_255: bool = False,
     options: RunOptions | None = None,
 ) -> Seen:
     """VGG19's feature maps of one image, computed as for the content of a cell; see `feature_maps`."""
-    names = [layer_name("layers", name) for name in layers]
+    names = [layer_name("layers", name) for name in ([layers] if isinstance(layers, str) else layers)]
     for name in names:
         if names.count(name) > 1:
             raise JaxstyleError("layers", f"{name} is there twice; give each once")
@@ -208,7 +209,7 @@ def look(
     path = (
         os.path.join(os.curdir, NONE)
         if isinstance(image, str) and image == NONE
-        else _named("image", image, in_memory)
+        else _named("image", image, in_memory, float_0_255=float_0_255)
     )
     # The smallest sweep that has these layers: nothing but the targets of its contents is computed.
     blank = _named("no style", np.zeros((MIN_SIZE_PX, MIN_SIZE_PX, 3), np.uint8), in_memory)
@@ -238,22 +239,24 @@ def look(
 
 def feature_maps(
     image: str | os.PathLike[str] | np.ndarray,
-    layers: Sequence[str] = FEATURE_LAYERS,
+    layers: str | Sequence[str] = FEATURE_LAYERS,
     *,
     size: int | str = 256,
     pool: str = "avg",
     padding: str = "zeros",
     weights: str | os.PathLike[str] | None = None,
+    float_0_255: bool = False,
 ) -> dict[str, Float[np.ndarray, "h2 w2 c"]]:
     """VGG19's activations in one image, after each layer's ReLU.
 
     Args:
-        image: its path, or its pixels: RGB, uint8, 0 to 255.
-        layers: such as `conv4_2`.
+        image: its path, a PIL image, or pixels as for `stylize`.
+        layers: such as `conv4_2`; one or several.
         size: longest edge in px, or `WxH` to fill and crop.
         pool: `avg`, `max`, `blur` or `l2`.
         padding: `zeros`, `reflect`, `replicate` or `circular`.
         weights: path of VGG19's weights; None for the packaged ones.
+        float_0_255: see `stylize`.
 
     Returns:
         float32 arrays by layer, from the image downwards.
@@ -261,7 +264,8 @@ def feature_maps(
     Raises:
         JaxstyleError: for an image, a layer or a setting that is wrong, or too little memory.
     """
-    return look(image, layers, size=size, pool=pool, padding=padding, weights=weights).maps
+    about = {"pool": pool, "padding": padding, "weights": weights, "float_0_255": float_0_255}
+    return look(image, layers, size=size, **about).maps
 
 
 # --- inputs and outputs ---------------------------------------------------------------------------

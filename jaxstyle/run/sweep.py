@@ -64,6 +64,8 @@ def run_sweep(
     for option, mend in OF_COMMANDS.items():
         if getattr(checked, option):
             raise JaxstyleError(option, f"is for python -m jaxstyle.sweep; {mend}")
+    if not isinstance(name, str) or not name.isprintable() or not name or "/" in name:
+        raise JaxstyleError("name", f"{name!r} is not a name of a directory; give a word, such as 'sweep'")
     with listening(on_event):
         return _run_sweep(_begun(sweep, checked), checked, name, width)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from jaxstyle.plan.chunks import Plan
 from jaxstyle.plan.costs import CHECKPOINT_SHARE
 from jaxstyle.run.launcher import LaunchResult
 from jaxstyle.run.work import Begun
-from jaxstyle.rundir.checkpoints import OTHER, Arrays, Checkpoint, saved
+from jaxstyle.rundir.checkpoints import OTHER, Arrays, Checkpoint, Saved, saved
 from jaxstyle.rundir.chunks import chunk_name
 from jaxstyle.rundir.directory import CHECKPOINTS, RunDirectory
 from jaxstyle.rundir.fingerprints import Sources, fingerprint
@@ -31,6 +32,7 @@ DIGEST = 64
 ON = " on "
 """Stands before the number of launches that are computed together, in the fingerprint of a state."""
 DAMAGED = "is damaged"
+FURTHER = "another state is further on, and of some of the same chunks"
 ELSEWHERE = "was saved for other devices, another batch width, other cells side by side or other shares"
 """Why a state of this code cannot be used by this process."""
 
@@ -68,6 +70,14 @@ class Unfinished:
         """Record the launches of a round that is done."""
         self.done += launched
         self.progress, self._saved[1:] = None, [0, 0]
+
+    def pass_over(self, needed: Collection[int]) -> None:
+        """Leave out the next rounds that have no cell of these ids: their chunks are on the disk."""
+        while len(self.done) < len(self.launches):
+            if any(cell.id in needed for cells in self.current for cell in cells):
+                return
+            nothing = np.zeros(0, np.uint8), {}, np.zeros(0, np.int32)
+            self.finish([LaunchResult(cells, *nothing) for cells in self.current])
 
     def is_due(self) -> bool:
         """Whether to save now: with another segment like the last, more work could be lost than may be.
@@ -152,7 +162,8 @@ def checkpoint_of(
 
 def tell_aside(display: Teller, aside: Path, why: str) -> None:
     """Report a state that was set aside."""
-    text = f"{aside.with_suffix('')}: {why}; its cells begin anew; set aside as {aside.name}"
+    anew = "" if why == FURTHER else "; its cells begin anew"
+    text = f"{aside.with_suffix('')}: {why}{anew}; set aside as {aside.name}"
     text += "" if why == DAMAGED else " until the run is done"
     display.event("set-aside", text, aside=str(aside))
 
@@ -181,36 +192,51 @@ def begun_blocks(
         devices: the number of devices that compute a block.
         places: the number of launches that they can compute together.
     """
-    checkpoints, wanted, found = run.path / CHECKPOINTS, {*todo}, list[Begun]()
-    kept: dict[int, list[Path]] = {}
+    checkpoints, wanted = run.path / CHECKPOINTS, {*todo}
+    found: dict[Path, Begun] = {}
+    states: dict[Path, Saved | None] = {}
     for path in sorted(checkpoints.glob("*/state.npz")):
         number, _, ending = path.parent.name.partition(".")
         if number.isdecimal() and int(number) in wanted and ending.partition("-")[0] in ("", OTHER):
-            kept.setdefault(int(number), []).append(path.parent)
-    for number, folders in sorted(
-        kept.items(), reverse=True
-    ):  # blocks of several chunks before their parts
-        free = wanted - {n for begun in found for n in begun.numbers}
-        usable = {folder: _usable(run, sources, plan, folder, free, devices, places) for folder in folders}
-        first = checkpoints / f"{number:06d}"
-        if isinstance(why := usable.get(first), str):
-            aside = Checkpoint(run, number, "").set_aside("bad" if why == DAMAGED else OTHER)
-            tell_aside(display, aside, why)
-        for folder, use in usable.items():  # the one that is not set aside is the first
-            if not isinstance(use, str):
-                begun, plan = use
-                found.append(begun)
-                if folder != first:
-                    os.replace(folder, first)
-                break
-    return found, plan
+            states[path.parent] = saved(path.parent)
+    # The furthest first: another may be of some of the same chunks.
+    for folder, state in sorted(states.items(), key=lambda of: _progress(of[1]), reverse=True):
+        place, taken = folder.with_suffix(""), {n for begun in found.values() for n in begun.numbers}
+        if state is None:
+            use = DAMAGED
+        elif taken & {*state.together}:
+            use = FURTHER
+        else:
+            use = _usable(run, sources, plan, state, wanted - taken, devices, places)
+        if not isinstance(use, str):
+            found[place], plan = use
+            if folder != place:
+                _make_room(run, place, display)
+                os.replace(folder, place)
+        elif folder == place and place not in found:
+            aside = Checkpoint(run, int(place.name), "").set_aside("bad" if use == DAMAGED else OTHER)
+            tell_aside(display, aside, use)
+    return [*found.values()], plan
+
+
+def _progress(state: Saved | None) -> tuple[tuple[int, ...], int]:
+    """The progress of a state, and its number of chunks."""
+    return ((), 0) if state is None else (state.progress, len(state.together))
+
+
+def _make_room(run: RunDirectory, place: Path, display: Teller) -> None:
+    """Set aside the state in the folder that another one is to have, or remove parts without a state."""
+    if (place / "state.npz").exists():
+        aside = Checkpoint(run, int(place.name), "").set_aside(OTHER)
+        tell_aside(display, aside, FURTHER)
+    shutil.rmtree(place, ignore_errors=True)
 
 
 def _usable(
     run: RunDirectory,
     sources: Sources,
     plan: Plan,
-    folder: Path,
+    state: Saved,
     free: Collection[int],
     devices: int,
     places: int,
@@ -218,13 +244,11 @@ def _usable(
     """The block that a state is of, and the plan with the width that it had; or why it cannot be used.
 
     Args:
-        folder: the folder of the state.
+        state: the marks of the state.
         free: the chunks that are to be computed and belong to no other block.
         devices: see `begun_blocks`.
         places: see `begun_blocks`.
     """
-    if (state := saved(folder)) is None:
-        return DAMAGED
     digests, _, on = state.fingerprint.partition(ON)
     *marks, code = (digests[i : i + DIGEST] for i in range(0, len(digests), DIGEST))
     if code != code_digest():

@@ -6,6 +6,7 @@ for every device. It takes no lock: whoever holds the run directory, or a share 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -115,11 +116,15 @@ class Worker:
             width=program.narrower.width,
         )
 
-    def _one_at_a_time(self, program: Program, error: RuntimeError) -> bool:
+    def _places(self, block: Block) -> int:
+        """Number of launches of a block that are computed together."""
+        return min(block.places or self.places, self.places)
+
+    def _one_at_a_time(self, block: Block, program: Program, error: RuntimeError) -> bool:
         """Whether launches no longer run side by side on a CPU, because memory ran out when they did."""
         from jaxstyle.device.memory import is_out_of_memory
 
-        if self.places == self._devices or not is_out_of_memory(error):
+        if self._places(block) == self._devices or not is_out_of_memory(error):
             return False
         self.places = self._devices
         self._display.event(
@@ -148,22 +153,25 @@ class Worker:
         """
         import jax
 
-        seconds, again = self._seconds, False
+        seconds = self._seconds
+        self._left -= {*block.numbers} - {*block.left}  # they keep their width
+        needed = {cell for number in block.left for cell in self.plan.chunks[number].cells}
         while True:
             program = self.make_ready(block)
             spent, steps_before, cost_before = seconds["compute_s"], self._steps_done, self._cost_done
-            kept = self._kept(block, program, again=again)
-            skipped, again = self._steps_kept(block, kept, program), True
+            kept = self._kept(block, program, needed)
+            skipped = self._steps_kept(kept, program, needed)
             self._display.skip(skipped, skipped * program.step_cost)
             try:
                 while len(kept.done) < len(kept.launches):
-                    kept.finish(self._round(block, program, kept, asked_to_end))
+                    kept.finish(self._round(program, kept, needed, asked_to_end))
+                    kept.pass_over(needed)
                 self._left -= set(block.numbers)
                 traced = self.launcher.made[program]
                 self._on_program(program, traced)  # again, for the target programs are only counted now
                 return kept.done
             except jax.errors.JaxRuntimeError as error:
-                if not self._one_at_a_time(program, error):
+                if not self._one_at_a_time(block, program, error):
                     self._narrow(block.left[0], error)
             # The failed launch is gone only here: until now the error's traceback held its memory.
             seconds["lost_s"] += seconds["compute_s"] - spent
@@ -188,16 +196,10 @@ class Worker:
         ]
         return [every[start : start + n] for start in range(0, len(every), n)]
 
-    def _kept(self, block: Block, program: Program, *, again: bool) -> Unfinished:
-        """State of a block as an earlier process left it, or of its start if nothing usable was kept.
-
-        Args:
-            block: the block.
-            program: its program.
-            again: whether this process has begun the block before, and run out of memory.
-        """
+    def _kept(self, block: Block, program: Program, needed: Collection[int]) -> Unfinished:
+        """State of a block as an earlier process left it, or of its start if nothing usable was kept."""
         every_s = program.checkpoint_s(self._inputs.sweep.checkpoint_every)
-        places = min(block.places or self.places, self.places)
+        places = self._places(block)
         of = checkpoint_of(self._run, self._inputs.sources, self.plan, block.numbers, places)
         kept = Unfinished(of, self._rounds(block.numbers, program, places), every_s)
         if self._checkpoints:
@@ -206,36 +208,33 @@ class Worker:
             except JaxstyleError as error:
                 aside = kept.checkpoint.set_aside()
                 self._display.event("set-aside", f"{error}; set aside as {aside.name}", aside=str(aside))
-            if of.of_another and not again:  # of a worker of a cluster with other devices or code
-                tell_aside(self._display, of.set_aside(OTHER), ELSEWHERE)
+            if of.of_another:  # of a worker with other devices or code, or before memory ran out
+                with contextlib.suppress(FileNotFoundError):  # another worker may have set it aside
+                    tell_aside(self._display, of.set_aside(OTHER), ELSEWHERE)
+        kept.pass_over(needed)
         if kept.progress is not None:
-            ids, passes = [cell.id for cells in kept.current for cell in cells], kept.progress.passes
+            ids = [cell.id for cells in kept.current for cell in cells if cell.id in needed]
+            passes = kept.progress.passes
             self._display.event("continue", chunk=block.left[0], cells=ids, passes=passes)
         return kept
 
-    def _share_left(self, block: Block, launches: Sequence[Sequence[Cell]]) -> float:
-        """Share of the cells of launches whose chunks are not on the disk; only these are reported."""
-        left = {cell for number in block.left for cell in self.plan.chunks[number].cells}
-        cells = [cell.id for own in launches for cell in own]
-        return sum(cell in left for cell in cells) / len(cells) if cells else 0.0
-
-    def _steps_kept(self, block: Block, kept: Unfinished, program: Program) -> float:
-        """Image-steps of the full size that need not be done again."""
+    def _steps_kept(self, kept: Unfinished, program: Program, needed: Collection[int]) -> float:
+        """Image-steps of the full size that need not be done again, of the cells of some ids."""
         before = kept.launches[: len(kept.done)]
-        done = sum(map(len, before)) * self._share_left(block, before)
+        done = sum(cell.id in needed for cells in before for cell in cells)
         steps = done * (program.coarse_image_steps + self.plan.steps[-1])
         if (progress := kept.progress) is not None:
             own = full_size_steps(program, progress.coarser, progress.passes)
             for coarser in range(progress.coarser + 1, program.coarser + 1):
                 own += full_size_steps(program, coarser, COARSE_EVALUATIONS)
-            steps += sum(map(len, kept.current)) * self._share_left(block, kept.current) * own
+            steps += sum(cell.id in needed for cells in kept.current for cell in cells) * own
         return steps
 
     def _round(
         self,
-        block: Block,
         program: Program,
         kept: Unfinished,
+        needed: Collection[int],
         asked_to_end: Callable[[], BaseException | None],
     ) -> list[LaunchResult]:
         """Compute the next round of launches; see `compute`.
@@ -244,12 +243,13 @@ class Worker:
         runs out.
         """
         course = self.launcher.launch(kept.current, program, begin=kept.progress)
-        left = self._share_left(block, kept.current)
+        cells = [cell.id for own in kept.current for cell in own]
+        share = sum(cell in needed for cell in cells) / len(cells)  # the others are on the disk already
         with timed(self._seconds, "compute_s"), signals.signals_held() as asked:
             for image_steps, cost, progress in course:
-                self._steps_done += image_steps * left
-                self._cost_done += cost * left
-                self._display.advance(image_steps * left, cost * left)
+                self._steps_done += image_steps * share
+                self._cost_done += cost * share
+                self._display.advance(image_steps * share, cost * share)
                 stop = asked_to_end() or asked()
                 if self._checkpoints and (kept.is_due() or stop is not None):
                     seconds = kept.save(progress())

@@ -112,13 +112,17 @@ class Saved(NamedTuple):
     fingerprint: str
     together: tuple[int, ...]
     """The chunks that were computed together; none in states of earlier versions."""
+    progress: tuple[int, ...]
+    """Launches done, stages done (the coarser ones left, negative) and passes done; more is larger."""
 
 
 def saved(folder: Path) -> Saved | None:
     """The marks of the state in a folder; None if it is damaged."""
     try:
         state = _read_arrays(folder / "state.npz")
-        return Saved(str(state["fingerprint"]), tuple(map(int, state.get("together", ()))))
+        launch, coarser, passes = (int(state[name]) for name in ("launch", "coarser", "passes"))
+        together = tuple(map(int, state.get("together", ())))
+        return Saved(str(state["fingerprint"]), together, (launch, -coarser, passes))
     except _UNREADABLE:
         return None
 

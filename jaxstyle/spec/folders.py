@@ -18,7 +18,7 @@ from jaxstyle.spec.blends import files_of
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.paths import taken_from
 from jaxstyle.spec.settings import Sweep
-from jaxstyle.spec.values import WORDS
+from jaxstyle.spec.values import WORDS, plain_value
 
 FOLDER_AXES = ("content", "style")
 """The axes whose values may be folders."""
@@ -92,12 +92,11 @@ def with_images(
     """
     out, found = dict(table), dict[str, tuple[str, ...]]()
     for axis in FOLDER_AXES:
-        given = table.get(axis, ())
+        given = plain_value(table.get(axis, ()))
         values: list[Any] = []
         for value in given if isinstance(given, list | tuple) else [given]:
             path = taken_from(base, os.fspath(value)) if isinstance(value, str | os.PathLike) else ""
-            is_word = not value or value in WORDS[axis]
-            if not path or is_word or path in files or not os.path.isdir(path):
+            if not path or value in ("", *WORDS[axis]) or path in files or not os.path.isdir(path):
                 values.append(value)
                 continue
             found[axis] = (*found.get(axis, ()), path)

@@ -86,6 +86,8 @@ def run_share(options: RunOptions, environment: Mapping[str, str] = os.environ) 
 
 def check_options(options: RunOptions) -> RunOptions:
     """`options` with every value checked. Raises JaxstyleError for the first one that is wrong."""
+    if not isinstance(options, RunOptions):
+        raise JaxstyleError("options", f"{shown(options)} is not a RunOptions; give RunOptions(out=...)")
     checked = {name: plain_value(getattr(options, name)) for name in OPTION_KEYS}
     for name, row in OPTIONS.items():
         if row.check is not None and checked[name] is not None:

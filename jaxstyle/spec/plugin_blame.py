@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.tables import Origin
+from jaxstyle.spec.rows import NamedRow, Origin
 from jaxstyle.vgg import layers
 
 
@@ -28,6 +28,24 @@ def blamed(origin: Origin | None) -> Iterator[None]:
         raise JaxstyleError(at_fault(origin.file, error), error_words(error)) from error
 
 
+@contextlib.contextmanager
+def blamed_together(rows: Iterable[NamedRow]) -> Iterator[None]:
+    """Blame the plugins of rows that are traced together, for a mistake that is of no single line.
+
+    Raises:
+        JaxstyleError: for any exception but that of a device, if some row is a plugin's.
+    """
+    try:
+        yield
+    except JaxstyleError:
+        raise
+    except Exception as error:  # a derivative that JAX cannot take, for example
+        files = sorted({row.origin.file for row in rows if row.origin is not None})
+        if not files or type(error).__name__ == "JaxRuntimeError":
+            raise
+        raise JaxstyleError(" or ".join(at_fault(f, error) for f in files), error_words(error)) from error
+
+
 def at_fault(file: str, error: BaseException) -> str:
     """`FILE, line N` for the last line of a file that an exception passed through; else `FILE`."""
     if isinstance(error, SyntaxError) and error.filename == file:
@@ -44,4 +62,6 @@ def error_words(error: BaseException) -> str:
         text += "; a view holds only the layers that the term names in taps"
     if type(error).__name__ == "TracerBoolConversionError":
         text += " use jnp.where"
+    if type(error).__name__ == "UnexpectedTracerError":
+        text = "a value that was made while one program was traced is used in another; keep NumPy's arrays"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

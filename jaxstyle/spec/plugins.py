@@ -15,7 +15,6 @@ import hashlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
-import inspect
 import itertools
 import keyword
 import re
@@ -25,12 +24,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jaxstyle.spec import paths, tables
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.jax_state import is_jax_running
 from jaxstyle.spec.plugin_blame import at_fault, error_words
+from jaxstyle.spec.plugin_identity import identity
 from jaxstyle.spec.resolve import rows_used
 from jaxstyle.spec.settings import OPTION_KEYS, Sweep
 from jaxstyle.spec.tables import Origin
@@ -38,6 +36,25 @@ from jaxstyle.spec.unknown_names import RETIRED
 
 TAKEN = ("total", "best", "final", "finished")
 """Names that no loss term can have, since a column or a dataset of a run would have the same name."""
+WORDS = ("auto", "none")
+"""Names that no row can have, since they stand for no row where one is named."""
+TAKEN_AXES = frozenset(
+    """
+    alpha_beta_given balanced before began between_ratios between_seeds cell channel chunks_sha256
+    clipped code_sha256 coloured_by command component components content_distance content_taps conv1_1
+    convolution copy crop curve cv cv_high cv_low device df directory distance distance_high
+    distance_low diverged diverged_step environment evaluations failed falls family first_loss floor
+    has_content has_style height host id image image_float images label largest layer layer_weights left
+    locking loss loss_best loss_content loss_finished loss_spectrum loss_style loss_total
+    lowpass_pixel_sd luminance luminance_sd max mean mean_high mean_low mean_picture measure median min
+    noise on_front pairs periodicity pixel_sd place plan prng programs quantile quantity
+    rank ratio ratio_high ratio_low region resampling rmse schema sd sd_high sd_low seeds setting
+    shaped_by share shares side_by_side skipped snapshot start_cell status step step_best style_distance
+    style_layer_loss style_layer_weights style_parts style_source sum_of_squares taps term terms threads
+    timings top variance variant versions why width workers x x64 y
+    """.split()  # noqa: SIM905
+)
+"""Names that no axis can have, since a column, a dataset or a field of a cell has the same name."""
 _loading: list[Origin] = []
 """The file that is being loaded; empty if there is none."""
 _loaded: dict[str, tuple[str, tuple[Any, ...]]] = {}
@@ -58,11 +75,12 @@ def register(*rows: Any) -> None:
         JaxstyleError: if one is something else, lacks its function, or has a name that is taken; then none
             is added.
     """
-    caller = sys._getframe(1).f_code
+    caller = sys._getframe(1)
     found = [(_checked(row), row) for row in rows]
     for table, row in found:
         origin = _loading[-1] if _loading else _origin(row, caller)
         table.add(dataclasses.replace(row, origin=origin))
+        table.turns[row.name] += 1
 
 
 def _checked(row: Any) -> tables.Table[Any]:
@@ -82,13 +100,19 @@ def _check_names(table: tables.Table[Any], row: Any) -> None:
     """Raise JaxstyleError if the name of a row, or of a setting that it adds, is already taken."""
     table.check(row)
     name, mend = f"{row.what} {row.name}", "give another name"
+    if row.name in WORDS:
+        raise JaxstyleError(name, f"{row.name!r} stands for something else in settings; {mend}")
     if isinstance(row, tables.LossTerm) and (row.always or row.name in TAKEN):
         raise JaxstyleError(name, f"there is a loss of that name in every run; {mend}")
     fields = (*Sweep.__dataclass_fields__, *OPTION_KEYS, *RETIRED, "help", "zip")
     for flag in _flags(row):
         taken = flag in fields or hasattr(Sweep, flag)
-        if taken or keyword.iskeyword(flag) or any(flag in _flags(other) for other in _others(table, row)):
+        if taken or any(flag in _flags(other) for other in _others(table, row)):
             raise JaxstyleError(name, f"there is a setting {flag} already; {mend}")
+        if keyword.iskeyword(flag):
+            raise JaxstyleError(name, f"{flag} is a word of Python, and no name of a setting; {mend}")
+        if isinstance(row, tables.LossTerm) and flag in TAKEN_AXES:
+            raise JaxstyleError(name, f"the tables of a run have a column or a dataset {flag}; {mend}")
 
 
 def _flags(row: Any) -> tuple[str, ...]:
@@ -101,59 +125,20 @@ def _others(table: tables.Table[Any], row: Any) -> list[Any]:
     return [other for other in added if not (isinstance(other, table.kind) and other.name == row.name)]
 
 
-def _origin(row: Any, caller: types.CodeType) -> Origin:
+def _origin(row: Any, caller: types.FrameType) -> Origin:
     """The origin of a row that is not registered by a file on the command line.
 
     For a row registered while a module is imported it is that module's file, as if `--plugin` named it. For
-    any other it has a digest of the row itself, including the code of its functions.
+    any other, in a script or a notebook, it has a digest of the row itself, including the code of its
+    functions and what they read.
     """
-    file = caller.co_filename
-    if caller.co_name == "<module>" and (data := _read(file)) is not None:
+    file, imported = caller.f_code.co_filename, caller.f_globals.get("__name__") != "__main__"
+    if imported and caller.f_code.co_name == "<module>" and (data := _read(file)) is not None:
         return Origin(file, hashlib.sha256(data).hexdigest())
     functions = [f for name in row.functions if (f := getattr(row, name)) is not None]
     parts = [repr(sorted(row.record().items(), key=str)).encode()]
-    parts += map(_text, functions)
+    parts += map(identity, functions)
     return Origin(file, hashlib.sha256(b"\0".join(parts)).hexdigest())
-
-
-def _code(function: Any) -> Any:
-    """The code of a function, without decorators, compilation and partial application; None for others."""
-    function = inspect.unwrap(function)
-    while hasattr(function, "func"):
-        function = inspect.unwrap(function.func)
-    return getattr(function, "__code__", None)
-
-
-def _bound(function: Any) -> list[Any]:
-    """Values of a function besides its code: defaults, arguments of `partial`, closure variables."""
-    found: list[Any] = []
-    while function is not None:
-        found += [*getattr(function, "args", ()), *sorted(getattr(function, "keywords", {}).items())]
-        found += [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
-        found += getattr(function, "__defaults__", None) or ()
-        found += sorted((getattr(function, "__kwdefaults__", None) or {}).items())
-        function = getattr(function, "func", None) or getattr(function, "__wrapped__", None)
-    return found
-
-
-def _text(of: Any, around: tuple[Any, ...] = ()) -> bytes:
-    """Bytes that identify code, a function or a value, the same in every process where possible.
-
-    Args:
-        around: the functions that contain it.
-    """
-    if any(of is function for function in around):  # a function that refers to itself
-        return b""
-    if callable(of) and (code := _code(of)) is not None:
-        return b"\0".join(_text(part, (*around, of)) for part in (code, *_bound(of)))
-    if isinstance(of, np.ndarray):
-        return str(of.dtype).encode() + of.tobytes()
-    if not isinstance(of, types.CodeType):
-        return repr(of).encode()
-    try:
-        return inspect.getsource(of).encode()
-    except (TypeError, OSError):
-        return b"\0".join([of.co_code, repr(of.co_names).encode(), *map(_text, of.co_consts)])
 
 
 def _read(file: str) -> bytes | None:
@@ -308,7 +293,9 @@ def check_has_functions(row: Any) -> None:
     """Raise JaxstyleError if a row is known from a manifest alone, which holds no functions."""
     if row.origin is not None and getattr(row, row.functions[0]) is None:
         why = f"belongs to the plugin {row.origin.file} (sha256 {row.origin.sha256})"
-        raise JaxstyleError(f"{row.what} {row.name}", f"{why}; give the file with --plugin FILE.py")
+        raise JaxstyleError(
+            f"{row.what} {row.name}", f"{why}; give the file with --plugin FILE.py, or import it first"
+        )
 
 
 def check(sweep: Sweep) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import importlib
 import re
@@ -33,6 +34,15 @@ class Origin:
     """SHA-256 of that file, or of the row itself where it was registered in another way."""
 
 
+NAMES = "use up to 40 lower-case letters, digits and _"
+"""Characters of a name, in words."""
+
+
+def is_name(value: Any) -> bool:
+    """Whether a value can be the name of a row or of an axis."""
+    return isinstance(value, str) and re.fullmatch(r"[a-z][a-z0-9_]{0,39}", value) is not None
+
+
 @dataclass(frozen=True)
 class NamedRow:
     """Fields that every row has."""
@@ -54,11 +64,12 @@ class NamedRow:
     """Names of the fields that hold functions; only the first is required."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", self.name):
-            why = f"{self.name!r} is not a name; use up to 40 lower-case letters, digits and _"
-            raise JaxstyleError(self.what, why)
+        if not is_name(self.name):
+            raise JaxstyleError(self.what, f"{self.name!r} is not a name; {NAMES}")
         if not isinstance(self.title, str) or not self.title.isprintable():
             raise JaxstyleError(f"{self.what} {self.name}", f"{self.title!r} is not a title; give a text")
+        if not isinstance(text := getattr(self, "help", ""), str):
+            raise JaxstyleError(f"{self.what} {self.name}", f"help is {text!r}; give a text")
 
     @property
     def words(self) -> str:
@@ -97,6 +108,8 @@ class Table(Generic[Row]):
     def __init__(self, kind: type[Row], rows: Iterable[Row]):
         self.kind = kind
         self._rows: dict[str, Row] = {row.name: row for row in rows}
+        self.turns = collections.Counter[str]()
+        """The number of times that a row of each name was registered: what it reads may have changed since."""
         self._built_in = frozenset(self._rows)
 
     def __iter__(self) -> Iterator[Row]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.rows import Function, NamedRow, Table
+from jaxstyle.spec.rows import NAMES, Function, NamedRow, Table, is_name
 from jaxstyle.spec.rows import Origin as Origin
 from jaxstyle.spec.rows import function as function
 from jaxstyle.vgg import borders, layers
@@ -82,6 +82,8 @@ class LossTerm(NamedRow):
         for name in ("canvas", "curve"):
             if not isinstance(getattr(self, name), bool):
                 raise JaxstyleError(where, f"{name} is {getattr(self, name)!r}; give True or False")
+        if self.axis != "" and not is_name(self.axis):
+            raise JaxstyleError(where, f"axis: {self.axis!r} is not a name; {NAMES}")
         self._function("loss", needed=False)
         self._function("keep", needed=False)
 
@@ -139,8 +141,13 @@ class Optimizer(NamedRow):
         for name, value in dict(self.own).items():
             if not re.fullmatch(r"[a-z][a-z0-9_]*", str(name)) or type(value) not in (int, float):
                 raise JaxstyleError(where, f"own: {name!r}: {value!r}; give a name and a number")
-        if not callable(self.state_images) and not isinstance(self.state_images, int):
-            raise JaxstyleError(where, f"state_images is {self.state_images!r}; give a whole number")
+        try:
+            images = self.images(**self.own)
+        except Exception as error:  # a plugin's function may raise anything
+            why = f"state_images fails for its settings {dict(self.own)}: {error}"
+            raise JaxstyleError(where, why) from None
+        if isinstance(images, bool) or not isinstance(images, int) or images < 0:
+            raise JaxstyleError(where, f"state_images is {images!r}; give a whole number")
 
     def record(self) -> dict[str, Any]:
         """Its entry in a run's manifest, with the size of its state for its default settings."""
@@ -149,6 +156,10 @@ class Optimizer(NamedRow):
     def images(self, **own: Any) -> int:
         """Number of arrays of the image's size in its state, for given values of its own settings."""
         return self.state_images(**own) if callable(self.state_images) else self.state_images
+
+
+MEASURED_MEANS = ("avg", "max")
+"""The poolings whose mean activations come with the weights."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +189,9 @@ class Pooling(NamedRow):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._function("pool", needed=False)
+        if self.means not in ("", *MEASURED_MEANS):
+            either = " or ".join(MEASURED_MEANS)
+            raise JaxstyleError(f"{self.what} {self.name}", f"means is {self.means!r}; give {either}")
 
     @classmethod
     def recorded(cls) -> tuple[str, ...]:
