@@ -109,7 +109,7 @@ class Table(Generic[Row]):
         self.kind = kind
         self._rows: dict[str, Row] = {row.name: row for row in rows}
         self.turns = collections.Counter[str]()
-        """The number of times that a row of each name was registered: what it reads may have changed since."""
+        """Number of times that a row of each name was registered: what it reads may have changed since."""
         self._built_in = frozenset(self._rows)
 
     def __iter__(self) -> Iterator[Row]:
