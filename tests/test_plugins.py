@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import sys
+import time
 
 import h5py
 import jax
@@ -32,7 +33,7 @@ from jaxstyle.plan.planner import make_plan
 from jaxstyle.rundir import chunks, fingerprints
 from jaxstyle.rundir.records import open_record
 from jaxstyle.rundir.results_csv import read_rows
-from jaxstyle.spec import plugins, settings, tables
+from jaxstyle.spec import plugin_identity, plugins, settings, tables
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
@@ -482,6 +483,25 @@ def test_a_registered_optimizer_does_what_optax_does(narrow):
 # --- from Python ----------------------------------------------------------------------------------
 
 
+def test_an_optimizer_may_have_a_state_of_any_numbers_and_need_a_size():
+    """Momentum in Fourier space, over blocks of 8 px."""
+
+    def init(image):
+        return {"n": 0.0, "sum": jnp.fft.fft2(image, axes=(0, 1))}
+
+    def update(gradient, state, image):
+        h, w, _ = gradient.shape
+        blocks = gradient.reshape(h // 8, 8, w // 8, 8, 3)
+        means = jnp.broadcast_to(blocks.mean((1, 3), keepdims=True), blocks.shape).reshape(gradient.shape)
+        summed = 0.9 * state["sum"] + jnp.fft.fft2(means, axes=(0, 1))
+        return jnp.sign(jnp.fft.ifft2(summed, axes=(0, 1)).real), {"n": state["n"] + 1.0, "sum": summed}
+
+    jaxstyle.register(jaxstyle.Optimizer("waves", make=lambda: optax.GradientTransformation(init, update)))
+    content, own = random_image(32, 48, 1), {"content_layer": "conv1_2", "style_layers": "conv1_1"}
+    picture = jaxstyle.stylize(content, content, size=48, steps=3, optimizer="waves", **own)
+    assert picture.shape == (32, 48, 3)
+
+
 def test_stylize_takes_the_weight_of_a_registered_term():
     jaxstyle.register(term())
     content, style = random_image(32, 48, 1), random_image(32, 32, 2)
@@ -745,7 +765,7 @@ def test_workers_are_sent_the_file_and_refuse_what_has_none(palette):
     exec("def loss(view, kept):\n    return view.image.sum()\n", namespace)
     jaxstyle.register(jaxstyle.LossTerm("loose", loss=namespace["loss"]))
     resolved = resolve(Sweep(content="/c.png", style="/s.png", loose_weight=1))
-    with pytest.raises(JaxstyleError, match=r"loss term loose: .* give it with --plugin FILE\.py"):
+    with pytest.raises(JaxstyleError, match=r"loss term loose: .* give that with --plugin FILE\.py"):
         plugins.sources(resolved)
 
 
@@ -969,7 +989,8 @@ def names_of_tables(run):
     with jaxstyle.open_run(run)._results() as results, h5py.File(run / "variance.h5") as study:
         found = set()
         for file in (results, study):
-            file.visit(lambda path: found.add(path.rpartition("/")[2]))
+            shapes = [group for group in file if re.fullmatch(r"\d+x\d+", group)]
+            found |= {name for group in shapes for name in file[group]}
     for name in ("results.csv", "variance.csv"):
         found |= {*next(csv.reader((run / name).read_text("utf-8").splitlines()))}
     found |= {name for name in dir(Cell) if not name.startswith("_")}
@@ -991,22 +1012,107 @@ def test_no_axis_takes_the_name_of_a_column_a_dataset_or_a_field(finished, tmp_p
     jaxstyle.register(term(axis="brightness"))
 
 
+READERS = """
+import dataclasses, functools
+def half(x): return HALF * x.sum()
+class Twice:
+    def __init__(self): self.by = BY
+    def __call__(self, x): return self.by * x.sum()
+    @property
+    def slope(self): return SLOPE
+twice = Twice()
+@dataclasses.dataclass
+class Both:
+    first: object
+both = Both(FIRST)
+def noisy(function):
+    @functools.wraps(function)
+    def called(*arguments): return NOISE + function(*arguments)
+    return called
+@noisy
+def quiet(x): return x.sum()
+def nested(x):
+    def outer():
+        def inner(): return INNER
+        return inner()
+    return outer()
+def loss(view, kept): return {body}
+"""
+VALUES = {
+    "K": (1.0, 2.0),
+    "TABLE": ({"k": np.ones(3)}, {"k": np.zeros(3)}),
+    "SET": ({"a", "b", "c"}, {"a", "b", "d"}),
+    "OBJECTS": (np.array(["a", None], object), np.array(["b", None], object)),
+    "KEY": (jax.random.key(0), jax.random.key(1)),
+    "LARGE": (np.zeros(2000), np.eye(2000)[1]),
+    "HALF": (0.5, 0.25),
+    "BY": (2.0, 3.0),
+    "SLOPE": (0.0, 1.0),
+    "FIRST": (np.zeros(2000), np.eye(2000)[1]),
+    "NOISE": (0.0, 1.0),
+    "INNER": (0.0, 1.0),
+    "image": (0, 1),
+}
+"""Two values of every constant; no body reads the last one."""
+
+
 @pytest.mark.parametrize(
-    "body", ["K * view.image.sum()", "half(view.image)", "view.image.sum() * TABLE['k'][0]"]
+    ("body", "read"),
+    [
+        ("K * view.image.sum()", "K"),
+        ("view.image.sum() * TABLE['k'][0]", "TABLE"),
+        ("view.image.sum() * len(SET)", "SET"),
+        ("view.image.sum() * len(OBJECTS)", "OBJECTS"),
+        ("jax.random.normal(KEY, ()) * view.image.sum()", "KEY"),
+        ("view.image.sum() * LARGE[1]", "LARGE"),
+        ("half(view.image)", "HALF"),
+        ("twice(view.image)", "BY SLOPE"),
+        ("twice.__call__(view.image)", "BY SLOPE"),
+        ("both.first[0] * view.image.sum()", "FIRST"),
+        ("quiet(view.image)", "NOISE"),
+        ("nested(view.image)", "INNER"),
+        ("jax.jit(half)(view.image) + sum(map(lambda k: k * K, [1]))", "HALF K"),
+    ],
 )
-def test_a_digest_is_of_the_values_that_a_function_reads_where_it_was_defined(body):
+def test_a_digest_is_of_the_values_that_a_function_reads_where_it_was_defined(body, read):
     """As in a notebook: a cell sets a constant, and another one registers the functions."""
 
     def digest(**constants):
-        names = {"jnp": jnp, "np": np, "K": 1.0, "TABLE": {"k": np.ones(3)}, "HALF": 0.5} | constants
-        exec(f"def half(x):\n    return HALF * x.sum()\ndef loss(view, kept):\n    return {body}\n", names)
-        jaxstyle.register(term(loss=names["loss"]))
-        return tables.TERMS["bright"].origin.sha256
+        names = (
+            {"__name__": "__main__", "jax": jax, "np": np}
+            | {name: first for name, (first, _) in VALUES.items()}
+            | constants
+        )
+        exec(READERS.replace("{body}", body), names)
+        return plugin_identity.identity(names["loss"])
 
-    changes = {"K": 2.0, "TABLE": {"k": np.zeros(3)}, "HALF": 0.25}
-    digests = [digest(), digest(), *(digest(**{name: value}) for name, value in changes.items())]
-    assert digests[0] == digests[1]
-    assert sum(other != digests[0] for other in digests) == 1  # only what this one reads
+    assert digest() == digest()
+    changed = {name for name, (_, second) in VALUES.items() if digest(**{name: second}) != digest()}
+    assert changed == {*read.split()}
+
+
+def test_the_digest_of_a_function_is_the_same_in_every_process():
+    text = (
+        "from jaxstyle.spec.plugin_identity import identity\nimport numpy as np\n"
+        "LAYERS, RANDOM = {'conv1_1', 'conv2_1', 'conv3_1'}, np.random.default_rng(0)\n"
+        "TABLE = {'o': object(), 's': frozenset('abc'), 'f': len, 'a': np.array(['x', 'y'], object)}\n"
+        "def loss(view, kept):\n    return len(LAYERS) + RANDOM.random() + len(TABLE) + helper(view)\n"
+        "def helper(view):\n    return loss and helper\n"
+        "print(identity(loss).hex())\n"
+    )
+    said = [run_python("-c", text, PYTHONHASHSEED=seed, check=True).stdout for seed in ("1", "2")]
+    assert said[0] == said[1]
+    assert len(said[0]) == 65
+
+
+def test_helpers_that_share_helpers_are_looked_into_once():
+    names = {"deep0": 1.0}
+    for depth in range(1, 40):
+        exec(f"def a{depth}(x): return deep{depth - 1}\ndef b{depth}(x): return deep{depth - 1}\n", names)
+        exec(f"def deep{depth}(x): return a{depth}(x) + b{depth}(x)\n", names)
+    began = time.monotonic()
+    assert plugin_identity.identity(names["deep39"]) != plugin_identity.identity(names["deep38"])
+    assert time.monotonic() - began < 10  # not 2**39 looks
 
 
 def test_a_script_that_registers_other_values_is_another_version(tmp_path):

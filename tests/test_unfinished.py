@@ -5,10 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+from jaxstyle.device.drive import Progress
 from jaxstyle.plan.cells import sweep_cells
 from jaxstyle.plan.chunks import Chunk
 from jaxstyle.plan.planner import make_plan
 from jaxstyle.run import unfinished
+from jaxstyle.run.launcher import LaunchResult
 from jaxstyle.run.unfinished import Unfinished, begun_blocks, checkpoint_of
 from jaxstyle.run.work import Begun, blocks
 from jaxstyle.rundir.checkpoints import clear_others
@@ -155,6 +157,27 @@ def test_launches_that_nobody_needs_are_passed_over(place):
     assert kept.current == rounds[2]
     kept.pass_over(set())
     assert len(kept.done) == len(kept.launches) == 6
+
+
+def test_a_state_that_passed_over_a_chunk_which_then_got_lost_is_as_another_process_s(place):
+    """Its file was damaged after the state was saved: the run could then not be ended."""
+    rounds = [[[cell] for cell in place.plan.cells[start : start + 2]] for start in (0, 2)]
+    pixels = np.zeros((1, 1, 8, 8, 3), np.uint8)
+
+    def unfinished():
+        return Unfinished(checkpoint_of(place.run, place.sources, place.plan, (0, 1), 2), rounds, 1.0)
+
+    kept = unfinished()
+    kept.pass_over({2, 3})
+    kept.finish([LaunchResult(cells, pixels, {}, np.full(1, -1)) for cells in rounds[1]])
+    kept.save(Progress(0, 3, (), (), ()))
+    again = unfinished()
+    again.load({2, 3})
+    assert (len(again.done), again.checkpoint.of_another) == (4, False)
+    np.testing.assert_array_equal(again.done[2].pixels, pixels)
+    lost = unfinished()
+    lost.load({1, 2, 3})
+    assert (lost.done, lost.progress, lost.checkpoint.of_another) == ([], None, True)
 
 
 def test_a_share_takes_no_chunk_of_another_with_a_state(place):

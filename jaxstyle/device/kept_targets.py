@@ -43,7 +43,7 @@ def save(key: str, targets: Targets) -> None:
     told = json.dumps(spelled(structure.unflatten(range(len(leaves)))))
     try:
         same = jax.tree.structure(meant(json.loads(told))) == structure
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, LookupError):
         same = False
     if not same or any(leaf.dtype != np.float32 for leaf in leaves):
         return

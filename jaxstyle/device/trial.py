@@ -106,19 +106,18 @@ def _try_optimizer(program: Program) -> None:
         JaxstyleError: if no file can hold the state, or a transformation of optax steps upwards.
     """
     row, own = OPTIMIZERS[program.optimizer], program.optimizer_settings
-    solver, image = solvers.make(row.name, own), jnp.zeros((4, 4, 3))
-    state = solver.init(image)
-    for leaf in jax.tree.leaves(state):
-        kind = leaf.dtype.kind if isinstance(getattr(leaf, "dtype", None), np.dtype) else ""
-        if kind not in ("b", "i", "u", "f"):
-            what = getattr(leaf, "dtype", type(leaf).__name__)
+    solver, image = solvers.make(row.name, own), jnp.zeros((program.height_px, program.width_px, 3))
+    for leaf in jax.tree.leaves(jax.eval_shape(solver.init, image)):
+        if not isinstance(leaf.dtype, np.dtype) or leaf.dtype.kind not in "biufc":
             mend = "use float32, or uint32 for a key"
-            raise JaxstyleError(row.where, f"no checkpoint can hold {what}, a value of its state; {mend}")
+            raise JaxstyleError(
+                row.where, f"no checkpoint can hold {leaf.dtype}, a value of its state; {mend}"
+            )
     if isinstance(tables.function(row.make)(**own), solvers.Solver):
         return  # which may look around before it steps
     slope = 1e3 * jax.random.normal(jax.random.key(0), image.shape)
     seen = solvers.Evaluation(image, jnp.float32(1.0), slope)
-    move = solver.update(seen, image, state, jnp.float32(1.0), jnp.int32(0))
+    move = solver.update(seen, image, solver.init(image), jnp.float32(1.0), jnp.int32(0))
     if float(jnp.sum((move.image - image) * slope)) > 0:
         why = "its first step goes up: the learning rate is subtracted already"
         raise JaxstyleError(row.where, f"{why}; give a direction alone, such as optax.scale_by_adam")

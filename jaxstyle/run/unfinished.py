@@ -116,8 +116,12 @@ class Unfinished:
         self._cost_s = min(self._cost_s or cost_s, cost_s)
         return cost_s
 
-    def load(self) -> None:
+    def load(self, needed: Collection[int] = ()) -> None:
         """Restore the progress that an earlier process saved of the same chunk, if any.
+
+        Args:
+            needed: the ids of the cells that are to be computed. A state that has passed over one of them,
+                because its chunk was on the disk then, is as if another process had saved it.
 
         Raises:
             JaxstyleError: if the checkpoint is damaged; nothing is restored then.
@@ -135,6 +139,9 @@ class Unfinished:
             own = _named_in(every, f"launch{index}/")
             pixels, diverged = own.pop("pixels"), own.pop("diverged_step")
             floats = own.pop("floats", None)
+            if len(pixels) != len(cells) and any(cell.id in needed for cell in cells):
+                self.checkpoint.of_another, self.done = True, []
+                return
             self.done.append(LaunchResult(cells, pixels, own, diverged, floats))
         tail = [part for part in parts if int(part["of"]) == launch]
         pictures = [part[f"image{i}"] for part in tail for i in range(len(part)) if f"image{i}" in part]

@@ -204,7 +204,7 @@ class Worker:
         kept = Unfinished(of, self._rounds(block.numbers, program, places), every_s)
         if self._checkpoints:
             try:
-                kept.load()
+                kept.load(needed)
             except JaxstyleError as error:
                 aside = kept.checkpoint.set_aside()
                 self._display.event("set-aside", f"{error}; set aside as {aside.name}", aside=str(aside))

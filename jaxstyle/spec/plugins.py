@@ -40,18 +40,15 @@ WORDS = ("auto", "none")
 """Names that no row can have, since they stand for no row where one is named."""
 TAKEN_AXES = frozenset(
     """
-    alpha_beta_given balanced before began between_ratios between_seeds cell channel chunks_sha256
-    clipped code_sha256 coloured_by command component components content_distance content_taps conv1_1
-    convolution copy crop curve cv cv_high cv_low device df directory distance distance_high
-    distance_low diverged diverged_step environment evaluations failed falls family first_loss floor
-    has_content has_style height host id image image_float images label largest layer layer_weights left
-    locking loss loss_best loss_content loss_finished loss_spectrum loss_style loss_total
-    lowpass_pixel_sd luminance luminance_sd max mean mean_high mean_low mean_picture measure median min
-    noise on_front pairs periodicity pixel_sd place plan prng programs quantile quantity
-    rank ratio ratio_high ratio_low region resampling rmse schema sd sd_high sd_low seeds setting
-    shaped_by share shares side_by_side skipped snapshot start_cell status step step_best style_distance
-    style_layer_loss style_layer_weights style_parts style_source sum_of_squares taps term terms threads
-    timings top variance variant versions why width workers x x64 y
+    alpha_beta_given balanced between_ratios between_seeds cell channel clipped coloured_by component
+    components content_distance content_taps copy crop curve cv cv_high cv_low df distance distance_high
+    distance_low diverged diverged_step evaluations failed falls family first_loss floor has_content
+    has_style height id image image_float label largest layer layer_weights loss loss_best loss_content
+    loss_finished loss_style loss_total lowpass_pixel_sd luminance luminance_sd max mean mean_high
+    mean_low mean_picture measure median min noise on_front pairs periodicity pixel_sd quantile quantity
+    rank ratio ratio_high ratio_low region rmse schema sd sd_high sd_low seeds setting shaped_by
+    snapshot start_cell status step step_best style_distance style_layer_loss style_layer_weights
+    style_parts style_source sum_of_squares taps term terms variance variant width x y
     """.split()  # noqa: SIM905
 )
 """Names that no axis can have, since a column, a dataset or a field of a cell has the same name."""
@@ -96,11 +93,17 @@ def _checked(row: Any) -> tables.Table[Any]:
     return table
 
 
-def _check_names(table: tables.Table[Any], row: Any) -> None:
-    """Raise JaxstyleError if the name of a row, or of a setting that it adds, is already taken."""
+def _check_names(table: tables.Table[Any], row: Any, *, recorded: bool = False) -> None:
+    """Raise JaxstyleError if the name of a row, or of a setting that it adds, is already taken.
+
+    Args:
+        table: its table.
+        row: the row.
+        recorded: whether it is that of a run, which an earlier version may have registered.
+    """
     table.check(row)
     name, mend = f"{row.what} {row.name}", "give another name"
-    if row.name in WORDS:
+    if row.name in WORDS and not recorded:
         raise JaxstyleError(name, f"{row.name!r} stands for something else in settings; {mend}")
     if isinstance(row, tables.LossTerm) and (row.always or row.name in TAKEN):
         raise JaxstyleError(name, f"there is a loss of that name in every run; {mend}")
@@ -111,7 +114,7 @@ def _check_names(table: tables.Table[Any], row: Any) -> None:
             raise JaxstyleError(name, f"there is a setting {flag} already; {mend}")
         if keyword.iskeyword(flag):
             raise JaxstyleError(name, f"{flag} is a word of Python, and no name of a setting; {mend}")
-        if isinstance(row, tables.LossTerm) and flag in TAKEN_AXES:
+        if isinstance(row, tables.LossTerm) and flag in TAKEN_AXES and not recorded:
             raise JaxstyleError(name, f"the tables of a run have a column or a dataset {flag}; {mend}")
 
 
@@ -285,7 +288,7 @@ def add_recorded(rows: Iterable[Any]) -> None:
         table = next(table for table in tables.EVERY if isinstance(row, table.kind))
         there = table.get(row.name)
         if there is None or getattr(there, there.functions[0]) is None:
-            _check_names(table, row)
+            _check_names(table, row, recorded=True)
             table.add(row)
 
 
@@ -323,7 +326,10 @@ def sources(sweep: Sweep) -> dict[str, bytes]:
         except OSError:
             data = b""
         if hashlib.sha256(data).hexdigest() != row.origin.sha256:
-            why = "workers need it as a file that does not change; give it with --plugin FILE.py"
+            why = (
+                "was registered by a script or a notebook, or its file has changed; workers need a file:"
+                " put it into one of its own, and give that with --plugin FILE.py"
+            )
             raise JaxstyleError(f"{row.what} {row.name}", why)
         found[row.origin.file] = data
     return found
