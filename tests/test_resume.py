@@ -13,6 +13,7 @@ import sys
 import time
 
 import h5py
+import jax
 import numpy as np
 import pytest
 import torture
@@ -21,10 +22,10 @@ from made_runs import write_run
 from PIL import Image
 
 from jaxstyle import EXAMPLES, sweep
-from jaxstyle.console import limits
+from jaxstyle.console import limits, signals
 from jaxstyle.plan import programs
 from jaxstyle.plan.cells import sweep_cells
-from jaxstyle.run import unfinished
+from jaxstyle.run import launcher, unfinished
 from jaxstyle.rundir import results_h5, resume
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
@@ -130,6 +131,40 @@ def test_cells_side_by_side_go_on_to_the_bytes_of_one_at_a_time(whole, tmp_path,
     lost = (first, then) == ("2", "1")
     assert (len(asides), "other cells side by side" in "".join(asides)) == (lost, lost)
     assert torture.digests(out) == torture.digests(whole)
+
+
+def test_out_of_memory_spoils_no_state_and_what_follows_is_gone_on_with(whole, tmp_path, monkeypatch):
+    """The state of two at a time was written over in place; a kill then left a damaged one."""
+    out, launch = tmp_path / "run", launcher.Launcher.launch
+    assert killed_at("checkpoint: half written", 3, out, (*CELLS, "--side-by-side", "2")) == -signal.SIGKILL
+    (state,) = (out / "checkpoints").glob("*/state.npz")
+    before = state.read_bytes()
+
+    def launch_one(self, launches, program, **about):
+        if len(launches) > 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return launch(self, launches, program, **about)
+
+    def save_and_end(self, progress):
+        save(self, progress)
+        raise signals.Interrupted(signal.SIGTERM)
+
+    save = unfinished.Unfinished.save
+    resume = (*CELLS, "--side-by-side", "2", "--out", out, "--resume")
+    with monkeypatch.context() as patch:
+        patch.setattr(launcher.Launcher, "launch", launch_one)
+        patch.setattr(unfinished.Unfinished, "is_due", lambda self: True)
+        patch.setattr(unfinished.Unfinished, "save", save_and_end)
+        assert command(*resume) == 128 + signal.SIGTERM
+    assert (out / "checkpoints" / "000001.other" / "state.npz").read_bytes() == before
+    continued = [event["cells"] for event in events(out, "continue")]
+    assert continued == [[0, 1]]  # before memory ran out
+    with monkeypatch.context() as patch:
+        patch.setattr(launcher.Launcher, "launch", launch_one)
+        assert command(*resume) == 0
+    assert [event["cells"] for event in events(out, "continue")] == [*continued, [0]]
+    assert torture.digests(out) == torture.digests(whole)
+    assert not list((out / "checkpoints").iterdir())
 
 
 def test_a_process_killed_between_two_chunks_of_a_block_loses_neither(tmp_path):
