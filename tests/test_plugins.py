@@ -47,6 +47,9 @@ FILES = ("results.csv", "images/*.png", "chunks/*.h5")
 IMAGES = ("--content", EXAMPLES / "pagoda.jpg", "--style", EXAMPLES / "cafe.jpg")
 SMALL = ("--size", 48, *SHALLOW)
 SWEEP = (*IMAGES, *SMALL, "--optimizer", "adam", "--steps", 6, "--checkpoint-every", 0.1)
+TRANSFER = {"size": 48, "steps": 20, "optimizer": "adam", "content_layer": "conv1_2"}
+TRANSFER |= {"style_layers": "conv1_1"}
+"""Settings of a transfer of a second."""
 GRID = (*SWEEP, "--palette-weight", 0, "1e4", "1e7", "--seed", "0:2")
 
 
@@ -505,14 +508,7 @@ def test_an_optimizer_may_have_a_state_of_any_numbers_and_need_a_size():
 def test_stylize_takes_the_weight_of_a_registered_term():
     jaxstyle.register(term())
     content, style = random_image(32, 48, 1), random_image(32, 32, 2)
-    own = {
-        "size": 48,
-        "steps": 20,
-        "optimizer": "adam",
-        "content_layer": "conv1_2",
-        "style_layers": "conv1_1",
-    }
-    pictures = [jaxstyle.stylize(content, style, bright_weight=weight, **own) for weight in (0, 1e6)]
+    pictures = [jaxstyle.stylize(content, style, bright_weight=weight, **TRANSFER) for weight in (0, 1e6)]
     target = style.astype(float).mean((0, 1))
     distances = [np.abs(picture.astype(float).mean((0, 1)) - target).max() for picture in pictures]
     assert distances[1] < 2 < distances[0]
@@ -1130,17 +1126,10 @@ def test_a_script_that_registers_other_values_is_another_version(tmp_path):
 def test_a_term_registered_again_reads_its_constants_again():
     names = {"jnp": jnp, "K": 0.0}
     exec("def loss(view, kept):\n    return jnp.sum((view.image.mean((0, 1)) - K) ** 2)\n", names)
-    own = {
-        "size": 48,
-        "steps": 20,
-        "optimizer": "adam",
-        "content_layer": "conv1_2",
-        "style_layers": "conv1_1",
-    }
     content, means = random_image(32, 48, 1), []
     for names["K"] in (0.0, 255.0):
         jaxstyle.register(term(loss=names["loss"], keep=None))
-        means.append(jaxstyle.stylize(content, content, bright_weight=1e9, **own).mean())
+        means.append(jaxstyle.stylize(content, content, bright_weight=1e9, **TRANSFER).mean())
     assert means[0] < means[1] - 50
 
 

@@ -96,7 +96,7 @@ class _Identity:
             if "key" in str(getattr(value, "dtype", "")):  # a typed key of JAX
                 value = sys.modules["jax"].random.key_data(value)
             array = np.asarray(value)
-        except Exception:  # one that was given away, or lies on another device
+        except (RuntimeError, TypeError, ValueError):  # one that was given away, or lies on another device
             return [_name(type(value))]
         if array.dtype.hasobject:
             return [self.of(array.tolist())]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.plugin_blame import error_words
 from jaxstyle.spec.rows import NAMES, Function, NamedRow, Table, is_name
 from jaxstyle.spec.rows import Origin as Origin
 from jaxstyle.spec.rows import function as function
@@ -144,7 +145,7 @@ class Optimizer(NamedRow):
         try:
             images = self.images(**self.own)
         except Exception as error:  # a plugin's function may raise anything
-            why = f"state_images fails for its settings {dict(self.own)}: {error}"
+            why = f"state_images fails for its settings {dict(self.own)}: {error_words(error)}"
             raise JaxstyleError(where, why) from None
         if isinstance(images, bool) or not isinstance(images, int) or images < 0:
             raise JaxstyleError(where, f"state_images is {images!r}; give a whole number")
