@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from jaxstyle.spec.blends import files_of
 from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.mask_order import OF_AXIS, images_of
 from jaxstyle.spec.regions import MASKS
 from jaxstyle.spec.resolve import grids_of
-from jaxstyle.spec.settings import MASK_KEYS, Sweep
+from jaxstyle.spec.settings import Sweep
 
 Masks = Mapping[tuple[str, str], str]
 """Masks, each a path or a colour, by the axis (`content` or `style`) and the path of their image."""
-OF_AXIS = dict(zip(("content", "style"), MASK_KEYS, strict=True))
-"""Names of the settings of masks, by the axis of their images."""
 
 
 def masks_of(sweep: Sweep) -> Masks:
@@ -22,7 +20,7 @@ def masks_of(sweep: Sweep) -> Masks:
 
     Raises:
         JaxstyleError: unless there is one for every content and every image of a style where masks are
-            asked for, and nothing of the kind where they are not.
+            asked for, and nothing of the kind where they are not. Images of grids without masks need none.
     """
     tables, found = grids_of(sweep, ["regions"]), {}
     wanted = any(MASKS in table["regions"] for table in tables)
@@ -30,22 +28,17 @@ def masks_of(sweep: Sweep) -> Masks:
         if getattr(sweep, key) and not wanted:
             raise JaxstyleError(key, "is for --regions masks; give that too, or leave it out")
     for axis, key in OF_AXIS.items():
-        images, masks = _images(tables, axis), getattr(sweep, key)
+        images, masks = images_of(tables, axis), getattr(sweep, key)
         if masks and not wanted:
             raise JaxstyleError(key, "is for --regions masks; give that too, or leave it out")
-        if wanted and len(masks) != len(images):
-            have = f"{len(masks)} mask{'' if len(masks) == 1 else 's'} for {len(images)}"
-            images_there = f"{axis} image{'' if len(images) == 1 else 's'}"
+        by_image = images.matched(masks) if wanted else {}
+        if by_image is None:
+            have = f"{len(masks)} mask{'' if len(masks) == 1 else 's'} for {len(images.masked)}"
+            images_there = f"{axis} image{'' if len(images.masked) == 1 else 's'}"
             why = f"{have} {images_there}; give one for each, in their order"
             raise JaxstyleError(key, why)
-        found |= {(axis, image): mask for image, mask in zip(images, masks, strict=False)}
+        found |= {(axis, image): mask for image, mask in by_image.items()}
     return found
-
-
-def _images(tables: Iterable[Mapping], axis: str) -> list[str]:
-    """The distinct images that the values of an axis name, in order."""
-    values = (value for table in tables for value in table[axis])
-    return list(dict.fromkeys(path for value in values for path in files_of(value)))
 
 
 def with_masks(sweep: Sweep, masks: Masks) -> Sweep:
@@ -54,7 +47,7 @@ def with_masks(sweep: Sweep, masks: Masks) -> Sweep:
     if not masks:
         return sweep
     own = {
-        key: tuple(masks[axis, image] for image in _images(tables, axis) if (axis, image) in masks)
+        key: tuple(masks[axis, image] for image in images_of(tables, axis).masked if (axis, image) in masks)
         for axis, key in OF_AXIS.items()
     }
     return dataclasses.replace(sweep, **own)

@@ -15,7 +15,7 @@ from jaxstyle.console.progress import Display
 from jaxstyle.inputs import weights
 from jaxstyle.plan.cells import sweep_cells
 from jaxstyle.plan.chunks import Plan
-from jaxstyle.plan.masks import masks_of, with_masks
+from jaxstyle.plan.masks import Masks, masks_of, with_masks
 from jaxstyle.plan.programs import Program
 from jaxstyle.rundir import chunks, directory, locks
 from jaxstyle.rundir.chunks import ChunkResult
@@ -87,9 +87,10 @@ def continued_sweep(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
     sweep = replace(sweep, balance=(*own.balance, *sweep.balance))
     if own.plugins != sweep.plugins:
         raise JaxstyleError(what, _other_plugins(own, sweep))
-    masks = {**masks_of(sweep), **masks_of(own)} if extend else {}
-    if extend:
-        sweep = replace(sweep, **{key: getattr(own, key) for key in settings.MASK_KEYS})
+    masks = _masks_of_both(own, sweep, what) if extend else {}
+    if extend:  # compared above, image by image
+        unused = () if masks_of(sweep) else ("leave", "hold")
+        sweep = replace(sweep, **{key: getattr(own, key) for key in (*settings.MASK_KEYS, *unused)})
     differences = differing_settings(own, sweep)
     for image in sorted(own.digests.keys() & sweep.digests.keys()):
         if own.digests[image] != sweep.digests[image]:
@@ -122,6 +123,16 @@ def continued_sweep(earlier: Record, sweep: Sweep, *, extend: bool) -> Sweep:
     return found
 
 
+def _masks_of_both(own: Sweep, sweep: Sweep, what: str) -> Masks:
+    """The masks of a run and of what extends it. Raises JaxstyleError for an image with two."""
+    had, has = masks_of(own), masks_of(sweep)
+    for image in had.keys() & has.keys():
+        if had[image] != has[image]:
+            why = f"the mask of {image[1]} is {had[image]} there and {has[image]} here"
+            raise JaxstyleError(what, f"{why}; leave it out, or start a new run")
+    return {**has, **had}
+
+
 def new_in_folders(earlier: Record, sweep: Sweep) -> list[str]:
     """The images in the folders of `sweep` that a run neither has nor has left out."""
     had = {*earlier.sources.images.values()}
@@ -138,7 +149,7 @@ def _of_its_folders(earlier: Record, sweep: Sweep) -> Sweep:
     """`sweep` with the run's own images for each folder, in the run's order, less those it left out."""
     every = {path for axis in FOLDER_AXES for path in _named(sweep, axis)}
     if gone := {path: why for path, why in earlier.skipped.items() if path in every}:
-        sweep = without(sweep, gone)
+        sweep = with_masks(without(sweep, gone), masks_of(sweep))
 
     def axis_of(table: Mapping[str, Any], axis: str) -> Sequence[str]:
         folders, given = sweep.folders.get(axis, ()), table[axis]

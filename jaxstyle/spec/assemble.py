@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxstyle.spec import blends, folders, paths, settings
+from jaxstyle.spec import blends, folders, mask_order, paths, settings
 from jaxstyle.spec.defaults import PAPER, is_named
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.moved_files import with_name, with_names
@@ -240,14 +240,19 @@ def _layer(table: Mapping[str, Any], base: Path, recursive: bool) -> _Layer:
     grid = [own for own, _ in others]
     for _, more in others:
         found_in = folders.joined(found_in, more)
+    absolute, absolutes = _absolute(table, base, digests), [_absolute(one, base, digests) for one in grid]
+    if "style_mask" in table:
+        styles = [v for one in grid or [{}] for v in as_values({**table, **one}.get("style", ()))]
+        written = (path for v in styles for path in blends.written_files("style", v, base, digests))
+        every = [{**absolute, **one} for one in absolutes or [{}]]
+        absolute["style_mask"] = mask_order.as_checked(absolute["style_mask"], written, every)
     given: dict[tuple[str, str], str] = {}
     for source in (table, *grid):
         given |= path_texts(source, base, digests)
-    found = _absolute(table, base, digests)
     return _Layer(
         names=frozenset(table),
-        found={k: v for k, v in found.items() if k not in ("grid", "digests", "balance", "spec")},
-        grid=[_absolute(one, base, digests) for one in grid],
+        found={k: v for k, v in absolute.items() if k not in ("grid", "digests", "balance", "spec")},
+        grid=absolutes,
         balance=None if balance is None else [_absolute(one, base, digests) for one in balance],
         digests=digests,
         given=given,
@@ -297,6 +302,7 @@ def _stacked(
     """All layers as one, later ones being stronger: values, grids, balance, digests, texts of paths."""
     found, tables, balance, digests, given = dict[str, Any](), [], [], {}, {}
     for layer in layers:
+        before = [{**found, **one} for one in tables or [{}]]
         tables = layer.grid or [{k: v for k, v in g.items() if k not in layer.names} for g in tables]
         asks = any(is_named(n, t[n]) for t in (layer.found, *layer.grid) for n in PAPER if n in t)
         if layer.balance is not None:
@@ -308,4 +314,5 @@ def _stacked(
         digests |= layer.digests
         given |= layer.given
         found |= layer.found
+        mask_order.inherit(found, [{**found, **one} for one in tables or [{}]], before, layer.names)
     return found, tables, balance, digests, given

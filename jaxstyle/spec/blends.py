@@ -112,13 +112,33 @@ def taken(axis: str, value: Any, base: Path | str, known: Collection[str] = ()) 
     Raises:
         JaxstyleError: for a blend that is wrong.
     """
-    if axis == AXIS and isinstance(value, Mapping):
-        return blended(axis, _of_table(axis, value, base))
+    if (parts := _given_parts(axis, value, base, known)) is not None:
+        return blended(axis, parts)
     if not isinstance(value, str) or not value or value in WORDS.get(axis, ()) or is_blend(value):
         return value
-    if axis == AXIS and (parts := _of_text(axis, value, base, known)) is not None:
-        return blended(axis, ((taken_from(base, name), weight) for name, weight in parts))
     return taken_from(base, value)
+
+
+def written_files(
+    axis: str, value: Any, base: Path | str = "", known: Collection[str] = ()
+) -> tuple[str, ...]:
+    """The files that a given value names, in its order, with those of weight 0; see `taken`."""
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if (parts := _given_parts(axis, value, base, known)) is not None:
+        return tuple(path for path, _ in parts)
+    return files_of(taken(axis, value, base, known)) if isinstance(value, str) else ()
+
+
+def _given_parts(
+    axis: str, value: Any, base: Path | str, known: Collection[str]
+) -> list[tuple[str, float]] | None:
+    """The files and weights of a blend as it is given; None for any other value."""
+    if axis == AXIS and isinstance(value, Mapping):
+        return _of_table(axis, value, base)
+    if axis != AXIS or not isinstance(value, str) or value in ("", *WORDS[AXIS]) or is_blend(value):
+        return None
+    parts = _of_text(axis, value, base, known)
+    return None if parts is None else [(taken_from(base, name), weight) for name, weight in parts]
 
 
 def _of_table(what: str, table: Mapping[Any, Any], base: Path | str) -> list[tuple[str, float]]:

@@ -16,6 +16,7 @@ from typing import Any
 from jaxstyle.spec import blends, defaults, settings
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.fields import MAX_CELLS, MAX_STEPS
+from jaxstyle.spec.mask_order import as_checked
 from jaxstyle.spec.paths import taken_from
 from jaxstyle.spec.regions import as_regions
 from jaxstyle.spec.settings import (
@@ -322,6 +323,11 @@ def resolve(sweep: Sweep) -> Sweep:
         if relative_factor(ratio) is None and ratio * resolved.beta > FLOAT32_MAX:
             raise JaxstyleError("alpha_beta", f"{ratio} x beta {resolved.beta} is beyond float32")
     resolved = dataclasses.replace(resolved, grid=grids)
+    if resolved.style_mask:
+        styles = (v for table in sweep.grid or ({},) for v in as_values(table.get("style", sweep.style)))
+        written = (path for value in styles for path in blends.written_files("style", value))
+        masks = as_checked(resolved.style_mask, written, grids_of(resolved, ["regions"]))
+        resolved = dataclasses.replace(resolved, style_mask=masks)
     _check_means(resolved)
     plugins = {as_sha256("a plugin", digest) for digest in as_values(sweep.plugins)}
     plugins = plugins or {row.origin.sha256 for row in rows_used(resolved) if row.origin is not None}
