@@ -308,6 +308,52 @@ def test_every_region_has_its_own_style_and_one_is_held_at_the_content(files, tm
         assert value == pytest.approx(loss(found[name], own[name], target, shares)[0], rel=1e-4)
 
 
+def test_the_loss_of_a_finished_picture_is_that_of_the_file_where_pixels_were_held(
+    files, tmp_path, vgg19_weights
+):
+    """A histogram of the style changes held pixels too, and the loss is of what was saved."""
+    about = {"regions": ("masks",), "hold": ("255",), "optimizer": "adam", "steps": (2,)}
+    run = run_in(tmp_path / "run", **files, **about, finish="histogram", learning_rate=(20.0,))
+    (row,) = rows_of(run)
+    content, saved = resized(files["content"][0]), np.asarray(Image.open(run / row["image"]))
+    own, shares, _ = maps_in(run, "picture", 0)
+    held = own["conv1_1"][2] >= 0.5
+    assert (saved[held] != content[held]).any()
+    style = features_of(vgg19_weights, resized(files["style"][0]))
+    of_style = maps_in(run, "style", 0)[0]
+    found = layer_losses(features_of(vgg19_weights, saved), style, own, of_style, shares)
+    loss_style = sum(weight * found[name] for name, weight in LAYERS.items())
+    seen = (
+        oracle.network(vgg19_weights, np.asarray(image, np.float64), "avg", "conv2_1")[1]["conv2_1"]
+        for image in (saved, content)
+    )
+    loss_content = 0.5 * np.square(np.subtract(*seen)).sum()
+    total = (float(row["alpha_beta"]) * loss_content + loss_style) * open_record(run).sweep.beta
+    assert float(row["loss_finished"]) == pytest.approx(total, rel=1e-4)
+
+
+def test_a_layer_that_leaves_every_region_out_has_no_part_in_the_balance(files, tmp_path):
+    """A lone object of some px is too small for conv3_1; the layers that see it are balanced for it."""
+    mask = Image.new("L", DRAWN["content"][::-1])
+    mask.paste(255, (8, 8, 24, 24))
+    mask.save(files["content_mask"][0])
+    about = {**files, "style_mask": ("255",), "regions": ("masks",), "leave": ("0",), "steps": (1,)}
+    about |= {"optimizer": "adam", "style_weights": "balanced", "alpha_beta": ("1x",)}
+    weights = {}
+    for name, layers in (("all", "conv1_1+conv2_1+conv4_1"), ("two", "conv1_1+conv2_1")):
+        (row,) = rows_of(run_in(tmp_path / name, **about | {"style_layers": (layers,)}))
+        given = dict(part.split(":") for part in row["style_layer_weights"].split("+"))
+        weights[name] = {layer: float(w) for layer, w in given.items()}, float(row["alpha_beta"])
+    assert weights["all"][0].pop("conv4_1") == 0
+    assert weights["all"][0] == pytest.approx(weights["two"][0], rel=1e-5)
+    assert weights["all"][1] == pytest.approx(weights["two"][1], rel=1e-5)
+    about["style_layers"] = ("conv4_1",)
+    with pytest.raises(
+        JaxstyleError, match=r"every region of .* is too small for every layer of the style"
+    ):
+        run_in(tmp_path / "none", **about)
+
+
 def test_names_of_regions_are_the_levels_of_the_file_whatever_gamma_it_says(tmp_path):
     path = draw_mask(tmp_path / "m.png", (24, 32), levels=(0, 100, 128))
     plain, _ = read_mask(path, {})

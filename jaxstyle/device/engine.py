@@ -13,7 +13,7 @@ import functools
 import hashlib
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -24,7 +24,7 @@ from jaxtyping import Float
 from jaxstyle.cell import objective
 from jaxstyle.cell.poolings import border, pooling
 from jaxstyle.cell.start import refined_state
-from jaxstyle.cell.state import Knobs, Targets
+from jaxstyle.cell.state import Held, Knobs, Targets
 from jaxstyle.device import kept, kept_targets
 from jaxstyle.device.batch import (
     CELL,
@@ -305,7 +305,11 @@ class Engine:
             images: RGB, 0 to 255, on the program's canvas.
         """
         blank = launch.knobs._replace(noise_std=np.zeros_like(launch.knobs.noise_std))
-        drive = self._begin(program.stage(0), 0, Stage(blank, launch.targets), images, ())
+        targets = launch.targets
+        if program.holds:  # a finish changes pixels that were held while steps were made
+            held = cast(Held, targets.held)
+            targets = targets._replace(held=held._replace(where=np.zeros(held.where.shape, np.float32)))
+        drive = self._begin(program.stage(0), 0, Stage(blank, targets), images, ())
         for _ in drive.to(1):
             pass
         return np.asarray(drive.infos[0].loss_total)[0, : len(images)]

@@ -106,6 +106,20 @@ def balanced_weights(layer_loss: Mapping[str, float], pair: str = "this pair") -
     return {name: 1.0 / loss / total for name, loss in layer_loss.items()}
 
 
+def _shared_out(
+    layer_loss: Mapping[str, float], at: Mapping[str, int], regions: RegionKnobs | None, pair: str
+) -> dict[str, float]:
+    """Balanced weights, 0 for a layer that leaves every region out; the arguments of `_layer_losses`."""
+    if regions is None:
+        return balanced_weights(layer_loss, pair)
+    present = {name for name, i in at.items() if np.any(np.asarray(regions.weights)[i])}
+    if not present:
+        why = f"every region of {pair} is too small for every layer of the style; give a larger --size"
+        raise JaxstyleError("regions", why)
+    found = balanced_weights({name: layer_loss[name] for name in layer_loss if name in present}, pair)
+    return {name: found.get(name, 0.0) for name in layer_loss}
+
+
 def weigh(
     content: Targets,
     style: Targets,
@@ -142,7 +156,7 @@ def weigh(
     layer_loss = {name: 0.0 if loss <= ROUNDING * most[name] else loss for name, loss in layer_loss.items()}
     weights = dict(style_set(style_layers))
     if balanced and not has_weights(style_layers):
-        weights = balanced_weights(layer_loss, pair)
+        weights = _shared_out(layer_loss, at, regions, pair)
     layer = program.content_taps.index(content_layer)
     content_loss = 0.0
     for image, share in fitted:
@@ -214,7 +228,7 @@ def weigh_texture(
     blank = jax.tree.map(np.zeros_like, style.style)
     layer_loss = _layer_losses(program, at, blank, style.style, regions)
     traces = _traces(program, at, style.style, regions)
-    return Balance(0.0, balanced_weights(layer_loss, pair), layer_loss, traces, 0.0)
+    return Balance(0.0, _shared_out(layer_loss, at, regions, pair), layer_loss, traces, 0.0)
 
 
 def plain_program(cell: Cell, shape: tuple[int, int], cells: Iterable[Cell]) -> Program:
