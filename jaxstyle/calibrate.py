@@ -28,9 +28,10 @@ from jaxstyle.plan.cells import sweep_cells
 from jaxstyle.rundir import manifest
 from jaxstyle.spec import errors, values
 from jaxstyle.spec.blends import text_of
+from jaxstyle.spec.defaults import CHOSEN
 from jaxstyle.spec.fields import NETWORKS
 from jaxstyle.spec.resolve import resolve
-from jaxstyle.spec.settings import RunOptions, Sweep
+from jaxstyle.spec.settings import BALANCED_SETTINGS, RunOptions, Sweep
 from jaxstyle.spec.tables import POOLINGS, network_words
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ class Calibrate:
 
     Prints each layer's share of the style loss of the content image, how hard each loss pulls at a noise
     start and at a content start, the balance, which is the alpha/beta at which pure content and pure style
-    would cost the same (1x for --alpha-beta of jaxstyle.sweep), and how it moves with size, pooling and
-    network.
+    would cost the same (1x for --alpha-beta of jaxstyle.sweep), the balance of the default look, and how it
+    moves with size, pooling and network. What is not named is as in a sweep that names a ratio.
     """
 
     content: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CONTENT")]
@@ -142,6 +143,7 @@ def measure(sweep: Sweep, device: Any) -> dict[str, Any]:
             }
             for start, pull in pulls.items()
         },
+        "default_look": _of_default_look(sweep, balance, device),
         "moves": [],
     }
     for other in _moved(sweep):
@@ -155,6 +157,18 @@ def measure(sweep: Sweep, device: Any) -> dict[str, Any]:
         else:
             found["moves"].append(_move(other) | {"balance": ratio})
     return found
+
+
+def _of_default_look(sweep: Sweep, balance: Balance, device: Any) -> dict[str, Any]:
+    """The balance in the look of a sweep that names no ratio, and the settings that make it."""
+    names = [name for name in CHOSEN if name in BALANCED_SETTINGS and name != "alpha_beta"]
+    look = resolve(dataclasses.replace(sweep, **{name: CHOSEN[name] for name in names}))
+    found = {name: values.as_values(CHOSEN[name])[0] for name in names}
+    try:
+        ratio = balance.alpha_beta if look == sweep else _Pair(look, device).balance().alpha_beta
+    except errors.JaxstyleError as error:  # a file of targets is of another network
+        return {**found, "balance": None, "why": str(error)}
+    return {**found, "balance": ratio}
 
 
 def _move(sweep: Sweep) -> dict[str, Any]:
@@ -217,6 +231,10 @@ def _print(found: dict[str, Any]) -> None:
         f" = L_style(content) {found['style_loss_of_content']:.3g}"
         f" / L_content(style) {found['content_loss_of_style']:.3g}"
     )
+    look = found["default_look"]
+    ratio = look["why"] if look["balance"] is None else f"alpha/beta {look['balance']:.3g} (1x)"
+    words = f"{look['style_weights']} layers, {look['padding']} padding"
+    console.print(f"of the default look, which names no ratio ({words}): {ratio}", markup=False)
     ratio = found["pull"]["noise"]["alpha_beta"]
     if ratio is not None:
         console.print(f"at a noise start both pull equally at alpha/beta {ratio:.3g}")
@@ -243,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for axis in ("content", "style"):
             if given[axis] == values.NONE:
                 raise errors.JaxstyleError(axis, "none: a balance is between two images; give one")
-        sweep = resolve(Sweep(**given, alpha_beta=("1x",)))
+        sweep = resolve(Sweep(**given, alpha_beta=("1x",), pyramid=0))
         Pictures(sweep, sweep_cells(sweep))  # reports faults of the images before JAX starts
 
         from jaxstyle.run.start import start_jax

@@ -21,7 +21,7 @@ from jaxstyle.console.command import run_command
 from jaxstyle.console.parsing import Parsed, parse
 from jaxstyle.console.setting_flags import with_settings
 from jaxstyle.inputs import target_sets
-from jaxstyle.inputs.target_files import TargetFile, file_bytes
+from jaxstyle.inputs.target_files import OF_COLOURS, TargetFile, file_bytes
 from jaxstyle.run import one_cell
 from jaxstyle.run.made_targets import measure, named_layers
 from jaxstyle.rundir.files import write_atomic
@@ -65,6 +65,8 @@ class Targets:
     have, or a file that was made with --mean."""
     spectrum: bool = False
     """Also write the Fourier transform of the image, for a spectrum of a single one."""
+    colour: str = OF_COLOURS[0]
+    """Colours of the images: free, or grey for their lumas, as runs with --colour grey see them."""
     recursive: bool = False
     """Take the images in subfolders too, where a folder is given."""
 
@@ -78,7 +80,9 @@ def _sweep(flags: Any) -> Sweep:
     """The sweep that would use the images as its styles."""
     if not flags.images:
         raise JaxstyleError("IMAGE", "no image; give one")
-    given = {name: getattr(flags, name) for name in ("size", "pool", "padding", "network", "weights")}
+    values.as_choice("--colour", flags.colour, OF_COLOURS)
+    names = ("size", "pool", "padding", "network", "weights", "colour")
+    given = {name: getattr(flags, name) for name in names}
     sweep = Sweep(content=(values.NONE,), style=tuple(flags.images), **given)
     sweep = sweep_with_images(sweep, recursive=flags.recursive)
     if sweep.folders and not (flags.mean or flags.random):

@@ -271,6 +271,16 @@ def test_the_command_prints_a_table_and_json(images, capsys):
     assert balances["raw", "max"] > balances["raw", "avg"]
 
 
+def test_the_balance_of_the_default_look_is_that_of_a_run_that_names_no_ratio(images, tmp_path):
+    done = run_forked("-m", "jaxstyle.calibrate", *images.values(), "--size", "48", "--json")
+    look = json.loads(done.stdout)["default_look"]
+    assert (look["style_weights"], look["padding"]) == ("balanced", "replicate")
+    sweep = Sweep(content=(images["content"],), style=(images["style"],), size="48", steps=(1,), pyramid=0)
+    (row,) = run_sweep(sweep, RunOptions(out=str(tmp_path / "run"), quiet=True)).rows
+    assert row["alpha_beta_given"] == "0.1x"
+    assert float(row["alpha_beta"]) == pytest.approx(0.1 * look["balance"], rel=1e-5)
+
+
 def test_a_wrong_layer_is_one_line(images):
     done = run_forked("-m", "jaxstyle.calibrate", *images.values(), "--style-layers", "conv9_1")
     assert done.returncode == 2

@@ -6,6 +6,7 @@ import itertools
 import re
 import zipfile
 
+import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 
 from jaxstyle import targets as command
 from jaxstyle.cell import losses, moments, wasserstein
+from jaxstyle.derived.crops import write_crops
 from jaxstyle.device import engine as engines
 from jaxstyle.device.engine import Engine
 from jaxstyle.device.loss_balance import Balances, plain_program
@@ -654,6 +656,95 @@ def test_targets_for_another_padding_are_refused_before_a_run_begins(made):
     with pytest.raises(JaxstyleError, match="with padding replicate, and here it is zeros"):
         run_sweep(sweep, options(made, "refused"))
     assert not (made / "refused").exists()
+
+
+def test_a_file_is_refused_as_a_start_before_a_run_begins(made):
+    style = str(made / "l-00.npz")
+    sweep = Sweep(style=(style,), init=(style,), **SHALLOW)
+    with pytest.raises(JaxstyleError, match=r"l-00\.npz: is a ZIP file"):
+        run_sweep(sweep, options(made, "start"))
+    assert not (made / "start").exists()
+
+
+def test_files_made_with_other_paddings_go_each_with_its_own(made):
+    command_line = [made / "a.png", "-o", made / "zeros.npz", "--padding", "zeros"]
+    assert run_command(*command_line) == 0
+    styles = str(made / "zeros.npz"), str(made / "l-00.npz")
+    own = {"style": styles, "padding": ("zeros", "replicate")}
+    about = {name: value for name, value in SHALLOW.items() if name not in own}
+    run = run_sweep(Sweep(**about, grid=({**own, "zip": ("style", "padding")},)), options(made, "zipped"))
+    assert [(row["style"], row["padding"]) for row in run.rows] == [*zip(*own.values(), strict=True)]
+    with pytest.raises(JaxstyleError, match="with padding zeros, and here it is zeros and replicate"):
+        run_sweep(Sweep(**about, **own), options(made, "crossed"))
+
+
+def test_a_size_of_styles_makes_one_cell_of_a_texture_that_it_does_not_change(made):
+    image, file = str(made / "a.png"), str(made / "l-00.npz")
+    sizes = {**SHALLOW, "size": "40x32", "style_size": ("auto", 40, 36)}
+    cells = sweep_cells(resolve(Sweep(style=(image, file, f"{image}+{file}"), **sizes)))
+    found = [(cell.style == file, cell.style_size) for cell in cells]
+    assert found == [(False, "auto"), (False, 36), (True, "auto"), (False, "auto"), (False, 36)]
+
+
+def test_files_have_the_colours_that_they_were_made_of(made, capsys):
+    flags = [made / "a.png", "-o", made / "grey.npz", "--colour", "grey"]
+    assert run_command(*flags) == 0
+    grey, free = str(made / "grey.npz"), str(made / "l-00.npz")
+    image = str(made / "a.png")
+    run = run_sweep(Sweep(style=(image, grey, free), **SHALLOW, colour="grey"), options(made, "lumas"))
+    of_image, of_grey, of_free = (float(row["loss_style"]) for row in run.rows)
+    assert of_grey == pytest.approx(of_image, rel=1e-4)
+    assert of_free != pytest.approx(of_image, rel=1e-2)
+    images = open_record(run.path).manifest["images"]
+    notes = {path: about.get("notes") for path, about in images.items() if path.endswith(".npz")}
+    assert [own and own[0].split(";")[0] for own in notes.values()] == [
+        [], "has targets of colours in a run of lumas"
+    ]  # fmt: skip
+    assert main(grey, "-o", made / "again.npz") == 0
+    assert read_targets(str(made / "again.npz")).colour == "grey"
+    assert main(grey, free, "--mean", "-o", made / "mixed.npz") == 2
+    assert "l-00.npz: has targets of colour free, and the others are grey" in capsys.readouterr().err
+
+
+def main(*arguments):
+    with pytest.raises(SystemExit) as done:
+        command.main([*map(str, arguments)])
+    return done.value.code
+
+
+def test_a_count_of_positions_that_is_not_known_stays_unknown(made):
+    with np.load(made / "l-00.npz") as entries:
+        np.savez(made / "own.npz", **{k: v for k, v in entries.items() if not k.startswith("positions")})
+    own, other = made / "own.npz", made / "l-02.npz"
+    for more in ([], [other, "--interpolate", 3], [other, "--mean"]):
+        assert main(own, *more, "-o", made / "made.npz") == 0
+    ladder = [read_targets(str(made / f"made-0{n}.npz")) for n in range(3)]
+    assert [of.layers["pool1"].positions for of in ladder] == [0, 0, 400]
+    assert read_targets(str(made / "made.npz")).layers["pool1"].positions == 0
+
+
+def test_crops_need_a_style_of_pixels(made):
+    sweep = Sweep(style=(str(made / "l-00.npz"),), **SHALLOW, crops=2)
+    with pytest.raises(JaxstyleError, match="crops: are of style images, and there is none"):
+        run_sweep(sweep, options(made, "crops"))
+
+
+def test_parts_of_a_blend_have_the_texts_that_name_them(made, monkeypatch):
+    monkeypatch.chdir(made)
+    about = {
+        key: value if isinstance(value, str) else list(map(str, value)) for key, value in SHALLOW.items()
+    }
+    flags = {**about, "style": ["./a.png:0.7+b.png:0.3", "b.png"], "style_size": ["60"], "crops": 1}
+    found = assemble(flags | {"out": "parts", "quiet": True, "regions": ["2x2"]})
+    run = run_sweep(found.sweep, found.options)
+    rows = list(csv.DictReader((run.path / "crops.csv").read_text().splitlines()))
+    assert [row["style"] for row in rows] == ["./a.png", "b.png"]
+    before = (run.path / "crops.csv").read_bytes()
+    with RunDirectory(run.path) as held:
+        write_crops(held, open_record(run.path))
+    assert (run.path / "crops.csv").read_bytes() == before
+    with h5py.File(run.path / "regions.h5") as file:
+        assert {group.attrs["image"] for group in file["style"].values()} == {"./a.png", "b.png"}
 
 
 def test_the_command_refuses_what_it_cannot_make(made, capsys):

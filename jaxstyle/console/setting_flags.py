@@ -12,7 +12,9 @@ from typing import Annotated, Any, get_type_hints
 import tyro
 
 from jaxstyle.spec import tables
+from jaxstyle.spec.defaults import PAPER
 from jaxstyle.spec.settings import AXIS_ROWS, OPTIONS, ROWS, SETTINGS, SEVERAL, RunOptions, Sweep, added
+from jaxstyle.spec.values import as_values
 
 
 def with_settings(command: str, base: type, options: Iterable[str] = ()) -> type:
@@ -49,6 +51,7 @@ def with_settings(command: str, base: type, options: Iterable[str] = ()) -> type
                     default = str(default)
             row = ROWS.get(name) or OPTIONS[name]
             text = row.single_help or helps()[name]
+            text = _with_papers_default(name, text) if command in NAMES_RATIO else text
             marks = (tyro.conf.FlagCreatePairsOff,) if name.startswith("no_") else ()
             fields.append((name, Annotated[kind, _argument(text), *marks], default))
     optimises = command in SETTINGS["optimizer"].commands
@@ -84,6 +87,16 @@ def _with_fields(added_flags: tuple[tuple[str, tuple[Any, str]], ...]) -> type[S
 
 NAMES_DEFAULT = "(default: "
 """Beginning of the words with which a help text names its default itself."""
+
+
+NAMES_RATIO = ("calibrate", "features")
+"""Commands that name a ratio themselves, so that settings of the look have the paper's values there."""
+
+
+def _with_papers_default(name: str, text: str) -> str:
+    """A help text of a setting of the look with its default where another one of them is named."""
+    about, says, _ = text.partition(f" {NAMES_DEFAULT}")
+    return f"{about} {NAMES_DEFAULT}{as_values(PAPER[name])[0]})." if says and name in PAPER else text
 
 
 def _argument(text: str) -> Any:

@@ -24,7 +24,6 @@ import numpy as np
 
 from jaxstyle.inputs.light import Light, light_of
 from jaxstyle.plan.cells import Cell
-from jaxstyle.plan.stages import coarser_stages
 from jaxstyle.rundir.chunks import ChunkResult
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.image_files import image_name
@@ -80,22 +79,21 @@ def columns_of(record: Record) -> tuple[str, ...]:
 
 def _rows(record: Record, chunk: ChunkResult) -> Iterator[dict[str, Any]]:
     """The rows of a chunk's cells, without what depends on other seeds."""
+    plan = record.plan
+    coarser = {i: bool(plan.programs[own.program].coarser) for own in plan.chunks for i in own.cells}
     for index, number in enumerate(chunk.cell):
         cell = record.cells[int(number)]
         axes = {axis: record.number(cell, axis) for axis in record.axes}
         axes |= {axis: record.given(axis, axes[axis]) for axis in record.axes if axis in PATH_AXES}
         height, width = chunk.image.shape[2:4]
-        coarser = coarser_stages(
-            (height, width), record.sweep.pyramid or 0, layers.least_edge_px(cell.taps)
-        )
         left = _left(chunk, index)
         falls = fall(chunk.curves[TOTAL][index], chunk.step)
         why = ""
         if chunk.diverged_step[index] >= 0:
             why = "diverged"
-        elif falls is not None and falls > FALLING and max(left.values(), default=1.0) > NEAR:
+        elif falls is not None and falls > FALLING and max(left.values(), default=0.0) > NEAR:
             why = "falling"
-        elif not coarser and not cell.has_content and any(part >= 1 for part in left.values()):
+        elif not coarser[cell.id] and not cell.has_content and any(part >= 1 for part in left.values()):
             why = "no nearer"
         yield {
             **axes,

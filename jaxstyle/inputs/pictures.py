@@ -149,7 +149,7 @@ class Pictures:
                 self._fit(path, pixels, starts.pop(path, ()))
         files = {cell.init for cell in cells}
         for path in starts:
-            if path in self.targets:
+            if path in self.targets and path not in files:
                 continue
             if path not in self._bad or path in files:  # a file to start from is never left out
                 picture = self._decoded(path)
@@ -162,6 +162,9 @@ class Pictures:
                 self._check_has_pixels(cell)
             if sweep.crops is not None:
                 self._check_room(cell)
+        if sweep.crops is not None and cells and not self.style:
+            why = "are of style images, and there is none; leave it out, or give an image"
+            raise JaxstyleError("crops", why)
         self._unusable, self._on_read = _refuse, _tell_nobody
 
     def _read_masks(self, sweep: Sweep, cells: Iterable[Cell]) -> None:
@@ -214,7 +217,8 @@ class Pictures:
         without = [path for path, _ in parts_of(cell.style) if is_targets(path)]
         if without or not cell.has_style:
             which = f"{without[0]} is no image" if without else "--style none has none"
-            raise JaxstyleError("finish", f"histogram needs the pixels of a style, and {which}")
+            mend = "give --finish none or contrast"
+            raise JaxstyleError("finish", f"histogram needs the pixels of a style, and {which}; {mend}")
 
     def _check_room(self, cell: Cell) -> None:
         """Raise JaxstyleError unless crops of a cell's style, of its picture's shape, can differ."""
@@ -262,6 +266,13 @@ class Pictures:
         check_digest(path, found.sha256, sweep.digests.get(path))
         self.sha256[path] = self.pixels_sha256[path] = found.sha256
         self.targets[path] = found
+        if self.grey != (found.colour == "grey"):
+            ours, mend = ("lumas", " --colour grey") if self.grey else ("colours", "")
+            theirs = "lumas" if found.colour == "grey" else "colours"
+            note = (
+                f"has targets of {theirs} in a run of {ours}; python -m jaxstyle.targets{mend} makes others"
+            )
+            self.notes[path] = (note,)
         if found.spectrum is not None:
             pixels = np.fft.ifft2(found.spectrum, axes=(0, 1)).real.round().clip(0, 255).astype(np.uint8)
             self.of_files[path] = luma(pixels) if self.grey else pixels

@@ -8,7 +8,8 @@ Entries, in symbols of `cell.losses`, for every layer NAME of a file:
     gram_sd/NAME, mean_sd/NAME   standard deviations over several images
 
 and for the whole file `format`, the network, pooling and padding that it was made with, `weights_sha256` of
-its weights and perhaps `spectrum`, complex64 (h, w, 3), the discrete Fourier transform of the image's RGB.
+its weights, `colour` if it is `grey`, and perhaps `spectrum`, complex64 (h, w, 3), the discrete Fourier
+transform of the image's RGB.
 
 Nothing is ever unpickled. An entry is unpacked only after its header has said that it has the one shape
 that it may have, and only if the archive says that it is no longer than that.
@@ -42,6 +43,8 @@ from jaxstyle.vgg import layers
 FORMAT = "jaxstyle-targets-1"
 KINDS = ("pool", "padding")
 """The axes that targets are made for one value of."""
+OF_COLOURS = ("free", "grey")
+"""Values of `TargetFile.colour`."""
 MADE_FOR = ("network", "pool", "padding", "weights_sha256")
 """Entries on what a file was made with, which a run must have too."""
 MAX_FILE_BYTES = 512 * 2**20
@@ -97,6 +100,8 @@ class TargetFile:
     """Values of the entries in `MADE_FOR`."""
     spectrum: np.ndarray | None = None
     """The discrete Fourier transform of the image, complex64 (h, w, 3)."""
+    colour: str = "free"
+    """The colours of the images, as `--colour` has them: `free`, or `grey` for their lumas."""
     sha256: str = field(default="", compare=False)
     """SHA-256 of the file."""
 
@@ -122,13 +127,17 @@ def read_targets(path: str, taps: Iterable[str] | None = None) -> TargetFile:
                 raise JaxstyleError(path, f"has format {kind!r}; it must be {FORMAT!r}: {MEND}")
             made_for = {name: entries.text(name) for name in MADE_FOR}
             found, transform = _layers(path, entries, taps), entries.transform("spectrum")
+            colour = entries.text("colour") if "colour" in names else "free"
+            if colour not in OF_COLOURS:
+                why = f"colour is {colour!r}; it must be one of {', '.join(OF_COLOURS)}: {MEND}"
+                raise JaxstyleError(path, why)
     except JaxstyleError:
         raise
     except MemoryError:
         raise JaxstyleError(path, "needs more memory than is available; make it smaller") from None
     except _ERRORS as error:
         raise JaxstyleError(path, f"is damaged or cut short; make it again: {error}") from None
-    return TargetFile(found, made_for, transform, hashlib.sha256(data).hexdigest())
+    return TargetFile(found, made_for, transform, colour, hashlib.sha256(data).hexdigest())
 
 
 def _read_bytes(path: str) -> bytes:
@@ -258,9 +267,22 @@ def _check_mean(path: str, name: str, gram: np.ndarray, mean: np.ndarray) -> Non
         raise JaxstyleError(path, f"{why}; {MEND}")
 
 
-def check_made_for(path: str, targets: TargetFile, sweep: Sweep, weights_sha256: str) -> None:
-    """Raise JaxstyleError if targets were made with another network, pooling, padding or weights."""
+def check_made_for(
+    path: str, targets: TargetFile, sweep: Sweep, weights_sha256: str, cells: Iterable[Any] | None = None
+) -> None:
+    """Raise JaxstyleError if targets were made with another network, pooling, padding or weights.
+
+    Args:
+        path: name of the file.
+        targets: what is in it.
+        sweep: the resolved sweep that it is for.
+        weights_sha256: SHA-256 of the weights.
+        cells: the cells of the sweep that use it; None for every value of an axis.
+    """
     here = made_for(sweep, weights_sha256)
+    if cells is not None:
+        own = list(cells)
+        here |= {name: tuple(dict.fromkeys(getattr(cell, name) for cell in own)) for name in KINDS}
     for name, own in targets.made_for.items():
         if {*here[name]} - {own}:
             found = " and ".join(here[name])
@@ -282,10 +304,13 @@ def file_bytes(targets: TargetFile) -> bytes:
     entries: dict[str, Any] = {"format": np.array(FORMAT)}
     entries |= {name: np.array(value) for name, value in targets.made_for.items()}
     for name, of in targets.layers.items():
-        entries[f"positions/{name}"] = np.array(of.positions, np.int64)
+        if of.positions:
+            entries[f"positions/{name}"] = np.array(of.positions, np.int64)
         for kind in ("gram", "mean", *SEVERAL):
             if (values := getattr(of, kind)) is not None:
                 entries[f"{kind}/{name}"] = np.asarray(values, np.float32)
+    if targets.colour != "free":
+        entries["colour"] = np.array(targets.colour)
     if targets.spectrum is not None:
         entries["spectrum"] = np.asarray(targets.spectrum, np.complex64)
     buffer = io.BytesIO()

@@ -44,7 +44,8 @@ def mean_and_sd(several: Iterable[TargetFile]) -> TargetFile:
     for count, targets in enumerate(several, 1):
         first = first or targets
         for name, of in targets.layers.items():
-            positions[name] = positions.get(name, 0) + of.positions
+            known = of.positions and (count == 1 or positions[name])
+            positions[name] = positions.get(name, 0) + of.positions if known else 0
             for kind, value in (("gram", of.gram), ("mean", of.mean)):
                 wide = np.asarray(value, np.float64)
                 at = sums.get((kind, name)) or _Sums(np.zeros_like(wide), np.zeros_like(wide))
@@ -71,9 +72,15 @@ def blended(several: Sequence[TargetFile], weights: Sequence[float]) -> TargetFi
         zipped = list(zip(weights, of, strict=True))
         gram = sum((w * np.asarray(s.gram, np.float64) for w, s in zipped), np.zeros(()))
         mean = sum((w * np.asarray(s.mean, np.float64) for w, s in zipped), np.zeros(()))
-        return Statistics(gram, mean, round(sum(w * s.positions for w, s in zipped)))
+        return Statistics(gram, mean, _positions(weights, of))
 
     return _layerwise(one, several) if len(several) > 1 else several[0]
+
+
+def _positions(weights: Iterable[float], of: Sequence[Statistics]) -> int:
+    """The weighted mean of numbers of positions; 0, not known, if one is not known."""
+    known = all(s.positions for s in of)
+    return round(sum(w * s.positions for w, s in zip(weights, of, strict=True))) if known else 0
 
 
 def ladder(a: TargetFile, b: TargetFile, rungs: int, along: str) -> Iterator[TargetFile]:
@@ -105,7 +112,7 @@ def _geodesic(a: Statistics, b: Statistics, t: float) -> Statistics:
     z = (1 - t) * root_a + t * root_b @ (left @ right)
     mean = (1 - t) * np.asarray(a.mean, np.float64) + t * np.asarray(b.mean, np.float64)
     gram = z @ z.T + np.outer(mean, mean)
-    return Statistics(gram, mean, round((1 - t) * a.positions + t * b.positions))
+    return Statistics(gram, mean, _positions((1 - t, t), (a, b)))
 
 
 def drawn(path: str, of: TargetFile, seed: int) -> TargetFile:

@@ -158,7 +158,7 @@ def sweep_cells(sweep: Sweep) -> tuple[Cell, ...]:
             if unused is None:  # neither a content nor a style
                 continue
             told = choice
-            if choice.get("style_size") == AUTO and choice["content"] != NONE:
+            if choice.get("style_size") == AUTO:
                 told = choice | {"style_size": longest_edge(sweep.size)}
             identity = tuple(None if axis in unused else rows[axis].same(told[axis]) for axis in axes)
             if identity not in found:
@@ -190,8 +190,11 @@ def _unused_axes(choice: Mapping[str, Any], *, balanced_by_default: bool) -> dic
         JaxstyleError: for a multiple of the balance that such a cell lacks, unless it is the default.
     """
     lacks = [axis for axis in ("content", "style") if choice[axis] == NONE]
+    targets = blends.files_of(choice["style"])
+    sized = "style_size" in choice and not (targets and all(map(blends.is_targets, targets)))
+    no_size = {} if sized or "style_size" not in choice else {"style_size": None}
     if not lacks:
-        return {}
+        return no_size
     ratio = choice["alpha_beta"]
     if relative_factor(ratio) is not None and not balanced_by_default:
         why = f"is a multiple of the balance, which {lacks[0]} none does not have; give a number"
@@ -199,7 +202,7 @@ def _unused_axes(choice: Mapping[str, Any], *, balanced_by_default: bool) -> dic
     if len(lacks) == 2:
         return None
     if lacks == ["content"]:
-        return {"content_layer": None, "alpha_beta": 0.0}
+        return {"content_layer": None, "alpha_beta": 0.0, **no_size}
     of_style = {"style_size": None, "style_loss": None, "style_weights": None, "regions": NONE}
     there = {axis: value for axis, value in of_style.items() if axis in choice}
     return {"style_layers": None, "alpha_beta": math.inf, **there}

@@ -89,7 +89,8 @@ def read_inputs(
     loaded = load(sweep.weights, taps=taps, network=sweep.network, pool=cells[0].pool)
     check_digest(loaded.path, loaded.sha256, sweep.digests.get(loaded.path))
     for path, targets in pictures.targets.items():
-        check_made_for(path, targets, sweep, loaded.sha256)
+        own = [cell for cell in cells if path in files_of(cell.style)]
+        check_made_for(path, targets, sweep, loaded.sha256, own)
     _note_small_regions(pictures, cells)
     return Inputs(sweep, cells, pictures, loaded, skipped=skipped)
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxstyle.inputs import decode, target_sets
+from jaxstyle.inputs.preprocess import luma
 from jaxstyle.inputs.resize import check_edges, resize
 from jaxstyle.inputs.target_files import (
     KINDS,
@@ -88,6 +89,9 @@ def measure(
             of_image, device = _measurer(sweep, taps, loaded.layers, options)
     for path, targets in files.items():
         check_made_for(path, targets, sweep, sha256)
+        if targets.colour != sweep.colour:
+            why = f"has targets of colour {targets.colour}, and the others are {sweep.colour}"
+            raise JaxstyleError(path, f"{why}; give files and images of one kind")
     entries = {name: one for name, (one,) in made_for(sweep, sha256).items()}
 
     def one(path: str) -> TargetFile:
@@ -96,7 +100,7 @@ def measure(
         assert of_image is not None
         pixels = _pixels(sweep, path, taps)
         transform = np.fft.fft2(pixels.astype(np.float64), axes=(0, 1)) if spectrum else None
-        return TargetFile(of_image(pixels), entries, transform)
+        return TargetFile(of_image(pixels), entries, transform, sweep.colour)
 
     # One image after the other for their mean, which may be over thousands; parts of blends recur.
     kept = functools.lru_cache(2)(one)
@@ -117,6 +121,7 @@ def _as_in_files(
     first = next(iter(files.values()))
     unnamed: dict[str, Any] = {name: first.made_for[name] for name in MADE_FOR[:-1] if name not in named}
     unnamed |= {name: (value,) for name, value in unnamed.items() if name in KINDS}
+    unnamed |= {} if "colour" in named else {"colour": first.colour}
     common = (name for name in first.layers if all(name in of.layers for of in files.values()))
     own = tuple(taps or common)
     if not own:
@@ -126,7 +131,8 @@ def _as_in_files(
 
 def _pixels(sweep: Sweep, path: str, taps: Sequence[str]) -> UInt8[np.ndarray, "h w 3"]:
     """An image at the size of the sweep."""
-    pixels = resize(decode.read(path).pixels, parse_size(sweep.size))
+    pixels = decode.read(path).pixels
+    pixels = resize(luma(pixels) if sweep.colour == "grey" else pixels, parse_size(sweep.size))
     height, width, _ = pixels.shape
     check_edges(f"{path} at size {sweep.size}", height, width, layers.least_edge_px(taps))
     return pixels

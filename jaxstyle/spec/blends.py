@@ -113,7 +113,7 @@ def taken(axis: str, value: Any, base: Path | str, known: Collection[str] = ()) 
         JaxstyleError: for a blend that is wrong.
     """
     if (parts := _given_parts(axis, value, base, known)) is not None:
-        return blended(axis, parts)
+        return blended(axis, ((taken_from(base, name), weight) for name, weight in parts))
     if not isinstance(value, str) or not value or value in WORDS.get(axis, ()) or is_blend(value):
         return value
     return taken_from(base, value)
@@ -121,33 +121,37 @@ def taken(axis: str, value: Any, base: Path | str, known: Collection[str] = ()) 
 
 def written_files(
     axis: str, value: Any, base: Path | str = "", known: Collection[str] = ()
-) -> tuple[str, ...]:
-    """The files that a given value names, in its order, with those of weight 0; see `taken`."""
+) -> dict[str, str]:
+    """The files that a given value names, in its order, with those of weight 0; see `taken`.
+
+    Returns:
+        The texts that name them, by absolute path.
+    """
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
     if (parts := _given_parts(axis, value, base, known)) is not None:
-        return tuple(path for path, _ in parts)
-    return files_of(taken(axis, value, base, known)) if isinstance(value, str) else ()
+        return {taken_from(base, name): name for name, _ in parts}
+    found = taken(axis, value, base, known) if isinstance(value, str) else ""
+    return {path: path if is_blend(value) else value for path in files_of(found)}
 
 
 def _given_parts(
     axis: str, value: Any, base: Path | str, known: Collection[str]
 ) -> list[tuple[str, float]] | None:
-    """The files and weights of a blend as it is given; None for any other value."""
+    """The names of files and the weights of a blend as it is given; None for any other value."""
     if axis == AXIS and isinstance(value, Mapping):
-        return _of_table(axis, value, base)
+        return _of_table(axis, value)
     if axis != AXIS or not isinstance(value, str) or value in ("", *WORDS[AXIS]) or is_blend(value):
         return None
-    parts = _of_text(axis, value, base, known)
-    return None if parts is None else [(taken_from(base, name), weight) for name, weight in parts]
+    return _of_text(axis, value, base, known)
 
 
-def _of_table(what: str, table: Mapping[Any, Any], base: Path | str) -> list[tuple[str, float]]:
+def _of_table(what: str, table: Mapping[Any, Any]) -> list[tuple[str, float]]:
     if not table:
         raise JaxstyleError(what, 'a blend without files; write {"a.jpg" = 0.7, "b.jpg" = 0.3}')
     found = []
     for name, weight in table.items():
         path = _checked(what, as_text(what, name), f"a table of {len(table)}")
-        found.append((taken_from(base, path), _weight(what, path, plain_value(weight))))
+        found.append((path, _weight(what, path, plain_value(weight))))
     return found
 
 

@@ -376,11 +376,12 @@ def grids_of(sweep: Sweep, more: Iterable[str] = ()) -> tuple[Mapping[str, Any],
 def path_texts(
     table: Mapping[str, Any], base: Path, known: Collection[str] = ()
 ) -> dict[tuple[str, str], str]:
-    """Every path or blend in `table` as the user wrote it, by axis and checked value.
+    """Every path, blend and part of a blend in `table` as the user wrote it, by axis and checked value.
 
     The other arguments are those of `blends.taken`.
     """
-    given = {}
+    given: dict[tuple[str, str], str] = {}
+    parts: dict[tuple[str, str], str] = {}
     for axis in PATH_AXES:
         values = table.get(axis, ())
         for value in values if isinstance(values, list | tuple) else [values]:
@@ -389,4 +390,7 @@ def path_texts(
                 path = os.fspath(value) if isinstance(value, os.PathLike) else None
                 found = blends.taken(axis, value, base, known) if path is None else taken_from(base, path)
                 given[axis, found] = blends.text_of(value)
-    return given
+                if blends.is_blend(found) and not blends.is_blend(value):
+                    texts = blends.written_files(axis, value, base, known)
+                    parts |= {(axis, file): text for file, text in texts.items()}
+    return parts | given
