@@ -158,6 +158,20 @@ def test_losses_are_those_of_the_picture_shown(small):
                 assert total is None
 
 
+def test_losses_of_the_best_pictures_are_the_lowest_up_to_their_step(tmp_path):
+    """Curves that rise again: the picture of the last step is that of an earlier one."""
+    about = {"content": ("cat.jpg",), "style": ("glass.jpg",), "steps": (20, 40, 60), "keep": "best"}
+    for traced, known in ((61, True), (31, False)):
+        run = make_run(tmp_path / f"{traced}", **about, traced=traced)
+        with h5py.File(run.path / "results.h5", "r+") as file:
+            total = file["48x64"]["loss_total"]
+            steps = file["48x64"]["step"][:]
+            total[0] = np.abs(steps - 14.0) + 1
+            assert steps[-1] == 60
+        shown = read(open_record(run.path)).run["tiles"]["loss_total"]
+        assert shown[:2] == ([1.0, 1.0] if known else [None, None])
+
+
 def test_curves_read_back_from_their_codes():
     values = np.array([1e-6, 1.0, 3.7e9, 0.0, np.nan, np.inf, -1.0], np.float32)
     codes = curve_codes(values).astype(float)

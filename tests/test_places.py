@@ -281,7 +281,7 @@ def test_a_colleague_of_the_group_reports_resumes_and_extends_a_run(tmp_path, pl
     assert codes == [0, 0, 0, 2, 2, 2, 2, 2]
     assert len((run / "results.csv").read_text().splitlines()) == 4
     for line, name in zip(said, (*others, "run.lock", "images"), strict=True):
-        mend = "is not writable; have its owner change that (chmod g+w), or give --out elsewhere"
+        mend = "is not writable; have its owner change that (chmod g+w), or use another directory"
         assert line == f"jaxstyle: error: {others[name] / name}: {mend}"
     look = f"import jaxstyle; assert len(jaxstyle.open_run({str(others['run.lock'])!r}).rows) == 2"
     user = [*as_user(3333, 0o002), sys.executable, "-c", look]

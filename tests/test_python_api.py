@@ -103,6 +103,10 @@ def test_what_is_not_there_yet_is_told_in_a_line_and_tables_keep_their_types(hea
     assert table["diverged_step"].dtype == pandas.Int64Dtype()
     assert table["diverged_step"].isna().tolist() == [True, False, True]
     assert table["alpha_beta"].tolist() == [1e-3] * 3
+    whole = jaxstyle.open_run(make_run(tmp_path / "whole", **axes).path).to_pandas()
+    assert whole["diverged_step"].isna().all()
+    assert whole["start_cell"].isna().all()
+    assert whole.dtypes.to_dict() == table.dtypes.to_dict()
     ratios = with_one_type_each(
         pandas.DataFrame({"given": [1e-3, "0.1x"], "style": ["a", "b"], "n": [1, 2]})
     )

@@ -565,3 +565,17 @@ def test_the_judge_gives_a_content_0_and_a_style_0():
     small = judge.scores([cell], [random_image(24, 24, 0)])[0]
     assert small.style_distance is None
     assert small.noise is not None
+
+
+def test_pictures_too_small_for_the_network_have_no_distances_no_rank_and_a_note(tmp_path, capsys):
+    run = make_run(
+        tmp_path / "run", content=("cat.jpg",), style=("glass.jpg",), shape=(27, 40), size="40"
+    ).path
+    with pytest.raises(SystemExit) as done:
+        score.main([str(run)])
+    assert done.value.code == 0
+    said = capsys.readouterr().out
+    assert "pictures of 40x27 px are too small for AlexNet, which needs 31 px; distances are empty" in said
+    (row,) = csv.DictReader((run / "scores.csv").read_text().splitlines())
+    assert (row["content_distance"], row["style_distance"], row["on_front"], row["rank"]) == ("",) * 4
+    assert row["noise"]

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import itertools
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import xarray
-from conftest import ROOT, random_image, run_forked, run_python
+from conftest import EXAMPLES, ROOT, random_image, run_forked, run_python
 from made_runs import make_run
 from PIL import Image
 from test_store import fill, result
@@ -19,10 +20,12 @@ from test_store import fill, result
 import jaxstyle
 from jaxstyle import report, sweep, variance
 from jaxstyle.plan.cells import Cell
+from jaxstyle.run.sweep import run_sweep
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.records import open_record
-from jaxstyle.rundir.results_h5 import merge
+from jaxstyle.rundir.results_h5 import is_current, merge
 from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.settings import RunOptions, Sweep
 from jaxstyle.study import components, distances, figures, model, spread
 from jaxstyle.study.model import Setting, Spread
 
@@ -435,3 +438,46 @@ def test_a_size_of_the_style_is_a_number_in_every_table(tmp_path, sizes):
     with h5py.File(run / "variance.h5") as file:
         assert file["48x64/style_size"][()].astype(str).tolist() == px
     assert str(run) in (run / "report.html").read_text()  # in the command that adds seeds
+
+
+def test_a_study_of_a_run_that_goes_on_says_so_and_is_told_apart_when_it_is_done(tmp_path, capsys):
+    about = {"content": ("cat.jpg",), "style": ("glass.jpg",), "seed": ("0:4",)}
+    run = make_run(tmp_path / "run", **about, per_chunk=2).path
+    os.rename(run / "chunks" / "000001.h5", tmp_path / "later.h5")
+    assert command(report.main, run) == 0  # which leaves the rows of two cells
+    assert command(variance.main, run, "--no-floor") == 0
+    assert "The run is not finished: 2 of its 4 cells have been studied." in capsys.readouterr().out
+    assert "This is a study of" not in (run / "report.html").read_text()
+    os.rename(tmp_path / "later.h5", run / "chunks" / "000001.h5")
+    assert command(report.main, run) == 0
+    assert "This is a study of 2 cells, and the run has 4 now;" in (run / "report.html").read_text()
+    assert command(variance.main, run, "--no-floor") == 0
+    assert "not finished" not in capsys.readouterr().out
+    assert "This is a study of" not in (run / "report.html").read_text()
+
+
+def test_results_that_lack_cells_are_made_again_whatever_their_date(tmp_path):
+    about = {"content": ("cat.jpg",), "style": ("glass.jpg",), "seed": ("0:4",)}
+    run = make_run(tmp_path / "run", **about, per_chunk=2).path
+    os.rename(run / "chunks" / "000001.h5", tmp_path / "later.h5")
+    assert command(report.main, run) == 0
+    os.rename(tmp_path / "later.h5", run / "chunks" / "000001.h5")
+    os.utime(run / "results.h5")  # newer than any chunk
+    assert not is_current(open_record(run))
+    assert command(variance.main, run, "--no-floor") == 0
+    assert is_current(open_record(run))
+    assert {row["seeds"] for row in lines(run, quantity="rmse")} == {"4"}
+
+
+def test_a_loss_that_a_kind_of_picture_does_not_have_is_in_no_study(tmp_path, capsys):
+    """Textures have no content loss: a seed does not change it least."""
+    files = {"style": (str(EXAMPLES / "glass.jpg"),), "content": ("none",), "seed": ("0:2",)}
+    about = {"style_layers": ("conv1_1+pool1",), "size": "32", "steps": (3,), "pyramid": 0}
+    run = tmp_path / "run"
+    run_sweep(Sweep(**files, **about), RunOptions(out=str(run), quiet=True))
+    assert command(variance.main, run, "--no-floor") == 0
+    assert not lines(run, quantity="loss_content")
+    assert lines(run, quantity="loss_style")
+    found = json.loads((run / "variance.json").read_text())
+    (block,) = (block for block in found["blocks"] if block["heading"] == "Every term of the loss")
+    assert "the content loss" not in block["text"][0]

@@ -18,6 +18,7 @@ from jaxstyle.rundir.records import Record
 from jaxstyle.rundir.results_csv import Rows
 from jaxstyle.spec import settings
 from jaxstyle.spec.settings import PATH_AXES, axis_row
+from jaxstyle.spec.tables import TOTAL
 
 WINDOW_RATIO = 1.6
 """The approximate number of columns per row with which a grid is first shown."""
@@ -96,9 +97,22 @@ def rounded(value: Any) -> float | None:
 
 
 def tile_losses(
-    tiles: Sequence[Tile], names: Sequence[str], where: Mapping, rows: Mapping[int, Mapping]
+    tiles: Sequence[Tile],
+    names: Sequence[str],
+    where: Mapping,
+    rows: Mapping[int, Mapping],
+    *,
+    keeps_best: bool = False,
 ) -> list[list]:
-    """The losses of every tile, a list for each of `names`; None for a loss that the run did not keep."""
+    """The losses of every tile, a list for each of `names`; None for a loss that the run did not keep.
+
+    Args:
+        tiles: the tiles.
+        names: names of losses.
+        where: the group and the index of every cell in `results.h5`.
+        rows: the rows of `results.csv`, by cell.
+        keeps_best: whether a picture is that of the lowest total loss up to its step.
+    """
     found: list[list] = [[] for _ in names]
     places: dict[str, dict[int, int]] = {}
     for tile in tiles:
@@ -110,11 +124,21 @@ def tile_losses(
             if group.name not in places:
                 steps = dataset(group, "step")[()]
                 places[group.name] = {int(step): i for i, step in enumerate(steps)}
-            at = places[group.name].get(int(snapshots[tile.snapshot]))
+            at = places[group.name].get(last := int(snapshots[tile.snapshot]))
+            if keeps_best:
+                at = _lowest(dataset(group, TOTAL)[index], places[group.name], last)
             values = [math.nan if at is None else dataset(group, n)[index, at] for n in names]
         for losses, value in zip(found, values, strict=True):
             losses.append(rounded(value))
     return found
+
+
+def _lowest(total: np.ndarray, places: Mapping[int, int], last: int) -> int | None:
+    """The place of the lowest total loss up to step `last`; None if the run did not keep every step."""
+    before = [place for step, place in places.items() if step <= last]
+    if len(before) <= last or np.isnan(total[before]).all():
+        return None
+    return before[int(np.nanargmin(total[before]))]
 
 
 def curve_colours(

@@ -93,7 +93,7 @@ def html(record: Record, rows: Rows) -> str:
     """
     from markupsafe import Markup
 
-    variance, heads = variance_section(record.path, len(record.cells)), Heads(record)
+    variance, heads = variance_section(record.path, len(rows)), Heads(record)
     seen = _read(record, rows, heads)
     part, tiles, dimensions = seen.part, seen.tiles, seen.dimensions
     for axis in record.axes:
@@ -191,7 +191,7 @@ def _read(record: Record, rows: Rows, heads: Heads) -> _Seen:
             tiles=tiles,
             dimensions=[dimension(record, tiles, axes, heads) for axes in group_axes(tiles)],
             figures=_figures(tiles, where),
-            losses=tile_losses(tiles, names, where, by_cell),
+            losses=tile_losses(tiles, names, where, by_cell, keeps_best=record.sweep.keep == "best"),
             curves=curves,
             every=[group_curves(g, names[:1], BAND_POINTS) for g in where.groups]
             if part.left_out

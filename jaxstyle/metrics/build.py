@@ -6,6 +6,7 @@ Nothing of the run itself is changed, and the scores hold no time, host or devic
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ from jaxstyle.rundir.hdf5 import dataset
 from jaxstyle.rundir.image_files import image_name
 from jaxstyle.rundir.records import Record, open_record
 from jaxstyle.rundir.results_csv import read_rows
-from jaxstyle.rundir.results_h5 import CellIndex, open_results
+from jaxstyle.rundir.results_h5 import CellIndex, is_current, open_results
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import RunOptions
 
@@ -61,9 +62,7 @@ def score_run(
     """
     record = open_record(run.path)
     check_finished(record)
-    merged = run.path / "results.h5"
-    newest = max(path.stat().st_mtime_ns for path in record.chunk_paths)
-    if not merged.exists() or merged.stat().st_mtime_ns < newest:
+    if not is_current(record):
         build_derived(run, pictures=False)
     for path in record.chunk_paths:
         record.check(path)
@@ -88,7 +87,8 @@ def check_finished(record: Record) -> None:
     if not manifest.is_complete(record):
         why = "is not finished, and ranks would change; continue it with"
         raise JaxstyleError(
-            str(record.path), f"{why} python -m jaxstyle.sweep --resume --out {record.path}"
+            str(record.path),
+            f"{why} python -m jaxstyle.sweep --resume --out {shlex.quote(str(record.path))}",
         )
 
 
@@ -125,7 +125,11 @@ def _ranked(record: Record, found: dict[int, Scores], every: Sequence[int]) -> d
     rank: dict[int, int | None] = {}
     for cells in pairs.values():
         own = [found[cell] for cell in cells]
-        ordered = ranking.ranks([(s.content_distance, s.style_distance, s.periodicity) for s in own])
+        scores = [(s.content_distance, s.style_distance, s.periodicity) for s in own]
+        near = [
+            any(distance is not None for distance in of[:2]) for of in scores
+        ]  # else too small for them
+        ordered = ranking.ranks([of if n else (None,) * 3 for of, n in zip(scores, near, strict=True)])
         rank.update(zip(cells, ordered, strict=True))
         points = {
             cell: (s.content_distance, s.style_distance)

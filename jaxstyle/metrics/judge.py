@@ -94,6 +94,9 @@ class Judge:
         seen_taps: list[np.ndarray] | None,
     ) -> Scores:
         """The scores of a picture; the style is compared with `seen`, it in the style's colours."""
+        if taps is None and (cell.has_content or cell.has_style):
+            height, width, _ = picture.shape
+            self._note_small(f"{width}x{height}", f"pictures of {width}x{height} px are")
         content = self._content(cell.content) if cell.has_content else None
         style = self._style(cell.style_source) if cell.has_style else None
         content_distance = style_distance = noise = periodic = copied = None
@@ -141,6 +144,10 @@ class Judge:
                 return None
             images = tuple(matched(pixels, of) for pixels in images)
         own = None
+        for path, pixels in zip(paths, images, strict=True):
+            if not _has_features(pixels):
+                height, width, _ = pixels.shape
+                self._note_small(f"{path} {width}x{height}", f"{Path(path).name} at {width}x{height} px is")
         if all(map(_has_features, images)):
             every = [feature_distances.gaussians(self._features([pixels])[0]) for pixels in images]
             own = every[0] if len(every) == 1 else feature_distances.blended(every, weights)
@@ -153,6 +160,10 @@ class Judge:
         style = self._style(source)
         assert style is not None
         return [copying.reference(pixels, shape) for pixels in style.pixels]
+
+    def _note_small(self, key: str, what: str) -> None:
+        least = alexnet_weights.MIN_EDGE_PX
+        self.notes[key] = f"{what} too small for AlexNet, which needs {least} px; distances are empty"
 
     def _pixels(
         self, path: str, size: int | tuple[int, int], *, coloured: bool = False

@@ -173,20 +173,28 @@ class Run:
         return open_h5(path)
 
 
+WHOLE_OR_EMPTY = ("diverged_step", "step_best", "start_cell")
+"""Columns of `results.csv` of whole numbers, whose cells may be empty, and often all are."""
+
+
 def with_one_type_each(table: pandas.DataFrame) -> pandas.DataFrame:
     """A table of `results.csv` whose columns have one type each, as Parquet needs them.
 
-    Empty cells become missing values, of integers where a column holds nothing else; numbers among texts
-    become texts.
+    Empty cells become missing values, and the type of a column does not depend on whether there are some;
+    numbers among texts become texts.
     """
     import pandas
 
     found = table.copy()
-    for name in table.columns[[str(kind) == "object" for kind in table.dtypes]]:
+    for name in table.columns:
+        if pandas.api.types.is_numeric_dtype(table[name]):
+            continue
         values = [None if isinstance(value, str) and not value else value for value in table[name]]
         kinds = {type(value) for value in values} - {type(None)}
-        if kinds <= {int}:
+        if name in WHOLE_OR_EMPTY or (kinds and kinds <= {int}):
             found[name] = pandas.array([pandas.NA if v is None else v for v in values], "Int64")
+        elif not kinds:
+            found[name] = pandas.array([pandas.NA] * len(values), "string")
         elif kinds <= {int, float}:
             found[name] = pandas.array([float("nan") if v is None else v for v in values], "float64")
         else:

@@ -265,7 +265,7 @@ def check_writable(path: Path, *more: str) -> None:
     needed = dict.fromkeys(folders, os.W_OK | os.X_OK) | {path / name: os.W_OK for name in (LOCK, *more)}
     for place, mode in needed.items():
         if not os.access(place, mode) and place.exists():  # a checkpoint may go while we look
-            mend = "have its owner change that (chmod g+w), or give --out elsewhere"
+            mend = "have its owner change that (chmod g+w), or use another directory"
             raise JaxstyleError(str(place), f"is not writable; {mend}")
 
 

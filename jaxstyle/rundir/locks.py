@@ -89,7 +89,9 @@ def holder_text(holder: str) -> str:
 
 def in_use_error(path: Path, holder: str) -> DirectoryInUse:
     """The error for a run directory that another process holds."""
-    return DirectoryInUse(str(path), f"is in use by {holder_text(holder)}; wait, or give another --out")
+    return DirectoryInUse(
+        str(path), f"is in use by {holder_text(holder)}; wait until it ends, or use another directory"
+    )
 
 
 def write_holder(lock: int, path: Path, note: str = "") -> None:
@@ -183,4 +185,6 @@ def shares_at_work(path: Path) -> list[str]:
 def check_no_share(path: Path) -> None:
     """Raise DirectoryInUse if a share of the run at `path` is at work."""
     if at_work := shares_at_work(path):
-        raise DirectoryInUse(str(path), f"is in use by {at_work[0]}; wait, or give another --out")
+        raise DirectoryInUse(
+            str(path), f"is in use by {at_work[0]}; wait until it ends, or use another directory"
+        )

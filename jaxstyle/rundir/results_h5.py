@@ -230,6 +230,17 @@ class CellIndex(Mapping[int, tuple[h5py.Group, int]]):
         return len(self._cell)
 
 
+def is_current(record: Record) -> bool:
+    """Whether `results.h5` has the cells of all chunks that are there, and is no older than they are."""
+    merged = record.path / "results.h5"
+    newest = max((path.stat().st_mtime_ns for path in record.chunk_paths), default=0)
+    if not merged.exists() or merged.stat().st_mtime_ns < newest:
+        return False
+    computed = {int(cell) for outline in record.outlines() for cell in outline.cell}
+    with open_results(record) as where:
+        return {*where} == computed
+
+
 @contextlib.contextmanager
 def open_results(record: Record) -> Iterator[CellIndex]:
     """Open `results.h5` and give the group and the index of every cell in it."""

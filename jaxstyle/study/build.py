@@ -10,7 +10,7 @@ import json
 from jaxstyle.derived.build import build_derived
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.records import open_record
-from jaxstyle.rundir.results_h5 import merge
+from jaxstyle.rundir.results_h5 import is_current, merge
 from jaxstyle.study import figures, tables
 from jaxstyle.study.model import Options, Study, summarise
 from jaxstyle.study.page_blocks import blocks
@@ -28,11 +28,9 @@ def build_study(run: RunDirectory, options: Options | None = None) -> Study:
         JaxstyleError: if it is not a run, or no setting has two seeds.
     """
     record = open_record(run.path)
-    merged = run.path / "results.h5"
     if not record.chunk_paths:
         build_derived(run, pictures=False)  # it says what is missing
-    newest = max(path.stat().st_mtime_ns for path in record.chunk_paths)
-    if not merged.exists() or merged.stat().st_mtime_ns < newest:
+    if not is_current(record):
         merge(record)
     found = run_study(run.path, options)
     numbers = [summarise(spread) for spread in found.spreads]

@@ -162,7 +162,7 @@ def _curves(study: Study, spreads: Sequence[Spread]) -> Figure:
     """Median and quantile bands of the losses over the steps, without E_l."""
     from matplotlib.figure import Figure
 
-    losses = tuple(study.record.losses)
+    losses = tuple(name for name in study.terms if name in study.record.losses)
     down = -(-len(losses) // ACROSS)
     height = 3.2 * down + 0.2 * math.ceil(len(spreads) / 3)
     figure = Figure((9.2, height), layout="constrained")
@@ -178,7 +178,11 @@ def _curves(study: Study, spreads: Sequence[Spread]) -> Figure:
             for a, b, alpha in ((low, high, 0.15), (first, third, 0.25)):
                 axes.fill_between(steps[shown], a[shown], b[shown], color=colour, alpha=alpha, lw=0)
             axes.plot(steps[shown], middle[shown], color=colour, lw=1.4, label=_named(spread))
-        axes.set(title=term_title(name), xscale="log", yscale="log")
+        axes.set(title=term_title(name), xscale="log")
+        if any(
+            (spread.curves[..., k] > 0).any() for spread in spreads
+        ):  # none where no setting has the loss
+            axes.set(yscale="log")
         axes.tick_params(labelbottom=True)  # also where a panel below is left out
         _step_axis(axes)
     _legend(figure, panels[0])

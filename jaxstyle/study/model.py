@@ -142,6 +142,8 @@ class Study:
     """The seed study of a run."""
 
     record: Record
+    cells: int
+    """Number of cells that had been computed."""
     snapshots: tuple[int, ...]
     terms: tuple[str, ...]
     measures: tuple[str, ...]

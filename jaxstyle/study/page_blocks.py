@@ -49,8 +49,23 @@ def blocks(study: Study, numbers: Sequence[Summary], drawn: Sequence[str]) -> di
         *([_styles_block(study)] if study.styles else []),
         _limits_block(study),
     ]
-    title, cells = "How much the seed matters", len(study.record.cells)
-    return {"title": title, "cells": cells, "intro": summary(study), "blocks": found}
+    return {
+        "title": "How much the seed matters",
+        "cells": study.cells,
+        "intro": summary(study),
+        "blocks": found,
+    }
+
+
+def _unfinished(study: Study) -> list[str]:
+    """A sentence on cells that a study lacks, if the run is not finished."""
+    planned = len(study.record.cells)
+    if study.cells == planned:
+        return []
+    there = "has" if study.cells == 1 else "have"
+    return [
+        f"The run is not finished: {study.cells} of its {counted(planned, 'cell')} {there} been studied."
+    ]
 
 
 def summary(study: Study) -> list[str]:
@@ -61,6 +76,7 @@ def summary(study: Study) -> list[str]:
     rmse = [float(stats.pair_mean(s.distances["rmse"][-1])) for s in study.spreads]
     ssim = [1 - float(stats.pair_mean(s.distances["dssim"][-1])) for s in study.spreads]
     lines = [
+        *_unfinished(study),
         f"{counted(len(study.spreads), 'setting')} with {many} seeds each, after {study.snapshots[-1]}"
         f" steps.",
         f"Another seed changes the final total loss by a coefficient of variation of"

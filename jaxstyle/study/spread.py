@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -92,6 +93,12 @@ def chosen_snapshots(steps: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted({min(steps, key=lambda s: (abs(s - w), s)) for w in wanted}))
 
 
+def lacked_losses(cell: Cell) -> set[str]:
+    """The losses that a cell does not have: a texture has no content's, an inversion no style's."""
+    has = {"loss_content": cell.has_content, "loss_style": cell.has_style}
+    return {name for name, there in has.items() if not there}
+
+
 def spread_of(
     setting: Setting,
     group: h5py.Group,
@@ -106,8 +113,11 @@ def spread_of(
     names = [t.decode() for t in dataset(group, "layer")[()]]
     per_layer = rows_in_order(dataset(group, tables.LAYER_CURVE), setting.rows)
     nothing = np.full(per_layer.shape[:2], np.nan, per_layer.dtype)
+    lacks = lacked_losses(setting.cell)
     columns = [
-        rows_in_order(dataset(group, term), setting.rows)
+        nothing
+        if term in lacks
+        else rows_in_order(dataset(group, term), setting.rows)
         if term in group
         else per_layer[..., names.index(term)]
         if term in names
@@ -303,6 +313,7 @@ def too_few(record: Record, fixed: Sequence[tuple[str, int]], diverged: int) -> 
         lost = f" ({diverged} cells diverged)" if diverged else ""
         why = (
             f"no setting has two seeds that came to an end{lost};"
-            f" add some with: python -m jaxstyle.sweep --extend --out {record.path} --seed 0:8"
+            f" add some with: python -m jaxstyle.sweep --extend --out {shlex.quote(str(record.path))}"
+            " --seed 0:8"
         )
     return why

@@ -22,7 +22,7 @@ import h5py
 
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.run.start import start_jax
-from jaxstyle.rundir.hdf5 import open_h5
+from jaxstyle.rundir.hdf5 import dataset, open_h5
 from jaxstyle.rundir.records import Record, open_record
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import RunOptions
@@ -38,6 +38,7 @@ from jaxstyle.study.spread import (
     find_regions,
     find_settings,
     find_styles,
+    lacked_losses,
     spread_of,
     too_few,
 )
@@ -54,12 +55,14 @@ def run_study(path: Path, options: Options | None = None) -> Study:
     record = open_record(path)
     with open_h5(path / "results.h5") as file:
         settings, fixed, single, diverged = find_settings(record, file)
+        cells = sum(len(dataset(file, f"{shape}/cell")) for shape in map(str, file))
         if not settings:
             raise JaxstyleError(str(path), too_few(record, fixed, diverged))
         device = start_jax(record.sweep, RunOptions(), record.manifest)
         network = Network(record, device)
         names = layers.in_order(n for s in settings for n in s.cell.layer_weights)
-        terms = (*record.losses, *names)
+        lacked = set[str].intersection(*(lacked_losses(setting.cell) for setting in settings))
+        terms = (*(name for name in record.losses if name not in lacked), *names)
         shapes = dict.fromkeys(setting.shape for setting in settings)
         sigma_px = {shape: max(shape_px(shape)) / LOW_PASS_SHARE for shape in shapes}
         snapshots = chosen_snapshots(record.sweep.steps)
@@ -83,6 +86,7 @@ def run_study(path: Path, options: Options | None = None) -> Study:
         notes.append(f"Not everything could be computed again: {error}.")
     return Study(
         record=record,
+        cells=cells,
         snapshots=snapshots,
         terms=terms,
         measures=measure_names(),
