@@ -91,6 +91,75 @@ def test_a_fast_run_goes_on_by_the_command_that_began_it(tmp_path):
     assert "optimizer is lbfgs there and adam here" in said
 
 
+def test_a_fast_run_goes_on_by_any_part_of_its_command(tmp_path):
+    given = ("--optimizer", "adam", "--steps", 8, "--fast")
+    out = ("--out", tmp_path / "run")
+    sweep(*PAIR, *SMALL[:2], *SMALL[4:], *given, *out)
+    for part in (
+        given,
+        ("--steps", 8, "--fast"),
+        ("--fast",),
+        ("--optimizer", "adam", "--steps", 8, "--fast"),
+    ):
+        sweep("--resume", *out, *part)
+    said = sweep("--resume", *out, "--steps", 16, "--fast", check=False)
+    assert "steps is [2] there and [4] here" in said
+    sweep("--extend", *out, "--fast", "--seed", "0:2")
+    assert rows_of(tmp_path / "run", "seed", "steps") == [(0, 2), (1, 2)]
+    said = sweep("--resume", *out, "--optimizer", "adam", check=False)
+    assert "optimizer is lbfgs there and adam here" in said
+
+
+def test_settings_of_an_optimizer_that_a_flag_replaces_are_not_those_of_the_other(tmp_path):
+    sweep(*PAIR, *SMALL, "--out", tmp_path / "run")
+    of_run = assemble({"spec": str(tmp_path / "run" / "spec.toml"), "optimizer": "adam"}).sweep
+    assert (of_run.optimizer, of_run.lbfgs_memory, of_run.steps) == ("adam", None, (2,))
+
+
+def test_a_run_whose_place_its_spec_names_goes_on_by_that_spec(tmp_path):
+    spec = tmp_path / "plan.toml"
+    content, style = PAIR[1], PAIR[3]
+    spec.write_text(f'out = "runs/own"\ncontent = "{content}"\nstyle = "{style}"\n')
+    sweep("--spec", spec, *SMALL)
+    assert rows_of(tmp_path / "runs" / "own", "seed") == [(0,)]
+    sweep("--spec", spec, "--resume")
+    sweep("--spec", spec, "--extend", "--seed", 1)
+    assert rows_of(tmp_path / "runs" / "own", "seed", "width") == [(0, 32), (1, 32)]
+    said = sweep("--spec", spec, "--resume", "--size", 48, check=False)
+    assert "size is 32 there and 48 here" in said
+
+
+def test_zipped_folders_of_a_grid_may_grow_while_a_run_goes_on(tmp_path):
+    def add(name):
+        for folder, seed in (("photos", 1), ("paintings", 2)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(random_image(32, 40, seed)).save(tmp_path / folder / f"{name}.png")
+
+    add("b")
+    spec = tmp_path / "zipped.toml"
+    grid = '[[grid]]\ncontent = ["photos"]\nstyle = ["paintings"]\nzip = ["content", "style"]\n'
+    spec.write_text(grid)
+    sweep("--spec", spec, *SMALL, "--out", tmp_path / "run")
+    add("a")
+    add("c")
+    sweep("--spec", spec, *SMALL, "--out", tmp_path / "run", "--resume")
+    assert rows_of(tmp_path / "run", "content", "style") == [("photos/b.png", "paintings/b.png")]
+    sweep("--spec", spec, *SMALL, "--out", tmp_path / "run", "--extend")
+    pairs = [(f"photos/{name}.png", f"paintings/{name}.png") for name in "bac"]
+    assert rows_of(tmp_path / "run", "content", "style") == pairs
+
+
+def test_a_dry_run_refuses_what_the_run_would(tmp_path):
+    out = ("--out", tmp_path / "run")
+    said = sweep(*PAIR, *SMALL, *out, "--shard", "3/4", "--dry-run", check=False)
+    assert "3/4 has nothing to do: the run has 1 chunk" in said
+    sweep(*PAIR, *SMALL, "--seed", "0:2", *out)
+    (chunk,) = (tmp_path / "run" / "chunks").iterdir()
+    chunk.unlink()
+    said = sweep("--extend", *out, "--seed", 2, "--dry-run", check=False)
+    assert "is not done; --resume it before you extend it" in said
+
+
 def test_who_asks_for_a_balance_in_a_run_that_did_without_is_refused(tmp_path):
     Image.new("RGB", (64, 48), (90, 120, 150)).save(tmp_path / "flat.png")
     flat = ("--content", tmp_path / "flat.png", "--style", tmp_path / "flat.png", *SMALL)

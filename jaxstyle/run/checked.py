@@ -59,6 +59,12 @@ def check_run(sweep: Sweep, options: RunOptions, name: str) -> CheckedRun:
     return read_run(sweep, path, earlier, options)
 
 
+def check_extensible(path: Path, options: RunOptions, done: int, chunks: int) -> None:
+    """Raise JaxstyleError if a run is to be extended that has not done all of its chunks."""
+    if options.extend and done < chunks:
+        raise JaxstyleError(str(path), "is not done; --resume it before you extend it")
+
+
 def _check_events(options: RunOptions) -> None:
     """Raise JaxstyleError if the file of events that is asked for can be seen not to be writable."""
     if options.events is None:

@@ -9,7 +9,7 @@ from jaxstyle.console.progress import Display, counted
 from jaxstyle.derived.build import finish_run
 from jaxstyle.plan.chunks import Plan
 from jaxstyle.plan.programs import Program
-from jaxstyle.run.checked import CheckedRun
+from jaxstyle.run.checked import CheckedRun, check_extensible
 from jaxstyle.run.finished import Run
 from jaxstyle.run.inputs import picture_names
 from jaxstyle.run.job import (
@@ -31,7 +31,6 @@ from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.files import check_space
 from jaxstyle.rundir.image_files import write_images
 from jaxstyle.spec import paths
-from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import RunOptions
 
 
@@ -51,8 +50,7 @@ def resume_run(
         say_sheets(built.sheets, display)
         say_left_out(checked.skipped, display)
         return run_of(built)
-    if options.extend and len(there) < len(before.chunks):
-        raise JaxstyleError(str(run.path), "is not done; --resume it before you extend it")
+    check_extensible(run.path, options, len(there), len(before.chunks))
     machine = site.start(checked.sweep, was)
     check_platform(run.path, was, machine)
     checked, planned = plan_at(site, checked, before)

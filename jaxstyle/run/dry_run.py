@@ -10,8 +10,15 @@ from typing import Any
 
 from jaxstyle.console.progress import counted, duration
 from jaxstyle.plan.costs import COMPILE_SECONDS, NOMINAL_FLOPS, nominal_platform
-from jaxstyle.run.checked import check_run
-from jaxstyle.run.planning import Planned, check_memory, chunks_of_share, plan_for, side_by_side
+from jaxstyle.run.checked import check_extensible, check_run
+from jaxstyle.run.planning import (
+    Planned,
+    check_memory,
+    check_share,
+    chunks_of_share,
+    plan_for,
+    side_by_side,
+)
 from jaxstyle.run.start import start_jax, usable_devices
 from jaxstyle.rundir import manifest
 from jaxstyle.rundir.records import Record
@@ -132,7 +139,10 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
     if earlier is not None:
         there = {int(path.stem) for path in earlier.chunk_paths if _is_sound(earlier, path)}
         todo = [number for number in todo if number not in there]
+        check_extensible(checked.path, options, len(there), len(earlier.plan.chunks))
     if share is not None:
+        if earlier is None:
+            check_share(planned.plan, share, device.platform)
         own = set(chunks_of_share(planned.plan, share, device.platform))
         todo = [number for number in todo if number in own]
     planned = replace(planned, plan=planned.plan.only(todo))
@@ -148,7 +158,8 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
         print(json.dumps(values | ({"skipped": dict(checked.skipped)} if checked.skipped else {})))
         return
     if not planned.plan.chunks:
-        print(f"every cell of {checked.path} is done")
+        whose = "every cell" if share is None else f"every cell of share {share}"
+        print(f"{whose} of {checked.path} is done")
         return
     for line in describe_text(values):
         print(line)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxstyle.console import limits
+from jaxstyle.console.progress import counted
 from jaxstyle.inputs.region_maps import RegionMaps
 from jaxstyle.plan.cells import needs_balance
 from jaxstyle.plan.chunks import Plan
@@ -288,6 +289,21 @@ def chunks_of_share(plan: Plan, share: Share, platform: str) -> list[int]:
     kind = nominal_platform(platform)
     compile_flops = COMPILE_SECONDS[kind] * NOMINAL_FLOPS[kind]
     return plan.shares(share.count, compile_flops=compile_flops)[share.index]
+
+
+def check_share(plan: Plan, share: Share, platform: str) -> None:
+    """Raise JaxstyleError if the first process of a run has nothing to compute.
+
+    Nobody else is at work in the run, and others may never come: for example, if every task of an array
+    has a run of its own.
+    """
+    if not chunks_of_share(plan, share, platform):
+        there = counted(len(plan.chunks), "chunk")
+        raise JaxstyleError(
+            "shard",
+            f"{share} has nothing to do: the run has {there}, and nobody else is at work in it; give at"
+            f" most {counted(len(plan.chunks), 'share')}, or leave --shard out for a run of its own",
+        )
 
 
 def make_launcher(

@@ -11,7 +11,6 @@ from pathlib import Path
 from jaxstyle.console.progress import Display, counted
 from jaxstyle.derived.build import finish_run
 from jaxstyle.derived.sheets import sheet_paths
-from jaxstyle.plan.chunks import Plan
 from jaxstyle.run.checked import CheckedRun, read_run
 from jaxstyle.run.continued import keep_whole_chunks
 from jaxstyle.run.finished import Run
@@ -25,7 +24,7 @@ from jaxstyle.run.job import (
     say_left_out,
     say_sheets,
 )
-from jaxstyle.run.planning import chunks_of_share
+from jaxstyle.run.planning import check_share, chunks_of_share
 from jaxstyle.run.site import LocalSite
 from jaxstyle.rundir import chunks, locks, manifest, resume
 from jaxstyle.rundir.directory import RunDirectory
@@ -57,7 +56,7 @@ def compute_share(checked: CheckedRun, options: RunOptions, share: Share, width:
                 machine = site.start(checked.sweep, {})
                 checked, planned = plan_at(site, checked, None, width)
                 try:
-                    _check_share(planned.plan, share, machine["device"]["platform"])
+                    check_share(planned.plan, share, machine["device"]["platform"])
                 except JaxstyleError:
                     run.discard(share)
                     raise
@@ -110,21 +109,6 @@ def _unlist(path: Path, names: Collection[str], display: Display, no_lock: bool)
         run.write("manifest.json", manifest.text({**values, "status": "running", "chunks_sha256": left}))
 
 
-def _check_share(plan: Plan, share: Share, platform: str) -> None:
-    """Raise JaxstyleError if the first process of a run has nothing to compute.
-
-    Nobody else is at work in the run, and others may never come: for example, if every task of an array
-    has a run of its own.
-    """
-    if not chunks_of_share(plan, share, platform):
-        there = counted(len(plan.chunks), "chunk")
-        raise JaxstyleError(
-            "shard",
-            f"{share} has nothing to do: the run has {there}, and nobody else is at work in it; give at"
-            f" most {counted(len(plan.chunks), 'share')}, or leave --shard out for a run of its own",
-        )
-
-
 def _end_share(checked: CheckedRun, options: RunOptions, share: Share, own: Collection[int]) -> Run:
     """End a share that is done, merging the run if it is the last one; return the share's cells."""
     path, say = checked.path, Display(quiet=options.quiet, log_format=options.log_format)
@@ -136,7 +120,7 @@ def _end_share(checked: CheckedRun, options: RunOptions, share: Share, own: Coll
             _merge_if_last(run, display, share)
     except DirectoryInUse as error:
         line = f"share {share} is done; {error}: whoever is at work there merges"
-        say.event("share-done", line.replace("; wait, or give another --out", ""), share=str(share))
+        say.event("share-done", line.replace(locks.UNTIL_FREE, ""), share=str(share))
     record = open_record(path)
     names = {chunks.chunk_name(number) for number in own}
     done = tuple(p for p in record.chunk_paths if str(p.relative_to(path)) in names)

@@ -77,6 +77,10 @@ def begun_without_locks(path: Path) -> bool:
     return isinstance(manifest, dict) and manifest.get("locking") == "none"
 
 
+UNTIL_FREE = "; wait until it ends, or use another directory"
+"""End of the message on a directory that another process holds."""
+
+
 def read_holder(lock: int) -> str:
     """The text that the holder of a lock, or the holder before it, wrote into it."""
     return os.pread(lock, 128, 0).decode("utf-8", "replace").strip()

@@ -160,8 +160,25 @@ def _of_its_folders(earlier: Record, sweep: Sweep) -> Sweep:
         more = [p for p in given if p not in own and not is_in(p, folders)]
         return (*own, *more) or given
 
+    had = [t for t in grids_of(earlier.sweep) if t.get("zip")]
+
+    def zipped(table: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A grid without the places of its zipped axes that folders have and the run has not."""
+        axes = [axis for axis in table.get("zip", ()) if axis in table]
+        rows = list(zip(*(table[axis] for axis in axes), strict=True))
+        own = {row for t in had if {*axes} <= {*t} for row in zip(*(t[a] for a in axes), strict=True)}
+        new = [
+            any(
+                a in FOLDER_AXES and is_in(v, sweep.folders.get(a, ()))
+                for a, v in zip(axes, row, strict=True)
+            )
+            for row in rows
+        ]
+        kept = [row for row, is_new in zip(rows, new, strict=True) if row in own or not is_new]
+        return table if not kept else {**table, **dict(zip(axes, zip(*kept, strict=True), strict=True))}
+
     top = {axis: axis_of({axis: getattr(sweep, axis)}, axis) for axis in FOLDER_AXES}
-    grids = [{**t, **{a: axis_of(t, a) for a in FOLDER_AXES if a in t}} for t in sweep.grid]
+    grids = [{**t, **{a: axis_of(t, a) for a in FOLDER_AXES if a in t}} for t in map(zipped, sweep.grid)]
     return replace(sweep, **top, grid=tuple(grids))
 
 

@@ -66,7 +66,7 @@ def assemble(
         JaxstyleError: for a key that does not exist, a file that cannot be read, or a wrong value.
     """
     cwd = cwd or Path.cwd()
-    sources, name = _sources(flags, cwd)
+    flags, sources, name = _sources(flags, cwd)
     recursive = next((bool(t["recursive"]) for t, _ in reversed(sources) if "recursive" in t), False)
     layers = [
         _layer(split_table(table if table is flags else _without_retired(table)), base, recursive)
@@ -106,26 +106,31 @@ def _is_texture(found: Mapping[str, Any], tables: Iterable[Mapping[str, Any]]) -
     return "content" not in named and {"style", "size"} <= named
 
 
-def _sources(flags: Mapping[str, Any], cwd: Path) -> tuple[list[tuple[Mapping[str, Any], Path]], str]:
+def _sources(
+    flags: Mapping[str, Any], cwd: Path
+) -> tuple[Mapping[str, Any], list[tuple[Mapping[str, Any], Path]], str]:
     """All sources of settings, the weakest first, each with the folder that its paths start from.
 
     Returns:
-        These, and what a run directory is called after.
+        The flags as they are understood, the sources, and what a run directory is called after.
     """
-    sources: list[tuple[Mapping[str, Any], Path]] = [(flags, cwd)]
     spec, preset = flags.get("spec"), flags.get("preset")
+    named: list[tuple[Mapping[str, Any], Path]] = [(flags, cwd)]
     if spec is not None:
         path = Path(taken_from(cwd, as_place("spec", spec)))
         table = read_toml(path)
         if "spec" in table:
             raise JaxstyleError(f"{path}: spec", "a spec cannot name another spec")
-        sources.insert(0, (table, path.parent))
+        named.insert(0, (table, path.parent))
         preset = preset if preset is not None else table.get("preset")
-    goes_on = next((flag for flag in ("resume", "extend") if flags.get(flag)), None)
-    of_run = _own_spec(flags, cwd) if goes_on is not None else None
+    goes_on = next((key for key in ("resume", "extend") for own, _ in named if own.get(key)), None)
+    of_run = _own_spec(named) if goes_on is not None else None
+    if of_run is not None:
+        flags = _as_twin(flags, of_run[0])
+    sources = [*named[:-1], (flags, cwd)]
     names_nothing = spec is None and preset is None and "content" not in flags and "style" not in flags
     if names_nothing and of_run is not None:
-        sources.insert(0, of_run)
+        sources.insert(0, (_without_others(of_run[0], flags), of_run[1]))
     elif names_nothing and goes_on is not None and flags.get("out") is not None:
         raise JaxstyleError(goes_on, f"{flags['out']} holds no run yet; give settings to begin one")
     elif names_nothing:  # going on without --out is refused below
@@ -137,8 +142,8 @@ def _sources(flags: Mapping[str, Any], cwd: Path) -> tuple[list[tuple[Mapping[st
         sources.insert(0, (_unless_named(table, [own for own, _ in sources]), base))
     if spec is not None:
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(str(spec)).stem).strip(".-")[:60]
-        return sources, stem or "spec"
-    return sources, "sweep" if preset is None else str(preset)
+        return flags, sources, stem or "spec"
+    return flags, sources, "sweep" if preset is None else str(preset)
 
 
 _OTHER_IN_A_TWIN = ("optimizer", "schedule", "learning_rate", "pyramid", "steps")
@@ -146,26 +151,44 @@ _OTHER_IN_A_TWIN = ("optimizer", "schedule", "learning_rate", "pyramid", "steps"
 
 
 def _unless_named(table: Mapping[str, Any], named: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The settings of a run, for a command that goes on with it and names others.
-
-    The values of an optimizer that the command does not name belong to another one where it names that, or
-    asks for the fast twin of one.
-    """
+    """The settings of a run, for a command that goes on with it and names others."""
     given = {key: value for source in named for key, value in source.items()}
-    own = {name for row in OPTIMIZERS for name in row.own}
-    fast, other = given.get("fast"), given.get("optimizer", "auto") not in ("auto", table.get("optimizer"))
-    gone = {*own, *_OTHER_IN_A_TWIN} if fast else own if other else set[str]()
-    kept = {key: value for key, value in table.items() if key not in gone}
-    grids = table.get("grid")
+    kept, grids = _without_others(table, given), table.get("grid")
     first = grids[0] if isinstance(grids, list) and grids and isinstance(grids[0], dict) else {}
     return {name: first[name] for name in PAPER if name in first} | kept
 
 
-def _own_spec(flags: Mapping[str, Any], cwd: Path) -> tuple[Mapping[str, Any], Path] | None:
-    """The spec of the run in `--out` and its folder, if there is one."""
-    if flags.get("out") is None:
+def _without_others(table: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run without those of an optimizer that the command replaces.
+
+    The values of an optimizer that the command does not name belong to another one where it names that, or
+    asks for the fast twin of one.
+    """
+    own = {name for row in OPTIMIZERS for name in row.own}
+    fast, other = given.get("fast"), given.get("optimizer", "auto") not in ("auto", table.get("optimizer"))
+    gone = {*own, *_OTHER_IN_A_TWIN} if fast else own if other else set[str]()
+    return {key: value for key, value in table.items() if key not in gone}
+
+
+def _as_twin(flags: Mapping[str, Any], table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The flags of a command that goes on with a run which is the fast twin of Adam's, and says so again.
+
+    The run's own settings are those of the twin. Steps that are given are Adam's, as when it was begun.
+    """
+    if not flags.get("fast") or table.get("optimizer") == "adam":
+        return flags
+    if "steps" in flags:
+        return {"optimizer": "adam", **flags}
+    return {key: value for key, value in flags.items() if key != "fast"}
+
+
+def _own_spec(named: Iterable[tuple[Mapping[str, Any], Path]]) -> tuple[Mapping[str, Any], Path] | None:
+    """The spec of the run in `out`, which flags or a spec name, and its folder, if there is one."""
+    places = [(own["out"], base) for own, base in named if own.get("out") is not None]
+    if not places:
         return None
-    own = Path(taken_from(cwd, as_place("out", flags["out"]))) / "spec.toml"
+    out, base = places[-1]
+    own = Path(taken_from(base, as_place("out", out))) / "spec.toml"
     return (read_toml(own), own.parent) if own.is_file() else None
 
 
@@ -311,6 +334,9 @@ def _stacked(
             balance = []
         if asks:  # for a balance, where weaker layers did without
             found.pop("balance_optional", None)
+        if layer.found.get("optimizer", "auto") not in ("auto", found.get("optimizer", "auto")):
+            for key in {name for row in OPTIMIZERS for name in row.own}:
+                found.pop(key, None)  # of another optimizer
         digests |= layer.digests
         given |= layer.given
         found |= layer.found
