@@ -596,6 +596,14 @@ SPECS = {
         b"[[grid]]\nsede = [1]",
         "grid.sede: no such setting; did you mean seed?",
     ),
+    "35 an axis that is nearly one": (
+        b"[[grid]]\nstyle_sise = [64]",
+        "grid.style_sise: no such setting; did you mean style_size?",
+    ),
+    "35 a setting in a grid": (
+        b"[[grid]]\nsize = 64",
+        "grid.size: has one value for all cells of a run; write it above the first [[grid]]",
+    ),
     "35 a key of control characters": (b'"\\u001b[2J" = 1', "\\x1b[2J: no such setting; see --help"),
     "35 a date": (b"seed = 2026-01-01", "seed: datetime.date(2026, 1, 1) is not a whole number"),
     "35 a truth": (b"steps = true", "steps: True is not a whole number"),

@@ -194,6 +194,15 @@ def test_style_layers_are_single_ones_and_the_papers_growing_sets():
     assert [text.count("+") for text in grown] == [0, 1, 2, 3, 4]
 
 
+def test_a_twin_has_the_stages_that_are_named_with_it(tmp_path):
+    images = {"content": ["/c.png"], "style": ["/s.png"]}
+    (tmp_path / "adam.toml").write_text('optimizer = "adam"\nsteps = 40\npyramid = 0\n')
+    by_spec = {"spec": str(tmp_path / "adam.toml"), "fast": True, **images}
+    assert assemble(by_spec).sweep.pyramid == 2
+    assert assemble(by_spec | {"pyramid": 0}).sweep.pyramid == 0
+    assert assemble(images | {"optimizer": "adam", "fast": True, "pyramid": 1}).sweep.pyramid == 1
+
+
 def test_fast_makes_the_twin_of_a_sweep_by_adam():
     twin = resolve(Sweep(**IMAGES, optimizer="adam", steps=(3000, 10000), fast=True))
     assert (twin.optimizer, twin.pyramid, twin.steps) == ("lbfgs", 2, (750, 2500))

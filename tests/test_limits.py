@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import jax
 import pytest
 from conftest import EXAMPLES, ROOT, SHALLOW, run_python
 
@@ -14,7 +16,8 @@ from jaxstyle.console import limits
 from jaxstyle.plan.cells import sweep_cells
 from jaxstyle.plan.planner import make_plan
 from jaxstyle.plan.programs import Memory
-from jaxstyle.run.planning import Planned, check_memory
+from jaxstyle.run.inputs import read_inputs
+from jaxstyle.run.planning import Planned, check_memory, plan_for
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
 
@@ -310,3 +313,24 @@ def test_a_gpu_needs_memory_for_one_cell_because_a_launch_too_wide_is_halved(per
             JaxstyleError, match=r"a 512x512 image needs about 2.10 GB .* there are 2.00 GB;"
         ):
             check_memory(planned, Gpu())
+
+
+def test_the_memory_of_the_largest_style_is_in_the_plan():
+    """The pass over a style may take more than the steps."""
+    about = {"content": (str(EXAMPLES / "cat.jpg"),), "style": (str(EXAMPLES / "brushwork.jpg"),)}
+    about |= {"size": "48", "steps": (2,), "pyramid": 0, "alpha_beta": (1e-3,)}
+    found = {}
+    for px in (64, 1024, 2048):
+        inputs = read_inputs(resolve(Sweep(**about, style_size=(px,))))
+        found[px] = plan_for(inputs, jax.devices("cpu")[0])
+    assert [planned.style for planned in found.values()] == ["64x51", "1024x820", "2048x1640"]
+    small, large, larger = (planned.target_bytes for planned in found.values())
+    assert small < found[64].memory[0].fixed * 1.1
+    assert (larger - small) / (large - small) == pytest.approx(4, rel=0.05)
+    # 1.70 GB more than with 64 px at the peak of a process.
+    assert large - small == pytest.approx(1.7e9, rel=0.2)
+    huge = replace(found[2048], target_bytes=10**15)
+    with pytest.raises(
+        JaxstyleError, match=r"style_size: a style of 2048x1640 px needs about 1000000.* GB"
+    ):
+        check_memory(huge, jax.devices("cpu")[0])

@@ -242,3 +242,30 @@ def test_a_tilde_is_the_home_of_the_user(project, monkeypatch, tmp_path):
     with pytest.raises(errors.JaxstyleError, match="~ stands for your home directory, but none is set"):
         jaxstyle.open_run("~/runs/y")
     assert paths.at_home("~no-such-user/x") == "~no-such-user/x"
+
+
+def test_two_dots_after_a_link_lead_to_the_folder_of_what_it_points_to(tmp_path, monkeypatch):
+    """As everywhere; a run's own path may be a link, and its spec's `..` leads back from that."""
+    for name in ("far/deep", "here/own"):
+        (tmp_path / name).mkdir(parents=True)
+    here, far = tmp_path / "here", tmp_path / "far"
+    (here / "link").symlink_to(far / "deep")
+    for folder in (here, far):
+        (folder / "x.png").write_text(folder.name)
+    cases = {
+        "link/../x.png": far,
+        "./own/../link/../x.png": far,
+        "own/../x.png": here,
+        "../here/x.png": here,
+        "../far/deep/../x.png": far,
+        f"{here}/link/../x.png": far,
+        f"{here}/link/../../here/own/../x.png": here,
+        "link/deeper/../../x.png": far,
+    }
+    (far / "deep" / "deeper").mkdir()
+    for text, folder in cases.items():
+        found = paths.taken_from(here, text)
+        assert os.path.samefile(found, here / text), text
+        assert found == str(folder / "x.png"), text
+    (tmp_path / "runs").symlink_to(far / "deep")  # the run is deep, and was begun as runs
+    assert paths.taken_from(tmp_path / "runs", "../here/x.png") == str(here / "x.png")

@@ -231,7 +231,7 @@ def test_a_run_that_has_a_retired_setting_goes_on_where_it_is_at_its_default(cop
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        (["--steps", "80", "81"], "steps is (40, 80) there and (80, 81) here"),
+        (["--steps", "80", "81"], "steps is 40, 80 there and 80, 81 here"),
         (["--size", "48"], "size is 64 there and 48 here"),
         (["--seed", "0:3"], "seed is 0, 1 there and 0, 1, 2 here"),
         (["--checkpoint-every", "60"], "checkpoint_every is 0.1 there and 60.0 here"),

@@ -478,6 +478,15 @@ def test_crops_are_places_of_the_style_by_seed(alone):
         Pictures(sweep, sweep_cells(sweep))
 
 
+def test_crops_are_in_the_estimate_of_the_disk(alone):
+    plan = open_record(alone).plan
+    more = plan.result_bytes(crops=100) - plan.result_bytes()
+    shapes = {(p.height_px, p.width_px) for p in plan.programs}
+    styles = {part for cell in plan.cells for part, _ in cell.style_parts}
+    ((height, width),) = shapes
+    assert more == 100 * len(styles) * 3 * height * width > 0
+
+
 def test_crops_are_finished_as_the_pictures_if_asked(alone, tmp_path):
     """A crop gets the values of its whole style by rank, or the light that is asked for."""
     style = alone.parent / "s.png"

@@ -189,7 +189,8 @@ def _read_bytes(path: str) -> bytes:
         status = os.stat(path)  # comes before opening, because a FIFO would block for ever
         if stat.S_ISDIR(status.st_mode):
             raise JaxstyleError(
-                path, "is a directory; give an image file (jaxstyle.sweep also takes folders)"
+                path,
+                "is a directory; give an image file (jaxstyle.sweep takes folders as content or style)",
             )
         if not stat.S_ISREG(status.st_mode):
             raise JaxstyleError(path, "is not a regular file; give an image file")

@@ -114,19 +114,24 @@ class Plan:
         """Number of cells of the program at `index`, including twins."""
         return sum(len(chunk.cells) for chunk in self.chunks if chunk.program == index)
 
-    def result_bytes(self) -> int:
+    def result_bytes(self, crops: int | None = None) -> int:
         """Approximate bytes that the chunks, `results.h5` and the PNGs take together.
 
         A PNG counts as its pixels, which it exceeds by little; its second name is a link and takes none.
+
+        Args:
+            crops: number of crops of every style for every shape of pictures; None for none.
         """
-        total = 0
+        total, cropped = 0, set[tuple[Any, ...]]()
         for chunk in self.chunks:
             program = self.programs[chunk.program]
             image = program.height_px * program.width_px * 3 * len(self.steps)
             image *= 5 if self.image_format != Sweep.image_format else 1  # with four bytes of a float
             curve = 4 * len(self.trace_steps) * program.curves
             total += len(chunk.cells) * (3 * image + 2 * curve)
-        return total
+            shape = program.height_px, program.width_px
+            cropped |= {(part, shape) for i in chunk.cells for part, _ in self.cells[i].style_parts}
+        return total + (crops or 0) * sum(3 * height * width for _, (height, width) in cropped)
 
 
 def plan_record(plan: Plan) -> dict[str, Any]:

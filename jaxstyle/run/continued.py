@@ -55,7 +55,7 @@ def resume_run(
     check_platform(run.path, was, machine)
     checked, planned = plan_at(site, checked, before)
     todo = planned.plan.only(set(range(len(planned.plan.chunks))) - there)
-    check_space(run.path, todo.result_bytes())
+    check_space(run.path, todo.result_bytes(checked.sweep.crops))
     display.event(
         "resume",
         f"going on with {run.path}: {counted(len(there), 'chunk')} of {len(planned.plan.chunks)} done",

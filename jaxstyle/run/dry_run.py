@@ -33,7 +33,12 @@ NAMED_PROGRAMS = 3
 
 
 def describe(
-    planned: Planned, platform: str, checkpoint_every: float, device: str, precision: str
+    planned: Planned,
+    platform: str,
+    checkpoint_every: float,
+    device: str,
+    precision: str,
+    crops: int | None = None,
 ) -> dict[str, Any]:
     """Values that `--dry-run` prints: the plan and its estimated cost, before anything has been measured.
 
@@ -43,6 +48,7 @@ def describe(
         checkpoint_every: the sweep's setting, in seconds.
         device: name of the devices, from `manifest.device_text`.
         precision: the sweep's setting.
+        crops: the sweep's setting.
     """
     plan = planned.plan
     rate, compile_s = planned.devices * NOMINAL_FLOPS[platform], COMPILE_SECONDS[platform]
@@ -61,6 +67,7 @@ def describe(
         for i, (program, memory) in enumerate(zip(plan.programs, planned.memory, strict=True))
         if plan.program_cells(i)
     ]
+    target_bytes = planned.target_bytes if programs else 0
     compiling_s = compile_s * sum(1 + len(program["coarser"]) for program in programs)
     return {
         "cells": sum(len(chunk.cells) for chunk in plan.chunks),
@@ -74,9 +81,11 @@ def describe(
         "assumed_flops_per_s": rate,
         "programs": programs,
         "batch_width": max((program["width"] for program in programs), default=0),
-        "memory_bytes": max((program["memory_bytes"] for program in programs), default=0),
+        "memory_bytes": max((*(program["memory_bytes"] for program in programs), target_bytes), default=0),
+        "target_bytes": target_bytes,
+        "largest_style": planned.style,
         "flops": plan.flops,
-        "disk_bytes": plan.result_bytes(),
+        "disk_bytes": plan.result_bytes(crops),
         "compile_s": compiling_s,
         "time_s": round(plan.flops / rate + compiling_s, 1),
     }
@@ -110,6 +119,9 @@ def describe_text(values: dict[str, Any]) -> Iterator[str]:
             f"{shapes} shapes are compiled apart, which takes about {duration(values['compile_s'])} of the"
             " time below; --size WxH gives all pictures one shape"
         )
+    if values["target_bytes"] > max(p["memory_bytes"] for p in programs):
+        mb = values["target_bytes"] / 1e6
+        yield f"the targets of a style of {values['largest_style']} px: about {mb:.0f} MB, before the steps"
     every = max(p["checkpoint_s"] for p in programs)
     yield f"{values['flops'] / 1e12:.2f} TFLOP in all, about {values['disk_bytes'] / 1e6:.0f} MB on disk"
     yield f"a killed run repeats at most {duration(every)} of its work"
@@ -153,7 +165,7 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
     about = manifest.device_text(device.platform, device.device_kind, several, manifest.thread_count())
     kind = nominal_platform(device.platform)
     every, precision = checked.sweep.checkpoint_every, checked.sweep.precision
-    values = describe(planned, kind, every, about, precision)
+    values = describe(planned, kind, every, about, precision, checked.sweep.crops)
     if options.json:
         print(json.dumps(values | ({"skipped": dict(checked.skipped)} if checked.skipped else {})))
         return

@@ -26,11 +26,16 @@ from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.options import Share
 from jaxstyle.spec.resolve import rows_used
 from jaxstyle.spec.settings import RunOptions, Sweep
+from jaxstyle.vgg import layers
 
 COMPILER_BYTES = 1_600_000_000
 """Memory that compiling a run's programs takes at most, roughly, beyond what is planned for. With an empty
 cache the peak of the process was 0.5 (Adam, 1024 px) to 1.6 GB (L-BFGS, two coarser stages, 512 px) above
 that (VmHWM of `/proc/self/status` after `--steps 3`, two cores)."""
+
+
+ACTIVATIONS_HELD = 1.6
+"""Memory of a pass over an image, as a multiple of its float32 activations."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,10 @@ class Planned:
     """A warning about their memory, for people; empty if there is none."""
     hint: str = ""
     """A faster precision that they have, for people; empty if there is none."""
+    style: str = ""
+    """Size of the largest style, as `512x384`; empty if there is no image."""
+    target_bytes: int = 0
+    """Memory that the targets of that style take on one device, while they are computed."""
 
 
 def plan_for(
@@ -86,7 +95,9 @@ def plan_for(
     winograd, hint = uses_winograd(sweep, platform), precision_hint(sweep, device)
     memory = functools.partial(planned_memory, winograd=winograd)
     if before is not None and len(before.cells) == len(inputs.cells):
-        return Planned(before, tuple(memory(program) for program in before.programs), devices, hint=hint)
+        return _with_targets(
+            Planned(before, tuple(map(memory, before.programs)), devices, hint=hint), inputs
+        )
 
     find = functools.partial(_find_plan, inputs, platform=platform, available=available, before=before)
     if measure and platform == "gpu":  # on a TPU each takes as long to compile as the step itself
@@ -105,7 +116,23 @@ def plan_for(
         styles = {(pixels.shape[0], pixels.shape[1]) for pixels in inputs.pictures.style.values()}
         for program in found.programs:
             try_out(program, inputs.weights.layers, styles)
-    return Planned(found, tuple(memory(program) for program in found.programs), devices, hint=hint)
+    return _with_targets(Planned(found, tuple(map(memory, found.programs)), devices, hint=hint), inputs)
+
+
+def _with_targets(planned: Planned, inputs: Inputs) -> Planned:
+    """`planned` with the memory of the targets of its largest style.
+
+    # Measured are 1.9, 1.7 and 1.4 times activations of 0.24, 0.97 and 2.19 GB, at 512, 1024 and 1536 px
+    # (peak of the process on two cores, less that with a style of 64 px).
+    """
+    shapes = {(pixels.shape[0], pixels.shape[1]) for pixels in inputs.pictures.style.values()}
+    if not shapes:
+        return planned
+    taps = {tap for cell in inputs.cells for tap in cell.layer_weights}
+    takes = {shape: ACTIVATIONS_HELD * 4 * layers.activation_floats(*shape, taps) for shape in shapes}
+    height, width = max(takes, key=takes.__getitem__)
+    fixed = max((memory.fixed for memory in planned.memory), default=0)
+    return replace(planned, style=f"{width}x{height}", target_bytes=fixed + int(takes[height, width]))
 
 
 def precision_hint(sweep: Sweep, device: Any) -> str:
@@ -225,6 +252,10 @@ def check_memory(planned: Planned, device: Any) -> str:
     cells = widths if device.platform == "cpu" else dict.fromkeys(used, 1)
     takes = {i: planned.memory[i].fixed + cells[i] * planned.memory[i].per_cell for i in used}
     largest = plan.programs[max(takes, key=takes.__getitem__)]
+    what, setting = f"a {largest.shape} image", "size"
+    if planned.target_bytes > max(takes.values()):  # a pass over a style, before the first launch
+        takes, beside = {0: planned.target_bytes}, 1
+        what, setting = f"a style of {planned.style} px", "style_size"
     needed, there, name, mend = max(takes.values()), device_memory(device), "", ""
     if device.platform == "cpu":  # all its devices share one memory, with the process itself
         needed *= planned.devices
@@ -237,16 +268,16 @@ def check_memory(planned: Planned, device: Any) -> str:
         if beside > 1:  # by --side-by-side, for a number of our own fits
             several, mend = f", {beside} side by side,", f" or --side-by-side{mend}"
         raise JaxstyleError(
-            "size",
-            f"a {largest.shape} image{several} needs about {needed / 1e9:.2f} GB of memory and there are"
-            f" {there / 1e9:.2f} GB{name}; give a smaller --size{mend}",
+            setting,
+            f"{what}{several} needs about {needed / 1e9:.2f} GB of memory and there are"
+            f" {there / 1e9:.2f} GB{name}; give a smaller --{setting.replace('_', '-')}{mend}",
         )
     if device.platform != "cpu" or name.startswith(" by ulimit") or needed + COMPILER_BYTES <= there:
         return ""
     return (
-        f"a {largest.shape} image needs {needed / 1e9:.2f} of the {there / 1e9:.2f} GB{name}, and compiling"
+        f"{what} needs {needed / 1e9:.2f} of the {there / 1e9:.2f} GB{name}, and compiling"
         f" up to {COMPILER_BYTES / 1e9:.1f} GB more; if the system ends the process, give a smaller"
-        f" --size{mend}"
+        f" --{setting.replace('_', '-')}{mend}"
     )
 
 

@@ -60,7 +60,7 @@ def compute_share(checked: CheckedRun, options: RunOptions, share: Share, width:
                 except JaxstyleError:
                     run.discard(share)
                     raise
-                check_space(path, planned.plan.result_bytes())
+                check_space(path, planned.plan.result_bytes(checked.sweep.crops))
                 Job(checked, planned, machine, run, Display(quiet=True)).begin()
         if (
             now is not None

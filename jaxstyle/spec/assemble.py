@@ -337,6 +337,8 @@ def _stacked(
         if layer.found.get("optimizer", "auto") not in ("auto", found.get("optimizer", "auto")):
             for key in {name for row in OPTIMIZERS for name in row.own}:
                 found.pop(key, None)  # of another optimizer
+        if layer.found.get("fast"):  # a weaker source's stages are Adam's
+            found.pop("pyramid", None)
         digests |= layer.digests
         given |= layer.given
         found |= layer.found

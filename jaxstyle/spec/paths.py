@@ -32,8 +32,22 @@ def at_home(text: str) -> str:
 
 
 def taken_from(base: Path | str, text: str) -> str:
-    """The absolute path that `text` means in the folder `base`, or in a home if it begins with `~`."""
-    return os.path.abspath(os.path.join(base, at_home(text)))
+    """The absolute path that `text` means in the folder `base`, or in a home if it begins with `~`.
+
+    `..` after a link that `text` names leads, as everywhere, to the folder of what it points to.
+    """
+    text = at_home(text)
+    if os.pardir not in (parts := text.split(os.sep)):
+        return os.path.abspath(os.path.join(base, text))
+    found = os.sep if os.path.isabs(text) else os.path.abspath(base)
+    own = 0  # parts of `found` that are of `text`
+    for part in parts:
+        if part == os.pardir:
+            found = os.path.dirname(os.path.realpath(found) if own > 0 and os.path.islink(found) else found)
+            own -= 1
+        elif part not in ("", os.curdir):
+            found, own = os.path.join(found, part), own + 1
+    return found
 
 
 def spelled(path: str, run: Path) -> str:

@@ -20,10 +20,10 @@ from jaxstyle.spec.mask_order import as_checked
 from jaxstyle.spec.paths import taken_from
 from jaxstyle.spec.regions import as_regions
 from jaxstyle.spec.settings import (
-    AXES,
+    AXIS_ROWS,
     BALANCED_AXES,
     LATER,
-    MASK_KEYS,
+    OPTION_KEYS,
     PATH_AXES,
     SETTINGS,
     SEVERAL,
@@ -89,7 +89,10 @@ def _resolve_grid(table: Mapping[str, Any], sweep: Sweep) -> dict[str, Any]:
         if not isinstance(key, str):
             raise JaxstyleError("grid", f"{shown(key)} is not the name of an axis")
         if key != "zip" and not settings.is_axis(key):
-            raise unknown_key(key, (*AXES, *settings.added(), "zip"), what=f"grid.{key}")
+            if key in (*SETTINGS, *OPTION_KEYS):
+                why = "has one value for all cells of a run; write it above the first [[grid]]"
+                raise JaxstyleError(f"grid.{key}", why)
+            raise unknown_key(key, (*AXIS_ROWS, *settings.added(), "zip"), what=f"grid.{key}")
     axes = settings.axes_with(table)
     grid: dict[str, Any] = {
         axis: axis_values(axis, table[axis], max_cells=sweep.max_cells) for axis in axes if axis in table
@@ -153,7 +156,7 @@ def _twin(sweep: Sweep, optimizer: Mapping[str, Any]) -> dict[str, Any]:
             optimizer="lbfgs",
             schedule="constant",
             learning_rate=(),
-            pyramid=sweep.pyramid or None,
+            pyramid=sweep.pyramid,
             steps=tuple(-(-n // FAST_SHARE) for n in steps),
             grid=tuple({k: v for k, v in table.items() if k != "learning_rate"} for table in tables),
         )
@@ -360,7 +363,7 @@ def differing_settings(own: Sweep, other: Sweep) -> list[str]:
     pairs = {name: (getattr(own, name), getattr(other, name)) for name in names}
     pairs |= {name: (own.extra.get(name), other.extra.get(name)) for name in sorted(more)}
     texts = {
-        name: [", ".join(value) or NONE for value in pair] if name in MASK_KEYS else pair
+        name: [", ".join(map(str, v)) or NONE if isinstance(v, tuple) else v for v in pair]
         for name, pair in pairs.items()
         if pair[0] != pair[1]
     }
