@@ -32,7 +32,7 @@ from jaxstyle.run.sweep import run_sweep
 from jaxstyle.rundir.records import open_record
 from jaxstyle.rundir.regions_h5 import regions_bytes
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.regions import as_region_list
+from jaxstyle.spec.regions import as_masks, as_region_list
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import RunOptions, Sweep
 from jaxstyle.study import recompute
@@ -433,6 +433,37 @@ def test_a_setting_alone_has_the_masks_of_its_own_images(files):
 
 def test_regions_to_leave_are_named_by_colours_in_any_form():
     assert as_region_list("leave", ("#FF8000", "007", "Sky")) == ("#ff8000", "7", "Sky")
+    assert as_region_list("leave", ("#ffffff", "#808080", 0)) == ("255", "128", "0")
+    assert as_masks("style_mask", (0, "#FFFFFF")) == ("0", "255")
+
+
+def test_a_few_patches_are_a_mask_and_labels_of_16_bits_are_told(tmp_path):
+    labels = np.zeros((12, 16), np.uint16)
+    labels[:, 9:] = 1
+    path = str(tmp_path / "labels.png")
+    Image.fromarray(labels.astype(np.uint8)).save(path)
+    mask, _ = read_mask(path, {})
+    assert mask.names == ("0", "1")
+    assert mask.maps(24, 32).sum() == 24 * 32
+    Image.fromarray(labels).save(path)
+    with pytest.raises(
+        JaxstyleError, match="has labels of 16 bits, of which names keep 8"
+    ):
+        read_mask(path, {})
+    Image.fromarray(labels * 65535).save(path)  # black and white, as scanners save them
+    assert read_mask(path, {})[0].names == ("0", "255")
+
+
+def test_pixels_are_not_held_where_there_is_no_style_to_keep_them_from(files):
+    settings = {
+        **GIVEN,
+        **files,
+        "style": ("none", *files["style"]),
+        "regions": ("masks",),
+        "hold": ("255",),
+    }
+    with pytest.raises(JaxstyleError, match="hold: keeps pixels beside those of a style"):
+        sweep_cells(resolve(Sweep(**settings)))
 
 
 def test_a_run_with_masks_goes_on_with_its_own_and_no_others(files, tmp_path):
@@ -461,7 +492,7 @@ def test_a_run_with_masks_goes_on_with_its_own_and_no_others(files, tmp_path):
 
 def test_names_join_regions_and_small_ones_are_told_and_left_out(files):
     """Two colours with one name are one region; tiles without a position of pool5 do not count there."""
-    names = {"0": "ground", "128": "ground", "#ffffff": "never", "255": "corner"}
+    names = {"0": "ground", "128": "ground", "#ffffff": "corner"}
     settings = {**GIVEN, **files, "style_layers": ("conv1_1:1+pool5:1",), "region_names": names}
     inputs = read_inputs(resolve(Sweep(**settings | {"size": "48", "regions": ("4x4", "masks")})))
     told = [note for notes in inputs.pictures.notes.values() for note in notes]

@@ -197,6 +197,24 @@ def test_contrast_and_luminance_are_as_asked_for(contrast, mean):
     assert found[2] == pytest.approx(own[2] if contrast is None else contrast, rel=3e-3)
 
 
+def test_values_that_no_picture_can_have_are_approached():
+    """Half black and half white at most: rms contrast 1.5 at mean 0.3 is beyond 0 to white."""
+    ramp = np.repeat(np.linspace(0, 255, 64, dtype=np.float32), 3).reshape(8, 8, 3)
+    contrast, mean = 1.8, 0.3
+
+    def off(image):
+        seen = finishing.linear(image) @ [0.2126, 0.7152, 0.0722]
+        return np.hypot(seen.mean() - mean, seen.std() - contrast * mean)
+
+    found = off(finishing.with_contrast(ramp, contrast, mean))
+    c = finishing.linear(ramp)
+    tried = [
+        off(finishing.encoded(np.clip(a * c + b, 0, 1)))
+        for a in np.geomspace(0.1, 300, 60) for b in np.linspace(-a, 1, 60)
+    ]  # fmt: skip
+    assert 0.005 < found < 1.3 * min(tried)
+
+
 def test_a_flat_picture_keeps_its_contrast_of_0():
     found = finishing.with_contrast(np.full((4, 4, 3), 80.0), 0.5, 0.25)
     np.testing.assert_allclose(light.linear(found), 0.25, rtol=1e-6)

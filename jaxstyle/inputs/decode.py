@@ -32,6 +32,7 @@ from jaxstyle.inputs.formats import kind_of, main_picture
 from jaxstyle.inputs.heif import decode_heic, is_avif, is_heic
 from jaxstyle.inputs.resize import check_edges
 from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.vgg.layers import MIN_EDGE_PX
 
 # Pillow logs some of the errors that it also raises; without a handler, Python prints them on stderr.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -94,7 +95,8 @@ def read(path: str, *, as_stored: bool = False) -> Picture:
 
     Args:
         path: its path.
-        as_stored: whether the file's gamma and colour space are ignored, and its levels stay as they are.
+        as_stored: whether the file's gamma and colour space are ignored, and its levels stay as they are;
+            such an image may be of any size.
 
     Raises:
         JaxstyleError: for anything but one readable, reasonably sized still image.
@@ -247,7 +249,7 @@ def _to_rgb(path: str, data: bytes, notes: list[str], *, as_stored: bool = False
         deep = image.mode.startswith("I;16")
         check_edges(path, image.height, image.width)
     else:
-        image, deep = _open(path, container.data, notes)
+        image, deep = _open(path, container.data, notes, 1 if as_stored else MIN_EDGE_PX)
     labels = colour.Labels(image.info.get("icc_profile") or container.profile, container.chunks)
     labels = colour.Labels(None, {}) if as_stored else labels
     is_bmp = image.format == "BMP"
@@ -260,12 +262,19 @@ def _to_rgb(path: str, data: bytes, notes: list[str], *, as_stored: bool = False
     return _to_srgb8(path, image, deep, labels, is_bmp, notes)
 
 
-def _open(path: str, data: bytes, notes: list[str]) -> tuple[Image.Image, bool]:
-    """The image with its pixels decoded, and whether the file has 16 bits per channel."""
+def _open(path: str, data: bytes, notes: list[str], least_px: int) -> tuple[Image.Image, bool]:
+    """The image with its pixels decoded, and whether the file has 16 bits per channel.
+
+    Args:
+        path: name of the file.
+        data: its bytes.
+        notes: what is told of it; is added to.
+        least_px: the least that its edges may be.
+    """
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     if (frames := getattr(image, "n_frames", 1)) != 1:
         raise JaxstyleError(path, f"holds {frames} frames; save one of them as an image of its own")
-    check_edges(path, image.height, image.width)
+    check_edges(path, image.height, image.width, least_px)
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(path, image.width * image.height)
     raw = " ".join(str(tile[3]) for tile in image.tile)  # such as RGB;16B; BGR;16 has 16 bits per pixel

@@ -61,18 +61,24 @@ def with_contrast(
     """`image` with a given rms contrast, sd(L)/mean(L), and mean luminance; None keeps its own.
 
     Linear light becomes a c + b, the same a and b for all channels, clipped to 0 to 1. They are corrected
-    until the *clipped* picture has both values, as nearly as a display's range allows.
+    until the *clipped* picture has both values; where a display's range does not allow that, the nearest of
+    the corrections stands.
     """
     c = linear(np.clip(image, 0, 255))
     own = c @ LUMINANCE
     mean = own.mean() if mean_luminance is None else mean_luminance
     contrast = own.std() / max(own.mean(), CLOSE) if rms_contrast is None else rms_contrast
     sd, a, b = contrast * mean, 1.0, 0.0
+    nearest = np.inf, a, b
     for _ in range(ROUNDS):
         found = np.clip(a * c + b, 0, 1) @ LUMINANCE
-        if abs(found.mean() - mean) < CLOSE and abs(found.std() - sd) < CLOSE:
+        off = abs(found.mean() - mean), abs(found.std() - sd)
+        nearest = min(nearest, (float(np.hypot(*off)), a, b))
+        if max(off) < CLOSE:
             break
         gain = np.clip(sd / found.std(), 1 / MOST_GAIN, MOST_GAIN) if found.std() > CLOSE else 1.0
         # Scaled about the mean, which the shift then brings to its place.
         a, b = a * gain, mean + gain * (b - found.mean())
+    else:
+        _, a, b = nearest
     return encoded(np.clip(a * c + b, 0, 1))

@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
 
 from jaxstyle.inputs.decode import Picture, read
+from jaxstyle.inputs.precise import PER_LEVEL
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.regions import MAX_REGIONS, as_colour, colour_name
 
@@ -59,12 +60,16 @@ def read_mask(path: str, renamed: Mapping[str, str]) -> tuple[Mask, Picture]:
         renamed: names of regions by grey level or colour; several colours with one name are one region.
 
     Raises:
-        JaxstyleError: for a file that is no PNG, and one with too many regions.
+        JaxstyleError: for a file that is no PNG, one with too many regions, and labels of 16 bits.
     """
     picture = read(path, as_stored=True)  # its levels are names
     with open(path, "rb") as file:
         if file.read(len(PNG)) != PNG:
             why = "a mask must be a PNG, for other formats change its colours; save it as one"
+            raise JaxstyleError(path, why)
+    with Image.open(path) as image:
+        if image.mode.startswith("I") and np.any(np.asarray(image) % PER_LEVEL):
+            why = "has labels of 16 bits, of which names keep 8; save them as uint8"
             raise JaxstyleError(path, why)
     wide = picture.pixels.astype(np.int32)
     codes, places = np.unique(wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2], return_inverse=True)

@@ -157,6 +157,9 @@ def sweep_cells(sweep: Sweep) -> tuple[Cell, ...]:
             unused = _unused_axes(choice, balanced_by_default=sweep.balance_optional)
             if unused is None:  # neither a content nor a style
                 continue
+            if sweep.hold and choice.get("regions") == MASKS and choice["style"] == NONE:
+                why = "keeps pixels beside those of a style, and --style is none; leave it out"
+                raise JaxstyleError("hold", why)
             told = choice
             if choice.get("style_size") == AUTO:
                 told = choice | {"style_size": longest_edge(sweep.size)}

@@ -54,7 +54,9 @@ def as_colour(text: Any) -> str | None:
     colour = str(text).strip().lower()
     if colour.isdecimal() and len(colour) < 4 and int(colour) < 256:
         return str(int(colour))
-    return colour if re.fullmatch(r"#[0-9a-f]{6}", colour) else None
+    if not re.fullmatch(r"#[0-9a-f]{6}", colour):
+        return None
+    return colour_name(*bytes.fromhex(colour[1:]))
 
 
 def mask_from(base: Path | str, text: str) -> str:
@@ -67,7 +69,8 @@ def mask_from(base: Path | str, text: str) -> str:
 def as_masks(what: str, given: Any) -> tuple[str, ...]:
     """Masks: absolute paths, or colours."""
     several = given if isinstance(given, list | tuple) else (given,)
-    return tuple(mask_from("", as_text(what, text)) for text in several)
+    named = (str(level) if type(level) is int else as_text(what, level) for level in several)
+    return tuple(mask_from("", text) for text in named)
 
 
 def as_region_list(what: str, given: Any) -> tuple[str, ...]:
