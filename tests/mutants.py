@@ -622,6 +622,61 @@ MUTANTS = (
         "if step <= (1 - LAST_PART) * end",
         ("tests/test_stimuli.py::test_the_rule_for_failed_syntheses",),
     ),
+    # Masks and their images.
+    Mutant(
+        "A mask stays with its image when a stronger source names the images in another order.",
+        "found[key] = [masks[image] for image in has.masked]",
+        "found[key] = list(masks.values())[: len(has.masked)]",
+        ("tests/test_mask_order.py::test_a_flag_that_names_other_contents_takes_each_with_its_mask",),
+    ),
+    Mutant(
+        "A part of weight 0 does not move the masks of a blend.",
+        "return tuple(by[image] for image in own)",
+        "return masks",
+        ("tests/test_mask_order.py::test_a_weight_of_0_does_not_move_the_masks_of_a_ladder",),
+    ),
+    Mutant(
+        "An extension does not give an image another mask than the run has.",
+        "if had[image] != has[image]:",
+        "if had[image] != had[image]:",
+        (
+            "tests/test_mask_order.py::test_an_extension_by_another_image_needs_its_mask_and_keeps_the_others",
+        ),
+    ),
+    Mutant(
+        "A layer that leaves every region out has no part in the balance.",
+        "present = {name for name, i in at.items() if np.any(np.asarray(regions.weights)[i])}",
+        "present = {*at}",
+        ("tests/test_regions.py::test_a_layer_that_leaves_every_region_out_has_no_part_in_the_balance",),
+    ),
+    Mutant(
+        "The loss of a finished picture is of its pixels as saved, where they were held too.",
+        "targets = targets._replace(held=held._replace(where=np.zeros(held.where.shape, np.float32)))",
+        "targets = targets._replace(held=held)",
+        (
+            "tests/test_regions.py"
+            "::test_the_loss_of_a_finished_picture_is_that_of_the_file_where_pixels_were_held",
+        ),
+    ),
+    # What follows from the results.
+    Mutant(
+        "Results that lack cells are made again, whatever their date.",
+        "return {*where} == computed",
+        "return True",
+        ("tests/test_variance.py::test_results_that_lack_cells_are_made_again_whatever_their_date",),
+    ),
+    Mutant(
+        "The page gives a best picture the lowest loss up to its step.",
+        "return before[int(np.nanargmin(total[before]))]",
+        "return before[-1]",
+        ("tests/test_page.py::test_losses_of_the_best_pictures_are_the_lowest_up_to_their_step",),
+    ),
+    Mutant(
+        "A plan has the memory of the largest style.",
+        "if planned.target_bytes > max(takes.values()):",
+        "if planned.target_bytes < 0:",
+        ("tests/test_limits.py::test_the_memory_of_the_largest_style_is_in_the_plan",),
+    ),
 )
 
 

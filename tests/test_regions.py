@@ -446,9 +446,7 @@ def test_a_few_patches_are_a_mask_and_labels_of_16_bits_are_told(tmp_path):
     assert mask.names == ("0", "1")
     assert mask.maps(24, 32).sum() == 24 * 32
     Image.fromarray(labels).save(path)
-    with pytest.raises(
-        JaxstyleError, match="has labels of 16 bits, of which names keep 8"
-    ):
+    with pytest.raises(JaxstyleError, match="has labels of 16 bits, of which names keep 8"):
         read_mask(path, {})
     Image.fromarray(labels * 65535).save(path)  # black and white, as scanners save them
     assert read_mask(path, {})[0].names == ("0", "255")

@@ -272,6 +272,7 @@ NUMBERS = {
     "balance": 1.234e-17,
     "style_loss_of_content": 1.23e19,
     "content_loss_of_style": 2.34e21,
+    "default_look": {"style_weights": "balanced", "padding": "replicate", "balance": 2.34e-17},
     "layers": [
         {"layer": name, "weight": 1.23e-10, "layer_loss": 2.87e19, "share": 0.945, "gram_trace": 1.23e10}
         | {"gradient_from_noise": 1.26e-15, "gradient_from_content": 2.34e-12}
