@@ -272,11 +272,15 @@ def test_the_command_prints_a_table_and_json(images, capsys):
 
 
 def test_the_balance_of_the_default_look_is_that_of_a_run_that_names_no_ratio(images, tmp_path):
-    done = run_forked("-m", "jaxstyle.calibrate", *images.values(), "--size", "48", "--json")
+    taps = {"style_layers": ("conv1_1+conv2_1",), "content_layer": ("conv2_1",)}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, (value,) in taps.items()]
+    done = run_forked("-m", "jaxstyle.calibrate", *images.values(), "--size", "48", "--json", *flags)
     look = json.loads(done.stdout)["default_look"]
     assert (look["style_weights"], look["padding"]) == ("balanced", "replicate")
-    sweep = Sweep(content=(images["content"],), style=(images["style"],), size="48", steps=(1,), pyramid=0)
-    (row,) = run_sweep(sweep, RunOptions(out=str(tmp_path / "run"), quiet=True)).rows
+    sweep = Sweep(content=(images["content"],), style=(images["style"],), size="48", steps=(1,))
+    (row,) = run_sweep(
+        replace(sweep, pyramid=0, **taps), RunOptions(out=str(tmp_path / "run"), quiet=True)
+    ).rows
     assert row["alpha_beta_given"] == "0.1x"
     assert float(row["alpha_beta"]) == pytest.approx(0.1 * look["balance"], rel=1e-5)
 

@@ -2,14 +2,23 @@
 
 import json
 import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from conftest import EXAMPLES, random_image, run_forked
+from made_runs import make_run
 from PIL import Image
 
 import jaxstyle
 from jaxstyle.plan.cells import sweep_cells
+from jaxstyle.run.dry_run import dry_run
+from jaxstyle.rundir import resume
+from jaxstyle.rundir.records import open_record
 from jaxstyle.spec.assemble import assemble
+from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.settings import RunOptions
 
 PAIR = ("--content", EXAMPLES / "cat.jpg", "--style", EXAMPLES / "brick.jpg")
 SMALL = ("--size", 32, "--steps", 2, "--content-layer", "conv2_2", "--style-layers", "conv1_1+conv2_1")
@@ -91,42 +100,42 @@ def test_a_fast_run_goes_on_by_the_command_that_began_it(tmp_path):
     assert "optimizer is lbfgs there and adam here" in said
 
 
+def goes_on(out, *, extend=False, **flags):
+    """The sweep that a command with these flags would go on with in a run, without computing it."""
+    record = open_record(Path(out))
+    how = "extend" if extend else "resume"
+    sweep = assemble({**flags, "out": str(out), how: True}).sweep
+    return resume.continued_sweep(record, sweep, extend=extend)
+
+
 def test_a_fast_run_goes_on_by_any_part_of_its_command(tmp_path):
-    given = ("--optimizer", "adam", "--steps", 8, "--fast")
-    out = ("--out", tmp_path / "run")
-    sweep(*PAIR, *SMALL[:2], *SMALL[4:], *given, *out)
-    for part in (
-        given,
-        ("--steps", 8, "--fast"),
-        ("--fast",),
-        ("--optimizer", "adam", "--steps", 8, "--fast"),
-    ):
-        sweep("--resume", *out, *part)
-    said = sweep("--resume", *out, "--steps", 16, "--fast", check=False)
-    assert "steps is 2 there and 4 here" in said
-    sweep("--extend", *out, "--fast", "--seed", "0:2")
-    assert rows_of(tmp_path / "run", "seed", "steps") == [(0, 2), (1, 2)]
-    said = sweep("--resume", *out, "--optimizer", "adam", check=False)
-    assert "optimizer is lbfgs there and adam here" in said
-
-
-def test_settings_of_an_optimizer_that_a_flag_replaces_are_not_those_of_the_other(tmp_path):
-    sweep(*PAIR, *SMALL, "--out", tmp_path / "run")
-    of_run = assemble({"spec": str(tmp_path / "run" / "spec.toml"), "optimizer": "adam"}).sweep
-    assert (of_run.optimizer, of_run.lbfgs_memory, of_run.steps) == ("adam", None, (2,))
+    given = {"optimizer": "adam", "steps": (8,), "fast": True}
+    out = make_run(tmp_path / "run", content=("cat.jpg",), style=("glass.jpg",), **given).path
+    own = open_record(out).sweep
+    assert (own.optimizer, own.steps, own.pyramid) == ("lbfgs", (2,), 2)
+    for names in (given, ("steps", "fast"), ("fast",), ("optimizer", "steps", "fast"), ()):
+        found = goes_on(out, **{name: given[name] for name in names})
+        assert replace(found, given={}) == replace(own, given={})
+    with pytest.raises(JaxstyleError, match="steps is 2 there and 4 here"):
+        goes_on(out, steps=(16,), fast=True)
+    more = goes_on(out, extend=True, fast=True, seed=("0:2",))
+    assert [(cell.seed, more.steps) for cell in sweep_cells(more)] == [(0, (2,)), (1, (2,))]
+    with pytest.raises(JaxstyleError, match="optimizer is lbfgs there and adam here"):
+        goes_on(out, optimizer="adam")
+    of_spec = assemble({"spec": str(out / "spec.toml"), "optimizer": "adam"}).sweep
+    assert (of_spec.optimizer, of_spec.lbfgs_memory, of_spec.steps) == ("adam", None, (2,))
 
 
 def test_a_run_whose_place_its_spec_names_goes_on_by_that_spec(tmp_path):
-    spec = tmp_path / "plan.toml"
-    content, style = PAIR[1], PAIR[3]
-    spec.write_text(f'out = "runs/own"\ncontent = "{content}"\nstyle = "{style}"\n')
-    sweep("--spec", spec, *SMALL)
-    assert rows_of(tmp_path / "runs" / "own", "seed") == [(0,)]
-    sweep("--spec", spec, "--resume")
-    sweep("--spec", spec, "--extend", "--seed", 1)
-    assert rows_of(tmp_path / "runs" / "own", "seed", "width") == [(0, 32), (1, 32)]
-    said = sweep("--spec", spec, "--resume", "--size", 48, check=False)
-    assert "size is 32 there and 48 here" in said
+    about = {"content": ("cat.jpg",), "style": ("glass.jpg",), "size": "48"}
+    own = make_run(tmp_path / "runs" / "own", **about).sweep
+    (tmp_path / "plan.toml").write_text(f'out = "runs/own"\ncontent = "{own.content[0]}"\n')
+    flags = {"spec": str(tmp_path / "plan.toml")}
+    for key in ("resume", "extend"):
+        found = assemble({**flags, key: True})
+        assert (found.sweep.size, found.options.out) == ("48", str(tmp_path / "runs" / "own"))
+    (tmp_path / "plan.toml").write_text('out = "runs/own"\nresume = true\nsize = 64\n')
+    assert assemble(flags).sweep == replace(own, size="64", given=assemble(flags).sweep.given)
 
 
 def test_zipped_folders_of_a_grid_may_grow_while_a_run_goes_on(tmp_path):
@@ -142,22 +151,25 @@ def test_zipped_folders_of_a_grid_may_grow_while_a_run_goes_on(tmp_path):
     sweep("--spec", spec, *SMALL, "--out", tmp_path / "run")
     add("a")
     add("c")
-    sweep("--spec", spec, *SMALL, "--out", tmp_path / "run", "--resume")
-    assert rows_of(tmp_path / "run", "content", "style") == [("photos/b.png", "paintings/b.png")]
-    sweep("--spec", spec, *SMALL, "--out", tmp_path / "run", "--extend")
-    pairs = [(f"photos/{name}.png", f"paintings/{name}.png") for name in "bac"]
-    assert rows_of(tmp_path / "run", "content", "style") == pairs
+
+    def pairs(of):
+        return [(Path(cell.content).name[0], Path(cell.style).name[0]) for cell in sweep_cells(of)]
+
+    assert pairs(goes_on(tmp_path / "run", spec=str(spec))) == [("b", "b")]
+    grown = goes_on(tmp_path / "run", spec=str(spec), extend=True)
+    assert pairs(grown) == [("b", "b"), ("a", "a"), ("c", "c")]
 
 
-def test_a_dry_run_refuses_what_the_run_would(tmp_path):
-    out = ("--out", tmp_path / "run")
-    said = sweep(*PAIR, *SMALL, *out, "--shard", "3/4", "--dry-run", check=False)
-    assert "3/4 has nothing to do: the run has 1 chunk" in said
-    sweep(*PAIR, *SMALL, "--seed", "0:2", *out)
-    (chunk,) = (tmp_path / "run" / "chunks").iterdir()
+def test_a_dry_run_refuses_what_the_run_would(begun, tmp_path):
+    asked = RunOptions(out=str(tmp_path / "new"), shard="3/4", dry_run=True)
+    with pytest.raises(JaxstyleError, match="3/4 has nothing to do: the run has 1 chunk"):
+        dry_run(open_record(begun).sweep, asked)
+    run = shutil.copytree(begun, tmp_path / "run")
+    (chunk,) = (run / "chunks").iterdir()
     chunk.unlink()
-    said = sweep("--extend", *out, "--seed", 2, "--dry-run", check=False)
-    assert "is not done; --resume it before you extend it" in said
+    more = replace(open_record(run).sweep, seed=(0, 1))
+    with pytest.raises(JaxstyleError, match="is not done; --resume it before you extend it"):
+        dry_run(more, RunOptions(out=str(run), extend=True, dry_run=True))
 
 
 def test_who_asks_for_a_balance_in_a_run_that_did_without_is_refused(tmp_path):

@@ -104,7 +104,9 @@ def test_folders_without_images_are_one_line(photos):
         out = ("-o", photos / "out.png") if command == "transfer" else ()
         done = run_forked("-m", f"jaxstyle.{command}", photos, *others, *out)
         assert done.returncode == 2
-        assert done.stderr.endswith("give an image file (jaxstyle.sweep also takes folders)\n")
+        assert done.stderr.endswith(
+            "give an image file (jaxstyle.sweep takes folders as content or style)\n"
+        )
 
 
 def checked(content, *, style=STYLE, **options):
