@@ -116,14 +116,24 @@ def test_a_fast_run_goes_on_by_any_part_of_its_command(tmp_path):
     for names in (given, ("steps", "fast"), ("fast",), ("optimizer", "steps", "fast"), ()):
         found = goes_on(out, **{name: given[name] for name in names})
         assert replace(found, given={}) == replace(own, given={})
+    (tmp_path / "adam.toml").write_text('optimizer = "adam"\nsteps = [8]\npyramid = 0\n')
+    by_spec = {"spec": str(tmp_path / "adam.toml"), "fast": True}
+    assert replace(goes_on(out, **by_spec), given={}) == replace(own, given={})
+    assert replace(goes_on(out, **by_spec, pyramid=0), given={}) == replace(own, given={})
     with pytest.raises(JaxstyleError, match="steps is 2 there and 4 here"):
         goes_on(out, steps=(16,), fast=True)
+    adams = make_run(tmp_path / "adams", content=("cat.jpg",), style=("glass.jpg",), optimizer="adam").path
+    with pytest.raises(JaxstyleError, match="optimizer is adam there and lbfgs here"):
+        goes_on(adams, fast=True)
     more = goes_on(out, extend=True, fast=True, seed=("0:2",))
     assert [(cell.seed, more.steps) for cell in sweep_cells(more)] == [(0, (2,)), (1, (2,))]
     with pytest.raises(JaxstyleError, match="optimizer is lbfgs there and adam here"):
         goes_on(out, optimizer="adam")
     of_spec = assemble({"spec": str(out / "spec.toml"), "optimizer": "adam"}).sweep
     assert (of_spec.optimizer, of_spec.lbfgs_memory, of_spec.steps) == ("adam", None, (2,))
+    (tmp_path / "memory.toml").write_text('content = "/c.png"\nstyle = "/s.png"\nlbfgs_memory = 20\n')
+    kept = assemble({"spec": str(tmp_path / "memory.toml"), "optimizer": "lbfgs"}).sweep
+    assert kept.lbfgs_memory == 20
 
 
 def test_a_run_whose_place_its_spec_names_goes_on_by_that_spec(tmp_path):

@@ -165,3 +165,27 @@ def test_the_command_of_a_folder_with_an_unreadable_image_goes_on_with_its_masks
     assert own_masks(first.sweep) == {"content a": "a", "content c": "c", "style d": "d"}
     again = run(folder, **command, resume=True)
     assert own_masks(again.sweep) == own_masks(first.sweep)
+
+
+def test_files_of_the_same_bytes_are_the_same_image_and_the_same_mask(folder):
+    run(folder, content=of("a"), style=of("b"), **MASKED, **SMALL)
+    for old, new in (("a", "e"), ("a_mask", "e_mask")):
+        (folder / f"{new}.png").write_bytes((folder / f"{old}.png").read_bytes())
+    assert own_masks(run(folder, content=of("e"), resume=True).sweep) == {"content a": "a", "style b": "b"}
+    more = run(folder, extend=True, content=of("e"), seed=["1"])
+    assert [(cell.content[-5], cell.seed) for cell in sweep_cells(more.sweep)] == [("a", 0), ("a", 1)]
+    again = run(folder, extend=True, content=of("a"), content_mask=masks("e"), seed=["2"])
+    assert own_masks(again.sweep) == {"content a": "a", "style b": "b"}
+
+
+def test_a_folder_that_grew_goes_on_with_the_masks_of_its_run(folder):
+    (folder / "photos").mkdir()
+    for name in "bd":
+        (folder / "photos" / f"{name}.png").write_bytes((folder / f"{name}.png").read_bytes())
+    about = {"content": ["photos"], "style": of("c"), **SMALL}
+    first = run(folder, **about, regions=["masks"], content_mask=masks("b", "d"), style_mask=masks("c"))
+    (folder / "photos" / "a.png").write_bytes((folder / "a.png").read_bytes())
+    again = run(folder, **about, resume=True)
+    assert own_masks(again.sweep) == own_masks(first.sweep)
+    with pytest.raises(JaxstyleError, match=r"there is no mask for .*/photos/a\.png"):
+        run(folder, **about, extend=True)

@@ -250,6 +250,7 @@ def test_two_dots_after_a_link_lead_to_the_folder_of_what_it_points_to(tmp_path,
         (tmp_path / name).mkdir(parents=True)
     here, far = tmp_path / "here", tmp_path / "far"
     (here / "link").symlink_to(far / "deep")
+    (tmp_path / "near").symlink_to(far / "deep")
     for folder in (here, far):
         (folder / "x.png").write_text(folder.name)
     cases = {
@@ -257,6 +258,7 @@ def test_two_dots_after_a_link_lead_to_the_folder_of_what_it_points_to(tmp_path,
         "./own/../link/../x.png": far,
         "own/../x.png": here,
         "../here/x.png": here,
+        "../near/../x.png": far,
         "../far/deep/../x.png": far,
         f"{here}/link/../x.png": far,
         f"{here}/link/../../here/own/../x.png": here,

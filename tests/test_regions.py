@@ -22,7 +22,7 @@ from jaxstyle.inputs import decode
 from jaxstyle.inputs.masks import read_mask
 from jaxstyle.inputs.region_maps import RegionMaps, scaled
 from jaxstyle.plan import tiles
-from jaxstyle.plan.cells import sweep_cells
+from jaxstyle.plan.cells import check_new, sweep_cells
 from jaxstyle.plan.masks import masks_of
 from jaxstyle.plan.planner import make_plan
 from jaxstyle.plan.programs import Program
@@ -433,8 +433,19 @@ def test_a_setting_alone_has_the_masks_of_its_own_images(files):
 
 def test_regions_to_leave_are_named_by_colours_in_any_form():
     assert as_region_list("leave", ("#FF8000", "007", "Sky")) == ("#ff8000", "7", "Sky")
-    assert as_region_list("leave", ("#ffffff", "#808080", 0)) == ("255", "128", "0")
-    assert as_masks("style_mask", (0, "#FFFFFF")) == ("0", "255")
+    assert as_region_list("leave", ("#FFFFFF", 0)) == ("#ffffff", "0")
+    assert as_masks("style_mask", (0, "#FFFFFF")) == ("0", "#ffffff")
+
+
+def test_greys_may_be_written_as_colours(files):
+    """Specs and fingerprints keep what was written; regions have the names of their levels."""
+    settings = GIVEN | {**files, "regions": ("masks",), "style_mask": ("#808080",)}
+    settings |= {"leave": ("#000000",), "hold": ("#ffffff",), "region_names": {"#808080": "sea"}}
+    pictures = read_inputs(resolve(Sweep(**settings))).pictures
+    (content,) = settings["content"]
+    assert pictures.mask("content", content).names == ("0", "255", "sea")
+    assert pictures.mask("style", *settings["style"]).names == ("sea",)
+    assert (pictures.left_alone, pictures.held) == ({"0", "255"}, {"255"})
 
 
 def test_a_few_patches_are_a_mask_and_labels_of_16_bits_are_told(tmp_path):
@@ -448,8 +459,9 @@ def test_a_few_patches_are_a_mask_and_labels_of_16_bits_are_told(tmp_path):
     Image.fromarray(labels).save(path)
     with pytest.raises(JaxstyleError, match="has labels of 16 bits, of which names keep 8"):
         read_mask(path, {})
-    Image.fromarray(labels * 65535).save(path)  # black and white, as scanners save them
-    assert read_mask(path, {})[0].names == ("0", "255")
+    for white in (65535, 65280):  # black and white, as scanners save them
+        Image.fromarray(labels * white).save(path)
+        assert read_mask(path, {})[0].names == ("0", "255")
 
 
 def test_pixels_are_not_held_where_there_is_no_style_to_keep_them_from(files):
@@ -460,8 +472,11 @@ def test_pixels_are_not_held_where_there_is_no_style_to_keep_them_from(files):
         "regions": ("masks",),
         "hold": ("255",),
     }
+    sweep = resolve(Sweep(**settings))
+    cells = sweep_cells(sweep)
     with pytest.raises(JaxstyleError, match="hold: keeps pixels beside those of a style"):
-        sweep_cells(resolve(Sweep(**settings)))
+        check_new(sweep, cells)
+    check_new(sweep, cells[1:])  # the first is of a run that is there
 
 
 def test_a_run_with_masks_goes_on_with_its_own_and_no_others(files, tmp_path):

@@ -678,14 +678,6 @@ def test_files_made_with_other_paddings_go_each_with_its_own(made):
         run_sweep(Sweep(**about, **own), options(made, "crossed"))
 
 
-def test_a_size_of_styles_makes_one_cell_of_a_texture_that_it_does_not_change(made):
-    image, file = str(made / "a.png"), str(made / "l-00.npz")
-    sizes = {**SHALLOW, "size": "40x32", "style_size": ("auto", 40, 36)}
-    cells = sweep_cells(resolve(Sweep(style=(image, file, f"{image}+{file}"), **sizes)))
-    found = [(cell.style == file, cell.style_size) for cell in cells]
-    assert found == [(False, "auto"), (False, 36), (True, "auto"), (False, "auto"), (False, 36)]
-
-
 def test_files_have_the_colours_that_they_were_made_of(made, capsys):
     flags = [made / "a.png", "-o", made / "grey.npz", "--colour", "grey"]
     assert run_command(*flags) == 0

@@ -46,9 +46,7 @@ def step(
     In the third case, too, x_k is as before where the optimizer rejects the image.
     """
     if program.holds:
-        # A cell that diverges in its first pass is saved as it started.
-        held = (held_image(knobs, targets, image) for image in (state.image, state.evaluated, state.best))
-        state = state._replace(**dict(zip(("image", "evaluated", "best"), held, strict=True)))
+        state = state._replace(image=held_image(knobs, targets, state.image))
     (total, info), gradient = jax.value_and_grad(
         lambda image: total_loss(features, params, program, knobs, targets, image), has_aux=True
     )(state.image)

@@ -14,9 +14,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
 
 from jaxstyle.inputs.decode import Picture, read
-from jaxstyle.inputs.precise import PER_LEVEL
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.regions import MAX_REGIONS, as_colour, colour_name
+from jaxstyle.spec.regions import MAX_REGIONS, as_colour, colour_name, region_name
 
 PNG = b"\x89PNG\r\n\x1a\n"
 """The first bytes of a PNG file."""
@@ -68,7 +67,8 @@ def read_mask(path: str, renamed: Mapping[str, str]) -> tuple[Mask, Picture]:
             why = "a mask must be a PNG, for other formats change its colours; save it as one"
             raise JaxstyleError(path, why)
     with Image.open(path) as image:
-        if image.mode.startswith("I") and np.any(np.asarray(image) % PER_LEVEL):
+        levels = np.unique(np.asarray(image)) if image.mode.startswith("I") else np.zeros(0, int)
+        if len(np.unique(levels >> 8)) < len(levels):
             why = "has labels of 16 bits, of which names keep 8; save them as uint8"
             raise JaxstyleError(path, why)
     wide = picture.pixels.astype(np.int32)
@@ -86,7 +86,8 @@ def read_mask(path: str, renamed: Mapping[str, str]) -> tuple[Mask, Picture]:
 
 def whole_mask(colour: str, renamed: Mapping[str, str]) -> Mask:
     """A mask that has one colour everywhere, for an image of any size."""
-    return Mask((renamed.get(colour, colour),), np.zeros((1, 1), np.uint8))
+    name = region_name(colour)
+    return Mask((renamed.get(name, name),), np.zeros((1, 1), np.uint8))
 
 
 def _order(name: str) -> tuple[int, int, str]:

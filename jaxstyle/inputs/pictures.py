@@ -21,7 +21,7 @@ from jaxstyle.plan.stages import coarser_stages, halved_shape, wrapping_multiple
 from jaxstyle.spec.blends import is_blend, is_targets, parts_of, short_text
 from jaxstyle.spec.colours import COLOURS
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.regions import MASKS, as_colour
+from jaxstyle.spec.regions import MASKS, as_colour, region_name
 from jaxstyle.spec.settings import Sweep
 from jaxstyle.spec.tables import PADDINGS, TERMS
 from jaxstyle.spec.values import RECOLOURED, parse_size
@@ -101,9 +101,9 @@ class Pictures:
         """(height, width) in px of textures' styles as decoded; None for one that is left out."""
         self._parts = {path for c in cells if is_blend(c.style) for path, _ in parts_of(c.style)}
         self._bad: set[str] = set()
-        self.left_alone = {*sweep.leave, *sweep.hold}
+        self.left_alone = {*map(region_name, (*sweep.leave, *sweep.hold))}
         """Names of regions without a style loss."""
-        self.held = frozenset(sweep.hold)
+        self.held = frozenset(map(region_name, sweep.hold))
         """Names of regions that keep the pixels of the content."""
         self.masks = masks_of(sweep)
         """Paths of masks, by the axis and the value of their image."""
@@ -162,14 +162,12 @@ class Pictures:
                 self._check_has_pixels(cell)
             if sweep.crops is not None:
                 self._check_room(cell)
-        if sweep.crops is not None and cells and not self.style:
-            why = "are of style images, and there is none; leave it out, or give an image"
-            raise JaxstyleError("crops", why)
         self._unusable, self._on_read = _refuse, _tell_nobody
 
     def _read_masks(self, sweep: Sweep, cells: Iterable[Cell]) -> None:
         """Read the masks of `cells`, each of which must fit its image and have the regions of its pair."""
-        renamed = dict(sweep.region_names)
+        renamed = {region_name(colour): name for colour, name in sweep.region_names}
+        leave, hold = (tuple(map(region_name, names)) for names in (sweep.leave, sweep.hold))
         for cell in cells:
             if cell.regions != MASKS or any(image not in self._original for _, image in self._masked(cell)):
                 continue
@@ -182,7 +180,7 @@ class Pictures:
                     self._note(sweep, path, picture)
                 check_fits(path, self._masks[path], image, self._original[image])
             masks = {path: self._masks[path].names for path, _ in of_style}
-            check_regions(of_content[0], self._masks[of_content[0]].names, masks, sweep.leave, sweep.hold)
+            check_regions(of_content[0], self._masks[of_content[0]].names, masks, leave, hold)
 
     @staticmethod
     def _masked(cell: Cell) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from jaxstyle.spec import blends, settings
 from jaxstyle.spec.colours import COLOURS
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.regions import MASKS
+from jaxstyle.spec.resolve import grids_of
 from jaxstyle.spec.settings import BALANCED_AXES, WERE_SETTINGS, Sweep
 from jaxstyle.spec.tables import TERMS, optional_terms
 from jaxstyle.spec.values import (
@@ -157,11 +158,8 @@ def sweep_cells(sweep: Sweep) -> tuple[Cell, ...]:
             unused = _unused_axes(choice, balanced_by_default=sweep.balance_optional)
             if unused is None:  # neither a content nor a style
                 continue
-            if sweep.hold and choice.get("regions") == MASKS and choice["style"] == NONE:
-                why = "keeps pixels beside those of a style, and --style is none; leave it out"
-                raise JaxstyleError("hold", why)
             told = choice
-            if choice.get("style_size") == AUTO:
+            if choice.get("style_size") == AUTO and choice["content"] != NONE:
                 told = choice | {"style_size": longest_edge(sweep.size)}
             identity = tuple(None if axis in unused else rows[axis].same(told[axis]) for axis in axes)
             if identity not in found:
@@ -183,6 +181,22 @@ def sweep_cells(sweep: Sweep) -> tuple[Cell, ...]:
     return balanced_cells(sweep, found.values())
 
 
+def check_new(sweep: Sweep, cells: Iterable[Cell]) -> None:
+    """Raise JaxstyleError for a setting that does nothing in cells that no run has yet.
+
+    Older runs may have such cells, and go on.
+    """
+    cells, tables = tuple(cells), grids_of(sweep, ["regions"])
+    held = sweep.hold and any(MASKS in of["regions"] and NONE in of["style"] for of in tables)
+    if held and any(not cell.has_style for cell in cells):
+        why = "keeps pixels beside those of a style, and --style is none; give a style, or --regions none"
+        raise JaxstyleError("hold", why)
+    styles = {path for cell in cells for path in blends.files_of(cell.style)}
+    if sweep.crops is not None and cells and all(map(blends.is_targets, styles)):
+        why = "are of style images, and there is none; leave it out, or give an image"
+        raise JaxstyleError("crops", why)
+
+
 def _unused_axes(choice: Mapping[str, Any], *, balanced_by_default: bool) -> dict[str, Any] | None:
     """The axes that mean nothing in a cell without a content or a style, each with its value there.
 
@@ -193,11 +207,8 @@ def _unused_axes(choice: Mapping[str, Any], *, balanced_by_default: bool) -> dic
         JaxstyleError: for a multiple of the balance that such a cell lacks, unless it is the default.
     """
     lacks = [axis for axis in ("content", "style") if choice[axis] == NONE]
-    targets = blends.files_of(choice["style"])
-    sized = "style_size" in choice and not (targets and all(map(blends.is_targets, targets)))
-    no_size = {} if sized or "style_size" not in choice else {"style_size": None}
     if not lacks:
-        return no_size
+        return {}
     ratio = choice["alpha_beta"]
     if relative_factor(ratio) is not None and not balanced_by_default:
         why = f"is a multiple of the balance, which {lacks[0]} none does not have; give a number"
@@ -205,7 +216,7 @@ def _unused_axes(choice: Mapping[str, Any], *, balanced_by_default: bool) -> dic
     if len(lacks) == 2:
         return None
     if lacks == ["content"]:
-        return {"content_layer": None, "alpha_beta": 0.0, **no_size}
+        return {"content_layer": None, "alpha_beta": 0.0}
     of_style = {"style_size": None, "style_loss": None, "style_weights": None, "regions": NONE}
     there = {axis: value for axis, value in of_style.items() if axis in choice}
     return {"style_layers": None, "alpha_beta": math.inf, **there}

@@ -187,7 +187,7 @@ def with_one_type_each(table: pandas.DataFrame) -> pandas.DataFrame:
 
     found = table.copy()
     for name in table.columns:
-        if pandas.api.types.is_numeric_dtype(table[name]):
+        if pandas.api.types.is_numeric_dtype(table[name]) and name not in WHOLE_OR_EMPTY:
             continue
         values = [None if isinstance(value, str) and not value else value for value in table[name]]
         kinds = {type(value) for value in values} - {type(None)}

@@ -298,7 +298,7 @@ class Job:
         say = self.display
         left = replace(self.planned, plan=self.plan.only(self.todo))
         every, precision = self.sweep.checkpoint_every, self.sweep.precision
-        values = describe(left, self.platform, every, self._device, precision)
+        values = describe(left, self.platform, every, self._device, precision, self.sweep.crops)
         say.event("plan", "\n".join(describe_text(values)), **values)
         for note in filter(None, (self.planned.note, self.planned.hint)):
             say.event("note", note)

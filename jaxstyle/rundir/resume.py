@@ -127,10 +127,16 @@ def _masks_of_both(own: Sweep, sweep: Sweep, what: str) -> Masks:
     """The masks of a run and of what extends it. Raises JaxstyleError for an image with two."""
     had, has = masks_of(own), masks_of(sweep)
     for image in had.keys() & has.keys():
-        if had[image] != has[image]:
+        if had[image] != has[image] and not _alike(had[image], has[image]):
             why = f"the mask of {image[1]} is {had[image]} there and {has[image]} here"
             raise JaxstyleError(what, f"{why}; leave it out, or start a new run")
     return {**has, **had}
+
+
+def _alike(mask: str, other: str) -> bool:
+    """Whether two masks are files of the same bytes."""
+    digest = None if as_colour(mask) else paths.sha256(mask)
+    return digest is not None and digest == paths.sha256(other)
 
 
 def new_in_folders(earlier: Record, sweep: Sweep) -> list[str]:

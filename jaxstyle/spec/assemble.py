@@ -66,13 +66,13 @@ def assemble(
         JaxstyleError: for a key that does not exist, a file that cannot be read, or a wrong value.
     """
     cwd = cwd or Path.cwd()
-    flags, sources, name = _sources(flags, cwd)
+    flags, sources, name, resumes = _sources(flags, cwd)
     recursive = next((bool(t["recursive"]) for t, _ in reversed(sources) if "recursive" in t), False)
     layers = [
         _layer(split_table(table if table is flags else _without_retired(table)), base, recursive)
         for table, base in sources
     ]
-    found, tables, balance, digests, given = _stacked(layers)
+    found, tables, balance, digests, given = _stacked(layers, resumes=resumes)
     if _is_texture(found, tables):
         found["content"] = [NONE]
 
@@ -108,11 +108,12 @@ def _is_texture(found: Mapping[str, Any], tables: Iterable[Mapping[str, Any]]) -
 
 def _sources(
     flags: Mapping[str, Any], cwd: Path
-) -> tuple[Mapping[str, Any], list[tuple[Mapping[str, Any], Path]], str]:
+) -> tuple[Mapping[str, Any], list[tuple[Mapping[str, Any], Path]], str, bool]:
     """All sources of settings, the weakest first, each with the folder that its paths start from.
 
     Returns:
-        The flags as they are understood, the sources, and what a run directory is called after.
+        The flags as they are understood, the sources, what a run directory is called after, and whether a
+        run that is there is resumed.
     """
     spec, preset = flags.get("spec"), flags.get("preset")
     named: list[tuple[Mapping[str, Any], Path]] = [(flags, cwd)]
@@ -125,8 +126,10 @@ def _sources(
         preset = preset if preset is not None else table.get("preset")
     goes_on = next((key for key in ("resume", "extend") for own, _ in named if own.get(key)), None)
     of_run = _own_spec(named) if goes_on is not None else None
+    of_preset = None if preset is None else read_toml(preset_path(preset))
     if of_run is not None:
-        flags = _as_twin(flags, of_run[0])
+        others = [*([] if of_preset is None else [of_preset]), *(own for own, _ in named[:-1])]
+        flags = _as_twin(flags, others, of_run[0])
     sources = [*named[:-1], (flags, cwd)]
     names_nothing = spec is None and preset is None and "content" not in flags and "style" not in flags
     if names_nothing and of_run is not None:
@@ -134,20 +137,28 @@ def _sources(
     elif names_nothing and goes_on is not None and flags.get("out") is not None:
         raise JaxstyleError(goes_on, f"{flags['out']} holds no run yet; give settings to begin one")
     elif names_nothing:  # going on without --out is refused below
-        preset = "demo"
-    if preset is not None:
-        sources.insert(0, (read_toml(preset_path(preset)), EXAMPLES))
+        preset, of_preset = "demo", read_toml(preset_path("demo"))
+    if of_preset is not None:
+        sources.insert(0, (of_preset, EXAMPLES))
+    if flags.get("fast") and "pyramid" not in flags:
+        sources = [*((_without_adams_stages(own), base) for own, base in sources[:-1]), (flags, cwd)]
     if of_run is not None and not names_nothing:
         table, base = of_run
         sources.insert(0, (_unless_named(table, [own for own, _ in sources]), base))
+    resumes = of_run is not None and goes_on == "resume"
     if spec is not None:
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(str(spec)).stem).strip(".-")[:60]
-        return flags, sources, stem or "spec"
-    return flags, sources, "sweep" if preset is None else str(preset)
+        return flags, sources, stem or "spec", resumes
+    return flags, sources, "sweep" if preset is None else str(preset), resumes
 
 
 _OTHER_IN_A_TWIN = ("optimizer", "schedule", "learning_rate", "pyramid", "steps")
 """Settings that the fast twin of a sweep has other values of than the sweep."""
+
+
+def _without_adams_stages(table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of a spec or a preset without the number of stages that sweeps by Adam have: 0."""
+    return {key: value for key, value in table.items() if (key, value) != ("pyramid", 0)}
 
 
 def _unless_named(table: Mapping[str, Any], named: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -165,21 +176,33 @@ def _without_others(table: Mapping[str, Any], given: Mapping[str, Any]) -> dict[
     asks for the fast twin of one.
     """
     own = {name for row in OPTIMIZERS for name in row.own}
-    fast, other = given.get("fast"), given.get("optimizer", "auto") not in ("auto", table.get("optimizer"))
+    fast = given.get("fast") and table.get("optimizer") != "adam"
+    other = given.get("optimizer", "auto") not in ("auto", table.get("optimizer"))
     gone = {*own, *_OTHER_IN_A_TWIN} if fast else own if other else set[str]()
     return {key: value for key, value in table.items() if key not in gone}
 
 
-def _as_twin(flags: Mapping[str, Any], table: Mapping[str, Any]) -> Mapping[str, Any]:
+def _as_twin(
+    flags: Mapping[str, Any], others: Iterable[Mapping[str, Any]], table: Mapping[str, Any]
+) -> Mapping[str, Any]:
     """The flags of a command that goes on with a run which is the fast twin of Adam's, and says so again.
 
-    The run's own settings are those of the twin. Steps that are given are Adam's, as when it was begun.
+    Where nothing of the optimizer is named, the run's own settings are those of the twin. Otherwise what is
+    named is Adam's, as when the run was begun.
+
+    Args:
+        flags: the flags.
+        others: the settings of a spec and a preset.
+        table: those of the run.
     """
     if not flags.get("fast") or table.get("optimizer") == "adam":
         return flags
-    if "steps" in flags:
-        return {"optimizer": "adam", **flags}
-    return {key: value for key, value in flags.items() if key != "fast"}
+    given = {key: value for source in (*others, flags) for key, value in source.items()}
+    if not {*_OTHER_IN_A_TWIN} & {*given} - {"pyramid"}:
+        return {key: value for key, value in flags.items() if key != "fast"}
+    adams = {} if "optimizer" in given or "schedule" in given else {"optimizer": "adam"}
+    stages = {"pyramid": table["pyramid"]} if "pyramid" in table and not given.get("pyramid") else {}
+    return {**adams, **flags, **stages}
 
 
 def _own_spec(named: Iterable[tuple[Mapping[str, Any], Path]]) -> tuple[Mapping[str, Any], Path] | None:
@@ -318,7 +341,7 @@ def _mask_taken(base: Path, value: Any) -> Any:
 
 
 def _stacked(
-    layers: Iterable[_Layer],
+    layers: Iterable[_Layer], *, resumes: bool
 ) -> tuple[
     dict[str, Any], list[dict[str, Any]], list[dict[str, Any]], dict[str, str], dict[tuple[str, str], str]
 ]:
@@ -334,13 +357,13 @@ def _stacked(
             balance = []
         if asks:  # for a balance, where weaker layers did without
             found.pop("balance_optional", None)
-        if layer.found.get("optimizer", "auto") not in ("auto", found.get("optimizer", "auto")):
-            for key in {name for row in OPTIMIZERS for name in row.own}:
+        if (named := layer.found.get("optimizer", "auto")) not in ("auto", found.get("optimizer", "auto")):
+            own = {name for row in OPTIMIZERS if row.name == named for name in row.own}
+            for key in {name for row in OPTIMIZERS for name in row.own} - own:
                 found.pop(key, None)  # of another optimizer
-        if layer.found.get("fast"):  # a weaker source's stages are Adam's
-            found.pop("pyramid", None)
         digests |= layer.digests
         given |= layer.given
         found |= layer.found
-        mask_order.inherit(found, [{**found, **one} for one in tables or [{}]], before, layer.names)
+        now = [{**found, **one} for one in tables or [{}]]
+        mask_order.inherit(found, now, before, layer.names, resumes=resumes)
     return found, tables, balance, digests, given

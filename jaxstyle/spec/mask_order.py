@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from jaxstyle.spec.blends import files_of
 from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.paths import sha256
 from jaxstyle.spec.regions import MASKS
 from jaxstyle.spec.settings import MASK_KEYS
 from jaxstyle.spec.values import as_values
@@ -73,6 +74,8 @@ def inherit(
     tables: Sequence[Mapping[str, Any]],
     before: Sequence[Mapping[str, Any]],
     own: Collection[str],
+    *,
+    resumes: bool,
 ) -> None:
     """Give the images of a stronger source the masks that weaker ones have for them, in `found`.
 
@@ -83,6 +86,7 @@ def inherit(
         tables: its grids, or those that stay, each with all values.
         before: the grids without it.
         own: the settings that it names.
+        resumes: whether a run is gone on with, whose masks are compared later, with what it has become.
 
     Raises:
         JaxstyleError: for an image that has no mask.
@@ -93,15 +97,25 @@ def inherit(
                 found.pop(key, None)
     for axis, key in OF_AXIS.items():
         had, has = images_of(before, axis), images_of(tables, axis)
-        if key in own or not found.get(key) or not had.every or had == has:
+        if resumes or key in own or not found.get(key) or not had.every or had == has:
             continue
-        masks = had.matched(as_values(found[key])) or {}
+        masks = _with_copies(had.matched(as_values(found[key])) or {}, has.masked)
         if missing := [image for image in has.masked if image not in masks]:
             flag = key.replace("_", "-")
             raise JaxstyleError(
                 key, f"there is no mask for {missing[0]}; give --{flag}, one for each {axis} image"
             )
         found[key] = [masks[image] for image in has.masked]
+
+
+def _with_copies(masks: dict[str, Any], images: Iterable[str]) -> dict[str, Any]:
+    """Masks by image, also of images that are files of the same bytes as one that has a mask."""
+    for image in (image for image in images if image not in masks):
+        digest = sha256(image)
+        same = (own for own in masks if digest is not None and sha256(own) == digest)
+        if (own := next(same, None)) is not None:
+            masks = {**masks, image: masks[own]}
+    return masks
 
 
 def _asks(tables: Iterable[Mapping[str, Any]]) -> bool:

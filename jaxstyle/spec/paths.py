@@ -44,7 +44,7 @@ def taken_from(base: Path | str, text: str) -> str:
     for part in parts:
         if part == os.pardir:
             found = os.path.dirname(os.path.realpath(found) if own > 0 and os.path.islink(found) else found)
-            own -= 1
+            own = max(own - 1, 0)
         elif part not in ("", os.curdir):
             found, own = os.path.join(found, part), own + 1
     return found

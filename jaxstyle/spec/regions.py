@@ -54,9 +54,14 @@ def as_colour(text: Any) -> str | None:
     colour = str(text).strip().lower()
     if colour.isdecimal() and len(colour) < 4 and int(colour) < 256:
         return str(int(colour))
-    if not re.fullmatch(r"#[0-9a-f]{6}", colour):
-        return None
-    return colour_name(*bytes.fromhex(colour[1:]))
+    return colour if re.fullmatch(r"#[0-9a-f]{6}", colour) else None
+
+
+def region_name(text: str) -> str:
+    """The name of the region that a text names: a grey of the form `#ffffff` is the level `255`."""
+    if not re.fullmatch(r"#[0-9a-f]{6}", text):
+        return text
+    return colour_name(*bytes.fromhex(text[1:]))
 
 
 def mask_from(base: Path | str, text: str) -> str:
