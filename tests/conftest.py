@@ -26,8 +26,8 @@ from jaxtyping import install_import_hook
 
 ROOT = Path(__file__).resolve().parent.parent
 SLOWEST_FIRST = (
-    "tutorial step plugins sweep resume engine means mesh continued regions variance bad_inputs page ambient"
-    " vgg19 calibration"
+    "tutorial step plugins sweep resume engine means mesh continued regions variance bad_inputs page"
+    " ambient vgg19 calibration"
 )
 """Names of the test files that are begun before all others, so that the workers end together."""
 
