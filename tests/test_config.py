@@ -232,6 +232,10 @@ WRONG = {
     "schedule": ({"schedule": "cosine"}, "schedule: 'cosine' is not known; use constant or decay"),
     "pyramid": ({"pyramid": -1}, "pyramid: -1 is out of range; it must be 0 to 8"),
     "fast lbfgs": ({"fast": True}, "fast: is for sweeps with adam"),
+    "fast steps": (
+        {"optimizer": "adam", "fast": True, "steps": (1, 2, 9)},
+        "steps: 1, 2, 9 are 1, 1, 3 steps of the twin",
+    ),
     "fast rates": ({"fast": True, "learning_rate": (1.0, 2.0)}, "fast: several learning rates are"),
     "keep": ({"keep": "first"}, "keep: 'first' is not known; use last or best"),
     "network": ({"network": "whitened"}, "network: 'whitened' is not known; use raw or normalised"),

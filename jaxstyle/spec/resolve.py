@@ -148,7 +148,11 @@ def _twin(sweep: Sweep, optimizer: Mapping[str, Any]) -> dict[str, Any]:
     if any(isinstance(values, list | tuple) and len(values) > 1 for values in rates):
         raise JaxstyleError("fast", "several learning rates are for Adam; give one or none")
     bounds = {"minimum": 1, "maximum": MAX_STEPS}
-    steps = (as_integer("steps", n, **bounds) for n in optimizer["steps"])
+    given = [as_integer("steps", n, **bounds) for n in optimizer["steps"]]
+    steps = tuple(-(-n // FAST_SHARE) for n in given)
+    if len({*steps}) < len({*given}):
+        told = [", ".join(map(str, of)) for of in (given, steps)]
+        raise JaxstyleError("steps", f"{told[0]} are {told[1]} steps of the twin; give some further apart")
     return _resolve_optimizer(
         dataclasses.replace(
             sweep,
@@ -157,7 +161,7 @@ def _twin(sweep: Sweep, optimizer: Mapping[str, Any]) -> dict[str, Any]:
             schedule="constant",
             learning_rate=(),
             pyramid=sweep.pyramid,
-            steps=tuple(-(-n // FAST_SHARE) for n in steps),
+            steps=steps,
             grid=tuple({k: v for k, v in table.items() if k != "learning_rate"} for table in tables),
         )
     )
