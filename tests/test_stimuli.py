@@ -416,18 +416,20 @@ def test_the_rule_for_failed_syntheses(run, total, layer, diverged, why):
         curves={name: np.float32([total]) for name in part.losses},
         style_layer_loss=np.repeat(np.float32([layer])[..., None], len(part.layer), -1),
     )
-    (row,) = stimuli._rows(record, chunk)
+    (row,) = stimuli._rows(record, chunk, stimuli._staged(record))
     assert row["why"] == why
     # Whether stages came before is what the plan says, of all cells of the program.
     (program,) = record.plan.programs
     plan = dataclasses.replace(record.plan, programs=(dataclasses.replace(program, coarser=1),))
     staged = dataclasses.replace(record)
     staged.__dict__["plan"] = plan
-    assert [row["why"] for row in stimuli._rows(staged, chunk)] == ["" if why == "no nearer" else why]
+    assert [row["why"] for row in stimuli._rows(staged, chunk, stimuli._staged(staged))] == [
+        "" if why == "no nearer" else why
+    ]
     inverted = dataclasses.replace(record)
     inverted.__dict__["cells"] = tuple(dataclasses.replace(c, style="none") for c in record.cells)
     plain = dataclasses.replace(chunk, style_layer_loss=np.full_like(chunk.style_layer_loss, np.nan))
-    assert [row["why"] for row in stimuli._rows(inverted, plain)] == [why if why == "diverged" else ""]
+    assert [row["why"] for row in stimuli._rows(inverted, plain, ())] == [why if why == "diverged" else ""]
     assert stimuli.fall(np.array([8.0, 4.0, 2.0]), (0, 90, 100)) == 0.5
     assert stimuli.fall(np.array([8.0, 2.0]), (95, 100)) is None
     assert stimuli.fall(np.array([8.0, 4.0, 2.0]), (0, 80, 100)) is None  # which is the last fifth

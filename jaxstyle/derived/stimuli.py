@@ -17,7 +17,7 @@ import csv
 import io
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,9 +53,9 @@ def write_stimuli(run: RunDirectory, record: Record) -> None:
     """Write `stimuli.csv` of the cells that have been computed, if the run makes stimuli."""
     if not is_wanted(record):
         return
-    rows = sorted(
-        (row for chunk in record.chunks() for row in _rows(record, chunk)), key=lambda r: r["cell"]
-    )
+    staged = _staged(record)
+    rows = [row for chunk in record.chunks() for row in _rows(record, chunk, staged)]
+    rows.sort(key=lambda row: row["cell"])
     _compare_seeds(record, rows)
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns_of(record), lineterminator="\n", restval="")
@@ -77,10 +77,20 @@ def columns_of(record: Record) -> tuple[str, ...]:
     )
 
 
-def _rows(record: Record, chunk: ChunkResult) -> Iterator[dict[str, Any]]:
-    """The rows of a chunk's cells, without what depends on other seeds."""
+def _staged(record: Record) -> set[int]:
+    """The cells that go through coarser stages first."""
     plan = record.plan
-    coarser = {i: bool(plan.programs[own.program].coarser) for own in plan.chunks for i in own.cells}
+    return {i for own in plan.chunks if plan.programs[own.program].coarser for i in own.cells}
+
+
+def _rows(record: Record, chunk: ChunkResult, staged: Collection[int]) -> Iterator[dict[str, Any]]:
+    """The rows of a chunk's cells, without what depends on other seeds.
+
+    Args:
+        record: the run.
+        chunk: the results of the cells.
+        staged: the cells of the run that go through coarser stages first.
+    """
     for index, number in enumerate(chunk.cell):
         cell = record.cells[int(number)]
         axes = {axis: record.number(cell, axis) for axis in record.axes}
@@ -93,7 +103,7 @@ def _rows(record: Record, chunk: ChunkResult) -> Iterator[dict[str, Any]]:
             why = "diverged"
         elif falls is not None and falls > FALLING and max(left.values(), default=0.0) > NEAR:
             why = "falling"
-        elif not coarser[cell.id] and not cell.has_content and any(part >= 1 for part in left.values()):
+        elif cell.id not in staged and not cell.has_content and any(part >= 1 for part in left.values()):
             why = "no nearer"
         yield {
             **axes,

@@ -126,9 +126,8 @@ def _ranked(record: Record, found: dict[int, Scores], every: Sequence[int]) -> d
     for cells in pairs.values():
         own = [found[cell] for cell in cells]
         scores = [(s.content_distance, s.style_distance, s.periodicity) for s in own]
-        near = [
-            any(distance is not None for distance in of[:2]) for of in scores
-        ]  # else too small for them
+        # A cell whose picture is too small for both distances has no rank.
+        near = [any(distance is not None for distance in of[:2]) for of in scores]
         ordered = ranking.ranks([of if n else (None,) * 3 for of, n in zip(scores, near, strict=True)])
         rank.update(zip(cells, ordered, strict=True))
         points = {

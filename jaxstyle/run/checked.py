@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jaxstyle.console.progress import Display
-from jaxstyle.plan.cells import check_new, sweep_cells
+from jaxstyle.plan.cells import check_new
 from jaxstyle.run.inputs import Inputs, read_inputs
 from jaxstyle.rundir import directory, resume
 from jaxstyle.rundir.records import Record
@@ -83,9 +83,8 @@ def read_run(sweep: Sweep, path: Path, earlier: Record | None, options: RunOptio
         sweep = resume.continued_sweep(earlier, sweep, extend=options.extend)
     with Display(quiet=options.quiet or options.json, log_format=options.log_format) as say:
         needed = earlier.sources.images if earlier is not None else ()
-        had = 0 if earlier is None else len(earlier.cells)
-        check_new(sweep, sweep_cells(sweep)[had:])
         inputs = read_inputs(sweep, skip_bad=options.skip_bad, needed=needed, on_read=say.read)
+    check_new(inputs.sweep, inputs.cells[0 if earlier is None else len(earlier.cells) :])
     loaded = inputs.weights
     if earlier is not None and loaded.sha256 != (had := earlier.manifest["weights"].get("sha256")):
         raise JaxstyleError(

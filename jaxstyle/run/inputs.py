@@ -88,9 +88,12 @@ def read_inputs(
     taps = {tap for cell in cells for tap in cell.taps}
     loaded = load(sweep.weights, taps=taps, network=sweep.network, pool=cells[0].pool)
     check_digest(loaded.path, loaded.sha256, sweep.digests.get(loaded.path))
-    for path, targets in pictures.targets.items():
-        own = [cell for cell in cells if path in files_of(cell.style)]
-        check_made_for(path, targets, sweep, loaded.sha256, own)
+    users: dict[str, list[Cell]] = {path: [] for path in pictures.targets}
+    for cell in cells if users else ():
+        for path in users.keys() & {*files_of(cell.style)}:
+            users[path].append(cell)
+    for path, own in users.items():
+        check_made_for(path, pictures.targets[path], sweep, loaded.sha256, own)
     _note_small_regions(pictures, cells)
     return Inputs(sweep, cells, pictures, loaded, skipped=skipped)
 

@@ -19,7 +19,7 @@ from jaxstyle.console import signals
 from jaxstyle.console.estimates import Estimate
 from jaxstyle.console.progress import Display
 from jaxstyle.inputs import decode, encode
-from jaxstyle.plan.cells import check_new, sweep_cells
+from jaxstyle.plan.cells import check_new
 from jaxstyle.run import planning
 from jaxstyle.run.inputs import read_inputs
 from jaxstyle.run.results import chunk_results
@@ -95,8 +95,8 @@ def transfer(
         signals.Interrupted: in a command, for a signal.
     """
     options = options or RunOptions(quiet=True)
-    check_new(sweep, sweep_cells(sweep))
     inputs = read_inputs(sweep, in_memory=in_memory)
+    check_new(inputs.sweep, inputs.cells)
     said: list[str] = []
     launcher = planning.make_launcher(inputs, options, on_note=said.append)
     import jax
