@@ -16,6 +16,7 @@ from jaxstyle.device.memory import (
     MEMORY_SHARE,
     can_tf32,
     choose_width,
+    is_out_of_memory,
     launches_beside,
     planned_memory,
 )
@@ -361,6 +362,22 @@ def test_a_cpu_advances_a_launch_for_each_thread_that_a_quarter_of_the_memory_ho
     assert launches_beside(memory, 1, available=4 * 650, threads=3) == 2
     assert launches_beside(memory, 2, available=4 * 650, threads=3) == 1
     assert launches_beside(memory, 1, available=4, threads=3) == 1
+
+
+@pytest.mark.parametrize(
+    ("message", "memory"),
+    [
+        ("RESOURCE_EXHAUSTED: Out of memory allocating 8388608 bytes.", True),
+        ("INTERNAL: YNNPACK operation failed: error", True),  # what it says when an allocation fails
+        ("INTERNAL: YNNPACK operation failed: invalid parameter", False),
+        ("INTERNAL: CUDA error: CUDA_ERROR_OUT_OF_MEMORY: out of memory", True),
+        ("INTERNAL: CUDNN_STATUS_ALLOC_FAILED in cudnnCreate", True),
+        ("INTERNAL: cuBLAS: CUBLAS_STATUS_EXECUTION_FAILED", False),
+        ("INTERNAL: the driver is gone", False),
+    ],
+)
+def test_memory_that_runs_out_inside_a_library_is_told_as_such(message, memory):
+    assert is_out_of_memory(jax.errors.JaxRuntimeError(message)) is memory
 
 
 def test_targets_are_taken_once_per_image_and_gathered_by_row(narrow):

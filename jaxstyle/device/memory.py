@@ -21,6 +21,18 @@ BESIDE_SHARE = 0.25
 """The part of main memory that a CPU's launches, when several run side by side, are planned to use."""
 UNKNOWN_MEMORY = 8 * 2**30
 """Bytes that are assumed for a device that does not report its memory."""
+SIGNS_OF_NO_MEMORY = (
+    "RESOURCE_EXHAUSTED",
+    "YNNPACK operation failed: error",
+    "CUDA_ERROR_OUT_OF_MEMORY",
+    "_STATUS_ALLOC_FAILED",
+)
+"""What XLA's errors say when memory ran out: its own status, or a library's words in an INTERNAL error.
+
+YNNPACK, which computes some sums on a CPU, has one word for every failure while it runs; the only one to
+expect of an operation that it accepted is that it could not allocate its buffers. The last is cuBLAS's and
+cuDNN's.
+"""
 
 
 def device_memory(device: Device) -> int:
@@ -88,7 +100,7 @@ def _activation_shapes(program: Program) -> list[tuple[int, int, int]]:
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether a device ran out of memory, which a run can remedy by narrower launches."""
-    return "RESOURCE_EXHAUSTED" in str(error)
+    return any(sign in str(error) for sign in SIGNS_OF_NO_MEMORY)
 
 
 def planned_memory(program: Program, *, winograd: bool) -> Memory:
