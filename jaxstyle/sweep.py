@@ -61,9 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return 0
         allocator.keep_freed_memory()
         done = run_sweep(assembled.sweep, assembled.options, name=assembled.name)
-        which = (
-            f"{done.diverged} of {len(done.rows)} cells diverged; {done.path / 'results.csv'} names them"
-        )
+        table = done.path / "results.csv"
+        names = "names them" if table.exists() else "will name them when all shares are done"
+        which = f"{done.diverged} of {len(done.rows)} cells diverged; {table} {names}"
         return say_diverged(which) if done.diverged else 0
 
     run_command(command)

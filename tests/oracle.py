@@ -296,7 +296,7 @@ def lbfgs(evaluate, image, steps, memory, first_px):
     """
     x = np.asarray(image, np.float64)
     loss, g = evaluate(x)
-    slots, t, images, losses, rejected = [], 1.0, [x], [loss], 0
+    slots, t, longest, images, losses, rejected = [], 1.0, 2.0**20, [x], [loss], 0
     for _ in range(steps):
         pairs = [pair for pair in slots if pair is not None]
         d = two_loop(g, pairs) if pairs else -g * first_px / np.abs(g).max()
@@ -308,10 +308,11 @@ def lbfgs(evaluate, image, steps, memory, first_px):
         s, y = trial - x, trial_g - g
         curved = np.isfinite(trial_loss) and (s * y).sum() > 1e-10 * np.abs(g).max()
         slots = [*slots, (s, y) if curved else None][-memory:]
+        longest = 1.0 if curved else longest  # without a curvature, each step is twice the one before
         if np.isfinite(trial_loss) and trial_loss <= loss:
-            x, loss, g, t = trial, trial_loss, trial_g, min(1.0, 2 * t)
+            x, loss, g, t = trial, trial_loss, trial_g, min(longest, 2 * t)
         else:
-            t, rejected = t / 2, rejected + 1
+            t, rejected = min(longest, t / 2), rejected + 1
         images.append(x)
         losses.append(loss)
     return images, losses, rejected

@@ -414,6 +414,22 @@ def test_width_is_1_on_a_cpu_and_a_power_of_two_within_memory_elsewhere(narrow):
     assert width(8, -memory.fixed) == 1  # the floor is one cell, however small the device
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"optimizer": "adam"}, 64),
+        ({"optimizer": "lbfgs", "lbfgs_memory": 30}, 32),  # 64 histories of 30 pairs are 3.0e9 numbers
+        ({"optimizer": "adam", "regions": 4}, 16),
+        ({"optimizer": "adam", "regions": 4, "grids": ("2x2",)}, 64),
+    ],
+)
+def test_no_tensor_of_a_launch_has_more_elements_than_32_bits_count(narrow, changes, expected):
+    program = dataclasses.replace(Bench(narrow).program, height_px=512, width_px=512, **changes)
+    memory = Memory(fixed=0, per_cell=1)
+    found = choose_width(program, 1000, platform="gpu", memory=memory, available=10**12)
+    assert found == expected
+
+
 def test_memory_is_linear_in_the_width_as_measured(narrow):
     bench = Bench(narrow, shape=(68, 80), **FULL_GRID)  # whose program is there for widths 1 and 2
     memory = measure_memory(bench.program, narrow, device=jax.devices()[0], winograd=bench.engine.winograd)
@@ -430,6 +446,15 @@ def test_planned_memory_of_the_real_network_is_what_the_compiler_accounts_for(wh
     plain = layers.parameter_bytes(whole.program.taps, winograd=False)  # for styles of other shapes
     assert planned.fixed == weights + plain
     assert planned.per_cell == pytest.approx(compiled.device_bytes - weights, rel=0.15)
+
+
+@pytest.mark.parametrize("terms", [{}, {"photorealism": (100.0,)}], ids=["", "matting"])
+def test_planned_memory_of_a_few_layers_is_no_less_than_the_compiler_accounts_for(vgg19_weights, terms):
+    layer = {"content_layer": ("conv1_1",), "style_layers": ("conv1_1",), **terms}
+    bench = Bench(vgg19_weights, shape=(192, 256), winograd=False, **layer)
+    compiled, _ = bench.engine.compile(bench.program)
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(bench.engine.network(bench.program).params))
+    assert 0.6 < (compiled.device_bytes - weights) / bench.program.bytes_per_cell() < 1.05
 
 
 def test_tf32_is_for_nvidia_gpus_from_ampere_on():

@@ -366,6 +366,36 @@ def test_roots_of_a_matrix_with_a_condition_number_of_a_million():
     np.testing.assert_allclose(wide(root) @ wide(inverse), np.eye(96), atol=0.02)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "tf32", "f32"])
+def test_the_distance_of_a_flat_style_needs_no_digits_of_its_mean(precision):
+    """Nearly all of its Gram matrix is the mean's, and what rounded products leave of it has no root."""
+    random = np.random.default_rng(3)
+    plain = random.uniform(0, 300, 24) + random.normal(0, 1e-3, (16, 16, 24))
+    picture = np.maximum(0, plain + random.normal(0, 9, plain.shape))
+    arithmetic = convolution.ARITHMETIC[precision]
+    row = STYLE_LOSSES["wasserstein"]
+
+    @jax.jit
+    def both(f, a):
+        kept = function(row.keep)(a, None, arithmetic)
+        return jax.value_and_grad(lambda f: function(row.loss)(f, kept, None, arithmetic))(f)
+
+    def expected(f, a):
+        (mu, c), (mu_a, c_a) = ((x.mean(0), np.cov(x.T, bias=True)) for x in (flat(f), flat(a)))
+        ridge = max(0.1 * np.trace(c_a) / 24, 1e-6 * (np.trace(c_a) + mu_a @ mu_a)) * np.eye(24)
+        values, vectors = np.linalg.eigh(c_a + ridge)
+        s = vectors * np.sqrt(values) @ vectors.T
+        of_root = np.sqrt(np.linalg.eigvalsh(s @ (c + ridge) @ s)).sum()
+        return ((mu - mu_a) @ (mu - mu_a) + np.trace(c + c_a + 2 * ridge) - 2 * of_root) / 24
+
+    for f, a in ((picture, plain), (plain, picture), (plain, plain)):
+        loss, slope = both(jnp.asarray(f, jnp.float32), jnp.asarray(a, jnp.float32))
+        assert loss == pytest.approx(expected(f, a), rel=0.01, abs=0.02)
+        along = random.normal(0, 1e-3, f.shape)
+        rises = expected(f + along, a) - expected(f - along, a)
+        assert 2 * np.sum(wide(slope) * along) == pytest.approx(rises, rel=0.02, abs=1e-5)
+
+
 def test_style_losses_are_the_same_eager_jitted_and_batched():
     for name in OTHERS:
         keep, _, both = compiled(name)

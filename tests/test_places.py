@@ -223,6 +223,25 @@ def test_a_disk_that_does_not_tell_its_size_is_not_taken_for_a_full_one(tmp_path
     check_space(tmp_path, 10**9)
 
 
+def test_a_plan_says_that_the_disk_is_too_full_for_the_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    for more, code in ((("--dry-run",), 0), ((), 2)):
+        with pytest.raises(SystemExit) as stop:
+            sweep.main([*map(str, SMALL), "--out", str(tmp_path / "run"), *more])
+        assert stop.value.code == code
+        said = capsys.readouterr()
+        assert "are needed, but only 0.001 MB are free" in (said.out if more else said.err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_of_events_that_a_spec_names_stands_beside_it(tmp_path, monkeypatch):
+    images = f'content = ["{EXAMPLES / "cat.jpg"}"]\nstyle = ["{EXAMPLES / "cafe.jpg"}"]\n'
+    (tmp_path / "spec.toml").write_text(f'events = "log.jsonl"\nout = "run"\n{images}')
+    monkeypatch.chdir("/")
+    options = assemble({"spec": str(tmp_path / "spec.toml")}).options
+    assert (options.events, options.out) == (str(tmp_path / "log.jsonl"), str(tmp_path / "run"))
+
+
 # --- colleagues -----------------------------------------------------------------------------------
 
 

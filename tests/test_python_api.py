@@ -138,6 +138,39 @@ def test_what_a_listener_raises_ends_a_run_that_goes_on_later(tmp_path, heard):
         assert (run.path / name).read_bytes() == (heard[0].path / name).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"width": 0}, "^width: 0 is not a number of cells"),
+        ({"width": -1}, "^width: -1 is not"),
+        ({"width": True}, "^width: True is not"),
+    ],
+)
+def test_arguments_that_only_python_has_are_checked_before_anything_is_written(tmp_path, given, error):
+    with pytest.raises(jaxstyle.JaxstyleError, match=error):
+        jaxstyle.run_sweep(SETTINGS, jaxstyle.RunOptions(out=str(tmp_path / "run")), **given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_of_events_that_goes_away_does_not_end_the_run(tmp_path, heard):
+    pipe, read, events = tmp_path / "pipe", [], []
+    os.mkfifo(pipe)
+
+    def reader():
+        with open(pipe) as file:
+            read.append(file.readline())
+
+    thread = threading.Thread(target=reader)
+    thread.start()
+    options = jaxstyle.RunOptions(out=str(tmp_path / "run"), quiet=True, events=str(pipe))
+    run = jaxstyle.run_sweep(SETTINGS, options, on_event=events.append)
+    thread.join()
+    assert [json.loads(line)["event"] for line in read] == ["plan"]
+    assert (run.path / "results.csv").read_bytes() == (heard[0].path / "results.csv").read_bytes()
+    notes = [event["text"] for event in events if event["event"] == "note"]
+    assert notes == [f"nobody reads {pipe} any more: no further events go there"]
+
+
 @pytest.mark.parametrize("where", ["", "nowhere/log"], ids=["a folder", "a folder that is not there"])
 def test_a_file_of_events_that_cannot_be_written_is_one_line_before_anything_is(tmp_path, where):
     options = jaxstyle.RunOptions(out=str(tmp_path / "run"), events=str(tmp_path / where))

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import io
 import json
@@ -26,7 +27,7 @@ from jaxstyle.console import limits, signals
 from jaxstyle.plan import programs
 from jaxstyle.plan.cells import sweep_cells
 from jaxstyle.run import launcher, unfinished
-from jaxstyle.rundir import results_h5, resume
+from jaxstyle.rundir import checkpoints, chunks, files, results_h5, resume
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import Sweep
@@ -95,6 +96,69 @@ def killed_at(point, count, out, sweep=SWEEP):
     return run_forked(
         "-c", KILLED, "--child", f"{point}={count}", *sweep, "--out", out, cwd=ROOT
     ).returncode
+
+
+@pytest.mark.parametrize(
+    ("module", "number"),
+    [(chunks, errno.EACCES), (chunks, errno.EMFILE), (checkpoints, errno.EIO)],
+    ids=["chunk, no permission", "chunk, no descriptor", "state, bad link"],
+)
+def test_a_file_that_cannot_be_read_now_is_not_taken_for_a_damaged_one(
+    whole, tmp_path, monkeypatch, capsys, module, number
+):
+    if module is chunks:
+        out = shutil.copytree(whole, tmp_path / "run")
+        (out / "chunks" / "000001.h5").unlink()
+    else:
+        out = tmp_path / "run"
+        assert killed_at("checkpoint: half written", 3, out) == -signal.SIGKILL
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.suffix in (".h5", ".npz")}
+    opened, failures = module.opened, iter([number])
+
+    def fails_once(path):
+        if path.suffix in (".h5", ".npz") and (error := next(failures, None)):
+            raise OSError(error, os.strerror(error), str(path))
+        return opened(path)
+
+    monkeypatch.setattr(module, "opened", fails_once)
+    assert command("--resume", "--out", out) == 2
+    said = error_of(capsys)
+    assert os.strerror(number) in said
+    assert str(out) in said
+    assert {p: p.read_bytes() for p in before} == before
+    assert command("--resume", "--out", out) == 0
+    for path in sorted((whole / "chunks").iterdir()):
+        assert (out / "chunks" / path.name).read_bytes() == path.read_bytes()
+    assert not list(out.rglob("*.bad*"))
+
+
+def test_a_file_that_its_server_has_forgotten_is_opened_again(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"there")
+    calls = []
+
+    def forgotten_once(path, mode):
+        calls.append(path)
+        if len(calls) == 1:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return open(path, mode)
+
+    monkeypatch.setattr(files, "open", forgotten_once, raising=False)
+    with files.opened(tmp_path / "file") as file:
+        assert file.read() == b"there"
+    assert len(calls) == 2
+
+
+def test_threads_of_a_plan_outlive_a_resume_on_other_devices(whole, tmp_path):
+    out = shutil.copytree(whole, tmp_path / "run")
+    (out / "chunks" / "000001.h5").unlink()
+    planned = json.loads((out / "manifest.json").read_text())["threads"]
+    done = run_python(
+        "-m", "jaxstyle.sweep", "--resume", "--out", out,
+        XLA_FLAGS="--xla_force_host_platform_device_count=3", JAX_PLATFORMS="cpu",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "3 x cpu" in done.stdout
+    assert json.loads((out / "manifest.json").read_text())["threads"] == planned
 
 
 @pytest.mark.parametrize(

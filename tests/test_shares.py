@@ -135,6 +135,24 @@ def _plan(path):
 # --- runs -----------------------------------------------------------------------------------------
 
 
+def test_the_only_share_of_a_run_that_is_started_again_goes_on_as_any_other(whole, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    for name, value in slurm(7, 1, first=7).items():
+        monkeypatch.setenv(name, value)
+    for _ in range(2):
+        for share in ("0/1", "slurm", "1/1"):
+            assert command(*SWEEP, "--out", out, "--shard", share) == 0
+            assert digests(out) == digests(whole)
+        (out / "chunks" / "000002.h5").unlink()
+
+
+def test_a_first_share_that_is_refused_by_the_plan_leaves_nothing(tmp_path, capfd):
+    out = tmp_path / "run"
+    assert command(*SWEEP, "--precision", "tf32", "--out", out, "--shard", "0/2") == 2
+    assert command(*SWEEP, "--devices", "99", "--out", out, "--shard", "0/2") == 2
+    assert not out.exists()
+
+
 def test_shares_one_after_another_give_the_bytes_of_one_process(whole, tmp_path, monkeypatch):
     out = tmp_path / "run"
     for task in (2, 0, 1):

@@ -36,6 +36,8 @@ MIN_CURVATURE = 1e-10
 TILE = (8, 128)
 """The tiles in which a TPU's memory holds the two innermost axes of float32 arrays. With vectors in whole
 tiles the axes of cells and pairs are outside them, and a pair is written without moving the others."""
+LONGEST = 2.0**20
+"""The largest t, in first steps, while no pair is known."""
 TINY = float(jnp.finfo(jnp.float32).tiny)
 """Lower bound of divisors, in place of 0."""
 
@@ -150,10 +152,14 @@ def _update(
     # Pixels that are held at a bound have no gradient here. They stay: H would move them against their own.
     h_g = jnp.where(g == 0, 0.0, h_g)
     descends = (slope > 0) & jnp.isfinite(slope)
-    steepest = g * (learning_rate / jnp.maximum(jnp.max(jnp.abs(g)), TINY))
+    fastest = jnp.max(jnp.abs(g))
+    # At an exact minimum g is 0, and the image stays: 10 / TINY would be infinite.
+    steepest = g * jnp.where(fastest > 0, learning_rate / jnp.maximum(fastest, TINY), 0.0)
     uphill = jnp.where(gamma > 0, jnp.where(descends, h_g, gamma * g), steepest)
 
-    length = jnp.where(accepted, jnp.minimum(1.0, 2 * state.length), state.length / 2)
+    # While there is no pair, nothing tells how far to go: as long as the loss falls, twice as far each time.
+    longest = jnp.where((gamma > 0) | first, 1.0, LONGEST)
+    length = jnp.minimum(jnp.where(accepted, 2 * state.length, state.length / 2), longest)
     origin = jnp.where(accepted, seen.image, result)
     following = origin - length * _image(uphill, origin)
     loss = jnp.where(accepted, seen.loss, state.loss)

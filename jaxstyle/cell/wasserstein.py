@@ -39,6 +39,8 @@ ITERATIONS = 12
 MOST_SCALE = 1.69770248526
 """Limit on the scale of an iteration; 3^1/2 would cost the largest eigenvalues their digits (Chen & Chow
 2014, "A stable scaling of Newton-Schulz for improving the sign function computation")."""
+FLOAT32_BITS = 23
+"""Bits of the mantissa of a float32 number."""
 RIDGE = 0.1
 """Epsilon over the mean variance of the style's features."""
 LEAST_RIDGE = 1e-6
@@ -61,7 +63,19 @@ class Normal(NamedTuple):
 def _moments(
     features: Float[Array, "h w c"], positions: Float[Array, ""] | None, arithmetic: Arithmetic
 ) -> tuple[Float[Array, " c"], Float[Array, "c c"]]:
-    """mu and C = F^T F / M - mu mu^T."""
+    """mu and C = F^T F / M - mu mu^T.
+
+    Products in bf16 or TF32 round their operands: with the mean of unrounded ones C would be up to
+    2^-8 |mu|^2 off, and that of a flat style, which is all mean, would have no root. There it is taken of
+    F - mu, whose own mean has no derivative, as it is 0. Around a picture on a canvas there are zeros, and
+    no mu can be subtracted; there the mean is that of the rounded features.
+    """
+    if arithmetic.mantissa_bits < FLOAT32_BITS:
+        if positions is None:
+            mean = moments.mean(features)
+            return mean, jnp.asarray(losses.gram(features - lax.stop_gradient(mean), None, arithmetic))
+        rounded = lax.reduce_precision(features, 8, arithmetic.mantissa_bits)
+        features = features + lax.stop_gradient(rounded - features)  # rounding itself has no gradient
     mean = moments.mean(features, positions)
     gram = jnp.asarray(losses.gram(features, positions, arithmetic))
     return mean, gram - mean[:, None] * mean[None, :]

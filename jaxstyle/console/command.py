@@ -41,8 +41,8 @@ def run_command(command: Callable[[], int]) -> None:
         ours = error.encoding != sys.getfilesystemencoding()
         said = f"{error.object}: {ASCII_NAMES.format(error.encoding)}"
         code = _tell_fault(error) if ours else say_error(said, 2)
-    except BrokenPipeError:  # the reader of a help text or a plan has seen enough
-        code = 0
+    except BrokenPipeError as error:  # the reader of a help text or a plan has seen enough
+        code = say_error(f"{error.filename}: {error.strerror}", 2) if error.filename else 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         code = say_error(f"{where}{error.strerror or error}", 2)

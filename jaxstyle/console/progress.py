@@ -167,9 +167,13 @@ class Display:
         record = {"time": time.time(), "event": name, **text, **values}
         for listener in self._listeners:
             listener(dict(record))
-        for file in self._events:
+        for file in list(self._events):
             try:
                 file.write(json.dumps(record).encode() + b"\n")
+            except BrokenPipeError:  # a pipe whose reader has seen enough; the run is for others too
+                self._events.remove(file)
+                file.close()
+                self.event("note", f"nobody reads {file.name} any more: no further events go there")
             except OSError as error:
                 raise OSError(error.errno, error.strerror, file.name) from None
         if self._json and not self._quiet:
@@ -211,7 +215,7 @@ class Display:
             return
         if in_notebook():
             self._bar = NotebookBar(image_steps)
-        elif self._console.is_terminal:
+        elif self._console.file.isatty() and not self._console.is_dumb_terminal:  # whatever colours it has
             spinner = SpinnerColumn("line" if self._console.options.ascii_only else "dots")
             wide = (
                 BarColumn(),

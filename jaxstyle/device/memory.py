@@ -65,7 +65,9 @@ def choose_width(
     """
     if platform == "cpu":
         return 1
-    widest = max(h * w * c for h, w, c in _activation_shapes(program))
+    masks = program.regions if not program.grids else 1  # features times every mask are one tensor
+    widest = max(h * w * c * max(1, masks) for h, w, c in _activation_shapes(program))
+    widest = max(widest, program.state_bytes() // (4 * program.width))  # L-BFGS keeps one of its history
     limit = min(
         (available * MEMORY_SHARE - memory.fixed) / memory.per_cell,
         (INDEXABLE - 1) / widest,

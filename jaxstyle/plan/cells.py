@@ -91,6 +91,12 @@ class Cell:
         return self.style != NONE
 
     @property
+    def lacked_losses(self) -> frozenset[str]:
+        """The losses that it has no image for: a texture has no content's, an inversion no style's."""
+        has = {"content": self.has_content, "style": self.has_style}
+        return frozenset(row.loss_name for row in TERMS if row.curve and not has[row.of])
+
+    @property
     def shaped_by(self) -> str:
         """The image that gives its picture the shape: its content, or a texture's style, as on its axis."""
         return self.content if self.has_content else self.style

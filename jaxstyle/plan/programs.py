@@ -14,6 +14,8 @@ from jaxstyle.vgg import layers
 
 ADDED = ("terms", "own", "padding", "style_loss", "colour", "regions", "grids", "holds", "planes")
 """Fields of a program that some runs are older than."""
+LEAST_PIXEL_BYTES = 1400
+"""Bytes for each pixel that a cell takes at least, however few layers its losses use."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,9 @@ class Program:
         # arguments and results included: 2.64, 2.03, 1.82 and 1.79 times at 64, 128, 256 and 512 px, and
         # 1.94 for the second cell of a launch at 256 px. These include the two images of Adam's state. For
         # a TPU it is 2.2 times the activations in their own type: XLA reports 85 MB in bf16 and 184 MB in
-        # f32 for a cell of 256 px, of eight (docs/tpu.md).
+        # f32 for a cell of 256 px, of eight (docs/tpu.md). With conv1_1 alone, the images and what its
+        # convolutions unfold weigh more: 935 to 1400 bytes a pixel on a CPU, where activations are 256. The
+        # matting Laplacian adds 250 to 280 (at 256 and 384 px).
         """
         number_bytes = 2 if self.planes and self.precision == "bf16" else 4
         activations = number_bytes * layers.activation_floats(self.height_px, self.width_px, self.taps)
@@ -195,7 +199,10 @@ class Program:
         history = images * 4 * 3 * self.height_px * self.width_px
         entries = sum(layers.tap(tap).channels ** 2 for tap in self.style_taps)
         matrices = 4 * STYLE_LOSSES[self.style_loss].matrices * entries + self._region_bytes(entries)
-        return int((2.2 if self.planes else 1.9) * activations) + history + matrices + 4 * 2**20
+        pixels = self.height_px * self.width_px
+        taken = max((2.2 if self.planes else 1.9) * activations, LEAST_PIXEL_BYTES * pixels)
+        terms = pixels * sum(TERMS[name].pixel_bytes for name in self.terms)
+        return int(taken) + history + matrices + terms + 4 * 2**20
 
     def _region_bytes(self, entries: int) -> int:
         """Bytes that regions take beside one style target: matrices of each, and features times every map.

@@ -50,7 +50,8 @@ def check_run(sweep: Sweep, options: RunOptions, name: str) -> CheckedRun:
     as_place("out", str(path.absolute()))  # which is written into the manifest
     _check_events(options)
     beside = run_share(options) is not None
-    goes_on = options.resume or options.extend or beside
+    whole = options.shard is not None and options.out is not None  # 0/1, which goes on as any share does
+    goes_on = options.resume or options.extend or beside or whole
     among = named_files(sweep)
     earlier = resume.find(path, beside=beside, no_lock=options.no_lock, among=among) if goes_on else None
     if earlier is None:

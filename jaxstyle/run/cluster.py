@@ -29,7 +29,7 @@ from typing import Any
 import ray  # pyright: ignore[reportMissingImports]
 import ray.exceptions  # pyright: ignore[reportMissingImports]
 
-from jaxstyle.console import early, limits, signals
+from jaxstyle.console import early, signals
 from jaxstyle.console.progress import Display, counted
 from jaxstyle.plan.chunks import Plan
 from jaxstyle.plan.programs import Program
@@ -42,6 +42,7 @@ from jaxstyle.run.ray_nodes import (
     as_begun,
     error_cause,
     error_text,
+    join,
     plain_inputs,
     print_worker_logs,
     worker_needs,
@@ -102,21 +103,17 @@ class Cluster:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # Ray's next default; without it Ray warns of the change.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        quiet = {"log_to_driver": False, "logging_level": "ERROR"}
         # Otherwise a raylet's complaints would still be printed between the lines of the run.
         if not print_worker_logs(False):
             self._note(f"Ray {ray.__version__} lets nobody silence its workers; it may print between lines")
         try:
-            if address == "local":
-                ray.init(address="local", num_cpus=limits.cores(), include_dashboard=False, **quiet)
-            else:
-                ray.init(address=address, **quiet)
-        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            join(address)
+        except JaxstyleError:
             print_worker_logs(True)
-            raise JaxstyleError("cluster", f"{address}: {error}") from None
-        except signals.Interrupted:
-            ray.shutdown()
             raise
+        except (signals.Interrupted, SystemExit) as stop:  # the latter of Ray's own handler of SIGTERM
+            ray.shutdown()
+            raise signals.Interrupted(getattr(stop, "number", signal.SIGTERM)) from None
         finally:
             if threading.current_thread() is threading.main_thread():
                 for number, handler in handlers.items():  # Ray replaces one of them
@@ -160,8 +157,10 @@ class Cluster:
         if self._needs.resource == "CPU":
             self._environment |= {"NPROC": str(threads), "JAX_PLATFORMS": "cpu"}
         # Nodes may join any cluster but this machine's own, for as many workers as `--devices` asks for.
-        if not (self._needs.room() if self.options.cluster == "local" else self.room()):
-            raise JaxstyleError("cluster", f"no node has the {self._needs} that a worker needs; add one")
+        local = self.options.cluster == "local"
+        if not (self._needs.room() if local else self.room()):
+            mend = f"set NPROC={threads}" if local else "add one"
+            raise JaxstyleError("cluster", f"no node has the {self._needs} that a worker needs; {mend}")
         machine = self._call(lambda hand: hand.actor.machine.remote())
         if self._needs.resource != "CPU" and machine["device"]["platform"] == "cpu":
             raise UnfitEnvironment(

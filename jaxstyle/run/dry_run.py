@@ -21,6 +21,7 @@ from jaxstyle.run.planning import (
 )
 from jaxstyle.run.start import start_jax, usable_devices
 from jaxstyle.rundir import manifest
+from jaxstyle.rundir.files import check_space
 from jaxstyle.rundir.records import Record
 from jaxstyle.spec import plugins
 from jaxstyle.spec.errors import JaxstyleError
@@ -158,9 +159,9 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
         own = set(chunks_of_share(planned.plan, share, device.platform))
         todo = [number for number in todo if number in own]
     planned = replace(planned, plan=planned.plan.only(todo))
-    if options.cluster is None:
-        asked, there = options.side_by_side, usable_devices(options)
-        planned = replace(planned, beside=side_by_side(planned.plan, checked.sweep, there, asked))
+    there = usable_devices(options) if options.cluster is None else (device,)
+    beside = side_by_side(planned.plan, checked.sweep, there, options.side_by_side)
+    planned = replace(planned, beside=beside)
     note = check_memory(planned, device)
     about = manifest.device_text(device.platform, device.device_kind, several, manifest.thread_count())
     kind = nominal_platform(device.platform)
@@ -180,6 +181,11 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
     for path, why in checked.skipped.items():
         print(f"{path}: left out: {why}")
     print(f"would write {checked.path}")
+    if earlier is None:
+        try:
+            check_space(checked.path, values["disk_bytes"])
+        except JaxstyleError as error:
+            print(f"now the run would end there: {error}")
 
 
 def _is_sound(record: Record, path: Path) -> bool:

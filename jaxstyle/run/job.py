@@ -375,6 +375,7 @@ class Job:
             "directory": os.path.abspath(self.run.path),
             "locking": "none" if self.run.no_lock else "flock",
             **self.machine,
+            "threads": self.earlier.get("threads") or self.machine["threads"],  # those of the plan
             "side_by_side": self.planned.beside,
             "precision": self.sweep.precision,
             "deterministic": self.sweep.deterministic,

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray  # pyright: ignore[reportMissingImports]
+import ray.exceptions  # pyright: ignore[reportMissingImports]
 
 from jaxstyle.console import limits
 from jaxstyle.run.inputs import Inputs
 from jaxstyle.run.work import Block
 from jaxstyle.rundir import manifest
 from jaxstyle.spec.errors import JaxstyleError
+
+ANSWER_S = 10.0
+"""Seconds that the head of a cluster may take to answer."""
+MAX_PORT = 65_535
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,27 @@ def worker_needs(devices: int | None, threads: Any) -> tuple[WorkerNeeds, int]:
         fits = (n for n in range(min(cpus), 1, -1) if sum(cpu // n for cpu in cpus) >= (devices or 1))
         threads = next(fits, 1)
     return WorkerNeeds("CPU", threads), threads
+
+
+def join(address: str) -> None:
+    """Start Ray on this machine (`local`), or join a cluster. Raises JaxstyleError if that fails."""
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        if address == "local":
+            cpus = max(limits.cores(), limits.threads())  # NPROC may ask for more than there are
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        else:
+            _check_answers(address)
+            ray.init(address=address, **quiet)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise JaxstyleError("cluster", f"{address}: {error}") from None
+
+
+def _check_answers(address: str) -> None:
+    """Raise OSError if nothing answers at an address `HOST:PORT`; Ray would try for two minutes."""
+    host, _, port = address.rpartition(":")
+    if host and "/" not in host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), min(int(port), MAX_PORT)), timeout=ANSWER_S).close()
 
 
 def print_worker_logs(on: bool) -> bool:

@@ -35,6 +35,10 @@ def chunk_results(
     further = {name: curves.pop(name) for name in FURTHER if name in curves}
     own = np.array([[tap in cell.layer_weights for tap in program.style_taps] for cell in cells])
     curves[LAYER_CURVE] = np.where(own[:, None, :], curves[LAYER_CURVE], np.nan)
+    for row in map(TERMS.__getitem__, program.terms):  # of a cell that lacks its image it is a neighbour's
+        if row.curve and not row.always:
+            lacks = np.array([row.loss_name in cell.lacked_losses for cell in cells])
+            curves[row.loss_name] = np.where(lacks[:, None], np.nan, curves[row.loss_name])
     diverged = np.concatenate([part.diverged_step for part in parts]).astype(np.int64)[order]
     shapes = [pictures.shape(cell) for cell in cells]
     found = []

@@ -53,14 +53,14 @@ def compute_share(checked: CheckedRun, options: RunOptions, share: Share, width:
                 now = resume.find(path, beside=True, among=among)
             if checked.earlier is None and now is None:
                 say.event("planning", f"planning {path}", path=str(path))
-                machine = site.start(checked.sweep, {})
-                checked, planned = plan_at(site, checked, None, width)
                 try:
+                    machine = site.start(checked.sweep, {})
+                    checked, planned = plan_at(site, checked, None, width)
                     check_share(planned.plan, share, machine["device"]["platform"])
+                    check_space(path, planned.plan.result_bytes(checked.sweep.crops))
                 except JaxstyleError:
                     run.discard(share)
                     raise
-                check_space(path, planned.plan.result_bytes(checked.sweep.crops))
                 Job(checked, planned, machine, run, Display(quiet=True)).begin()
         if (
             now is not None

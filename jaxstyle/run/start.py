@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,6 +48,7 @@ def start_jax(sweep: Sweep, options: RunOptions, before: Mapping[str, Any] | Non
 
     cache = None if options.no_compile_cache else cache_directory()
     if cache and jax.config.jax_compilation_cache_dir is None:  # pyright: ignore
+        _clear_empty(cache)
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -78,6 +80,14 @@ def _first_device() -> Any:
         raise UnfitEnvironment("JAX", f"does not start here: {said}; {mend}") from error
 
 
+def _clear_empty(cache: Path) -> None:
+    """Remove the empty files that a full disk left in the cache; JAX warns of each and replaces none."""
+    with contextlib.suppress(OSError), os.scandir(cache) as entries:
+        for entry in entries:
+            if not entry.stat(follow_symlinks=False).st_size:
+                os.unlink(entry.path)
+
+
 def cache_directory(environment: Mapping[str, str] = os.environ) -> Path | None:
     """The folder of compiled programs in the user's cache directory; None if there can be none.
 
@@ -90,7 +100,8 @@ def cache_directory(environment: Mapping[str, str] = os.environ) -> Path | None:
     if base is None:
         return None
     folder = Path(base) / "jaxstyle" / "xla"  # JAX makes it when there is something to keep
-    there = next(place for place in (folder, *folder.parents) if place.exists())
+    # `Path.exists` of Python 3.11 raises where a folder may not be searched.
+    there = next(place for place in (folder, *folder.parents) if os.path.exists(place))
     return folder if there.is_dir() and os.access(there, os.W_OK | os.X_OK) else None
 
 

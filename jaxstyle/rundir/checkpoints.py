@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxstyle.rundir.directory import CHECKPOINTS, RunDirectory
-from jaxstyle.rundir.files import set_aside
+from jaxstyle.rundir.files import opened, raise_of_the_machine, set_aside
 from jaxstyle.spec.errors import JaxstyleError
 
 OTHER = "other"
@@ -65,6 +65,7 @@ class Checkpoint:
             # be the one that this state was saved with.
             parts = [_read_arrays(self._run.path / self._part(i), digest=d) for i, d in enumerate(digests)]
         except _UNREADABLE as error:
+            raise_of_the_machine(error, path)
             raise JaxstyleError(str(path), f"is damaged: {error}") from None
         self._parts = digests
         return parts, state
@@ -123,7 +124,8 @@ def saved(folder: Path) -> Saved | None:
         launch, coarser, passes = (int(state[name]) for name in ("launch", "coarser", "passes"))
         together = tuple(map(int, state.get("together", ())))
         return Saved(str(state["fingerprint"]), together, (launch, -coarser, passes))
-    except _UNREADABLE:
+    except _UNREADABLE as error:
+        raise_of_the_machine(error, folder)
         return None
 
 
@@ -138,7 +140,8 @@ def _array_bytes(arrays: Arrays) -> bytes:
 
 
 def _read_arrays(path: Path, *, digest: bytes | None = None) -> Arrays:
-    data = path.read_bytes()
+    with opened(path) as file:
+        data = file.read()
     if hashlib.sha256(data[32:]).digest() != data[:32] or digest not in (None, data[:32]):
         raise ValueError(f"{path.name} is not what its SHA-256 says")
     with np.load(io.BytesIO(data[32:]), allow_pickle=False) as file:

@@ -22,6 +22,7 @@ import h5py
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from jaxstyle.rundir.files import opened, raise_of_the_machine
 from jaxstyle.rundir.fingerprints import SCHEMA
 from jaxstyle.rundir.hdf5 import LIBVER, attribute, checked_dataset, dataset, members
 from jaxstyle.spec.errors import JaxstyleError
@@ -178,9 +179,10 @@ def check_listed(path: Path, sha256: str | None) -> None:
     if sha256 is None:
         return
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
+        raise_of_the_machine(error, path)
         raise JaxstyleError(str(path), f"cannot be read: {error.strerror or error}") from None
     if found != sha256:
         read_chunk(path)  # reports damage, if that is the reason
@@ -203,7 +205,7 @@ def open_chunk(
     try:
         if data is None and not stat.S_ISREG(os.stat(path).st_mode):  # a FIFO would block
             raise OSError("it is not a regular file")
-        with open(path, "rb") if data is None else io.BytesIO(data) as raw, h5py.File(raw, "r") as file:
+        with opened(path) if data is None else io.BytesIO(data) as raw, h5py.File(raw, "r") as file:
             if (schema := str(file.attrs["schema"])) != str(SCHEMA):
                 raise JaxstyleError(
                     str(path), f"has schema {schema}, this version needs {SCHEMA}; run it again"
@@ -216,6 +218,7 @@ def open_chunk(
     except JaxstyleError:
         raise
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
+        raise_of_the_machine(error, path)
         raise JaxstyleError(
             str(path), f"is damaged: {error}; --resume sets it aside and computes it again"
         ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import itertools
 import os
 import re
@@ -23,6 +24,12 @@ FOLDER_UNSYNCED = (*UNSYNCED, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISD
 """Errors of opening a folder, or of `fsync` on it, where folders cannot be flushed."""
 UNLINKED = (*UNSYNCED, errno.EPERM, errno.EACCES, errno.EXDEV, errno.EMLINK)
 """Errors of `link` where a file can have no second name: FAT, many network file systems, containers."""
+OF_THE_MACHINE = (
+    *(errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+    *(errno.EAGAIN, errno.EBUSY, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT, errno.ENOTCONN),
+    *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN),
+)
+"""Errors of reading a file that say nothing of what is in it: no permission, no descriptor, no server."""
 SYNC_THREADS = 16
 """Threads that flush files to the disk together.
 
@@ -175,6 +182,22 @@ def check_space(path: Path, needed: int) -> None:
             str(path),
             f"{needed / 1e6:.3g} MB are needed, but only {free / 1e6:.3g} MB are free; make space",
         )
+
+
+def opened(path: Path) -> io.BufferedReader:
+    """A file opened for reading, after a second try where a file server has forgotten it (ESTALE)."""
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        return open(path, "rb")
+
+
+def raise_of_the_machine(error: BaseException, path: Path) -> None:
+    """Raise OSError if `error` says that `path` could not be read for a reason that is not in the file."""
+    if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
 
 
 def set_aside(path: Path, ending: str = "bad") -> Path:

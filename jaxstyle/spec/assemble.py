@@ -326,7 +326,7 @@ def _tables(table: Mapping[str, Any], key: str, why: str) -> list[dict[str, Any]
 def _absolute(table: Mapping[str, Any], base: Path, known: Collection[str]) -> dict[str, Any]:
     """`table` with absolute paths; those in it are relative to `base`, and those in `known` are files."""
     out = dict(table)
-    for key in (*PATH_AXES, *MASK_KEYS, "weights", "out"):
+    for key in (*PATH_AXES, *MASK_KEYS, "weights", "out", "events"):
         if key in out:
             value, several = out[key], isinstance(out[key], list | tuple)
             taken = functools.partial(_mask_taken, base) if key in MASK_KEYS else None

@@ -57,13 +57,15 @@ class LossTerm(NamedRow):
     """Whether it compares pixels, so that a style must be exactly as large as the picture."""
     sums_pixels: bool = field(default=False, kw_only=True)
     """Whether it is a sum over pixels, whose weight grows in coarser stages as that of the content does."""
+    pixel_bytes: int = field(default=0, kw_only=True)
+    """Bytes that it takes for each pixel while a cell is optimised, where a plan should know of them."""
     axis: str = field(default="", kw_only=True)
     """Name of the axis of its weight, if that is not its own name and `_weight`."""
     help: str = field(default="", kw_only=True)
     """Help text of that axis, if it needs more than the title."""
 
     what = "loss term"
-    internal = ("always", "equal_sizes", "sums_pixels", "help")
+    internal = ("always", "equal_sizes", "sums_pixels", "pixel_bytes", "help")
     optional = ("axis",)
     functions = ("loss", "keep")
 
@@ -266,6 +268,7 @@ TERMS = Table(
             loss="jaxstyle.cell.matting:loss",
             of="content",
             sums_pixels=True,
+            pixel_bytes=280,
             axis="photorealism",
             help="Weight of the matting Laplacian of the content (Luan et al. 2017): edges stay edges, and"
             " colours change smoothly; 30 to 300 with --init recoloured.",

@@ -93,12 +93,6 @@ def chosen_snapshots(steps: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted({min(steps, key=lambda s: (abs(s - w), s)) for w in wanted}))
 
 
-def lacked_losses(cell: Cell) -> set[str]:
-    """The losses that a cell does not have: a texture has no content's, an inversion no style's."""
-    has = {"loss_content": cell.has_content, "loss_style": cell.has_style}
-    return {name for name, there in has.items() if not there}
-
-
 def spread_of(
     setting: Setting,
     group: h5py.Group,
@@ -113,7 +107,7 @@ def spread_of(
     names = [t.decode() for t in dataset(group, "layer")[()]]
     per_layer = rows_in_order(dataset(group, tables.LAYER_CURVE), setting.rows)
     nothing = np.full(per_layer.shape[:2], np.nan, per_layer.dtype)
-    lacks = lacked_losses(setting.cell)
+    lacks = setting.cell.lacked_losses
     columns = [
         nothing
         if term in lacks

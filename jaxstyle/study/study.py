@@ -38,7 +38,6 @@ from jaxstyle.study.spread import (
     find_regions,
     find_settings,
     find_styles,
-    lacked_losses,
     spread_of,
     too_few,
 )
@@ -61,7 +60,7 @@ def run_study(path: Path, options: Options | None = None) -> Study:
         device = start_jax(record.sweep, RunOptions(), record.manifest)
         network = Network(record, device)
         names = layers.in_order(n for s in settings for n in s.cell.layer_weights)
-        lacked = set[str].intersection(*(lacked_losses(setting.cell) for setting in settings))
+        lacked = frozenset[str].intersection(*(setting.cell.lacked_losses for setting in settings))
         terms = (*(name for name in record.losses if name not in lacked), *names)
         shapes = dict.fromkeys(setting.shape for setting in settings)
         sigma_px = {shape: max(shape_px(shape)) / LOW_PASS_SHARE for shape in shapes}

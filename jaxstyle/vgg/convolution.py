@@ -45,6 +45,10 @@ TENSOR_CORE_CHANNELS = 8
 """A GPU's matrix units need channels in multiples of this."""
 
 
+TF32_BITS = 10
+"""Bits of the mantissa of a TF32 number."""
+
+
 class Arithmetic(NamedTuple):
     """The type and precision in which products are computed; they are always summed in float32."""
 
@@ -52,6 +56,13 @@ class Arithmetic(NamedTuple):
     """Type of the operands."""
     precision: lax.Precision
     """Precision for float32 operands. Below the highest, a GPU uses TF32 and a TPU bfloat16."""
+
+    @property
+    def mantissa_bits(self) -> int:
+        """Bits of the mantissa that a product sees of its operands; of float32 with less than the highest
+        precision, those of TF32."""
+        rounds = self.precision != lax.Precision.HIGHEST and np.dtype(self.dtype) == np.float32
+        return TF32_BITS if rounds else jnp.finfo(self.dtype).nmant
 
 
 ARITHMETIC = {
