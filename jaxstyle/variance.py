@@ -77,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for line in (*summary(found), *found.notes):
             print(line)
         print(f"tables: {path / 'variance.csv'}, {path / 'variance.h5'}; maps and curves: {path / 'maps'}")
+        print(f"page: {path / 'report.html'}")
         which = f"{found.diverged} cells diverged and are left out; {path / 'results.csv'} names them"
         return say_diverged(which) if found.diverged else 0
 

@@ -14,6 +14,7 @@ from jaxstyle.device import jax_settings
 from jaxstyle.device.batch import lower
 from jaxstyle.plan.programs import Program
 from jaxstyle.run.start import cache_directory
+from jaxstyle.rundir import manifest
 from jaxstyle.vgg.network import bind
 
 PICTURES = """
@@ -200,3 +201,12 @@ def test_compiled_programs_lie_in_an_absolute_folder_or_nowhere(tmp_path, monkey
     monkeypatch.setenv("HOME", str(tmp_path / "file"))
     assert cache_directory({}) is None
     assert [p.name for p in tmp_path.iterdir()] == ["file"]  # asking for it creates nothing
+
+
+def test_only_variables_of_the_libraries_stand_in_a_manifest(monkeypatch):
+    monkeypatch.setenv("TF_XLA_FLAGS", "--tf_xla_auto_jit=1")
+    monkeypatch.setenv("TF_VAR_password", "secret")  # Terraform's
+    monkeypatch.setenv("TF_CLI_CONFIG_FILE", "/home/a/.terraformrc")
+    found = manifest.environment()
+    assert found["TF_XLA_FLAGS"] == "--tf_xla_auto_jit=1"
+    assert not {"TF_VAR_password", "TF_CLI_CONFIG_FILE"} & found.keys()

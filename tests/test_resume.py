@@ -645,3 +645,35 @@ def test_the_lock_outlives_no_process(copy):
     with open(copy / "run.lock", "rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     assert command("--out", copy, "--resume") == 0
+
+
+STUCK = """
+import time
+from jaxstyle.console import command, signals
+
+signals.GRACE_S = 0.5
+
+def stuck():
+    with signals.mended(lambda: "go on with --resume --out here"), signals.signals_held():
+        print("ready", flush=True)
+        for _ in range(600):  # work that is not asked to end, as a compiler's
+            time.sleep(0.1)
+    return 0
+
+command.run_command(stuck)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_process_that_cannot_end_by_itself_says_how_to_go_on(number):
+    """Compiling may take longer than the grace of a signal, and it is then that people interrupt."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    (line,) = said.splitlines()
+    assert line.endswith(": go on with --resume --out here")

@@ -365,3 +365,33 @@ def test_a_shell_that_is_not_known_is_one_line(completion):
     assert done.stderr == "jaxstyle: error: --completion: tcsh is not known; use bash or zsh\n"
     zsh = run_python("-m", "jaxstyle", "--completion", "zsh", check=True).stdout
     assert zsh.endswith(completion)
+
+
+@pytest.mark.parametrize(
+    ("given", "mend"),
+    [
+        (("--seed", "0-4"), "seed: '0-4' is not a range; write 0:5 for 0 to 4"),
+        (("--seed", "2..7"), "write 2:8 for 2 to 7"),
+        (("--alpha-beta", "0.1X"), "alpha_beta: '0.1X' is not a multiple of the balance; write 0.1x"),
+        (("--alpha-beta", "0,1x"), "write 0.1x"),
+        (
+            ("--style-layers", "conv1_1", "+", "conv2_1"),
+            "a set is one word: conv1_1+conv2_1, without spaces",
+        ),
+        (("-size", "64"), "-size: no such setting; did you mean --size?"),
+        (("d.jpg",), "images follow --content and --style"),
+        (("--hlep",), "did you mean help?"),
+        (("--init", "recolored"), "did you mean recoloured?"),
+    ],
+)
+def test_what_people_write_first_is_told_with_its_form_here(given, mend, capsys):
+    with pytest.raises(SystemExit) as stop:
+        sweep.main([*given, "--content", "c.jpg", "--style", "s.jpg"])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert mend in line
+
+
+def test_a_size_of_two_numbers_is_told_as_the_text_that_it_should_be():
+    with pytest.raises(JaxstyleError, match=r"^size: .*64, 48.* give WIDTHxHEIGHT, as in '256x192'"):
+        values.parse_size((64, 48))

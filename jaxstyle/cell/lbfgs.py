@@ -27,7 +27,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.scipy.linalg import solve_triangular
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxstyle.cell.solvers import Evaluation, Move, Solver, all_finite
 
@@ -157,9 +157,7 @@ def _update(
     steepest = g * jnp.where(fastest > 0, learning_rate / jnp.maximum(fastest, TINY), 0.0)
     uphill = jnp.where(gamma > 0, jnp.where(descends, h_g, gamma * g), steepest)
 
-    # While there is no pair, nothing tells how far to go: as long as the loss falls, twice as far each time.
-    longest = jnp.where((gamma > 0) | first, 1.0, LONGEST)
-    length = jnp.minimum(jnp.where(accepted, 2 * state.length, state.length / 2), longest)
+    length = _factor(state.length, accepted, gamma, first)
     origin = jnp.where(accepted, seen.image, result)
     following = origin - length * _image(uphill, origin)
     loss = jnp.where(accepted, seen.loss, state.loss)
@@ -174,6 +172,17 @@ def _update(
         jnp.isfinite(loss),
         able,
     )
+
+
+def _factor(
+    length: Float[Array, ""], accepted: Bool[Array, ""], gamma: Float[Array, ""], first: Bool[Array, ""]
+) -> Float[Array, ""]:
+    """The next t: half of the last one after a rejected image, else twice as much.
+
+    It is at most 1, except while there is no pair: then nothing but the loss tells how far to go.
+    """
+    longest = jnp.where((gamma > 0) | first, 1.0, LONGEST)
+    return jnp.minimum(jnp.where(accepted, 2 * length, length / 2), longest)
 
 
 def _products(

@@ -80,7 +80,11 @@ def parse(command: type[T], arguments: Sequence[str], program: str) -> Parsed[T]
             if alien := next(
                 (a for a in arguments if re.fullmatch(r"-[A-Za-z]\w*", a) and a in words), None
             ):
+                if alien[1:] in flags and alien[1:] not in positional:
+                    raise JaxstyleError(alien, f"no such setting; did you mean -{alien}?") from None
                 raise unknown_key(alien[1:], flags, what=alien, positional=positional) from None
+            if "content" in flags and "content" not in positional:
+                line += "; images follow --content and --style"
         raise JaxstyleError("command line", line) from None
     return Parsed(_without(value, off), tuple(named))
 

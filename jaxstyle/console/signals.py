@@ -44,6 +44,8 @@ class _Signals:
     def __init__(self) -> None:
         self.number: int | None = None
         self.held = 0
+        self.mend: Callable[[], str] | None = None
+        """The way to go on after a signal, which whoever ends the process says."""
 
     def _handle(self, number: int, _: object) -> None:
         self.number = self.number or number
@@ -92,12 +94,27 @@ class _Signals:
             number, (ready, _, _) = first[0], select.select([pipe], [], [], GRACE_S)
             if ready and not pipe.read(1):
                 return  # the pipe was closed at the end of `caught`: no second signal
-        say_error(str(Interrupted(number)), 0)
+        mend = ""
+        with contextlib.suppress(Exception):  # whatever it finds on the disk, the process ends now
+            mend = self.mend() if self.mend is not None else ""
+        say_error(str(Interrupted(number, mend)), 0)
         os._exit(128 + number)
 
 
 handling = _Signals()
 """The signals of this process."""
+
+
+@contextlib.contextmanager
+def mended(mend: Callable[[], str]) -> Iterator[None]:
+    """Say how to go on, `mend`, when a signal ends what happens inside."""
+    handling.mend = mend
+    try:
+        yield
+    except Interrupted as stop:
+        raise Interrupted(stop.number, mend()) from None
+    finally:
+        handling.mend = None
 
 
 @contextlib.contextmanager

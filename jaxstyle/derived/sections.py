@@ -39,8 +39,9 @@ def settings_table(record: Record) -> list[tuple[str, str]]:
     unset = {name: LATER.get(name, ()) for name in ("regions", "leave", "hold", *MASK_KEYS)}
     for name, value in (values | more).items():
         if value is not None and (name not in unset or value != unset[name]):
-            text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            found.append((name, text.lower() if isinstance(value, bool) else text))
+            several = value if isinstance(value, tuple) else (value,)
+            texts = (str(one).lower() if isinstance(one, bool) else str(one) for one in several)
+            found.append((name, ", ".join(texts)))
     return found
 
 

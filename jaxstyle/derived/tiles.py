@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jaxstyle.console.progress import counted
 from jaxstyle.derived import sample
 from jaxstyle.derived.sample import Shown
 from jaxstyle.derived.thumbnails import MAX_TILES
@@ -124,7 +125,8 @@ def shared_words(record: Record) -> list[str]:
             words.append(place_text({axis: names[0]}, [axis]).replace(" +\n", "+"))
     if len(sweep.steps) == 1:
         words.append(f"{sweep.steps[0]} steps")
-    words.append(sweep.optimizer + (f", {sweep.pyramid} coarser stages" if sweep.pyramid else ""))
+    coarser = max((program.coarser for program in record.plan.programs), default=0)
+    words.append(sweep.optimizer + (f", {counted(coarser, 'coarser stage')}" if coarser else ""))
     words += [sweep.colour] if sweep.colour != Sweep.colour else []
     kinds = {name: {getattr(cell, name) for cell in record.cells} for name in NETWORK_AXES}
     common = {name: own.pop() if len(own) == 1 else None for name, own in kinds.items()}

@@ -27,7 +27,7 @@ SIGNS_OF_NO_MEMORY = (
     "CUDA_ERROR_OUT_OF_MEMORY",
     "_STATUS_ALLOC_FAILED",
 )
-"""What XLA's errors say when memory ran out: its own status, or a library's words in an INTERNAL error.
+"""Words of XLA's errors when memory ran out: its own status, or a library's words in an INTERNAL error.
 
 YNNPACK, which computes some sums on a CPU, has one word for every failure while it runs; the only one to
 expect of an operation that it accepted is that it could not allocate its buffers. The last is cuBLAS's and

@@ -397,7 +397,7 @@ def _check_wrapping(sweep: Sweep, path: str, shape: tuple[int, int], least_px: i
     multiple = wrapping_multiple(coarser, least_px)
     if shape[0] % multiple or shape[1] % multiple:
         height, width = wrapping_shape(shape, sweep.pyramid or 0, least_px)
-        stages = f" ({least_px}, doubled for each of {coarser} coarser stages)" if coarser else ""
+        stages = f" ({least_px}, doubled for each coarser stage, of {coarser})" if coarser else ""
         raise JaxstyleError(
             "padding",
             f"circular needs sides that are multiples of {multiple} px{stages}, and {path} becomes"

@@ -56,6 +56,8 @@ class Run:
         return tuple(open_record(self.path).losses)
 
     def _row(self, cell: int) -> dict[str, Any]:
+        if not hasattr(cell, "__index__"):
+            raise JaxstyleError("cell", f"{cell!r} is not a whole number; give that of a row, its cell")
         found = self.rows.find(cell)
         if found is None:
             raise JaxstyleError(
@@ -208,5 +210,7 @@ def open_run(path: str | os.PathLike[str]) -> Run:
     Raises:
         JaxstyleError: if it holds no run.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise JaxstyleError("path", f"{path!r} is not a path; give the directory of a run")
     record = open_record(Path(paths.at_home(os.fspath(path))))
     return Run(record.path, read_rows(record), sheet_paths(record.path))

@@ -64,6 +64,8 @@ def run_sweep(
     for option, mend in OF_COMMANDS.items():
         if getattr(checked, option):
             raise JaxstyleError(option, f"is for python -m jaxstyle.sweep; {mend}")
+    if not isinstance(sweep, Sweep):
+        raise JaxstyleError("sweep", f"{type(sweep).__name__} is not a Sweep; give Sweep(content=...)")
     if not isinstance(name, str) or not name.isprintable() or not name or "/" in name:
         raise JaxstyleError("name", f"{name!r} is not a name of a directory; give a word, such as 'sweep'")
     if width is not None and (isinstance(width, bool) or not isinstance(width, int) or width < 1):
@@ -86,7 +88,15 @@ def _run_sweep(sweep: Sweep, options: RunOptions, name: str, width: int | None) 
     plugins.load(options.plugin)
     checked, share = check_run(sweep, options, name), asked_share(options)
     path, earlier = checked.path, checked.earlier
-    try:
+
+    def mend() -> str:
+        """The way to go on after a signal, in words."""
+        if share is not None:
+            return "give the same command again"
+        begun = (path / "manifest.json").exists()
+        return f"go on with --resume --out {shlex.quote(str(path))}" if begun else ""
+
+    with signals.mended(mend):
         if share is not None:
             return compute_share(checked, options, share, width)
         with site_of(options) as site:
@@ -105,9 +115,3 @@ def _run_sweep(sweep: Sweep, options: RunOptions, name: str, width: int | None) 
                 if now.cells != earlier.cells:
                     raise JaxstyleError(str(path), "has been extended meanwhile; give the command again")
                 return resume_run(replace(checked, earlier=now), options, site, run, display)
-    except signals.Interrupted as stop:
-        begun = (path / "manifest.json").exists()
-        mend = f"go on with --resume --out {shlex.quote(str(path))}" if begun else ""
-        if share is not None:
-            mend = "give the same command again"
-        raise signals.Interrupted(stop.number, mend) from None

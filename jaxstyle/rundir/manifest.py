@@ -28,8 +28,24 @@ from jaxstyle.spec.jax_state import is_jax_running
 from jaxstyle.spec.presets import PACKAGE
 from jaxstyle.spec.settings import BALANCED_AXES, LATER, Sweep
 
-ENVIRONMENT = ("XLA_", "JAX_", "TF_", "NVIDIA_TF32", "CUBLAS_", "CUDNN_", "OMP_", "NPROC")
-"""Beginnings of the names of environment variables that can change a result."""
+ENVIRONMENT = (
+    *(
+        "XLA_",
+        "JAX_",
+        "TF_CPP",
+        "TF_CUDNN",
+        "TF_DETERMINISTIC",
+        "TF_ENABLE",
+        "TF_FORCE",
+        "TF_GPU",
+        "TF_XLA",
+    ),
+    *("NVIDIA_TF32", "CUBLAS_", "CUDNN_", "OMP_", "NPROC"),
+)
+"""Beginnings of the names of environment variables that can change a result.
+
+Of TF_ only those of XLA: Terraform's also begin so, and may hold secrets.
+"""
 KEPT_OF_EARLIER = (
     "began",
     "status",

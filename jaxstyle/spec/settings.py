@@ -288,7 +288,7 @@ class Sweep:
     """For --regions masks, a PNG for every content, in their order; each of its colours is a region."""
     style_mask: Annotated[tuple[str, ...], _of_masks(check=as_masks, numbers=False)] = ()
     """The same for every image of a style; the target of a region is the one of the same colour. In place
-    of a PNG, a colour such as 255 or #ff8000 is a mask that has it everywhere."""
+    of a PNG, a colour such as 255 or '#ff8000' is a mask that has it everywhere."""
     leave: Annotated[tuple[str, ...], _of_masks(check=as_region_list)] = ()
     """Regions of masks that are left alone: they have no style loss, and styles need not have them."""
     hold: Annotated[tuple[str, ...], _of_masks(check=as_region_list)] = ()

@@ -170,6 +170,7 @@ STARTS = {
     **dict.fromkeys(("random", "rand", "randn", "gaussian", "normal"), "noise"),
     **dict.fromkeys(("image", "content_image", "content-image"), "content"),
     **dict.fromkeys(("style_image", "style-image"), "style"),
+    **dict.fromkeys(("recolored", "recolor", "recolour"), "recoloured"),
 }
 """Kinds of start by the names that other projects give them."""
 

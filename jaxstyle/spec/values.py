@@ -215,6 +215,8 @@ def layer_name(what: str, value: Any) -> str:
         return value
     if isinstance(value, str) and (known := synonyms.layer(value)) is not None:
         raise JaxstyleError(what, known)
+    if value == "":
+        raise JaxstyleError(what, "a layer has no name; a set is one word: conv1_1+conv2_1, without spaces")
     if isinstance(value, str) and "," in value:
         mend = "join the layers of a set with +, as in conv1_1+conv2_1; separate values with spaces"
         raise JaxstyleError(what, f"VGG19 has no layer {value!r}; {mend}")
@@ -298,6 +300,8 @@ def as_size(what: str, value: Any) -> str:
 def parse_size(value: Any) -> int | tuple[int, int]:
     """A size in px: `256` is the longest edge, `192x256` is (width, height) = (192, 256)."""
     text = str(value) if isinstance(value, str | int) else shown(value)
+    if isinstance(value, tuple | list):
+        raise JaxstyleError("size", f"{text} is no text; give WIDTHxHEIGHT, as in '256x192'")
     if match := re.fullmatch(r"(\d{1,9})x(\d{1,9})", text):
         w, h = (as_integer("size", n, minimum=MIN_SIZE_PX, maximum=MAX_SIZE_PX) for n in match.groups())
         return w, h
@@ -324,6 +328,9 @@ def as_seeds(what: str, value: Any, limit: int) -> list[int]:
         if end - first > limit:
             raise JaxstyleError(what, f"{value} has more than {limit} values; see --max-cells")
         return list(range(first, end))
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d{1,9}) ?(?:-|\.\.\.?) ?(\d{1,9})", value)):
+        whole = f"{match[1]}:{int(match[2]) + 1}"
+        raise JaxstyleError(what, f"{value!r} is not a range; write {whole} for {match[1]} to {match[2]}")
     return [as_integer(what, value, **bounds)]
 
 
@@ -344,6 +351,9 @@ def as_ratio(what: str, value: Any) -> float | str:
         factor = as_number(what, value.strip()[:-1], minimum=0.0)
         short = f"{factor:g}"
         return f"{short if float(short) == factor else factor}x"
+    if isinstance(value, str) and re.fullmatch(r"[0-9.,]+ ?[xX×]", value.strip()):
+        mend = f"{value.strip().rstrip('xX× ').replace(',', '.')}x"
+        raise JaxstyleError(what, f"{value!r} is not a multiple of the balance; write {mend}")
     return as_number(what, value, minimum=0.0)
 
 

@@ -412,6 +412,7 @@ def _floor_block(study: Study) -> dict[str, Any]:
         for row in (*floor.rows, floor.between)
     ]  # fmt: skip
     whole = floor.steps == study.record.sweep.steps[-1]
+    coarser = any(program.coarser for program in study.record.plan.programs)
     text = [
         _verdict(study),
         f"Seeds {', '.join(map(str, floor.seeds))}"
@@ -420,7 +421,7 @@ def _floor_block(study: Study) -> dict[str, Any]:
         f" {'all' if whole else 'only'} {floor.steps} steps. Losses are |L′ − L| / L, the largest over the"
         f" cells.",
         *([] if whole else ["Rounding grows with the steps: the floor of the whole run may be higher."]),
-        *(["The loss at step 0 is that after the coarser stages."] if study.record.sweep.pyramid else []),
+        *(["The loss at step 0 is that after the coarser stages."] if coarser else []),
         *floor.notes,
     ]
     return page_block("The numerical floor", [*text, *study.notes], (columns, rows))
@@ -460,10 +461,11 @@ def _limits_block(study: Study) -> dict[str, Any]:
     if fewest < stats.SMALLEST:
         text.append(f"Settings of fewer than {stats.SMALLEST} seeds have no intervals.")
     if fewest < FEW_SEEDS:
-        mend = f"--extend --out {shlex.quote(str(study.record.path))} --seed 0:{FEW_SEEDS}"
+        path = shlex.quote(str(study.record.path))
+        mend = f"python -m jaxstyle.sweep --extend --out {path} --seed 0:{FEW_SEEDS}"
+        rough = f"With {counted(fewest, 'seed')} the intervals are rough and rather too narrow; "
         text.append(
-            f"With {counted(fewest, 'seed')} the intervals are rough and rather too narrow; {FEW_SEEDS}"
-            f" or more would be better: {mend}."
+            f"{rough if fewest >= stats.SMALLEST else ''}{FEW_SEEDS} or more would be better: {mend}."
         )
     if study.fixed:
         names = "; ".join(f"{name} ({counted(count, 'cell')})" for name, count in study.fixed)
