@@ -74,6 +74,30 @@ MUTANTS = (
         ("tests/test_targets.py::test_a_wasserstein_ladder_has_its_ends_and_is_the_shortest_way",),
     ),
     Mutant(
+        "A flat style has a distance in rounded arithmetic too.",
+        "features - lax.stop_gradient(mean), None, arithmetic",
+        "features, None, arithmetic",
+        ("tests/test_means.py::test_the_distance_of_a_flat_style_needs_no_digits_of_its_mean",),
+    ),
+    Mutant(
+        "A cell at its exact minimum stands still.",
+        "jnp.where(fastest > 0, learning_rate / jnp.maximum(fastest, TINY), 0.0)",
+        "(learning_rate / jnp.maximum(fastest, TINY))",
+        ("tests/test_optimizers.py::test_a_start_at_an_exact_minimum_does_not_diverge",),
+    ),
+    Mutant(
+        "A cell without a content has no loss of its neighbour's content.",
+        "lacks = np.array([row.loss_name in lacked_losses(cell) for cell in cells])",
+        "lacks = np.array([False for cell in cells])",
+        ("tests/test_photorealism.py::test_a_cell_without_a_content_has_no_loss_of_its_neighbours",),
+    ),
+    Mutant(
+        "A chunk that cannot be read now is not taken for a damaged one.",
+        "if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:",
+        "if isinstance(error, OSError) and error.errno in ():",
+        ("tests/test_resume.py::test_a_file_that_cannot_be_read_now_is_not_taken_for_a_damaged_one",),
+    ),
+    Mutant(
         "The spectrum of a style is that of its periodic component, without the cross of its edges.",
         "return _transform(image) - _transform(jumps) * jnp.asarray",
         "return _transform(image) - 0 * _transform(jumps) * jnp.asarray",

@@ -376,7 +376,7 @@ def test_a_shell_that_is_not_known_is_one_line(completion):
         (("--alpha-beta", "0,1x"), "write 0.1x"),
         (
             ("--style-layers", "conv1_1", "+", "conv2_1"),
-            "a set is one word: conv1_1+conv2_1, without spaces",
+            "no layer ''; a set is one word, as in conv1_1+conv2_1",
         ),
         (("-size", "64"), "-size: no such setting; did you mean --size?"),
         (("d.jpg",), "images follow --content and --style"),

@@ -83,7 +83,10 @@ def parse(command: type[T], arguments: Sequence[str], program: str) -> Parsed[T]
                 if alien[1:] in flags and alien[1:] not in positional:
                     raise JaxstyleError(alien, f"no such setting; did you mean -{alien}?") from None
                 raise unknown_key(alien[1:], flags, what=alien, positional=positional) from None
-            if "content" in flags and "content" not in positional:
+            # The words are named after a colon, up to the hint at the help.
+            named_words = line.partition(": ")[2].partition(";")[0].replace(",", " ").split()
+            bare = any(not word.startswith("-") for word in named_words)
+            if bare and "content" in flags and "content" not in positional:
                 line += "; images follow --content and --style"
         raise JaxstyleError("command line", line) from None
     return Parsed(_without(value, off), tuple(named))

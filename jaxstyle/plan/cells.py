@@ -91,12 +91,6 @@ class Cell:
         return self.style != NONE
 
     @property
-    def lacked_losses(self) -> frozenset[str]:
-        """The losses that it has no image for: a texture has no content's, an inversion no style's."""
-        has = {"content": self.has_content, "style": self.has_style}
-        return frozenset(row.loss_name for row in TERMS if row.curve and not has[row.of])
-
-    @property
     def shaped_by(self) -> str:
         """The image that gives its picture the shape: its content, or a texture's style, as on its axis."""
         return self.content if self.has_content else self.style
@@ -133,6 +127,12 @@ class Cell:
         """The layers that the cell needs, from the image downwards."""
         own = (tap for name in self.terms for tap in TERMS[name].taps)
         return layers.in_order((*self.content_taps, *self.layer_weights, *own))
+
+
+def lacked_losses(cell: Cell) -> set[str]:
+    """The losses that a cell has no image for: a texture has no content's, an inversion no style's."""
+    has = {"content": cell.has_content, "style": cell.has_style}
+    return {row.loss_name for row in TERMS if row.curve and not has[row.of]}
 
 
 def sweep_cells(sweep: Sweep) -> tuple[Cell, ...]:

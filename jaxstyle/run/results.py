@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxstyle.inputs.pictures import Pictures
+from jaxstyle.plan.cells import lacked_losses
 from jaxstyle.plan.chunks import Chunk, Plan
 from jaxstyle.plan.programs import Program
 from jaxstyle.plan.stages import evaluation_count
@@ -37,7 +38,7 @@ def chunk_results(
     curves[LAYER_CURVE] = np.where(own[:, None, :], curves[LAYER_CURVE], np.nan)
     for row in map(TERMS.__getitem__, program.terms):  # of a cell that lacks its image it is a neighbour's
         if row.curve and not row.always:
-            lacks = np.array([row.loss_name in cell.lacked_losses for cell in cells])
+            lacks = np.array([row.loss_name in lacked_losses(cell) for cell in cells])
             curves[row.loss_name] = np.where(lacks[:, None], np.nan, curves[row.loss_name])
     diverged = np.concatenate([part.diverged_step for part in parts]).astype(np.int64)[order]
     shapes = [pictures.shape(cell) for cell in cells]

@@ -215,8 +215,8 @@ def layer_name(what: str, value: Any) -> str:
         return value
     if isinstance(value, str) and (known := synonyms.layer(value)) is not None:
         raise JaxstyleError(what, known)
-    if value == "":
-        raise JaxstyleError(what, "a layer has no name; a set is one word: conv1_1+conv2_1, without spaces")
+    if isinstance(value, str) and not value:
+        raise JaxstyleError(what, "VGG19 has no layer ''; a set is one word, as in conv1_1+conv2_1")
     if isinstance(value, str) and "," in value:
         mend = "join the layers of a set with +, as in conv1_1+conv2_1; separate values with spaces"
         raise JaxstyleError(what, f"VGG19 has no layer {value!r}; {mend}")

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.inputs.region_maps import LEAST_SHARE, RegionMaps
-from jaxstyle.plan.cells import Cell, Source, seed_matters
+from jaxstyle.plan.cells import Cell, Source, lacked_losses, seed_matters
 from jaxstyle.rundir.hdf5 import dataset, rows_in_order
 from jaxstyle.rundir.records import Record
 from jaxstyle.spec import tables
@@ -107,7 +107,7 @@ def spread_of(
     names = [t.decode() for t in dataset(group, "layer")[()]]
     per_layer = rows_in_order(dataset(group, tables.LAYER_CURVE), setting.rows)
     nothing = np.full(per_layer.shape[:2], np.nan, per_layer.dtype)
-    lacks = setting.cell.lacked_losses
+    lacks = lacked_losses(setting.cell)
     columns = [
         nothing
         if term in lacks

@@ -21,6 +21,7 @@ from typing import Any
 import h5py
 
 from jaxstyle.inputs.pictures import Pictures
+from jaxstyle.plan.cells import lacked_losses
 from jaxstyle.run.start import start_jax
 from jaxstyle.rundir.hdf5 import dataset, open_h5
 from jaxstyle.rundir.records import Record, open_record
@@ -60,7 +61,7 @@ def run_study(path: Path, options: Options | None = None) -> Study:
         device = start_jax(record.sweep, RunOptions(), record.manifest)
         network = Network(record, device)
         names = layers.in_order(n for s in settings for n in s.cell.layer_weights)
-        lacked = frozenset[str].intersection(*(setting.cell.lacked_losses for setting in settings))
+        lacked = set[str].intersection(*(lacked_losses(setting.cell) for setting in settings))
         terms = (*(name for name in record.losses if name not in lacked), *names)
         shapes = dict.fromkeys(setting.shape for setting in settings)
         sigma_px = {shape: max(shape_px(shape)) / LOW_PASS_SHARE for shape in shapes}
