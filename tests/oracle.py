@@ -296,7 +296,8 @@ def lbfgs(evaluate, image, steps, memory, first_px):
     """
     x = np.asarray(image, np.float64)
     loss, g = evaluate(x)
-    slots, t, longest, images, losses, rejected = [], 1.0, 2.0**20, [x], [loss], 0
+    slots, t, longest = [], 1.0, max(1.0, 10 / first_px)
+    images, losses, rejected = [x], [loss], 0
     for _ in range(steps):
         pairs = [pair for pair in slots if pair is not None]
         d = two_loop(g, pairs) if pairs else -g * first_px / np.abs(g).max()
@@ -308,7 +309,7 @@ def lbfgs(evaluate, image, steps, memory, first_px):
         s, y = trial - x, trial_g - g
         curved = np.isfinite(trial_loss) and (s * y).sum() > 1e-10 * np.abs(g).max()
         slots = [*slots, (s, y) if curved else None][-memory:]
-        longest = 1.0 if curved else longest  # without a curvature, each step is twice the one before
+        longest = 1.0 if curved else longest  # without a curvature, short steps are doubled up to 10 px
         if np.isfinite(trial_loss) and trial_loss <= loss:
             x, loss, g, t = trial, trial_loss, trial_g, min(longest, 2 * t)
         else:

@@ -210,3 +210,8 @@ def test_only_variables_of_the_libraries_stand_in_a_manifest(monkeypatch):
     found = manifest.environment()
     assert found["TF_XLA_FLAGS"] == "--tf_xla_auto_jit=1"
     assert not {"TF_VAR_password", "TF_CLI_CONFIG_FILE"} & found.keys()
+    was = {"TF_VAR_password": "secret", **found}
+    now = {"versions": {}, "device": {"kind": "cpu"}, "threads": 2, "code_sha256": "", "environment": found}
+    assert manifest.changes({**now, "environment": was}, now) == []
+    (process,) = manifest.earlier_processes({"environment": was, "before": []})
+    assert process == {"environment": found}

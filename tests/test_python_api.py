@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import threading
 
 import h5py
@@ -150,6 +151,28 @@ def test_arguments_that_only_python_has_are_checked_before_anything_is_written(t
     with pytest.raises(jaxstyle.JaxstyleError, match=error):
         jaxstyle.run_sweep(SETTINGS, jaxstyle.RunOptions(out=str(tmp_path / "run")), **given)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_stream_that_is_no_file_is_told_lines(monkeypatch):
+    class Tee:
+        def __init__(self):
+            self.said = ""
+
+        def write(self, text):
+            self.said += text
+
+        def flush(self):
+            pass
+
+    tee = Tee()
+    monkeypatch.setattr(sys, "stdout", tee)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with Display() as display:
+        display.start(image_steps=4, cells=1)
+        display.event("note", "half of it")
+        display.finish()
+    assert "half of it" in tee.said
+    assert "\x1b" not in tee.said
 
 
 def test_a_reader_of_events_that_goes_away_does_not_end_the_run(tmp_path, heard):

@@ -36,8 +36,10 @@ MIN_CURVATURE = 1e-10
 TILE = (8, 128)
 """The tiles in which a TPU's memory holds the two innermost axes of float32 arrays. With vectors in whole
 tiles the axes of cells and pairs are outside them, and a pair is written without moving the others."""
-LONGEST = 2.0**20
-"""The largest t, in first steps, while no pair is known."""
+FAR_PX = 10.0
+"""Grey levels that a short first step is doubled to while no pair is known."""
+LONGEST = 2.0**64
+"""The largest t; an infinite one would make NaN of a gradient of 0."""
 TINY = float(jnp.finfo(jnp.float32).tiny)
 """Lower bound of divisors, in place of 0."""
 
@@ -156,8 +158,7 @@ def _update(
     # At an exact minimum g is 0, and the image stays: 10 / TINY would be infinite.
     steepest = g * jnp.where(fastest > 0, learning_rate / jnp.maximum(fastest, TINY), 0.0)
     uphill = jnp.where(gamma > 0, jnp.where(descends, h_g, gamma * g), steepest)
-
-    length = _factor(state.length, accepted, gamma, first)
+    length = _factor(state.length, accepted, first, gamma, learning_rate)
     origin = jnp.where(accepted, seen.image, result)
     following = origin - length * _image(uphill, origin)
     loss = jnp.where(accepted, seen.loss, state.loss)
@@ -175,13 +176,18 @@ def _update(
 
 
 def _factor(
-    length: Float[Array, ""], accepted: Bool[Array, ""], gamma: Float[Array, ""], first: Bool[Array, ""]
+    length: Float[Array, ""],
+    accepted: Bool[Array, ""],
+    first: Bool[Array, ""],
+    gamma: Float[Array, ""],
+    learning_rate: Float[Array, ""],
 ) -> Float[Array, ""]:
-    """The next t: half of the last one after a rejected image, else twice as much.
+    """The next t: half of the last one after a rejected image, else twice as much, to at most 1.
 
-    It is at most 1, except while there is no pair: then nothing but the loss tells how far to go.
+    While there is no pair, a short first step may be doubled until it is `FAR_PX` long.
     """
-    longest = jnp.where((gamma > 0) | first, 1.0, LONGEST)
+    far = jnp.clip(FAR_PX / learning_rate, 1.0, LONGEST)
+    longest = jnp.where((gamma > 0) | first, 1.0, far)
     return jnp.minimum(jnp.where(accepted, 2 * length, length / 2), longest)
 
 

@@ -78,14 +78,15 @@ def parse(command: type[T], arguments: Sequence[str], program: str) -> Parsed[T]
             # Flags with one dash, such as -content_image, come from other projects.
             words = re.split(r"[\s,;]+", line)
             if alien := next(
-                (a for a in arguments if re.fullmatch(r"-[A-Za-z]\w*", a) and a in words), None
+                (a for a in arguments if re.fullmatch(r"-[A-Za-z][\w-]*", a) and a in words), None
             ):
-                if alien[1:] in flags and alien[1:] not in positional:
+                key = alien[1:].replace("-", "_")
+                if key in flags and key not in positional:
                     raise JaxstyleError(alien, f"no such setting; did you mean -{alien}?") from None
-                raise unknown_key(alien[1:], flags, what=alien, positional=positional) from None
+                raise unknown_key(key, flags, what=alien, positional=positional) from None
             # The words are named after a colon, up to the hint at the help.
             named_words = line.partition(": ")[2].partition(";")[0].replace(",", " ").split()
-            bare = any(not word.startswith("-") for word in named_words)
+            bare = not any(word.startswith("-") for word in named_words)
             if bare and "content" in flags and "content" not in positional:
                 line += "; images follow --content and --style"
         raise JaxstyleError("command line", line) from None

@@ -78,6 +78,12 @@ class _Escaped:
         return getattr(self._stream, name)
 
 
+def _can_animate(console: Console) -> bool:
+    """Whether a bar can be drawn: on a terminal, and not what is only said to be one (FORCE_COLOR)."""
+    isatty = getattr(console.file, "isatty", None)
+    return isatty is not None and isatty() and console.is_terminal and not console.is_dumb_terminal
+
+
 class _Numbers(ProgressColumn):
     """The numbers of a bar without the bar, for narrow terminals: folded, since rich would cut them off."""
 
@@ -167,15 +173,18 @@ class Display:
         record = {"time": time.time(), "event": name, **text, **values}
         for listener in self._listeners:
             listener(dict(record))
+        left: list[str] = []
         for file in list(self._events):
             try:
                 file.write(json.dumps(record).encode() + b"\n")
             except BrokenPipeError:  # a pipe whose reader has seen enough; the run is for others too
                 self._events.remove(file)
+                left.append(str(file.name))
                 file.close()
-                self.event("note", f"nobody reads {file.name} any more: no further events go there")
             except OSError as error:
                 raise OSError(error.errno, error.strerror, file.name) from None
+        for gone in left:
+            self.event("note", f"nobody reads {gone} any more: no further events go there")
         if self._json and not self._quiet:
             self._guard(lambda: print(json.dumps(record), flush=True))
         elif line is not None:
@@ -215,7 +224,7 @@ class Display:
             return
         if in_notebook():
             self._bar = NotebookBar(image_steps)
-        elif self._console.file.isatty() and not self._console.is_dumb_terminal:  # whatever colours it has
+        elif _can_animate(self._console):
             spinner = SpinnerColumn("line" if self._console.options.ascii_only else "dots")
             wide = (
                 BarColumn(),

@@ -17,6 +17,10 @@ GRACE_S = 8.0
 """Seconds that a command may take to end after a signal."""
 
 
+MEND_S = 0.5
+"""Seconds that finding out how to go on may take then."""
+
+
 class Interrupted(BaseException):
     """A signal as an exception: exit code 128 + its number."""
 
@@ -94,10 +98,17 @@ class _Signals:
             number, (ready, _, _) = first[0], select.select([pipe], [], [], GRACE_S)
             if ready and not pipe.read(1):
                 return  # the pipe was closed at the end of `caught`: no second signal
-        mend = ""
-        with contextlib.suppress(Exception):  # whatever it finds on the disk, the process ends now
-            mend = self.mend() if self.mend is not None else ""
-        say_error(str(Interrupted(number, mend)), 0)
+        said = [""]
+
+        def ask() -> None:
+            if self.mend is not None:
+                said[0] = self.mend()
+
+        # A disk that does not answer must not hold this up.
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(MEND_S)
+        say_error(str(Interrupted(number, said[0])), 0)
         os._exit(128 + number)
 
 
@@ -107,7 +118,10 @@ handling = _Signals()
 
 @contextlib.contextmanager
 def mended(mend: Callable[[], str]) -> Iterator[None]:
-    """Say how to go on, `mend`, when a signal ends what happens inside."""
+    """Say how to go on, `mend`, when a signal ends what happens inside; the outermost mend counts."""
+    if handling.mend is not None:
+        yield
+        return
     handling.mend = mend
     try:
         yield

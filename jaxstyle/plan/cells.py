@@ -132,7 +132,8 @@ class Cell:
 def lacked_losses(cell: Cell) -> set[str]:
     """The losses that a cell has no image for: a texture has no content's, an inversion no style's."""
     has = {"content": cell.has_content, "style": cell.has_style}
-    return {row.loss_name for row in TERMS if row.curve and not has[row.of]}
+    own = (row for row in TERMS if row.curve and (row.always or row.keep is not None))
+    return {row.loss_name for row in own if not has[row.of]}
 
 
 def sweep_cells(sweep: Sweep) -> tuple[Cell, ...]:

@@ -158,6 +158,7 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
             check_share(planned.plan, share, device.platform)
         own = set(chunks_of_share(planned.plan, share, device.platform))
         todo = [number for number in todo if number in own]
+    needed = planned.plan.result_bytes(checked.sweep.crops)  # of all shares
     planned = replace(planned, plan=planned.plan.only(todo))
     there = usable_devices(options) if options.cluster is None else (device,)
     beside = side_by_side(planned.plan, checked.sweep, there, options.side_by_side)
@@ -183,7 +184,7 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
     print(f"would write {checked.path}")
     if earlier is None:
         try:
-            check_space(checked.path, values["disk_bytes"])
+            check_space(checked.path, needed)
         except JaxstyleError as error:
             print(f"now the run would end there: {error}")
 

@@ -84,8 +84,9 @@ def _clear_empty(cache: Path) -> None:
     """Remove the empty files that a full disk left in the cache; JAX warns of each and replaces none."""
     with contextlib.suppress(OSError), os.scandir(cache) as entries:
         for entry in entries:
-            if not entry.stat(follow_symlinks=False).st_size:
-                os.unlink(entry.path)
+            with contextlib.suppress(OSError):  # another process may have been faster
+                if entry.name.endswith("-cache") and not entry.stat(follow_symlinks=False).st_size:
+                    os.unlink(entry.path)
 
 
 def cache_directory(environment: Mapping[str, str] = os.environ) -> Path | None:

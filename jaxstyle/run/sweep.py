@@ -68,7 +68,7 @@ def run_sweep(
         raise JaxstyleError("sweep", f"{type(sweep).__name__} is not a Sweep; give Sweep(content=...)")
     if not isinstance(name, str) or not name.isprintable() or not name or "/" in name:
         raise JaxstyleError("name", f"{name!r} is not a name of a directory; give a word, such as 'sweep'")
-    if width is not None and (isinstance(width, bool) or not isinstance(width, int) or width < 1):
+    if width is not None and (isinstance(width, bool) or not hasattr(width, "__index__") or width < 1):
         raise JaxstyleError("width", f"{width!r} is not a number of cells; give 1 or more, or None")
     if on_event is not None and not callable(on_event):
         raise JaxstyleError("on_event", f"{on_event!r} cannot be called; give a function of one argument")

@@ -124,7 +124,12 @@ def code_digest() -> str:
 
 def environment() -> dict[str, str]:
     """The environment variables that can change a result, except NPROC: threads are listed separately."""
-    return {k: v for k, v in sorted(os.environ.items()) if k.startswith(ENVIRONMENT) and k != "NPROC"}
+    return {k: v for k, v in _of_libraries(os.environ).items() if k != "NPROC"}
+
+
+def _of_libraries(environment: Mapping[str, str]) -> dict[str, str]:
+    """The ones of some variables that can change a result; earlier versions recorded more."""
+    return {name: value for name, value in sorted(environment.items()) if name.startswith(ENVIRONMENT)}
 
 
 def device_text(platform: str, kind: str, count: int, threads: int) -> str:
@@ -171,7 +176,7 @@ def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     both["device"] = was["device"].get("kind"), now["device"]["kind"]
     both["threads"] = was.get("threads"), now["threads"]
     both["jaxstyle's code"] = was.get("code_sha256"), now["code_sha256"]
-    both["environment"] = was.get("environment"), now["environment"]
+    both["environment"] = _of_libraries(was.get("environment", {})), now["environment"]
     return [f"{name} was {old} and is {new}" for name, (old, new) in both.items() if old != new]
 
 
@@ -296,4 +301,10 @@ def earlier_processes(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The manifest's entries on earlier processes of a run, in the order in which they worked."""
     if not manifest:
         return []
-    return [*manifest.get("before", []), {key: manifest[key] for key in KEPT_OF_EARLIER if key in manifest}]
+    last = {key: manifest[key] for key in KEPT_OF_EARLIER if key in manifest}
+    return [
+        {**process, "environment": _of_libraries(process["environment"])}
+        if "environment" in process
+        else process
+        for process in (*manifest.get("before", []), last)
+    ]

@@ -72,7 +72,8 @@ def unknown_key(
         return JaxstyleError(what, f"no such setting of a command; {OF_SPECS[key]}")
     if key in (*SWEEP_KEYS, *OPTION_KEYS, *settings.added()):
         return JaxstyleError(what, "no such setting of this command; it is one of jaxstyle.sweep")
-    near = difflib.get_close_matches(key, [*known, "help"], n=1, cutoff=0.5)
+    names = [*known, *(["help"] if what.startswith("-") else [])]
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     why = f"did you mean {near[0]}?" if near else "see --help"
     if key.endswith("_weight"):
         why += " The weight of a plugin's loss needs --plugin FILE.py"

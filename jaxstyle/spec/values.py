@@ -328,7 +328,11 @@ def as_seeds(what: str, value: Any, limit: int) -> list[int]:
         if end - first > limit:
             raise JaxstyleError(what, f"{value} has more than {limit} values; see --max-cells")
         return list(range(first, end))
-    if isinstance(value, str) and (match := re.fullmatch(r"(\d{1,9}) ?(?:-|\.\.\.?) ?(\d{1,9})", value)):
+    if (
+        isinstance(value, str)
+        and (match := re.fullmatch(r"(\d{1,9}) ?(?:-|\.\.\.?) ?(\d{1,9})", value))
+        and (int(match[1]) <= int(match[2]))
+    ):
         whole = f"{match[1]}:{int(match[2]) + 1}"
         raise JaxstyleError(what, f"{value!r} is not a range; write {whole} for {match[1]} to {match[2]}")
     return [as_integer(what, value, **bounds)]
@@ -351,7 +355,7 @@ def as_ratio(what: str, value: Any) -> float | str:
         factor = as_number(what, value.strip()[:-1], minimum=0.0)
         short = f"{factor:g}"
         return f"{short if float(short) == factor else factor}x"
-    if isinstance(value, str) and re.fullmatch(r"[0-9.,]+ ?[xX×]", value.strip()):
+    if isinstance(value, str) and re.fullmatch(r"\d*[.,]?\d{1,2} ?[xX×]", value.strip()):
         mend = f"{value.strip().rstrip('xX× ').replace(',', '.')}x"
         raise JaxstyleError(what, f"{value!r} is not a multiple of the balance; write {mend}")
     return as_number(what, value, minimum=0.0)

@@ -80,10 +80,8 @@ def compute(sweep: Sweep, seeds: Sequence[int], width: int) -> Computed:
     """Compute a sweep of one setting as a run of its own, in a temporary directory."""
     with tempfile.TemporaryDirectory(prefix="jaxstyle-floor-") as folder:
         out = Path(folder) / "run"
-        try:
+        with signals.mended(lambda: ""):  # no advice to go on: its directory will be gone
             run_sweep(sweep, RunOptions(out=str(out), quiet=True, no_lock=True), width=width)
-        except signals.Interrupted as stop:
-            raise signals.Interrupted(stop.number) from None  # no advice to go on: its directory is gone
         record = open_record(out)
         pictures, totals = {}, {}
         for part in record.chunks():
