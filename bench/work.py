@@ -114,7 +114,7 @@ class Work:
         )
         self.program, width = plan.programs[0], plan.programs[0].width
         loaded = weights.load(taps=self.program.taps).layers
-        machine = engine.Engine(loaded, cell_shapes=[(size, size)])
+        machine = engine.Engine(loaded)
         self.compiled, _ = machine.compile(self.program)
         if texture:
             kept = machine.blank_rows(self.program, "content").content

@@ -47,7 +47,7 @@ class Bench:
         settings = {"content": ("/c0",), "style": ("/s0",), **settings}
         self.sweep = resolve(Sweep(**settings))
         self.cells = sweep_cells(self.sweep)
-        self.engine = engine.Engine(weights, cell_shapes=[shape], winograd=winograd)
+        self.engine = engine.Engine(weights, winograd=winograd)
         self.content = {p: random_image(*shape, seed=10 + i) for i, p in enumerate(self.sweep.content)}
         self.style = {p: random_image(*STYLE_SIZES[p], seed=20 + i) for i, p in enumerate(self.sweep.style)}
         self.plan = make_plan(

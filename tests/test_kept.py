@@ -217,7 +217,7 @@ def test_kept_targets_are_the_computed_ones_of_the_same_image_and_weights(
         pixels = pixels[:32, :36]
 
     def rows(pixels=pixels, kept_by="sha256", program=program, canvas=canvas):
-        machine = engine.Engine(narrow, cell_shapes=[(32, 36)], winograd=True, kept_by=kept_by)
+        machine = engine.Engine(narrow, winograd=True, kept_by=kept_by)
         return machine.target_rows(
             program, pixels, of_cells=role == "content", canvas=canvas, role=role, maps=()
         )

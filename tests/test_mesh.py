@@ -18,7 +18,7 @@ weights = conftest.narrow_weights()
 settings = {"content": ("/c0", "/c1"), "seed": ("0:5",), **optimizer}
 one = test_engine.Bench(weights, width=width, shape=(40, 48), **settings)
 many = test_engine.Bench(weights, width=width, shape=(40, 48), **settings)
-many.engine = engine.Engine(weights, cell_shapes=[(40, 48)], winograd=False, device=jax.devices())
+many.engine = engine.Engine(weights, winograd=False, device=jax.devices())
 ids = list(range(len(one.cells)))
 groups = [ids[i : i + width] for i in range(0, len(ids), width)]
 for start in range(0, len(groups), 8):

@@ -403,7 +403,7 @@ def test_in_bf16_an_image_has_no_loss_against_itself(vgg19_weights, winograd):
     shape = (48, 64)
     image = random_image(*shape, 1)
     plan = make_plan(settings, [cell], {cell.content: shape}, platform="cpu", choose_width=lambda p, n: 1)
-    machine = engine.Engine(vgg19_weights, cell_shapes=[shape], winograd=winograd)
+    machine = engine.Engine(vgg19_weights, winograd=winograd)
     (program,) = plan.programs
     rows = jax.tree.map(lambda x: x[None], machine.target_rows(program, image, of_cells=True))
     knobs = knobs_of(cell, program, settings, content_row=0, style_row=0, extent=shape)

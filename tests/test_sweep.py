@@ -153,6 +153,31 @@ def canvas_run(photos, tmp_path_factory):
     return out, folder_run(photos, out)
 
 
+def test_a_cell_has_the_same_bytes_whatever_other_shapes_its_run_has(tmp_path):
+    """A content of the style's own shape beside it, or added later, changes neither picture nor losses."""
+    wide, tall, style = (
+        write_pictures(tmp_path, wide=(48, 64), tall=(64, 48), style=(64, 48)) / f"{name}.png"
+        for name in ("wide", "tall", "style")
+    )
+    common = ("--style", style, *FEW_LAYERS, "--padding", "replicate", "--size", "64", "--pyramid", "0")
+    common += ("--steps", "12", "--quiet")
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    assert command("--content", wide, *common, "--out", alone) == 0
+    assert command("--content", wide, tall, *common, "--out", both) == 0
+    picture = (alone / "images/000000.png").read_bytes()
+    assert (both / "images/000000.png").read_bytes() == picture
+    with h5py.File(alone / "results.h5") as one, h5py.File(both / "results.h5") as two:
+        np.testing.assert_array_equal(two["48x64/loss_total"][0], one["48x64/loss_total"][0])
+    programs = json.loads((both / "manifest.json").read_text())["programs"]
+    assert sum(program["target_traces"] for program in programs) <= 2  # 48x64 and 64x48
+
+    chunk = (alone / "chunks/000000.h5").read_bytes()
+    assert command("--out", alone, "--extend", "--content", wide, tall) == 0
+    (alone / "chunks/000000.h5").unlink()
+    assert command("--out", alone, "--resume") == 0
+    assert (alone / "chunks/000000.h5").read_bytes() == chunk
+
+
 def test_shapes_on_a_canvas_come_out_as_each_by_itself(photos, canvas_run, tmp_path):
     out, manifest = canvas_run
     (program,) = manifest["programs"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -73,9 +73,7 @@ class Engine:
 
     Args:
         weights: (kernel, bias) by layer name, HWIO.
-        cell_shapes: (height, width) in px of the cells whose program has no canvas.
-        cell_canvases: (height, width) in px of the canvases of all other cells.
-        canvases: whether styles of other shapes may share target programs.
+        canvases: whether styles of other shapes than their cells' may share target programs.
         device: the device to run on, or the devices that share every launch; JAX's first by default.
         winograd: whether the cells' convolutions use Winograd's algorithm; by default they do on
             `WINOGRAD_PLATFORMS`.
@@ -86,15 +84,11 @@ class Engine:
         self,
         weights: Layers,
         *,
-        cell_shapes: Iterable[tuple[int, int]] = (),
-        cell_canvases: Iterable[tuple[int, int]] = (),
         canvases: bool = True,
         device: Device | Sequence[Device] | None = None,
         winograd: bool | None = None,
         kept_by: str = "",
     ):
-        self._cell_shapes = frozenset(cell_shapes)
-        self._cell_canvases = sorted(cell_canvases, key=lambda c: (c[0] * c[1], c))
         self._canvases = canvases
         several = device if isinstance(device, Sequence) else [device or jax.devices()[0]]
         self.devices: tuple[Device, ...] = tuple(several)
@@ -317,20 +311,18 @@ class Engine:
     def _target_canvas(
         self, program: Program, shape: tuple[int, int], of_cells: bool
     ) -> tuple[tuple[int, int] | None, bool]:
-        """The canvas on which a target of `shape` is computed, and whether cells are computed on it too.
+        """The canvas on which a target of `shape` is computed, and whether it is computed as cells are.
 
-        There are never more target programs than shapes: a style uses the program for a shape or a canvas
-        of cells if one holds it, and otherwise a canvas that it shares with styles of similar shape.
+        Both follow from the image and the program alone, so that a cell has the same targets in every run.
+        A style uses the program of its cells' contents if their shape or canvas holds it. Otherwise it has
+        a canvas that it shares with styles of similar shape, or where canvases cannot be, the program of
+        contents of its own shape: there are never more target programs than shapes.
         """
-        if of_cells:
-            return (program.height_px, program.width_px) if program.canvas else None, True
-        if shape in self._cell_shapes:
+        own = program.height_px, program.width_px
+        if of_cells or (program.canvas and shape[0] <= own[0] and shape[1] <= own[1]):
+            return own if program.canvas else None, True
+        if shape == own or not (self._canvases and program.knows_canvases):
             return None, True
-        if not (self._canvases and program.knows_canvases):
-            return None, False
-        for canvas in self._cell_canvases:
-            if shape[0] <= canvas[0] and shape[1] <= canvas[1]:
-                return canvas, True
         return canvas_of([shape], TARGET_CANVAS_PX), False
 
     def course(

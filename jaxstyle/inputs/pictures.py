@@ -72,8 +72,6 @@ class Pictures:
         self.longest_px = size if isinstance(size, int) else max(size)
         """The longest edge of a content's target size, in px."""
         cells = tuple(cells)
-        self.style_size_px = max((self._style_px(c.style_size) for c in cells), default=self.longest_px)
-        """The longest edge of the largest target size of a style, in px."""
         self.sha256: dict[str, str] = {}
         """SHA-256 of every file, or of the pixels of an image without a file, by path."""
         self.pixels_sha256: dict[str, str] = {}

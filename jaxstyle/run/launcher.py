@@ -18,7 +18,7 @@ import numpy as np
 from jaxstyle.device.course import Course
 from jaxstyle.inputs import encode
 from jaxstyle.inputs.region_maps import RegionMaps
-from jaxstyle.inputs.resize import halved
+from jaxstyle.inputs.resize import halved, halved_shape_of
 from jaxstyle.plan.canvases import canvas_of
 from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.chunks import Plan
@@ -77,28 +77,19 @@ class Launcher:
     """
 
     def __init__(self, inputs: Inputs, plan: Plan, devices: Sequence[Any], seconds: dict[str, float]):
-        from jaxstyle.device.engine import TARGET_CANVAS_PX, Engine
+        from jaxstyle.device.engine import Engine
 
         self.sweep, self.pictures = inputs.sweep, inputs.pictures
         self.plan = plan
         """The plan as it is now; `narrow` changes it."""
         self.seconds = seconds
-        canvases = self.sweep.canvas == "auto"
-        stages = [p.stage(times) for p in plan.programs for times in range(p.coarser + 1)]
         self.engine: Engine = Engine(
             inputs.weights.layers,
-            cell_shapes={(p.height_px, p.width_px) for p in stages if not p.canvas},
-            cell_canvases={(p.height_px, p.width_px) for p in stages if p.canvas},
-            canvases=canvases,
+            canvases=self.sweep.canvas == "auto",
             device=devices,
             winograd=uses_winograd(self.sweep, nominal_platform(devices[0].platform)),
             kept_by=f"{inputs.weights.sha256} {self.sweep.network}" if len(plan.cells) == 1 else "",
         )
-        coarser = [program.stage(1) for program in plan.programs if program.canvas and program.coarser]
-        edges = [self.pictures.style_size_px, self.pictures.longest_px // 2]
-        edges += [px for stage in coarser for px in (stage.height_px, stage.width_px)]
-        self._coarse_canvas = canvas_of([(max(edges), max(edges))], TARGET_CANVAS_PX) if canvases else None
-        """Canvas for the targets of coarser stages, so that one program serves all of them."""
         self.made: dict[Program, list[dict[str, Any]]] = {}
         """Facts about the stages of each compiled program, coarsest first, for the manifest."""
         self._targets: dict[TargetKey, Targets] = {}
@@ -227,8 +218,8 @@ class Launcher:
         from jaxstyle.device.memory import is_out_of_memory
 
         least_px = layers.least_edge_px(program.taps)
+        canvas = self._coarse_canvas(program, pixels.shape[:2], least_px) if coarser else None
         pixels = halved(pixels, coarser, wraps=program.wraps, least_px=least_px)
-        canvas = self._coarse_canvas if coarser and program.knows_canvases else None
         exact, before = role == "content" and canvas is None, self.engine.target_traces
         try:
             rows = self.engine.target_rows(
@@ -244,6 +235,18 @@ class Launcher:
         made = self.made[self._current][-1 - coarser]
         made["target_traces"] += self.engine.target_traces - before
         return rows
+
+    def _coarse_canvas(
+        self, program: Program, shape: tuple[int, int], least_px: int
+    ) -> tuple[int, int] | None:
+        """The canvas that serves all coarser stages of an image and of others like it."""
+        from jaxstyle.device.engine import TARGET_CANVAS_PX
+
+        if self.sweep.canvas == "off" or not program.knows_canvases:
+            return None
+        largest = program.stage(1)
+        edge = max(largest.height_px, largest.width_px, *halved_shape_of(shape, 1, least_px))
+        return canvas_of([(edge, edge)], TARGET_CANVAS_PX)
 
     # --- a launch ---------------------------------------------------------------------------------
 
@@ -409,13 +412,14 @@ def _stacked(trees: Sequence[Any]) -> Any:
 
 
 def _target_key(role: str, source: Any, program: Program, coarser: int, cell: Cell) -> TargetKey:
-    """Key of a target: it never depends on the width, nor for a style on the shape of the cells."""
+    """Key of a target: it never depends on the width, nor for a style without canvases on the cells."""
     if role == "content":
         return role, source, replace(program.stage(coarser), width=1)
     taps = program.content_taps, program.style_taps, program.terms
     kinds = program.pool, program.padding, program.style_loss, program.precision
     regions = (program.regions, cell.regions, cell.content) if program.regions else ()
-    return role, source, (*taps, *kinds, coarser, *regions)
+    frame = (program.height_px, program.width_px, program.canvas) if program.knows_canvases else ()
+    return role, source, (*taps, *kinds, coarser, *regions, *frame)
 
 
 def target_keys(plan: Plan, number: int) -> Iterator[TargetKey]:

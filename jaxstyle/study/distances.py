@@ -10,7 +10,6 @@ import numpy as np
 from jaxstyle.inputs import weights
 from jaxstyle.plan.costs import nominal_platform, uses_winograd
 from jaxstyle.plan.programs import Program
-from jaxstyle.rundir.hdf5 import open_h5
 from jaxstyle.rundir.records import Record
 from jaxstyle.spec import plugins, tables
 from jaxstyle.spec.errors import JaxstyleError
@@ -40,7 +39,6 @@ class Network:
 
         sweep = record.sweep
         plugins.check_has_functions(tables.POOLINGS[record.cells[0].pool])
-        shapes = {shape_px(shape) for shape in _shapes(record)}
         loaded = weights.load(sweep.weights, network=sweep.network, pool=record.cells[0].pool)
         if (had := record.manifest.get("weights", {}).get("sha256")) not in (None, loaded.sha256):
             raise JaxstyleError(
@@ -49,7 +47,7 @@ class Network:
             )
         self._sweep, self._first = sweep, record.cells[0]
         winograd = uses_winograd(sweep, nominal_platform(device.platform))
-        self._engine = Engine(loaded.layers, cell_shapes=shapes, device=device, winograd=winograd)
+        self._engine = Engine(loaded.layers, device=device, winograd=winograd)
 
     def _program(self, shape: tuple[int, int], content: Sequence[str], style: Sequence[str]) -> Program:
         first, taps = self._first, (tuple(content), tuple(style))
@@ -69,11 +67,6 @@ class Network:
         return {
             name: float(np.trace(a)) for name, a in zip(names, map(np.asarray, rows.style), strict=True)
         }
-
-
-def _shapes(record: Record) -> list[str]:
-    with open_h5(record.path / "results.h5") as file:
-        return list(file)
 
 
 def shape_px(shape: str) -> tuple[int, int]:
