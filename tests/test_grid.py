@@ -48,6 +48,19 @@ def test_grids_are_united_in_order_without_repeats():
     assert [(c.seed, c.alpha_beta) for c in found] == [(0, 1e-3), (1, 1e-3), (2, 1e-3), (0, 5.0)]
 
 
+@pytest.mark.parametrize(
+    ("schemes", "cells"), [(("balanced",), 2), (("equal",), 1), (("equal", "balanced"), 3)]
+)
+def test_weights_of_layers_that_are_given_are_other_cells_only_than_balanced_ones(schemes, cells):
+    """Given weights are used as they are; of layers without, balanced ones are measured."""
+    sets = ("conv1_1+conv2_1", "conv2_1:0.5+conv1_1:0.5")
+    given = {**IMAGES, "style_weights": schemes, "alpha_beta": (1e-3,)}
+    for both in ({"style_layers": sets}, {"grid": tuple({"style_layers": (one,)} for one in sets)}):
+        found = sweep_cells(resolve(Sweep(**{**given, **both})))
+        assert len(found) == cells
+        assert {cell.style_layers for cell in found} == {*sets[: 1 + ("balanced" in schemes)]}
+
+
 def test_zipped_axes_move_together():
     found = cells_of(
         grid=(

@@ -24,6 +24,7 @@ from jaxstyle.spec.values import (
     has_weights,
     longest_edge,
     relative_factor,
+    set_with_weights,
     style_set,
 )
 from jaxstyle.vgg import layers
@@ -165,9 +166,11 @@ def sweep_cells(sweep: Sweep) -> tuple[Cell, ...]:
             unused = _unused_axes(choice, balanced_by_default=sweep.balance_optional)
             if unused is None:  # neither a content nor a style
                 continue
-            told = choice
+            told = {**choice}
             if choice.get("style_size") == AUTO and choice["content"] != NONE:
-                told = choice | {"style_size": longest_edge(sweep.size)}
+                told["style_size"] = longest_edge(sweep.size)
+            if choice.get("style_weights") != "balanced":  # equal weights are the same, given or not
+                told["style_layers"] = set_with_weights(choice["style_layers"])
             identity = tuple(None if axis in unused else rows[axis].same(told[axis]) for axis in axes)
             if identity not in found:
                 choice |= {

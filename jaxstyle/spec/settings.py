@@ -108,7 +108,7 @@ class Sweep:
             title="style layers",
             short="",
             plural="sets of style layers",
-            same=values.style_set,
+            same=values.same_set,
             balance=True,
             commands=_OF_A_PAIR,
         ),

@@ -273,6 +273,16 @@ def has_weights(text: str) -> bool:
     return ":" in text.removeprefix(UP_TO)
 
 
+def same_set(text: str) -> tuple[tuple[tuple[str, float], ...], bool]:
+    """The layers and weights of a set, and whether it gives them, for given ones are never balanced."""
+    return style_set(text), has_weights(text)
+
+
+def set_with_weights(text: str) -> str:
+    """A set of style layers with all of its weights written out."""
+    return "+".join(f"{name}:{weight!r}" for name, weight in style_set(text))
+
+
 def as_style_set(what: str, value: Any) -> str:
     """A set of style layers as the user wrote it, without spaces."""
     return "+".join(part.strip() for part in as_text(what, value).split("+"))
