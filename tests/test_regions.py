@@ -18,9 +18,13 @@ from PIL.PngImagePlugin import PngInfo
 
 from jaxstyle import report, variance
 from jaxstyle.cell import regions
+from jaxstyle.device.loss_balance import plain_program
+from jaxstyle.device.region_rows import image_maps
 from jaxstyle.inputs import decode
 from jaxstyle.inputs.masks import read_mask
+from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.inputs.region_maps import RegionMaps, scaled
+from jaxstyle.inputs.resize import halved
 from jaxstyle.plan import tiles
 from jaxstyle.plan.cells import check_new, sweep_cells
 from jaxstyle.plan.masks import masks_of
@@ -36,6 +40,7 @@ from jaxstyle.spec.regions import as_masks, as_region_list
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import RunOptions, Sweep
 from jaxstyle.study import recompute
+from jaxstyle.vgg import layers
 
 # --- the loss of one layer against float64 --------------------------------------------------------
 
@@ -140,6 +145,37 @@ def test_cells_with_regions_share_no_canvas():
     for kind, canvas in (("none", True), ("2x2", False)):
         plan = plan_of(shapes, content=tuple(shapes), regions=(kind,))
         assert any(p.canvas for p in plan.programs) == canvas
+
+
+def test_maps_of_a_style_are_as_large_as_its_own_program_takes_it(save_image):
+    """One that is too low to be halved for pool5 is halved for shallow programs beside that."""
+    content, style = save_image("c.png", 96, 128), save_image("s.png", 40, 128)
+    sweep = resolve(
+        Sweep(
+            content=(str(content),),
+            style=(str(style),),
+            style_layers=("conv1_1", "conv1_1+pool5"),
+            content_layer=("conv1_2",),
+            alpha_beta=(1e-3,),
+            size="128",
+            split_depth=True,
+            pyramid=1,
+            regions=("1x2",),
+        )
+    )
+    cells = sweep_cells(sweep)
+    pictures = Pictures(sweep, cells)
+    maps, seen = RegionMaps(pictures), []
+    for cell in cells:
+        shallow = plain_program(cell, (96, 128), [cell])
+        own = dataclasses.replace(shallow, regions=2)
+        source = cell.style_parts[0][0]
+        pixels = halved(pictures.style_pixels(source), 1, least_px=layers.least_edge_px(own.taps))
+        found = image_maps(maps, cell, source, own, 1)
+        shapes = [layers.feature_shape(tap, *pixels.shape[:2])[:2] for tap in own.style_taps]
+        assert [own.shape[1:] for own in found] == shapes
+        seen.append(pixels.shape[0])
+    assert seen == [20, 40]
 
 
 def test_the_axis_stands_after_all_other_optional_ones():
@@ -340,8 +376,8 @@ def test_a_layer_that_leaves_every_region_out_has_no_part_in_the_balance(files, 
     about = {**files, "style_mask": ("255",), "regions": ("masks",), "leave": ("0",), "steps": (1,)}
     about |= {"optimizer": "adam", "style_weights": "balanced", "alpha_beta": ("1x",)}
     weights = {}
-    for name, layers in (("all", "conv1_1+conv2_1+conv4_1"), ("two", "conv1_1+conv2_1")):
-        (row,) = rows_of(run_in(tmp_path / name, **about | {"style_layers": (layers,)}))
+    for name, own in (("all", "conv1_1+conv2_1+conv4_1"), ("two", "conv1_1+conv2_1")):
+        (row,) = rows_of(run_in(tmp_path / name, **about | {"style_layers": (own,)}))
         given = dict(part.split(":") for part in row["style_layer_weights"].split("+"))
         weights[name] = {layer: float(w) for layer, w in given.items()}, float(row["alpha_beta"])
     assert weights["all"][0].pop("conv4_1") == 0

@@ -35,7 +35,10 @@ def image_maps(
     """T_r^2 / sum T_r^2 of an image at every style tap; nothing in a program without regions."""
     if not program.regions:
         return ()
-    return tuple(scaled(maps.at(cell, source, tap, coarser), program.regions) for tap in program.style_taps)
+    least_px = layers.least_edge_px(program.taps)
+    return tuple(
+        scaled(maps.at(cell, source, tap, coarser, least_px), program.regions) for tap in program.style_taps
+    )
 
 
 def picture_rows(
@@ -63,11 +66,11 @@ def region_knobs(
     """
     if not program.regions:
         return None
-    shares = maps.shares(cell)
+    shares, least_px = maps.shares(cell), layers.least_edge_px(program.taps)
     weights = np.zeros((len(program.style_taps), program.regions), np.float32)
     for own, tap in zip(weights, program.style_taps, strict=True):
         there, *in_style = (
-            maps.at(cell, source, tap, coarser).any((1, 2))
+            maps.at(cell, source, tap, coarser, least_px).any((1, 2))
             for source in (None, *(source for source, _ in cell.style_parts))
         )
         own[: len(shares)] = shares * there * np.any(in_style, axis=0)

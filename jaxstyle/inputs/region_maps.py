@@ -36,11 +36,10 @@ class RegionMaps:
 
     Args:
         pictures: the images and masks of the run.
-        least_px: the shortest edge that the network can take.
     """
 
-    def __init__(self, pictures: Pictures, least_px: int = layers.MIN_EDGE_PX):
-        self._pictures, self._least_px = pictures, least_px
+    def __init__(self, pictures: Pictures):
+        self._pictures = pictures
         self._kept = functools.lru_cache(maxsize=16)(self._maps)
 
     def names(self, cell: Cell) -> tuple[str, ...]:
@@ -61,9 +60,9 @@ class RegionMaps:
         areas = self.at_size(cell, None, 0).sum((1, 2), dtype=np.float64)
         return areas / areas.sum() * [name not in self._pictures.left_alone for name in self.names(cell)]
 
-    def at_size(self, cell: Cell, source: Source, coarser: int) -> Maps:
-        """T_r of a cell's picture, or of an image of its style, at its size in a stage."""
-        shape = self._shape(cell, source, coarser)
+    def at_size(self, cell: Cell, source: Source, coarser: int, least_px: int = layers.MIN_EDGE_PX) -> Maps:
+        """T_r of a cell's picture, or of an image of its style, at its size in a stage; see `at`."""
+        shape = self._shape(cell, source, coarser, least_px)
         if cell.regions != MASKS:
             return tile_maps(cell.regions, *shape)
         axis, path = ("content", cell.content) if source is None else ("style", source[0])
@@ -82,15 +81,22 @@ class RegionMaps:
     def _maps(self, axis: str, path: str, shape: tuple[int, int]) -> Maps:
         return self._pictures.mask_maps(axis, path, shape)
 
-    def _shape(self, cell: Cell, source: Source, coarser: int) -> tuple[int, int]:
+    def _shape(self, cell: Cell, source: Source, coarser: int, least_px: int) -> tuple[int, int]:
         """(height, width) in px of a cell's picture, or of an image of its style, in a stage."""
         if source is None:
             return halved_shape(self._pictures.shape(cell), coarser)
         path, size, *_ = source
         pixels = self._pictures.style[path, size]
-        return halved_shape_of((pixels.shape[0], pixels.shape[1]), coarser, self._least_px)
+        return halved_shape_of((pixels.shape[0], pixels.shape[1]), coarser, least_px)
 
-    def at(self, cell: Cell, source: Source, tap: str, coarser: int = 0) -> Maps:
+    def at(
+        self,
+        cell: Cell,
+        source: Source,
+        tap: str,
+        coarser: int = 0,
+        least_px: int = layers.MIN_EDGE_PX,
+    ) -> Maps:
         """T_r at a layer; 0 everywhere for a region that the layer leaves out.
 
         Args:
@@ -98,11 +104,13 @@ class RegionMaps:
             source: see `Source`.
             tap: the layer.
             coarser: number of halvings of the stage.
+            least_px: the shortest edge that the network of the cell's program can take (`resize.halved`).
         """
-        height, width, _ = layers.feature_shape(tap, *self._shape(cell, source, coarser))
+        shape = self._shape(cell, source, coarser, least_px)
+        height, width, _ = layers.feature_shape(tap, *shape)
         if cell.regions != MASKS:
             return tile_maps(cell.regions, height, width)
-        whole, block = self.at_size(cell, source, coarser), 1 << layers.tap(tap).pools
+        whole, block = self.at_size(cell, source, coarser, least_px), 1 << layers.tap(tap).pools
         blocks = whole[:, : height * block, : width * block].reshape(-1, height, block, width, block)
         found = blocks.mean((2, 4), dtype=np.float64).astype(np.float32)
         found[found.max((1, 2)) < LEAST_SHARE] = 0.0

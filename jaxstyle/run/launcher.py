@@ -93,8 +93,7 @@ class Launcher:
         self.made: dict[Program, list[dict[str, Any]]] = {}
         """Facts about the stages of each compiled program, coarsest first, for the manifest."""
         self._targets: dict[TargetKey, Targets] = {}
-        taps = {tap for program in plan.programs for tap in program.taps}
-        self.maps = RegionMaps(self.pictures, layers.least_edge_px(taps))
+        self.maps = RegionMaps(self.pictures)
         """The maps of the regions of pictures and styles."""
 
     def program(self, number: int) -> Program:
