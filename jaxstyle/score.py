@@ -49,7 +49,7 @@ class Score:
     best: int = 8
     """Number of cells to print and to draw, those with the best ranks first; 0 draws none."""
     no_lock: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Take no lock, for a file system of the run that has none; make sure that nobody else works there."""
+    """Take no lock, for a run on a file system without locks; make sure that nobody else works there."""
 
 
 class _Progress:

@@ -56,9 +56,9 @@ class Targets:
     mean: bool = False
     """Mean and standard deviation over all images."""
     interpolate: int = 0
-    """Number of targets of a ladder from the first image to the second, with both of its ends."""
+    """Number of targets in a ladder from the first image to the second, including both ends."""
     along: str = ALONG[0]
-    """Way of the ladder: linear, in Gram matrices, or wasserstein, the shortest way between the normal
+    """Path of a ladder: linear, in Gram matrices, or wasserstein, the shortest path between the normal
     distributions of features."""
     random: tuple[str, ...] = ()
     """Seeds, such as 3 or 0:10, of random targets with the mean and standard deviation that the images

@@ -40,11 +40,11 @@ class Variance:
     floor_cells: int = 2
     """Number of seeds of one setting to compute again, five times each."""
     floor_steps: int = 500
-    """Most steps to compute them for."""
+    """Maximum steps for each of them."""
     plugin: tuple[str, ...] = ()
     """Plugins that the run was made with, for the floor and where its pooling is one of theirs."""
     no_lock: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Take no lock, for a file system of the run that has none; make sure that nobody else works there."""
+    """Take no lock, for a run on a file system without locks; make sure that nobody else works there."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -552,7 +552,7 @@ FLAGS = {
     "a flag without end": (["--" + "a" * 10**6], "no such setting; see --help"),
     "devices": (["--devices", "2"], "devices: 2: there is 1 here (cpu)"),
     "no share": (["--shard", "5/4", "--out", "run"], "shard: '5/4' is not a share; give I/N, such as 0/8"),
-    "a share that extends": (["--shard", "0/2", "--out", "run", "--extend"], "extend: plans the run anew;"),
+    "a share that extends": (["--shard", "0/2", "--out", "run", "--extend"], "extend: replans the run;"),
     "a share of a cluster": (
         ["--shard", "0/2", "--out", "run", "--cluster", "local"],
         "shard: --cluster divides the work itself; leave one of the two out",

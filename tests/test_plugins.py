@@ -547,7 +547,7 @@ def test_a_term_registered_again_takes_the_place_of_the_one_before():
         (lambda: jaxstyle.LossTerm("finished", loss=len), "there is a loss of that name in every run"),
         (lambda: jaxstyle.Optimizer("o", make=len, own={"extra": 1}), "there is a setting extra already"),
         (lambda: jaxstyle.Optimizer("o", make=len, own={"axes": 1}), "there is a setting axes already"),
-        (lambda: jaxstyle.Optimizer("o", make=len, own={"from": 1}), "from is a word of Python"),
+        (lambda: jaxstyle.Optimizer("o", make=len, own={"from": 1}), "from is a Python keyword"),
         (lambda: jaxstyle.Optimizer("auto", make=len), "'auto' stands for something else in settings"),
         (lambda: jaxstyle.Optimizer("o", make=len, help=3), "optimizer o: help is 3; give a text"),
         (
@@ -558,7 +558,7 @@ def test_a_term_registered_again_takes_the_place_of_the_one_before():
         (lambda: jaxstyle.LossTerm("y", loss=len, help=3), "loss term y: help is 3; give a text"),
         (lambda: jaxstyle.LossTerm("y", loss=len, axis="my-weight"), "axis: 'my-weight' is not a name"),
         (lambda: jaxstyle.LossTerm("y", loss=len, axis=3), "axis: 3 is not a name"),
-        (lambda: jaxstyle.LossTerm("y", loss=len, axis="lambda"), "lambda is a word of Python"),
+        (lambda: jaxstyle.LossTerm("y", loss=len, axis="lambda"), "lambda is a Python keyword"),
         (
             lambda: jaxstyle.LossTerm("tv", loss=len),
             "loss term tv: is jaxstyle's own|a setting tv_weight already",
@@ -677,7 +677,7 @@ LOSS = "def loss(view, kept):\n    return jnp.sum(view.image.mean((0, 1)) - kept
             + KEEP
             + REGISTER,
             None,
-            "another program each time that it is traced",
+            "traces to a different program each time",
         ),
         (
             HEAD

@@ -98,7 +98,7 @@ def test_a_blend_has_weights_of_sum_1_and_a_files_name_is_that_file(files, given
         ("a.jpg:0+b.jpg:0", "all 0"),
         ("a.jpg:-1+b.jpg:2", "at least 0"),
         ("a.jpg:nan+b.jpg:2", "not finite"),
-        ("a.jpg:1+b.jpg", "either every file of a blend carries a weight or none"),
+        ("a.jpg:1+b.jpg", "give every file of a blend a weight, or none"),
         ("a.jpg+a.jpg", "twice"),
         ("a.jpg+", "empty name"),
         ("none+a.jpg", "none is no part of a blend"),

@@ -51,7 +51,7 @@ def run_command(command: Callable[[], int]) -> None:
     except KeyboardInterrupt:
         code = say_error("interrupted", 128 + signal.SIGINT)
     except ImportError as error:
-        code = say_error(f"{error.name or 'Python'}: cannot be imported: {error}; install it anew", UNFIT)
+        code = say_error(f"{error.name or 'Python'}: cannot be imported: {error}; reinstall it", UNFIT)
     except SystemError as error:  # raised by a compiled module, mostly for lack of memory
         code = say_error(
             f"Python: a compiled library failed: {error}; check the free memory and ulimit -v", UNFIT

@@ -1,4 +1,4 @@
-"""The first moments of a command: a signal during the imports is told in one line too, and so is Windows.
+"""The start of a command: a signal during the imports, or Windows, is reported in one line too.
 
 Imports take up to half a second, and Python by itself dies of SIGTERM without a word.
 """

@@ -1,4 +1,4 @@
-"""The axes of a page, the tables of its cells, and what its pictures are told apart by."""
+"""The axes of a page, the tables of its cells, and what distinguishes its pictures."""
 
 from __future__ import annotations
 

@@ -2,11 +2,11 @@
 
 A file is found by a digest of everything that its content follows from: what the caller names, the source
 files of this package, the versions of those that it uses, JAX's settings, the machine and its devices. So
-nothing that is kept is ever out of date; it only ceases to be asked for. Every file begins with the SHA-256
+nothing that is kept is ever out of date; it only stops being used. Every file begins with the SHA-256
 of the rest, and a damaged one counts as absent.
 
-Only commands keep anything. Other programs may have replaced functions of this package, of which no source
-file tells, and so may plugins. And they keep it only where they compute on a CPU, for none of this has been
+Only commands keep anything. Other programs, and plugins, may have replaced functions of this package,
+which no source file shows. And commands keep it only where they compute on a CPU, as none of this has been
 tried elsewhere.
 """
 

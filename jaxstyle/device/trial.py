@@ -83,7 +83,7 @@ def _try_out(program: Program, weights: Layers, styles: Iterable[tuple[int, int]
         traced = [lower(stage, features, params).segment.as_text() for _ in range(2)]
         if traced[0] != traced[1]:
             where = " or ".join(row.where for row in program.plugin_rows)
-            why = "is another program each time that it is traced; make constants that it keeps with NumPy"
+            why = "traces to a different program each time; make constants that it keeps with NumPy"
             raise JaxstyleError(where, f"{why}, and random numbers from a seed of its own")
         needed = _kept_shapes(argument_shapes(stage, 1, features, params)[2].terms, rows=True)
         for shape in {halved_shape(style, coarser) for style in styles}:

@@ -1,7 +1,7 @@
 """Files of pictures as they were before they were rounded to 8 bits: PNG of 16 bits, NumPy, TIFF of floats.
 
 Pixels are RGB, float32, (h, w, 3); 0 is black and 255 is white, and pixels that were not clamped may lie
-beyond. Pillow writes none of the two images; both are written here without compression's choices, so that
+beyond. Pillow writes neither image format; both are written here without compression's choices, so that
 the same pixels give the same bytes.
 """
 

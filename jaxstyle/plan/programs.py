@@ -1,4 +1,4 @@
-"""Programs, which are what must be compiled apart, and what a step of them takes."""
+"""Programs, the units that are compiled separately, and what a step takes."""
 
 from __future__ import annotations
 

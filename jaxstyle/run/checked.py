@@ -1,4 +1,4 @@
-"""A run that nothing was found wrong with: its inputs, its place, and what is there already.
+"""A run that passed all checks: its inputs, its place, and what is there already.
 
 All this happens before JAX is started and before anything is written.
 """

@@ -186,7 +186,7 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
         try:
             check_space(checked.path, needed)
         except JaxstyleError as error:
-            print(f"now the run would end there: {error}")
+            print(f"started now, it would fail: {error}")
 
 
 def _is_sound(record: Record, path: Path) -> bool:

@@ -51,7 +51,7 @@ def run_sweep(
         name: name of a fresh directory under `runs/`, without its number.
         width: cells per launch of a new run; None to plan them by the device's memory.
         on_event: is called in this thread with every event, a dictionary with its name as `event`
-            (docs/python.md). What it raises ends the run, which `resume` then goes on with.
+            (docs/python.md). An exception in it ends the run, which `resume` can continue.
 
     Returns:
         The run, or for a share its own cells; `Run.exit_code` is 1 if some of them diverged.

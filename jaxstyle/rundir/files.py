@@ -197,7 +197,7 @@ def opened(path: Path) -> io.BufferedReader:
 def raise_of_the_machine(error: BaseException, path: Path) -> None:
     """Raise OSError if `error` says that `path` could not be read for a reason that is not in the file."""
     if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
-        why = f"{error.strerror or error}; mend that and try again, or move the file away and --resume"
+        why = f"{error.strerror or error}; fix that and try again, or move the file away and --resume"
         raise OSError(error.errno, why, str(path)) from None
 
 

@@ -1,4 +1,4 @@
-"""The same run again: what must be as it was, and which of its chunks are whole.
+"""Resuming a run: what must be unchanged, and which of its chunks are whole.
 
 Every chunk and checkpoint carries a fingerprint of everything that decides its bytes, so that nothing of
 another run, or of other settings, is taken for this one's.

@@ -182,7 +182,7 @@ def _of_text(
     if len(found) == 1 and not (found[0][1] and is_file(found[0][0])):
         return None
     if len({not weight for _, weight in found}) > 1:
-        raise JaxstyleError(what, f"{text!r}: either every file of a blend carries a weight or none")
+        raise JaxstyleError(what, f"{text!r}: give every file of a blend a weight, or none")
     return [(_checked(what, name, text), _weight(what, name, weight or 1.0)) for name, weight in found]
 
 

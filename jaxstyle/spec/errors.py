@@ -1,4 +1,4 @@
-"""Errors that are not a fault of this package, told to the user in one line."""
+"""Errors that are not this package's fault, shown to the user in one line."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def run_share(options: RunOptions, environment: Mapping[str, str] = os.environ) 
             "shard", "no run is named; give its directory with --out, or leave --shard out for a new run"
         )
     if options.extend:
-        raise JaxstyleError("extend", "plans the run anew; do that in one process, without --shard")
+        raise JaxstyleError("extend", "replans the run; do that in one process, without --shard")
     if options.cluster is not None:
         raise JaxstyleError("shard", "--cluster divides the work itself; leave one of the two out")
     return found

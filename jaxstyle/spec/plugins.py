@@ -113,7 +113,7 @@ def _check_names(table: tables.Table[Any], row: Any, *, recorded: bool = False) 
         if taken or any(flag in _flags(other) for other in _others(table, row)):
             raise JaxstyleError(name, f"there is a setting {flag} already; {mend}")
         if keyword.iskeyword(flag):
-            raise JaxstyleError(name, f"{flag} is a word of Python, and no name of a setting; {mend}")
+            raise JaxstyleError(name, f"{flag} is a Python keyword, not a setting's name; {mend}")
         if isinstance(row, tables.LossTerm) and flag in TAKEN_AXES and not recorded:
             raise JaxstyleError(name, f"the tables of a run have a column or a dataset {flag}; {mend}")
 

@@ -2,7 +2,7 @@
 
 `resolve` turns a `Sweep`, as flags, TOML or Python give it, into the one that planning starts from. Each
 error is a `JaxstyleError` whose text is a single line: `<what>: <why, with the value, the limit and the
-mend>`.
+fix>`.
 """
 
 from __future__ import annotations

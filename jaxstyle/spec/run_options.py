@@ -51,7 +51,7 @@ class RunOptions:
     collect: Annotated[bool, Setting(check=as_flag)] = False
     """Send results to this process, for workers that cannot see --out; needs --cluster."""
     no_lock: Annotated[bool, tyro.conf.FlagCreatePairsOff, Setting(check=as_flag)] = False
-    """Take no lock, for a file system of --out that has none. At your own risk: make sure that no other
+    """Take no lock, if the file system of --out has none. At your own risk: make sure that no other
     process works in the run, or at the same share."""
     no_compile_cache: Annotated[bool, tyro.conf.FlagCreatePairsOff, Setting(check=as_flag)] = False
     """Keep no compiled programs, measured balances or targets in the user's cache directory."""

@@ -175,11 +175,11 @@ class Sweep:
     pool: Annotated[
         tuple[str, ...], _of_network(tables.POOLINGS, title="pooling", commands=_EVERYWHERE)
     ] = ("avg",)
-    """Pooling of the network: avg, max, blur (a binomial filter of 4x4) or l2 (the root of its squares)."""
+    """Pooling of the network: avg, max, blur (a binomial filter of 4x4) or l2 (root of blurred squares)."""
     padding: Annotated[
         tuple[str, ...], _of_network(tables.PADDINGS, unsaid="zeros", commands=_EVERYWHERE)
     ] = (values.AUTO,)
-    """Surroundings of an image in the network: zeros, reflect, replicate (the edge), or circular (the
+    """Padding around an image in the network: zeros, reflect, replicate (the edge), or circular (the
     opposite edge, so that the picture can be tiled; its sides must be multiples of 16, with pool5 of 32,
     doubled for each coarser stage) (default: replicate, or zeros if a setting of the look is given)."""
     network: Annotated[
@@ -313,13 +313,13 @@ class Sweep:
     """Mean luminance of a finished picture, in linear light, between 0 and 1 (white); needs --finish
     contrast (default: the picture's own)."""
     image_format: Annotated[str, _of_runs(check=one_of("png", *PRECISE), later=True)] = "png"
-    """Format of further files of every picture, before it is rounded to 8 bits: png (none), png16 (of 16
-    bits), npy or tiff (of 32-bit floats)."""
+    """Format of extra files of every picture, before rounding to 8 bits: png (none), png16 (16 bits),
+    npy or tiff (32-bit floats)."""
     crops: Annotated[int | None, _of_runs(check=integer_in(1, MAX_CROPS), numbers=False)] = None
     """Number of crops of every style, as large as its pictures, to write for comparison; their places
     follow from seeds 0, 1 and so on. Needs a larger --style-size (default: none)."""
     finish_crops: Annotated[bool, _of_runs(check=as_flag, numbers=False)] = False
-    """Finish the crops as the pictures are (--finish), so that neither can be told by its light."""
+    """Finish the crops as the pictures are (--finish), so that light does not tell them apart."""
     trace_every: Annotated[int, _of_runs(check=integer_in(1, MAX_STEPS))] = 1
     """Keep every N-th entry of the loss curves (the first and the last always)."""
     checkpoint_every: Annotated[float, _of_runs(check=number_from(MIN_CHECKPOINT_S), numbers=False)] = 60.0

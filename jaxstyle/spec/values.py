@@ -244,7 +244,7 @@ def style_set(text: str) -> tuple[tuple[str, float], ...]:
             raise JaxstyleError(what, f"{text!r} names {name} twice; name each layer once")
         weights[name] = as_number(what, weight, minimum=0.0) if colon else None
     if len({weight is None for weight in weights.values()}) > 1:
-        raise JaxstyleError(what, f"{text!r}: either every layer of a set carries a weight or none")
+        raise JaxstyleError(what, f"{text!r}: give every layer of a set a weight, or none")
     names = layers.in_order(weights)
     return tuple((n, 1.0 / len(names) if (w := weights[n]) is None else w) for n in names)
 

@@ -300,9 +300,9 @@ def too_few(record: Record, fixed: Sequence[tuple[str, int]], diverged: int) -> 
     """The reason why a run is no study of seeds, with a command that would make it one."""
     noisy = any(seed_matters(record.sweep, cell) for cell in record.cells)
     if fixed and not noisy and any(cell.init == "noise" for cell in record.cells):
-        why = "no seed matters in it, for its noise is 0; run it with --noise-std 1 --seed 0:8"
+        why = "its seeds have no effect: its noise is 0; run it with --noise-std 1 --seed 0:8"
     elif fixed and not noisy:
-        why = "no seed matters in it, for no cell starts from noise; run it with --init noise --seed 0:8"
+        why = "its seeds have no effect: no cell starts from noise; run it with --init noise --seed 0:8"
     else:
         lost = f" ({diverged} cells diverged)" if diverged else ""
         why = (
