@@ -46,6 +46,7 @@ from jaxstyle.spec.fields import (
     rows_of,
 )
 from jaxstyle.spec.regions import as_masks, as_names, as_region_list, as_regions
+from jaxstyle.spec.retired import without_retired
 from jaxstyle.spec.run_options import OPTION_KEYS as OPTION_KEYS
 from jaxstyle.spec.run_options import OPTIONS as OPTIONS
 from jaxstyle.spec.run_options import RunOptions as RunOptions
@@ -390,6 +391,7 @@ _init = Sweep.__init__
 
 @functools.wraps(_init)
 def _init_with_extra(self: Sweep, *given: Any, **settings: Any) -> None:
+    settings = without_retired(settings)
     own = {name: settings.pop(name) for name in added() if name in settings}
     if own:
         settings["extra"] = {**(settings.get("extra") or {}), **own}
