@@ -405,6 +405,30 @@ def test_a_multiple_keeps_all_its_digits(text):
     assert resolve(Sweep(**IMAGES, alpha_beta=(text,))).alpha_beta == (text,)
 
 
+def test_the_help_says_which_settings_of_the_look_count_at_the_papers_value():
+    def counts(**named):
+        return not _look(**named)[1]
+
+    always = [name for name, value in defaults.PAPER.items() if counts(**{name: value})]
+    others = [name for name in defaults.PAPER if name not in always]
+    assert counts(network="normalised")
+    assert counts(pool=("max",))
+    assert counts(style_loss=("moments",))
+
+    def listed(words, last):
+        return f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+    flags = ["--" + name.replace("_", "-") for name in others]
+    usual = [values.as_values(defaults.PAPER[name])[0] for name in others]
+    said = helps()["alpha_beta"].partition(" if a setting of the look is given: this one, ")[2]
+    assert said.endswith(f", or another {listed(flags, 'or')} than {listed(usual, 'and')}).")
+    for name in defaults.PAPER:
+        flag = "--" + name.replace("_", "-")
+        assert (flag in said.partition(", or another ")[0]) == (name in always and name != "alpha_beta"), (
+            name
+        )
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

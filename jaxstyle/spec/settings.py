@@ -139,8 +139,8 @@ class Sweep:
     ] = ()
     """Ratio of content to style weight; 0 is texture synthesis. 0.1x is that multiple of the ratio at
     which pure content and pure style would cost the same, measured first (see jaxstyle.calibrate)
-    (default: 0.1x, or 1e-3 if a setting of the look is given: this one, --style-weights, --network, --pool,
-    --padding, --clamp or --style-loss)."""
+    (default: 0.1x, or 1e-3 if a setting of the look is given: this one, --style-weights, --padding,
+    --clamp, or another --network, --pool or --style-loss than raw, avg and gram)."""
     learning_rate: Annotated[
         tuple[float, ...],
         Axis(
