@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxstyle.derived.build import build_derived, write_page
-from jaxstyle.derived.picks import write_best
+from jaxstyle.derived.picks import ASKED, asked_text, write_best
 from jaxstyle.derived.scores import SCORES, Scored, best, csv_text, number_text, pair_names
 from jaxstyle.metrics import ranking
 from jaxstyle.metrics.judge import Judge, Scores
@@ -74,6 +74,7 @@ def score_run(
         found = _scores(judge, record, where, ids, on_progress)
     scored = _ranked(record, found, list(where))
     run.write("scores.csv", csv_text(scored.values()))
+    run.write(ASKED, asked_text(best_cells))
     chosen = best(scored, best_cells)
     write_best(run, record, scored, chosen)
     write_page(run, rows)
