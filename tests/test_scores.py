@@ -4,7 +4,9 @@ import csv
 import functools
 import io
 import pickle
+import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from PIL import Image, ImageFilter
 from test_weights import converter  # noqa: F401
 
 from jaxstyle import report, score
+from jaxstyle.console import progress
 from jaxstyle.derived import picks
 from jaxstyle.derived import scores as tables
 from jaxstyle.device.held_out import HeldOut
@@ -459,6 +462,30 @@ def test_score_writes_a_row_per_cell_and_draws_the_best(run, capsys):
     assert {p: p.read_bytes() for p in before} == before  # nothing of the run has changed
     scored(run, capsys, "--best", "0")
     assert not (run / "sheets" / "best.png").exists()
+
+
+class Terminal(io.StringIO):
+    """A stream that is a terminal."""
+
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+def test_scoring_says_how_far_it_is_by_a_bar_on_a_terminal_and_lines_elsewhere(run, monkeypatch, stream):
+    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(sys, "stdout", stream())
+    with pytest.raises(SystemExit):
+        score.main([str(run)])
+    said = sys.stdout.getvalue()
+    assert re.search(r"7/7 cells  [0-9.]+ cells/s", said)  # one has diverged
+    assert ("━" in said) == (stream is Terminal)
+    assert (re.search(r"^100 %  7/7 .*  ETA 0.0 s$", said, re.MULTILINE) is None) == (stream is Terminal)
+    assert said.splitlines()[-1] == f"page: {run / 'report.html'}"
 
 
 def reported(path, capsys):

@@ -55,7 +55,7 @@ def score_run(
     Args:
         run: the directory, held.
         best_cells: number of cells to draw; the sheet of an earlier time is removed if it is 0.
-        on_progress: called with the number of cells scored so far, and of all to be scored.
+        on_progress: called with the number of cells scored so far, first 0, and of all to be scored.
 
     Raises:
         JaxstyleError: if it is no run, or not finished.
@@ -102,6 +102,7 @@ def _scores(
 ) -> dict[int, Scores]:
     """The scores of some cells, several of one shape at a time."""
     found: dict[int, Scores] = {}
+    on_progress(0, len(ids))
     for _, alike in itertools.groupby(ids, lambda cell: where[cell][0].name):
         left = list(alike)
         while left:
