@@ -55,7 +55,7 @@ class _Silence:
     def event(self, name: str, line: str | None = None, **values: Any) -> None:
         """Something happened."""
 
-    def advance(self, image_steps: float, cost: float | None = None) -> None:
+    def advance(self, image_steps: float, cost: float | None = None, steps: float | None = None) -> None:
         """Image-steps have been done."""
 
     def skip(self, image_steps: float, cost: float | None = None) -> None:

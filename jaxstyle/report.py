@@ -71,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{len(built.rows)} of {len(built.record.cells)} cells: {path / 'results.csv'}")
         for sheet in built.sheets:
             print(f"contact sheet: {sheet}")
+        if built.best is not None:
+            print(f"best cells: {built.best}")
         print(f"page: {path / 'report.html'}")
         diverged = int(built.rows.diverged.sum())
         which = f"{diverged} of {len(built.rows)} cells diverged; {path / 'results.csv'} names them"

@@ -14,8 +14,8 @@ import os
 # this when it starts.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import functools
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ import tyro
 
 from jaxstyle.console import allocator, parsing
 from jaxstyle.console.command import run_command
-from jaxstyle.console.progress import PLAIN_EVERY_S, duration
+from jaxstyle.console.progress import Display
 from jaxstyle.console.stderr import say_diverged
 from jaxstyle.rundir import directory
 from jaxstyle.rundir.records import open_record
@@ -52,20 +52,6 @@ class Score:
     """Take no lock, for a run on a file system without locks; make sure that nobody else works there."""
 
 
-class _Progress:
-    """Lines about progress, one every `PLAIN_EVERY_S` seconds."""
-
-    def __init__(self) -> None:
-        self._began = self._said = time.monotonic()
-
-    def __call__(self, done: int, of: int) -> None:
-        now = time.monotonic()
-        if now - self._said >= PLAIN_EVERY_S and done < of:
-            left = duration((now - self._began) * (of - done) / done)
-            print(f"{100 * done / of:3.0f} %  {done}/{of} cells  ETA {left}", flush=True)
-            self._said = now
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `python -m jaxstyle.score RUN`; always raises SystemExit, with the exit code."""
 
@@ -84,8 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         check_finished(record)
         allocator.keep_freed_memory()
-        with directory.RunDirectory(path, no_lock=asked.no_lock) as run:
-            found = score_run(run, best_cells=asked.best, on_progress=_Progress())
+        with directory.RunDirectory(path, no_lock=asked.no_lock) as run, Display() as display:
+            told = functools.partial(display.count, noun="cell")
+            found = score_run(run, best_cells=asked.best, on_progress=told)
         for line in (*found.notes, *best_lines(found)):
             print(line)
         print(f"scores: {path / FILE}")

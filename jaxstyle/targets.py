@@ -19,6 +19,7 @@ import tyro
 from jaxstyle.console import allocator
 from jaxstyle.console.command import run_command
 from jaxstyle.console.parsing import Parsed, parse
+from jaxstyle.console.progress import Display
 from jaxstyle.console.setting_flags import with_settings
 from jaxstyle.inputs import target_sets
 from jaxstyle.inputs.target_files import OF_COLOURS, TargetFile, file_bytes
@@ -125,17 +126,19 @@ def _places(out: str, count: int, sources: Iterable[str], *, numbered: bool) -> 
     return [one_cell.check_out(name, reads, (TARGET_SUFFIX,)) for name in names]
 
 
-def _made(parsed: Parsed[Any], sweep: Sweep, seeds: Sequence[int]) -> tuple[Iterable[TargetFile], str]:
+def _made(
+    parsed: Parsed[Any], sweep: Sweep, seeds: Sequence[int], display: Display
+) -> tuple[Iterable[TargetFile], str]:
     """The targets that a command line asks for, one at a time, and the device in words."""
     flags = parsed.value
     options = RunOptions(no_compile_cache=flags.no_compile_cache)
     taps = named_layers(flags.layers)
-    measured = measure(sweep, parsed.named, taps, options, spectrum=flags.spectrum)
+    measured = measure(sweep, parsed.named, taps, options, spectrum=flags.spectrum, on_read=display.read)
     if flags.interpolate:
         a, b = measured.each
         return target_sets.ladder(a, b, flags.interpolate, flags.along), measured.device
     if len(sweep.style) > 1:
-        made = target_sets.mean_and_sd(measured.each)
+        made = target_sets.mean_and_sd(display.each(measured.each, len(sweep.style), "image"))
     else:
         made = next(measured.each)
         if flags.spectrum and made.spectrum is None:
@@ -167,11 +170,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         count = flags.interpolate or len(seeds) or 1
         places = _places(flags.out, count, sources, numbered=bool(flags.interpolate) or len(seeds) > 1)
         allocator.keep_freed_memory()
-        made, device = _made(parsed, sweep, seeds)
         names = []
-        for place, targets in zip(places, made, strict=True):
-            write_atomic(place, file_bytes(targets))
-            names = targets.layers
+        with Display(quiet=flags.quiet) as display:
+            made, device = _made(parsed, sweep, seeds, display)
+            if len(places) > 1:
+                made = display.each(made, len(places), "file")
+            for place, targets in zip(places, made, strict=True):
+                write_atomic(place, file_bytes(targets))
+                names = targets.layers
         if not flags.quiet:
             at = f", computed on {device}" if device else ""
             print(f"targets of {', '.join(names)}{at}:")

@@ -17,6 +17,7 @@ import tyro
 
 from jaxstyle.console import allocator, parsing
 from jaxstyle.console.command import run_command
+from jaxstyle.console.progress import Display
 from jaxstyle.console.stderr import say_diverged
 from jaxstyle.rundir import directory
 from jaxstyle.rundir.records import open_record
@@ -72,8 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         allocator.keep_freed_memory()
         options = Options(not asked.no_floor, asked.floor_cells, asked.floor_steps)
-        with directory.RunDirectory(path, no_lock=asked.no_lock) as run:
-            found = build_study(run, options)
+        with directory.RunDirectory(path, no_lock=asked.no_lock) as run, Display() as display:
+            found = build_study(run, options, display)
         for line in (*summary(found), *found.notes):
             print(line)
         print(f"tables: {path / 'variance.csv'}, {path / 'variance.h5'}; maps and curves: {path / 'maps'}")

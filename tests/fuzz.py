@@ -40,8 +40,9 @@ from jaxstyle.spec import errors, settings, tables
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
+from jaxstyle.spec.retired import RETIRED
 from jaxstyle.spec.toml import to_toml
-from jaxstyle.spec.unknown_names import PLANNED, RETIRED
+from jaxstyle.spec.unknown_names import PLANNED
 from jaxstyle.vgg.layers import MIN_EDGE_PX
 
 SECONDS = 20

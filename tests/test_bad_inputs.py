@@ -6,6 +6,7 @@ A number before a case is its number in the original list of inputs; cases witho
 import ast
 import contextlib
 import csv
+import hashlib
 import io
 import json
 import os
@@ -681,6 +682,66 @@ def test_a_file_with_another_digest_than_the_spec_gives_is_refused(folder, refus
         line = refused("--spec", "study.toml")
         assert f"{path}: has sha256 " in line
         assert f", not {'ab' * 32}; restore it or drop it from [digests]" in line
+
+
+OF_A_SPEC = {
+    "c.png": "a content",
+    "s.png": "a style",
+    "b.png": "a part of a blend",
+    "i.png": "a start",
+    "cm.png": "a mask of a content",
+    "sm.png": "a mask of a style",
+    "t.npz": "targets",
+}
+"""The role of each file of the spec below."""
+EVERY_FILE = """content = "c.png"
+style = ["s.png", "s.png:0.5+b.png:0.5"]
+init = ["noise", "i.png"]
+style_layers = "conv1_1"
+[[grid]]
+regions = "masks"
+[[grid]]
+style = "t.npz"
+"""
+
+
+@pytest.fixture
+def every_kind(folder):
+    """One file of each kind that a spec names, and the spec's text."""
+    for name, seed in (("b.png", 3), ("i.png", 4)):
+        Image.fromarray(random_image(48, 64, seed)).save(folder / name)
+    for name in ("cm.png", "sm.png"):
+        halves = np.zeros((48, 64), np.uint8)
+        halves[:, 32:] = 255
+        Image.fromarray(halves).save(folder / name)
+    gram = np.eye(64, dtype=np.float32)
+    made_for = {"network": "raw", "pool": "avg", "padding": "zeros"}
+    np.savez(
+        folder / "t.npz",
+        format="jaxstyle-targets-1",
+        weights_sha256=weights.load(None, taps=("conv1_1",), network="raw", pool="avg").sha256,
+        **made_for,
+        **{"gram/conv1_1": gram, "mean/conv1_1": np.zeros(64, np.float32)},
+        **{"positions/conv1_1": np.int64(900)},
+    )
+    return EVERY_FILE
+
+
+def spec_of(text, digests):
+    masks = 'content_mask = "cm.png"\nstyle_mask = ["sm.png", "sm.png"]\nalpha_beta = 1e-3\n'
+    listed = "".join(f"'{path}' = '{digest}'\n" for path, digest in digests.items())
+    return f"{masks}{text}[digests]\n{listed}"
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, id=about) for name, about in OF_A_SPEC.items()])
+def test_the_digest_of_every_kind_of_file_is_checked(every_kind, folder, refused, name):
+    digests = {of: hashlib.sha256((folder / of).read_bytes()).hexdigest() for of in OF_A_SPEC}
+    (folder / "study.toml").write_text(spec_of(every_kind, digests))
+    assert exit_code(["--spec", "study.toml", "--dry-run", "--out", "out"]) == 0
+    (folder / "study.toml").write_text(spec_of(every_kind, digests | {name: "ab" * 32}))
+    line = refused("--spec", "study.toml")
+    expected = f"{folder / name}: has sha256 {digests[name]}, not {'ab' * 32}; restore it or drop it from"
+    assert f"{expected} [digests]" in line
 
 
 # --- weights that are refused ---------------------------------------------------------------------

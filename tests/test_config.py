@@ -16,15 +16,16 @@ from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.plan.cells import sweep_cells
 from jaxstyle.plan.costs import COMPILE_SECONDS, NOMINAL_FLOPS
 from jaxstyle.plan.planner import make_plan
+from jaxstyle.run.one_cell import single_sweep
 from jaxstyle.spec import defaults, values
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.options import check_options
 from jaxstyle.spec.presets import PRESETS, preset_heads
 from jaxstyle.spec.resolve import grids_of, resolve
+from jaxstyle.spec.retired import RETIRED
 from jaxstyle.spec.settings import AXES, SWEEP_KEYS, RunOptions, Sweep
 from jaxstyle.spec.toml import to_toml
-from jaxstyle.spec.unknown_names import RETIRED
 from jaxstyle.vgg import layers
 
 IMAGES = {"content": ("c.png",), "style": ("s.png",)}
@@ -381,9 +382,51 @@ def test_a_retired_flag_at_its_default_is_taken(given):
         parse(with_added(), ["--warm-steps", "2"], "jaxstyle.sweep")
 
 
+@pytest.mark.parametrize("value", [0, 0.0, np.int64(0), np.zeros(())], ids=repr)
+def test_a_retired_setting_at_its_default_is_taken_from_python_too(value):
+    retired = dict.fromkeys(RETIRED, value)
+    assert Sweep(**IMAGES, **retired) == Sweep(**IMAGES)
+    assert resolve(Sweep(**IMAGES, **retired)) == resolve(Sweep(**IMAGES))
+    assert single_sweep("c.png", "s.png", retired) == single_sweep("c.png", "s.png", {})
+
+
+@pytest.mark.parametrize("value", [2, "0", None, (0,), np.zeros((2, 2)), np.zeros(2)], ids=repr)
+@pytest.mark.parametrize("make", [Sweep, lambda **given: single_sweep("c.png", "s.png", given)])
+def test_a_retired_setting_with_another_value_is_one_line_from_python_too(make, value):
+    with pytest.raises(JaxstyleError, match=r"^warm_steps: started cells from .* leave it out") as error:
+        make(warm_steps=value)
+    assert "\n" not in str(error.value)
+    with pytest.raises(TypeError, match="warm_step'"):
+        Sweep(warm_step=0)
+
+
 @pytest.mark.parametrize("text", ["0.12345678x", "0.1x", "1x", "1e-05x"])
 def test_a_multiple_keeps_all_its_digits(text):
     assert resolve(Sweep(**IMAGES, alpha_beta=(text,))).alpha_beta == (text,)
+
+
+def test_the_help_says_which_settings_of_the_look_count_at_the_papers_value():
+    def counts(**named):
+        return not _look(**named)[1]
+
+    always = [name for name, value in defaults.PAPER.items() if counts(**{name: value})]
+    others = [name for name in defaults.PAPER if name not in always]
+    assert counts(network="normalised")
+    assert counts(pool=("max",))
+    assert counts(style_loss=("moments",))
+
+    def listed(words, last):
+        return f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+    flags = ["--" + name.replace("_", "-") for name in others]
+    usual = [values.as_values(defaults.PAPER[name])[0] for name in others]
+    said = helps()["alpha_beta"].partition(" if a setting of the look is given: this one, ")[2]
+    assert said.endswith(f", or another {listed(flags, 'or')} than {listed(usual, 'and')}).")
+    for name in defaults.PAPER:
+        flag = "--" + name.replace("_", "-")
+        assert (flag in said.partition(", or another ")[0]) == (name in always and name != "alpha_beta"), (
+            name
+        )
 
 
 @pytest.mark.parametrize(

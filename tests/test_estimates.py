@@ -1,6 +1,7 @@
 """The time that is printed: corrected by what is measured, never in a plan; and the line on precision."""
 
 import itertools
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -90,6 +91,73 @@ def test_steps_that_were_kept_or_lost_are_not_counted_twice(monkeypatch, capsys)
     assert left == pytest.approx((10.0 - 2.0) / (30 - 10) * 120)  # without the first segment
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "measured so far: about 24.0 s more (the plan assumed 9 min 0 s in all)"
+
+
+@pytest.fixture
+def seconds(monkeypatch):
+    """A clock that tests set, where a line of progress is printed at every call."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
+    return now
+
+
+def test_a_line_has_the_steps_and_the_image_steps_of_a_second(seconds, capsys):
+    with Display() as display:
+        display.start(image_steps=100, cells=5)
+        for _ in range(2):
+            seconds[0] += 2.0
+            display.advance(20, 20, 5)  # of four pictures together
+        display.advance(-20, -20)  # lost; how many steps these were is not told
+        display.advance(20)
+    lines = capsys.readouterr().out.splitlines()
+    rates = "0/5 cells  2.50 steps/s  10.00 image-steps/s"
+    assert lines[:2] == [f" 20 %  {rates}  ETA 8.0 s", f" 40 %  {rates}  ETA 6.0 s"]
+    assert "0/5 cells  1.25 steps/s  5.00 image-steps/s" in lines[2]
+    assert rates in lines[3]
+
+
+def test_things_are_counted_with_their_rate_and_the_time_that_is_left(seconds, capsys):
+    events = []
+    with progress.listening(events.append), Display() as display:
+        for _ in display.each(iter("abcd"), 4, "image"):
+            seconds[0] += 5.0
+    assert capsys.readouterr().out.splitlines() == [
+        " 25 %  1/4 images  0.20 images/s  ETA 15.0 s",
+        " 50 %  2/4 images  0.20 images/s  ETA 10.0 s",
+        " 75 %  3/4 images  0.20 images/s  ETA 5.0 s",
+        "100 %  4/4 images  0.20 images/s  ETA 0.0 s",
+    ]
+    last = {"event": "progress", "images": 3, "of": 4, "eta_s": 5.0}
+    assert {name: events[2][name] for name in last} == last
+
+
+def test_runs_that_are_parts_of_a_whole_show_their_progress_there(seconds, capsys):
+    with Display() as whole:
+        whole.count(1, 1, "thing")
+    with whole, progress.parts_of(whole, 3):
+        capsys.readouterr()
+        for _ in range(3):
+            with Display(quiet=True) as part:
+                part.start(image_steps=20, cells=2)
+                seconds[0] += 1.0
+                part.advance(20, 7e9, 10)
+                part.cells_done(2)
+                part.finish()
+    assert capsys.readouterr().out.splitlines() == [
+        " 33 %  0/6 cells  10.00 steps/s  20.00 image-steps/s  ETA 2.0 s",
+        " 67 %  2/6 cells  10.00 steps/s  20.00 image-steps/s  ETA 1.0 s",
+        "100 %  4/6 cells  10.00 steps/s  20.00 image-steps/s  ETA 0.0 s",
+    ]
+
+
+@pytest.mark.parametrize("own", [{"quiet": True}, {"log_format": "json"}], ids=str)
+def test_counts_are_as_quiet_or_as_json_as_everything_else(seconds, capsys, own):
+    with Display(**own) as display:
+        for _ in display.each("ab", 2, "image"):
+            seconds[0] += 1.0
+    said = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["images"] for line in said] == ([] if "quiet" in own else [1, 2])
 
 
 def test_segments_count_as_much_as_the_plan_says():

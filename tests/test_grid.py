@@ -13,6 +13,7 @@ from jaxstyle.plan.chunks import plan_from_record, plan_record, trace_steps
 from jaxstyle.plan.costs import NOMINAL_FLOPS
 from jaxstyle.plan.stages import coarser_stages, evaluation_count, halved_shape
 from jaxstyle.rundir import fingerprints
+from jaxstyle.spec import settings
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import Sweep
@@ -41,6 +42,52 @@ def test_the_last_axis_is_the_fastest():
         ("/a", 2.0, 1),
     ]
     assert found[4].content == "/b"
+
+
+IN_ORDER = {
+    "content": ("/a", "/b"),
+    "style": ("/x", "/y"),
+    "content_layer": ("conv4_2", "conv3_1"),
+    "style_layers": ("conv2_1", "conv1_1"),
+    "init": ("noise", "content"),
+    "alpha_beta": (2.0, 1.0),
+    "style_size": (64, 48),
+    "pool": ("max", "avg"),
+    "padding": ("zeros", "reflect"),
+    "style_weights": ("balanced", "equal"),
+    "style_loss": ("moments", "gram"),
+    "clamp": (True, False),
+    "noise_std": (9.0, 1.0),
+    "tv_weight": (0.5, 0.0),
+    "photorealism": (2.0, 0.0),
+    "spectrum_weight": (3.0, 0.0),
+    "regions": ("2x2", "none"),
+    "learning_rate": (10.0, 1.0),
+    "seed": (1, 0),
+}
+"""Two values of every axis, not ascending; the axes in the order of their product."""
+OF_THE_CONTRACT = ["content", "style", "content_layer", "style_layers", "init", "alpha_beta", "style_size"]
+OF_THE_CONTRACT += ["noise_std", "tv_weight", "spectrum_weight", "regions", "learning_rate", "seed"]
+
+
+def test_the_order_of_the_axes_is_the_contracts():
+    assert [axis for axis in IN_ORDER if axis in OF_THE_CONTRACT] == OF_THE_CONTRACT
+    assert {*IN_ORDER} == {*settings.AXES, *settings.optional_axes()}  # a new axis needs a place here
+    assert resolve(Sweep(**IMAGES | IN_ORDER, max_cells=2 ** len(IN_ORDER))).axes == tuple(IN_ORDER)
+
+
+@pytest.mark.parametrize("slow", IN_ORDER)
+def test_cells_are_numbered_in_the_order_of_the_axes(slow):
+    names = list(IN_ORDER)
+    for fast in names[names.index(slow) + 1 :]:
+        if (slow, fast) == ("style_loss", "regions"):
+            continue  # regions need one kind of style loss
+        own = {fast: IN_ORDER[fast], slow: IN_ORDER[slow]}  # the order in which they are given is no matter
+        values = [(one, other) for one in IN_ORDER[slow] for other in IN_ORDER[fast]]
+        for named in (own, {"grid": (own,)}):
+            found = cells_of(**named)
+            assert [cell.id for cell in found] == [0, 1, 2, 3]
+            assert [(getattr(cell, slow), getattr(cell, fast)) for cell in found] == values, fast
 
 
 def test_grids_are_united_in_order_without_repeats():

@@ -8,7 +8,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import random_image
+from conftest import random_image, run_python
 from PIL import Image
 from same_bytes import normalised
 from test_calibration import images, weighed  # noqa: F401
@@ -20,7 +20,7 @@ from jaxstyle.cell.state import Targets
 from jaxstyle.cell.wasserstein import Normal
 from jaxstyle.device import batch, engine, kept, kept_programs, kept_targets
 from jaxstyle.device.loss_balance import Balances
-from jaxstyle.run import planning
+from jaxstyle.run import planning, start
 from jaxstyle.run.inputs import read_inputs
 from jaxstyle.rundir import manifest
 from jaxstyle.spec import tables
@@ -50,6 +50,56 @@ def test_what_was_saved_is_found_under_its_key_alone(folder):
     assert kept.load("another kind", "key") is None
     kept.save("kind", "key", b"new")
     assert kept.load("kind", "key") == b"new"
+
+
+def test_where_nothing_is_to_be_kept_what_is_there_is_found_and_not_touched(folder):
+    kept.save("kind", "key", b"data")
+    (path,) = files(folder, "kind")
+    os.utime(path, (1, 1))
+    with start.nothing_kept():
+        kept.save("kind", "another key", b"data")
+        kept.save("another kind", "key", b"data")
+        assert kept.load("kind", "key") == b"data"
+    assert (files(folder, "kind"), files(folder, "another kind")) == ([path], [])
+    assert path.stat().st_mtime == 1
+    assert kept.load("kind", "key") == b"data"
+    assert path.stat().st_mtime > 1
+    kept.save("kind", "another key", b"data")
+    assert len(files(folder, "kind")) == 2
+
+
+CACHED = """
+import os, sys
+
+import jax
+
+from jaxstyle.run import start
+from jaxstyle.spec.settings import RunOptions, Sweep
+
+hits = []
+jax.monitoring.register_event_listener(lambda name, **of: hits.extend([name] * name.endswith("_hits")))
+start.start_jax(Sweep(), RunOptions())
+before = jax.config.values.copy()
+cache = jax.config.jax_compilation_cache_dir
+
+
+def compiled(number):
+    jax.clear_caches()
+    del hits[:]
+    jax.jit(lambda x: x * number + 1).lower(jax.ShapeDtypeStruct((3,), "float32")).compile()
+    return len(hits), len(os.listdir(cache))
+
+
+print(compiled(2.0))
+with start.nothing_kept():
+    print(compiled(2.0), compiled(3.0), compiled(3.0))
+print(compiled(3.0), compiled(3.0), jax.config.values == before)
+"""
+
+
+def test_where_nothing_is_to_be_kept_xla_s_programs_are_read_and_not_written(tmp_path):
+    done = run_python("-c", CACHED, check=True, XDG_CACHE_HOME=str(tmp_path))
+    assert done.stdout.splitlines() == ["(0, 1)", "(1, 1) (0, 1) (0, 1)", "(0, 2) (1, 2) True"]
 
 
 @pytest.mark.parametrize("damage", [lambda d: d[:-1], lambda d: d[:40] + b"\0" + d[41:], lambda d: b""])

@@ -107,7 +107,7 @@ def test_a_bar_in_a_notebook_is_one_output_that_changes_now_and_then(kernel, mon
     assert 10 <= len(bar.shown) <= 23  # in ten seconds: two a second, the first and the last
     assert bar.shown[0]["text/plain"] == "0 %"
     assert "ETA" in bar.shown[9]["text/plain"]
-    assert bar.shown[-1]["text/plain"] == "100 %  0/4 cells  100.00 image-steps/s"
+    assert bar.shown[-1]["text/plain"] == "100 %  0/4 cells  100.00 steps/s  100.00 image-steps/s"
     assert '<progress value="1.000" max="1"' in bar.shown[-1]["text/html"]
     assert capsys.readouterr().out == ""
 

@@ -443,6 +443,20 @@ jaxstyle.register(
 """
 
 
+@pytest.mark.parametrize("there", [False, True], ids=["no cache yet", "an empty cache"])
+def test_a_dry_run_that_compiles_writes_nothing(tmp_path, there):
+    file, cache = tmp_path / "own.py", tmp_path / "home" / "cache"
+    file.write_text(OWN)
+    if there:
+        (cache / "jaxstyle" / "xla").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    arguments = (*IMAGES, *SMALL, "--steps", 20, "--plugin", file, "--optimizer", "lion", "--dry-run")
+    own = {"XDG_CACHE_HOME": str(cache), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = run_python("-m", "jaxstyle.sweep", *arguments, cwd=tmp_path, check=True, **own)
+    assert "would write" in done.stdout
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_an_optimizer_and_a_pooling_run_are_resumed_and_shown(tmp_path):
     file = tmp_path / "own.py"
     file.write_text(OWN)

@@ -4,7 +4,9 @@ import csv
 import functools
 import io
 import pickle
+import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from PIL import Image, ImageFilter
 from test_weights import converter  # noqa: F401
 
 from jaxstyle import report, score
+from jaxstyle.console import progress
+from jaxstyle.derived import picks
 from jaxstyle.derived import scores as tables
 from jaxstyle.device.held_out import HeldOut
 from jaxstyle.inputs import alexnet_weights
@@ -458,6 +462,88 @@ def test_score_writes_a_row_per_cell_and_draws_the_best(run, capsys):
     assert {p: p.read_bytes() for p in before} == before  # nothing of the run has changed
     scored(run, capsys, "--best", "0")
     assert not (run / "sheets" / "best.png").exists()
+
+
+class Terminal(io.StringIO):
+    """A stream that is a terminal."""
+
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+def test_scoring_says_how_far_it_is_by_a_bar_on_a_terminal_and_lines_elsewhere(run, monkeypatch, stream):
+    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(sys, "stdout", stream())
+    with pytest.raises(SystemExit):
+        score.main([str(run)])
+    said = sys.stdout.getvalue()
+    assert re.search(r"7/7 cells  [0-9.]+ cells/s", said)  # one has diverged
+    assert ("━" in said) == (stream is Terminal)
+    assert (re.search(r"^100 %  7/7 .*  ETA 0.0 s$", said, re.MULTILINE) is None) == (stream is Terminal)
+    assert said.splitlines()[-1] == f"page: {run / 'report.html'}"
+
+
+def reported(path, capsys):
+    """The lines of `report`, and the sheet of the best cells, if there is one."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        report.main([str(path)])
+    sheet = path / "sheets" / "best.png"
+    return capsys.readouterr().out.splitlines(), sheet.read_bytes() if sheet.exists() else None
+
+
+def test_a_report_draws_the_best_again_as_many_as_were_asked_for(run, capsys):
+    sheet = run / "sheets" / "best.png"
+    assert reported(run, capsys)[1] is None  # there are no scores
+    scored(run, capsys, "--best", "3")
+    drawn = sheet.read_bytes()
+    shutil.rmtree(run / "sheets")
+    lines, again = reported(run, capsys)
+    assert again == drawn
+    assert f"best cells: {sheet}" in lines
+    # The best cell has no scores yet, as a new one after --extend.
+    text = (run / "scores.csv").read_text().splitlines(keepends=True)
+    gone = best_of(lines_of(run), 1)[0]
+    (run / "scores.csv").write_text("".join(line for line in text if not line.startswith(f"{gone},")))
+    assert reported(run, capsys)[1] not in (None, drawn)
+    (run / "scores.csv").write_text("".join(text))
+    assert reported(run, capsys)[1] == drawn
+
+
+def test_a_report_draws_no_sheet_that_nobody_asked_for(run, capsys):
+    sheet = run / "sheets" / "best.png"
+    scored(run, capsys, "--best", "0")
+    lines, drawn = reported(run, capsys)
+    assert drawn is None
+    assert not any(line.startswith("best cells") for line in lines)
+    (run / "scores.json").unlink()  # as an earlier version scored it
+    assert reported(run, capsys)[1] is None
+    sheet.write_bytes(b"drawn then")
+    assert reported(run, capsys)[1] == b"drawn then"
+    for odd in ("", "[]", '{"best": "8"}', '{"best": -1}', '{"best": null}', "{}", '{"best": true}'):
+        (run / "scores.json").write_text(odd)
+        assert reported(run, capsys)[1] == b"drawn then", odd
+
+
+def test_the_sheet_says_that_later_cells_have_no_scores(run, capsys, monkeypatch):
+    scored(run, capsys)
+    said, draw = [], picks.draw_sheet
+    monkeypatch.setattr(
+        picks, "draw_sheet", lambda *of, **own: said.append(own["title"]) or draw(*of, **own)
+    )
+    reported(run, capsys)
+    text = (run / "scores.csv").read_text().splitlines(keepends=True)
+    (run / "scores.csv").write_text("".join(text[:-2]))
+    reported(run, capsys)
+    assert [title.splitlines()[0] for title in said] == [
+        "The 7 best of 8 cells by held-out scores",
+        "The 5 best of 6 cells by held-out scores; 2 more have no scores",
+    ]
 
 
 def best_of(rows, count):

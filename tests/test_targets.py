@@ -17,6 +17,7 @@ from PIL import Image
 
 from jaxstyle import targets as command
 from jaxstyle.cell import losses, moments, wasserstein
+from jaxstyle.console import progress
 from jaxstyle.derived.crops import write_crops
 from jaxstyle.device import engine as engines
 from jaxstyle.device.engine import Engine
@@ -763,6 +764,26 @@ def test_the_command_refuses_what_it_cannot_make(made, capsys):
         assert why in said
         assert said.count("\n") == 1
     assert not [*made.glob("x*")]
+
+
+def test_the_command_says_how_far_it_is_unless_it_is_quiet(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
+    (tmp_path / "images").mkdir()
+    for name in ("a.png", "b.png"):
+        (tmp_path / "images" / name).write_bytes((made / name).read_bytes())
+    mean = (tmp_path / "images", "--mean", "-o", tmp_path / "m.npz")
+    draws = (tmp_path / "m.npz", "--random", "0:3", "-o", tmp_path / "r.npz")
+    for given, done in (
+        (mean, ["reading images: 1 of 2", "reading images: 2 of 2", "1/2 images", "2/2 images"]),
+        (draws, ["1/3 files", "2/3 files", "3/3 files"]),
+    ):
+        capsys.readouterr()
+        assert run_command(*given) == 0
+        said = capsys.readouterr().out.splitlines()
+        assert [line.partition(" %  ")[2].partition("  ")[0] or line for line in said[: len(done)]] == done
+        assert said[len(done)].startswith("targets of conv1_1, pool1")
+        assert run_command(*given, "--quiet") == 0
+        assert capsys.readouterr().out == ""
 
 
 def test_the_command_makes_means_random_targets_and_spectra(made, capsys):

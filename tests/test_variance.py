@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from test_store import fill, result
 
 import jaxstyle
 from jaxstyle import report, sweep, variance
+from jaxstyle.console import progress
 from jaxstyle.plan.cells import Cell
 from jaxstyle.run.sweep import run_sweep
 from jaxstyle.rundir.directory import RunDirectory
@@ -215,6 +217,25 @@ def test_the_same_run_gives_the_same_bytes(studied):
     assert {name: (studied / name).read_bytes() for name in names} == before
     assert not (studied / "maps" / "spread-09.png").exists()
     assert ((studied / "results.csv").read_bytes(), (studied / "results.h5").read_bytes()) == results
+
+
+def test_a_study_says_how_far_it_and_its_floor_are(studied, monkeypatch, capsys):
+    capsys.readouterr()
+    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
+    assert command(variance.main, studied, "--floor-steps", "4") == 0
+    said = capsys.readouterr().out.splitlines()
+    told = [re.sub(r"[0-9.]+ (?=[a-z-]+/s)", "# ", line.partition("  ETA ")[0]) for line in said]
+    assert told[:3] == [
+        " 50 %  1/2 settings  # settings/s",
+        "100 %  2/2 settings  # settings/s",
+        "computing 2 cells 5 times again, for the numerical floor",
+    ]
+    rates = [line for line in told if line.endswith("/10 cells  # steps/s  # image-steps/s")]
+    shares = [int(line.partition(" %")[0]) for line in rates]
+    assert shares == sorted(shares)
+    assert shares[-1] == 100
+    assert {20, 40, 60, 80} <= {*shares}
+    assert said[-1] == f"page: {studied / 'report.html'}"
 
 
 def test_without_a_floor_the_page_says_that_there_is_none(plain_run, tmp_path, capsys):

@@ -296,7 +296,7 @@ def test_calibrate_cuts_no_number_at_any_width(monkeypatch, capsys, columns):
         assert said.count(number) >= 2, number
 
 
-@pytest.mark.parametrize("columns", [20, 40, 80, 120])
+@pytest.mark.parametrize("columns", [20, 40, 80, 110, 120])
 def test_a_bar_cuts_no_number_at_any_width(monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     data = io.BytesIO()
@@ -304,7 +304,8 @@ def test_a_bar_cuts_no_number_at_any_width(monkeypatch, columns):
     monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(Display, "_rate", lambda *_: "12345/99999 cells  12345.67 image-steps/s")
+    numbers = "12345/99999 cells  1234.56 steps/s  12345.67 image-steps/s"
+    monkeypatch.setattr(Display, "_rate", lambda *_: numbers)
     with Display() as display:
         display.start(image_steps=100, cells=99999)
         display.advance(50)
@@ -313,6 +314,7 @@ def test_a_bar_cuts_no_number_at_any_width(monkeypatch, columns):
     said = data.getvalue().decode()
     assert "12345/99999" in said
     assert "12345.67" in said
+    assert "1234.56 steps/s" in " ".join(said.split())
     assert "\\u" not in said
 
 

@@ -14,7 +14,8 @@ from typing import Any, Generic, TypeVar, get_type_hints
 import tyro
 
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.unknown_names import RETIRED, unknown_key
+from jaxstyle.spec.retired import RETIRED
+from jaxstyle.spec.unknown_names import unknown_key
 
 T = TypeVar("T")
 

@@ -7,10 +7,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from rich.console import Console
 from rich.progress import (
@@ -28,10 +28,11 @@ from jaxstyle.console.estimates import Estimate
 from jaxstyle.console.notebook_bar import NotebookBar, in_notebook
 from jaxstyle.spec.errors import encodable
 
-BAR_COLUMNS = 100
-"""Width of a terminal, in characters, from which there is room for a bar beside the numbers."""
+BAR_COLUMNS, BAR_WIDTH = 110, 20
+"""Widths in characters: of a terminal that has room for a bar beside the numbers, and of the bar."""
 PLAIN_EVERY_S = 10.0
 """Seconds between two plain lines of progress."""
+T = TypeVar("T")
 Listener = Callable[[dict[str, Any]], object]
 """A function that is called with every event: its name as `event`, its `time`, and its values."""
 _LISTENERS: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
@@ -45,6 +46,21 @@ def listening(listener: Listener | None) -> Iterator[None]:
         yield
     finally:
         _LISTENERS.reset(token)
+
+
+_WHOLE: ContextVar[tuple[Display, int] | None] = ContextVar("whole", default=None)
+
+
+@contextlib.contextmanager
+def parts_of(display: Display, count: int) -> Iterator[None]:
+    """The time in which `count` runs of equal work, one after another, show their progress in `display`."""
+    display._total = 0.0  # which the first of them tells
+    token = _WHOLE.set((display, count))
+    try:
+        yield
+    finally:
+        _WHOLE.reset(token)
+        display.finish()
 
 
 def duration(seconds: float) -> str:
@@ -112,10 +128,11 @@ class Teller(Protocol):
         """Report an event; `line` is its text for people."""
         ...
 
-    def advance(self, image_steps: float, cost: float | None = None) -> None:
+    def advance(self, image_steps: float, cost: float | None = None, steps: float | None = None) -> None:
         """Report image-steps that have been done; a negative number takes back what was lost.
 
-        `cost` is in FLOPs (`launcher.Advance`); by it the time left is estimated. None is the run's mean.
+        `cost` is in FLOPs (`launcher.Advance`); by it the time left is estimated. `steps` are those of the
+        pictures that are computed together. None is the run's mean.
         """
         ...
 
@@ -152,7 +169,10 @@ class Display:
         self._listeners = _LISTENERS.get()
         self._bar: Progress | NotebookBar | None = None
         self._task: Any = None
-        self._total = self._done = 0.0
+        self._total = self._done = self._steps = 0.0
+        self._noun = ""
+        """The noun of things that are counted; empty where the work is in image-steps."""
+        self._whole = _WHOLE.get()
         self._estimate, self._step_cost = Estimate(0.0), 1.0
         self._assumed = ""
         self._cells = self._cells_done = 0
@@ -216,7 +236,10 @@ class Display:
             estimate: of the time; None where all steps cost the same.
             assumed: the time that was printed before, which the one that is measured is held against.
         """
-        self._total, self._cells = image_steps, cells
+        self._total, self._cells, self._noun = image_steps, cells, ""
+        self._done, self._steps, self._cells_done = 0.0, 0.0, 0
+        if self._whole is not None and not (whole := self._whole[0])._total:
+            whole.start(image_steps=self._whole[1] * image_steps, cells=self._whole[1] * cells)
         self._estimate, self._assumed = estimate or Estimate(image_steps), assumed
         self._step_cost = self._estimate.work / image_steps if image_steps else 1.0
         self._began = self._said = time.monotonic()
@@ -227,7 +250,7 @@ class Display:
         elif _can_animate(self._console):
             spinner = SpinnerColumn("line" if self._console.options.ascii_only else "dots")
             wide = (
-                BarColumn(),
+                BarColumn(BAR_WIDTH),
                 TextColumn("{task.percentage:3.0f}%"),
                 TextColumn("{task.fields[rate]}"),
                 TextColumn("ETA {task.fields[left]}"),
@@ -242,12 +265,17 @@ class Display:
         """The image-steps counted so far."""
         return self._done
 
-    def advance(self, image_steps: float, cost: float | None = None) -> None:
+    def advance(self, image_steps: float, cost: float | None = None, steps: float | None = None) -> None:
         """Count image-steps that have been done; a negative number takes back what was lost."""
+        if self._whole is not None:
+            self._whole[0].advance(image_steps, None, steps)
+        mean = self._steps / self._done if self._done else 1.0
+        self._steps += image_steps * mean if steps is None else steps
         self._done += image_steps
         now = time.monotonic()
         self._estimate.add(self._cost(image_steps, cost), now - self._began)
-        self._say_estimate(now - self._began)
+        if not self._noun:
+            self._say_estimate(now - self._began)
         left = self._estimate.left_s(now - self._began)
         if self._bar is not None:
             text = "" if left is None else duration(left)
@@ -256,14 +284,28 @@ class Display:
             self._said = now
             share = 100 * self._done / self._total
             line = f"{share:3.0f} %  {self._rate(now)}  ETA {duration(left)}"
-            self.event(
-                "progress",
-                None if self._bar else line,
-                image_steps=round(self._done),
-                of=round(self._total),
-                cells=self._cells_done,
-                eta_s=round(left, 1),
-            )
+            done = {f"{self._noun}s" if self._noun else "image_steps": round(self._done)}
+            cells = {} if self._noun else {"cells": self._cells_done}
+            about = {**done, "of": round(self._total), **cells, "eta_s": round(left, 1)}
+            self.event("progress", None if self._bar else line, **about)
+
+    def count(self, done: int, of: int, noun: str) -> None:
+        """Show how many of some things are done; the first call, with none, begins it, the last ends it."""
+        if self._noun != noun:
+            self.start(image_steps=of, cells=of)
+            self._noun = noun
+        if done > self._done:
+            self.advance(done - self._done)
+        if done >= of:
+            self.finish()
+            self._noun = ""
+
+    def each(self, things: Iterable[T], of: int, noun: str) -> Iterator[T]:
+        """Some things, counted while they are used: each is done when the next one is asked for."""
+        self.count(0, of, noun)
+        for done, thing in enumerate(things, 1):
+            yield thing
+            self.count(done, of, noun)
 
     def _cost(self, image_steps: float, cost: float | None) -> float:
         return image_steps * self._step_cost if cost is None else cost
@@ -286,10 +328,15 @@ class Display:
     def cells_done(self, count: int) -> None:
         """Count cells that have been committed."""
         self._cells_done += count
+        if self._whole is not None:
+            self._whole[0].cells_done(count)
 
     def _rate(self, now: float) -> str:
-        rate = self._done / max(now - self._began, 1e-9)
-        return f"{self._cells_done}/{self._cells} cells  {rate:.2f} image-steps/s"
+        seconds = max(now - self._began, 1e-9)
+        rate, steps = self._done / seconds, self._steps / seconds
+        if self._noun:
+            return f"{self._done:.0f}/{self._total:.0f} {self._noun}s  {rate:.2f} {self._noun}s/s"
+        return f"{self._cells_done}/{self._cells} cells  {steps:.2f} steps/s  {rate:.2f} image-steps/s"
 
     def finish(self) -> None:
         """Remove the bar."""

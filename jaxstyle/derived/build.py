@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jaxstyle.derived import page
 from jaxstyle.derived.crops import write_crops
+from jaxstyle.derived.picks import redraw_best
 from jaxstyle.derived.sheets import write_sheets
 from jaxstyle.derived.stimuli import write_stimuli
 from jaxstyle.inputs.pictures import Pictures
@@ -31,6 +32,8 @@ class Built:
     """The rows of `results.csv`."""
     sheets: list[Path]
     """The paths of the contact sheets."""
+    best: Path | None = None
+    """The path of the sheet of the best cells, if the run has scores."""
 
 
 def build_derived(run: RunDirectory, *, pictures: bool = True, with_page: bool = True) -> Built:
@@ -58,7 +61,7 @@ def build_derived(run: RunDirectory, *, pictures: bool = True, with_page: bool =
     write_crops(run, record)
     _write_regions(run, record)
     write_csv(run, rows, rows.columns)
-    built = Built(record, rows, write_sheets(run, record))
+    built = Built(record, rows, write_sheets(run, record), redraw_best(run, record))
     if with_page:
         write_page(run, rows)
     return built

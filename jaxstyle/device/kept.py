@@ -17,6 +17,7 @@ import hashlib
 import os
 import platform
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -32,6 +33,21 @@ USED = ("jax", "jaxlib", "flax", "optax", "numpy", "ml_dtypes", "h5py", "pillow"
 DIGEST_BYTES = 32
 _place: tuple[Path, str] | None = None
 """The folder, and the part that every key has; None where nothing is kept."""
+
+
+_reads_only = False
+"""Whether nothing new is kept, while what is there is used."""
+
+
+@contextlib.contextmanager
+def only_read() -> Iterator[None]:
+    """The time in which nothing is saved, and no file is touched."""
+    global _reads_only
+    before, _reads_only = _reads_only, True
+    try:
+        yield
+    finally:
+        _reads_only = before
 
 
 def keep_in(folder: Path | None, began: float | None) -> None:
@@ -97,7 +113,8 @@ def load(kind: str, key: str) -> bytes | None:
     try:
         data = path.read_bytes()
         with contextlib.suppress(OSError):
-            os.utime(path)  # those that nobody has asked for longest go first
+            if not _reads_only:
+                os.utime(path)  # those that nobody has asked for longest go first
         digest, packed = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
         return zlib.decompress(packed) if hashlib.sha256(packed).digest() == digest else None
     except OSError:
@@ -115,7 +132,7 @@ def save(kind: str, key: str, data: bytes, *, level: int = 1, limit_bytes: int |
         limit_bytes: the size that the folder may have; the files that were not asked for longest go.
     """
     path = _path(kind, key)
-    if path is None:
+    if path is None or _reads_only:
         return
     packed = zlib.compress(data, level)
     if limit_bytes is not None and DIGEST_BYTES + len(packed) > limit_bytes:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxstyle.derived.build import build_derived, write_page
-from jaxstyle.derived.picks import write_best
+from jaxstyle.derived.picks import ASKED, asked_text, write_best
 from jaxstyle.derived.scores import SCORES, Scored, best, csv_text, number_text, pair_names
 from jaxstyle.metrics import ranking
 from jaxstyle.metrics.judge import Judge, Scores
@@ -55,7 +55,7 @@ def score_run(
     Args:
         run: the directory, held.
         best_cells: number of cells to draw; the sheet of an earlier time is removed if it is 0.
-        on_progress: called with the number of cells scored so far, and of all to be scored.
+        on_progress: called with the number of cells scored so far, first 0, and of all to be scored.
 
     Raises:
         JaxstyleError: if it is no run, or not finished.
@@ -74,6 +74,7 @@ def score_run(
         found = _scores(judge, record, where, ids, on_progress)
     scored = _ranked(record, found, list(where))
     run.write("scores.csv", csv_text(scored.values()))
+    run.write(ASKED, asked_text(best_cells))
     chosen = best(scored, best_cells)
     write_best(run, record, scored, chosen)
     write_page(run, rows)
@@ -101,6 +102,7 @@ def _scores(
 ) -> dict[int, Scores]:
     """The scores of some cells, several of one shape at a time."""
     found: dict[int, Scores] = {}
+    on_progress(0, len(ids))
     for _, alike in itertools.groupby(ids, lambda cell: where[cell][0].name):
         left = list(alike)
         while left:

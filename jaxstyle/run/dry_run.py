@@ -19,7 +19,7 @@ from jaxstyle.run.planning import (
     plan_for,
     side_by_side,
 )
-from jaxstyle.run.start import start_jax, usable_devices
+from jaxstyle.run.start import nothing_kept, start_jax, usable_devices
 from jaxstyle.rundir import manifest
 from jaxstyle.rundir.files import check_space
 from jaxstyle.rundir.records import Record
@@ -147,7 +147,8 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
     # A cluster is not asked: its workers are assumed to be like this process's first device.
     several = (options.devices or 1) if options.cluster is not None else len(usable_devices(options))
     sharing = several * (share.count if share is not None else 1)
-    planned = replace(plan_for(checked, device, before, devices=sharing), devices=several)
+    with nothing_kept():
+        planned = replace(plan_for(checked, device, before, devices=sharing), devices=several)
     todo = [chunk.number for chunk in planned.plan.chunks]
     if earlier is not None:
         there = {int(path.stem) for path in earlier.chunk_paths if _is_sound(earlier, path)}

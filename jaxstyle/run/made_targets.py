@@ -60,7 +60,13 @@ class Measured:
 
 
 def measure(
-    sweep: Sweep, named: Iterable[str], taps: Sequence[str], options: RunOptions, *, spectrum: bool = False
+    sweep: Sweep,
+    named: Iterable[str],
+    taps: Sequence[str],
+    options: RunOptions,
+    *,
+    spectrum: bool = False,
+    on_read: Callable[[int, int], object] = lambda done, of: None,
 ) -> Measured:
     """The targets of every style of a resolved sweep.
 
@@ -70,6 +76,7 @@ def measure(
         taps: the layers; if there are none, those of the files, or `LAYERS`.
         options: whether to keep compiled programs.
         spectrum: whether to add the discrete Fourier transform of an image.
+        on_read: called with the number of images that have been read and checked, and of all.
 
     Raises:
         JaxstyleError: for a style that cannot be used, or one made with another network than others.
@@ -79,8 +86,9 @@ def measure(
     images = [path for path in parts if path not in files]
     sweep, taps = _as_in_files(sweep, named, taps, files)
     sha256 = next((of.made_for["weights_sha256"] for of in files.values()), "")
-    for path in images:  # before JAX starts
+    for done, path in enumerate(images, 1):  # before JAX starts
         _pixels(sweep, path, taps)
+        on_read(done, len(images))
     of_image, device = None, ""
     if images or sweep.weights is not None:
         loaded = load(sweep.weights, taps=taps, network=sweep.network, pool=sweep.pool[0])

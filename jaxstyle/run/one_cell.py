@@ -27,6 +27,7 @@ from jaxstyle.rundir import manifest
 from jaxstyle.spec import paths
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
+from jaxstyle.spec.retired import without_retired
 from jaxstyle.spec.settings import AXIS_ROWS, SETTINGS, RunOptions, Sweep, added
 from jaxstyle.spec.unknown_names import unknown_key
 from jaxstyle.spec.values import MIN_SIZE_PX, NONE, check_named, is_pixels, layer_name
@@ -62,7 +63,7 @@ def single_sweep(content: Any, style: Any, given: Mapping[str, Any]) -> Sweep:
     Raises:
         JaxstyleError: for a name that is no setting, a value that is wrong, or several values.
     """
-    known = accepted_settings()
+    known, given = accepted_settings(), without_retired(given)
     for name in given:
         if why := name in SETTINGS and SETTINGS[name].alone:
             raise JaxstyleError(name, f"{why}; use jaxstyle.sweep for that")

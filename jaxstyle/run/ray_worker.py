@@ -55,10 +55,10 @@ class _TellerBuffer:
         """Report an event."""
         self._add("event", name, line, **values)
 
-    def advance(self, image_steps: float, cost: float | None = None) -> None:
-        """Report image-steps that have been done, and their cost."""
+    def advance(self, image_steps: float, cost: float | None = None, steps: float | None = None) -> None:
+        """Report image-steps that have been done, their cost, and the steps."""
         self.steps += image_steps
-        self._add("advance", image_steps, cost)
+        self._add("advance", image_steps, cost, steps)
 
     def skip(self, image_steps: float, cost: float | None = None) -> None:
         """Report image-steps that need not be done, and their cost."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from jaxstyle.spec.jax_state import is_jax_running
 from jaxstyle.spec.settings import RunOptions, Sweep
 
 DETERMINISTIC_FLAGS = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
+NEVER_S = 1e9
+"""Seconds that no program takes to compile: JAX keeps those that take longer than it is told."""
 
 
 def start_jax(sweep: Sweep, options: RunOptions, before: Mapping[str, Any] | None = None) -> Any:
@@ -48,7 +50,8 @@ def start_jax(sweep: Sweep, options: RunOptions, before: Mapping[str, Any] | Non
 
     cache = None if options.no_compile_cache else cache_directory()
     if cache and jax.config.jax_compilation_cache_dir is None:  # pyright: ignore
-        _clear_empty(cache)
+        if not options.dry_run:
+            _clear_empty(cache)
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -60,6 +63,34 @@ def start_jax(sweep: Sweep, options: RunOptions, before: Mapping[str, Any] | Non
             f"JAX is already running; set XLA_FLAGS='{DETERMINISTIC_FLAGS}' before it starts",
         )
     return device
+
+
+@contextlib.contextmanager
+def nothing_kept() -> Iterator[None]:
+    """The time in which no cache is written, neither JAX's nor this package's; what they have is used.
+
+    On a GPU, XLA writes its choices beside the programs that JAX keeps, and where it does is part of their
+    keys: there, they are not used either. JAX must have been started.
+    """
+    import jax
+
+    from jaxstyle.device import kept
+
+    cache = jax.config.jax_compilation_cache_dir  # pyright: ignore
+    there = cache is not None and os.path.isdir(cache)  # JAX would make it
+    changed = {
+        "jax_persistent_cache_min_compile_time_secs": NEVER_S,
+        "jax_enable_compilation_cache": there and jax.default_backend() != "gpu",
+    }
+    before = {name: getattr(jax.config, name) for name in changed}
+    try:
+        for name, value in changed.items():
+            jax.config.update(name, value)
+        with kept.only_read():
+            yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def _first_device() -> Any:

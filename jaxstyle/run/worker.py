@@ -249,7 +249,7 @@ class Worker:
             for image_steps, cost, progress in course:
                 self._steps_done += image_steps * share
                 self._cost_done += cost * share
-                self._display.advance(image_steps * share, cost * share)
+                self._display.advance(image_steps * share, cost * share, image_steps / len(cells))
                 stop = asked_to_end() or asked()
                 if self._checkpoints and (kept.is_due() or stop is not None):
                     seconds = kept.save(progress())

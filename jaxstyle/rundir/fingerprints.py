@@ -19,8 +19,8 @@ from jaxstyle.plan.masks import Masks, masks_of
 from jaxstyle.spec import blends, settings
 from jaxstyle.spec.defaults import PAPER
 from jaxstyle.spec.regions import MASKS
+from jaxstyle.spec.retired import RETIRED
 from jaxstyle.spec.settings import AXES, AXIS_ROWS, LATER, SETTINGS, WERE_SETTINGS, Sweep
-from jaxstyle.spec.unknown_names import RETIRED
 from jaxstyle.spec.values import AUTO
 
 SCHEMA = 4

@@ -18,6 +18,7 @@ from jaxstyle.spec.paths import taken_from
 from jaxstyle.spec.presets import EXAMPLES, preset_path
 from jaxstyle.spec.regions import mask_from, split_table
 from jaxstyle.spec.resolve import path_texts, resolve
+from jaxstyle.spec.retired import RETIRED, without_retired
 from jaxstyle.spec.settings import (
     BALANCED_SETTINGS,
     MASK_KEYS,
@@ -29,7 +30,7 @@ from jaxstyle.spec.settings import (
 )
 from jaxstyle.spec.tables import OPTIMIZERS
 from jaxstyle.spec.toml import read_toml
-from jaxstyle.spec.unknown_names import RETIRED, unknown_key
+from jaxstyle.spec.unknown_names import unknown_key
 from jaxstyle.spec.values import NONE, as_place, as_values
 
 
@@ -231,10 +232,7 @@ def _without_retired(table: Mapping[str, Any]) -> dict[str, Any]:
         digests = ", ".join(f"{str(digest)[:12]}..." for digest in as_values(table["plugins"]))
         why = f"belongs to a plugin (sha256 {digests}); give its file with --plugin FILE.py"
         raise JaxstyleError(unknown[0], why)
-    for key, retired in RETIRED.items():
-        if table.get(key, retired.default) != retired.default:
-            raise unknown_key(key, (), what=key)
-    return {key: value for key, value in table.items() if key not in RETIRED}
+    return without_retired(table)
 
 
 def _keys(table: Any) -> list[str]:

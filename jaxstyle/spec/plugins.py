@@ -30,9 +30,9 @@ from jaxstyle.spec.jax_state import is_jax_running
 from jaxstyle.spec.plugin_blame import at_fault, error_words
 from jaxstyle.spec.plugin_identity import identity
 from jaxstyle.spec.resolve import rows_used
+from jaxstyle.spec.retired import RETIRED
 from jaxstyle.spec.settings import OPTION_KEYS, Sweep
 from jaxstyle.spec.tables import Origin
-from jaxstyle.spec.unknown_names import RETIRED
 
 TAKEN = ("total", "best", "final", "finished")
 """Names that no loss term can have, since a column or a dataset of a run would have the same name."""

@@ -46,6 +46,7 @@ from jaxstyle.spec.fields import (
     rows_of,
 )
 from jaxstyle.spec.regions import as_masks, as_names, as_region_list, as_regions
+from jaxstyle.spec.retired import without_retired
 from jaxstyle.spec.run_options import OPTION_KEYS as OPTION_KEYS
 from jaxstyle.spec.run_options import OPTIONS as OPTIONS
 from jaxstyle.spec.run_options import RunOptions as RunOptions
@@ -138,8 +139,8 @@ class Sweep:
     ] = ()
     """Ratio of content to style weight; 0 is texture synthesis. 0.1x is that multiple of the ratio at
     which pure content and pure style would cost the same, measured first (see jaxstyle.calibrate)
-    (default: 0.1x, or 1e-3 if a setting of the look is given: this one, --style-weights, --network, --pool,
-    --padding, --clamp or --style-loss)."""
+    (default: 0.1x, or 1e-3 if a setting of the look is given: this one, --style-weights, --padding,
+    --clamp, or another --network, --pool or --style-loss than raw, avg and gram)."""
     learning_rate: Annotated[
         tuple[float, ...],
         Axis(
@@ -390,6 +391,7 @@ _init = Sweep.__init__
 
 @functools.wraps(_init)
 def _init_with_extra(self: Sweep, *given: Any, **settings: Any) -> None:
+    settings = without_retired(settings)
     own = {name: settings.pop(name) for name in added() if name in settings}
     if own:
         settings["extra"] = {**(settings.get("extra") or {}), **own}

@@ -1,39 +1,19 @@
-"""Names of settings that are planned, retired or unknown."""
+"""Names of settings that are planned or unknown."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
 
 from jaxstyle.spec import settings, synonyms
 from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.retired import RETIRED
 from jaxstyle.spec.settings import OPTION_KEYS, SWEEP_KEYS
 
 PLANNED = {
     "tolerance": "early stopping is not in this version",
 }
 """Settings of later versions and the error for each; they are never silently ignored."""
-
-
-class Retired(NamedTuple):
-    """A setting of earlier versions that is gone."""
-
-    default: Any
-    """Its value in runs that did not use it; this value is accepted and ignored."""
-    why: str
-    """The error for any other value."""
-
-
-RETIRED = {
-    "warm_steps": Retired(
-        0,
-        "started cells from their neighbours' pictures, with mixed gains, and was removed; leave it out, or"
-        " open a run that has it with the version that made it",
-    ),
-}
-"""Settings that are gone; runs that can be resumed have them at their defaults."""
-
 
 OF_SPECS = {
     "grid": "a spec has it, as [[grid]]; give --spec FILE.toml",

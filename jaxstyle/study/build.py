@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 
+from jaxstyle.console.progress import Display
 from jaxstyle.derived.build import build_derived
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.records import open_record
@@ -17,12 +18,13 @@ from jaxstyle.study.page_blocks import blocks
 from jaxstyle.study.study import run_study
 
 
-def build_study(run: RunDirectory, options: Options | None = None) -> Study:
+def build_study(run: RunDirectory, options: Options | None = None, display: Display | None = None) -> Study:
     """Study the run in a directory, and write the files of the study into it.
 
     Args:
         run: the directory, its lock held.
         options: the parts that may be left out.
+        display: the display that shows its progress, if any.
 
     Raises:
         JaxstyleError: if it is not a run, or no setting has two seeds.
@@ -32,7 +34,7 @@ def build_study(run: RunDirectory, options: Options | None = None) -> Study:
         build_derived(run, pictures=False)  # it says what is missing
     if not is_current(record):
         merge(record)
-    found = run_study(run.path, options)
+    found = run_study(run.path, options, display)
     numbers = [summarise(spread) for spread in found.spreads]
     run.write("variance.csv", tables.csv_text(found, numbers))
     run.write("variance.h5", tables.h5_bytes(found, numbers))

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxstyle.console import signals
+from jaxstyle.console.progress import Display, counted, parts_of
 from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.masks import masks_of, with_masks
 from jaxstyle.plan.programs import Program
@@ -140,7 +141,13 @@ def of_setting(sweep: Sweep, cell: Cell, seeds: Sequence[int], steps: int) -> Sw
 
 
 def measure(
-    record: Record, cells: Sequence[Cell], label: str, device: Any, *, most_steps: int
+    record: Record,
+    cells: Sequence[Cell],
+    label: str,
+    device: Any,
+    *,
+    most_steps: int,
+    display: Display,
 ) -> Recomputed:
     """Compute some cells of a run again in ways that should change nothing, and measure what changes.
 
@@ -154,6 +161,7 @@ def measure(
         label: name of their setting.
         device: the device that computes them.
         most_steps: number of steps to compute if the run has more.
+        display: the display that shows the progress of all computations together.
     """
     from jaxstyle.device.memory import can_tf32
 
@@ -168,19 +176,23 @@ def measure(
     if sweep.precision == "f32" and can_tf32(device):
         precisions.insert(0, "tf32")
 
-    base = compute(alike, seeds, width)
-    rows = [_compare("the same seed again", compute(alike, seeds, width), base)]
-    notes = []
+    times = 4 + len(precisions)
+    what = counted(len(cells), "cell")
+    display.event("note", f"computing {what} {times} times again, for the numerical floor")
+    with parts_of(display, times):
+        base, again = (compute(alike, seeds, width) for _ in range(2))
+        reverse = compute(replace(alike, seed=seeds[::-1]), seeds, width)
+        wide = compute(alike, seeds, other)
+        products = [compute(replace(alike, precision=kind), seeds, width) for kind in precisions]
+
+    rows, notes = [_compare("the same seed again", again, base)], list[str]()
     if (stored := _stored(record, cells, steps)) is None:
         notes.append("The run's own trajectory is another one, so its stored results are not compared.")
     else:
         rows.append(_compare("as the run has it", stored, base._replace(totals=base.totals[:, [0, -1]])))
-    reverse = compute(replace(alike, seed=seeds[::-1]), seeds, width)
     rows.append(_compare("in another place of the batch", reverse, base))
-    rows.append(_compare(f"{other} cells per launch", compute(alike, seeds, other), base))
-    for precision in precisions:
-        found = compute(replace(alike, precision=precision), seeds, width)
-        rows.append(_compare(PRODUCTS + precision, found, base))
+    rows.append(_compare(f"{other} cells per launch", wide, base))
+    rows += [_compare(PRODUCTS + k, of, base) for k, of in zip(precisions, products, strict=True)]
     notes += _differences(record, program, cell, device)
     ids = tuple(c.id for c in cells)
     return Recomputed(

@@ -20,6 +20,7 @@ from typing import Any
 
 import h5py
 
+from jaxstyle.console.progress import Display
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.plan.cells import lacked_losses
 from jaxstyle.run.start import start_jax
@@ -45,13 +46,13 @@ from jaxstyle.study.spread import (
 from jaxstyle.vgg import layers
 
 
-def run_study(path: Path, options: Options | None = None) -> Study:
-    """The seed study of a run whose `results.h5` is there.
+def run_study(path: Path, options: Options | None = None, display: Display | None = None) -> Study:
+    """The seed study of a run whose `results.h5` is there, its progress shown in `display`.
 
     Raises:
         JaxstyleError: if it is no run, or no setting of it has two seeds that came to an end.
     """
-    options = options or Options()
+    options, display = options or Options(), display or Display(quiet=True)
     record = open_record(path)
     with open_h5(path / "results.h5") as file:
         settings, fixed, single, diverged = find_settings(record, file)
@@ -68,7 +69,7 @@ def run_study(path: Path, options: Options | None = None) -> Study:
         snapshots = chosen_snapshots(record.sweep.steps)
         spreads = [
             spread_of(s, _group(file, s.shape), snapshots, terms, network, sigma_px[s.shape])
-            for s in settings
+            for s in display.each(settings, len(settings), "setting")
         ]
         found = find_families(spreads, file, network, sigma_px)
         decompositions = decompose(spreads, terms, file)
@@ -81,7 +82,7 @@ def run_study(path: Path, options: Options | None = None) -> Study:
         weighed = find_styles(pictures, spreads, terms, network)
         regions = find_regions(pictures, spreads)
         if options.floor:
-            recomputed = _floor(record, spreads, device, options)
+            recomputed = _floor(record, spreads, device, options, display)
     except JaxstyleError as error:  # an image that has gone or changed since
         notes.append(f"Not everything could be computed again: {error}.")
     return Study(
@@ -104,11 +105,14 @@ def run_study(path: Path, options: Options | None = None) -> Study:
     )
 
 
-def _floor(record: Record, spreads: Sequence[Spread], device: Any, options: Options) -> Recomputed:
+def _floor(
+    record: Record, spreads: Sequence[Spread], device: Any, options: Options, display: Display
+) -> Recomputed:
     """The floor of the setting whose pictures differ the most."""
     setting = max(spreads, key=lambda s: float(stats.pair_mean(s.distances["rmse"][-1]))).setting
     cells = [record.cells[i] for i in setting.cells[: options.floor_cells]]
-    return recompute.measure(record, cells, setting.label, device, most_steps=options.floor_steps)
+    most = options.floor_steps
+    return recompute.measure(record, cells, setting.label, device, most_steps=most, display=display)
 
 
 def _group(file: h5py.File, shape: str) -> h5py.Group:
