@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench import work
+from bench import processes, work
 
 ROOT = Path(__file__).resolve().parent.parent
 PAIRS = (("astronaut", "brushwork"), ("cat", "glass"))
@@ -127,10 +127,10 @@ def _sweep(pipe: Any, settings: dict[str, Any], width: int | None) -> None:
 def precision(size: int, cells: int) -> list[Finding]:
     """Losses and gradients of the first image, compared with float64."""
     found = []
-    names = ["f32", "tf32", "bf16"] if work.in_process(_can_tf32) else ["f32", "bf16"]
+    names = ["f32", "tf32", "bf16"] if processes.in_process(_can_tf32) else ["f32", "bf16"]
     with ThreadPoolExecutor() as pool:  # all at once: nothing is timed
-        exact = pool.submit(work.in_process, _exact, size)
-        started = {name: pool.submit(work.in_process, _first, size, name) for name in names}
+        exact = pool.submit(processes.in_process, _exact, size)
+        started = {name: pool.submit(processes.in_process, _first, size, name) for name in names}
         firsts = {name: one.result() for name, one in started.items()}
     for index, pair in enumerate(PAIRS):
         loss, gradient = exact.result()[index]
@@ -146,8 +146,8 @@ def precision(size: int, cells: int) -> list[Finding]:
 def width(size: int, cells: int) -> list[Finding]:
     """Losses of a launch of several cells, compared with those of single-cell launches."""
     settings = {"seed": (f"0:{cells}",), "size": str(size), "steps": (1,)}
-    _, wide, *_ = work.in_process(_sweep, settings, cells)
-    _, single, *_ = work.in_process(_sweep, settings, 1)
+    _, wide, *_ = processes.in_process(_sweep, settings, cells)
+    _, single, *_ = processes.in_process(_sweep, settings, 1)
     away = float(np.max(np.abs(np.asarray(wide, np.float64) / single - 1)))
     return [Finding(f"first losses, width {cells} against 1, {size} px", away, WIDTH_LIMIT)]
 
@@ -191,7 +191,7 @@ def _pictures(out: Path) -> dict[str, tuple[bytes, str]]:
 def memory(size: int, cells: int) -> list[Finding]:
     """Peak memory of a run, tuning included, at the width that was chosen for it."""
     settings = {"seed": (f"0:{4 * cells}",), "size": str(size), "steps": (2,)}
-    _, _, manifest, _, peak = work.in_process(_sweep, settings, None)
+    _, _, manifest, _, peak = processes.in_process(_sweep, settings, None)
     (program,) = manifest["programs"]
     if peak is None:
         print("    this device does not report its peak memory")
@@ -202,14 +202,14 @@ def memory(size: int, cells: int) -> list[Finding]:
 
 def back_off(size: int, cells: int) -> list[Finding]:
     """Cells lost by a run whose launches were too wide for a small allocator."""
-    if work.in_process(work.tell_device)["platform"] == "cpu":
+    if processes.in_process(work.tell_device)["platform"] == "cpu":
         print("    a CPU has no allocator to run out of: see tests/test_sweep.py")
         return []
     before = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION")
     os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(SMALL_ALLOCATOR)
     try:
         settings = {"seed": ("0:64",), "size": "512", "steps": (2,), "precision": "bf16"}
-        rows, _, _, events, _ = work.in_process(_sweep, settings, 64)
+        rows, _, _, events, _ = processes.in_process(_sweep, settings, 64)
     finally:
         os.environ.pop("XLA_PYTHON_CLIENT_MEM_FRACTION")
         if before is not None:
@@ -253,7 +253,7 @@ def main(arguments: Sequence[str]) -> None:
     args = parser.parse_args(arguments)
     if unknown := set(args.checks) - set(CHECKS):
         parser.error(f"no such check: {', '.join(sorted(unknown))}")
-    about = work.in_process(work.tell_device)
+    about = processes.in_process(work.tell_device)
     if about["platform"] != "cpu":  # several processes use it at once
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     print(f"{about['kind']} ({about['platform']})")

@@ -25,7 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import experiments, tpu, work, xla_text
+from bench import experiments, processes, tpu, work, xla_text
 
 TARGET = Path(__file__).resolve().parent / "h200.txtpb"
 BYTES_PER_S = 4.3e12
@@ -355,7 +355,7 @@ def main(arguments: Sequence[str]) -> None:
                         setting = Setting(
                             size, cells, precision, optimizer, pool, args.canvas, args.devices
                         )
-                        row = work.in_process(_send, setting, options, args.hlo, number, args.target)
+                        row = processes.in_process(_send, setting, options, args.hlo, number, args.target)
                         rows.append(row)
                         print(tpu.line(row) if is_tpu else _line(row), flush=True)
                         for k in () if is_tpu else row["longest"][: args.top]:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from bench import work
+from bench import processes, work
 
 AGREES = 3e-2
 """Largest relative distance of a variant's loss from ours after two steps: amplified bfloat16 rounding."""
@@ -285,17 +285,17 @@ def compare(
     """The times of variants over ours, round by round."""
     setting = {"size": size, "cells": cells, "precision": precision}
 
-    def start(number: int | None) -> work.Turn:
+    def start(number: int | None) -> processes.Turn:
         name = "ours" if number is None else VARIANTS[number].name
-        return work.Turn(_side, name, number, size, cells, precision, patience_s=PATIENCE_S)
+        return processes.Turn(_side, name, number, size, cells, precision, patience_s=PATIENCE_S)
 
     def told(ask: Callable[[], Any]) -> Any:
         try:
             return ask()
-        except work.TurnError as error:
+        except processes.TurnError as error:
             return str(error)
 
-    started: list[work.Turn] = []
+    started: list[processes.Turn] = []
     try:
         # Ours alone, because XLA chooses algorithms by timing them; what the others share with it they
         # find in the cache.
@@ -369,7 +369,7 @@ def main(arguments: Sequence[str]) -> None:
         for number, variant in enumerate(VARIANTS):
             print(f"{number:3}  {variant.name:44} {variant.expected}")
         return
-    about = work.in_process(work.tell_device)
+    about = processes.in_process(work.tell_device)
     if about["platform"] != "cpu":  # two processes use it at once
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     rows, began = [], time.monotonic()

@@ -36,7 +36,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import work
+from bench import processes, work
 
 LOSS_AGREES: dict[str, float] = {
     **dict.fromkeys(("jaxstyle bf16", "torch bf16", "torch graphed", "torch compiled"), 3e-2),
@@ -256,20 +256,20 @@ def measure(
     size: int, cells: int, sides: Sequence[str], *, rounds: int, steps: int, tuned: bool
 ) -> dict[str, Any]:
     """Milliseconds per image-step of each side, and ratios to jaxstyle's float32 within rounds."""
-    started: list[work.Turn] = []
-    turns: list[work.Turn] = []
+    started: list[processes.Turn] = []
+    turns: list[processes.Turn] = []
     gradients: dict[str, np.ndarray] = {}
     failed: dict[str, str] = {}
     try:
         for side in sides:  # one after another, because each times its algorithms
-            turn = work.Turn(_side, side, side, size, cells, tuned, patience_s=PATIENCE_S)
+            turn = processes.Turn(_side, side, side, size, cells, tuned, patience_s=PATIENCE_S)
             started.append(turn)
             began = time.perf_counter()
             try:
                 gradients[side] = turn.ready()
                 turns.append(turn)
                 print(f"{side}: ready after {time.perf_counter() - began:.0f} s", flush=True)
-            except work.TurnError as error:
+            except processes.TurnError as error:
                 failed[side] = str(error)
                 turn.end()
         sides = [turn.name for turn in turns]
@@ -285,7 +285,7 @@ def measure(
         for index in range(rounds):
             for turn in turns if index % 2 == 0 else turns[::-1]:
                 times[turn.name].append(1e3 * turn.run(steps)[1] / steps / cells)
-    except work.TurnError as error:
+    except processes.TurnError as error:
         raise SystemExit(f"bench: error: {error}") from None
     finally:
         for turn in started:
