@@ -28,6 +28,8 @@ from typing import Any, NamedTuple
 from bench import experiments, processes, tpu, work, xla_text
 
 TARGET = Path(__file__).resolve().parent / "h200.txtpb"
+CARD = "H200"
+"""The GPU that a step is compiled for, and whose rates the floors are by."""
 BYTES_PER_S = 4.3e12
 """Measured: a copy of 8 GB on an H200."""
 FLOPS_PER_S = {"bf16": 790e12, "tf32": 495e12, "f32": 67e12}
@@ -281,6 +283,11 @@ HEAD = (
 )
 
 
+def _is_unseen(variant: experiments.Variant) -> bool:
+    """Whether a variant leaves the kernels of a step of a given width as they are."""
+    return bool(variant.flags) or variant.patch is experiments.wide_launches
+
+
 def _send(pipe: Any, *arguments: Any) -> None:
     pipe.send(read(*arguments))
 
@@ -321,6 +328,8 @@ def main(arguments: Sequence[str]) -> None:
         type=int,
         nargs="+",
         default=[0],
+        choices=range(len(experiments.VARIANTS)),
+        metavar="NUMBER",
         help="numbers from `bench experiments --list` (default: 0, the present step)",
     )
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="an XLA option")
@@ -332,6 +341,11 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--tag", default="", help="tag in the name of the file with the figures")
     args = parser.parse_args(arguments)
+    if unseen := [n for n in args.variant if _is_unseen(experiments.VARIANTS[n])]:
+        parser.error(
+            f"variants {', '.join(map(str, unseen))} change how kernels are started or chosen, or how many"
+            " cells a launch has, which a compiled step does not show: bench experiments measures them"
+        )
     is_tpu = args.target in tpu.CHIPS
     if is_tpu:
         work.require("libtpu", mend="pip install '.[tpu]'")
