@@ -105,7 +105,7 @@ def _run(pipe: Any, sweep: Any, folder: Path) -> None:
     from jaxstyle.console import allocator
 
     allocator.keep_freed_memory()
-    run_sweep(sweep, RunOptions(out=str(folder)))
+    run_sweep(sweep, RunOptions(out=str(folder), resume=(folder / "manifest.json").exists()))
     pipe.send(None)
 
 
