@@ -410,6 +410,8 @@ def main(arguments: Sequence[str]) -> None:
         "--minutes", type=float, default=9.0, help="start no variant after this time (default: 9)"
     )
     args = parser.parse_args(arguments)
+    if args.at_once < 1:
+        parser.error(f"--at-once {args.at_once}: at least 1")
     if args.list:
         for number, variant in enumerate(VARIANTS):
             print(f"{number:3}  {variant.name:44} {variant.expected}")

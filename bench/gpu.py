@@ -58,7 +58,7 @@ STAGES = (
         " --sides jaxstyle,f32 jaxstyle,tf32 jaxstyle,bf16 torch,NCHW torch,NCHW,tf32 torch,graphed",
         4,
     ),
-    Stage("experiments", "experiments --minutes 9 --at-once 6", 10),
+    Stage("experiments", "experiments --minutes 7 --at-once 3", 10),
     Stage(
         "sizes",
         "throughput --size 128 1024 --cells-size 128 1024 --cells 1 16 64 256 --precision bf16 --seconds 2",

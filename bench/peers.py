@@ -304,7 +304,6 @@ def measure(
         TurnError: if the reference dies; any other side is then left out.
     """
     started: list[_Side] = []
-    taking: list[_Side] = []
     failed: dict[str, str] = {}
 
     def ask(side: _Side, question: Callable[[], None]) -> None:
