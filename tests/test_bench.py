@@ -640,13 +640,13 @@ def test_a_stage_ends_at_its_limit_with_its_processes_and_keeps_what_it_had(
     results, endless, monkeypatch, capsys
 ):
     script, pid = endless
-    stages = (gpu.Stage("too long", "steps", 10), gpu.Stage("never ends", "steps", 0.02))
+    stages = (gpu.Stage("too long", "steps", 0.2), gpu.Stage("never ends", "steps", 0.02))
     monkeypatch.setattr(gpu, "STAGES", stages)
     monkeypatch.setattr(work, "require_platform", lambda wanted: {"kind": "cpu"})
     monkeypatch.setattr(sys, "executable", str(script))
-    gpu.main(["--minutes", "5", "--platform", "cpu"])
+    gpu.main(["--minutes", "0.1", "--platform", "cpu"])
     out = capsys.readouterr().out
-    assert "no time for too long, of up to 10 minutes" in out
+    assert "no time for too long, of up to 0.2 minutes" in out
     assert "told\n== ended at its limit" in out
     assert not is_running(pid.read_text().strip())
     page = (results / "gpu.md").read_text()
