@@ -206,10 +206,11 @@ def main(arguments: Sequence[str]) -> None:
     about = processes.in_process(work.tell_device)
     if nominal_platform(about["platform"]) != "cpu":
         raise SystemExit(f"bench: error: account: this is a {about['platform']}; see `bench profile`")
-    accounts = []
+    accounts: list[dict[str, Any]] = []
+    values = {"device": about, "accounts": accounts}
     for precision in args.precision:
         for size in args.size:
             accounts.append(account(size, precision))
             print_account(accounts[-1])
-    path = work.save("account", arguments, about["platform"], {"device": about, "accounts": accounts})
-    print(f"saved {path}")
+            work.save("account", arguments, about["platform"], values, complete=False)
+    print(f"saved {work.save('account', arguments, about['platform'], values)}")

