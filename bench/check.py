@@ -7,19 +7,22 @@
     back-off    a launch too wide for the allocator's memory continues at half the width
     kills       a killed run resumes to the same bytes (`python -m tests.torture`)
 
-Every check has its own processes. A finding is a number and the limit that it must not exceed.
+Every check has its own processes. A finding is a number and the limit that it must not exceed; a check that
+ends in an error is a finding that is not right, and the others go on.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,9 +30,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench import work
+from bench import processes, work
 
-ROOT = Path(__file__).resolve().parent.parent
 PAIRS = (("astronaut", "brushwork"), ("cat", "glass"))
 LOSS_LIMIT = {"f32": 1e-5, "tf32": 2e-3, "bf16": 2e-2}
 """Largest relative distance of a loss from float64's."""
@@ -39,6 +41,8 @@ WIDTH_LIMIT = 1e-5
 """Largest relative difference of the losses of step 0 between widths."""
 MEMORY_LIMIT = 1.5
 """Largest peak of a run over the memory of its launches; trying cuDNN's algorithms takes memory too."""
+KILLS_S = 1800.0
+"""Seconds that the check of the kills may take."""
 SMALL_ALLOCATOR = 0.05
 """The fraction of a GPU's memory that the check of the back-off leaves to the run."""
 
@@ -127,10 +131,10 @@ def _sweep(pipe: Any, settings: dict[str, Any], width: int | None) -> None:
 def precision(size: int, cells: int) -> list[Finding]:
     """Losses and gradients of the first image, compared with float64."""
     found = []
-    names = ["f32", "tf32", "bf16"] if work.in_process(_can_tf32) else ["f32", "bf16"]
+    names = ["f32", "tf32", "bf16"] if processes.in_process(_can_tf32) else ["f32", "bf16"]
     with ThreadPoolExecutor() as pool:  # all at once: nothing is timed
-        exact = pool.submit(work.in_process, _exact, size)
-        started = {name: pool.submit(work.in_process, _first, size, name) for name in names}
+        exact = pool.submit(processes.in_process, _exact, size)
+        started = {name: pool.submit(processes.in_process, _first, size, name) for name in names}
         firsts = {name: one.result() for name, one in started.items()}
     for index, pair in enumerate(PAIRS):
         loss, gradient = exact.result()[index]
@@ -146,8 +150,8 @@ def precision(size: int, cells: int) -> list[Finding]:
 def width(size: int, cells: int) -> list[Finding]:
     """Losses of a launch of several cells, compared with those of single-cell launches."""
     settings = {"seed": (f"0:{cells}",), "size": str(size), "steps": (1,)}
-    _, wide, *_ = work.in_process(_sweep, settings, cells)
-    _, single, *_ = work.in_process(_sweep, settings, 1)
+    _, wide, *_ = processes.in_process(_sweep, settings, cells)
+    _, single, *_ = processes.in_process(_sweep, settings, 1)
     away = float(np.max(np.abs(np.asarray(wide, np.float64) / single - 1)))
     return [Finding(f"first losses, width {cells} against 1, {size} px", away, WIDTH_LIMIT)]
 
@@ -174,7 +178,7 @@ def bytes_(size: int, cells: int) -> list[Finding]:
                 "1e-3",
             ]
             command += ["--deterministic", "--quiet", "--out", str(out)]
-            subprocess.run(command, check=True, cwd=ROOT)
+            subprocess.run(command, check=True, cwd=work.ROOT)
         one, two, turned = (_pictures(out) for out in outs)
     for name, other in (("another process", two), ("another order", turned)):
         differ = sum(one[seed] != other[seed] for seed in one)
@@ -191,7 +195,7 @@ def _pictures(out: Path) -> dict[str, tuple[bytes, str]]:
 def memory(size: int, cells: int) -> list[Finding]:
     """Peak memory of a run, tuning included, at the width that was chosen for it."""
     settings = {"seed": (f"0:{4 * cells}",), "size": str(size), "steps": (2,)}
-    _, _, manifest, _, peak = work.in_process(_sweep, settings, None)
+    _, _, manifest, _, peak = processes.in_process(_sweep, settings, None)
     (program,) = manifest["programs"]
     if peak is None:
         print("    this device does not report its peak memory")
@@ -202,14 +206,14 @@ def memory(size: int, cells: int) -> list[Finding]:
 
 def back_off(size: int, cells: int) -> list[Finding]:
     """Cells lost by a run whose launches were too wide for a small allocator."""
-    if work.in_process(work.tell_device)["platform"] == "cpu":
+    if processes.in_process(work.tell_device)["platform"] == "cpu":
         print("    a CPU has no allocator to run out of: see tests/test_sweep.py")
         return []
     before = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION")
     os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(SMALL_ALLOCATOR)
     try:
         settings = {"seed": ("0:64",), "size": "512", "steps": (2,), "precision": "bf16"}
-        rows, _, _, events, _ = work.in_process(_sweep, settings, 64)
+        rows, _, _, events, _ = processes.in_process(_sweep, settings, 64)
     finally:
         os.environ.pop("XLA_PYTHON_CLIENT_MEM_FRACTION")
         if before is not None:
@@ -224,9 +228,14 @@ def back_off(size: int, cells: int) -> list[Finding]:
 def kills(size: int, cells: int) -> list[Finding]:
     """Runs that were killed at random and at named points, then resumed."""
     command = [sys.executable, "-m", "tests.torture", "--kills", "6", "--deterministic"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    print("".join(f"    {line}\n" for line in done.stdout.splitlines()[-3:]), end="")
-    return [Finding("exit code of six kills", float(done.returncode), 0)]
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        code = processes.run_group(command, log, KILLS_S)
+        lines = log.read_text(errors="replace").splitlines()
+    print("".join(f"    {line}\n" for line in lines[-3 if code == 0 else -40 :]), end="")
+    if code is None:
+        raise TimeoutError(f"the kills did not end within {KILLS_S:.0f} s")
+    return [Finding("exit code of six kills", float(code), 0)]
 
 
 CHECKS: dict[str, Callable[[int, int], list[Finding]]] = {
@@ -237,6 +246,21 @@ CHECKS: dict[str, Callable[[int, int], list[Finding]]] = {
     "back-off": back_off,
     "kills": kills,
 }
+
+
+def findings(name: str, size: int, cells: int) -> list[dict[str, Any]]:
+    """What a check found, as it is saved; a check that ends in an error is not right, with the reason."""
+    try:
+        rows: list[dict[str, Any]] = [
+            {"check": name, **finding._asdict(), "right": finding.right}
+            for finding in CHECKS[name](size, cells)
+        ]
+    except Exception as error:  # any: what went wrong in one check says nothing of the others
+        traceback.print_exc()
+        said = str(error).strip().split("\n")[0]
+        why = work.by_name(f"{name} ended in {type(error).__name__}: {said}")
+        rows = [{"check": name, "what": why, "value": None, "limit": None, "right": False}]
+    return rows
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -250,25 +274,26 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--size", type=int, default=256, help="px (default: 256)")
     parser.add_argument("--cells", type=int, default=8, help="cells per launch (default: 8)")
     parser.add_argument("--tag", default="", help="tag in the name of the file with the findings")
+    parser.add_argument("--platform", choices=("any", "gpu"), default="any", help="gpu: check nothing else")
     args = parser.parse_args(arguments)
     if unknown := set(args.checks) - set(CHECKS):
         parser.error(f"no such check: {', '.join(sorted(unknown))}")
-    about = work.in_process(work.tell_device)
+    about = work.require_platform(args.platform)
     if about["platform"] != "cpu":  # several processes use it at once
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     print(f"{about['kind']} ({about['platform']})")
-    rows = []
+    rows: list[dict[str, Any]] = []
+    values = {"device": about, "findings": rows}
+    save = functools.partial(work.save, "check", arguments, about["platform"], values, tag=args.tag)
     for name in args.checks or CHECKS:
         began = time.perf_counter()
         print(name, flush=True)
-        for finding in CHECKS[name](args.size, args.cells):
-            verdict = "ok" if finding.right else "NOT RIGHT"
-            print(f"    {finding.what:66} {finding.value:9.2g}  at most {finding.limit:7.2g}  {verdict}")
-            rows.append({"check": name, **finding._asdict(), "right": finding.right})
+        for row in findings(name, args.size, args.cells):
+            rows.append(row)
+            number = "" if row["value"] is None else f" {row['value']:9.2g}  at most {row['limit']:7.2g}"
+            print(f"    {row['what']:66}{number}  {'ok' if row['right'] else 'NOT RIGHT'}")
         print(f"    {time.perf_counter() - began:.0f} s", flush=True)
-    wrong = [row for row in rows if not row["right"]]
-    path = work.save(
-        "check", arguments, about["platform"], {"device": about, "findings": rows}, tag=args.tag
-    )
-    print(f"saved {path}\n{'all right' if not wrong else f'NOT RIGHT: {len(wrong)}'}")
+        save(complete=False)
+    wrong = sum(not row["right"] for row in rows)
+    print(f"saved {save()}\n{f'NOT RIGHT: {wrong}' if wrong else 'all right'} on {about['kind']}")
     raise SystemExit(bool(wrong))

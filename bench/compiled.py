@@ -15,6 +15,7 @@ traffic too.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import math
 import os
@@ -25,9 +26,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import experiments, tpu, work, xla_text
+from bench import experiments, processes, tpu, work, xla_text
 
 TARGET = Path(__file__).resolve().parent / "h200.txtpb"
+CARD = "H200"
+"""The GPU that a step is compiled for, and whose rates the floors are by."""
 BYTES_PER_S = 4.3e12
 """Measured: a copy of 8 GB on an H200."""
 FLOPS_PER_S = {"bf16": 790e12, "tf32": 495e12, "f32": 67e12}
@@ -281,6 +284,11 @@ HEAD = (
 )
 
 
+def _is_unseen(variant: experiments.Variant) -> bool:
+    """Whether a variant leaves the kernels of a step of a given width as they are."""
+    return bool(variant.flags) or variant.patch is experiments.wide_launches
+
+
 def _send(pipe: Any, *arguments: Any) -> None:
     pipe.send(read(*arguments))
 
@@ -321,6 +329,8 @@ def main(arguments: Sequence[str]) -> None:
         type=int,
         nargs="+",
         default=[0],
+        choices=range(len(experiments.VARIANTS)),
+        metavar="NUMBER",
         help="numbers from `bench experiments --list` (default: 0, the present step)",
     )
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="an XLA option")
@@ -332,6 +342,11 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--tag", default="", help="tag in the name of the file with the figures")
     args = parser.parse_args(arguments)
+    if unseen := [n for n in args.variant if _is_unseen(experiments.VARIANTS[n])]:
+        parser.error(
+            f"variants {', '.join(map(str, unseen))} change how kernels are started or chosen, or how many"
+            " cells a launch has, which a compiled step does not show: bench experiments measures them"
+        )
     is_tpu = args.target in tpu.CHIPS
     if is_tpu:
         work.require("libtpu", mend="pip install '.[tpu]'")
@@ -345,7 +360,10 @@ def main(arguments: Sequence[str]) -> None:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0".strip()
     os.environ["JAX_PLATFORMS"] = "cpu"
     options = dict(option.split("=", 1) for option in args.option)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    values = {**(tpu.about() if is_tpu else {}), "rows": rows}
+    name = f"tpu-{args.target}" if is_tpu else "h200"
+    save = functools.partial(work.save, "compiled", arguments, name, values, tag=args.tag)
     print(tpu.HEAD if is_tpu else HEAD)
     for precision in args.precision:
         for optimizer in args.optimizer:
@@ -355,16 +373,13 @@ def main(arguments: Sequence[str]) -> None:
                         setting = Setting(
                             size, cells, precision, optimizer, pool, args.canvas, args.devices
                         )
-                        row = work.in_process(_send, setting, options, args.hlo, number, args.target)
+                        row = processes.in_process(_send, setting, options, args.hlo, number, args.target)
                         rows.append(row)
+                        save(complete=False)
                         print(tpu.line(row) if is_tpu else _line(row), flush=True)
                         for k in () if is_tpu else row["longest"][: args.top]:
                             print(
                                 f"      {k['floor_us']:7.0f} us  {k['kind']:12} {'+'.join(k['fused']):10}"
                                 f" {k['result'][:60]:60} {k['source']}"
                             )
-    name = f"tpu-{args.target}" if is_tpu else "h200"
-    path = work.save(
-        "compiled", arguments, name, {**(tpu.about() if is_tpu else {}), "rows": rows}, tag=args.tag
-    )
-    print(f"saved {path}", file=sys.stderr)
+    print(f"saved {save()}", file=sys.stderr)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from bench import work
+from bench import processes, work
 
 AGREES = 3e-2
 """Largest relative distance of a variant's loss from ours after two steps: amplified bfloat16 rounding."""
@@ -165,7 +165,7 @@ def _windowed_pool() -> None:
     pooling.avg_pool = pool
 
 
-def _wide_launches() -> None:
+def wide_launches() -> None:
     from jaxstyle.device import memory
 
     memory.MAX_WIDTH = 256
@@ -235,7 +235,7 @@ VARIANTS = (
     Variant(
         "launches of up to 256 cells",
         "0.85 to 0.95 at 128 px and 256 cells: 64 of them fill the chip half; 1.00 from 256 px on",
-        _wide_launches,
+        wide_launches,
     ),
     Variant(
         "conv1_1 and its gradient as convolutions of eight channels",
@@ -279,56 +279,94 @@ def _side(pipe: Any, number: int | None, size: int, cells: int, precision: str) 
         pipe.send(job.advance(pipe.recv()))
 
 
-def compare(
-    numbers: Sequence[int], size: int, cells: int, precision: str, *, rounds: int, steps: int
-) -> list[dict[str, Any]]:
-    """The times of variants over ours, round by round."""
-    setting = {"size": size, "cells": cells, "precision": precision}
+class _Tried:
+    """One form of the step in its process, until that process gives no answer."""
 
-    def start(number: int | None) -> work.Turn:
-        name = "ours" if number is None else VARIANTS[number].name
-        return work.Turn(_side, name, number, size, cells, precision, patience_s=PATIENCE_S)
+    def __init__(self, side: Any, name: str, number: int | None, setting: Sequence[Any]):
+        self.failed, self.compile_s, self.loss = "", 0.0, 0.0
+        self.ms: list[float] = []
+        """Milliseconds per image-step, by round."""
+        self._turn = processes.Turn(side, name, number, *setting, patience_s=PATIENCE_S)
 
-    def told(ask: Callable[[], Any]) -> Any:
+    def ask(self, question: Callable[[processes.Turn], None]) -> None:
+        """Ask the process something, unless it has failed."""
+        if self.failed:
+            return
         try:
-            return ask()
-        except work.TurnError as error:
-            return str(error)
+            question(self._turn)
+        except processes.TurnError as error:
+            self.failed = str(error)
+            self.end()  # it must not go on compiling while the others are timed
 
-    started: list[work.Turn] = []
+    def start(self, turn: processes.Turn) -> None:
+        """Wait until it is compiled and tuned, then take two steps, also to warm up."""
+        self.compile_s = turn.ready()
+        self.loss = turn.run(2).loss
+
+    def end(self) -> None:
+        """End the process."""
+        self._turn.end()
+
+
+def compare(
+    numbers: Sequence[int],
+    size: int,
+    cells: int,
+    precision: str,
+    *,
+    rounds: int,
+    steps: int,
+    side: Any = _side,
+) -> list[dict[str, Any]]:
+    """The times of variants over ours, round by round.
+
+    Args:
+        numbers: numbers of the variants.
+        size: edge of the images in px.
+        cells: number of cells.
+        precision: as in `--precision`.
+        rounds: rounds in which each form has a turn.
+        steps: steps of a turn.
+        side: what runs in the process of each form; its arguments are those of `_side`.
+    """
+    tried: list[_Tried] = []
+
+    def timed(one: _Tried, turn: processes.Turn) -> None:
+        one.ms.append(1e3 * turn.run(steps).seconds / steps / cells)
+
     try:
-        # Ours alone, because XLA chooses algorithms by timing them; what the others share with it they
-        # find in the cache.
-        started.append(start(None))
-        compiled = [started[0].ready()]
-        started += [start(number) for number in numbers]
-        compiled += [told(side.ready) for side in started[1:]]
-        losses = [told(lambda side=side: side.run(2).loss) for side in started]
-        runs = [index for index, loss in enumerate(losses) if not isinstance(loss, str)]
-        times: list[list[float]] = [[] for _ in started]
+        # One after another, because XLA chooses algorithms by timing them; what the others share with ours
+        # they find in the cache.
+        for number in (None, *numbers):
+            name = "ours" if number is None else VARIANTS[number].name
+            tried.append(_Tried(side, name, number, (size, cells, precision)))
+            tried[-1].ask(tried[-1].start)
         for turn in range(rounds):
-            for index in runs if turn % 2 == 0 else runs[::-1]:
-                seconds = started[index].run(steps).seconds
-                times[index].append(1e3 * seconds / steps / cells)
+            for one in tried if turn % 2 == 0 else tried[::-1]:
+                one.ask(functools.partial(timed, one))
     finally:
-        for side in started:
-            side.end()
-    rows = []
-    for index, number in enumerate(numbers, 1):
-        variant = VARIANTS[number]
-        row = {"variant": variant.name, "expected": variant.expected, "options": dict(variant.options)}
-        row |= {"flags": variant.flags, **setting}
-        if index in runs:
-            ratios = sorted(b / a for a, b in zip(times[0], times[index], strict=True))
-            row["compile_s"] = [compiled[0], compiled[index]]
-            row["loss"] = [losses[0], losses[index]]
-            row["ms_per_image_step"] = [statistics.median(times[0]), statistics.median(times[index])]
-            row["ratio"] = {"median": statistics.median(ratios), "min": ratios[0], "max": ratios[-1]}
-            row["agrees"] = abs(losses[index] / losses[0] - 1) <= AGREES
-        else:
-            row["failed"] = compiled[index] if isinstance(compiled[index], str) else losses[index]
-        rows.append(row)
-    return rows
+        for one in tried:
+            one.end()
+    about = {"size": size, "cells": cells, "precision": precision}
+    rows = zip(map(VARIANTS.__getitem__, numbers), tried[1:], strict=True)
+    return [_row(variant, tried[0], one, about) for variant, one in rows]
+
+
+def _row(variant: Variant, ours: _Tried, one: _Tried, about: dict[str, Any]) -> dict[str, Any]:
+    """What is saved of a variant."""
+    row = {"variant": variant.name, "expected": variant.expected, "options": dict(variant.options)}
+    row |= {"flags": variant.flags, **about}
+    if why := ours.failed or one.failed:
+        return {**row, "failed": why}
+    ratios = sorted(b / a for a, b in zip(ours.ms, one.ms, strict=True))
+    return {
+        **row,
+        "compile_s": [ours.compile_s, one.compile_s],
+        "loss": [ours.loss, one.loss],
+        "ms_per_image_step": [statistics.median(ours.ms), statistics.median(one.ms)],
+        "ratio": {"median": statistics.median(ratios), "min": ratios[0], "max": ratios[-1]},
+        "agrees": abs(one.loss / ours.loss - 1) <= AGREES,
+    }
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -349,7 +387,14 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench experiments", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--only", nargs="+", type=int, help="numbers of variants (default: all)")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        type=int,
+        choices=range(len(VARIANTS)),
+        metavar="NUMBER",
+        help="numbers of variants (default: all)",
+    )
     parser.add_argument(
         "--list", action="store_true", help="print the variants and the expected effect of each"
     )
@@ -365,24 +410,33 @@ def main(arguments: Sequence[str]) -> None:
         "--minutes", type=float, default=9.0, help="start no variant after this time (default: 9)"
     )
     args = parser.parse_args(arguments)
+    if args.at_once < 1:
+        parser.error(f"--at-once {args.at_once}: at least 1")
     if args.list:
         for number, variant in enumerate(VARIANTS):
             print(f"{number:3}  {variant.name:44} {variant.expected}")
         return
-    about = work.in_process(work.tell_device)
+    about = processes.in_process(work.tell_device)
     if about["platform"] != "cpu":  # two processes use it at once
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    rows, began = [], time.monotonic()
-    print(f"{'px':>5} {'cells':>5} {'variant':44} {'ours':>8} {'variant':>8}  ratio (ms per image-step)")
     numbers = list(range(len(VARIANTS))) if args.only is None else args.only
-    for first in range(0, len(numbers), args.at_once):
-        group = numbers[first : first + args.at_once]
+    rows: list[dict[str, Any]] = []
+    values: dict[str, Any] = {"device": about, "rows": rows, "not_tried": list(numbers)}
+    save = functools.partial(
+        work.save, "experiments", arguments, about["platform"], values, tag=f"{args.size}px-{args.cells}"
+    )
+    print(
+        f"{'px':>5} {'cells':>5} {'variant':44} {'ours':>8} {'variant':>8}  ratio (ms per image-step)"
+        "  [expected on an H200]"
+    )
+    began = time.monotonic()
+    while left := values["not_tried"]:
         if time.monotonic() - began > 60 * args.minutes:
-            print(f"out of time before variant {group[0]}")
+            print(f"out of time before variant {left[0]}")
             break
+        group, values["not_tried"] = left[: args.at_once], left[args.at_once :]
         found = compare(group, args.size, args.cells, args.precision, rounds=args.rounds, steps=args.steps)
         rows += found
-        print("\n".join(_line(row) for row in found), flush=True)
-    tag = f"{args.size}px-{args.cells}"
-    path = work.save("experiments", arguments, about["platform"], {"device": about, "rows": rows}, tag=tag)
-    print(f"saved {path}")
+        print("\n".join(map(_line, found)), flush=True)
+        save(complete=False)
+    print(f"saved {save()}")

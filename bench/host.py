@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench import work
+from bench import processes, work
 
 if TYPE_CHECKING:
     from jaxstyle.plan.cells import Cell
@@ -353,8 +353,8 @@ def measure(count: int, root: Path | None, platform: str, steps: int) -> dict[st
         folder = Path(name)
         (folder / "disk").mkdir()
         fsync_ms = _fsync_ms(folder / "disk")
-        row = work.in_process(_measure, count, folder, platform, steps)
-        row["peak_bytes"]["merge"] = work.in_process(_merge_peak, folder / "run")
+        row = processes.in_process(_measure, count, folder, platform, steps)
+        row["peak_bytes"]["merge"] = processes.in_process(_merge_peak, folder / "run")
         row["page"] = painted(folder / "run" / "report.html")
         row["fsync_ms"] = fsync_ms
         stages = (*OTHERS, *SWEEP_STAGES, *REPORT_STAGES)

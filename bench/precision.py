@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench import work
+from bench import processes, work
 
 PAIRS = (("astronaut", "brushwork"), ("cat", "glass"), ("pagoda", "starry_night"), ("coffee", "cafe"))
 
@@ -174,38 +174,39 @@ def main(arguments: Sequence[str]) -> None:
         "--pairs", type=int, default=2, help=f"pairs of content and style, up to {len(PAIRS)} (default: 2)"
     )
     args = parser.parse_args(arguments)
-    about, tf32 = work.in_process(_platform)
+    about, tf32 = processes.in_process(_platform)
     tried = variants(about["platform"], tf32)
-    runs = [
-        work.in_process(_run, variant, args.size, args.steps, args.init, args.pairs) for variant in tried
-    ]
-    pictures = [pictures for _, pictures in runs]
-    judged = work.in_process(_judge, runs[0][0], pictures)
-    rows = []
+    pictures: list[list[np.ndarray]] = []
+    rows: list[dict[str, Any]] = []
+    values: dict[str, Any] = {"device": about, "rows": rows}
     print(f"{'':20}  final loss over that of f32, plain   grey levels away from it")
-    for variant, own, loss in zip(tried, pictures, judged, strict=True):
-        ratios = [a / b for a, b in zip(loss, judged[0], strict=True)]
-        away = [float(np.abs(a.astype(int) - b).mean()) for a, b in zip(own, pictures[0], strict=True)]
-        rows.append(
-            {
-                "variant": variant._asdict(),
-                "loss_ratio": ratios,
-                "mean_grey_levels_away": away,
-                "loss": loss,
-            }
-        )
+    for variant in tried:
+        cells, own = processes.in_process(_run, variant, args.size, args.steps, args.init, args.pairs)
+        pictures.append(own)
+        (loss,) = processes.in_process(_judge, cells, [own])
+        first = rows[0]["loss"] if rows else loss
+        row = {
+            "variant": variant._asdict(),
+            "loss_ratio": [a / b for a, b in zip(loss, first, strict=True)],
+            "mean_grey_levels_away": [
+                float(np.abs(a.astype(int) - b).mean()) for a, b in zip(own, pictures[0], strict=True)
+            ],
+            "loss": loss,
+        }
+        rows.append(row)
         print(
-            f"{variant.name:20}  {'  '.join(f'{r:.4f}' for r in ratios)}"
-            f"     {'  '.join(f'{d:.2f}' for d in away)}",
+            f"{variant.name:20}  {'  '.join(f'{r:.4f}' for r in row['loss_ratio'])}"
+            f"     {'  '.join(f'{d:.2f}' for d in row['mean_grey_levels_away'])}",
             flush=True,
         )
-    cells = [
-        {k: row[k] for k in ("content", "style", "init", "steps", "height", "width")} for row in runs[0][0]
-    ]
-    for cell in cells:
-        cell["content"], cell["style"] = Path(cell["content"]).name, Path(cell["style"]).name
-    path = work.save(
-        "precision", arguments, about["platform"], {"device": about, "cells": cells, "rows": rows}
-    )
+        values["cells"] = [
+            {
+                **{k: Path(cell[k]).name for k in ("content", "style")},
+                **{k: cell[k] for k in ("init", "steps", "height", "width")},
+            }
+            for cell in cells
+        ]
+        work.save("precision", arguments, about["platform"], values, complete=False)
+    path = work.save("precision", arguments, about["platform"], values)
     work.sheet(pictures, [v.name for v in tried], path.with_suffix(".png"))
     print(f"saved {path} and {path.with_suffix('.png').name}")

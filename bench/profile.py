@@ -2,8 +2,9 @@
 
 JAX's profiler records how long every kernel of some steps took, and which operation of the compiled program
 started it. Beside it is the floor of that kernel from `python -m bench compiled`, which shows how much of
-its time could be saved. The rest of the step's time without the profiler is spent between kernels; XLA
-runs them one by one while it is profiled, and otherwise several from one command buffer.
+its time could be saved; on any card, floors are by the rates of an H200. The rest of the step's time
+without the profiler is spent between kernels; XLA runs them one by one while it is profiled, and otherwise
+several from one command buffer.
 """
 
 from __future__ import annotations
@@ -136,6 +137,8 @@ def profile(size: int, cells: int, precision: str, *, program: Path | None = Non
         "width": job.program.width,
         "precision": precision,
         "compile_s": job.compiled.compile_s,
+        "from_cache": job.from_cache,
+        "floors_of": compiled.CARD,
         "step_us": 1e6 * statistics.median(times) / launches,
         "kernels_us": sum(row["us"] for row in rows),
         "by_kind": by_kind(rows),
@@ -146,7 +149,10 @@ def profile(size: int, cells: int, precision: str, *, program: Path | None = Non
 def print_account(found: dict[str, Any], top: int) -> None:
     """Print the kinds of kernels, and the longest ones."""
     what = f"{found['size']} px, width {found['width']}, {found['precision']}"
-    print(f"{what}: {found['step_us']:.0f} us a step, {found['kernels_us']:.0f} in kernels when profiled")
+    print(
+        f"{what}: {found['step_us']:.0f} us a step, {found['kernels_us']:.0f} in kernels when profiled;"
+        f" floors by the rates of an {compiled.CARD}"
+    )
     for kind, own in found["by_kind"].items():
         share = own["floor_us"] / own["us"] if own["us"] else 0.0
         print(f"  {kind:24} {own['us']:9.0f} us   floor {own['floor_us']:9.0f}   {share:5.0%}")
@@ -172,10 +178,11 @@ def main(arguments: Sequence[str]) -> None:
     about = work.device()
     if nominal_platform(about["platform"]) != "gpu":
         raise SystemExit(f"bench: error: profile: this is a {about['platform']}; kernels are a GPU's")
-    accounts = []
+    accounts: list[dict[str, Any]] = []
+    values = {"device": about, "accounts": accounts}
     for size in args.size:
         kept = args.program / f"{size}px-{args.cells}-{args.precision}.hlo.gz" if args.program else None
         accounts.append(profile(size, args.cells, args.precision, program=kept))
         print_account(accounts[-1], args.top)
-    path = work.save("profile", arguments, about["platform"], {"device": about, "accounts": accounts})
-    print(f"saved {path}")
+        work.save("profile", arguments, about["platform"], values, complete=False)
+    print(f"saved {work.save('profile', arguments, about['platform'], values)}")

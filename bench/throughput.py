@@ -1,120 +1,154 @@
 """Throughput on this device, by size, number of cells and precision; `python -m bench`.
 
-Every size and precision runs in its own process, so that its peak memory and compile time are its own.
-The persistent cache of compiled programs is not used. FLOPs are those of direct convolution and its
-input gradient, and of the Gram matrices and theirs; Winograd's algorithm computes the same with fewer, so
-its share of the matmul ceiling may exceed 1.
+Every size and precision runs in its own process, so that its peak memory and compile time are its own. A
+program that was found in JAX's cache of compiled programs is marked. FLOPs are those of direct convolution
+and its input gradient, and of the Gram matrices and theirs; Winograd's algorithm computes the same with
+fewer, so its share of the matmul ceiling may exceed 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
-import multiprocessing
-import resource
+import os
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
-from bench import work
+from bench import processes, work
 
 SIZES = (128, 192, 256, 320, 384, 448, 512)
 CELLS = (1, 2, 4, 8, 16, 32, 64)
 CALL_S = 0.3
 """Seconds that one call should take where a step is short."""
-CEILING_EDGE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
 
 
-def _measure(pipe: Any, size: int, precision: str, cells: Sequence[int], seconds: float) -> None:
-    """Send a row for every number of cells, ascending; runs in a process of its own."""
+def _ceiling(pipe: Any, precision: str) -> None:
+    """Answer every message with the matmul ceiling of that moment, in FLOP/s.
+
+    Runs in a process of its own, whose matrices are no part of the memory that is measured in the other.
+    """
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the other has most of a GPU's memory
+    import jax
+
+    cpu = jax.devices()[0].platform == "cpu"
+    pipe.send(None)
+    while True:
+        pipe.recv()
+        edge, repeats = (2048, 1) if cpu else (8192, 10)
+        pipe.send(work.matmul_ceiling(precision, edge, repeats=repeats))
+
+
+def _measure(pipe: Any, size: int, precision: str, seconds: float) -> None:
+    """Answer each number of cells with what was measured; runs in a process of its own."""
     from jaxstyle.console import allocator
-    from jaxstyle.plan.costs import nominal_platform
 
     allocator.keep_freed_memory()
     import jax
 
-    from jaxstyle.device import drive
     from jaxstyle.device.memory import can_tf32, is_out_of_memory
 
     if precision == "tf32" and not can_tf32(jax.devices()[0]):
         raise SystemExit("bench: error: this device has no tf32")
-    platform = nominal_platform(jax.devices()[0].platform)
-
-    def ceiling_now() -> float:
-        return work.matmul_ceiling(
-            precision, CEILING_EDGE[platform], repeats=1 if platform == "cpu" else 10
-        )
-
-    for count in cells:
-        ceiling = ceiling_now()
+    pipe.send(None)
+    while True:
         try:
-            job = work.Work(size, count, precision)
-            job.advance(1)
-            # Steps that one call takes: so many that the call is no part of what is timed.
-            many = 1 if platform == "cpu" else math.ceil(CALL_S / job.advance(2).seconds * 2)
-            steps = min(many, drive.SEGMENT_PASSES)
-            times: list[float] = []
-            began = time.perf_counter()
-            while len(times) < 2 or (time.perf_counter() - began < seconds and len(times) < 50):
-                times.append(job.advance(steps).seconds / steps)
+            pipe.send(_timed(size, pipe.recv(), precision, seconds))
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            over = [n for n in cells if n >= count]
-            for n in over:
-                pipe.send({"size": size, "precision": precision, "cells": n, "over_memory": True})
-            break
-        ceiling = max(ceiling, ceiling_now())
-        step_s = statistics.median(times)
-        flops = count * job.program.step_flops
-        peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-        compiled, program = job.compiled, job.program
-        del job  # before the next one is there
-        pipe.send(
-            {
-                "size": size,
-                "precision": precision,
-                "cells": count,
-                "width": program.width,
-                "ms_per_image_step": {"min": 1e3 * min(times) / count, "median": 1e3 * step_s / count},
-                "steps_measured": steps * len(times),
-                "image_steps_per_s": count / step_s,
-                "tflops": flops / step_s / 1e12,
-                "ceiling_tflops": ceiling / 1e12,
-                "share_of_ceiling": flops / step_s / ceiling,
-                "program_bytes": compiled.device_bytes,
-                "peak_bytes": peak or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-                "compile_s": compiled.compile_s,
-            }
-        )
-    pipe.send(work.device())
+            pipe.send({"over_memory": True})
 
 
-def measure(size: int, precision: str, cells: Sequence[int], seconds: float) -> tuple[list[Any], Any]:
-    """Rows for every number of cells at a size and precision, and the device."""
-    mine, other = multiprocessing.Pipe()
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_measure, args=(other, size, precision, cells, seconds))
-    process.start()
-    other.close()
+def _timed(size: int, count: int, precision: str, seconds: float) -> dict[str, Any]:
+    """The times, the memory and the work of the steps of some cells."""
+    import jax
+
+    from jaxstyle.device import drive
+
+    device = jax.devices()[0]
+    job = work.Work(size, count, precision)
+    job.advance(1)
+    # Steps that one call takes: so many that the call is no part of what is timed.
+    many = 1 if device.platform == "cpu" else math.ceil(CALL_S / job.advance(2).seconds * 2)
+    steps = min(many, drive.SEGMENT_PASSES)
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) < 2 or (time.perf_counter() - began < seconds and len(times) < 50):
+        times.append(job.advance(steps).seconds / steps)
+    step_s, flops = statistics.median(times), count * job.program.step_flops
+    return {
+        "width": job.program.width,
+        "ms_per_image_step": {"min": 1e3 * min(times) / count, "median": 1e3 * step_s / count},
+        "steps_measured": steps * len(times),
+        "image_steps_per_s": count / step_s,
+        "tflops": flops / step_s / 1e12,
+        "program_bytes": job.compiled.device_bytes,
+        "peak_bytes": (device.memory_stats() or {}).get("peak_bytes_in_use") or work.peak_rss(),
+        "compile_s": job.compiled.compile_s,
+        "from_cache": job.from_cache,
+    }
+
+
+def measure(
+    size: int, precision: str, cells: Sequence[int], seconds: float, *, alone: bool = False
+) -> Generator[dict[str, Any]]:
+    """A row for every number of cells, ascending, as soon as it is measured.
+
+    A row without figures has `over_memory`, or `failed` with the reason.
+
+    Args:
+        size: edge of the images in px.
+        precision: as in `--precision`.
+        cells: numbers of cells, ascending.
+        seconds: seconds per row, at least two steps.
+        alone: whether only one process can have the device; the ceiling is then measured once, before.
+    """
+    about = {"size": size, "precision": precision}
+    left = list(cells)
+    turns: list[processes.Turn] = []
     try:
-        rows = [mine.recv() for _ in cells]
-        return rows, mine.recv()
-    except EOFError:
-        raise SystemExit(f"bench: error: the {size} px {precision} process died") from None
+        turns.append(ceiling := processes.Turn(_ceiling, "the matmul ceiling", precision))
+        ceiling.ready()
+        before = ceiling.run(None)
+        if alone:
+            ceiling.end()
+        name = f"the {size} px {precision} steps"
+        turns.append(steps := processes.Turn(_measure, name, size, precision, seconds))
+        steps.ready()
+        while left:
+            row = steps.run(left[0])
+            if "over_memory" in row:
+                yield from ({**about, "cells": count, **row} for count in left)
+                return
+            after = before if alone else ceiling.run(None)
+            most, before = max(before, after) / 1e12, after
+            row |= {"ceiling_tflops": most, "share_of_ceiling": row["tflops"] / most}
+            yield {**about, "cells": left.pop(0), **row}
+    except processes.TurnError as error:
+        yield from ({**about, "cells": count, "failed": str(error)} for count in left)
     finally:
-        process.join()
+        for turn in turns:
+            turn.end()
+
+
+def is_measured(row: dict[str, Any]) -> bool:
+    """Whether a row has figures."""
+    return not row.get("over_memory") and "failed" not in row
 
 
 def _line(row: dict[str, Any]) -> str:
-    if row.get("over_memory"):
-        return f"{row['size']:5} {row['precision']:>5} {row['cells']:6}  over memory"
+    if not is_measured(row):
+        why = row.get("failed", "over memory")
+        return f"{row['size']:5} {row['precision']:>5} {row['cells']:6}  {why}"
     return (
         f"{row['size']:5} {row['precision']:>5} {row['cells']:6} {row['ms_per_image_step']['median']:9.3f}"
         f" {row['image_steps_per_s']:8.2f} {row['tflops']:8.3f} {row['share_of_ceiling']:8.2f}"
         f" {row['peak_bytes'] / 1e6:9.0f} {row['compile_s']:8.1f}"
+        f"{' from the cache' if row['from_cache'] else ''}"
     )
 
 
@@ -177,22 +211,26 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--precision", nargs="+", default=["f32", "bf16"], choices=("f32", "tf32", "bf16"))
     parser.add_argument("--seconds", type=float, default=4.0, help="seconds per row, at least two steps")
     args = parser.parse_args(arguments)
+    about = processes.in_process(work.tell_device)
     rows: list[dict[str, Any]] = []
-    about: dict[str, Any] = {}
+    values = {"device": about, "rows": rows}
     print(HEAD)
     for precision in args.precision:
         for size in args.size:
             cells = sorted(set(args.cells)) if size in args.cells_size else [1]
-            found, about = measure(size, precision, cells, args.seconds)
-            for row in found:
-                print(_line(row), flush=True)
-            rows += found
-    path = work.save("throughput", arguments, about["platform"], {"device": about, "rows": rows})
-    rows = [row for row in rows if not row.get("over_memory")]
+            alone = about["platform"] == "tpu"
+            with contextlib.closing(measure(size, precision, cells, args.seconds, alone=alone)) as found:
+                for row in found:
+                    rows.append(row)
+                    print(_line(row), flush=True)
+                    work.save("throughput", arguments, about["platform"], values, complete=False)
+    path = work.save("throughput", arguments, about["platform"], values)
     print(f"saved {path}")
     try:
         where = f"{about['cpu']}, {about['cores']} cores" if about["platform"] == "cpu" else about["kind"]
-        plot(rows, f"jaxstyle on {where}", path.with_suffix(".png"))
+        plot(list(filter(is_measured, rows)), f"jaxstyle on {where}", path.with_suffix(".png"))
         print(f"saved {path.with_suffix('.png')}")
     except ImportError:
         print("bench: matplotlib is not installed: no plot", file=sys.stderr)
+    if any("failed" in row for row in rows):
+        raise SystemExit(1)

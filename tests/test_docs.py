@@ -4,6 +4,7 @@ import ast
 import glob
 import json
 import re
+import runpy
 import shlex
 import shutil
 import tomllib
@@ -12,6 +13,7 @@ from pathlib import Path
 import h5py
 import pytest
 from conftest import EXAMPLES, ROOT
+from packaging.requirements import Requirement
 
 import jaxstyle
 from bench.__main__ import COMMANDS as BENCHES
@@ -264,6 +266,29 @@ def test_extras_that_the_pages_install_exist():
             assert extra in extras
         assert "pip install jaxstyle" not in text  # the name is not on PyPI
         assert "'jaxstyle[" not in text
+
+
+def test_pythons_that_the_tests_do_not_run_on_are_held_to_no_version(tmp_path):
+    fakes = []
+    for python, versions in (("3.11", {"a": "1", "b": "1"}), ("3.12", {"a": "1", "b": "2", "c": "3"})):
+        fakes.append(tmp_path / python)
+        fakes[-1].write_text(f"#!/bin/sh\necho '{json.dumps({'python': python, 'versions': versions})}'\n")
+        fakes[-1].chmod(0o755)
+    made = runpy.run_path(str(ROOT / "scripts" / "lock.py"))["locked"](fakes)
+
+    def held(text, python):
+        needed = [Requirement(line) for line in text.splitlines() if not line.startswith("#")]
+        return {
+            f"{one.name}{one.specifier}"
+            for one in needed
+            if one.marker is None or one.marker.evaluate({"python_version": python})
+        }
+
+    found = [held(made, python) for python in ("3.11", "3.12", "3.13")]
+    assert found == [{"a==1", "b==1"}, {"a==1", "b==2", "c==3"}, set()]
+    written = (ROOT / "constraints.txt").read_text()
+    assert not held(written, "3.13")
+    assert len(held(written, "3.11")) > 50
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -42,6 +42,8 @@ FILES = {"checkpoint": "checkpoints", "chunk": "chunks", "merge": "results.h5"}
 """A part of the path of the file that is written at each point."""
 EXAMPLES = ROOT / "jaxstyle" / "examples"
 IMAGES = ("--content", str(EXAMPLES / "cat.jpg"), "--style", str(EXAMPLES / "glass.jpg"), "--size", "64")
+LIMIT_S = 600.0
+"""Seconds that one process may take: minutes, where it compiles on a busy machine."""
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 SHALLOW = (*IMAGES, "--content-layer", "conv2_2", "--style-layers", "conv1_1+conv2_1", "--seed", "0:2")
 SHALLOW += ("--style-weights", "equal", "--conv", "plain")
@@ -141,6 +143,20 @@ def start(out: Path, *, point: str = "", count: int = 0, settings=SWEEP) -> subp
     )
 
 
+def finish(process: subprocess.Popen, limit_s: float = LIMIT_S) -> str:
+    """Wait for a process while reading what it says, for it would wait for room in a full pipe.
+
+    Raises:
+        SystemExit: after it was killed, if it does not end in time.
+    """
+    try:
+        return process.communicate(timeout=limit_s)[1]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        said = process.communicate()[1]
+        raise SystemExit(f"a process did not end within {limit_s:.0f} s: {said}") from None
+
+
 def digests(run: Path) -> dict[str, str]:
     """SHA-256 of every file that must not differ, by its path in the run."""
     files = [*run.glob("chunks/*.h5"), *run.glob("images/*.png"), *run.glob("results.*")]
@@ -166,7 +182,8 @@ def torture(kills: int, seed: int, settings: tuple[str, ...] = SWEEP) -> int:
     for _ in range(2):  # the second time with compiled programs, like the killed runs
         shutil.rmtree(folder / "whole", ignore_errors=True)
         began = time.time()
-        assert start(folder / "whole", settings=settings).wait() == 0
+        finish(process := start(folder / "whole", settings=settings))
+        assert process.returncode == 0
         whole_s = time.time() - began
     expected, cells = digests(folder / "whole"), 3
     done = runs = lost = wrong = set_aside = 0
@@ -181,10 +198,10 @@ def torture(kills: int, seed: int, settings: tuple[str, ...] = SWEEP) -> int:
         process = start(out, point=point, count=count, settings=settings)
         if done < kills and not point:
             try:
-                process.wait(chance.uniform(0.1, 1.1 * whole_s))
+                process.communicate(timeout=chance.uniform(0.1, 1.1 * whole_s))
             except subprocess.TimeoutExpired:
                 process.kill()
-        _, said = process.communicate()
+        said = finish(process)
         if process.returncode == -signal.SIGKILL:
             done += 1
             by_point[point or "at random"] = by_point.get(point or "at random", 0) + 1
@@ -226,7 +243,8 @@ def every_step(seed: int, settings: tuple[str, ...] = SHALLOW) -> int:
     os.environ.setdefault("XDG_CACHE_HOME", str(folder / "cache"))
     for _ in range(2):
         shutil.rmtree(folder / "whole", ignore_errors=True)
-        assert start(folder / "whole", settings=settings).wait() == 0
+        finish(process := start(folder / "whole", settings=settings))
+        assert process.returncode == 0
     expected, out = digests(folder / "whole"), folder / "run"
     wrong, ends, step = 0, {}, 0
     while True:
@@ -235,20 +253,20 @@ def every_step(seed: int, settings: tuple[str, ...] = SHALLOW) -> int:
         if together:
             time.sleep(chance.uniform(0, 0.05))
             processes.append(start(out, settings=settings))
-        first = processes[0].wait()
+        said = [finish(processes[0])]
+        first = processes[0].returncode
         if not together:
             time.sleep(chance.uniform(0, 0.05))
         processes.append(start(out, settings=settings))
         if together:  # it may find the process running that began with the first
-            for process in processes:
-                process.wait()
+            said += map(finish, processes[1:])
             processes.append(start(out, settings=settings))
-        for process in processes:
-            _, said = process.communicate()
+        said += map(finish, processes[len(said) :])
+        for process, words in zip(processes, said, strict=True):
             code = process.returncode
             ends[code] = ends.get(code, 0) + 1
-            if code not in (0, -signal.SIGKILL) and not said.startswith("jaxstyle: error: "):
-                print(f"step {step}: exit code {code}: {said!r}", flush=True)
+            if code not in (0, -signal.SIGKILL) and not words.startswith("jaxstyle: error: "):
+                print(f"step {step}: exit code {code}: {words!r}", flush=True)
                 wrong += 1
         if processes[-1].returncode != 0 or digests(out) != expected or list(out.rglob("*.bad*")):
             print(f"step {step}: {processes[-1].returncode}, {sorted(digests(out))}", flush=True)
