@@ -491,7 +491,7 @@ FLAGS = {
     ),
     "35 half a set weighted": (
         ["--style-layers", "conv1_1:2+conv2_1"],
-        "either every layer of a set carries a",
+        "give every layer of a set a weight",
     ),
     "36 no spec": (["--spec", "none.toml"], "none.toml: no such file; give the path of a TOML file"),
     "36 a directory for a spec": (["--spec", "."], "is not a regular file; give the path of a TOML file"),

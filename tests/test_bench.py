@@ -661,9 +661,11 @@ def test_a_stage_ends_at_its_limit_with_its_processes_and_keeps_what_it_had(
 def test_a_signal_ends_the_processes_of_a_stage_and_the_page_is_written(number, results, endless):
     script, pid = endless
     code = f"""
+import signal
 import sys
 from pathlib import Path
 from bench import __main__, gpu, work
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests run under nohup
 gpu.RESULTS, gpu.STAGES = Path({str(results)!r}), (gpu.Stage("never ends", "steps", 10),)
 work.require_platform = lambda wanted: {{"kind": "cpu"}}
 sys.executable = {str(script)!r}
