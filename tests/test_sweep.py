@@ -153,6 +153,17 @@ def canvas_run(photos, tmp_path_factory):
     return out, folder_run(photos, out)
 
 
+def test_a_cell_has_the_same_bytes_whatever_other_sizes_of_styles_its_run_has(tmp_path):
+    """Also where coarser stages have canvases for their targets."""
+    folder = write_pictures(tmp_path, content=(48, 64), style=(60, 64))
+    common = ("--content", folder / "content.png", "--style", folder / "style.png", *FEW_LAYERS)
+    common += ("--size", "96", "--pyramid", "1", "--steps", "8", "--quiet", "--style-size")
+    assert command(*common, "96", "--out", tmp_path / "one") == 0
+    assert command(*common, "96", "192", "--out", tmp_path / "two") == 0
+    one, two = (tmp_path / name / "images/000000.png" for name in ("one", "two"))
+    assert two.read_bytes() == one.read_bytes()
+
+
 def test_a_cell_has_the_same_bytes_whatever_other_shapes_its_run_has(tmp_path):
     """A content of the style's own shape beside it, or added later, changes neither picture nor losses."""
     wide, tall, style = (

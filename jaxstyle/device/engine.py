@@ -314,16 +314,18 @@ class Engine:
         """The canvas on which a target of `shape` is computed, and whether it is computed as cells are.
 
         Both follow from the image and the program alone, so that a cell has the same targets in every run.
-        A style uses the program of its cells' contents if their shape or canvas holds it. Otherwise it has
-        a canvas that it shares with styles of similar shape, or where canvases cannot be, the program of
-        contents of its own shape: there are never more target programs than shapes.
+        A style uses the program of its cells' contents if their shape or canvas holds it. Otherwise it
+        shares a canvas with styles of similar shape, if canvases can be, or the program of contents of its
+        own shape. So there are at most as many target programs as shapes, but for a shape that is both a
+        content's and, on a canvas, a style's of other cells.
         """
         own = program.height_px, program.width_px
         if of_cells or (program.canvas and shape[0] <= own[0] and shape[1] <= own[1]):
             return own if program.canvas else None, True
-        if shape == own or not (self._canvases and program.knows_canvases):
+        shared = canvas_of([shape], TARGET_CANVAS_PX)
+        if shape in (own, shared) or not (self._canvases and program.knows_canvases):
             return None, True
-        return canvas_of([shape], TARGET_CANVAS_PX), False
+        return shared, False
 
     def course(
         self,

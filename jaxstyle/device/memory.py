@@ -112,7 +112,7 @@ def planned_memory(program: Program, *, winograd: bool) -> Memory:
     """
     operand_bytes = np.dtype(ARITHMETIC[program.precision].dtype).itemsize
     weights = layers.parameter_bytes(program.taps, winograd=winograd, operand_bytes=operand_bytes)
-    # Winograd's kernels are accompanied by plain ones, for styles whose shape is not that of any cell.
+    # Winograd's kernels are accompanied by plain ones, for styles on a canvas of their own.
     targets = layers.parameter_bytes(program.taps, winograd=False) if winograd else 0
     return Memory(weights + targets, program.bytes_per_cell())
 

@@ -24,7 +24,6 @@ from jaxstyle.spec.values import (
     has_weights,
     longest_edge,
     relative_factor,
-    set_with_weights,
     style_set,
 )
 from jaxstyle.vgg import layers
@@ -166,12 +165,13 @@ def sweep_cells(sweep: Sweep) -> tuple[Cell, ...]:
             unused = _unused_axes(choice, balanced_by_default=sweep.balance_optional)
             if unused is None:  # neither a content nor a style
                 continue
-            told = {**choice}
+            told = choice
             if choice.get("style_size") == AUTO and choice["content"] != NONE:
-                told["style_size"] = longest_edge(sweep.size)
-            if choice.get("style_weights") != "balanced":  # equal weights are the same, given or not
-                told["style_layers"] = set_with_weights(choice["style_layers"])
-            identity = tuple(None if axis in unused else rows[axis].same(told[axis]) for axis in axes)
+                told = choice | {"style_size": longest_edge(sweep.size)}
+            same = {axis: rows[axis].same(told[axis]) for axis in axes if axis not in unused}
+            if "style_layers" in same and choice.get("style_weights") != "balanced":
+                same["style_layers"], _ = same["style_layers"]  # equal weights are the same, given or not
+            identity = tuple(same.get(axis) for axis in axes)
             if identity not in found:
                 choice |= {
                     axis: table[axis][0] if value is None else value for axis, value in unused.items()

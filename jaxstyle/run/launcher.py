@@ -411,7 +411,7 @@ def _stacked(trees: Sequence[Any]) -> Any:
 
 
 def _target_key(role: str, source: Any, program: Program, coarser: int, cell: Cell) -> TargetKey:
-    """Key of a target: it never depends on the width, nor for a style without canvases on the cells."""
+    """Key of a target: it never depends on the width, for a style on the cells' frame if it may matter."""
     if role == "content":
         return role, source, replace(program.stage(coarser), width=1)
     taps = program.content_taps, program.style_taps, program.terms

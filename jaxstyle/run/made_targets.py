@@ -23,6 +23,7 @@ from jaxstyle.inputs.target_files import (
     read_targets,
 )
 from jaxstyle.inputs.weights import load
+from jaxstyle.plan.canvases import canvas_of
 from jaxstyle.plan.programs import Program
 from jaxstyle.run.start import start_jax
 from jaxstyle.spec import blends
@@ -153,7 +154,7 @@ def _measurer(
     from jaxstyle.rundir.manifest import devices_text
 
     device = start_jax(sweep, options)
-    from jaxstyle.device.engine import Engine
+    from jaxstyle.device.engine import TARGET_CANVAS_PX, Engine
 
     engine = Engine(weights, device=device, winograd=False)
     kinds: dict[str, Any] = {"padding": sweep.padding[0], "style_loss": "moments"}
@@ -161,8 +162,10 @@ def _measurer(
     def statistics(pixels: np.ndarray) -> dict[str, Statistics]:
         shape = pixels.shape[0], pixels.shape[1]
         program = Program(*shape, sweep.pool[0], "adam", "f32", (), tuple(taps), width=1, **kinds)
-        found = {}
-        for name, kept in zip(taps, engine.target_rows(program, pixels).style, strict=True):
+        # Of thousands of photographs hardly two may have the same shape: one program serves similar ones.
+        canvas = canvas_of([shape], TARGET_CANVAS_PX) if program.knows_canvases else None
+        found, rows = {}, engine.target_rows(program, pixels, canvas=canvas)
+        for name, kept in zip(taps, rows.style, strict=True):
             h, w, _ = layers.feature_shape(name, *shape)
             found[name] = Statistics(np.asarray(kept.gram), np.asarray(kept.mean), h * w)
         return found

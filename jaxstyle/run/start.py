@@ -73,6 +73,7 @@ def nothing_kept() -> Iterator[None]:
     keys: there, they are not used either. JAX must have been started.
     """
     import jax
+    from jax.experimental.compilation_cache import compilation_cache
 
     from jaxstyle.device import kept
 
@@ -91,6 +92,7 @@ def nothing_kept() -> Iterator[None]:
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
+        compilation_cache.reset_cache()  # JAX remembers whether it is used
 
 
 def _first_device() -> Any:

@@ -278,11 +278,6 @@ def same_set(text: str) -> tuple[tuple[tuple[str, float], ...], bool]:
     return style_set(text), has_weights(text)
 
 
-def set_with_weights(text: str) -> str:
-    """A set of style layers with all of its weights written out."""
-    return "+".join(f"{name}:{weight!r}" for name, weight in style_set(text))
-
-
 def as_style_set(what: str, value: Any) -> str:
     """A set of style layers as the user wrote it, without spaces."""
     return "+".join(part.strip() for part in as_text(what, value).split("+"))
