@@ -624,9 +624,23 @@ MUTANTS = (
     # Quieter corners.
     Mutant(
         "Cells that several grids have are told once, also where axes that are not neighbours are zipped.",
-        "rows[axis].same(told[axis]) for axis in axes",
-        "rows[axis].same(value) for axis, value in told.items()",
+        "identity = tuple(same.get(axis) for axis in axes)",
+        "identity = tuple(same.get(axis) for axis in told)",
         ("tests/test_grid.py::test_cells_of_a_zipped_grid_that_another_grid_has_are_not_repeated",),
+    ),
+    Mutant(
+        "A cell's targets follow from its own program, not from the largest style of its run.",
+        "edge = max(largest.height_px, largest.width_px, *halved_shape_of(shape, 1, least_px))",
+        "edge = max(p.shape[0] for p in self.pictures.style.values())",
+        ("tests/test_sweep.py::test_a_cell_has_the_same_bytes_whatever_other_sizes_of_styles_its_run_has",),
+    ),
+    Mutant(
+        "Given weights of layers are used as they are, beside balanced ones of the same layers.",
+        "return style_set(text), has_weights(text)",
+        "return style_set(text), False",
+        (
+            "tests/test_grid.py::test_weights_of_layers_that_are_given_are_other_cells_only_than_balanced_ones",
+        ),
     ),
     Mutant(
         "A picture never replaces a file that it is made from, such as a mask.",
