@@ -521,7 +521,7 @@ def test_variants_are_compiled_one_after_another_and_one_that_dies_takes_no_othe
 
 def test_a_check_that_fails_is_not_right_and_takes_no_other(results, monkeypatch, capfd):
     def dies(size, cells):
-        raise processes.TurnError("the process of _first died in /tmp/somewhere/file.py")
+        raise processes.TurnError("the process of _first died in /srv/elsewhere/file.py")
 
     def holds(size, cells):
         (finding,) = work.read(results / "check-cpu-part.json")["findings"]

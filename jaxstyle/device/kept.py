@@ -33,8 +33,6 @@ USED = ("jax", "jaxlib", "flax", "optax", "numpy", "ml_dtypes", "h5py", "pillow"
 DIGEST_BYTES = 32
 _place: tuple[Path, str] | None = None
 """The folder, and the part that every key has; None where nothing is kept."""
-
-
 _reads_only = False
 """Whether nothing new is kept, while what is there is used."""
 
