@@ -93,11 +93,11 @@ def _work(pipe: Any, threads: int, devices: int, size: int, steps: int, cells: i
     from jaxstyle.console import allocator
     from jaxstyle.run import planning, worker
     from jaxstyle.run.inputs import read_inputs
-    from jaxstyle.run.start import start_jax, usable_devices
+    from jaxstyle.run.start_jax import start_jax, usable_devices
     from jaxstyle.run.work import blocks
     from jaxstyle.rundir.directory import RunDirectory
-    from jaxstyle.spec.options import Share
     from jaxstyle.spec.settings import RunOptions
+    from jaxstyle.spec.shares import Share
 
     allocator.keep_freed_memory()
     sweep = _sweep(size, steps, cells)

@@ -199,7 +199,7 @@ def matmul_ceiling(precision: str, edge: int, rounds: int = 5, repeats: int = 1)
     import jax
     import jax.numpy as jnp
 
-    from jaxstyle.vgg.convolution import ARITHMETIC
+    from jaxstyle.vgg.precision import ARITHMETIC
 
     arithmetic = ARITHMETIC[precision]
     # Random numbers, because a GPU draws less power, and is faster, on numbers that are all alike.

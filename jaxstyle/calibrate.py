@@ -264,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sweep = resolve(Sweep(**given, alpha_beta=("1x",), pyramid=0))
         Pictures(sweep, sweep_cells(sweep))  # reports faults of the images before JAX starts
 
-        from jaxstyle.run.start import start_jax
+        from jaxstyle.run.start_jax import start_jax
 
         found = measure(sweep, start_jax(sweep, RunOptions()))
         print(json.dumps(found, indent=1)) if as_json else _print(found)

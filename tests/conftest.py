@@ -46,12 +46,12 @@ def module_paths():
 
 
 CHECKED = """
-cell device.loss_balance device.batch device.drive device.engine device.held_out device.memory
-device.loss_pull device.region_rows device.style_rows device.trial inputs.alexnet_weights inputs.colour
+cell device.batch device.drive device.engine device.held_out device.loss_balance device.loss_pull
+device.memory device.region_rows device.style_rows device.trial inputs.alexnet_weights inputs.colour_spaces
 inputs.decode inputs.encode inputs.masks inputs.pictures inputs.preprocess inputs.recolour
 inputs.region_maps inputs.resize inputs.target_files inputs.target_sets inputs.weights metrics
-plan.tiles run.checked run.continued run.dry_run run.finished run.inputs run.job run.launcher
-run.made_targets run.one_cell run.planning run.results run.share run.site run.start run.sweep run.work
+plan.region_grids run.checked run.continued run.dry_run run.finished run.inputs run.job run.launcher
+run.made_targets run.one_cell run.planning run.results run.share run.site run.start_jax run.sweep run.work
 run.worker rundir.checkpoints rundir.chunks rundir.directory rundir.files rundir.hdf5 rundir.image_files
 rundir.locks rundir.records rundir.results_csv rundir.results_h5 study.components study.decompose
 study.distances study.model study.spread study.stats study.study vgg.borders vgg.convolution vgg.network
@@ -68,7 +68,7 @@ from forks import Forks
 from PIL import Image
 
 from jaxstyle.inputs import weights
-from jaxstyle.run.start import cache_directory
+from jaxstyle.run.start_jax import cache_directory
 from jaxstyle.vgg import layers
 
 # What one test has compiled is compiled for all, in this process and in others. Numbers of traces and of

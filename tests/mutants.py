@@ -609,7 +609,7 @@ MUTANTS = (
     ),
     Mutant(
         "Levels of a mask are names, whatever gamma its file says.",
-        "colour.Labels(None, {}) if as_stored else labels",
+        "colour_spaces.Labels(None, {}) if as_stored else labels",
         "labels",
         ("tests/test_regions.py::test_names_of_regions_are_the_levels_of_the_file_whatever_gamma_it_says",),
     ),

@@ -13,7 +13,7 @@ from jaxstyle.console.command import run_command
 from jaxstyle.device import jax_settings
 from jaxstyle.device.batch import lower
 from jaxstyle.plan.programs import Program
-from jaxstyle.run.start import cache_directory
+from jaxstyle.run.start_jax import cache_directory
 from jaxstyle.rundir import manifest
 from jaxstyle.vgg.network import bind
 

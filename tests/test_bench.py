@@ -41,7 +41,7 @@ from bench import (
 )
 from jaxstyle.console import limits
 from jaxstyle.device import memory
-from jaxstyle.run.start import cache_directory
+from jaxstyle.run.start_jax import cache_directory
 from jaxstyle.vgg import convolution, pooling
 from tests import torture
 

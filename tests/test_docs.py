@@ -23,7 +23,7 @@ from jaxstyle.derived import scores
 from jaxstyle.inputs import decode
 from jaxstyle.run.job import TIMERS
 from jaxstyle.run.one_cell import accepted_settings, single_sweep
-from jaxstyle.spec import blends, fields, options, regions, values
+from jaxstyle.spec import blends, fields, regions, shares, values
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.settings import OPTION_KEYS, Sweep
 from jaxstyle.study import tables
@@ -92,7 +92,7 @@ def test_the_limits_on_the_page_are_those_of_the_code():
         fields.MAX_CROPS,
         blends.MAX_PARTS,
         regions.MAX_REGIONS,
-        options.MAX_SHARES,
+        shares.MAX_SHARES,
         targets.MAX_RUNGS,
         targets.MAX_DRAWS,
         decode.MAX_PIXELS >> 20,

@@ -28,7 +28,10 @@ COMMANDS = ("calibrate", "features", "report", "score", "sweep", "targets", "tra
 IMPORTS_JAX = (
     "cell",
     "device",
-    *(f"vgg.{m}" for m in ("convolution", "network", "padding", "planes", "pooling", "winograd")),
+    *(
+        f"vgg.{m}"
+        for m in ["convolution", "network", "padding", "planes", "pooling", "precision", "winograd"]
+    ),
 )
 """Wings and modules that import JAX when they are imported; others import it in functions."""
 IMPORTS_RAY = ("run.cluster", "run.ray_nodes")

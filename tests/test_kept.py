@@ -20,8 +20,9 @@ from jaxstyle.cell.state import Targets
 from jaxstyle.cell.wasserstein import Normal
 from jaxstyle.device import batch, engine, kept, kept_programs, kept_targets
 from jaxstyle.device.loss_balance import Balances
-from jaxstyle.run import planning, start
+from jaxstyle.run import planning
 from jaxstyle.run.inputs import read_inputs
+from jaxstyle.run.start_jax import nothing_kept
 from jaxstyle.rundir import manifest
 from jaxstyle.spec import tables
 from jaxstyle.spec.resolve import resolve
@@ -56,7 +57,7 @@ def test_where_nothing_is_to_be_kept_what_is_there_is_found_and_not_touched(fold
     kept.save("kind", "key", b"data")
     (path,) = files(folder, "kind")
     os.utime(path, (1, 1))
-    with start.nothing_kept():
+    with nothing_kept():
         kept.save("kind", "another key", b"data")
         kept.save("another kind", "key", b"data")
         assert kept.load("kind", "key") == b"data"
@@ -73,12 +74,12 @@ import os, sys
 
 import jax
 
-from jaxstyle.run import start
+from jaxstyle.run.start_jax import nothing_kept, start_jax
 from jaxstyle.spec.settings import RunOptions, Sweep
 
 hits = []
 jax.monitoring.register_event_listener(lambda name, **of: hits.extend([name] * name.endswith("_hits")))
-start.start_jax(Sweep(), RunOptions())
+start_jax(Sweep(), RunOptions())
 before = jax.config.values.copy()
 cache = jax.config.jax_compilation_cache_dir
 
@@ -91,7 +92,7 @@ def compiled(number):
 
 
 print(compiled(2.0))
-with start.nothing_kept():
+with nothing_kept():
     print(compiled(2.0), compiled(3.0), compiled(3.0))
 print(compiled(3.0), compiled(3.0), jax.config.values == before)
 """

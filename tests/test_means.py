@@ -34,6 +34,7 @@ from jaxstyle.spec.settings import Sweep
 from jaxstyle.spec.tables import PADDINGS, STYLE_LOSSES, function
 from jaxstyle.vgg import convolution, padding
 from jaxstyle.vgg.network import bind
+from jaxstyle.vgg.precision import ARITHMETIC
 
 RANDOM = np.random.default_rng(0)
 BORDERED = [name for name in PADDINGS.names if name != "zeros"]
@@ -372,7 +373,7 @@ def test_the_distance_of_a_flat_style_needs_no_digits_of_its_mean(precision):
     random = np.random.default_rng(3)
     plain = random.uniform(0, 300, 24) + random.normal(0, 1e-3, (16, 16, 24))
     picture = np.maximum(0, plain + random.normal(0, 9, plain.shape))
-    arithmetic = convolution.ARITHMETIC[precision]
+    arithmetic = ARITHMETIC[precision]
     row = STYLE_LOSSES["wasserstein"]
 
     @jax.jit

@@ -25,7 +25,7 @@ from jaxstyle.inputs.masks import read_mask
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.inputs.region_maps import RegionMaps, scaled
 from jaxstyle.inputs.resize import halved
-from jaxstyle.plan import tiles
+from jaxstyle.plan import region_grids
 from jaxstyle.plan.cells import check_new, sweep_cells
 from jaxstyle.plan.masks import masks_of
 from jaxstyle.plan.planner import make_plan
@@ -92,7 +92,7 @@ def test_tiles_have_the_loss_and_the_gradient_of_float64(grids):
     target, shares = grams(other, maps), random.uniform(0.1, 1, len(maps))
     of = program(regions=len(maps), grids=grids)
     weights = (shares * maps.any((1, 2))).astype(np.float32)
-    means = tiles.tile_means(kind, grids, len(maps), h, w)
+    means = region_grids.tile_means(kind, grids, len(maps), h, w)
     arrays = (features, target.astype(np.float32), means, weights)
     value, gradient = jax.jit(jax.value_and_grad(regions.layer_loss), static_argnums=4)(
         *map(jnp.asarray, arrays), of
@@ -128,7 +128,7 @@ def test_overlapping_soft_masks_have_the_loss_and_the_gradient_of_float64():
 PAIR = {"content": ("/c",), "style": ("/s",), "padding": "zeros", "optimizer": "adam", "steps": (2,)}
 
 
-def plan_of(shapes, count=tiles.tile_count, **settings):
+def plan_of(shapes, count=region_grids.tile_count, **settings):
     sweep = resolve(Sweep(**PAIR | settings))
     cells = sweep_cells(sweep)
     return make_plan(sweep, cells, shapes, platform="cpu", choose_width=lambda *_: 1, regions=count)

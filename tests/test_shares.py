@@ -23,8 +23,8 @@ from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.locks import DirectoryInUse
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.options import Share, asked_share
 from jaxstyle.spec.settings import RunOptions, Sweep
+from jaxstyle.spec.shares import Share, asked_share
 
 SWEEP = FIVE_CHUNKS
 

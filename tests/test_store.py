@@ -31,9 +31,9 @@ from jaxstyle.rundir.records import open_record
 from jaxstyle.rundir.results_csv import read_rows, write_csv
 from jaxstyle.spec import tables
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.options import Share
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import AXES, Sweep
+from jaxstyle.spec.shares import Share
 
 
 def result(cells, shape=(16, 24), snapshot=(2, 5), layer=("conv1_1", "conv4_1"), diverged=()):

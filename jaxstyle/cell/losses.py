@@ -7,7 +7,7 @@ Symbols:
     A  the same for the style image, over *its* pixel count
 
 Losses and sums are float32, whatever the type of the features. The products in Gram matrices are computed
-as `convolution.Arithmetic` says, in full float32 by default: the entries reach 1e7, and the style loss
+as `precision.Arithmetic` says, in full float32 by default: the entries reach 1e7, and the style loss
 depends on their differences.
 """
 
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxstyle.vgg.convolution import ARITHMETIC, Arithmetic
+from jaxstyle.vgg.precision import ARITHMETIC, Arithmetic
 
 
 def content_loss(features: Float[Array, "h w c"], target: Float[Array, "h w c"]) -> Float[Array, ""]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxstyle.cell import losses
-from jaxstyle.vgg.convolution import ARITHMETIC, Arithmetic
+from jaxstyle.vgg.precision import ARITHMETIC, Arithmetic
 
 
 class Moments(NamedTuple):

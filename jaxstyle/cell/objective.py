@@ -25,8 +25,8 @@ from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.plugin_blame import blamed
 from jaxstyle.spec.tables import STYLE_LOSSES, TERMS, LossTerm
 from jaxstyle.vgg import layers
-from jaxstyle.vgg.convolution import ARITHMETIC
 from jaxstyle.vgg.network import Extent, Features, Params, inside_mask
+from jaxstyle.vgg.precision import ARITHMETIC
 
 
 def total_loss(

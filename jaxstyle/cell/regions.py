@@ -32,9 +32,9 @@ from jaxtyping import Array, Float
 from jaxstyle.cell import losses
 from jaxstyle.cell.state import Held, Knobs, RegionKnobs, Targets
 from jaxstyle.plan.programs import Program
-from jaxstyle.plan.tiles import cuts, part_count
+from jaxstyle.plan.region_grids import cuts, part_count
 from jaxstyle.vgg import layers
-from jaxstyle.vgg.convolution import ARITHMETIC, Arithmetic
+from jaxstyle.vgg.precision import ARITHMETIC, Arithmetic
 
 Parts = tuple[tuple[int, ...], tuple[int, ...]]
 """The places at which rows and columns are cut into parts."""

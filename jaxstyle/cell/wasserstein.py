@@ -32,7 +32,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxstyle.cell import losses, moments
-from jaxstyle.vgg.convolution import ARITHMETIC, Arithmetic
+from jaxstyle.vgg.precision import ARITHMETIC, Arithmetic
 
 ITERATIONS = 12
 """Iterations of Newton and Schulz; 10 are enough for a condition number of 1e5."""

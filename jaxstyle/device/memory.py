@@ -9,7 +9,7 @@ from jaxstyle.device.batch import Device
 from jaxstyle.plan.costs import TILE_ROWS
 from jaxstyle.plan.programs import Memory, Program
 from jaxstyle.vgg import layers
-from jaxstyle.vgg.convolution import ARITHMETIC
+from jaxstyle.vgg.precision import ARITHMETIC
 
 MAX_WIDTH = 64
 """Cells that a launch advances on one device at most."""

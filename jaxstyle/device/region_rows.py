@@ -14,7 +14,7 @@ from jaxstyle.cell.state import Held, RegionKnobs
 from jaxstyle.inputs.region_maps import RegionMaps, Source, scaled
 from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.programs import Program
-from jaxstyle.plan.tiles import tile_means
+from jaxstyle.plan.region_grids import tile_means
 from jaxstyle.spec.regions import MASKS
 from jaxstyle.vgg import layers
 

@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, _imaging, features
 
-from jaxstyle.inputs import colour
+from jaxstyle.inputs import colour_spaces
 from jaxstyle.inputs.formats import kind_of, main_picture
 from jaxstyle.inputs.heif import decode_heic, is_avif, is_heic
 from jaxstyle.inputs.resize import check_edges
@@ -155,7 +155,7 @@ def from_memory(what: str, value: Any, *, float_0_255: bool = False) -> UInt8[np
     try:
         with _quiet():
             image.load()
-            labels = colour.Labels(image.info.get("icc_profile"), {})
+            labels = colour_spaces.Labels(image.info.get("icc_profile"), {})
             deep = image.mode.startswith("I;16")
             if image.mode in ("F", "I"):
                 raise JaxstyleError(what, f"is a PIL image of mode {image.mode}; convert it to RGB or L")
@@ -250,11 +250,11 @@ def _to_rgb(path: str, data: bytes, notes: list[str], *, as_stored: bool = False
         check_edges(path, image.height, image.width)
     else:
         image, deep = _open(path, container.data, notes, 1 if as_stored else MIN_EDGE_PX)
-    labels = colour.Labels(image.info.get("icc_profile") or container.profile, container.chunks)
-    labels = colour.Labels(None, {}) if as_stored else labels
+    labels = colour_spaces.Labels(image.info.get("icc_profile") or container.profile, container.chunks)
+    labels = colour_spaces.Labels(None, {}) if as_stored else labels
     is_bmp = image.format == "BMP"
     image = _upright(image, notes)
-    if labels == colour.Labels(None, {}) and _is_adobe_rgb(image):
+    if labels == colour_spaces.Labels(None, {}) and _is_adobe_rgb(image):
         notes.append("its EXIF data say Adobe RGB, which is not converted but taken for sRGB")
     if container.orientation in _TURNS:
         notes.append(TURNED)
@@ -315,7 +315,7 @@ def _is_adobe_rgb(image: Image.Image) -> bool:
 
 
 def _to_srgb8(
-    path: str, image: Image.Image, deep: bool, labels: colour.Labels, is_bmp: bool, notes: list[str]
+    path: str, image: Image.Image, deep: bool, labels: colour_spaces.Labels, is_bmp: bool, notes: list[str]
 ) -> Image.Image:
     """A decoded, upright image as 8-bit RGB, its colours in sRGB and its transparent parts on white."""
     if deep:
@@ -333,7 +333,7 @@ def _to_srgb8(
             alpha = None
         else:
             notes.append("its transparent parts are laid on white")
-    image = colour.to_srgb(image, labels, notes)
+    image = colour_spaces.to_srgb(image, labels, notes)
     if image.mode.startswith("I;16"):
         image = _to_8_bits(image)
     if image.mode not in ("L", "RGB"):

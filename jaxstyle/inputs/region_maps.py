@@ -18,8 +18,8 @@ from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.inputs.resize import halved_shape_of
 from jaxstyle.plan import cells
 from jaxstyle.plan.cells import Cell
+from jaxstyle.plan.region_grids import tile_count, tile_maps
 from jaxstyle.plan.stages import halved_shape
-from jaxstyle.plan.tiles import tile_count, tile_maps
 from jaxstyle.spec.regions import MASKS
 from jaxstyle.spec.values import NONE
 from jaxstyle.vgg import layers

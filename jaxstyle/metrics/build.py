@@ -17,7 +17,7 @@ from jaxstyle.derived.picks import ASKED, asked_text, write_best
 from jaxstyle.derived.scores import SCORES, Scored, best, csv_text, number_text, pair_names
 from jaxstyle.metrics import ranking
 from jaxstyle.metrics.judge import Judge, Scores
-from jaxstyle.run.start import start_jax
+from jaxstyle.run.start_jax import start_jax
 from jaxstyle.rundir import manifest
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.hdf5 import dataset

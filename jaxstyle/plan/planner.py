@@ -17,8 +17,8 @@ from jaxstyle.plan.cells import Cell, find_twins, terms_of
 from jaxstyle.plan.chunks import Chunk, Plan, with_twins
 from jaxstyle.plan.costs import COMPILE_SECONDS, NOMINAL_FLOPS, PLANE_PLATFORMS
 from jaxstyle.plan.programs import Program
+from jaxstyle.plan.region_grids import tile_count
 from jaxstyle.plan.stages import coarser_stages
-from jaxstyle.plan.tiles import tile_count
 from jaxstyle.spec.colours import COLOURS
 from jaxstyle.spec.regions import MASKS
 from jaxstyle.spec.settings import Sweep

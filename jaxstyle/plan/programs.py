@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple
 
 from jaxstyle.plan.costs import CHECKPOINT_SHARE, NOMINAL_WRITE, PASS_FLOPS, TILE_ROWS
+from jaxstyle.plan.region_grids import part_count
 from jaxstyle.plan.stages import COARSE_EVALUATIONS, halved_shape
-from jaxstyle.plan.tiles import part_count
 from jaxstyle.spec.rows import NamedRow
 from jaxstyle.spec.tables import LOSSES, OPTIMIZERS, PADDINGS, POOLINGS, STYLE_LOSSES, TERMS
 from jaxstyle.vgg import layers

@@ -18,9 +18,9 @@ from jaxstyle.spec import paths
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.folders import sweep_with_images
 from jaxstyle.spec.moved_files import named_files
-from jaxstyle.spec.options import run_share
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import RunOptions, Sweep
+from jaxstyle.spec.shares import run_share
 from jaxstyle.spec.values import as_place
 
 

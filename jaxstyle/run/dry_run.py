@@ -19,14 +19,15 @@ from jaxstyle.run.planning import (
     plan_for,
     side_by_side,
 )
-from jaxstyle.run.start import nothing_kept, start_jax, usable_devices
+from jaxstyle.run.start_jax import nothing_kept, start_jax, usable_devices
 from jaxstyle.rundir import manifest
 from jaxstyle.rundir.files import check_space
 from jaxstyle.rundir.records import Record
 from jaxstyle.spec import plugins
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.options import asked_share, check_options
+from jaxstyle.spec.options import check_options
 from jaxstyle.spec.settings import RunOptions, Sweep
+from jaxstyle.spec.shares import asked_share
 from jaxstyle.spec.tables import TERMS, network_words
 
 NAMED_PROGRAMS = 3

@@ -37,8 +37,8 @@ from jaxstyle.rundir.regions_h5 import FILE, regions_bytes
 from jaxstyle.rundir.results_csv import Rows
 from jaxstyle.spec import paths, plugins
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.options import Share
 from jaxstyle.spec.settings import RunOptions
+from jaxstyle.spec.shares import Share
 from jaxstyle.spec.toml import to_toml
 from jaxstyle.spec.values import NONE
 

@@ -25,7 +25,7 @@ from jaxstyle.inputs.target_files import (
 from jaxstyle.inputs.weights import load
 from jaxstyle.plan.canvases import canvas_of
 from jaxstyle.plan.programs import Program
-from jaxstyle.run.start import start_jax
+from jaxstyle.run.start_jax import start_jax
 from jaxstyle.spec import blends
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import RunOptions, Sweep

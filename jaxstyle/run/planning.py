@@ -21,11 +21,11 @@ from jaxstyle.plan.planner import make_plan
 from jaxstyle.plan.programs import Memory, Program
 from jaxstyle.run.inputs import Inputs, calibrated
 from jaxstyle.run.launcher import Launcher
-from jaxstyle.run.start import start_jax
+from jaxstyle.run.start_jax import start_jax
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.options import Share
 from jaxstyle.spec.resolve import rows_used
 from jaxstyle.spec.settings import RunOptions, Sweep
+from jaxstyle.spec.shares import Share
 from jaxstyle.vgg import layers
 
 COMPILER_BYTES = 1_600_000_000

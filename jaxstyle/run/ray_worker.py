@@ -21,7 +21,7 @@ from jaxstyle.run import planning
 from jaxstyle.run.inputs import Inputs
 from jaxstyle.run.launcher import timed
 from jaxstyle.run.planning import Planned
-from jaxstyle.run.start import start_jax, usable_devices
+from jaxstyle.run.start_jax import start_jax, usable_devices
 from jaxstyle.run.work import Block, Committed
 from jaxstyle.run.worker import Worker
 from jaxstyle.rundir import manifest

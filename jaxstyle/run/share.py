@@ -34,8 +34,8 @@ from jaxstyle.rundir.records import Record, open_record
 from jaxstyle.rundir.results_csv import read_rows
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.moved_files import named_files
-from jaxstyle.spec.options import Share
 from jaxstyle.spec.settings import RunOptions
+from jaxstyle.spec.shares import Share
 
 
 def compute_share(checked: CheckedRun, options: RunOptions, share: Share, width: int | None) -> Run:

@@ -10,7 +10,7 @@ from jaxstyle.plan.chunks import Plan
 from jaxstyle.run import planning, worker
 from jaxstyle.run.inputs import Inputs
 from jaxstyle.run.planning import Planned
-from jaxstyle.run.start import start_jax, usable_devices
+from jaxstyle.run.start_jax import start_jax, usable_devices
 from jaxstyle.run.work import Work
 from jaxstyle.rundir import manifest
 from jaxstyle.spec.errors import JaxstyleError

@@ -24,8 +24,9 @@ from jaxstyle.rundir.records import open_record
 from jaxstyle.spec import paths, plugins
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.moved_files import named_files
-from jaxstyle.spec.options import asked_share, check_options
+from jaxstyle.spec.options import check_options
 from jaxstyle.spec.settings import RunOptions, Sweep
+from jaxstyle.spec.shares import asked_share
 
 OF_COMMANDS = {
     "dry_run": "give it there for a plan that nothing follows",

@@ -30,7 +30,7 @@ from jaxstyle.rundir.locks import (
     write_holder,
 )
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.options import Share
+from jaxstyle.spec.shares import Share
 
 POLL_S = 0.2
 """Seconds between two attempts at a lock that is waited for, before random variation."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from jaxstyle.rundir.files import sync_file
 from jaxstyle.spec.errors import JaxstyleError
-from jaxstyle.spec.options import Share
+from jaxstyle.spec.shares import Share
 
 LOCK = "run.lock"
 LOCKS = "locks"

@@ -23,7 +23,7 @@ import h5py
 from jaxstyle.console.progress import Display
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.plan.cells import lacked_losses
-from jaxstyle.run.start import start_jax
+from jaxstyle.run.start_jax import start_jax
 from jaxstyle.rundir.hdf5 import dataset, open_h5
 from jaxstyle.rundir.records import Record, open_record
 from jaxstyle.spec.errors import JaxstyleError

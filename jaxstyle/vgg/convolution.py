@@ -45,34 +45,6 @@ TENSOR_CORE_CHANNELS = 8
 """A GPU's matrix units need channels in multiples of this."""
 
 
-TF32_BITS = 10
-"""Bits of the mantissa of a TF32 number."""
-
-
-class Arithmetic(NamedTuple):
-    """The type and precision in which products are computed; they are always summed in float32."""
-
-    dtype: DTypeLike
-    """Type of the operands."""
-    precision: lax.Precision
-    """Precision for float32 operands. Below the highest, a GPU uses TF32 and a TPU bfloat16."""
-
-    @property
-    def mantissa_bits(self) -> int:
-        """Bits of the mantissa that a product sees of its operands; of float32 with less than the highest
-        precision, those of TF32."""
-        rounds = self.precision != lax.Precision.HIGHEST and np.dtype(self.dtype) == np.float32
-        return TF32_BITS if rounds else jnp.finfo(self.dtype).nmant
-
-
-ARITHMETIC = {
-    "f32": Arithmetic(np.float32, lax.Precision.HIGHEST),
-    "tf32": Arithmetic(np.float32, lax.Precision.DEFAULT),
-    "bf16": Arithmetic(jnp.bfloat16, lax.Precision.DEFAULT),
-}
-"""The arithmetic for each value of `--precision`."""
-
-
 class Kernel(NamedTuple):
     """A 3x3 kernel in the form that its layer uses: plain, k k = 3 3, or transformed, k k = 6 6."""
 
@@ -109,7 +81,7 @@ def conv3x3(
     """Correlation of one image with a 3x3 kernel in either form, with stride 1.
 
     Args:
-        precision: see `Arithmetic`.
+        precision: see `precision.Arithmetic`.
         border: what stands outside the image; None for zeros.
         planes: whether few channels are computed as planes (`vgg.planes`).
     """
@@ -286,7 +258,7 @@ def conv_relu(
         kernel: both directions of the kernel.
         bias: bias in the dtype of x.
         inside: positions of the image on a canvas larger than it; y is zero elsewhere.
-        precision: see `Arithmetic`.
+        precision: see `precision.Arithmetic`.
         border: what stands outside the image; None for zeros, without which there is no canvas.
         planes: whether few channels are computed as planes (`vgg.planes`).
     """

@@ -24,7 +24,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxstyle.vgg import layers
 from jaxstyle.vgg.borders import Border
-from jaxstyle.vgg.convolution import ARITHMETIC, Kernel, conv_relu, prepare
+from jaxstyle.vgg.convolution import Kernel, conv_relu, prepare
+from jaxstyle.vgg.precision import ARITHMETIC
 
 Params = Any
 """The module's parameters as a pytree, which `Bound.params` holds and `Bound.features` takes."""
@@ -61,7 +62,7 @@ class ConvReLU(nnx.Module):
         kernel: HWIO, float32.
         bias: one number per output channel.
         winograd: whether to hold the kernel transformed for Winograd's algorithm (`convolution.prepare`).
-        precision: a key of `convolution.ARITHMETIC`.
+        precision: a key of `precision.ARITHMETIC`.
         border: what stands outside the image; None for zeros.
         planes: whether images are computed as planes (`vgg.planes`).
     """
@@ -103,7 +104,7 @@ class VGG19(nnx.Module):
         pool: after each block.
         winograd: run every layer but the first by Winograd's algorithm. The first has three channels
             to sum over, and the linear maps would cost more than the products they save.
-        precision: a key of `convolution.ARITHMETIC`. In `bf16` the activations are bfloat16 too, except
+        precision: a key of `precision.ARITHMETIC`. In `bf16` the activations are bfloat16 too, except
             with Winograd's algorithm, whose linear maps work in float32 and round only the factors of
             products.
         border: what stands outside an image, and outside a feature map; None for zeros.
