@@ -8,6 +8,8 @@ read while Python starts or imports, needs a process that is new: `conftest.run_
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import os
 import runpy
@@ -104,11 +106,15 @@ def execute(kind: str, what: str, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    import h5py  # noqa: F401
     import matplotlib.backends.backend_agg
     import matplotlib.backends.backend_svg  # noqa: F401
 
     sys.path[0] = str(ROOT)
+    for wing in sorted(ROOT.glob("jaxstyle/*/")):
+        for path in sorted(wing.glob("*.py")):
+            if not path.stem.startswith(("__", "cluster", "ray_")):  # Ray is an extra
+                importlib.import_module(f"jaxstyle.{wing.name}.{path.stem}")
+    gc.freeze()  # what is here already is collected in no fork
 
     if (received := serve(socket.socket(fileno=int(sys.argv[1])))) is not None:
         execute(*received)
