@@ -9,12 +9,14 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
 from jaxstyle import EXAMPLES
+from jaxstyle.console import early
 
 PAGE = (ROOT / "docs" / "tutorial.md").read_text()
 
@@ -58,6 +60,7 @@ def run_blocks(page, folder):
 @needs_bash
 def test_the_tutorial_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(early, "_began", time.time())
     assert {kind for kind, _ in blocks(PAGE)} == {"sh", "python", "toml"}
     names, said = run_blocks(PAGE, tmp_path)
     assert names["picture"].shape == (45, 60, 3)
