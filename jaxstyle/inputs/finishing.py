@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real, UInt8
 
 from jaxstyle.inputs.light import LUMINANCE, encoded, linear
 
@@ -24,7 +24,7 @@ MOST_GAIN = 4.0
 
 
 def rank_matched(
-    image: Float[np.ndarray, "h w 3"],
+    image: Real[np.ndarray, "h w 3"],
     references: Sequence[UInt8[np.ndarray, "_h _w 3"]],
     shares: Sequence[float] = (1.0,),
 ) -> Float[np.ndarray, "h w 3"]:
@@ -56,7 +56,9 @@ def rank_matched(
 
 
 def with_contrast(
-    image: Float[np.ndarray, "h w 3"], rms_contrast: float | None, mean_luminance: float | None
+    image: Real[np.ndarray, "h w 3"],
+    rms_contrast: float | None,
+    mean_luminance: float | None,
 ) -> Float[np.ndarray, "h w 3"]:
     """`image` with a given rms contrast, sd(L)/mean(L), and mean luminance; None keeps its own.
 

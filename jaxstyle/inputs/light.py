@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real, UInt8
 
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 """Weights of R, G and B in L (ITU-R BT.709)."""
@@ -29,7 +29,7 @@ class Light(NamedTuple):
     """Share of pixels of which at least one channel is 0 or 255."""
 
 
-def linear(pixels: Float[Any, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
+def linear(pixels: Real[Any, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
     """c of pixels from 0 to 255."""
     v = np.asarray(pixels, np.float64) / 255
     return np.where(v <= 0.04045, v / 12.92, ((np.maximum(v, 0.0) + 0.055) / 1.055) ** 2.4)
