@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from bench import processes, work, xla_text
 from bench.compiled import dimensions, shape_bytes
-from jaxstyle.plan.costs import nominal_platform
+from jaxstyle.plan.nominal_rates import nominal_platform
 
 STEPS = 4
 """Number of steps that are profiled."""

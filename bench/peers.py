@@ -408,7 +408,7 @@ def main(arguments: Sequence[str]) -> None:
     work.require("torch")
     import torch  # pyright: ignore[reportMissingImports]
 
-    from jaxstyle.plan.costs import nominal_platform
+    from jaxstyle.plan.nominal_rates import nominal_platform
 
     about, gpu = processes.in_process(work.tell_device), torch.cuda.is_available()
     sides = ["jaxstyle f32", "jaxstyle bf16", "torch NCHW", "torch channels_last", "torch bf16"]

@@ -51,10 +51,10 @@ def _imitate_tf32() -> None:
     """Round the operands of convolutions and Gram products to TF32's ten bits of mantissa."""
     from jax import lax
 
-    from jaxstyle.cell import losses
+    from jaxstyle.cell import gram_matrix
     from jaxstyle.vgg import convolution
 
-    plain, product = convolution._plain, losses.product
+    plain, product = convolution._plain, gram_matrix.product
 
     def rounded(x: Any) -> Any:
         return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=10)
@@ -62,7 +62,7 @@ def _imitate_tf32() -> None:
     convolution._plain = lambda x, kernel, precision, **border: plain(
         rounded(x), rounded(kernel), precision, **border
     )
-    losses.product = lambda a, b, *rest: product(rounded(a), rounded(b), *rest)
+    gram_matrix.product = lambda a, b, *rest: product(rounded(a), rounded(b), *rest)
 
 
 def _names(count: int) -> list[tuple[str, str]]:

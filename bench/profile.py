@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import compiled, work
-from jaxstyle.plan.costs import nominal_platform
+from jaxstyle.plan.nominal_rates import nominal_platform
 
 STEPS = 4
 """Number of steps that are profiled."""

@@ -346,7 +346,7 @@ def predictions(
     """Predictions of runs on many GPUs of the nominal rate, with the real planner's chunks."""
     from jaxstyle.device.memory import choose_width, planned_memory
     from jaxstyle.plan.cells import sweep_cells
-    from jaxstyle.plan.costs import NOMINAL_FLOPS
+    from jaxstyle.plan.nominal_rates import NOMINAL_FLOPS
     from jaxstyle.plan.planner import make_plan
     from jaxstyle.plan.programs import Program
 

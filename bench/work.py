@@ -107,7 +107,7 @@ class Work:
         from jaxstyle.device.memory import choose_width
         from jaxstyle.inputs import weights
         from jaxstyle.plan.cells import sweep_cells
-        from jaxstyle.plan.costs import nominal_platform
+        from jaxstyle.plan.nominal_rates import nominal_platform
         from jaxstyle.plan.planner import make_plan
         from jaxstyle.plan.programs import Memory
         from jaxstyle.spec import settings
@@ -423,7 +423,7 @@ def require_platform(wanted: str) -> dict[str, Any]:
     Raises:
         SystemExit: with code 2, after one line, if a GPU is wanted and JAX has none.
     """
-    from jaxstyle.plan.costs import nominal_platform
+    from jaxstyle.plan.nominal_rates import nominal_platform
 
     if wanted != "gpu":
         return processes.in_process(tell_device)

@@ -14,7 +14,7 @@ from jaxstyle.console.parsing import flag_names, parse
 from jaxstyle.console.setting_flags import helps, with_added
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.plan.cells import sweep_cells
-from jaxstyle.plan.costs import COMPILE_SECONDS, NOMINAL_FLOPS
+from jaxstyle.plan.nominal_rates import COMPILE_SECONDS, NOMINAL_FLOPS
 from jaxstyle.plan.planner import make_plan
 from jaxstyle.run.one_cell import single_sweep
 from jaxstyle.spec import defaults, values

@@ -11,6 +11,7 @@ from conftest import ROOT, random_image, run_python
 from jaxstyle.cell.knobs import knobs_of
 from jaxstyle.cell.state import Targets
 from jaxstyle.device import batch, drive, engine
+from jaxstyle.device.measured_memory import measure_memory
 from jaxstyle.device.memory import (
     MAX_WIDTH,
     MEMORY_SHARE,
@@ -20,7 +21,6 @@ from jaxstyle.device.memory import (
     launches_beside,
     planned_memory,
 )
-from jaxstyle.device.trial import measure_memory
 from jaxstyle.inputs.preprocess import mean_image
 from jaxstyle.inputs.resize import halved
 from jaxstyle.plan.cells import sweep_cells

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jaxstyle.plan import planner
 from jaxstyle.plan.cells import sweep_cells
 from jaxstyle.plan.chunks import plan_from_record, plan_record, trace_steps
-from jaxstyle.plan.costs import NOMINAL_FLOPS
+from jaxstyle.plan.nominal_rates import NOMINAL_FLOPS
 from jaxstyle.plan.stages import coarser_stages, evaluation_count, halved_shape
 from jaxstyle.rundir import fingerprints
 from jaxstyle.spec import settings

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from jaxstyle.cell import losses
+from jaxstyle.cell import gram_matrix, losses
 from jaxstyle.vgg.convolution import Kernel, conv_relu, prepare
 
 RANDOM = np.random.default_rng(1)
@@ -58,12 +58,12 @@ def test_style_loss_at_equal_sizes_is_the_decks():
     m, n = 30, 8
     f, p = (np.asarray(x, np.float64).reshape(m, n) for x in (F, P))
     deck = ((f.T @ f - p.T @ p) ** 2).sum() / (4 * n**2 * m**2)
-    assert losses.style_layer_loss(F, losses.gram(P)) == pytest.approx(deck, rel=1e-5)
+    assert losses.style_layer_loss(F, gram_matrix.gram(P)) == pytest.approx(deck, rel=1e-5)
 
 
 def test_style_loss_of_a_style_of_another_size_compares_means():
     tall = jnp.concatenate([P, P])  # the same statistics over twice the pixels
-    np.testing.assert_allclose(losses.gram(tall), losses.gram(P), rtol=1e-5)
+    np.testing.assert_allclose(gram_matrix.gram(tall), gram_matrix.gram(P), rtol=1e-5)
 
 
 def test_losses_agree_with_finite_differences():
@@ -80,7 +80,7 @@ def test_losses_agree_with_finite_differences():
 
 
 def test_gram_is_symmetric_and_positive_semidefinite():
-    g = np.asarray(losses.gram(F))
+    g = np.asarray(gram_matrix.gram(F))
     # Two sums of the same 30 nonnegative products, in different orders.
     np.testing.assert_allclose(g, g.T, rtol=2 * 30 * np.finfo(np.float32).eps)
     assert np.linalg.eigvalsh(g.astype(np.float64)).min() > -1e-6
@@ -88,7 +88,7 @@ def test_gram_is_symmetric_and_positive_semidefinite():
 
 def test_gram_ignores_pixel_order():
     shuffled = jnp.asarray(RANDOM.permutation(np.asarray(F).reshape(-1, 8))).reshape(F.shape)
-    np.testing.assert_allclose(losses.gram(shuffled), losses.gram(F), rtol=1e-5)
+    np.testing.assert_allclose(gram_matrix.gram(shuffled), gram_matrix.gram(F), rtol=1e-5)
 
 
 def test_gram_gradient_holds_for_any_cotangent():
@@ -98,26 +98,26 @@ def test_gram_gradient_holds_for_any_cotangent():
         flat = f.reshape(-1, 8)
         return flat.T @ flat / len(flat)
 
-    (mine,) = jax.vjp(losses.gram, F)[1](s)
+    (mine,) = jax.vjp(gram_matrix.gram, F)[1](s)
     (jaxs,) = jax.vjp(plain, F)[1](s)
     np.testing.assert_allclose(mine, jaxs, rtol=1e-4, atol=1e-6)
 
 
 def test_losses_are_zero_at_their_targets():
     assert losses.content_loss(F, F) == 0
-    assert losses.style_layer_loss(F, losses.gram(F)) == 0
+    assert losses.style_layer_loss(F, gram_matrix.gram(F)) == 0
 
 
 def test_features_times_s_scale_content_by_s2_and_style_by_s4():
     assert losses.content_loss(3 * F, 3 * P) == pytest.approx(
         9 * float(losses.content_loss(F, P)), rel=1e-5
     )
-    scaled = losses.style_layer_loss(3 * F, losses.gram(3 * P))
-    assert scaled == pytest.approx(81 * float(losses.style_layer_loss(F, losses.gram(P))), rel=1e-5)
+    scaled = losses.style_layer_loss(3 * F, gram_matrix.gram(3 * P))
+    assert scaled == pytest.approx(81 * float(losses.style_layer_loss(F, gram_matrix.gram(P))), rel=1e-5)
 
 
 def test_losses_are_the_same_eager_jitted_and_batched():
-    a = losses.gram(P)
+    a = gram_matrix.gram(P)
     eager = losses.style_layer_loss(F, a)
     np.testing.assert_allclose(jax.jit(losses.style_layer_loss)(F, a), eager, rtol=1e-6)
     batched = jax.vmap(losses.style_layer_loss, (0, None))(jnp.stack([F, P]), a)
@@ -134,4 +134,4 @@ def test_sums_over_large_images_keep_their_digits():
     big = jnp.asarray(RANDOM.uniform(0, 300, (512, 512, 16)), jnp.float32)
     expected = 0.5 * (np.asarray(big, np.float64) ** 2).sum()
     assert jax.jit(losses.content_loss)(big, jnp.zeros_like(big)) == pytest.approx(expected, rel=2e-6)
-    np.testing.assert_allclose(jax.jit(losses.gram)(big), gram64(big), rtol=2e-6)
+    np.testing.assert_allclose(jax.jit(gram_matrix.gram)(big), gram64(big), rtol=2e-6)

@@ -32,7 +32,7 @@ from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.settings import Sweep
 from jaxstyle.spec.tables import PADDINGS, STYLE_LOSSES, function
-from jaxstyle.vgg import convolution, padding
+from jaxstyle.vgg import bordered, convolution
 from jaxstyle.vgg.network import bind
 from jaxstyle.vgg.precision import ARITHMETIC
 
@@ -84,7 +84,7 @@ def test_the_gradient_of_a_padded_layer_is_jaxs_own_at_borders_too(name, winogra
     x, g = draw(9, 11, 5), draw(9, 11, 7)
 
     def plain(x):
-        around = padding.bordered(x, border(name))
+        around = bordered.bordered(x, border(name))
         sums = jax.lax.conv_general_dilated(
             around[None], KERNEL, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
@@ -129,7 +129,7 @@ def test_a_constant_image_stays_constant_under_every_padding_but_zeros(name, win
 )
 def test_the_products_of_a_gpu_take_a_border_as_it_is(product, i, o, name):
     x, kernel = draw(9, 11, i), draw(3, 3, i, o)
-    around = padding.bordered(x, PADDINGS[name].border)
+    around = bordered.bordered(x, PADDINGS[name].border)
     found = product(around, kernel, jax.lax.Precision.HIGHEST, has_border=True)
     np.testing.assert_allclose(found, oracle.correlate(wide(x), wide(kernel), name), atol=5e-5)
 

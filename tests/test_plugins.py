@@ -33,7 +33,7 @@ from jaxstyle.plan.planner import make_plan
 from jaxstyle.rundir import chunks, fingerprints
 from jaxstyle.rundir.records import open_record
 from jaxstyle.rundir.results_csv import read_rows
-from jaxstyle.spec import plugin_identity, plugins, settings, tables
+from jaxstyle.spec import function_identity, plugins, settings, tables
 from jaxstyle.spec.assemble import assemble
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.resolve import resolve
@@ -1094,7 +1094,7 @@ def test_a_digest_is_of_the_values_that_a_function_reads_where_it_was_defined(bo
             | constants
         )
         exec(READERS.replace("{body}", body), names)
-        return plugin_identity.identity(names["loss"])
+        return function_identity.identity(names["loss"])
 
     assert digest() == digest()
     changed = {name for name, (_, second) in VALUES.items() if digest(**{name: second}) != digest()}
@@ -1103,7 +1103,7 @@ def test_a_digest_is_of_the_values_that_a_function_reads_where_it_was_defined(bo
 
 def test_the_digest_of_a_function_is_the_same_in_every_process():
     text = (
-        "from jaxstyle.spec.plugin_identity import identity\nimport numpy as np\n"
+        "from jaxstyle.spec.function_identity import identity\nimport numpy as np\n"
         "LAYERS, RANDOM = {'conv1_1', 'conv2_1', 'conv3_1'}, np.random.default_rng(0)\n"
         "TABLE = {'o': object(), 's': frozenset('abc'), 'f': len, 'a': np.array(['x', 'y'], object)}\n"
         "def loss(view, kept):\n    return len(LAYERS) + RANDOM.random() + len(TABLE) + helper(view)\n"
@@ -1121,7 +1121,7 @@ def test_helpers_that_share_helpers_are_looked_into_once():
         exec(f"def a{depth}(x): return deep{depth - 1}\ndef b{depth}(x): return deep{depth - 1}\n", names)
         exec(f"def deep{depth}(x): return a{depth}(x) + b{depth}(x)\n", names)
     began = time.monotonic()
-    assert plugin_identity.identity(names["deep39"]) != plugin_identity.identity(names["deep38"])
+    assert function_identity.identity(names["deep39"]) != plugin_identity.identity(names["deep38"])
     assert time.monotonic() - began < 10  # not 2**39 looks
 
 

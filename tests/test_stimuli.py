@@ -27,7 +27,7 @@ from jaxstyle.cell.state import Targets
 from jaxstyle.derived import crops, stimuli
 from jaxstyle.device.drive import Launch
 from jaxstyle.device.engine import Engine
-from jaxstyle.inputs import encode, finishing, high_bit_depth, light
+from jaxstyle.inputs import encode, encode_high_bit_depth, finishing, light
 from jaxstyle.inputs.pictures import Pictures
 from jaxstyle.inputs.preprocess import luma, mean_image
 from jaxstyle.inputs.resize import resize
@@ -357,13 +357,13 @@ def test_pictures_of_more_than_8_bits_are_the_floats_that_are_kept(run):
 
 def test_formats_of_more_than_8_bits_hold_the_pixels(tmp_path):
     pixels = (random_image(5, 7, 1) * 1.1 - 9.3).astype(np.float32)
-    np.testing.assert_array_equal(np.load(io.BytesIO(high_bit_depth.npy_bytes(pixels))), pixels)
-    levels = unpacked_png(high_bit_depth.png16_bytes(pixels))
+    np.testing.assert_array_equal(np.load(io.BytesIO(encode_high_bit_depth.npy_bytes(pixels))), pixels)
+    levels = unpacked_png(encode_high_bit_depth.png16_bytes(pixels))
     np.testing.assert_array_equal(levels, np.clip(np.rint(pixels.astype(float) * 257), 0, 65535))
-    (tmp_path / "a.png").write_bytes(high_bit_depth.png16_bytes(pixels))
+    (tmp_path / "a.png").write_bytes(encode_high_bit_depth.png16_bytes(pixels))
     eight = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"), int)
     assert np.abs(eight - np.clip(pixels, 0, 255)).max() <= 1
-    tiff = high_bit_depth.tiff_bytes(pixels)
+    tiff = encode_high_bit_depth.tiff_bytes(pixels)
     at = struct.unpack_from("<I", tiff, 4)[0]
     entries = struct.iter_unpack(
         "<2H2I", tiff[at + 2 : at + 2 + 12 * struct.unpack_from("<H", tiff, at)[0]]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxstyle.cell import losses
+from jaxstyle.cell import gram_matrix, losses
 from jaxstyle.vgg.precision import ARITHMETIC, Arithmetic
 
 
@@ -27,7 +27,7 @@ class Moments(NamedTuple):
 
 
 def mean(features: Float[Array, "h w c"], positions: Float[Array, ""] | None = None) -> Float[Array, " c"]:
-    """mu, in float32; the arguments are those of `losses.gram`."""
+    """mu, in float32; the arguments are those of `gram_matrix.gram`."""
     total = jnp.sum(features.astype(jnp.float32), (0, 1))
     return total / (features.shape[0] * features.shape[1] if positions is None else positions)
 
@@ -37,8 +37,10 @@ def keep(
     positions: Float[Array, ""] | None = None,
     arithmetic: Arithmetic = ARITHMETIC["f32"],
 ) -> Moments:
-    """A and mu_A; the arguments are those of `losses.gram`."""
-    return Moments(jnp.asarray(losses.gram(features, positions, arithmetic)), mean(features, positions))
+    """A and mu_A; the arguments are those of `gram_matrix.gram`."""
+    return Moments(
+        jnp.asarray(gram_matrix.gram(features, positions, arithmetic)), mean(features, positions)
+    )
 
 
 def loss(

@@ -10,8 +10,8 @@ from jaxstyle.spec import tables
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.plugin_blame import blamed
 from jaxstyle.spec.tables import PADDINGS, POOLINGS
-from jaxstyle.vgg.borders import Border
 from jaxstyle.vgg.network import Pool
+from jaxstyle.vgg.padding import Border
 
 
 def border(padding: str) -> Border | None:

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxstyle.cell import losses
+from jaxstyle.cell import gram_matrix
 from jaxstyle.cell.state import Held, Knobs, RegionKnobs, Targets
 from jaxstyle.plan.programs import Program
 from jaxstyle.plan.region_grids import cuts, part_count
@@ -62,7 +62,7 @@ def _masked_products(
     flat = features.reshape(-1, n)
     own = maps.reshape(count, -1).T.astype(features.dtype)
     weighed = (own[:, :, None] * flat[:, None, :]).reshape(len(flat), count * n)
-    return losses.product(weighed, flat, (0, 0), arithmetic).reshape(count, n, n), weighed
+    return gram_matrix.product(weighed, flat, (0, 0), arithmetic).reshape(count, n, n), weighed
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -88,7 +88,7 @@ def _mask_forward(features, target, maps, weights, arithmetic):
 def _mask_backward(arithmetic, residuals, g):
     weighed, gap, like = residuals
     n, width = gap.shape[-1], like.shape[1]
-    gradient = losses.product(weighed, gap.reshape(-1, n), (1, 0), arithmetic)
+    gradient = gram_matrix.product(weighed, gap.reshape(-1, n), (1, 0), arithmetic)
     return (g * gradient).reshape(-1, width, n).astype(weighed.dtype), None, None, None
 
 
@@ -136,7 +136,7 @@ def tile_loss(
 def _tile_forward(features, target, means, weights, grids, arithmetic):
     n = features.shape[-1]
     own = _split(features, cuts(grids, features.shape[0], features.shape[1]))
-    sums = [losses.product(part, part, (0, 0), arithmetic) for part in own]
+    sums = [gram_matrix.product(part, part, (0, 0), arithmetic) for part in own]
     if len(grids) == 1 and len(sums) == len(target):
         gaps = [s / len(part) - a for s, part, a in zip(sums, own, target, strict=True)]
         loss = jnp.sum(weights * jnp.stack([jnp.sum(jnp.square(gap)) for gap in gaps]))
@@ -154,7 +154,7 @@ def _tile_backward(grids, arithmetic, residuals, g):
     parts = cuts(grids, features.shape[0], features.shape[1])
     scale = g / features.shape[-1] ** 2
     own = zip(_split(features, parts), slopes, strict=True)
-    gradient = _joined([losses.product(part, slope, (1, 0), arithmetic) for part, slope in own], parts)
+    gradient = _joined([gram_matrix.product(part, slope, (1, 0), arithmetic) for part, slope in own], parts)
     return (scale * gradient).astype(features.dtype), None, None, None
 
 

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxstyle.cell import losses, moments
+from jaxstyle.cell import gram_matrix, moments
 from jaxstyle.vgg.precision import ARITHMETIC, Arithmetic
 
 ITERATIONS = 12
@@ -73,11 +73,11 @@ def _moments(
     if arithmetic.mantissa_bits < FLOAT32_BITS:
         if positions is None:
             mean = moments.mean(features)
-            return mean, jnp.asarray(losses.gram(features - lax.stop_gradient(mean), None, arithmetic))
+            return mean, jnp.asarray(gram_matrix.gram(features - lax.stop_gradient(mean), None, arithmetic))
         rounded = lax.reduce_precision(features, 8, arithmetic.mantissa_bits)
         features = features + lax.stop_gradient(rounded - features)  # rounding itself has no gradient
     mean = moments.mean(features, positions)
-    gram = jnp.asarray(losses.gram(features, positions, arithmetic))
+    gram = jnp.asarray(gram_matrix.gram(features, positions, arithmetic))
     return mean, gram - mean[:, None] * mean[None, :]
 
 
@@ -86,7 +86,7 @@ def keep(
     positions: Float[Array, ""] | None = None,
     arithmetic: Arithmetic = ARITHMETIC["f32"],
 ) -> Normal:
-    """mu_A, S and epsilon; the arguments are those of `losses.gram`."""
+    """mu_A, S and epsilon; the arguments are those of `gram_matrix.gram`."""
     mean, covariance = _moments(features, positions, arithmetic)
     n, variance = len(mean), jnp.trace(covariance)
     ridge = jnp.maximum(RIDGE * variance / n, LEAST_RIDGE * (variance + jnp.sum(jnp.square(mean))))

@@ -24,8 +24,8 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from jaxstyle.console.estimates import Estimate
 from jaxstyle.console.notebook_bar import NotebookBar, in_notebook
+from jaxstyle.console.time_left import Estimate
 from jaxstyle.spec.errors import encodable
 
 BAR_COLUMNS, BAR_WIDTH = 110, 20

@@ -1,7 +1,7 @@
 """The programs of a `Program`: lowered, compiled, batched.
 
-The one `vmap` over cells is here, inside a `fori_loop` over passes with *traced* bounds, on donated state.
-With several devices it runs inside a `shard_map` over a mesh whose one axis is `cell`: cells are
+The step's one `vmap` over cells is here, inside a `fori_loop` over passes with *traced* bounds, on donated
+state. With several devices it runs inside a `shard_map` over a mesh whose one axis is `cell`: cells are
 independent of each other, so that no device ever waits for data of another one, and each computes exactly
 what it would compute alone. Neither the number of steps nor where segments end changes the compiled
 program. Weights are arguments of every program.
@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxstyle.cell import objective, regions, step
 from jaxstyle.cell.knobs import blank_knobs
-from jaxstyle.cell.start import init_state
+from jaxstyle.cell.start import init_state, refined_state
 from jaxstyle.cell.state import Held, Info, Knobs, State, Targets
 from jaxstyle.device.drive import SEGMENT_PASSES
 from jaxstyle.device.kept_programs import Source, compiled
@@ -118,6 +118,13 @@ def start_cells(program: Program, mesh: Mesh | None) -> Any:
         return on_each_device(start_cell, mesh, (CELL, CELL), CELL)(knobs, start)
 
     return start_cells
+
+
+def refine_cells(finer: Program, mesh: Mesh | None) -> Any:
+    """The start of the cells of a stage from their knobs, their best images in the coarser stage before it,
+    and the extents of those; compiled when it is called."""
+    refine = jax.vmap(functools.partial(refined_state, finer))
+    return jax.jit(on_each_device(refine, mesh, (CELL,) * 3, CELL))
 
 
 def segment_source(

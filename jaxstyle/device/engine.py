@@ -23,7 +23,6 @@ from jaxtyping import Float
 
 from jaxstyle.cell import objective
 from jaxstyle.cell.poolings import border, pooling
-from jaxstyle.cell.start import refined_state
 from jaxstyle.cell.state import Held, Knobs, Targets
 from jaxstyle.device import kept, kept_targets
 from jaxstyle.device.batch import (
@@ -34,7 +33,7 @@ from jaxstyle.device.batch import (
     argument_shapes,
     compile_program,
     compiler_options,
-    on_each_device,
+    refine_cells,
     target_program,
 )
 from jaxstyle.device.course import Course
@@ -52,7 +51,7 @@ from jaxstyle.device.drive import (
 )
 from jaxstyle.device.jax_settings import default_settings
 from jaxstyle.plan.canvases import canvas_of
-from jaxstyle.plan.costs import NOMINAL_FLOPS, WINOGRAD_PLATFORMS, nominal_platform
+from jaxstyle.plan.nominal_rates import NOMINAL_FLOPS, WINOGRAD_PLATFORMS, nominal_platform
 from jaxstyle.plan.programs import Program
 from jaxstyle.plan.stages import COARSE_EVALUATIONS
 from jaxstyle.spec.plugin_blame import blamed_together
@@ -401,8 +400,7 @@ class Engine:
         else:
             key = before.program, self._step_key(program)
             if key not in _refine_programs:
-                refine = jax.vmap(functools.partial(refined_state, program))
-                _refine_programs[key] = jax.jit(on_each_device(refine, self._mesh, (CELL,) * 3, CELL))
+                _refine_programs[key] = refine_cells(program, self._mesh)
             refine = _refine_programs[key]
             states = [
                 refine(own, part.state.best, part.knobs.extent)

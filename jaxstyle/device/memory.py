@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxstyle.console import limits
 from jaxstyle.device.batch import Device
-from jaxstyle.plan.costs import TILE_ROWS
+from jaxstyle.plan.nominal_rates import TILE_ROWS
 from jaxstyle.plan.programs import Memory, Program
 from jaxstyle.vgg import layers
 from jaxstyle.vgg.precision import ARITHMETIC

@@ -15,7 +15,7 @@ from typing import Any
 from jaxstyle.plan.canvases import Frame, find_frames
 from jaxstyle.plan.cells import Cell, find_twins, terms_of
 from jaxstyle.plan.chunks import Chunk, Plan, with_twins
-from jaxstyle.plan.costs import COMPILE_SECONDS, NOMINAL_FLOPS, PLANE_PLATFORMS
+from jaxstyle.plan.nominal_rates import COMPILE_SECONDS, NOMINAL_FLOPS, PLANE_PLATFORMS
 from jaxstyle.plan.programs import Program
 from jaxstyle.plan.region_grids import tile_count
 from jaxstyle.plan.stages import coarser_stages

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple
 
-from jaxstyle.plan.costs import CHECKPOINT_SHARE, NOMINAL_WRITE, PASS_FLOPS, TILE_ROWS
+from jaxstyle.plan.nominal_rates import CHECKPOINT_SHARE, NOMINAL_WRITE, PASS_FLOPS, TILE_ROWS
 from jaxstyle.plan.region_grids import part_count
 from jaxstyle.plan.stages import COARSE_EVALUATIONS, halved_shape
 from jaxstyle.spec.rows import NamedRow

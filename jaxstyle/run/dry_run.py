@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxstyle.console.progress import counted, duration
-from jaxstyle.plan.costs import COMPILE_SECONDS, NOMINAL_FLOPS, nominal_platform
+from jaxstyle.plan.nominal_rates import COMPILE_SECONDS, NOMINAL_FLOPS, nominal_platform
 from jaxstyle.run.checked import check_extensible, check_run
 from jaxstyle.run.planning import (
     Planned,

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from jaxstyle.console import signals
-from jaxstyle.console.estimates import Estimate
 from jaxstyle.console.progress import Display, counted, duration
+from jaxstyle.console.time_left import Estimate
 from jaxstyle.derived.build import Built, build_derived, write_page
 from jaxstyle.inputs.region_maps import RegionMaps
 from jaxstyle.plan.chunks import Plan, plan_record
-from jaxstyle.plan.costs import nominal_platform, uses_winograd
+from jaxstyle.plan.nominal_rates import nominal_platform, uses_winograd
 from jaxstyle.plan.programs import Program
 from jaxstyle.run.checked import CheckedRun
 from jaxstyle.run.dry_run import describe, describe_text

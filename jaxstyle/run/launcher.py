@@ -22,7 +22,7 @@ from jaxstyle.inputs.resize import halved, halved_shape_of
 from jaxstyle.plan.canvases import canvas_of
 from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.chunks import Plan
-from jaxstyle.plan.costs import nominal_platform, uses_winograd
+from jaxstyle.plan.nominal_rates import nominal_platform, uses_winograd
 from jaxstyle.plan.programs import Program
 from jaxstyle.plan.stages import halved_shape
 from jaxstyle.run.finishing import Finisher

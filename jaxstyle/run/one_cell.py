@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jaxstyle.console import signals
-from jaxstyle.console.estimates import Estimate
 from jaxstyle.console.progress import Display
+from jaxstyle.console.time_left import Estimate
 from jaxstyle.inputs import decode, encode
 from jaxstyle.plan.cells import check_new
 from jaxstyle.run import planning

@@ -16,7 +16,7 @@ from jaxstyle.console.progress import counted
 from jaxstyle.inputs.region_maps import RegionMaps
 from jaxstyle.plan.cells import needs_balance
 from jaxstyle.plan.chunks import Plan
-from jaxstyle.plan.costs import COMPILE_SECONDS, NOMINAL_FLOPS, nominal_platform, uses_winograd
+from jaxstyle.plan.nominal_rates import COMPILE_SECONDS, NOMINAL_FLOPS, nominal_platform, uses_winograd
 from jaxstyle.plan.planner import make_plan
 from jaxstyle.plan.programs import Memory, Program
 from jaxstyle.run.inputs import Inputs, calibrated
@@ -84,7 +84,7 @@ def plan_for(
         JaxstyleError: if the device cannot compute in the sweep's precision.
     """
     from jaxstyle.device.memory import can_tf32, choose_width, device_memory, planned_memory
-    from jaxstyle.device.trial import try_out
+    from jaxstyle.device.try_out import try_out
 
     sweep, platform = inputs.sweep, nominal_platform(device.platform)
     if sweep.precision == "tf32" and not can_tf32(device):
@@ -181,7 +181,7 @@ def _find_plan(
 
 def _measured_memory(largest: Program, inputs: Inputs, device: Any) -> Callable[[Program], Memory]:
     """The memory that launches of a program take: measured of `largest`, others by their activations."""
-    from jaxstyle.device.trial import measure_memory
+    from jaxstyle.device.measured_memory import measure_memory
 
     winograd = uses_winograd(inputs.sweep, nominal_platform(device.platform))
     measured = measure_memory(largest, inputs.weights.layers, device=device, winograd=winograd)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxstyle.console.progress import Teller
 from jaxstyle.plan.cells import Cell
 from jaxstyle.plan.chunks import Plan
-from jaxstyle.plan.costs import CHECKPOINT_SHARE
+from jaxstyle.plan.nominal_rates import CHECKPOINT_SHARE
 from jaxstyle.run.launcher import LaunchResult
 from jaxstyle.run.work import Begun
 from jaxstyle.rundir.checkpoints import OTHER, Arrays, Checkpoint, Saved, saved

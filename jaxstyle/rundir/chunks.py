@@ -78,7 +78,7 @@ class ChunkResult(Numbers):
     image_float: Float[np.ndarray, "cells snapshots h w 3"] | None = None
     """The pictures before they were rounded, float32, where they are kept."""
     image_format: str = ""
-    """The format of their files; see `high_bit_depth.FORMATS`."""
+    """The format of their files; see `encode_high_bit_depth.FORMATS`."""
 
     @property
     def shape(self) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from jaxstyle.inputs import encode
-from jaxstyle.inputs.high_bit_depth import FORMATS
+from jaxstyle.inputs.encode_high_bit_depth import FORMATS
 from jaxstyle.rundir.chunks import ChunkResult
 from jaxstyle.rundir.directory import RunDirectory, list_folder
 from jaxstyle.rundir.files import link_together, write_together

@@ -26,9 +26,9 @@ from typing import Any
 
 from jaxstyle.spec import paths, tables
 from jaxstyle.spec.errors import JaxstyleError
+from jaxstyle.spec.function_identity import identity
 from jaxstyle.spec.jax_state import is_jax_running
 from jaxstyle.spec.plugin_blame import at_fault, error_words
-from jaxstyle.spec.plugin_identity import identity
 from jaxstyle.spec.resolve import rows_used
 from jaxstyle.spec.retired import RETIRED
 from jaxstyle.spec.settings import OPTION_KEYS, Sweep

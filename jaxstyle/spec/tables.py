@@ -18,7 +18,7 @@ from jaxstyle.spec.plugin_blame import error_words
 from jaxstyle.spec.rows import NAMES, Function, NamedRow, Table, is_name
 from jaxstyle.spec.rows import Origin as Origin
 from jaxstyle.spec.rows import function as function
-from jaxstyle.vgg import borders, layers
+from jaxstyle.vgg import layers, padding
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ class Pooling(NamedRow):
 class Padding(NamedRow):
     """A padding of the network: what stands outside an image, and outside a feature map."""
 
-    border: borders.Border | None = field(default=None, kw_only=True)
+    border: padding.Border | None = field(default=None, kw_only=True)
     """The border around an image; None for zeros."""
 
     what = "padding"
@@ -336,9 +336,9 @@ PADDINGS = Table(
     Padding,
     (
         Padding("zeros", title="zeros"),
-        Padding("reflect", title="reflection", border=borders.REFLECT),
-        Padding("replicate", title="replication", border=borders.REPLICATE),
-        Padding("circular", title="circular padding", border=borders.CIRCULAR),
+        Padding("reflect", title="reflection", border=padding.REFLECT),
+        Padding("replicate", title="replication", border=padding.REPLICATE),
+        Padding("circular", title="circular padding", border=padding.CIRCULAR),
     ),
 )
 """The paddings of the network."""
@@ -349,12 +349,12 @@ STYLE_LOSSES = Table(
         StyleLoss(
             "gram",
             title="Gram matrices",
-            keep="jaxstyle.cell.losses:gram",
+            keep="jaxstyle.cell.gram_matrix:gram",
             loss="jaxstyle.cell.losses:style_layer_loss",
             distance="jaxstyle.cell.style_distances:gram",
             trace="jaxstyle.cell.style_distances:gram_trace",
-            of_moments="jaxstyle.cell.style_moments:gram",
-            blend="jaxstyle.cell.style_moments:blended_grams",
+            of_moments="jaxstyle.cell.blended_styles:gram",
+            blend="jaxstyle.cell.blended_styles:blended_grams",
         ),
         StyleLoss(
             "moments",
@@ -363,8 +363,8 @@ STYLE_LOSSES = Table(
             loss="jaxstyle.cell.moments:loss",
             distance="jaxstyle.cell.style_distances:moments",
             trace="jaxstyle.cell.style_distances:moments_trace",
-            of_moments="jaxstyle.cell.style_moments:moments",
-            blend="jaxstyle.cell.style_moments:blended_moments",
+            of_moments="jaxstyle.cell.blended_styles:moments",
+            blend="jaxstyle.cell.blended_styles:blended_moments",
         ),
         StyleLoss(
             "wasserstein",
@@ -373,8 +373,8 @@ STYLE_LOSSES = Table(
             loss="jaxstyle.cell.wasserstein:loss",
             distance="jaxstyle.cell.style_distances:wasserstein",
             trace="jaxstyle.cell.style_distances:wasserstein_trace",
-            of_moments="jaxstyle.cell.style_moments:normal",
-            blend="jaxstyle.cell.style_moments:blended_normals",
+            of_moments="jaxstyle.cell.blended_styles:normal",
+            blend="jaxstyle.cell.blended_styles:blended_normals",
             matrix_products=38,
             matrices=8,
         ),

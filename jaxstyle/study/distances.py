@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxstyle.inputs import weights
-from jaxstyle.plan.costs import nominal_platform, uses_winograd
+from jaxstyle.plan.nominal_rates import nominal_platform, uses_winograd
 from jaxstyle.plan.programs import Program
 from jaxstyle.rundir.records import Record
 from jaxstyle.spec import plugins, tables

@@ -29,8 +29,8 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from jaxstyle.vgg.borders import Border
-from jaxstyle.vgg.padding import bordered, unbordered
+from jaxstyle.vgg.bordered import bordered, unbordered
+from jaxstyle.vgg.padding import Border
 from jaxstyle.vgg.planes import TAPS, of_planes, to_planes
 from jaxstyle.vgg.winograd import (
     adjoint_tiling,

@@ -23,8 +23,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxstyle.vgg import layers
-from jaxstyle.vgg.borders import Border
 from jaxstyle.vgg.convolution import Kernel, conv_relu, prepare
+from jaxstyle.vgg.padding import Border
 from jaxstyle.vgg.precision import ARITHMETIC
 
 Params = Any

@@ -1,35 +1,30 @@
-"""An image with one position more on every side, and the adjoint of that; layout (h, w, c)."""
+"""Kinds of padding, as borders: which positions of an image or of a feature map stand beyond its edges.
+
+A 3x3 convolution reads one position beyond each edge. Along an axis of n positions a border names the one
+that stands before the first and the one that stands after the last. `None` in place of a border means
+zeros.
+"""
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float
-
-from jaxstyle.vgg.borders import Border
+from collections.abc import Callable
+from typing import NamedTuple
 
 
-def bordered(x: Float[Array, "h w c"], border: Border) -> Float[Array, "h2 w2 c"]:
-    """`x` with the positions that `border` puts beyond its edges, corners included: (h + 2, w + 2, c)."""
-    h, w, _ = x.shape
-    above, below = border.before(h), border.after(h)
-    x = jnp.concatenate([x[above : above + 1], x, x[below : below + 1]], axis=0)
-    left, right = border.before(w), border.after(w)
-    return jnp.concatenate([x[:, left : left + 1], x, x[:, right : right + 1]], axis=1)
+class Border(NamedTuple):
+    """The positions that stand beyond both ends of an axis, as functions of its length."""
+
+    before: Callable[[int], int]
+    """The position that stands before the first."""
+    after: Callable[[int], int]
+    """The position that stands after the last."""
+    wraps: bool = False
+    """Whether the axis goes on at its other end."""
 
 
-def unbordered(g: Float[Array, "h2 w2 c"], border: Border) -> Float[Array, "h w c"]:
-    """The adjoint of `bordered`: what lies beyond an edge is added to the position that it came from."""
-    h, w = g.shape[0] - 2, g.shape[1] - 2
-    # Rows are padded and added, not scattered, which a GPU would do in an order of its own.
-    left, right = border.before(w), border.after(w)
-    g = (
-        g[:, 1:-1]
-        + jnp.pad(g[:, :1], ((0, 0), (left, w - 1 - left), (0, 0)))
-        + jnp.pad(g[:, -1:], ((0, 0), (right, w - 1 - right), (0, 0)))
-    )
-    above, below = border.before(h), border.after(h)
-    return (
-        g[1:-1]
-        + jnp.pad(g[:1], ((above, h - 1 - above), (0, 0), (0, 0)))
-        + jnp.pad(g[-1:], ((below, h - 1 - below), (0, 0), (0, 0)))
-    )
+REFLECT = Border(lambda n: min(1, n - 1), lambda n: max(n - 2, 0))
+"""The neighbour of the edge, as in a mirror; of a single position, that position, as NumPy has it."""
+REPLICATE = Border(lambda n: 0, lambda n: n - 1)
+"""The edge itself."""
+CIRCULAR = Border(lambda n: n - 1, lambda n: 0, wraps=True)
+"""The opposite edge."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxstyle.vgg.borders import REPLICATE, Border
+from jaxstyle.vgg.padding import REPLICATE, Border
 
 L2_FLOOR = 1e-8
 """The mean square that L2 pooling adds, since the root has no derivative at 0: 1e-4 for zeros."""

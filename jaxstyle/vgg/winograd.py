@@ -18,7 +18,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxstyle.vgg.borders import Border
+from jaxstyle.vgg.padding import Border
 
 TILE = 4
 """Edge of an output tile; the edge of an input tile is two more."""

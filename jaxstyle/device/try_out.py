@@ -1,4 +1,4 @@
-"""Programs tried out before a run: what they take, and whether a plugin's functions fit."""
+"""Programs traced before a run, to see whether a plugin's functions fit."""
 
 from __future__ import annotations
 
@@ -13,41 +13,15 @@ import numpy as np
 
 from jaxstyle.cell import objective, solvers
 from jaxstyle.cell.poolings import border, pooling
-from jaxstyle.device.batch import Device, Layers, argument_shapes, lower
-from jaxstyle.device.engine import Engine
+from jaxstyle.device.batch import Layers, argument_shapes, lower
 from jaxstyle.device.jax_settings import default_settings
-from jaxstyle.device.memory import is_out_of_memory, planned_memory
-from jaxstyle.plan.programs import Memory, Program
+from jaxstyle.plan.programs import Program
 from jaxstyle.plan.stages import halved_shape
 from jaxstyle.spec import tables
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.plugin_blame import blamed_together
 from jaxstyle.spec.tables import OPTIMIZERS, TERMS
 from jaxstyle.vgg.network import bind
-
-
-def measure_memory(
-    program: Program, weights: Layers, *, device: Device, winograd: bool | None = None
-) -> Memory:
-    """Memory of a program's launches on a device, from the compiler's reports for widths 1 and 2.
-
-    If there is no usable report, or no memory to compile them, the result is that of `planned_memory`.
-    """
-    engine = Engine(weights, device=device, winograd=winograd)
-    planned = planned_memory(program, winograd=engine.winograd)
-    programs = [replace(program, width=width, coarser=0) for width in (1, 2)]
-    try:
-        one, two = (engine.compile(p)[0].device_bytes for p in programs)
-    except jax.errors.JaxRuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        return planned
-    finally:
-        for p in programs:
-            engine.forget(p)
-    if not 0 < one < two:
-        return planned
-    return Memory(fixed=max(0, 2 * one - two), per_cell=two - one)
 
 
 @default_settings()

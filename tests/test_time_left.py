@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from jaxstyle.console import progress
-from jaxstyle.console.estimates import FIRST_S, MOVED, Estimate
 from jaxstyle.console.progress import Display
+from jaxstyle.console.time_left import FIRST_S, MOVED, Estimate
 from jaxstyle.device.course import Course
 from jaxstyle.device.drive import Segment
 from jaxstyle.plan.cells import Cell
