@@ -231,18 +231,19 @@ def test_shapes_on_a_canvas_come_out_as_each_by_itself(photos, canvas_run, tmp_p
 
 def test_a_coarser_stage_on_a_canvas_has_room_for_its_targets(tmp_path):
     """129 px: the canvas of its coarser stage, 80 px, is larger than half of it rounded up to 64."""
-    photos = write_pictures(tmp_path, a=(97, 129), b=(86, 129), s=(64, 60))
+    photos = write_pictures(tmp_path, a=(37, 129), b=(40, 129), s=(64, 60))
     starts = {}
     for canvas, names in (("auto", "ab"), ("off", "a")):
         code = command(
             "--content", *(photos / f"{name}.png" for name in names), "--style", photos / "s.png",
             "--size", "129", "--style-size", "64", "--optimizer", "adam", "--pyramid", "1", "--steps", "1",
             "--init", "content", "--alpha-beta", "1e-2",
-            "--canvas", canvas, "--out", tmp_path / canvas, *SHALLOW, "--quiet",
+            "--content-layer", "conv1_2", "--style-layers", "conv1_1", "--conv", "plain",
+            "--canvas", canvas, "--out", tmp_path / canvas, "--quiet",
         )  # fmt: skip
         assert code == 0
         with h5py.File(tmp_path / canvas / "results.h5") as file:
-            starts[canvas] = file["97x129/loss_total"][0, 0]
+            starts[canvas] = file["37x129/loss_total"][0, 0]
     assert starts["auto"] == pytest.approx(starts["off"], rel=1e-3)  # where the coarser stage ended
 
 
@@ -276,13 +277,14 @@ def test_a_plan_for_a_device_of_its_own_measures_memory_and_widens(inputs, tmp_p
         monkeypatch.setattr(module, "nominal_platform", lambda platform: "gpu")
     assert command(
         "--content", inputs / "c0.png", "--style", inputs / "s0.png", "--seed", "0:12", "--size", "64",
-        "--optimizer", "adam", "--out", tmp_path / "none", "--dry-run", "--json",
+        "--content-layer", "conv4_1", "--style-layers", "conv1_1", "--optimizer", "adam",
+        "--out", tmp_path / "none", "--dry-run", "--json",
     ) == 0  # fmt: skip
     plan = json.loads(capsys.readouterr().out)
     (program,) = plan["programs"]
     assert program["width"] == plan["batch_width"] == 16
     expected = program["memory_bytes"] - 16 * program["memory_bytes_per_cell"]
-    weights = 4 * 2 * 12_944_960  # plain kernels down to conv5_1, both directions
+    weights = 4 * 2 * 3_503_808  # plain kernels down to conv4_1, both directions
     assert expected == pytest.approx(weights, rel=0.1)
 
 
