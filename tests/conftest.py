@@ -125,6 +125,11 @@ FIVE_CHUNKS += SHALLOW
 """A sweep of five cells, each in its own chunk."""
 
 
+QUICKLY = {"xla_backend_optimization_level": 0}
+"""Options of `jax.jit` for a test's own functions, whose values are compared with others but for rounding:
+their programs compile in half the time. The package's own programs are compiled as for users."""
+
+
 class Told:
     """A command in its own process that reports its events through a pipe, and the events so far."""
 

@@ -1,5 +1,7 @@
 """The balance of content and style: against the oracle, its laws, and its use in a sweep."""
 
+import contextlib
+import io
 import json
 import pickle
 import threading
@@ -149,8 +151,8 @@ def test_the_normalised_networks_balance_is_decades_below_the_raw_ones(images, v
 
 # --- in a sweep ------------------------------------------------------------------------------------
 
-SMALL = {"size": "32", "steps": (2,), "optimizer": "adam", "style_layers": ("conv1_1+conv2_1",)}
-SMALL |= {"content_layer": ("conv2_2",)}
+SMALL = {"size": "48x36", "steps": (2,), "optimizer": "adam", "style_layers": ("conv1_1+conv2_1",)}
+SMALL |= {"content_layer": ("conv2_2",), "conv": "plain"}
 
 
 def test_a_relative_ratio_becomes_a_number_that_the_spec_keeps(images, tmp_path, monkeypatch):
@@ -252,15 +254,22 @@ def test_a_dry_run_of_relative_ratios_measures_nothing(images, tmp_path, capsys,
     assert json.loads(capsys.readouterr().out)["cells"] == 1
 
 
-def test_the_command_prints_a_table_and_json(images, capsys):
-    flags = [images["content"], images["style"], "--size", "64x48", "--content-layer", "conv2_2"]
+@pytest.fixture(scope="module")
+def printed(images):
+    """What the command prints of the two images: a table, and JSON."""
+    flags = [images["content"], images["style"], "--size", SMALL["size"], "--content-layer", "conv2_2"]
     flags += ["--style-layers", "conv1_1+conv2_1"]
+    said = []
     for extra in ([], ["--json"]):
-        with pytest.raises(SystemExit) as stop:
+        with pytest.raises(SystemExit) as stop, contextlib.redirect_stdout(io.StringIO()) as out:
             calibrate.main([*flags, *extra])
         assert stop.value.code == 0
-    text, _, tail = capsys.readouterr().out.partition("{")
-    found = json.loads("{" + tail)
+        said.append(out.getvalue())
+    return said[0], json.loads(said[1])
+
+
+def test_the_command_prints_a_table_and_json(printed):
+    text, found = printed
     assert f"{found['balance']:.3g} (1x)" in text
     assert [line["layer"] for line in found["layers"]] == ["conv1_1", "conv2_1"]
     assert {(m["network"], m["pool"]) for m in found["moves"]} == {
@@ -271,16 +280,18 @@ def test_the_command_prints_a_table_and_json(images, capsys):
     assert balances["raw", "max"] > balances["raw", "avg"]
 
 
-def test_the_balance_of_the_default_look_is_that_of_a_run_that_names_no_ratio(images, tmp_path):
-    taps = {"style_layers": ("conv1_1+conv2_1",), "content_layer": ("conv2_1",)}
-    flags = [f"--{name.replace('_', '-')}={value}" for name, (value,) in taps.items()]
-    done = run_forked("-m", "jaxstyle.calibrate", *images.values(), "--size", "48", "--json", *flags)
-    look = json.loads(done.stdout)["default_look"]
+def test_the_command_measures_at_half_and_twice_the_size_too():
+    pair = {"content": ("/c.png",), "style": ("/s.png",)}
+    moved = calibrate._moved(Sweep(**pair, size="64"))
+    assert [other.size for other in moved] == ["64"] * 2 * len(POOLINGS.names) + ["32", "128"]
+    assert len(calibrate._moved(Sweep(**pair, size="64x48"))) == 2 * len(POOLINGS.names)
+
+
+def test_the_balance_of_the_default_look_is_that_of_a_run_that_names_no_ratio(images, printed, tmp_path):
+    look = printed[1]["default_look"]
     assert (look["style_weights"], look["padding"]) == ("balanced", "replicate")
-    sweep = Sweep(content=(images["content"],), style=(images["style"],), size="48", steps=(1,))
-    (row,) = run_sweep(
-        replace(sweep, pyramid=0, **taps), RunOptions(out=str(tmp_path / "run"), quiet=True)
-    ).rows
+    sweep = Sweep(content=(images["content"],), style=(images["style"],), **SMALL)
+    (row,) = run_sweep(sweep, RunOptions(out=str(tmp_path / "run"), quiet=True)).rows
     assert row["alpha_beta_given"] == "0.1x"
     assert float(row["alpha_beta"]) == pytest.approx(0.1 * look["balance"], rel=1e-5)
 

@@ -11,8 +11,8 @@ import numpy as np
 import oracle
 import pytest
 import torture
-from conftest import narrow_weights, random_image
-from jax.test_util import check_grads
+from conftest import QUICKLY, narrow_weights, random_image
+from jax.test_util import check_vjp
 from PIL import Image
 from test_calibration import weighed
 from test_grid import plan_of
@@ -36,6 +36,7 @@ from jaxstyle.vgg import bordered, convolution
 from jaxstyle.vgg.network import bind
 from jaxstyle.vgg.precision import ARITHMETIC
 
+jit = functools.partial(jax.jit, compiler_options=QUICKLY)
 RANDOM = np.random.default_rng(0)
 BORDERED = [name for name in PADDINGS.names if name != "zeros"]
 FORMS = pytest.mark.parametrize("winograd", [False, True], ids=["plain", "winograd"])
@@ -48,6 +49,16 @@ def draw(*shape):
 
 def wide(array):
     return np.asarray(array, np.float64)
+
+
+def check_slope(function, slope, x, **close):
+    """Compare `slope(x, g)`, the gradient of `function` times g, with finite differences."""
+    check_vjp(function, lambda x: (function(x), lambda g: (slope(x, g),)), (x,), **close)
+
+
+def pulled(function):
+    """The gradient of `function` at x, times g, compiled."""
+    return jit(lambda x, g: jax.vjp(function, x)[1](g)[0])
 
 
 KERNEL, BIAS = draw(3, 3, 5, 7), draw(7)
@@ -68,7 +79,7 @@ def test_a_padded_convolution_and_its_adjoint_are_the_oracles(name, shape, winog
     # As without a border: Winograd's transforms have coefficients up to 8 and divide by up to 24.
     close = {"atol": 1e-4 if winograd else 2e-5}
     forward, backward = (
-        jax.jit(functools.partial(f, border=border(name)))
+        jit(functools.partial(f, border=border(name)))
         for f in (convolution.conv3x3, convolution.conv3x3_adjoint)
     )
     y, back = forward(x, kernel.forward), backward(g, kernel.backward)
@@ -93,7 +104,7 @@ def test_the_gradient_of_a_padded_layer_is_jaxs_own_at_borders_too(name, winogra
     def own(x):
         return convolution.conv_relu(x, prepared(winograd), BIAS, border=border(name))
 
-    mine, jaxs = (jax.jit(lambda x, g, f=f: jax.vjp(f, x)[1](g)[0])(x, g) for f in (own, plain))
+    mine, jaxs = (pulled(f)(x, g) for f in (own, plain))
     np.testing.assert_allclose(mine, jaxs, atol=1e-4 if winograd else 1e-5)
 
 
@@ -108,7 +119,7 @@ def test_the_gradient_at_borders_agrees_with_finite_differences(name):
         )
         return jnp.sum(jnp.square(y - 100.0))
 
-    check_grads(jax.jit(of_the_edge), (x[0],), order=1, modes=["rev"], eps=0.5, rtol=2e-3)
+    check_slope(jit(of_the_edge), pulled(of_the_edge), x[0], eps=0.5, rtol=2e-3)
 
 
 @pytest.mark.parametrize("name", PADDINGS.names)
@@ -116,7 +127,7 @@ def test_the_gradient_at_borders_agrees_with_finite_differences(name):
 def test_a_constant_image_stays_constant_under_every_padding_but_zeros(name, winograd):
     levels = np.arange(1.0, 6.0)
     x = jnp.broadcast_to(jnp.asarray(levels, jnp.float32), (8, 12, 5))
-    y = jax.jit(functools.partial(convolution.conv3x3, border=border(name)))(x, prepared(winograd).forward)
+    y = jit(functools.partial(convolution.conv3x3, border=border(name)))(x, prepared(winograd).forward)
     alike = np.broadcast_to(levels @ wide(KERNEL).sum((0, 1)), y.shape)
     inner = wide(y)[1:-1, 1:-1] if name == "zeros" else wide(y)
     np.testing.assert_allclose(inner, alike[: inner.shape[0], : inner.shape[1]], atol=2e-4)
@@ -130,7 +141,8 @@ def test_a_constant_image_stays_constant_under_every_padding_but_zeros(name, win
 def test_the_products_of_a_gpu_take_a_border_as_it_is(product, i, o, name):
     x, kernel = draw(9, 11, i), draw(3, 3, i, o)
     around = bordered.bordered(x, PADDINGS[name].border)
-    found = product(around, kernel, jax.lax.Precision.HIGHEST, has_border=True)
+    own = functools.partial(product, precision=jax.lax.Precision.HIGHEST, has_border=True)
+    found = jit(own)(around, kernel)
     np.testing.assert_allclose(found, oracle.correlate(wide(x), wide(kernel), name), atol=5e-5)
 
 
@@ -165,7 +177,7 @@ def test_a_rolled_image_is_halved_and_enlarged_to_a_rolled_one():
     knobs = blank_knobs(program)._replace(extent=jnp.array((64, 96), jnp.int32))
     extent = jnp.array((32, 48), jnp.int32)
     coarse = np.asarray(random_image(32, 48, 2), np.float32)
-    refine = jax.jit(functools.partial(refined_state, program))
+    refine = jit(functools.partial(refined_state, program))
     fine, other = (
         refine(knobs, jnp.asarray(c), extent).image for c in (coarse, np.roll(coarse, (8, 16), (0, 1)))
     )
@@ -238,33 +250,34 @@ def test_a_shape_that_can_wrap_is_found_for_every_shape(least_px):
 @pytest.mark.parametrize("kind", ["blur", "l2"])
 def test_blurred_pools_and_their_gradients_are_the_oracles(kind, name):
     x, g = draw(9, 7, 3), draw(4, 3, 3)
-    pool = jax.jit(pooling(kind, name))
-    y, gradient = jax.jit(lambda x, g: (pool(x), jax.vjp(pool, x)[1](g)[0]))(x, g)
+    own = pooling(kind, name)
+    pool, slope = jit(own), pulled(own)
+    y, gradient = pool(x), slope(x, g)
     assert y.shape == g.shape
     np.testing.assert_allclose(y, oracle.pool_forward(wide(x), kind, name), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(
         gradient, oracle.pool_backward(wide(x), kind, wide(g), name), rtol=1e-5, atol=1e-6
     )
-    check_grads(lambda x: pool(jnp.asarray(x)), (x,), order=1, modes=["rev"], eps=0.05, rtol=2e-2)
+    check_slope(pool, slope, x, eps=0.05, rtol=2e-2)
 
 
 @pytest.mark.parametrize("kind", ["blur", "l2"])
 @pytest.mark.parametrize("name", PADDINGS.names)
 def test_blurred_pools_keep_a_constant_image_and_its_type(kind, name):
     for size, dtype in (((8, 6, 2), jnp.float32), ((2, 3, 1), jnp.bfloat16)):
-        y = jax.jit(pooling(kind, name))(jnp.full(size, 3.0, dtype))
+        y = jit(pooling(kind, name))(jnp.full(size, 3.0, dtype))
         assert y.dtype == dtype
         np.testing.assert_allclose(wide(y), 3.0, rtol=1e-6)
 
 
 def test_a_blurred_pool_removes_a_pattern_of_two_positions():
     stripes = jnp.asarray(np.tile([[1.0, 0.0]], (8, 4))[..., None], jnp.float32)
-    np.testing.assert_allclose(pooling("blur", "circular")(stripes), 0.5, rtol=1e-6)
+    np.testing.assert_allclose(jit(pooling("blur", "circular"))(stripes), 0.5, rtol=1e-6)
 
 
 def test_l2_pooling_of_zeros_is_almost_zero_and_so_is_its_gradient():
-    pool = jax.jit(pooling("l2"))
-    gradient = jax.jit(jax.grad(lambda x: 1e6 * pool(x).sum()))
+    own = pooling("l2")
+    pool, gradient = jit(own), jit(jax.grad(lambda x: 1e6 * own(x).sum()))
     assert float(pool(jnp.zeros((6, 6, 2))).max()) <= 1.01e-4
     np.testing.assert_array_equal(gradient(jnp.zeros((6, 6, 2))), 0)
     assert np.isfinite(gradient(jnp.full((6, 6, 2), 1e-30))).all()
@@ -283,7 +296,7 @@ def compiled(name):
     """What a style loss keeps of a style; the loss; and the loss with its gradient."""
     row = STYLE_LOSSES[name]
     loss = function(row.loss)
-    return jax.jit(function(row.keep)), jax.jit(loss), jax.jit(jax.value_and_grad(loss))
+    return jit(function(row.keep)), jit(loss), jit(jax.value_and_grad(loss))
 
 
 def flat(features):
@@ -311,9 +324,9 @@ def test_style_losses_and_their_gradients_are_the_oracles(name, f, a):
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_style_losses_agree_with_finite_differences(name):
-    keep, loss, _ = compiled(name)
+    keep, loss, both = compiled(name)
     kept = keep(A)
-    check_grads(lambda f: loss(jnp.asarray(f), kept), (F,), order=1, modes=["rev"], eps=0.02, rtol=5e-3)
+    check_slope(lambda f: loss(f, kept), lambda f, g: g * both(f, kept)[1], F, eps=0.02, rtol=5e-3)
 
 
 @pytest.mark.parametrize("name", STYLE_LOSSES.names)
@@ -360,7 +373,7 @@ def test_means_weigh_in_moments_what_gram_matrices_do():
 def test_roots_of_a_matrix_with_a_condition_number_of_a_million():
     vectors, _ = np.linalg.qr(RANDOM.normal(size=(96, 96)))
     values = np.geomspace(1e-6, 1, 96)
-    root, inverse = wasserstein.roots(
+    root, inverse = jit(wasserstein.roots)(
         jnp.asarray(vectors * values @ vectors.T, jnp.float32), jnp.float32(1e-6)
     )
     np.testing.assert_allclose(np.trace(root), np.sqrt(values).sum(), rtol=1e-4)
@@ -376,7 +389,7 @@ def test_the_distance_of_a_flat_style_needs_no_digits_of_its_mean(precision):
     arithmetic = ARITHMETIC[precision]
     row = STYLE_LOSSES["wasserstein"]
 
-    @jax.jit
+    @jit
     def both(f, a):
         kept = function(row.keep)(a, None, arithmetic)
         return jax.value_and_grad(lambda f: function(row.loss)(f, kept, None, arithmetic))(f)
@@ -404,7 +417,7 @@ def test_style_losses_are_the_same_eager_jitted_and_batched():
         alone, gradient = both(F, kept)
         assert alone == pytest.approx(float(loss(F, kept)), rel=1e-5)
         batch = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), kept)
-        batched = jax.jit(jax.vmap(jax.value_and_grad(loss)))(jnp.stack([F, F]), batch)
+        batched = jit(jax.vmap(jax.value_and_grad(loss)))(jnp.stack([F, F]), batch)
         for one, slope in zip(*batched, strict=True):
             assert one == pytest.approx(float(alone), rel=1e-5)
             atol = 1e-4 * float(jnp.abs(gradient).max())
@@ -486,6 +499,8 @@ RUN = (
     "pool1",
     "--style-layers",
     "pool1",
+    "--conv",
+    "plain",
 )
 RUN += ("--seed", "0:2", "--steps", "60", "--optimizer", "adam", "--checkpoint-every", "0.1")
 

@@ -88,7 +88,7 @@ def test_luma_is_rounded_bt601_and_leaves_grey_as_it_is():
 
 
 def test_grey_noise_is_the_projected_noise_with_a_deviation_of_1():
-    drawn = noise(jnp.uint32(7), (64, 64, 3))
+    drawn = noise(jnp.uint32(7), (*SIZE, 3))
     found = np.asarray(colours.noise_in("grey", drawn))
     np.testing.assert_allclose(
         found[..., 1], np.sqrt(3) * np.asarray(drawn, np.float64).mean(-1), rtol=1e-5, atol=1e-6
@@ -255,6 +255,8 @@ GIVEN = {
     "seed": (0, 1, 2),
     "steps": (2, 8),
     "pyramid": 0,
+    "optimizer": "adam",
+    "conv": "plain",
     "noise_std": (20.0,),
     "colour": "grey",
     "finish": "histogram",

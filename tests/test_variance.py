@@ -1,7 +1,9 @@
 """The seed study of a real run, end to end: its files, their numbers, its floor, and its errors."""
 
+import contextlib
 import csv
 import dataclasses
+import io
 import itertools
 import json
 import os
@@ -33,9 +35,11 @@ from jaxstyle.study.model import Setting, Spread
 
 SMALL = (
     "--size", "32", "--optimizer", "adam", "--style-layers", "conv1_1+conv2_1", "--style-weights", "equal",
-    "--content-layer", "conv2_2", "--quiet",
+    "--content-layer", "conv2_2", "--conv", "plain", "--quiet",
 )  # fmt: skip
-"""Shallow, so that three programs compile in seconds."""
+"""Shallow and plain, so that three programs compile in seconds."""
+MADE = {"shape": (24, 32), "conv": "plain"}
+"""Of runs that were not computed, so that the network of their pictures is one compiled program."""
 
 
 def command(main, *arguments):
@@ -67,8 +71,16 @@ def plain_run(inputs, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def studied(plain_run):
-    assert command(variance.main, plain_run, "--floor-steps", "4") == 0
+def said(plain_run):
+    """The lines of a study with a floor, which tells every change of its progress."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
+        patch.setattr(progress, "PLAIN_EVERY_S", 0.0)
+        assert command(variance.main, plain_run, "--floor-steps", "4") == 0
+    return out.getvalue().splitlines()
+
+
+@pytest.fixture(scope="module")
+def studied(plain_run, said):
     return plain_run
 
 
@@ -212,18 +224,15 @@ def test_the_same_run_gives_the_same_bytes(studied):
     before = {name: (studied / name).read_bytes() for name in names}
     results = (studied / "results.csv").read_bytes(), (studied / "results.h5").read_bytes()
     (studied / "maps" / "spread-09.png").write_bytes(b"of an earlier study")
-    done = run_forked("-m", "jaxstyle.variance", studied, "--floor-steps", "4", check=True, cwd=ROOT)
+    again = "from jaxstyle import variance; variance.main()"  # with programs that this process compiled
+    done = run_forked("-c", again, studied, "--floor-steps", "4", check=True, cwd=ROOT)
     assert not done.stderr
     assert {name: (studied / name).read_bytes() for name in names} == before
     assert not (studied / "maps" / "spread-09.png").exists()
     assert ((studied / "results.csv").read_bytes(), (studied / "results.h5").read_bytes()) == results
 
 
-def test_a_study_says_how_far_it_and_its_floor_are(studied, monkeypatch, capsys):
-    capsys.readouterr()
-    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
-    assert command(variance.main, studied, "--floor-steps", "4") == 0
-    said = capsys.readouterr().out.splitlines()
+def test_a_study_says_how_far_it_and_its_floor_are(studied, said):
     told = [re.sub(r"[0-9.]+ (?=[a-z-]+/s)", "# ", line.partition("  ETA ")[0]) for line in said]
     assert told[:3] == [
         " 50 %  1/2 settings  # settings/s",
@@ -300,7 +309,7 @@ def test_help_needs_no_jax():
 
 def test_what_cannot_be_computed_again_is_said(tmp_path, capsys):
     """Two seeds, a diverged cell and missing images still give tables and a page."""
-    fill(tmp_path / "run", [result(range(6), diverged=(5,))], seed=(0, 1, 2))
+    fill(tmp_path / "run", [result(range(6), diverged=(5,))], seed=(0, 1, 2), conv="plain")
     assert command(variance.main, tmp_path / "run") == 1
     said = capsys.readouterr().out
     assert "1 cell diverged" in said
@@ -318,7 +327,15 @@ def test_what_cannot_be_computed_again_is_said(tmp_path, capsys):
 def sparse(tmp_path_factory):
     """A run of three seeds with curves of steps 0, 30 and 60 and pictures of 20, 30 and 60; its study."""
     run = tmp_path_factory.mktemp("sparse") / "run"
-    make_run(run, content=("cat.jpg",), style=("glass.jpg",), seed=(0, 1, 2), steps=(20, 30, 60), traced=3)
+    make_run(
+        run,
+        content=("cat.jpg",),
+        style=("glass.jpg",),
+        seed=(0, 1, 2),
+        steps=(20, 30, 60),
+        traced=3,
+        **MADE,
+    )
     (run / "maps" / "mine").mkdir(parents=True)
     (run / "maps" / "notes.txt").write_text("kept")
     (run / "maps" / "spread-07.png").write_text("left by a study of more settings")
@@ -449,7 +466,7 @@ def test_feature_distances_are_those_of_the_network(plain_run, vgg19_weights):
 @pytest.mark.parametrize("sizes", [("auto", 128), (128, "auto")])
 def test_a_size_of_the_style_is_a_number_in_every_table(tmp_path, sizes):
     axes = {"content": ("cat.jpg",), "style": ("cafe.jpg",), "seed": (0, 1, 2, 3), "style_size": sizes}
-    run = make_run(tmp_path / "run", **axes, size="64").path
+    run = make_run(tmp_path / "run", **axes, **MADE, size="64").path
     with pytest.raises(SystemExit) as done:
         variance.main([str(run), "--no-floor"])
     assert done.value.code == 0
@@ -457,13 +474,13 @@ def test_a_size_of_the_style_is_a_number_in_every_table(tmp_path, sizes):
     lines = list(csv.DictReader((run / "variance.csv").read_text().splitlines()))
     assert list(dict.fromkeys(line["style_size"] for line in lines)) == px
     with h5py.File(run / "variance.h5") as file:
-        assert file["48x64/style_size"][()].astype(str).tolist() == px
+        assert file["24x32/style_size"][()].astype(str).tolist() == px
     assert str(run) in (run / "report.html").read_text()  # in the command that adds seeds
 
 
 def test_a_study_of_a_run_that_goes_on_says_so_and_is_told_apart_when_it_is_done(tmp_path, capsys):
     about = {"content": ("cat.jpg",), "style": ("glass.jpg",), "seed": ("0:4",)}
-    run = make_run(tmp_path / "run", **about, per_chunk=2).path
+    run = make_run(tmp_path / "run", **about, **MADE, per_chunk=2).path
     os.rename(run / "chunks" / "000001.h5", tmp_path / "later.h5")
     assert command(report.main, run) == 0  # which leaves the rows of two cells
     assert command(variance.main, run, "--no-floor") == 0
@@ -479,7 +496,7 @@ def test_a_study_of_a_run_that_goes_on_says_so_and_is_told_apart_when_it_is_done
 
 def test_results_that_lack_cells_are_made_again_whatever_their_date(tmp_path):
     about = {"content": ("cat.jpg",), "style": ("glass.jpg",), "seed": ("0:4",)}
-    run = make_run(tmp_path / "run", **about, per_chunk=2).path
+    run = make_run(tmp_path / "run", **about, **MADE, per_chunk=2).path
     os.rename(run / "chunks" / "000001.h5", tmp_path / "later.h5")
     assert command(report.main, run) == 0
     os.rename(tmp_path / "later.h5", run / "chunks" / "000001.h5")
@@ -494,6 +511,7 @@ def test_a_loss_that_a_kind_of_picture_does_not_have_is_in_no_study(tmp_path, ca
     """Textures have no content loss: a seed does not change it least."""
     files = {"style": (str(EXAMPLES / "glass.jpg"),), "content": ("none",), "seed": ("0:2",)}
     about = {"style_layers": ("conv1_1+pool1",), "size": "32", "steps": (3,), "pyramid": 0}
+    about |= {"optimizer": "adam", "conv": "plain"}
     run = tmp_path / "run"
     run_sweep(Sweep(**files, **about), RunOptions(out=str(run), quiet=True))
     assert command(variance.main, run, "--no-floor") == 0

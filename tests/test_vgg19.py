@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from conftest import random_image
+from conftest import QUICKLY, random_image
 
 from jaxstyle.cell.poolings import pooling
 from jaxstyle.inputs.preprocess import MEAN_RGB, to_network
@@ -24,7 +24,8 @@ def compiled(narrow):
     @functools.cache
     def make(pool, winograd, precision="f32"):
         network = bind(narrow, taps=layers.TAPS, pool=pooling(pool), winograd=winograd, precision=precision)
-        return functools.partial(jax.jit(network.features), network.params)
+        features = jax.jit(network.features, compiler_options=QUICKLY)
+        return lambda *image: jax.device_get(features(network.params, *image))
 
     return make
 
