@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from conftest import EXAMPLES, narrow_weights, run_python
+from conftest import EXAMPLES, narrow_weights, run_forked
 
 from jaxstyle.cell.poolings import pooling
 from jaxstyle.console.command import run_command
@@ -24,8 +24,8 @@ content, style = sys.argv[1:]
 shallow = {"content_layer": "conv2_2", "style_layers": "conv1_1+conv2_1", "size": 64, "steps": 4}
 shallow |= {"alpha_beta": 1e-3}
 print(json.dumps([
-    hashlib.sha256(jaxstyle.stylize(content, style, optimizer=name, **shallow)).hexdigest()
-    for name in ("adam", "lbfgs")
+    hashlib.sha256(jaxstyle.stylize(content, style, optimizer=name, conv=conv, **shallow)).hexdigest()
+    for name, conv in (("adam", "auto"), ("lbfgs", "plain"))
 ]))
 """
 """SHA-256 of a picture by each optimizer, the second one with its coarser stages."""
@@ -48,7 +48,7 @@ SWEEP += ("--size", 48, "--steps", 2, "--out", "run")
 
 def pictures(**environment):
     arguments = ("-c", PICTURES, EXAMPLES / "pagoda.jpg", EXAMPLES / "cafe.jpg")
-    return json.loads(run_python(*arguments, check=True, **environment).stdout)
+    return json.loads(run_forked(*arguments, check=True, **environment).stdout)
 
 
 def test_settings_of_jax_in_the_environment_change_no_byte():
@@ -103,7 +103,7 @@ def test_a_step_is_float32_where_floats_are_64_bits_by_default(optimizer, canvas
     ],
 )
 def test_an_environment_that_cannot_run_it_is_one_line_and_exit_code_4(environment, said, tmp_path):
-    done = run_python(*SWEEP, cwd=tmp_path, **environment)
+    done = run_forked(*SWEEP, cwd=tmp_path, **environment)
     (line,) = done.stderr.splitlines()
     assert line.startswith("jaxstyle: error: ")
     assert said in line

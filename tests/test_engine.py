@@ -6,7 +6,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, random_image, run_python
+from conftest import ROOT, random_image, run_forked
 
 from jaxstyle.cell.knobs import knobs_of
 from jaxstyle.cell.state import Targets
@@ -271,7 +271,9 @@ def test_real_cells_are_the_same_bytes_in_any_place_order_and_padding(vgg19_weig
 
 
 DIGESTS = """
-import hashlib, os, sys, conftest, jax, numpy as np, test_engine
+import hashlib, os, sys
+sys.path.insert(0, "tests")
+import conftest, jax, numpy as np, test_engine
 from jaxstyle.device import engine
 
 for devices in (8, 1):
@@ -291,7 +293,7 @@ for devices in (8, 1):
 
 
 def test_a_cell_is_the_same_bytes_on_every_device_of_eight_and_on_one():
-    found = run_python("-c", DIGESTS, check=True, PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}")
+    found = run_forked("-c", DIGESTS, check=True, cwd=ROOT)
     on_eight, on_one = found.stdout.split()
     assert on_eight == on_one
 
@@ -342,9 +344,9 @@ def test_launches_side_by_side_are_each_filled_up_to_the_width(narrow):
 
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
 def test_launches_at_the_same_time_have_the_bytes_of_each_alone_and_go_on_to_them(narrow, optimizer):
-    bench = Bench(narrow, width=2, shape=(64, 68), seed=("10:15",), optimizer=optimizer, pyramid=1)
-    groups, steps = ([0, 1], [2, 3], [4]), (2, 5)
-    launch = drive.side_by_side([bench.launch(ids) for ids in groups], 2)
+    bench = pyramid(narrow, optimizer, seed=("10:19",))
+    groups, steps = ([0, 1, 2, 3], [4, 5, 6, 7], [8]), (2, 5)
+    launch = drive.side_by_side([bench.launch(ids) for ids in groups], 4)
     course = bench.engine.course(bench.program, launch, steps)
     kept = [segment.progress() for segment in course]
     assert {progress.coarser for progress in kept} == {0, 1}
@@ -352,7 +354,7 @@ def test_launches_at_the_same_time_have_the_bytes_of_each_alone_and_go_on_to_the
         again = bench.engine.course(bench.program, launch, steps, begin=progress).finish()
         same(course.outcome, again)
     for number, ids in enumerate(groups):
-        own = slice(2 * number, 2 * number + len(ids))
+        own = slice(4 * number, 4 * number + len(ids))
         same(bench.run(ids, steps), jax.tree.map(lambda a, own=own: a[own], course.outcome))
 
 

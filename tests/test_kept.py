@@ -338,19 +338,25 @@ def test_a_run_of_one_cell_keeps_targets_and_one_of_several_does_not(tmp_path, f
     for seed, path in enumerate(pair):
         Image.fromarray(random_image(72, 80, seed=seed)).save(path)
     settings = {"size": "80", "steps": 2, "content_layer": "conv1_2", "style_layers": "conv1_1"}
-    settings |= {"style_weights": "equal", "alpha_beta": 1e-3, "conv": "plain", "pyramid": "1"}
-    several = read_inputs(resolve(jaxstyle.Sweep(*pair, seed=(0, 1), **settings)))
-    launcher = planning.make_launcher(several, RunOptions(quiet=True))
-    pixels = several.pictures.style_pixels(several.cells[0].style_source)
-    launcher.engine.target_rows(launcher.program(0), pixels, role="style")
+    settings |= {"style_weights": "equal", "alpha_beta": 1e-3, "conv": "plain"}
+    settings |= {"optimizer": "adam", "init": "content", "pyramid": "1"}
+
+    def style_rows(**other):
+        inputs = read_inputs(resolve(jaxstyle.Sweep(*pair, **{**settings, **other})))
+        launcher = planning.make_launcher(inputs, RunOptions(quiet=True))
+        pixels = inputs.pictures.style_pixels(inputs.cells[0].style_source)
+        launcher.engine.target_rows(launcher.program(0).stage(0), pixels, role="style")
+
+    style_rows(seed=(0, 1))
     assert not files(folder, "targets")
     first = jaxstyle.stylize(*pair, **settings)
     assert len(files(folder, "targets")) == 4  # of two images, in two stages
     monkeypatch.setattr(engine.Engine, "_rows", None)  # nothing may be computed from here on
     np.testing.assert_array_equal(jaxstyle.stylize(*pair, **settings), first)
+    style_rows()
     for other in ({"network": "normalised"}, {"content_layer": "conv1_1"}, {"pool": "max"}):
         with pytest.raises(TypeError):  # computed anew
-            jaxstyle.stylize(*pair, **{**settings, **other})
+            style_rows(**other)
 
 
 @pytest.mark.parametrize("winograd", [False, True])

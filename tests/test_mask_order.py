@@ -19,6 +19,7 @@ from jaxstyle.spec.settings import Sweep
 SMALL = {
     "style_layers": ["conv1_1"],
     "content_layer": ["conv1_2"],
+    "conv": "plain",
     "size": "48",
     "optimizer": "adam",
     "steps": ["1"],

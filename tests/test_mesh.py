@@ -6,18 +6,21 @@ import shutil
 import signal
 
 import pytest
-from conftest import FIVE_CHUNKS, ROOT, run_forked, run_python
+from conftest import FIVE_CHUNKS, ROOT, run_forked
 from torture import digests
 
 MESH = """
-import hashlib, re, sys, jax, numpy as np, test_engine, conftest
+import hashlib, re, sys
+sys.path.insert(0, "tests")
+import jax, numpy as np, test_engine, conftest
 from jaxstyle.device import drive, engine
 width = int(sys.argv[1])
-optimizer = {"optimizer": "lbfgs", "pyramid": 1} if width > 1 else {}
+solver = {"optimizer": "lbfgs", "pyramid": 0} if width > 1 else {"optimizer": "adam", "pyramid": 1}
 weights = conftest.narrow_weights()
-settings = {"content": ("/c0", "/c1"), "seed": ("0:5",), **optimizer}
-one = test_engine.Bench(weights, width=width, shape=(40, 48), **settings)
-many = test_engine.Bench(weights, width=width, shape=(40, 48), **settings)
+settings = {"content": ("/c0", "/c1"), "seed": ("0:5",), **solver}
+one = test_engine.Bench(weights, width=width, shape=(40, 64), **settings)
+many = test_engine.Bench(weights, width=width, shape=(40, 64), **settings)
+assert many.program.coarser == (width == 1)
 many.engine = engine.Engine(weights, winograd=False, device=jax.devices())
 ids = list(range(len(one.cells)))
 groups = [ids[i : i + width] for i in range(0, len(ids), width)]
@@ -47,8 +50,7 @@ def devices(count):
 
 @pytest.mark.parametrize("width", [1, 2])
 def test_eight_devices_give_the_bytes_of_one_without_a_collective(width):
-    paths = f"{ROOT}:{ROOT / 'tests'}"
-    done = run_python("-c", MESH, width, check=True, PYTHONPATH=paths, **devices(8))
+    done = run_forked("-c", MESH, width, check=True, cwd=ROOT, **devices(8))
     assert done.stdout.split("\n")[0] == "8 1 [] True"
 
 
@@ -87,7 +89,7 @@ def one(tmp_path_factory):
 def both(tmp_path_factory):
     """The sweep on all of them, as a command."""
     out = tmp_path_factory.mktemp("both") / "run"
-    done = run_python("-m", "jaxstyle.sweep", *FIVE_CHUNKS, "--quiet", "--out", out, **devices(2))
+    done = run_forked("-m", "jaxstyle.sweep", *FIVE_CHUNKS, "--quiet", "--out", out, **devices(2))
     assert (done.returncode, done.stderr) == (0, "")
     return out
 

@@ -350,6 +350,7 @@ def test_a_fresh_number_is_taken_by_one_alone_whatever_it_is_called(tmp_path):
     assert directory.fresh_path("y", root=tmp_path / "runs").name == "10001-y"
 
 
+@pytest.mark.usefixtures("plain_run")  # which leaves their program: each would compile it
 def test_sweeps_that_are_started_at_once_without_a_directory_are_runs_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     wanted = Sweep(
@@ -357,9 +358,11 @@ def test_sweeps_that_are_started_at_once_without_a_directory_are_runs_of_their_o
         style=(str(EXAMPLES / "cafe.jpg"),),
         content_layer=("conv2_2",),
         style_layers=("conv1_1+conv2_1",),
+        style_weights="equal",
         size="64",
         steps=(3,),
         optimizer="adam",
+        conv="plain",
     )
     paths, make = [], directory.make_fresh
     all_planned = threading.Barrier(3)

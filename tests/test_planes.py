@@ -10,7 +10,7 @@ import oracle
 import pytest
 from conftest import random_image
 from jax import lax
-from test_engine import Bench
+from test_engine import Bench, pyramid
 from test_optimizers import follow, start_image, valley
 
 from jaxstyle.cell import lbfgs, solvers, step
@@ -110,7 +110,7 @@ def test_vectors_of_lbfgs_are_whole_tiles_that_hold_the_image_alone():
 
 
 def test_a_run_in_planes_follows_the_usual_one(narrow):
-    bench = Bench(narrow, width=2, optimizer="lbfgs", pyramid=0, seed=(0, 1))
+    bench = pyramid(narrow, pyramid=0, seed=(0, 1))
     usual = bench.run([0, 1])
     bench.program = dataclasses.replace(bench.program, planes=True)
     found = bench.run([0, 1])

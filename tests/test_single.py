@@ -18,7 +18,7 @@ from jaxstyle.run import one_cell
 from jaxstyle.rundir.image_files import image_name
 
 SETTINGS = {"size": 64, "steps": 4, "seed": 7, "alpha_beta": 1e-2}
-SETTINGS |= {"content_layer": "conv2_2", "style_layers": "conv1_1+conv2_1"}
+SETTINGS |= {"content_layer": "conv2_2", "style_layers": "conv1_1+conv2_1", "conv": "plain"}
 FLAGS = [text for name, value in SETTINGS.items() for text in (f"--{name.replace('_', '-')}", value)]
 """One cell of `run`."""
 
@@ -45,7 +45,8 @@ def run(inputs, tmp_path_factory):
     code = command(
         sweep, "--content", inputs / "c.png", "--style", inputs / "s.png", "--alpha-beta", "1e-1", "1e-2",
         "--seed", "6", "7", "--size", "64", "--steps", "2", "4", "--content-layer", "conv2_2",
-        "--style-layers", "conv1_1+conv2_1", "--style-weights", "equal", "--out", out, "--quiet",
+        "--style-layers", "conv1_1+conv2_1", "--style-weights", "equal", "--conv", "plain", "--out", out,
+        "--quiet",
     )  # fmt: skip
     assert code == 0
     return jaxstyle.open_run(out)
