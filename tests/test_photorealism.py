@@ -218,7 +218,7 @@ def test_the_weight_is_an_axis_and_keeps_a_picture_an_affine_image_of_its_own_co
         pyramid=1,
         **GIVEN,
     )
-    run = run_sweep(sweep, RunOptions(out=str(tmp_path / "run"), quiet=True))
+    run = run_sweep(sweep, RunOptions(out=str(tmp_path / "run"), quiet=True), width=2)
     (program,) = open_record(run.path).manifest["programs"]
     assert program["terms"] == ["photorealism"]
     rows = list(csv.DictReader((run.path / "results.csv").read_text().splitlines()))
@@ -239,24 +239,21 @@ def test_the_weight_is_an_axis_and_keeps_a_picture_an_affine_image_of_its_own_co
 def test_a_cell_without_a_content_has_no_loss_of_its_neighbours(tmp_path):
     """Its number once was that of the first content of its launch, and changed with its place there."""
     for name, seed in (("c", 1), ("d", 2), ("s", 3)):
-        Image.fromarray(random_image(40, 48, seed=seed)).save(tmp_path / f"{name}.png")
+        Image.fromarray(random_image(64, 64, seed=seed)).save(tmp_path / f"{name}.png")
     path = lambda name: str(tmp_path / f"{name}.png")  # noqa: E731
     sweep = Sweep(
         style=(path("s"),),
-        size="48x40",
+        size="64x64",
         steps=(2,),
-        style_layers=("conv1_1",),
-        content_layer=("conv1_1",),
-        alpha_beta=(1e-3,),
-        optimizer="adam",
-        conv="plain",
+        pyramid=1,
+        **GIVEN | {"alpha_beta": (1e-3,)},
         grid=(
-            {"content": ("none",), "seed": (0, 1)},
+            {"content": ("none",)},
             {"content": (path("c"), path("d")), "photorealism": (100.0,)},
         ),
     )
-    run = run_sweep(sweep, RunOptions(out=str(tmp_path / "run"), quiet=True), width=4)
+    run = run_sweep(sweep, RunOptions(out=str(tmp_path / "run"), quiet=True), width=2)
     found = [row["loss_photorealism"] for row in run.rows]
-    assert [bool(np.isnan(loss)) for loss in found] == [True, True, False, False]
+    assert [bool(np.isnan(loss)) for loss in found] == [True, False, False]
     assert np.isnan(run.losses(0)["loss_photorealism"]).all()
     assert all(np.isfinite(row["loss_total"]) for row in run.rows)

@@ -542,6 +542,7 @@ SHALLOW = {
     "style_layers": ("conv1_1+pool1",),
     "size": "40x32",
     "optimizer": "adam",
+    "conv": "plain",
     "steps": (2,),
 }
 
