@@ -264,7 +264,7 @@ def test_contents_that_are_styles_too_need_no_target_program_of_their_own(photos
     out = tmp_path / "run"
     assert command(
         "--content", *names, "--style", *names, "--style-layers", "conv1_1", "--content-layer", "conv1_2",
-        "--alpha-beta", "1e-3", "--size", "64", "--steps", "1", "--optimizer", "adam",
+        "--alpha-beta", "1e-3", "--size", "64", "--steps", "1", "--optimizer", "adam", "--init", "content",
         "--out", out, "--quiet",
     ) == 0  # fmt: skip
     (program,) = json.loads((out / "manifest.json").read_text())["programs"]
