@@ -60,7 +60,7 @@ def run_blocks(page, folder):
 @needs_bash
 def test_the_tutorial_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(early, "_began", time.time())
+    monkeypatch.setattr(early, "_began", time.time())  # as commands, whose programs are kept for it
     assert {kind for kind, _ in blocks(PAGE)} == {"sh", "python", "toml"}
     names, said = run_blocks(PAGE, tmp_path)
     assert names["picture"].shape == (45, 60, 3)
