@@ -9,6 +9,7 @@ if __name__ == "__main__":
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +166,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise (JaxstyleError("IMAGE", why) if what == "style" else error) from None
         _check_kind(flags, parsed.named, len(sweep.style))
         every = (values.as_seeds("--random", text, MAX_DRAWS) for text in flags.random)
-        seeds = list(dict.fromkeys(seed for some in every for seed in some))
+        seeds = [seed for some in every for seed in some]
+        if twice := [seed for seed, times in Counter(seeds).items() if times > 1]:
+            raise JaxstyleError("--random", f"{twice[0]} is given twice; give each value once")
         sources = [path for value in sweep.style for path in files_of(value)]
         count = flags.interpolate or len(seeds) or 1
         places = _places(flags.out, count, sources, numbered=bool(flags.interpolate) or len(seeds) > 1)

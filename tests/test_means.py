@@ -402,7 +402,8 @@ def test_the_distance_of_a_flat_style_needs_no_digits_of_its_mean(precision):
         of_root = np.sqrt(np.linalg.eigvalsh(s @ (c + ridge) @ s)).sum()
         return ((mu - mu_a) @ (mu - mu_a) + np.trace(c + c_a + 2 * ridge) - 2 * of_root) / 24
 
-    for f, a in ((picture, plain), (plain, picture), (plain, plain)):
+    bright = np.broadcast_to(np.float32(40 * plain.mean((0, 1))), plain.shape)
+    for f, a in ((picture, plain), (plain, picture), (plain, plain), (bright, plain), (bright, bright)):
         loss, slope = both(jnp.asarray(f, jnp.float32), jnp.asarray(a, jnp.float32))
         assert loss == pytest.approx(expected(f, a), rel=0.01, abs=0.02)
         along = random.normal(0, 1e-3, f.shape)

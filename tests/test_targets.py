@@ -799,6 +799,8 @@ def test_the_command_makes_means_random_targets_and_spectra(made, capsys):
     assert np.allclose(mean.gram_sd, np.abs(a - b) / 2, atol=1e-4 * a.max())
     assert run_command(made / "mean.npz", "--random", "0:2", 7, "-o", made / "r.npz") == 0
     assert len({read_targets(str(made / f"r-0{n}.npz")).sha256 for n in range(3)}) == 3
+    assert run_command(made / "mean.npz", "--random", "0:2", 1, "-o", made / "r.npz") == 2
+    assert "1 is given twice" in capsys.readouterr().err
     # The mean of one file that is a mean keeps its spread, and one image has none to draw from.
     assert run_command(made / "mean.npz", "--mean", "-o", made / "again.npz") == 0
     again = read_targets(str(made / "again.npz")).layers["conv1_1"]

@@ -30,7 +30,7 @@ from jaxstyle.rundir.records import open_record
 from jaxstyle.rundir.results_h5 import is_current, merge
 from jaxstyle.spec.errors import JaxstyleError
 from jaxstyle.spec.settings import RunOptions, Sweep
-from jaxstyle.study import components, distances, figures, model, spread
+from jaxstyle.study import components, distances, figures, model, spread, stats
 from jaxstyle.study.model import Setting, Spread
 
 SMALL = (
@@ -321,6 +321,45 @@ def test_what_cannot_be_computed_again_is_said(tmp_path, capsys):
     (line,) = lines(tmp_path / "run", content="/c.png", steps="5", quantity="loss_total")
     assert (line["seeds"], line["diverged"], line["mean_low"]) == ("2", "1", "")
     assert lines(tmp_path / "run", content="a b.png")
+
+
+def test_ratios_of_other_seeds_are_weighed_by_as_many_pairs(tmp_path, monkeypatch):
+    """Each setting's own seeds choose its pairs, of which those of other seeds may have none in common."""
+    run = tmp_path / "run"
+    monkeypatch.setattr(spread, "MAX_PAIRS", 3)
+    given = {"content": ("cat.jpg",), "style": ("glass.jpg",), "alpha_beta": (0.1, 1e-4)}
+    make_run(run, **given, seed=tuple(range(9)), diverged=(1,), **MADE)
+    assert command(variance.main, run, "--no-floor") == 1
+    with h5py.File(run / "results.h5") as file:
+        group = file["24x32"]
+        images = {
+            (float(ratio), int(seed)): image.astype(float)
+            for ratio, seed, image in zip(
+                group["alpha_beta"], group["seed"], group["image"][:, -1], strict=True
+            )
+        }
+    with h5py.File(run / "results.h5") as file:
+        lost = int(file["24x32/seed"][list(file["24x32/cell"]).index(1)])
+    seeds = [seed for seed in range(9) if seed != lost]
+    pairs = stats.chosen_pairs(len(seeds), 3)
+    expected = np.mean([
+        np.sqrt(np.mean((images[ratio, seeds[i]] - images[ratio, seeds[j]]) ** 2))
+        for ratio in (0.1, 1e-4) for i, j in pairs
+    ])  # fmt: skip
+    with h5py.File(run / "variance.h5") as file:
+        at = list(file["alpha_beta/measure"]).index(b"rmse")
+        assert file["alpha_beta/between_seeds"][0, at] == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_study_of_no_loss_at_all_has_a_page(inputs, tmp_path):
+    run = tmp_path / "run"
+    code = command(
+        sweep.main, "--content", "none", "--style", inputs / "s.png", "--size", "32", "--conv", "plain",
+        "--style-layers", "conv1_1:0", "--seed", "0:2", "--steps", "2", "--out", run, "--quiet",
+    )  # fmt: skip
+    assert code == 0
+    assert command(variance.main, run, "--no-floor") == 0
+    assert "Keeping the best" not in (run / "variance.json").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -63,17 +63,17 @@ class Normal(NamedTuple):
 def _moments(
     features: Float[Array, "h w c"], positions: Float[Array, ""] | None, arithmetic: Arithmetic
 ) -> tuple[Float[Array, " c"], Float[Array, "c c"]]:
-    """mu and C = F^T F / M - mu mu^T.
+    """mu and C, the second moment of F - mu, whose own mean has no derivative, as it is 0.
 
-    Products in bf16 or TF32 round their operands: with the mean of unrounded ones C would be up to
-    2^-8 |mu|^2 off, and that of a flat style, which is all mean, would have no root. There it is taken of
-    F - mu, whose own mean has no derivative, as it is 0. Around a picture on a canvas there are zeros, and
-    no mu can be subtracted; there the mean is that of the rounded features.
+    As F^T F / M - mu mu^T, C would have the rounding of |mu|^2: of a flat picture, which is all mean, it
+    would be nothing else, and C + epsilon I indefinite. Around a picture on a canvas there are zeros, and
+    no mu can be subtracted. There C is that difference; and as products in bf16 or TF32 round their
+    operands, the mean is that of the rounded features, without which C would be up to 2^-8 |mu|^2 off.
     """
+    if positions is None:
+        mean = moments.mean(features)
+        return mean, jnp.asarray(gram_matrix.gram(features - lax.stop_gradient(mean), None, arithmetic))
     if arithmetic.mantissa_bits < FLOAT32_BITS:
-        if positions is None:
-            mean = moments.mean(features)
-            return mean, jnp.asarray(gram_matrix.gram(features - lax.stop_gradient(mean), None, arithmetic))
         rounded = lax.reduce_precision(features, 8, arithmetic.mantissa_bits)
         features = features + lax.stop_gradient(rounded - features)  # rounding itself has no gradient
     mean = moments.mean(features, positions)

@@ -188,8 +188,9 @@ def _best_of(study: Study) -> Iterator[str]:
     """A sentence on the gain from computing several seeds and keeping the one with the lowest loss."""
     fewest = min(len(s.setting.seeds) for s in study.spreads)
     totals = [spread.terms[-1][:, 0] for spread in study.spreads]
+    totals = [x for x in totals if np.mean(x) > 0]  # without losses there is nothing to lower
     parts = []
-    for k in (k for k in BEST_OF if k <= fewest):
+    for k in (k for k in BEST_OF if k <= fewest and totals):
         gain = float(np.median([1 - stats.best_of(x, k) / float(np.mean(x)) for x in totals]))
         parts.append(f"{percent(gain)} with {k} seeds")
     if parts:

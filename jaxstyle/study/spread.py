@@ -200,12 +200,7 @@ def _family(
         rows = [m.setting.rows[at[i]] for m, at in zip(members, places, strict=True)]
         same.append(distance_matrices(rows_in_order(images, rows, -1), every, network, sigma_px))
     measures = measure_names()
-    between = {
-        key: np.mean(
-            [m.distances[key][-1][np.ix_(at, at)] for m, at in zip(members, places, strict=True)], axis=0
-        )
-        for key in measures
-    }
+    between = _between(members, places, images, network, sigma_px)
     apart = {key: np.array([stats.pair_mean(d[key]) for d in same]) for key in measures}
     ratios = labels([m.setting.cell for m in members], ("alpha_beta",))
     return Family(
@@ -224,6 +219,31 @@ def _family(
             for i in range(len(ratios) - 1)
         ],
     )
+
+
+def _between(
+    members: Sequence[Spread],
+    places: Sequence[Sequence[int]],
+    images: h5py.Dataset,
+    network: Network,
+    sigma_px: float,
+) -> dict[str, np.ndarray]:
+    """Mean distance matrices of the members between the seeds at their `places`, by measure.
+
+    Of many seeds only some pairs were measured, in members of other seeds other ones. Pairs are measured
+    anew where all members have fewer in common than there could be.
+    """
+    pairs = stats.chosen_pairs(len(places[0]), MAX_PAIRS)
+    found = [
+        {key: every[-1][np.ix_(at, at)] for key, every in member.distances.items()}
+        for member, at in zip(members, places, strict=True)
+    ]
+    known = np.isfinite(np.sum([next(iter(of.values())) for of in found], axis=0))
+    if np.triu(known, 1).sum() < len(pairs):
+        rows = ([m.setting.rows[i] for i in at] for m, at in zip(members, places, strict=True))
+        pictures = (rows_in_order(images, some, -1) for some in rows)
+        found = [distance_matrices(of, pairs, network, sigma_px) for of in pictures]
+    return {key: np.mean([of[key] for of in found], axis=0) for key in measure_names()}
 
 
 def find_regions(pictures: Pictures, spreads: Iterable[Spread]) -> dict[int, dict[str, dict[str, float]]]:
