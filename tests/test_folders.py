@@ -163,7 +163,7 @@ def test_a_run_of_a_folder_names_what_it_left_out_and_resumes_its_own_list(photo
     draw(photos / "a.png", 9)
     again = ["-m", "jaxstyle.sweep", *flags, "--resume"]
     done = run_forked(*(f for f in again if f != "--quiet"), check=True)
-    assert f"1 image of its folders are not in this run, such as {photos / 'a.png'}" in done.stdout
+    assert f"1 image of its folders is not in this run, such as {photos / 'a.png'}" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("left out: ")
     # Files named one by one, as by a shell, may be those of the run and the one that it left out.
     named = [str(photos / n) for n in ("b #1 100%.png", "IMG2.JPG", "img3.png", "img10.jpg", "Käse.png")]

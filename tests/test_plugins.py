@@ -547,6 +547,22 @@ def test_a_term_registered_again_takes_the_place_of_the_one_before():
     assert pictures[0] < pictures[1] - 20
 
 
+def test_a_term_is_refused_once_what_it_reads_has_changed():
+    """Programs that are compiled keep the old value, and a run would hold cells of both."""
+    held = {"factor": 1.0}
+    changing = lambda view, kept: held["factor"] * jnp.sum(view.image.mean((0, 1)) - kept)  # noqa: E731
+    jaxstyle.register(term(loss=changing))
+    held["factor"] = -1.0
+    transfer = functools.partial(jaxstyle.stylize, random_image(32, 48, 1), random_image(32, 32, 2))
+    with pytest.raises(
+        JaxstyleError, match=r"bright: reads something that has changed .* register it again"
+    ):
+        transfer(bright_weight=1e12, **TRANSFER)
+    assert transfer(**TRANSFER).shape == (32, 48, 3)  # which has no such term
+    jaxstyle.register(term(loss=changing))
+    assert transfer(bright_weight=1e12, **TRANSFER).mean() > 200
+
+
 @pytest.mark.parametrize(
     ("row", "says"),
     [

@@ -121,7 +121,8 @@ def say_ignored(checked: CheckedRun, display: Display) -> None:
     """Report the images of folders that a run does not have, as it is of the images that it began with."""
     if checked.ignored:
         first, count = checked.ignored[0], len(checked.ignored)
-        line = f"{counted(count, 'image')} of its folders are not in this run, such as {first}"
+        are = "is" if count == 1 else "are"
+        line = f"{counted(count, 'image')} of its folders {are} not in this run, such as {first}"
         display.event("note", f"{line}; --extend adds them", images=list(checked.ignored))
 
 

@@ -132,8 +132,9 @@ def _merge_if_last(run: RunDirectory, display: Display, share: Share) -> None:
     if not manifest.is_complete(record):
         left = len(record.manifest["plan"]["chunks"]) - len(record.chunk_paths)
         mend = f"python -m jaxstyle.report {shlex.quote(str(path))}"
+        are = "is" if left == 1 else "are"
         line = (
-            f"share {share} is done, {counted(left, 'chunk')} of others are not;"
+            f"share {share} is done, {counted(left, 'chunk')} of others {are} not;"
             f" for a report of what there is: {mend}"
         )
         display.event("share-done", line, share=str(share), left=left)

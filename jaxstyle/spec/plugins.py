@@ -138,10 +138,15 @@ def _origin(row: Any, caller: types.FrameType) -> Origin:
     file, imported = caller.f_code.co_filename, caller.f_globals.get("__name__") != "__main__"
     if imported and caller.f_code.co_name == "<module>" and (data := _read(file)) is not None:
         return Origin(file, hashlib.sha256(data).hexdigest())
+    return Origin(file, _digest(row), of_row=True)
+
+
+def _digest(row: Any) -> str:
+    """SHA-256 of a row itself: its values, the code of its functions and what they read."""
     functions = [f for name in row.functions if (f := getattr(row, name)) is not None]
     parts = [repr(sorted(row.record().items(), key=str)).encode()]
     parts += map(identity, functions)
-    return Origin(file, hashlib.sha256(b"\0".join(parts)).hexdigest())
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def _read(file: str) -> bytes | None:
@@ -302,10 +307,17 @@ def check_has_functions(row: Any) -> None:
 
 
 def check(sweep: Sweep) -> None:
-    """Raise JaxstyleError unless the plugins of a resolved sweep are loaded, from the files it names."""
+    """Raise JaxstyleError unless the plugins of a resolved sweep are loaded, from the files it names.
+
+    What a row of a script or a notebook reads must be what it was when the row was registered: programs
+    that are compiled keep the old values, others would get new ones.
+    """
     used = [row for row in rows_used(sweep) if row.origin is not None]
     for row in used:
         check_has_functions(row)
+        if row.origin.of_row and _digest(row) != row.origin.sha256:
+            why = "reads something that has changed since it was registered; register it again"
+            raise JaxstyleError(f"{row.what} {row.name}", why)
         if row.origin.sha256 not in sweep.plugins:
             why = f"has sha256 {row.origin.sha256} but the run was begun with {', '.join(sweep.plugins)}"
             raise JaxstyleError(row.origin.file, f"{why}; restore it, or start a new run without its spec")

@@ -32,6 +32,8 @@ class Origin:
     """Path of the source file."""
     sha256: str
     """SHA-256 of that file, or of the row itself where it was registered in another way."""
+    of_row: bool = False
+    """Whether it is that of the row."""
 
 
 NAMES = "use up to 40 lower-case letters, digits and _"
