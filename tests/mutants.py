@@ -655,6 +655,18 @@ MUTANTS = (
         ("tests/test_plugins.py::test_a_run_is_read_without_its_plugin_whatever_the_plugin_names",),
     ),
     Mutant(
+        "A run holds no cells of two losses, where what a loss reads changes after it was registered.",
+        "if row.origin.of_row and _digest(row) != row.origin.sha256",
+        "if False and _digest(row) != row.origin.sha256",
+        ("tests/test_plugins.py::test_a_term_is_refused_once_what_it_reads_has_changed",),
+    ),
+    Mutant(
+        "Ratios of other seeds are compared by as many pairs of seeds as there could be.",
+        "if np.triu(known, 1).sum() < len(pairs)",
+        "if not np.triu(known, 1).any()",
+        ("tests/test_variance.py::test_ratios_of_other_seeds_are_weighed_by_as_many_pairs",),
+    ),
+    Mutant(
         "The fall of the last tenth of a loss curve is not that of all of it.",
         "if earliest <= step <= (1 - LAST_PART) * end",
         "if step <= (1 - LAST_PART) * end",
