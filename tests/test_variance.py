@@ -332,14 +332,9 @@ def test_ratios_of_other_seeds_are_weighed_by_as_many_pairs(tmp_path, monkeypatc
     assert command(variance.main, run, "--no-floor") == 1
     with h5py.File(run / "results.h5") as file:
         group = file["24x32"]
-        images = {
-            (float(ratio), int(seed)): image.astype(float)
-            for ratio, seed, image in zip(
-                group["alpha_beta"], group["seed"], group["image"][:, -1], strict=True
-            )
-        }
-    with h5py.File(run / "results.h5") as file:
-        lost = int(file["24x32/seed"][list(file["24x32/cell"]).index(1)])
+        keys = list(zip(map(float, group["alpha_beta"]), map(int, group["seed"]), strict=True))
+        images = dict(zip(keys, group["image"][:, -1].astype(float), strict=True))
+        _, lost = keys[list(group["cell"]).index(1)]
     seeds = [seed for seed in range(9) if seed != lost]
     pairs = stats.chosen_pairs(len(seeds), 3)
     expected = np.mean([
