@@ -1,5 +1,6 @@
 """The convolution, its gradient and the poolings, against NumPy and against JAX's own derivatives."""
 
+import functools
 import re
 from fractions import Fraction
 
@@ -12,6 +13,7 @@ from jax.test_util import check_grads
 
 from jaxstyle.vgg import convolution, pooling
 from jaxstyle.vgg import winograd as transformed
+from jaxstyle.vgg.padding import REPLICATE
 from jaxstyle.vgg.winograd import POINTS, toom_cook
 
 RANDOM = np.random.default_rng(0)
@@ -125,6 +127,25 @@ def test_winograd_of_many_channels_keeps_float32s_digits():
     scale = np.sqrt((expected**2).mean())
     assert np.sqrt((found[False] ** 2).mean()) < 1e-6 * scale
     assert np.sqrt((found[True] ** 2).mean()) < 5e-6 * scale
+
+
+@pytest.mark.parametrize("padding", ["zeros", "replicate"])
+@pytest.mark.parametrize(("dtype", "most"), [(jnp.float32, 5e-6), (jnp.bfloat16, 2e-2)])
+def test_the_adjoint_by_winograd_rounds_no_worse_than_the_convolution(dtype, most, padding):
+    random = np.random.default_rng(6)
+    x, g = random.normal(size=(16, 16, 256)), random.normal(size=(16, 16, 256))
+    kernel = (random.normal(size=(3, 3, 256, 256)) / 48).astype(np.float32)
+    border = REPLICATE if padding == "replicate" else None
+    form = convolution.prepare(kernel, winograd=True, dtype=dtype, border=border)
+    both = (
+        jax.jit(functools.partial(f, border=border))(jnp.asarray(array, jnp.float32), own)
+        for f, array, own in zip(
+            (convolution.conv3x3, convolution.conv3x3_adjoint), (x, g), form, strict=True
+        )
+    )
+    exact = oracle.correlate(x, kernel, padding), oracle.correlate_backward(g, kernel, padding)
+    error, adjoint = (np.sqrt(((f - e) ** 2).mean() / e.var()) for f, e in zip(both, exact, strict=True))
+    assert adjoint < min(most, 1.2 * error)
 
 
 @FORMS

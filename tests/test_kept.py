@@ -28,6 +28,7 @@ from jaxstyle.spec import tables
 from jaxstyle.spec.resolve import resolve
 from jaxstyle.spec.run_options import RunOptions
 from jaxstyle.vgg import convolution
+from jaxstyle.vgg.padding import REPLICATE
 
 
 @pytest.fixture
@@ -359,9 +360,10 @@ def test_a_run_of_one_cell_keeps_targets_and_one_of_several_does_not(tmp_path, f
             style_rows(**other)
 
 
+@pytest.mark.parametrize("border", [None, REPLICATE])
 @pytest.mark.parametrize("winograd", [False, True])
-def test_a_prepared_kernel_is_used_where_it_lies(winograd):
-    made = convolution.prepare(np.ones((3, 3, 5, 7), np.float32), winograd=winograd)
+def test_a_prepared_kernel_is_used_where_it_lies(winograd, border):
+    made = convolution.prepare(np.ones((3, 3, 5, 7), np.float32), winograd=winograd, border=border)
     for array, own in zip(jax.device_put(made), made, strict=True):
         assert array.unsafe_buffer_pointer() == own.ctypes.data
 

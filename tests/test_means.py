@@ -40,7 +40,8 @@ jit = functools.partial(jax.jit, compiler_options=QUICKLY)
 RANDOM = np.random.default_rng(0)
 BORDERED = [name for name in PADDINGS.names if name != "zeros"]
 FORMS = pytest.mark.parametrize("winograd", [False, True], ids=["plain", "winograd"])
-SHAPES = [(9, 11), (1, 1), (2, 13)]
+SHAPES = [(9, 11), (1, 1), (2, 13), (8, 12), (4, 6)]
+"""Axes of whole tiles of Winograd's algorithm, and of parts of one, in both directions."""
 
 
 def draw(*shape):
@@ -64,18 +65,19 @@ def pulled(function):
 KERNEL, BIAS = draw(3, 3, 5, 7), draw(7)
 
 
-def prepared(winograd):
-    return convolution.Kernel(*map(jnp.asarray, convolution.prepare(np.asarray(KERNEL), winograd=winograd)))
+def prepared(winograd, name="zeros"):
+    made = convolution.prepare(np.asarray(KERNEL), winograd=winograd, border=border(name))
+    return convolution.Kernel(*map(jnp.asarray, made))
 
 
 # --- paddings -------------------------------------------------------------------------------------
 
 
 @FORMS
-@pytest.mark.parametrize("name", BORDERED)
+@pytest.mark.parametrize("name", PADDINGS.names)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_padded_convolution_and_its_adjoint_are_the_oracles(name, shape, winograd):
-    x, g, kernel = draw(*shape, 5), draw(*shape, 7), prepared(winograd)
+    x, g, kernel = draw(*shape, 5), draw(*shape, 7), prepared(winograd, name)
     # As without a border: Winograd's transforms have coefficients up to 8 and divide by up to 24.
     close = {"atol": 1e-4 if winograd else 2e-5}
     forward, backward = (
@@ -102,7 +104,7 @@ def test_the_gradient_of_a_padded_layer_is_jaxs_own_at_borders_too(name, winogra
         return jnp.maximum(sums[0] + BIAS, 0)
 
     def own(x):
-        return convolution.conv_relu(x, prepared(winograd), BIAS, border=border(name))
+        return convolution.conv_relu(x, prepared(winograd, name), BIAS, border=border(name))
 
     mine, jaxs = (pulled(f)(x, g) for f in (own, plain))
     np.testing.assert_allclose(mine, jaxs, atol=1e-4 if winograd else 1e-5)

@@ -54,6 +54,15 @@ def test_gradients_within_a_border_are_those_of_the_usual_form(narrow):
     np.testing.assert_allclose(gradient(as_planes=True), expected, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("name", ["reflect", "replicate", "circular"])
+@pytest.mark.parametrize("shape", [(5, 8, 2), (1, 3, 2)])
+def test_a_border_by_sums_holds_the_numbers_that_numpy_puts_there(name, shape):
+    x = np.random.default_rng(2).normal(size=shape).astype(np.float32)
+    mode = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}[name]
+    found = planes.bordered_by_sums(jnp.asarray(x), border(name))
+    np.testing.assert_array_equal(found, np.pad(x, ((1, 1), (1, 1), (0, 0)), mode))
+
+
 @pytest.mark.parametrize("inputs", [3, 5])
 def test_products_over_shifted_planes_are_a_correlation_and_its_adjoint(inputs):
     random = np.random.default_rng(inputs)

@@ -31,14 +31,16 @@ from jaxtyping import Array, Bool, Float
 
 from jaxstyle.vgg.bordered import bordered, unbordered
 from jaxstyle.vgg.padding import Border
-from jaxstyle.vgg.planes import TAPS, of_planes, to_planes
+from jaxstyle.vgg.planes import TAPS, bordered_by_sums, of_planes, to_planes
 from jaxstyle.vgg.winograd import (
     adjoint_tiling,
+    bordered_adjoint_tiling,
     bordered_tiling,
     tiling,
     transformed,
     unfilled,
     winograd_conv,
+    winograd_conv_adjoint,
 )
 
 TENSOR_CORE_CHANNELS = 8
@@ -50,11 +52,19 @@ class Kernel(NamedTuple):
 
     forward: Float[Array | np.ndarray, "k k i o"]
     backward: Float[Array | np.ndarray, "k k o i"]
-    """The kernel of the input gradient: turned by 180 degrees, with its channels exchanged."""
+    """The kernel of the input gradient, with its channels exchanged.
+
+    A plain one, and one for an image with zeros outside, is turned by 180 degrees, for the gradient is then
+    a correlation itself. A transformed one for a border is the forward one, for `winograd_conv_adjoint`.
+    """
 
 
 def prepare(
-    kernel: Float[np.ndarray, "3 3 i o"], *, winograd: bool, dtype: DTypeLike = np.float32
+    kernel: Float[np.ndarray, "3 3 i o"],
+    *,
+    winograd: bool,
+    dtype: DTypeLike = np.float32,
+    border: Border | None = None,
 ) -> Kernel:
     """Both directions of a layer's kernel, in the form that its convolution needs.
 
@@ -62,13 +72,35 @@ def prepare(
         kernel: float32.
         winograd: whether to transform it for Winograd's algorithm.
         dtype: type in which the products will be computed.
+        border: what stands outside the image; None for zeros.
     """
-    turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    if winograd:
-        return Kernel(transformed(kernel, dtype), transformed(turned, dtype))
-    plain = Kernel(unfilled(kernel.shape, dtype), unfilled(turned.shape, dtype))
-    plain.forward[:], plain.backward[:] = kernel, turned
-    return plain
+    is_transposed = winograd and border is not None
+    return Kernel(
+        forward_kernel(kernel, winograd, dtype), backward_kernel(kernel, winograd, dtype, is_transposed)
+    )
+
+
+def forward_kernel(
+    kernel: Float[np.ndarray, "3 3 i o"], winograd: bool, dtype: DTypeLike
+) -> Float[np.ndarray, "k k i o"]:
+    """`Kernel.forward` of a layer."""
+    return transformed(kernel, dtype) if winograd else _copied(kernel, dtype)
+
+
+def backward_kernel(
+    kernel: Float[np.ndarray, "3 3 i o"], winograd: bool, dtype: DTypeLike, is_transposed: bool
+) -> Float[np.ndarray, "k k o i"]:
+    """`Kernel.backward` of a layer; `is_transposed` where it is the forward one with channels exchanged."""
+    if is_transposed:
+        return _copied(transformed(kernel, dtype).swapaxes(2, 3), dtype)
+    return forward_kernel(kernel[::-1, ::-1].swapaxes(2, 3), winograd, dtype)
+
+
+def _copied(kernel: np.ndarray, dtype: DTypeLike) -> np.ndarray:
+    """A contiguous copy that `jax.device_put` need not copy again."""
+    made = unfilled(kernel.shape, dtype)
+    made[:] = kernel
+    return made
 
 
 def conv3x3(
@@ -83,11 +115,12 @@ def conv3x3(
     Args:
         precision: see `precision.Arithmetic`.
         border: what stands outside the image; None for zeros.
-        planes: whether few channels are computed as planes (`vgg.planes`).
+        planes: whether to use the forms that suit a TPU (`vgg.planes`).
     """
     kernel = jnp.asarray(kernel)
     if kernel.shape[0] == 3:
-        around = x if border is None else bordered(x, border)
+        put_around = bordered_by_sums if planes else bordered
+        around = x if border is None else put_around(x, border)
         return _plain(around, kernel, precision, has_border=border is not None, planes=planes)
     return _by_winograd(x, kernel, precision, border)
 
@@ -107,23 +140,24 @@ def _by_winograd(
 
 def conv3x3_adjoint(
     g: Float[Array, "h w o"],
-    turned: Float[Array | np.ndarray, "k k o i"],
+    backward: Float[Array | np.ndarray, "k k o i"],
     precision: lax.Precision = lax.Precision.HIGHEST,
     border: Border | None = None,
     planes: bool = False,
 ) -> Float[Array, "h w i"]:
-    """The adjoint of `conv3x3` in its image, for the turned kernel.
+    """The adjoint of `conv3x3` in its image, for the kernel of the gradient.
 
-    With zeros outside, and with a border that wraps, it is itself such a correlation. With any other border
-    it is the full correlation, one position larger on every side, followed by the adjoint of the border,
-    which Winograd's algorithm has in its last linear maps where it can.
+    With zeros outside, and for a plain kernel with a border that wraps, it is itself such a correlation.
+    With any other border it is the full correlation, one position larger on every side, followed by the
+    adjoint of the border. Winograd's algorithm has both in its last linear maps (`winograd`).
     """
-    if border is None or border.wraps:
-        return conv3x3(g, turned, precision, border, planes)
-    turned = jnp.asarray(turned)
-    if turned.shape[0] == 3:
-        return _full_adjoint(g, turned, precision, border, planes)
-    return _adjoint_by_winograd(g, turned, precision, border)
+    backward = jnp.asarray(backward)
+    is_plain = backward.shape[0] == 3
+    if border is None or (is_plain and border.wraps):
+        return conv3x3(g, backward, precision, border, planes)
+    if not is_plain:
+        return _adjoint_by_winograd(g, backward, precision, border)
+    return _full_adjoint(g, backward, precision, border, planes)
 
 
 def _full_adjoint(
@@ -134,17 +168,24 @@ def _full_adjoint(
     planes: bool = False,
 ) -> Float[Array, "h w i"]:
     around = jnp.pad(g, ((1, 1), (1, 1), (0, 0)))
+    if turned.shape[-1] < TENSOR_CORE_CHANNELS and not planes:
+        # XLA would make these zeros the convolution's own padding, with which a CPU takes twice as long.
+        around = lax.optimization_barrier(around)
     return unbordered(conv3x3(around, turned, precision, planes=planes), border)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _adjoint_by_winograd(
-    g: Float[Array, "h w o"], turned: Float[Array, "6 6 o i"], precision: lax.Precision, border: Border
+    g: Float[Array, "h w o"],
+    backward: Float[Array, "6 6 o i"],
+    precision: lax.Precision,
+    border: Border,
 ) -> Float[Array, "h w i"]:
     rows, columns = (adjoint_tiling(n, border) for n in g.shape[:2])
     if rows and columns:
-        return winograd_conv(g, turned, precision, rows, columns)
-    return _full_adjoint(g, turned, precision, border)
+        return winograd_conv_adjoint(g, backward, precision, rows, columns)
+    rows, columns = (bordered_adjoint_tiling(n) for n in g.shape[:2])
+    return unbordered(winograd_conv_adjoint(g, backward, precision, rows, columns), border)
 
 
 def _plain(
@@ -250,7 +291,7 @@ def conv_relu(
     """y = max(0, x * k + b), differentiable with respect to `x` only.
 
     The backward pass needs nothing but y: its mask is y != 0, which is the deck's "zero where F <= 0", and
-    the input gradient is `conv3x3_adjoint` of g and the turned kernel. The kernel and the bias get no
+    the input gradient is `conv3x3_adjoint` of g and the backward kernel. The kernel and the bias get no
     gradient (it reads as zero).
 
     Args:
@@ -260,7 +301,7 @@ def conv_relu(
         inside: positions of the image on a canvas larger than it; y is zero elsewhere.
         precision: see `precision.Arithmetic`.
         border: what stands outside the image; None for zeros, without which there is no canvas.
-        planes: whether few channels are computed as planes (`vgg.planes`).
+        planes: whether to use the forms that suit a TPU (`vgg.planes`).
     """
     y = jnp.maximum(conv3x3(x, kernel.forward, precision, border, planes) + bias, 0)
     return y if inside is None else jnp.where(inside, y, 0)

@@ -23,7 +23,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxstyle.vgg import layers
-from jaxstyle.vgg.convolution import Kernel, conv_relu, prepare
+from jaxstyle.vgg.convolution import Kernel, backward_kernel, conv_relu, forward_kernel
 from jaxstyle.vgg.padding import Border
 from jaxstyle.vgg.precision import ARITHMETIC
 
@@ -41,18 +41,22 @@ Features = Callable[[Params, Float[Array, "h w 3"], Extent | None], dict[str, Fl
 image fills its array."""
 
 
-_kernels: dict[tuple[int, bool, Any], Kernel] = {}
-"""Kernels on devices, for as long as the arrays live that they were made of."""
+_kernels: dict[Any, jax.Array] = {}
+"""Directions of kernels on devices, for as long as the arrays live that they were made of."""
 
 
-def _prepared(kernel: np.ndarray, winograd: bool, dtype: DTypeLike) -> Kernel:
+def _prepared(kernel: np.ndarray, winograd: bool, dtype: DTypeLike, border: Border | None) -> Kernel:
     """A kernel in the form that its layer needs, on a device; networks of the same weights share it."""
-    key = id(kernel), winograd, np.dtype(dtype)
-    if key not in _kernels:
-        weakref.finalize(kernel, _kernels.pop, key, None)
-        made = prepare(kernel, winograd=winograd, dtype=dtype)
-        _kernels[key] = jax.device_put(made)
-    return _kernels[key]
+
+    def shared(make: Callable[..., np.ndarray], *form: Any) -> jax.Array:
+        key = id(kernel), make, *form
+        if key not in _kernels:
+            weakref.finalize(kernel, _kernels.pop, key, None)
+            _kernels[key] = jax.device_put(make(kernel, *form))
+        return _kernels[key]
+
+    form, is_transposed = (winograd, np.dtype(dtype)), winograd and border is not None
+    return Kernel(shared(forward_kernel, *form), shared(backward_kernel, *form, is_transposed))
 
 
 class ConvReLU(nnx.Module):
@@ -78,7 +82,7 @@ class ConvReLU(nnx.Module):
         planes: bool = False,
     ):
         arithmetic = ARITHMETIC[precision]
-        prepared = _prepared(kernel, winograd, arithmetic.dtype)
+        prepared = _prepared(kernel, winograd, arithmetic.dtype, border)
         self.forward, self.backward = nnx.Param(prepared.forward), nnx.Param(prepared.backward)
         bias_dtype = jnp.float32 if winograd else arithmetic.dtype
         self.bias = nnx.Param(jax.device_put(np.asarray(bias, bias_dtype)))

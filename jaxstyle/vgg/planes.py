@@ -4,13 +4,15 @@ A TPU keeps an array in tiles of 8 x 128 numbers of its two innermost axes, whic
 a convolution of three channels it chooses the cells of a launch as one of them: eight fill a sixteenth of
 each tile, in the image, its gradient and every image of the optimizer's state. Here the channels are planes
 of height and width throughout. And a pooling that folds axes leaves its sums, and the gradients that it
-repeats, as passes of their own; strides and windows are fused with their neighbours.
+repeats, as passes of their own; strides and windows are fused with their neighbours. A border around an
+image is a sum, which is one pass, where concatenations of rows and of columns are two.
 
 Figures, with and without: docs/tpu.md.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import jax
@@ -19,10 +21,32 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxstyle.vgg.padding import Border
+
 SQUARE = tuple(itertools.product((0, 1), (0, 1)))
 """The positions of a 2x2 square, row and column."""
 TAPS = tuple(itertools.product(range(3), range(3)))
 """The positions of a kernel, row and column, in the order in which its numbers lie."""
+
+
+def bordered_by_sums(x: Float[Array, "h w c"], border: Border) -> Float[Array, "h2 w2 c"]:
+    """`x` within a border, as `bordered.bordered`: a sum of it and of its edges, each padded with zeros."""
+    for axis in (0, 1):
+        n = x.shape[axis]
+        parts = (
+            (x, 1),
+            (lax.slice_in_dim(x, border.before(n), border.before(n) + 1, axis=axis), 0),
+            (lax.slice_in_dim(x, border.after(n), border.after(n) + 1, axis=axis), n + 1),
+        )
+        x = functools.reduce(jnp.add, (_placed(part, at, n + 2, axis) for part, at in parts))
+    return x
+
+
+def _placed(part: Float[Array, "h w c"], at: int, length: int, axis: int) -> Float[Array, "h2 w2 c"]:
+    """`part` from position `at` of an axis of `length`, zeros elsewhere."""
+    beyond = [(0, 0)] * part.ndim
+    beyond[axis] = (at, length - at - part.shape[axis])
+    return jnp.pad(part, beyond)
 
 
 def of_planes(
