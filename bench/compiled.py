@@ -148,6 +148,8 @@ class Setting(NamedTuple):
     """Whether the images lie on a canvas larger than themselves."""
     devices: int = 1
     """The number of devices that share a launch; each has `cells` cells."""
+    padding: str = "replicate"
+    clamp: bool = True
 
 
 def _lowered(setting: Setting, devices: Sequence[Any], platform: str) -> tuple[Any, Any]:
@@ -157,14 +159,13 @@ def _lowered(setting: Setting, devices: Sequence[Any], platform: str) -> tuple[A
     from jax.sharding import Mesh, NamedSharding
     from jax.sharding import PartitionSpec as P
 
-    from jaxstyle.cell.poolings import pooling
     from jaxstyle.device.batch import lower
+    from jaxstyle.device.engine import Engine
     from jaxstyle.inputs import weights
     from jaxstyle.plan.cells import sweep_cells
     from jaxstyle.plan.planner import make_plan
     from jaxstyle.spec import settings
     from jaxstyle.spec.resolve import resolve
-    from jaxstyle.vgg.network import bind
 
     mesh = Mesh(np.array(devices[: setting.devices]), ("cell",))
 
@@ -180,6 +181,8 @@ def _lowered(setting: Setting, devices: Sequence[Any], platform: str) -> tuple[A
             precision=setting.precision,
             optimizer=setting.optimizer,
             pool=(setting.pool,),
+            padding=(setting.padding,),
+            clamp=(setting.clamp,),
             pyramid=0,
         )
     )
@@ -187,13 +190,7 @@ def _lowered(setting: Setting, devices: Sequence[Any], platform: str) -> tuple[A
     shapes = {cell.content: (setting.size, setting.size) for cell in cells}
     plan = make_plan(sweep, cells, shapes, platform=platform, choose_width=lambda *_: setting.cells)
     program = replace(plan.programs[0], canvas=setting.canvas)
-    network = bind(
-        weights.load(taps=program.taps).layers,
-        taps=program.taps,
-        pool=pooling(program.pool, planes=program.planes),
-        precision=program.precision,
-        planes=program.planes,
-    )
+    network = Engine(weights.load(taps=program.taps).layers, winograd=False).network(program)
     return program, lower(
         program,
         network.features,
@@ -322,6 +319,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--precision", nargs="+", default=["bf16"], choices=("f32", "tf32", "bf16"))
     parser.add_argument("--optimizer", nargs="+", default=["adam"], choices=("adam", "lbfgs"))
     parser.add_argument("--pool", nargs="+", default=["avg"], choices=("avg", "max"))
+    parser.add_argument(
+        "--padding",
+        choices=("replicate", "reflect", "circular", "zeros"),
+        help="padding of the network (default: replicate, as everywhere; zeros with --canvas)",
+    )
+    parser.add_argument("--no-clamp", action="store_true", help="pixels may leave 0 to 255")
     parser.add_argument("--canvas", action="store_true", help="images of several shapes share the program")
     parser.add_argument("--devices", type=int, default=1, help="devices that share a launch (default: 1)")
     parser.add_argument(
@@ -347,6 +350,9 @@ def main(arguments: Sequence[str]) -> None:
             f"variants {', '.join(map(str, unseen))} change how kernels are started or chosen, or how many"
             " cells a launch has, which a compiled step does not show: bench experiments measures them"
         )
+    padding = args.padding or ("zeros" if args.canvas else "replicate")
+    if args.canvas and padding != "zeros":
+        parser.error("images on a canvas are padded with zeros")
     is_tpu = args.target in tpu.CHIPS
     if is_tpu:
         work.require("libtpu", mend="pip install '.[tpu]'")
@@ -371,7 +377,15 @@ def main(arguments: Sequence[str]) -> None:
                 for size in args.size:
                     for cells, number in itertools.product(args.cells, args.variant):
                         setting = Setting(
-                            size, cells, precision, optimizer, pool, args.canvas, args.devices
+                            size,
+                            cells,
+                            precision,
+                            optimizer,
+                            pool,
+                            args.canvas,
+                            args.devices,
+                            padding,
+                            not args.no_clamp,
                         )
                         row = processes.in_process(_send, setting, options, args.hlo, number, args.target)
                         rows.append(row)

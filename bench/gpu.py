@@ -58,6 +58,13 @@ STAGES = (
         " --sides jaxstyle,f32 jaxstyle,tf32 jaxstyle,bf16 torch,NCHW torch,NCHW,tf32 torch,graphed",
         4,
     ),
+    Stage(
+        "default look",
+        "throughput --size 512 256 --cells-size 512 256 --cells 1 16 64 --precision bf16 --seconds 2"
+        " --default-look",
+        5,
+    ),
+    Stage("borders", "experiments --default-look --only 0 20 21 22 --at-once 3", 4),
     Stage("experiments", "experiments --minutes 7 --at-once 3", 10),
     Stage(
         "sizes",

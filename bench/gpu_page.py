@@ -75,16 +75,22 @@ def page(folder: Path, stages: Mapping[str, str]) -> str:
         return ""
     lines = [f"# {found.device}", "", *_head(found)]
     lines += _table(("bar, for an H200", "found", ""), list(_bars(found, stages)))
-    if rows := _throughput(found):
-        lines += ["## Throughput", ""]
-        head = ("px", "precision", "cells", "width", "ms per image-step", "TFLOP/s", "of the ceiling")
-        lines += _table((*head, "peak GB", "compiled in s"), [_throughput_row(row) for row in rows])
+    looks = {
+        "Throughput": _throughput(found),
+        "Throughput with the default look": found.of.get("default look", {}).get("rows", []),
+    }
+    for title, rows in looks.items():
+        if rows:
+            lines += [f"## {title}", ""]
+            head = ("px", "precision", "cells", "width", "ms per image-step", "TFLOP/s", "of the ceiling")
+            lines += _table((*head, "peak GB", "compiled in s"), [_throughput_row(row) for row in rows])
     for name in ("profile", "small profile"):
         for account in found.of.get(name, {}).get("accounts", []):
             lines += _account(account)
-    for name in ("experiments", "small", "wide"):
+    for name in ("borders", "experiments", "small", "wide"):
         if rows := found.of.get(name, {}).get("rows"):
-            lines += [f"## What was tried: {rows[0]['size']} px, {rows[0]['cells']} cells", ""]
+            look = ", the default look" if rows[0].get("default_look") else ""
+            lines += [f"## What was tried: {rows[0]['size']} px, {rows[0]['cells']} cells{look}", ""]
             lines += _table(
                 ("variant", f"time over ours expected on an {compiled.CARD}", "found"),
                 [(row["variant"], row["expected"], _experiment(row)) for row in rows],

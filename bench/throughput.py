@@ -42,7 +42,7 @@ def _ceiling(pipe: Any, precision: str) -> None:
         pipe.send(work.matmul_ceiling(precision, edge, repeats=repeats))
 
 
-def _measure(pipe: Any, size: int, precision: str, seconds: float) -> None:
+def _measure(pipe: Any, size: int, precision: str, seconds: float, default_look: bool) -> None:
     """Answer each number of cells with what was measured; runs in a process of its own."""
     from jaxstyle.console import allocator
 
@@ -56,21 +56,21 @@ def _measure(pipe: Any, size: int, precision: str, seconds: float) -> None:
     pipe.send(None)
     while True:
         try:
-            pipe.send(_timed(size, pipe.recv(), precision, seconds))
+            pipe.send(_timed(size, pipe.recv(), precision, seconds, default_look))
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             pipe.send({"over_memory": True})
 
 
-def _timed(size: int, count: int, precision: str, seconds: float) -> dict[str, Any]:
+def _timed(size: int, count: int, precision: str, seconds: float, default_look: bool) -> dict[str, Any]:
     """The times, the memory and the work of the steps of some cells."""
     import jax
 
     from jaxstyle.device import drive
 
     device = jax.devices()[0]
-    job = work.Work(size, count, precision)
+    job = work.Work(size, count, precision, default_look=default_look)
     job.advance(1)
     # Steps that one call takes: so many that the call is no part of what is timed.
     many = 1 if device.platform == "cpu" else math.ceil(CALL_S / job.advance(2).seconds * 2)
@@ -94,7 +94,13 @@ def _timed(size: int, count: int, precision: str, seconds: float) -> dict[str, A
 
 
 def measure(
-    size: int, precision: str, cells: Sequence[int], seconds: float, *, alone: bool = False
+    size: int,
+    precision: str,
+    cells: Sequence[int],
+    seconds: float,
+    *,
+    alone: bool = False,
+    default_look: bool = False,
 ) -> Generator[dict[str, Any]]:
     """A row for every number of cells, ascending, as soon as it is measured.
 
@@ -106,6 +112,7 @@ def measure(
         cells: numbers of cells, ascending.
         seconds: seconds per row, at least two steps.
         alone: whether only one process can have the device; the ceiling is then measured once, before.
+        default_look: see `work.Work`.
     """
     about = {"size": size, "precision": precision}
     left = list(cells)
@@ -117,7 +124,7 @@ def measure(
         if alone:
             ceiling.end()
         name = f"the {size} px {precision} steps"
-        turns.append(steps := processes.Turn(_measure, name, size, precision, seconds))
+        turns.append(steps := processes.Turn(_measure, name, size, precision, seconds, default_look))
         steps.ready()
         while left:
             row = steps.run(left[0])
@@ -210,6 +217,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--precision", nargs="+", default=["f32", "bf16"], choices=("f32", "tf32", "bf16"))
     parser.add_argument("--seconds", type=float, default=4.0, help="seconds per row, at least two steps")
+    parser.add_argument("--default-look", action="store_true", help=work.DEFAULT_LOOK_HELP)
     args = parser.parse_args(arguments)
     about = processes.in_process(work.tell_device)
     rows: list[dict[str, Any]] = []
@@ -219,7 +227,10 @@ def main(arguments: Sequence[str]) -> None:
         for size in args.size:
             cells = sorted(set(args.cells)) if size in args.cells_size else [1]
             alone = about["platform"] == "tpu"
-            with contextlib.closing(measure(size, precision, cells, args.seconds, alone=alone)) as found:
+            rounds = measure(
+                size, precision, cells, args.seconds, alone=alone, default_look=args.default_look
+            )
+            with contextlib.closing(rounds) as found:
                 for row in found:
                     rows.append(row)
                     print(_line(row), flush=True)

@@ -34,6 +34,10 @@ RESULTS = ROOT / "bench" / "results"
 EXAMPLES = ROOT / "jaxstyle" / "examples"
 ALPHA_BETA, LEARNING_RATE = 1e-3, 1.0
 PAIR = ("astronaut", "brushwork")
+DEFAULT_LOOK_HELP = (
+    "images padded with their edge and clamped, as by default, not padded with zeros and free"
+)
+"""The help text of a benchmark's `--default-look`."""
 
 
 def inputs(size: int, pair: tuple[str, str] = PAIR) -> tuple[np.ndarray, np.ndarray]:
@@ -87,6 +91,8 @@ class Work:
         precision: as in `--precision`.
         pair: the names of the content and the style.
         texture: a set of layers, for textures of the style without a content; None for transfers.
+        default_look: whether images are padded with their edge and clamped, as by default, instead of
+            padded with zeros and free, as in the paper.
     """
 
     def __init__(
@@ -97,6 +103,7 @@ class Work:
         *,
         pair: tuple[str, str] = PAIR,
         texture: str | None = None,
+        default_look: bool = False,
     ):
         import jax
 
@@ -118,6 +125,8 @@ class Work:
         own: dict[str, Any] = {"content": ("content",), "alpha_beta": (ALPHA_BETA,), "init": ("content",)}
         if texture:
             own = {"content": ("none",), "style_layers": (texture,), "alpha_beta": (0.0,)}
+        if default_look:
+            own |= {"padding": ("replicate",), "clamp": (True,)}
         sweep = resolve(
             settings.Sweep(**own, style=("style",), learning_rate=(LEARNING_RATE,), precision=precision)
         )

@@ -46,7 +46,7 @@ def of_peers(pipe, name, size, cells, tuned):
     _serve(pipe, name, np.ones((size, size, 3)), lambda steps: (loss, 0.01 * steps))
 
 
-def of_experiments(pipe, number, size, cells, precision):
+def of_experiments(pipe, number, size, cells, precision, default_look):
     """Answer as a form of the step in `bench experiments`; every variant takes twice as long as ours."""
     name = "ours" if number is None else experiments.VARIANTS[number].name
     each = 0.01 if number is None else 0.02
