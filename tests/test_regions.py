@@ -2,9 +2,11 @@
 
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import os
+from pathlib import Path
 
 import h5py
 import jax
@@ -15,6 +17,7 @@ import pytest
 from conftest import random_image
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from test_resume import events
 
 from jaxstyle import report, variance
 from jaxstyle.cell import regions
@@ -30,6 +33,7 @@ from jaxstyle.plan.cells import check_new, sweep_cells
 from jaxstyle.plan.masks import masks_of
 from jaxstyle.plan.planner import make_plan
 from jaxstyle.plan.programs import Program
+from jaxstyle.run.dry_run import dry_run
 from jaxstyle.run.inputs import read_inputs
 from jaxstyle.run.one_cell import single_sweep, transfer
 from jaxstyle.run.sweep import run_sweep
@@ -560,6 +564,24 @@ def test_names_join_regions_and_small_ones_are_told_and_left_out(files):
         assert [name.decode() for name in masks["region"][:]] == ["corner", "ground"]
         assert tiles["pool5"][:].ravel().tolist() == [0.0] * 15 + [1.0]
         assert np.abs(masks["conv1_1"][:].sum(0) - 1).max() < 1e-6
+
+
+def test_names_and_digests_that_nothing_answers_to_are_told(files, capsys):
+    """A misspelt path would be a promise that nobody keeps: the file could change unseen."""
+    names = {"#808080": "sea", "129": "shore"}
+    right, wrong, other = (os.path.abspath(path) for path in (*files["content"], "typo.png", "more.png"))
+    digests = dict.fromkeys((wrong, other), "ab" * 32)
+    digests[right] = hashlib.sha256(Path(right).read_bytes()).hexdigest()
+    settings = {**GIVEN, **files, "regions": ("masks",), "region_names": names, "digests": digests}
+    dry_run(Sweep(**settings), RunOptions(dry_run=True))
+    told = capsys.readouterr().out
+    assert f"digests: that of {wrong} and of 1 file more is not looked at" in told
+    assert "regions: no mask has the colour 129, which is to be called shore" in told
+    assert "sea" not in told
+    assert right not in told
+    run_sweep(Sweep(**settings), RunOptions(out=str(Path(right).parent / "told")))
+    notes = [event["text"] for event in events(Path(right).parent / "told", "note")]
+    assert sum(line.startswith(("digests: ", "regions: ")) for line in notes) == 2
 
 
 def save_levels(path, shape, count):

@@ -197,12 +197,18 @@ def test_cells_side_by_side_go_on_to_the_bytes_of_one_at_a_time(whole, tmp_path,
     assert torture.digests(out) == torture.digests(whole)
 
 
-def test_out_of_memory_spoils_no_state_and_what_follows_is_gone_on_with(whole, tmp_path, monkeypatch):
+def test_out_of_memory_spoils_no_state_and_what_follows_is_gone_on_with(
+    whole, tmp_path, monkeypatch, capsys
+):
     """The state of two at a time was written over in place; a kill then left a damaged one."""
     out, launch = tmp_path / "run", launcher.Launcher.launch
     assert killed_at("checkpoint: half written", 3, out, (*CELLS, "--side-by-side", "2")) == -signal.SIGKILL
     (state,) = (out / "checkpoints").glob("*/state.npz")
     before = state.read_bytes()
+    capsys.readouterr()
+    assert command(*CELLS, "--side-by-side", "2", "--dry-run", "--json") == 0
+    planned = json.loads(capsys.readouterr().out)["state_bytes"]
+    assert len(before) == pytest.approx(planned / 2, rel=0.1)  # half, for a new one is written beside it
 
     def launch_one(self, launches, program, **about):
         if len(launches) > 1:

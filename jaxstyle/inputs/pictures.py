@@ -162,6 +162,11 @@ class Pictures:
                 self._check_room(cell)
         self._unusable, self._on_read = _refuse, _tell_nobody
 
+    @property
+    def regions_of_masks(self) -> set[str]:
+        """Names of the regions that any mask has."""
+        return {name for mask in self._masks.values() for name in mask.names}
+
     def _read_masks(self, sweep: Sweep, cells: Iterable[Cell]) -> None:
         """Read the masks of `cells`, each of which must fit its image and have the regions of its pair."""
         renamed = {region_name(colour): name for colour, name in sweep.region_names}

@@ -11,6 +11,7 @@ from typing import Any
 from jaxstyle.console.progress import counted, duration
 from jaxstyle.plan.nominal_rates import COMPILE_SECONDS, NOMINAL_FLOPS, nominal_platform
 from jaxstyle.run.checked import check_extensible, check_run
+from jaxstyle.run.inputs import unused_words
 from jaxstyle.run.planning import (
     Planned,
     check_memory,
@@ -88,6 +89,7 @@ def describe(
         "largest_style": planned.style,
         "flops": plan.flops,
         "disk_bytes": plan.result_bytes(crops),
+        "state_bytes": planned.state_bytes,
         "compile_s": compiling_s,
         "time_s": round(plan.flops / rate + compiling_s, 1),
     }
@@ -125,7 +127,10 @@ def describe_text(values: dict[str, Any]) -> Iterator[str]:
         mb = values["target_bytes"] / 1e6
         yield f"the targets of a style of {values['largest_style']} px: about {mb:.0f} MB, before the steps"
     every = max(p["checkpoint_s"] for p in programs)
-    yield f"{values['flops'] / 1e12:.2f} TFLOP in all, about {values['disk_bytes'] / 1e6:.0f} MB on disk"
+    yield (
+        f"{values['flops'] / 1e12:.2f} TFLOP in all, about {values['disk_bytes'] / 1e6:.0f} MB on disk,"
+        f" and up to {values['state_bytes'] / 1e6:.0f} MB more while pictures are unfinished"
+    )
     yield f"a killed run repeats at most {duration(every)} of its work"
     rate = values["assumed_flops_per_s"] / 1e12
     yield (
@@ -160,11 +165,10 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
             check_share(planned.plan, share, device.platform)
         own = set(chunks_of_share(planned.plan, share, device.platform))
         todo = [number for number in todo if number in own]
-    needed = planned.plan.result_bytes(checked.sweep.crops)  # of all shares
-    planned = replace(planned, plan=planned.plan.only(todo))
+    whole, planned = planned, replace(planned, plan=planned.plan.only(todo))
     there = usable_devices(options) if options.cluster is None else (device,)
     beside = side_by_side(planned.plan, checked.sweep, there, options.side_by_side)
-    planned = replace(planned, beside=beside)
+    whole, planned = (replace(one, beside=beside) for one in (whole, planned))
     note = check_memory(planned, device)
     about = manifest.device_text(device.platform, device.device_kind, several, manifest.thread_count())
     kind = nominal_platform(device.platform)
@@ -179,14 +183,14 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
         return
     for line in describe_text(values):
         print(line)
-    for line in filter(None, (note, planned.hint)):
+    for line in filter(None, (note, planned.hint, *unused_words(checked))):
         print(line)
     for path, why in checked.skipped.items():
         print(f"{path}: left out: {why}")
     print(f"would write {checked.path}")
     if earlier is None:
         try:
-            check_space(checked.path, needed)
+            check_space(checked.path, whole.disk_bytes(checked.sweep.crops))
         except JaxstyleError as error:
             print(f"started now, it would fail: {error}")
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
+from jaxstyle.console.progress import counted
 from jaxstyle.inputs.pictures import Pictures, check_digest
 from jaxstyle.inputs.region_maps import RegionMaps
 from jaxstyle.inputs.target_files import check_made_for
@@ -119,6 +120,19 @@ def _note_small_regions(pictures: Pictures, cells: Iterable[Cell]) -> None:
                 note = f"{what} {some}: too small for {', '.join(at)}, left out there"
                 if note not in pictures.notes.get(path, ()):
                     pictures.notes[path] = (*pictures.notes.get(path, ()), note)
+
+
+def unused_words(inputs: Inputs) -> Iterator[str]:
+    """Lines about entries of `[digests]` and `[regions]` that nothing in the run answers to."""
+    pictures, used = inputs.pictures, {inputs.weights.path, *inputs.skipped}
+    if unused := [path for path in inputs.sweep.digests if path not in used | pictures.sha256.keys()]:
+        others = f" and of {counted(len(unused) - 1, 'file')} more" if len(unused) > 1 else ""
+        yield f"digests: that of {unused[0]}{others} is not looked at, for the run has no such file"
+    if pictures.masks:
+        there = pictures.regions_of_masks
+        for colour, name in inputs.sweep.region_names:
+            if name not in there:
+                yield f"regions: no mask has the colour {colour}, which is to be called {name}"
 
 
 def _values(sweep: Sweep, axis: str) -> set[str]:

@@ -25,6 +25,7 @@ from jaxstyle.plan.programs import Program
 from jaxstyle.run.checked import CheckedRun
 from jaxstyle.run.dry_run import describe, describe_text
 from jaxstyle.run.finished import Run
+from jaxstyle.run.inputs import unused_words
 from jaxstyle.run.launcher import timed
 from jaxstyle.run.planning import Planned
 from jaxstyle.run.site import LocalSite, Site
@@ -308,6 +309,8 @@ class Job:
         say_ignored(self.checked, say)
         for path, notes in self.pictures.notes.items():
             say.event("note", f"{path}: {', '.join(notes)}", path=path, notes=notes)
+        for line in unused_words(self.checked):
+            say.event("note", line)
         if self.loaded.origin == "unknown":
             say.event("note", f"{self.loaded.path}: weights with a digest that jaxstyle does not know")
         if self.sweep.network == "normalised" and self.sweep.optimizer == "adam" and self.sweep.beta < 1e4:

@@ -58,6 +58,21 @@ class Planned:
     target_bytes: int = 0
     """Memory that the targets of that style take on one device, while they are computed."""
 
+    @property
+    def state_bytes(self) -> int:
+        """Most bytes of disk that states of unfinished pictures take, while new ones replace the last."""
+        plan, at_once = self.plan, self.devices * self.beside
+        largest = 0
+        for index in {chunk.program for chunk in plan.chunks}:
+            program = plan.programs[index]
+            cells = min(at_once * program.width, plan.program_cells(index))
+            largest = max(largest, cells * program.state_bytes() // program.width)
+        return 2 * largest
+
+    def disk_bytes(self, crops: int | None) -> int:
+        """Bytes of disk that the run needs while it computes (`Plan.result_bytes`)."""
+        return self.plan.result_bytes(crops) + self.state_bytes
+
 
 def plan_for(
     inputs: Inputs,
