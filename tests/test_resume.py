@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 
 import h5py
@@ -532,6 +533,31 @@ def test_a_signal_saves_the_work_and_ends_the_run_within_ten_seconds(tmp_path, n
         # The signal came after a checkpoint and caused another one.
         assert len(events(out, "checkpoint")) >= 2
         assert kept["passes"] > 0
+
+
+@pytest.mark.parametrize("ignored", [False, True], ids=["", "nohup"])
+def test_a_terminal_that_is_closed_costs_no_work(tmp_path, ignored):
+    """A run that ignores SIGHUP goes on; its bar had nowhere to draw, which ended it like a full disk."""
+    out = tmp_path / "run"
+    ours, theirs = os.openpty()
+    streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+
+    def take_terminal():
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+
+    with running(out, **streams, preexec_fn=take_terminal) as process:
+        os.close(theirs)
+        before = len(events(out, "checkpoint"))
+        os.close(ours)
+        while ignored and process.poll() is None and len(events(out, "checkpoint")) < before + 3:
+            os.sched_yield()
+        if ignored:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 128 + (signal.SIGTERM if ignored else signal.SIGHUP)
+    assert json.loads((out / "manifest.json").read_text())["status"] == "interrupted"
+    assert len(events(out, "checkpoint")) > before
 
 
 def test_a_second_run_is_told_who_holds_the_directory(tmp_path, capsys):

@@ -5,6 +5,7 @@ Imports take up to half a second, and Python by itself dies of SIGTERM without a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -12,9 +13,10 @@ import time
 
 from jaxstyle.spec.errors import WINDOWS, UnfitEnvironment
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
-"""Signals that ask a command to end; the last one is what batch schedulers send."""
-WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
+"""Signals that ask a command to end: a terminal that is closed sends SIGHUP, batch schedulers SIGUSR1."""
+WORDS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "the terminal was closed"}
 _began: float | None = None
 
 
@@ -25,7 +27,8 @@ def began() -> float | None:
 
 def signal_words(number: int) -> str:
     """Name of a signal for the line that says why a command ended."""
-    return WORDS.get(signal.Signals(number), f"stopped by {signal.Signals(number).name}")
+    name = signal.Signals(number).name
+    return WORDS.get(name, f"stopped by {name}")
 
 
 def catch() -> None:
@@ -43,7 +46,8 @@ def catch() -> None:
         raise SystemExit(UnfitEnvironment.exit_code)
 
     def end(number: int, _: object) -> None:
-        os.write(2, f"jaxstyle: error: {signal_words(number)}\n".encode())
+        with contextlib.suppress(OSError):  # the terminal may be the one that was closed
+            os.write(2, f"jaxstyle: error: {signal_words(number)}\n".encode())
         os._exit(128 + number)
 
     for number in SIGNALS:

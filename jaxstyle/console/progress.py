@@ -182,8 +182,7 @@ class Display:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._stop_bar()
         for file in self._events:
             file.close()
 
@@ -211,11 +210,11 @@ class Display:
             self._guard(lambda: self._console.print(line, markup=False))
 
     def _guard(self, say: Any) -> None:
-        """Print by calling `say`; a reader that has gone away must not stop the run."""
+        """Print by calling `say`; a reader or a terminal that has gone away must not stop the run."""
         try:
             say()
         except OSError:
-            self._quiet = True
+            self._quiet, self._bar = True, None
             self._console = Console(file=open(os.devnull, "w"), quiet=True)  # noqa: SIM115
 
     def read(self, done: int, total: int) -> None:
@@ -258,7 +257,7 @@ class Display:
             columns = wide if self._console.width >= BAR_COLUMNS else (_Numbers(),)
             self._bar = Progress(spinner, *columns, console=self._console)
             self._task = self._bar.add_task("", total=image_steps, rate="", left="")
-            self._bar.start()
+            self._guard(self._bar.start)
 
     @property
     def steps_done(self) -> float:
@@ -340,6 +339,10 @@ class Display:
 
     def finish(self) -> None:
         """Remove the bar."""
-        if self._bar is not None:
-            self._bar.stop()
+        self._stop_bar()
+
+    def _stop_bar(self) -> None:
+        """Take the bar away, if there is one."""
+        if (bar := self._bar) is not None:
             self._bar = None
+            self._guard(bar.stop)
