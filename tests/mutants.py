@@ -213,6 +213,27 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "What lies beyond whole tiles of a gradient is added to its own edge.",
+        "before, after = (ends[1] * scale, ends[0] / scale) if beyond is Beyond.AT_EDGE else ends",
+        "before, after = ends",
+        (
+            "tests/test_means.py"
+            "::test_a_padded_convolution_and_its_adjoint_are_the_oracles[shape3-replicate-winograd]",
+        ),
+    ),
+    Mutant(
+        "A terminal that is closed does not end a run that ignores it.",
+        "self._guard(bar.stop)",
+        "bar.stop()",
+        ("tests/test_resume.py::test_a_terminal_that_is_closed_costs_no_work[closed]",),
+    ),
+    Mutant(
+        "A digest that belongs to no file of the run is told.",
+        "if path not in used | pictures.sha256.keys()]",
+        "if path in used]",
+        ("tests/test_regions.py::test_names_and_digests_that_nothing_answers_to_are_told",),
+    ),
+    Mutant(
         "A circular picture is enlarged across its edges.",
         "x = jnp.minimum(x, size - x) if wraps else x",
         "x = jnp.abs(x)",

@@ -535,7 +535,7 @@ def test_a_signal_saves_the_work_and_ends_the_run_within_ten_seconds(tmp_path, n
         assert kept["passes"] > 0
 
 
-@pytest.mark.parametrize("ignored", [False, True], ids=["", "nohup"])
+@pytest.mark.parametrize("ignored", [False, True], ids=["closed", "nohup"])
 def test_a_terminal_that_is_closed_costs_no_work(tmp_path, ignored):
     """A run that ignores SIGHUP goes on; its bar had nowhere to draw, which ended it like a full disk."""
     out = tmp_path / "run"
