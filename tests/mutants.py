@@ -228,9 +228,9 @@ MUTANTS = (
         ("tests/test_resume.py::test_a_terminal_that_is_closed_costs_no_work[closed]",),
     ),
     Mutant(
-        "A digest that belongs to no file of the run is told.",
-        "if path not in used | pictures.sha256.keys()]",
-        "if path in used]",
+        "A digest of a file that is not there is told.",
+        "in inputs.sweep.digests if not os.path.isfile(path)]",
+        "in inputs.sweep.digests if not path]",
         ("tests/test_regions.py::test_names_and_digests_that_nothing_answers_to_are_told",),
     ),
     Mutant(
@@ -378,8 +378,8 @@ MUTANTS = (
     ),
     Mutant(
         "A run that the disk has no space for is refused.",
-        "if free < needed and total:",
-        "if free <= 0 and total:",
+        "if (free := free_bytes(path)) < needed:",
+        "if (free := free_bytes(path)) <= 0:",
         ("tests/test_store.py::test_too_little_space_is_one_line",),
     ),
     Mutant(

@@ -14,6 +14,7 @@ from conftest import EXAMPLES, ROOT, SHALLOW, run_python
 import jaxstyle
 from jaxstyle import sweep
 from jaxstyle.console import limits
+from jaxstyle.run.dry_run import space_note
 from jaxstyle.rundir import directory, locks
 from jaxstyle.rundir.directory import RunDirectory
 from jaxstyle.rundir.files import check_space, write_together
@@ -221,6 +222,31 @@ def test_a_folder_that_cannot_be_fsynced_is_no_failure(shim, tmp_path, number):
 def test_a_disk_that_does_not_tell_its_size_is_not_taken_for_a_full_one(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 0))
     check_space(tmp_path, 10**9)
+
+
+def test_a_plan_notes_a_disk_that_may_be_too_full_for_unfinished_pictures(tmp_path, monkeypatch, capsys):
+    """Only a note, for a short run saves no state, and one that goes on has its state there already."""
+    run = (*map(str, SMALL), "--out", str(tmp_path / "run"))
+
+    def said(free, *more):
+        monkeypatch.setattr(
+            shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, int(free))
+        )
+        with pytest.raises(SystemExit) as stop:
+            sweep.main([*run, *more])
+        assert stop.value.code == 0
+        return capsys.readouterr().out
+
+    plan = json.loads(said(10**9, "--dry-run", "--json"))
+    both = plan["disk_bytes"] + plan["state_bytes"]
+    assert "are needed while pictures are unfinished" not in said(both, "--dry-run")
+    assert "are needed while pictures are unfinished" in said(both - 1, "--dry-run")
+    state = tmp_path / "begun" / "checkpoints" / "000000" / "state.npz"
+    state.parent.mkdir(parents=True)
+    state.write_bytes(bytes(1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, both - 1))
+    assert "unfinished" in space_note(tmp_path, plan)
+    assert not space_note(tmp_path / "begun", plan)
 
 
 def test_a_plan_says_that_the_disk_is_too_full_for_the_run(tmp_path, monkeypatch, capsys):

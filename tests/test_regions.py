@@ -575,7 +575,7 @@ def test_names_and_digests_that_nothing_answers_to_are_told(files, capsys):
     settings = {**GIVEN, **files, "regions": ("masks",), "region_names": names, "digests": digests}
     dry_run(Sweep(**settings), RunOptions(dry_run=True))
     told = capsys.readouterr().out
-    assert f"digests: that of {wrong} and of 1 file more is not looked at" in told
+    assert f"digests: there is no file {wrong}, nor 1 file more of that table" in told
     assert "regions: no mask has the colour 129, which is to be called shore" in told
     assert "sea" not in told
     assert right not in told

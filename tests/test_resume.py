@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import termios
 import time
 
 import h5py
@@ -489,11 +488,11 @@ def test_a_run_with_other_settings_is_not_extended(whole, capsys):
 
 
 @contextlib.contextmanager
-def running(out, *settings, until="checkpoint", **streams):
-    """A run of many steps in a separate process, once it has reported an event."""
+def running(out, *settings, until="checkpoint", first="", **streams):
+    """A run of many steps in a separate process, once it has reported an event, after the lines `first`."""
     arguments = [*ONE_STAGE, "--steps", "50000", "--checkpoint-every", "0.5", *settings, "--out", out]
     code = (
-        "import signal\nfrom jaxstyle import sweep\n"
+        f"{first}import signal\nfrom jaxstyle import sweep\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a shell's `&` ignores
         f"sweep.main({list(map(str, arguments))})"
     )
@@ -542,12 +541,9 @@ def test_a_terminal_that_is_closed_costs_no_work(tmp_path, ignored):
     ours, theirs = os.openpty()
     streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
 
-    def take_terminal():
-        os.setsid()
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
-
-    with running(out, **streams, preexec_fn=take_terminal) as process:
+    first = "import fcntl, signal, termios\nfcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+    first += f"signal.signal(signal.SIGHUP, signal.{'SIG_IGN' if ignored else 'SIG_DFL'})\n"
+    with running(out, **streams, start_new_session=True, first=first) as process:
         os.close(theirs)
         before = len(events(out, "checkpoint"))
         os.close(ours)

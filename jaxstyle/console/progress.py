@@ -214,7 +214,11 @@ class Display:
         try:
             say()
         except OSError:
-            self._quiet, self._bar = True, None
+            bar, self._bar = self._bar, None
+            if bar is not None:  # a bar of rich's keeps stderr, too, until it is stopped
+                with contextlib.suppress(OSError):
+                    bar.stop()
+            self._quiet = True
             self._console = Console(file=open(os.devnull, "w"), quiet=True)  # noqa: SIM115
 
     def read(self, done: int, total: int) -> None:

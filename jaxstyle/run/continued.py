@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from dataclasses import replace
 
 from jaxstyle.console.progress import Display, counted
 from jaxstyle.derived.build import finish_run
@@ -56,7 +55,7 @@ def resume_run(
     check_platform(run.path, was, machine)
     checked, planned = plan_at(site, checked, before)
     todo = planned.plan.only(set(range(len(planned.plan.chunks))) - there)
-    check_space(run.path, replace(planned, plan=todo).disk_bytes(checked.sweep.crops))
+    check_space(run.path, todo.result_bytes(checked.sweep.crops))
     display.event(
         "resume",
         f"going on with {run.path}: {counted(len(there), 'chunk')} of {len(planned.plan.chunks)} done",

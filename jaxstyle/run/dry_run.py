@@ -22,7 +22,8 @@ from jaxstyle.run.planning import (
 )
 from jaxstyle.run.start_jax import nothing_kept, start_jax, usable_devices
 from jaxstyle.rundir import manifest
-from jaxstyle.rundir.files import check_space
+from jaxstyle.rundir.directory import CHECKPOINTS
+from jaxstyle.rundir.files import check_space, free_bytes
 from jaxstyle.rundir.records import Record
 from jaxstyle.spec import plugins
 from jaxstyle.spec.errors import JaxstyleError
@@ -139,6 +140,23 @@ def describe_text(values: dict[str, Any]) -> Iterator[str]:
     )
 
 
+def space_note(path: Path, values: dict[str, Any]) -> str:
+    """A warning if a run's results fit on its disk, but not with the states of unfinished pictures.
+
+    Args:
+        path: the directory of the run.
+        values: those of `describe`.
+    """
+    there = sum(file.stat().st_size for file in (path / CHECKPOINTS).glob("*/state.npz"))
+    needed, free = values["disk_bytes"] + values["state_bytes"] - there, free_bytes(path)
+    if needed <= free:
+        return ""
+    return (
+        f"{free / 1e6:.3g} MB of disk are free, and up to {needed / 1e6:.3g} MB are needed while pictures"
+        " are unfinished; should the disk fill up, make space and --resume"
+    )
+
+
 def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
     """Print the plan of a sweep, as text or with `options.json` as JSON, and write nothing.
 
@@ -165,10 +183,11 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
             check_share(planned.plan, share, device.platform)
         own = set(chunks_of_share(planned.plan, share, device.platform))
         todo = [number for number in todo if number in own]
-    whole, planned = planned, replace(planned, plan=planned.plan.only(todo))
+    needed = planned.plan.result_bytes(checked.sweep.crops)  # of all shares
+    planned = replace(planned, plan=planned.plan.only(todo))
     there = usable_devices(options) if options.cluster is None else (device,)
     beside = side_by_side(planned.plan, checked.sweep, there, options.side_by_side)
-    whole, planned = (replace(one, beside=beside) for one in (whole, planned))
+    planned = replace(planned, beside=beside)
     note = check_memory(planned, device)
     about = manifest.device_text(device.platform, device.device_kind, several, manifest.thread_count())
     kind = nominal_platform(device.platform)
@@ -183,14 +202,15 @@ def dry_run(sweep: Sweep, options: RunOptions, *, name: str = "sweep") -> None:
         return
     for line in describe_text(values):
         print(line)
-    for line in filter(None, (note, planned.hint, *unused_words(checked))):
+    space = "" if options.collect else space_note(checked.path, values)
+    for line in filter(None, (note, planned.hint, *unused_words(checked), space)):
         print(line)
     for path, why in checked.skipped.items():
         print(f"{path}: left out: {why}")
     print(f"would write {checked.path}")
     if earlier is None:
         try:
-            check_space(checked.path, whole.disk_bytes(checked.sweep.crops))
+            check_space(checked.path, needed)
         except JaxstyleError as error:
             print(f"started now, it would fail: {error}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -124,12 +125,12 @@ def _note_small_regions(pictures: Pictures, cells: Iterable[Cell]) -> None:
 
 def unused_words(inputs: Inputs) -> Iterator[str]:
     """Lines about entries of `[digests]` and `[regions]` that nothing in the run answers to."""
-    pictures, used = inputs.pictures, {inputs.weights.path, *inputs.skipped}
-    if unused := [path for path in inputs.sweep.digests if path not in used | pictures.sha256.keys()]:
-        others = f" and of {counted(len(unused) - 1, 'file')} more" if len(unused) > 1 else ""
-        yield f"digests: that of {unused[0]}{others} is not looked at, for the run has no such file"
-    if pictures.masks:
-        there = pictures.regions_of_masks
+    # A file that is there may belong to what a flag replaces in a spec.
+    if lacking := [path for path in inputs.sweep.digests if not os.path.isfile(path)]:
+        others = f", nor {counted(len(lacking) - 1, 'file')} more of that table" if lacking[1:] else ""
+        yield f"digests: there is no file {lacking[0]}{others}; correct the path, or nothing is compared"
+    if inputs.pictures.masks and not inputs.skipped:
+        there = inputs.pictures.regions_of_masks
         for colour, name in inputs.sweep.region_names:
             if name not in there:
                 yield f"regions: no mask has the colour {colour}, which is to be called {name}"

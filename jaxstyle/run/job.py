@@ -23,7 +23,7 @@ from jaxstyle.plan.chunks import Plan, plan_record
 from jaxstyle.plan.nominal_rates import nominal_platform, uses_winograd
 from jaxstyle.plan.programs import Program
 from jaxstyle.run.checked import CheckedRun
-from jaxstyle.run.dry_run import describe, describe_text
+from jaxstyle.run.dry_run import describe, describe_text, space_note
 from jaxstyle.run.finished import Run
 from jaxstyle.run.inputs import unused_words
 from jaxstyle.run.launcher import timed
@@ -242,8 +242,8 @@ class Job:
 
     def compute(self, site: Site) -> None:
         """Announce what is to be done, and do it."""
-        assumed_s = self._announce()
         left, alone = self.plan.only(self.todo), isinstance(site, LocalSite)
+        assumed_s = self._announce(alone=alone)
 
         def start() -> None:
             self.display.start(
@@ -295,14 +295,15 @@ class Job:
 
         return compiling
 
-    def _announce(self) -> float:
-        """Report what is to be done; return the seconds that it is assumed to take."""
+    def _announce(self, *, alone: bool) -> float:
+        """Report what is to be done, `alone` or on a cluster; return the seconds that it should take."""
         say = self.display
         left = replace(self.planned, plan=self.plan.only(self.todo))
         every, precision = self.sweep.checkpoint_every, self.sweep.precision
         values = describe(left, self.platform, every, self._device, precision, self.sweep.crops)
         say.event("plan", "\n".join(describe_text(values)), **values)
-        for note in filter(None, (self.planned.note, self.planned.hint)):
+        space = space_note(self.run.path, values) if alone else ""
+        for note in filter(None, (self.planned.note, self.planned.hint, space)):
             say.event("note", note)
         for path, why in self.checked.skipped.items():
             say.event("skipped", f"{path}: left out: {why}", path=path, why=why)

@@ -69,10 +69,6 @@ class Planned:
             largest = max(largest, cells * program.state_bytes() // program.width)
         return 2 * largest
 
-    def disk_bytes(self, crops: int | None) -> int:
-        """Bytes of disk that the run needs while it computes (`Plan.result_bytes`)."""
-        return self.plan.result_bytes(crops) + self.state_bytes
-
 
 def plan_for(
     inputs: Inputs,

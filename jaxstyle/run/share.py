@@ -57,7 +57,7 @@ def compute_share(checked: CheckedRun, options: RunOptions, share: Share, width:
                     machine = site.start(checked.sweep, {})
                     checked, planned = plan_at(site, checked, None, width)
                     check_share(planned.plan, share, machine["device"]["platform"])
-                    check_space(path, planned.disk_bytes(checked.sweep.crops))
+                    check_space(path, planned.plan.result_bytes(checked.sweep.crops))
                 except JaxstyleError:
                     run.discard(share)
                     raise

@@ -104,7 +104,7 @@ def _run_sweep(sweep: Sweep, options: RunOptions, name: str, width: int | None) 
             if earlier is None:
                 machine = site.start(checked.sweep, {})
                 checked, planned = plan_at(site, checked, None, width)
-                check_space(path, planned.disk_bytes(checked.sweep.crops))
+                check_space(path, planned.plan.result_bytes(checked.sweep.crops))
                 with RunDirectory(path, create=True, no_lock=options.no_lock, fresh=not options.out) as run:
                     path = run.path  # a new one, if another process has taken its number meanwhile
                     checked = replace(checked, path=path)

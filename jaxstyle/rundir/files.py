@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import itertools
+import math
 import os
 import re
 import secrets
@@ -173,11 +174,16 @@ def _sync_folder(path: Path) -> None:
             raise OSError(error.errno, error.strerror, str(path)) from None
 
 
-def check_space(path: Path, needed: int) -> None:
-    """Raise JaxstyleError if the disk under `path` has less than `needed` bytes free."""
+def free_bytes(path: Path) -> float:
+    """Bytes that are free on the disk under `path`; infinite where the disk does not tell."""
     existing = next(p for p in (path, *path.parents) if p.exists())
     total, _, free = shutil.disk_usage(existing)
-    if free < needed and total:  # some file systems in user space report 0 for everything: unknown
+    return free if total else math.inf  # some file systems in user space report 0 for everything
+
+
+def check_space(path: Path, needed: int) -> None:
+    """Raise JaxstyleError if the disk under `path` has less than `needed` bytes free."""
+    if (free := free_bytes(path)) < needed:
         raise JaxstyleError(
             str(path),
             f"{needed / 1e6:.3g} MB are needed, but only {free / 1e6:.3g} MB are free; make space",

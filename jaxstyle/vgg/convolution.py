@@ -12,7 +12,7 @@ An image keeps its own dtype throughout.
 
 What a convolution reads beyond the edges of an image is zero, or what a `Border` puts there. XLA's own
 convolution then gets the image with its border around it and has no padding of its own (`has_border`);
-Winograd's has the border in its linear maps.
+Winograd's has the border in its linear maps, unless it wraps.
 
 Symbols: x input, k kernel, b bias, y = max(0, x * k + b), g = dL/dy.
 """
@@ -149,7 +149,8 @@ def conv3x3_adjoint(
 
     With zeros outside, and for a plain kernel with a border that wraps, it is itself such a correlation.
     With any other border it is the full correlation, one position larger on every side, followed by the
-    adjoint of the border. Winograd's algorithm has both in its last linear maps (`winograd`).
+    adjoint of the border. Winograd's algorithm has both in its last linear maps, except where a border
+    wraps inside of a tile (`winograd`).
     """
     backward = jnp.asarray(backward)
     is_plain = backward.shape[0] == 3

@@ -346,7 +346,7 @@ def _with_carried(places: Float[Array, "6 ..."], axis: int, beyond: Beyond) -> l
         beyond: what becomes of the positions beyond the first and the last tile.
     """
     first, last = places[0], places[5]
-    n, scale = first.shape[axis], BT[0, 0] / BT[5, 5]
+    n, scale = first.shape[axis], float(BT[0, 0] / BT[5, 5])
 
     def part(of: Array, start: int, stop: int) -> Array:
         return lax.slice_in_dim(of, start, stop, axis=axis)
