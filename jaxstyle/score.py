@@ -25,7 +25,7 @@ import tyro
 
 from jaxstyle.console import allocator, parsing
 from jaxstyle.console.command import run_command
-from jaxstyle.console.progress import Display
+from jaxstyle.console.progress import Display, counted
 from jaxstyle.console.stderr import say_diverged
 from jaxstyle.rundir import directory
 from jaxstyle.rundir.records import open_record
@@ -79,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if found.best:
             print(f"best cells: {path / SHEET}")
         print(f"page: {path / 'report.html'}")
-        which = f"{found.diverged} cells diverged and have no scores; {path / 'results.csv'} names them"
+        lost = f"{counted(found.diverged, 'cell')} diverged and {'have' if found.diverged > 1 else 'has'}"
+        which = f"{lost} no scores; {path / 'results.csv'} names them"
         return say_diverged(which) if found.diverged else 0
 
     run_command(command)

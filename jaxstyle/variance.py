@@ -17,7 +17,7 @@ import tyro
 
 from jaxstyle.console import allocator, parsing
 from jaxstyle.console.command import run_command
-from jaxstyle.console.progress import Display
+from jaxstyle.console.progress import Display, counted
 from jaxstyle.console.stderr import say_diverged
 from jaxstyle.rundir import directory
 from jaxstyle.rundir.records import open_record
@@ -79,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(line)
         print(f"tables: {path / 'variance.csv'}, {path / 'variance.h5'}; maps and curves: {path / 'maps'}")
         print(f"page: {path / 'report.html'}")
-        which = f"{found.diverged} cells diverged and are left out; {path / 'results.csv'} names them"
+        lost = f"{counted(found.diverged, 'cell')} diverged and {'are' if found.diverged > 1 else 'is'}"
+        which = f"{lost} left out; {path / 'results.csv'} names them"
         return say_diverged(which) if found.diverged else 0
 
     run_command(command)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from jaxstyle.console.progress import counted
@@ -50,7 +51,7 @@ def html_of(path: Path, rows: Sequence[dict[str, Any]], sheets: Sequence[Path]) 
 
 
 def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+    return f"{value:.4g}" if isinstance(value, float | np.floating) else "" if value is None else str(value)
 
 
 def _sheet(sheets: Sequence[Path]) -> str:

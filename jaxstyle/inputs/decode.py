@@ -178,6 +178,10 @@ def _whole_levels(what: str, value: Any, float_0_255: bool) -> np.ndarray:
     low, high = float(array.min()), float(array.max())
     if not 0 <= low <= high <= 255:
         raise JaxstyleError(what, f"has values from {low:.4g} to {high:.4g}; {FLOATS} takes 0 to 255")
+    of_alpha = array[..., 3] if array.ndim == 3 and array.shape[2] == 4 else None
+    if (high <= 1 and (array % 1).any()) or (of_alpha is not None and of_alpha.max() <= 1 < high):
+        part = "values" if high <= 1 else "an alpha"
+        raise JaxstyleError(what, f"has {part} from 0 to 1, and {FLOATS} takes 0 to 255; multiply by 255")
     return np.rint(array).astype(np.uint8)
 
 

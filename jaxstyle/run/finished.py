@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import os
 import shlex
 from dataclasses import dataclass
@@ -40,6 +41,9 @@ class Run:
     sheets: list[Path]
     """Its contact sheets."""
 
+    def __reduce__(self) -> Any:
+        return open_run, (os.path.abspath(self.path),)
+
     @property
     def diverged(self) -> int:
         """Number of cells that diverged."""
@@ -47,7 +51,7 @@ class Run:
 
     @property
     def exit_code(self) -> int:
-        """0 if every cell is done, 1 if some diverged."""
+        """0, or 1 if some of its cells diverged."""
         return 1 if self.diverged else 0
 
     @functools.cached_property
@@ -58,11 +62,13 @@ class Run:
     def _row(self, cell: int) -> dict[str, Any]:
         if not hasattr(cell, "__index__"):
             raise JaxstyleError("cell", f"{cell!r} is not a whole number; give that of a row, its cell")
-        found = self.rows.find(cell)
+        found = self.rows.find(operator.index(cell))
         if found is None:
-            raise JaxstyleError(
-                str(self.path), f"has no cell {cell}; it has {counted(len(self.rows), 'cell')}"
-            )
+            planned, there = self.rows.planned, counted(len(self.rows), "cell")
+            why = f"has no cell {cell}; it has {there}"
+            if 0 <= cell < planned:
+                why = f"has not computed cell {cell} yet, but {there} of {planned}; go on with --resume"
+            raise JaxstyleError(str(self.path), why)
         return found
 
     def image(self, cell: int, step: int | None = None) -> UInt8[np.ndarray, "h w 3"]:

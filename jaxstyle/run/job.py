@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import sys
@@ -231,6 +232,10 @@ class Job:
                 self.chunks_sha256 = manifest.chunk_digests(built.record, self.chunks_sha256)
         except signals.Interrupted:
             self._write_manifest("interrupted")
+            raise
+        except Exception:  # also of a listener; what went wrong must not be hidden by a second error
+            with contextlib.suppress(OSError, JaxstyleError):
+                self._write_manifest("interrupted")
             raise
         clear_others(self.run)
         result = run_of(built)

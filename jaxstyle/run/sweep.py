@@ -6,6 +6,7 @@ images have been checked, and never by a process that only hands out work.
 
 from __future__ import annotations
 
+import operator
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -71,6 +72,7 @@ def run_sweep(
         raise JaxstyleError("name", f"{name!r} is not a name of a directory; give a word, such as 'sweep'")
     if width is not None and (isinstance(width, bool) or not hasattr(width, "__index__") or width < 1):
         raise JaxstyleError("width", f"{width!r} is not a number of cells; give 1 or more, or None")
+    width = None if width is None else operator.index(width)
     if on_event is not None and not callable(on_event):
         raise JaxstyleError("on_event", f"{on_event!r} cannot be called; give a function of one argument")
     with listening(on_event):

@@ -74,6 +74,11 @@ class Rows(Sequence[dict[str, Any]]):
         total = self.losses[:, [*self._record.losses].index(TOTAL)].astype(np.float64)
         return np.divide(total, best, out=np.full(len(best), np.nan), where=best > 0)
 
+    @property
+    def planned(self) -> int:
+        """Number of cells of the run, also of those that have not been computed."""
+        return len(self._record.cells)
+
     def __len__(self) -> int:
         return len(self.cell)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,9 @@ def axis_values(axis: str, raw: Any, *, max_cells: int) -> tuple[Any, ...]:
         JaxstyleError: for an empty axis, a value out of its range, or a value that is given twice.
     """
     items = list(raw) if isinstance(raw, list | tuple | range) else [raw]
+    if several := [item for item in items if isinstance(item, Iterator | Set)]:
+        why = f"a {type(several[0]).__name__} is read but once, or in any order; give a list"
+        raise JaxstyleError(axis, why)
     if not items:
         raise JaxstyleError(axis, "the axis is empty; give at least one value")
     row, found = settings.axis_row(axis), []
@@ -307,12 +310,19 @@ def resolve(sweep: Sweep) -> Sweep:
             texture = ", --content none for a texture," if axis == "content" else ""
             why = f"no {axis} image; give --{axis} PATH{texture} or --preset demo"
             raise JaxstyleError(axis, why)
-    found = {axis: axis_values(axis, getattr(sweep, axis), max_cells=max_cells) for axis in needed}
+    # One that every grid has its own values of need not be given; what is given is checked all the same.
+    found: dict[str, Any] = {}
+    for axis in axes:
+        raw = getattr(sweep, axis)
+        several = raw if isinstance(raw, list | tuple) else (raw,)
+        is_given = axis in needed or any(value is not None for value in several)
+        found[axis] = axis_values(axis, raw, max_cells=max_cells) if is_given else ()
     extra = _resolve_extra(sweep, max_cells)
     checked: dict[str, Any] = {}
     for name, row in SETTINGS.items():
         if row.check is not None:
             value = getattr(sweep, name)
+            value = () if value is None and name in settings.MASK_KEYS else value
             checked[name] = None if value is None else row.check(name, value)
     common = {axis: (found.get(axis) or LATER[axis])[0] for axis in WERE_SETTINGS if axis in BALANCED_AXES}
     resolved = dataclasses.replace(
