@@ -442,7 +442,7 @@ def test_score_writes_a_row_per_cell_and_draws_the_best(run, capsys):
     code, lines, errors = scored(run, capsys, "--best", "3")
     assert code == 1  # as after the sweep: a cell diverged
     assert len(errors) == 1
-    assert "1 cells diverged and have no scores" in errors[0]
+    assert "1 cell diverged and has no scores" in errors[0]
     rows = lines_of(run)
     assert list(rows[0]) == list(tables.COLUMNS)
     assert [row["cell"] for row in rows] == [str(i) for i in range(8)]
