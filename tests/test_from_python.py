@@ -47,16 +47,18 @@ def test_floats_from_0_to_1_are_not_taken_for_levels():
     assert not from_memory("content", np.zeros((4, 4, 3)), float_0_255=True).any()
 
 
-def test_a_run_is_copied_pickled_and_told_what_it_lacks(tmp_path):
-    class Stop(Exception):
-        pass
+class Stop(Exception):
+    pass
 
+
+@pytest.mark.parametrize("stop", [Stop, KeyboardInterrupt])
+def test_a_run_is_copied_pickled_and_told_what_it_lacks(tmp_path, stop):
     def listen(event):
         if event["event"] == "chunk":
-            raise Stop
+            raise stop
 
     sweep, out = Sweep(content=CAT, style=CAFE, pool=("avg", "max"), **SMALL), tmp_path / "run"
-    with pytest.raises(Stop):
+    with pytest.raises(stop):
         run_sweep(sweep, RunOptions(out=str(out), quiet=True), width=np.int64(1), on_event=listen)
     assert json.loads((out / "manifest.json").read_text())["status"] == "interrupted"
     partial = jaxstyle.open_run(out)

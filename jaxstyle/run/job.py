@@ -230,7 +230,7 @@ class Job:
             with timed(self.seconds, "report_s"):
                 built = build_derived(self.run, pictures=False, with_page=False)
                 self.chunks_sha256 = manifest.chunk_digests(built.record, self.chunks_sha256)
-        except signals.Interrupted:
+        except (signals.Interrupted, KeyboardInterrupt):
             self._write_manifest("interrupted")
             raise
         except Exception:  # also of a listener; what went wrong must not be hidden by a second error
