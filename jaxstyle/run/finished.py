@@ -60,9 +60,12 @@ class Run:
         return tuple(open_record(self.path).losses)
 
     def _row(self, cell: int) -> dict[str, Any]:
-        if not hasattr(cell, "__index__"):
-            raise JaxstyleError("cell", f"{cell!r} is not a whole number; give that of a row, its cell")
-        found = self.rows.find(operator.index(cell))
+        try:
+            cell = operator.index(cell)
+        except TypeError:
+            why = f"{cell!r} is not a whole number; give that of a row, its cell"
+            raise JaxstyleError("cell", why) from None
+        found = self.rows.find(cell)
         if found is None:
             planned, there = self.rows.planned, counted(len(self.rows), "cell")
             why = f"has no cell {cell}; it has {there}"

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxstyle.console import signals
 from jaxstyle.console.progress import Display, counted, duration
 from jaxstyle.console.time_left import Estimate
 from jaxstyle.derived.build import Built, build_derived, write_page
@@ -225,18 +224,13 @@ class Job:
         """Compute all chunks, then build the files that are derived from them."""
         clock = time.perf_counter()
         self.begin()
-        try:
+        with contextlib.ExitStack() as unless_done:
+            unless_done.callback(self._say_interrupted)
             self.compute(site)
             with timed(self.seconds, "report_s"):
                 built = build_derived(self.run, pictures=False, with_page=False)
                 self.chunks_sha256 = manifest.chunk_digests(built.record, self.chunks_sha256)
-        except (signals.Interrupted, KeyboardInterrupt):
-            self._write_manifest("interrupted")
-            raise
-        except Exception:  # also of a listener; what went wrong must not be hidden by a second error
-            with contextlib.suppress(OSError, JaxstyleError):
-                self._write_manifest("interrupted")
-            raise
+            unless_done.pop_all()
         clear_others(self.run)
         result = run_of(built)
         self.seconds["wall_s"] = time.perf_counter() - clock
@@ -244,6 +238,11 @@ class Job:
         write_page(self.run, built.rows)  # after the manifest, which it shows
         self._say_done(result)
         return result
+
+    def _say_interrupted(self) -> None:
+        """Write that the run was interrupted, by a signal or an error, which a second one must not hide."""
+        with contextlib.suppress(OSError, JaxstyleError):
+            self._write_manifest("interrupted")
 
     def compute(self, site: Site) -> None:
         """Announce what is to be done, and do it."""

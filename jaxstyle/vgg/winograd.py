@@ -269,15 +269,12 @@ def winograd_conv(
     pass and computes it again for every element that needs it: a step of 256 px takes 1.8 times as long.
     The order of axes in between is one in which a pass reads and writes near to where it has just been.
     """
-    down, across, n = rows.tiles, columns.tiles, TILE + 2
+    down, across = rows.tiles, columns.tiles
     ends = (
         TILE * t.tiles + 2 - t.zeros - size for t, size in zip((rows, columns), x.shape[:2], strict=True)
     )
     x = jnp.pad(x, (*zip((rows.zeros, columns.zeros), ends, strict=True), (0, 0)))
-    v = _mapped(rows.into, BT_ALIKE, _every_fourth(x, n, down, axis=0), 1, 0)
-    v = lax.optimization_barrier(v).transpose(1, 0, 2, 3)
-    v = _mapped(columns.into, BT_ALIKE, _every_fourth(v, n, across, axis=2), 1, 3)
-    products = _products(v, u, precision)
+    products = _products(x, (rows.into, columns.into), (down, across), u, precision)
     y = lax.optimization_barrier(_mapped(AT[..., None], AT_ALIKE, list(products), 2, 1))
     y = _mapped(AT[..., None], AT_ALIKE, list(y), 3, 2).reshape(TILE * down, TILE * across, -1)
     return y[: rows.outputs, : columns.outputs].astype(x.dtype)
@@ -304,10 +301,7 @@ def winograd_conv_adjoint(
     # Without the barrier, what g is made of would be computed again for every row of the map.
     e = jnp.pad(g, (*zip((rows.zeros, columns.zeros), ends, strict=True), (0, 0)))
     e, a = lax.optimization_barrier(e), AT.T[..., None]
-    w = _mapped(a, BT_ALIKE, _every_fourth(e, TILE, down, axis=0), 1, 0)
-    w = lax.optimization_barrier(w).transpose(1, 0, 2, 3)
-    w = _mapped(a, BT_ALIKE, _every_fourth(w, TILE, across, axis=2), 1, 3)
-    products = _products(w, u, precision)
+    products = _products(e, (a, a), (down, across), u, precision)
     y = _mapped(rows.out, ADJOINT_ALIKE, _with_carried(products, 1, rows.beyond), 2, 1)
     y = _with_carried(lax.optimization_barrier(y), 2, columns.beyond)
     y = _mapped(columns.out, ADJOINT_ALIKE, y, 3, 2).reshape(TILE * down, TILE * across, -1)
@@ -321,10 +315,25 @@ def _every_fourth(x: Array, count: int, tiles: int, *, axis: int) -> list[Array]
 
 
 def _products(
-    v: Float[Array, "n n down across i"], u: Float[Array, "n n i o"], precision: lax.Precision
+    x: Float[Array, "_h _w i"],
+    maps: tuple[np.ndarray, np.ndarray],
+    tiles: tuple[int, int],
+    u: Float[Array, "n n i o"],
+    precision: lax.Precision,
 ) -> Float[Array, "n n down across o"]:
-    """The product over channels at each of the 36 places, in float32."""
-    n, _, down, across, i = v.shape
+    """The product over channels at each of the 36 places, in float32, after the linear maps to them.
+
+    Args:
+        x: the tiles, side by side or overlapping.
+        maps: of rows and of columns.
+        tiles: their number down and across.
+        u: the transformed kernel.
+        precision: of the products.
+    """
+    (into_rows, into_columns), (down, across), n, i = maps, tiles, len(u), x.shape[2]
+    v = _mapped(into_rows, BT_ALIKE, _every_fourth(x, into_rows.shape[1], down, axis=0), 1, 0)
+    v = lax.optimization_barrier(v).transpose(1, 0, 2, 3)
+    v = _mapped(into_columns, BT_ALIKE, _every_fourth(v, into_columns.shape[1], across, axis=2), 1, 3)
     # The barrier is before the last reshape: between it and several readers XLA would copy the array.
     v = lax.optimization_barrier(v.astype(u.dtype).reshape(n * n, down * across, i))
     products = lax.dot_general(
