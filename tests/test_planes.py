@@ -21,7 +21,7 @@ from jaxstyle.device.memory import MEMORY_SHARE, choose_width
 from jaxstyle.inputs.preprocess import to_network
 from jaxstyle.plan.planner import make_plan
 from jaxstyle.plan.programs import Memory
-from jaxstyle.vgg import planes
+from jaxstyle.vgg import convolution, planes
 from jaxstyle.vgg.network import bind
 
 TAPS = ("conv1_1", "pool1", "conv2_2")
@@ -61,6 +61,28 @@ def test_a_border_by_sums_holds_the_numbers_that_numpy_puts_there(name, shape):
     mode = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}[name]
     found = planes.bordered_by_sums(jnp.asarray(x), border(name))
     np.testing.assert_array_equal(found, np.pad(x, ((1, 1), (1, 1), (0, 0)), mode))
+
+
+@pytest.mark.parametrize("padding", ["reflect", "replicate", "circular"])
+@pytest.mark.parametrize("shape", [(6, 9), (9, 4), (1, 3), (2, 1)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_a_border_adds_at_the_edges_alone_is_what_numpy_adds(padding, shape, dtype):
+    random = np.random.default_rng(7)
+    rounded = lambda a: np.asarray(jnp.asarray(a, dtype), float)  # noqa: E731
+    x, g = rounded(random.normal(size=(*shape, 8))), rounded(random.normal(size=(*shape, 16)))
+    kernel = rounded(random.normal(size=(3, 3, 8, 16)).astype(np.float32))
+    form = convolution.prepare(kernel.astype(np.float32), winograd=False, dtype=dtype)
+    assert planes.is_by_edges(8, 16)
+    assert planes.is_by_edges(16, 8)
+    of = {"border": border(padding), "planes": True}
+    y = convolution.conv3x3(jnp.asarray(x, dtype), form.forward, **of)
+    back = convolution.conv3x3_adjoint(jnp.asarray(g, dtype), form.backward, **of)
+    bound = {"float32": 2e-6, "bfloat16": 2e-2}[dtype]
+    for found, expected in (
+        (y, oracle.correlate(x, kernel, padding)),
+        (back, oracle.correlate_backward(g, kernel, padding)),
+    ):
+        np.testing.assert_allclose(np.asarray(found, float), expected, atol=bound * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("inputs", [3, 5])

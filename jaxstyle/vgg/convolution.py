@@ -31,7 +31,15 @@ from jaxtyping import Array, Bool, Float
 
 from jaxstyle.vgg.bordered import bordered, unbordered
 from jaxstyle.vgg.padding import Border
-from jaxstyle.vgg.planes import TAPS, bordered_by_sums, of_planes, to_planes
+from jaxstyle.vgg.planes import (
+    TAPS,
+    bordered_by_sums,
+    is_by_edges,
+    of_planes,
+    to_planes,
+    with_edges,
+    with_edges_adjoint,
+)
 from jaxstyle.vgg.winograd import (
     adjoint_tiling,
     bordered_adjoint_tiling,
@@ -119,6 +127,9 @@ def conv3x3(
     """
     kernel = jnp.asarray(kernel)
     if kernel.shape[0] == 3:
+        if planes and border is not None and is_by_edges(*kernel.shape[2:]):
+            inner = _plain(x, kernel, precision, has_border=False, planes=True)
+            return with_edges(inner, x, kernel, precision, border)
         put_around = bordered_by_sums if planes else bordered
         around = x if border is None else put_around(x, border)
         return _plain(around, kernel, precision, has_border=border is not None, planes=planes)
@@ -168,6 +179,9 @@ def _full_adjoint(
     border: Border,
     planes: bool = False,
 ) -> Float[Array, "h w i"]:
+    if planes and is_by_edges(*turned.shape[2:]):
+        inner = _plain(g, turned, precision, has_border=False, planes=True)
+        return with_edges_adjoint(inner, g, turned, precision, border)
     around = jnp.pad(g, ((1, 1), (1, 1), (0, 0)))
     if turned.shape[-1] < TENSOR_CORE_CHANNELS and not planes:
         # XLA would make these zeros the convolution's own padding, with which a CPU takes twice as long.

@@ -4,8 +4,9 @@ A TPU keeps an array in tiles of 8 x 128 numbers of its two innermost axes, whic
 a convolution of three channels it chooses the cells of a launch as one of them: eight fill a sixteenth of
 each tile, in the image, its gradient and every image of the optimizer's state. Here the channels are planes
 of height and width throughout. And a pooling that folds axes leaves its sums, and the gradients that it
-repeats, as passes of their own; strides and windows are fused with their neighbours. A border around an
-image is a sum, which is one pass, where concatenations of rows and of columns are two.
+repeats, as passes of their own; strides and windows are fused with their neighbours. What a border adds to
+a convolution is computed at the edges alone, for an image that is larger by two positions fills more tiles;
+where a border is put around an image, that is a sum, which is one pass, and not two concatenations.
 
 Figures, with and without: docs/tpu.md.
 """
@@ -21,12 +22,15 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxstyle.vgg.bordered import folded, placed
 from jaxstyle.vgg.padding import Border
 
 SQUARE = tuple(itertools.product((0, 1), (0, 1)))
 """The positions of a 2x2 square, row and column."""
 TAPS = tuple(itertools.product(range(3), range(3)))
 """The positions of a kernel, row and column, in the order in which its numbers lie."""
+FEWEST_BY_EDGES, MOST_BY_EDGES = 8, 256
+"""Channels of the layers whose border is computed apart from the image."""
 
 
 def bordered_by_sums(x: Float[Array, "h w c"], border: Border) -> Float[Array, "h2 w2 c"]:
@@ -38,15 +42,86 @@ def bordered_by_sums(x: Float[Array, "h w c"], border: Border) -> Float[Array, "
             (lax.slice_in_dim(x, border.before(n), border.before(n) + 1, axis=axis), 0),
             (lax.slice_in_dim(x, border.after(n), border.after(n) + 1, axis=axis), n + 1),
         )
-        x = functools.reduce(jnp.add, (_placed(part, at, n + 2, axis) for part, at in parts))
+        x = functools.reduce(jnp.add, (placed(part, at, n + 2, axis) for part, at in parts))
     return x
 
 
-def _placed(part: Float[Array, "h w c"], at: int, length: int, axis: int) -> Float[Array, "h2 w2 c"]:
-    """`part` from position `at` of an axis of `length`, zeros elsewhere."""
-    beyond = [(0, 0)] * part.ndim
-    beyond[axis] = (at, length - at - part.shape[axis])
-    return jnp.pad(part, beyond)
+def is_by_edges(inputs: int, outputs: int) -> bool:
+    """Whether a layer of so many channels has what a border adds computed apart, at the edges alone.
+
+    Then the convolution pads with zeros and `with_edges` adds the rest. A row of 258 numbers would fill
+    three tiles where 256 fill two. From 512 channels on, such products take longer to compile than they
+    save.
+    """
+    return min(inputs, outputs) >= FEWEST_BY_EDGES and max(inputs, outputs) <= MOST_BY_EDGES
+
+
+def with_edges(
+    y: Float[Array, "h w o"],
+    x: Float[Array, "h w i"],
+    kernel: Float[Array, "3 3 i o"],
+    precision: lax.Precision,
+    border: Border,
+) -> Float[Array, "h w o"]:
+    """`y`, the correlation of `x` with zeros outside, and what a border adds to it: a product an edge."""
+    for axis, at, tap in _edges(x.shape, border):
+        line = lax.index_in_dim(x, at, axis, keepdims=False)
+        # The corners belong to the rows.
+        around = _bordered_line(line, border) if axis == 0 else jnp.pad(line, ((1, 1), (0, 0)))
+        seen = _along(around, lax.index_in_dim(kernel, tap, axis, keepdims=False), precision)
+        n = x.shape[axis]
+        y += placed(jnp.expand_dims(seen, axis), 0 if tap == 0 else n - 1, n, axis)
+    return y
+
+
+def with_edges_adjoint(
+    back: Float[Array, "h w i"],
+    g: Float[Array, "h w o"],
+    turned: Float[Array, "3 3 o i"],
+    precision: lax.Precision,
+    border: Border,
+) -> Float[Array, "h w i"]:
+    """`back`, the gradient if zeros are outside, and the adjoint of what `with_edges` adds.
+
+    Args:
+        back: the correlation of `g` with the turned kernel, zeros outside.
+        g: gradient with respect to what `with_edges` returns.
+        turned: the kernel, turned by 180 degrees, with its channels exchanged.
+        precision: of the products.
+        border: what stands outside the image.
+    """
+    for axis, at, tap in _edges(g.shape, border):
+        n = g.shape[axis]
+        line = lax.index_in_dim(g, 0 if tap == 0 else n - 1, axis, keepdims=False)
+        around = jnp.pad(line, ((2, 2) if axis == 0 else (1, 1), (0, 0)))
+        seen = _along(around, lax.index_in_dim(turned, 2 - tap, axis, keepdims=False), precision)
+        own = folded(seen, border, axis=0) if axis == 0 else seen
+        back += placed(jnp.expand_dims(own, axis), at, n, axis)
+    return back
+
+
+def _edges(shape: tuple[int, ...], border: Border) -> list[tuple[int, int, int]]:
+    """(axis, position that stands beyond the edge, index of the kernel's row or column that reads it)."""
+    return [
+        (axis, at, tap)
+        for axis in (0, 1)
+        for at, tap in ((border.before(shape[axis]), 0), (border.after(shape[axis]), 2))
+    ]
+
+
+def _bordered_line(line: Float[Array, "n c"], border: Border) -> Float[Array, "n2 c"]:
+    n = len(line)
+    before, after = border.before(n), border.after(n)
+    return jnp.concatenate([line[before : before + 1], line, line[after : after + 1]])
+
+
+def _along(
+    line: Float[Array, "n2 i"], kernel: Float[Array, "3 i o"], precision: lax.Precision
+) -> Float[Array, "n o"]:
+    """The correlation of a line with three taps, as one product."""
+    n = len(line) - 2
+    patches = jnp.concatenate([line[tap : tap + n] for tap in range(3)], axis=1)
+    return jnp.matmul(patches, kernel.reshape(-1, kernel.shape[-1]), precision=precision)
 
 
 def of_planes(
