@@ -205,11 +205,20 @@ MUTANTS = (
     ),
     Mutant(
         "A gradient beyond an edge belongs to the position that stands there.",
-        "+ jnp.pad(g[:1], ((above, h - 1 - above), (0, 0), (0, 0)))",
-        "+ jnp.pad(g[:1], ((0, h - 1), (0, 0), (0, 0)))",
+        "for beyond, at in ((0, border.before(n)), (n + 1, border.after(n))):",
+        "for beyond, at in ((0, 0), (n + 1, n - 1)):",
         (
             "tests/test_means.py"
             "::test_a_padded_convolution_and_its_adjoint_are_the_oracles[shape0-reflect-plain]",
+        ),
+    ),
+    Mutant(
+        "On a TPU the corners of an image are added within its border.",
+        "around = _bordered_line(line, border) if axis == 0 else jnp.pad(line, ((1, 1), (0, 0)))",
+        "around = jnp.pad(line, ((1, 1), (0, 0)))",
+        (
+            "tests/test_planes.py"
+            "::test_what_a_border_adds_at_the_edges_alone_is_what_numpy_adds[float32-shape0-reflect]",
         ),
     ),
     Mutant(

@@ -189,9 +189,9 @@ class Program:
         # arguments and results included: 2.64, 2.03, 1.82 and 1.79 times at 64, 128, 256 and 512 px, and
         # 1.94 for the second cell of a launch at 256 px. These include the two images of Adam's state. For
         # a TPU it is 2.2 times the activations in their own type: XLA reports 85 MB in bf16 and 184 MB in
-        # f32 for a cell of 256 px, of eight (docs/tpu.md). With conv1_1 alone, the images and what its
-        # convolutions unfold weigh more: 935 to 1400 bytes a pixel on a CPU, where activations are 256. The
-        # matting Laplacian adds 250 to 280 (at 256 and 384 px).
+        # f32 for a cell of 256 px, of eight, and 109 and 241 MB within a border (docs/tpu.md). With conv1_1
+        # alone, the images and what its convolutions unfold weigh more: 935 to 1400 bytes a pixel on a CPU,
+        # where activations are 256. The matting Laplacian adds 250 to 280 (at 256 and 384 px).
         """
         number_bytes = 2 if self.planes and self.precision == "bf16" else 4
         activations = number_bytes * layers.activation_floats(self.height_px, self.width_px, self.taps)
