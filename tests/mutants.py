@@ -213,6 +213,12 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "A run goes on with the images that it was begun with.",
+        "if sha256 != had_images.get(image, sha256):",
+        "if False:",
+        ("tests/test_resume.py::test_another_image_under_a_name_of_the_run_spoils_nothing",),
+    ),
+    Mutant(
         "On a TPU the corners of an image are added within its border.",
         "around = _bordered_line(line, border) if axis == 0 else jnp.pad(line, ((1, 1), (0, 0)))",
         "around = jnp.pad(line, ((1, 1), (0, 0)))",

@@ -479,6 +479,53 @@ def test_a_digest_that_another_spec_gives_is_checked(copy, tmp_path, capsys):
         assert "cat.jpg has another digest there" in error_of(capsys)
 
 
+def test_another_image_under_a_name_of_the_run_spoils_nothing(tmp_path, capsys):
+    own, out = tmp_path / "photo.jpg", tmp_path / "run"
+    shutil.copy(EXAMPLES / "cat.jpg", own)
+    cells = (
+        "--content",
+        own,
+        "--style",
+        EXAMPLES / "brick.jpg",
+        *SHALLOW,
+        "--pyramid",
+        "0",
+        "--size",
+        "48",
+    )
+    assert command(*cells, "--steps", "3", "--out", out) == 0
+    kept = {path.name: path.read_bytes() for path in (out / "chunks").iterdir()}
+    shutil.copy(EXAMPLES / "bridge.jpg", own)
+    spec = (out / "spec.toml").read_text().splitlines(keepends=True)
+    (out / "spec.toml").write_text("".join(line for line in spec if '.jpg" = "' not in line))
+    for flags in (["--resume"], ["--extend", "--seed", "7"]):
+        capsys.readouterr()
+        assert command("--out", out, *flags) == 2
+        assert "photo.jpg: has sha256" in (said := error_of(capsys))
+        assert said.endswith("; restore it")
+    assert {path.name: path.read_bytes() for path in (out / "chunks").iterdir()} == kept
+
+
+def test_an_extension_that_ends_before_it_is_written_says_to_give_it_again(copy):
+    stopped = (
+        "import os, signal; from jaxstyle import sweep; from jaxstyle.run import sweep as runs\n"
+        "runs.resume_run = lambda *of: os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"sweep.main({[*map(str, ('--out', copy, '--extend', '--seed', '7'))]})"
+    )
+    done = run_forked("-c", stopped)
+    assert done.returncode == 143
+    assert done.stderr.splitlines()[-1].endswith("terminated: give the same command again")
+    again = stopped.replace("--extend', '--seed', '7'", "--resume'")
+    assert "go on with --resume" in run_forked("-c", again).stderr.splitlines()[-1]
+
+
+def test_the_last_line_counts_the_cells_that_were_computed(copy):
+    max((copy / "chunks").iterdir()).unlink()
+    done = run_forked("-m", "jaxstyle.sweep", "--out", copy, "--resume")
+    assert done.returncode == 0
+    assert "1 of 2 cells in " in done.stderr + done.stdout
+
+
 def test_a_run_with_other_settings_is_not_extended(whole, capsys):
     assert command("--out", whole, "--extend", "--seed", "5", "--network", "normalised") == 2
     assert "network is raw there and normalised here" in error_of(capsys)

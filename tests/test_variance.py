@@ -357,6 +357,44 @@ def test_a_study_of_no_loss_at_all_has_a_page(inputs, tmp_path):
     assert "Keeping the best" not in (run / "variance.json").read_text()
 
 
+@pytest.mark.parametrize(
+    ("steps", "traced", "expected"),
+    [
+        ((60,), 3, r"is [^ ]+ %? ?at half the steps and "),  # curves of steps 0, 30 and 60
+        ((60,), 4, r"is [^ ]+ %? ?at step 20 and "),
+        ((60,), 2, r"is [^ ]+ %? ?at the end, step 60"),
+    ],
+)
+def test_a_study_names_the_step_whose_spread_it_tells(tmp_path, steps, traced, expected):
+    axes = {"content": ("cat.jpg",), "style": ("glass.jpg",), "seed": (0, 1, 2)}
+    run = make_run(tmp_path / "run", **axes, steps=steps, traced=traced, **MADE).path
+    assert command(variance.main, run, "--no-floor") == 0
+    text = (run / "variance.json").read_text()
+    assert re.search(f"CV of the total loss {expected}", text), text
+
+
+def test_no_verdict_is_given_without_an_interval_and_none_of_ratios_that_change_nothing(tmp_path):
+    axes = {"content": ("cat.jpg",), "style": ("glass.jpg",), "seed": (0, 1), "alpha_beta": (0.1, 1e-4)}
+    run = make_run(tmp_path / "two", **axes, **MADE).path
+    assert command(variance.main, run, "--no-floor") == 0
+    page = (run / "variance.json").read_text()
+    assert "without an interval: that takes more seeds" in page
+    assert "neither clearly outweighs" not in page
+    assert "intervals are from resampled seeds" not in page
+
+    same = make_run(tmp_path / "same", **axes | {"seed": (0, 1, 2)}, **MADE)
+    with h5py.File(run.parent / "same" / "results.h5", "r+") as file:
+        group = file["24x32"]
+        seeds, images = group["seed"][()].tolist(), group["image"][()]
+        first = [seeds.index(seed) for seed in seeds]
+        group["image"][...] = images[first]
+    assert command(variance.main, same.path, "--no-floor") == 0
+    page = json.loads((same.path / "variance.json").read_text())
+    said = json.dumps(page, ensure_ascii=False)
+    assert "Two values of α/β at one seed give the same pictures." in said
+    assert "one seed 0: α/β changes nothing" in said
+
+
 @pytest.fixture(scope="module")
 def sparse(tmp_path_factory):
     """A run of three seeds with curves of steps 0, 30 and 60 and pictures of 20, 30 and 60; its study."""
@@ -429,6 +467,7 @@ def test_styles_of_one_name_are_told_apart():
     sources = [("/d/s.png", "auto"), ("/d/s.npz", "auto"), ("/e/s.png", 64)]
     assert spread._style_titles(sources) == ["d/s.png", "d/s.npz", "e/s.png"]
     assert spread._style_titles([("/d/s.png", 64), ("/d/s.png", 32)]) == ["s, 64 px", "s, 32 px"]
+    assert spread._style_titles([("/d/s.png", 64), ("/d/s.png", "auto")]) == ["s, 64 px", "s, size auto"]
 
 
 def test_a_ratio_that_shares_too_few_seeds_is_left_out_of_the_comparison():

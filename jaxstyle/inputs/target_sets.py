@@ -120,7 +120,8 @@ def drawn(path: str, of: TargetFile, seed: int) -> TargetFile:
 
     The entries of A on and above its diagonal are drawn from normal distributions, and so are those of mu;
     then negative eigenvalues of A are cut to 0. No features have moments A and mu unless A - mu mu^T is
-    positive semidefinite too: mu is not below 0, and shortened as far as that needs.
+    positive semidefinite too: mu is cut at 0, projected onto the range of A, which leaves a few of its
+    entries below 0 where eigenvalues were cut, and shortened as far as that needs.
 
     Args:
         path: name of the others, for messages.

@@ -92,6 +92,11 @@ def read_run(sweep: Sweep, path: Path, earlier: Record | None, options: RunOptio
             "weights",
             f"{loaded.path} has sha256 {loaded.sha256} and {path} was begun with {had}; restore it",
         )
+    had_images = {} if earlier is None else earlier.sources.images
+    for image, sha256 in inputs.pictures.sha256.items():
+        if sha256 != had_images.get(image, sha256):
+            why = f"has sha256 {sha256} and {path} was begun with {had_images[image]}; restore it"
+            raise JaxstyleError(image, why)
     before = {} if earlier is None else earlier.skipped
     skipped = {p: why for p, why in before.items() if p not in inputs.pictures.sha256} | {**inputs.skipped}
     return CheckedRun(

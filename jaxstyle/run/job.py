@@ -426,9 +426,11 @@ class Job:
     def _say_done(self, result: Run) -> None:
         say_bursts(result.rows, self.display)
         spent, rate = self.seconds, self._rate
+        own = sum(len(self.plan.chunks[number].cells) for number in self.todo)
+        of = f"{own} of " if own < len(result.rows) else ""
         self.display.event(
             "done",
-            f"{counted(len(result.rows), 'cell')} in {duration(spent['wall_s'])}"
+            f"{of}{counted(len(result.rows), 'cell')} in {duration(spent['wall_s'])}"
             f" (compiling {duration(spent['compile_s'])}) on {self._device}: {rate:.2f} image-steps/s"
             + (f", {result.diverged} diverged" if result.diverged else "")
             + f"\nresults: {self.run.path / 'results.csv'}"

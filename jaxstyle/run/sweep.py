@@ -92,10 +92,13 @@ def _run_sweep(sweep: Sweep, options: RunOptions, name: str, width: int | None) 
     checked, share = check_run(sweep, options, name), asked_share(options)
     path, earlier = checked.path, checked.earlier
 
+    spec = path / "spec.toml"
+    before = spec.read_bytes() if options.extend and earlier is not None else None
+
     def mend() -> str:
         """The way to go on after a signal, in words."""
-        if share is not None:
-            return "give the same command again"
+        if share is not None or (before is not None and spec.read_bytes() == before):
+            return "give the same command again"  # also where the run does not know of its extension yet
         begun = (path / "manifest.json").exists()
         return f"go on with --resume --out {shlex.quote(str(path))}" if begun else ""
 

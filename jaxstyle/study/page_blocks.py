@@ -11,8 +11,18 @@ import numpy as np
 
 from jaxstyle.console.progress import counted
 from jaxstyle.study import distances, stats
+from jaxstyle.study.alpha_beta_block import families_block
 from jaxstyle.study.components import RESIDUAL, SEED
-from jaxstyle.study.model import LOW, PICTURE, Spread, Study, Summary, axis_title, measure_title, term_title
+from jaxstyle.study.model import (
+    LOW,
+    PICTURE,
+    Spread,
+    Study,
+    Summary,
+    axis_title,
+    measure_title,
+    term_title,
+)
 from jaxstyle.study.recompute import PRODUCTS, RecomputedRow
 from jaxstyle.study.spread import MAX_PAIRS
 from jaxstyle.study.wording import (
@@ -42,7 +52,7 @@ def blocks(study: Study, numbers: Sequence[Summary], drawn: Sequence[str]) -> di
     found = [
         _pictures_block(study, numbers, drawn),
         _losses_block(study, numbers, drawn),
-        *([_families_block(study, drawn)] if study.families else []),
+        *([families_block(study, drawn)] if study.families else []),
         *([_components_block(study, drawn)] if study.decompositions is not None else []),
         _convergence_block(study, numbers, drawn),
         _floor_block(study),
@@ -85,8 +95,11 @@ def summary(study: Study) -> list[str]:
     ]
     if study.families:
         ratios = [f.ratio["rmse"].value for f in study.families]
+        finite = [ratio for ratio in ratios if math.isfinite(ratio)]
         lines.append(
-            f"In RMSE two seeds are {typical(ratios)} times as far apart as two values of α/β at one seed."
+            f"In RMSE two seeds are {typical(finite)} times as far apart as two values of α/β at one seed."
+            if finite
+            else "Two values of α/β at one seed give the same pictures."
         )
     if study.floor is not None:
         lines.append(_verdict(study))
@@ -200,43 +213,6 @@ def _best_of(study: Study) -> Iterator[str]:
         )
 
 
-def _families_block(study: Study, drawn: Sequence[str]) -> dict[str, Any]:
-    shown = ("rmse", LOW + "rmse", "dssim", *distances.FEATURE_LAYERS)
-    columns = ["settings", "between", *(measure_title(m) for m in shown)]
-    rows = []
-    for f in study.families:
-        rows.append([f.label, "two seeds, one α/β", *(number(f.between_seeds[m]) for m in shown)])
-        for a, b, apart in f.pairs:
-            rows.append(
-                [f.label, f"{a} and {b.removeprefix('α/β ')}, one seed", *(number(apart[m]) for m in shown)]
-            )
-        ratio = (f"{number(f.ratio[m].value)}{interval(f.ratio[m].low, f.ratio[m].high)}" for m in shown)
-        rows.append([f.label, "seeds ÷ all pairs of α/β", *ratio])
-    text = []
-    for f in study.families:
-        full, low = f.ratio["rmse"], f.ratio[LOW + "rmse"]
-        text.append(
-            f"{f.label}: two seeds are RMSE {number(f.between_seeds['rmse'])} apart, two values of α/β at"
-            f" one seed {number(f.between_ratios['rmse'])}: {_weigh(full)}. In the low-pass the seed weighs"
-            f" {number(low.value)} times as much as α/β{interval(low.low, low.high)}."
-            + (f" Without {', '.join(f.left_out)}, which share too few seeds." if f.left_out else "")
-        )
-    text.append("These are over the seeds that all values of α/β have; intervals are from resampled seeds.")
-    caption = "Distance between seeds over distance between values of α/β, with 95 % intervals."
-    return page_block(
-        "The seed against α/β", text, (columns, rows), figures_of(drawn, "alpha-beta", caption)
-    )
-
-
-def _weigh(ratio: stats.Ratio) -> str:
-    times = f"{number(ratio.value)} times as much{interval(ratio.low, ratio.high)}"
-    if ratio.low > 1:
-        return f"the seed changes the picture more than α/β does, {times}"
-    if ratio.high < 1:
-        return f"α/β changes the picture more than the seed does, which changes it {times}"
-    return f"neither clearly outweighs the other: the seed changes the picture {times}"
-
-
 def _components_block(study: Study, drawn: Sequence[str]) -> dict[str, Any]:
     found = study.decompositions
     assert found is not None
@@ -301,12 +277,10 @@ def _convergence_block(study: Study, numbers: Sequence[Summary], drawn: Sequence
     if len(study.snapshots) > 1:
         caption += ", and how far apart the pictures of two seeds are at the snapshots, with 95 % intervals"
     shown = figures_of(drawn, "convergence", caption + ".")
-    halves = [_cv_at(spread, spread.steps[-1] / 2) for spread in study.spreads]
-    ends = [_cv_at(spread, spread.steps[-1]) for spread in study.spreads]
     losses = (
-        f"The CV of the total loss is {typical(halves, percent)} at half the steps and"
-        f" {typical(ends, percent)} at the end, step {last}."
+        f"The CV of the total loss is {_halfway(study)}{typical(_cvs_at(study, last), percent)} at the end,"
     )
+    losses += f" step {last}."
     if len(study.snapshots) == 1:
         text = [
             losses,
@@ -353,10 +327,25 @@ def _convergence_block(study: Study, numbers: Sequence[Summary], drawn: Sequence
     return page_block("Whether the spread has settled", text, (columns, rows), shown)
 
 
-def _cv_at(spread: Spread, step: float) -> float:
-    at = int(np.searchsorted(spread.steps, step, "right")) - 1
-    known = np.flatnonzero(np.isfinite(spread.curves[..., 0]).all(0))
-    return float(stats.cv(spread.curves[:, min(at, int(known[-1])), 0])) if len(known) else math.nan
+def _halfway(study: Study) -> str:
+    """The CV of the total loss at the last step of the first half that the curves have, if any."""
+    last = study.snapshots[-1]
+    step = max((int(s) for spread in study.spreads for s in spread.steps if s <= last / 2), default=0)
+    if step == 0:
+        return ""  # the start, which has no spread of its own
+    when = "half the steps" if step == last // 2 else f"step {step}"
+    return f"{typical(_cvs_at(study, step), percent)} at {when} and "
+
+
+def _cvs_at(study: Study, step: int) -> list[float]:
+    """The CV of the total loss of every setting at the last step up to `step` that all its seeds have."""
+
+    def cv(spread: Spread) -> float:
+        at = int(np.searchsorted(spread.steps, step, "right")) - 1
+        known = np.flatnonzero(np.isfinite(spread.curves[..., 0]).all(0))
+        return float(stats.cv(spread.curves[:, min(at, int(known[-1])), 0])) if len(known) else math.nan
+
+    return [cv(spread) for spread in study.spreads]
 
 
 def _rounding(study: Study) -> RecomputedRow:

@@ -187,7 +187,8 @@ def measure(
 
     rows, notes = [_compare("the same seed again", again, base)], list[str]()
     if (stored := _stored(record, cells, steps)) is None:
-        notes.append("The run's own trajectory is another one, so its stored results are not compared.")
+        why = "own trajectory is another one" if _differs(record, steps) else f"curves have no step {steps}"
+        notes.append(f"The run's {why}, so its stored results are not compared.")
     else:
         rows.append(_compare("as the run has it", stored, base._replace(totals=base.totals[:, [0, -1]])))
     rows.append(_compare("in another place of the batch", reverse, base))
@@ -206,9 +207,14 @@ def _program_of(record: Record, cell: int) -> Program:
     return plan.programs[chunk.program]
 
 
+def _differs(record: Record, steps: int) -> bool:
+    """Whether the first `steps` steps of a run are not what a run of so many steps computes."""
+    return steps != record.sweep.steps[-1] and record.sweep.schedule != "constant"
+
+
 def _stored(record: Record, cells: Sequence[Cell], steps: int) -> Computed | None:
-    """The run's results of some cells after `steps` steps; None if its trajectory is another one."""
-    if steps != record.sweep.steps[-1] and record.sweep.schedule != "constant":
+    """The run's results of some cells after `steps` steps; None if it has none that compare."""
+    if _differs(record, steps):
         return None
     ids = [cell.id for cell in cells]
     with open_h5(record.path / "results.h5") as file:

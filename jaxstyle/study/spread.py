@@ -292,7 +292,8 @@ def _style_titles(sources: Collection[Any]) -> list[str]:
     def words(path: str, size: Any, *colours: str, folders: int) -> str:
         several = len({other[1] for other in sources if other[0] == path}) > 1
         of = "".join(f", in the colours of {value_text('content', name, folders)}" for name in colours)
-        return value_text("style", path, folders) + (f", {size} px" if several else "") + of
+        px = f", {size} px" if isinstance(size, int) else f", size {size}"
+        return value_text("style", path, folders) + (px if several else "") + of
 
     return told_apart(lambda folders: [words(*of, folders=folders) for of in sources], len(sources))
 
